@@ -1,0 +1,58 @@
+"""The errors that sw-audit raises on purpose.
+
+AuditError
+└── InputError           the user's input cannot be used: exit code 2, one line
+├── CheckpointError  a model that is missing, damaged or of the wrong kind
+├── CorpusError      a text that is missing, empty or too short
+├── PolicyError      a policy that does not say what it means
+├── RecordError      a record that cannot be read or written
+└── OutputError      a place that cannot be written to
+"""
+
+from __future__ import annotations
+
+
+class AuditError(Exception):
+    """Base of every error that sw-audit raises on purpose."""
+
+
+class InputError(AuditError):
+    """Input that cannot be used, told as one line: what was asked, what was found, what to do.
+
+    Args:
+        asked: What was asked for, quoting the user's words.
+        found: What was found in its place.
+        remedy: What to do next, as an imperative.
+    """
+
+    def __init__(self, asked: str, found: str, remedy: str) -> None:
+        self.asked, self.found, self.remedy = (_one_line(part) for part in (asked, found, remedy))
+        super().__init__(f"{self.asked}: {self.found}; {self.remedy}")
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """Three arguments in, three arguments out, so that the error crosses process borders."""
+        return type(self), (self.asked, self.found, self.remedy)
+
+
+class CheckpointError(InputError):
+    """A model that is missing, damaged or of the wrong kind."""
+
+
+class CorpusError(InputError):
+    """A text that is missing, empty or too short."""
+
+
+class PolicyError(InputError):
+    """A policy that does not say what it means."""
+
+
+class RecordError(InputError):
+    """A record that cannot be read or written."""
+
+
+class OutputError(InputError):
+    """A place that cannot be written to."""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""The vocabulary of sw-audit: frozen values without torch, files or clocks."""

@@ -1,0 +1,88 @@
+"""An arm of the experiment: a named condition that the model is measured in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sw_audit.facts.address import AddressGroup
+from sw_audit.facts.fact import Fact
+from sw_audit.facts.recipe import Recipe
+
+
+class Scale(Fact):
+    """Multiply the addressed weights by a factor; 0 prunes them."""
+
+    kind: Literal["scale"] = "scale"
+    addresses: tuple[AddressGroup, ...]
+    factor: float
+
+
+class SetTo(Fact):
+    """Set the addressed weights to one value."""
+
+    kind: Literal["set"] = "set"
+    addresses: tuple[AddressGroup, ...]
+    value: float
+
+
+class Quantize(Fact):
+    """Round every decoder matrix to a recipe's grid and back.
+
+    Embeddings, head and norms are left alone. The held-out weights are taken out before ranges are
+    computed and put back in full precision after (Yu et al. 2024, section 4.2).
+    """
+
+    kind: Literal["quantize"] = "quantize"
+    recipe: Recipe
+    holdout: tuple[AddressGroup, ...] = ()
+
+
+class RestoreActivation(Fact):
+    """Put the super activation back that scaled or set weights took away (Yu et al. 2024, section 3.2).
+
+    For each addressed row of a down-projection: at the one token at which the row's output with the
+    original weights is largest, the output is what the original weights give; elsewhere it stays changed.
+    """
+
+    kind: Literal["restore-activation"] = "restore-activation"
+    addresses: tuple[AddressGroup, ...]
+
+
+Act = Annotated[Scale | SetTo | Quantize | RestoreActivation, Field(discriminator="kind")]
+
+
+class Arm(Fact):
+    """A named condition; the baseline has no acts.
+
+    Attributes:
+        name: Unique within one model's audit.
+        acts: Done together, in order.
+    """
+
+    name: str
+    acts: tuple[Act, ...] = ()
+
+    def addressed(self) -> Iterator[AddressGroup]:
+        """Yield every group of scalars that the acts name."""
+        for act in self.acts:
+            yield from act.holdout if isinstance(act, Quantize) else act.addresses
+
+
+BASELINE = Arm(name="baseline")
+PRUNED = "pruned"
+OTHER_OUTLIERS = "other-outliers"
+RESTORED = "restored-activation"
+PLACEBO_KINDS = ("same-row", "same-column", "same-magnitude", "random")
+
+
+def name_placebo(kind: str, draw: int) -> str:
+    """Name the arm of one matched control, such as `placebo/same-row/1`."""
+    return f"placebo/{kind}/{draw}"
+
+
+def name_rounding(recipe: Recipe, *, holdout: bool) -> str:
+    """Name the arm of one recipe, such as `int4/64x64 plain` or `int4/64x64 hold-out`."""
+    return f"{recipe} {'hold-out' if holdout else 'plain'}"

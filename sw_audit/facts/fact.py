@@ -1,0 +1,27 @@
+"""What every fact has in common: frozen, closed, finite."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Fact(BaseModel):
+    """A frozen value that refuses unknown fields and non-finite numbers.
+
+    A measurement that is missing or not finite is `None`, never NaN and never a sentinel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def digest_fact(fact: Fact) -> str:
+    """Return the sha256 (64 hex digits) of a fact's canonical JSON.
+
+    Two facts have the same digest exactly when they are equal and of one type.
+    """
+    content = fact.model_dump(mode="json")
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

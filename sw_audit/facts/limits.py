@@ -1,0 +1,182 @@
+"""The limits of each check, with their defaults and the reason for each default."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from sw_audit.errors import PolicyError
+from sw_audit.facts.fact import Fact
+from sw_audit.facts.recipe import parse_recipe
+
+Ratio = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Limits(Fact):
+    """What every check has: a switch.
+
+    Attributes:
+        enabled: Whether the check is run.
+    """
+
+    enabled: bool = True
+
+
+class SuperWeightLocatedLimits(Limits):
+    """Limits of `super-weight-located`.
+
+    Attributes:
+        maximum_count: The paper finds at most six per model.
+        early_fraction: The deepest published super weight that makes its own activation sits at 10 of 60
+            layers (Llama-30B), replications reach 9 of 42 (EuroLLM-9B): a third leaves room.
+    """
+
+    maximum_count: int = Field(default=6, ge=1)
+    early_fraction: Share = 1 / 3
+
+
+class SuperActivationPersistsLimits(Limits):
+    """Limits of `super-activation-persists`.
+
+    Attributes:
+        tolerance: Largest relative deviation from the median magnitude, over layers and prompts. With BOS
+            the value is constant; without it replications see 5 to 30 percent.
+    """
+
+    tolerance: Share = 0.3
+
+
+class PruneCollapsesLimits(Limits):
+    """Limits of `prune-collapses`.
+
+    Attributes:
+        minimum_ratio: Perplexity with the super weights zeroed over perplexity without. Joint zeroing gives
+            x214 and more for each published model; a tenth of the paper's effect is a collapse all the same.
+    """
+
+    minimum_ratio: Ratio = 10.0
+
+
+class OtherOutliersHarmlessLimits(Limits):
+    """Limits of `other-outliers-harmless`.
+
+    Attributes:
+        maximum_ratio: Perplexity ratio; the paper measures 1.07 for 7,000 weights of Llama-7B.
+        count: How many weights are zeroed; by default `fraction` of the decoder's, between 100 and 7,000.
+        fraction: Part of the decoder's weights, as in the released code.
+    """
+
+    maximum_ratio: Ratio = 1.2
+    count: int | None = Field(default=None, ge=1)
+    fraction: float = Field(default=1e-6, gt=0, lt=1)
+
+
+class PlaceboHarmlessLimits(Limits):
+    """Limits of `placebo-harmless`.
+
+    Attributes:
+        maximum_ratio: Perplexity ratio; a replication measures 1.001 for the 100 largest weights, one by one.
+        draws: Sets drawn of each kind (same row, same column, same magnitude rank, random).
+    """
+
+    maximum_ratio: Ratio = 1.1
+    draws: int = Field(default=3, ge=1, le=100)
+
+
+class RestoredActivationHealsLimits(Limits):
+    """Limits of `restored-activation-heals`.
+
+    Attributes:
+        minimum_share: Part of the loss, in nats per token, that the super activation recovers. The paper's
+            Llama-7B figures (5.67, 1211.11, 720.57) are a share of 0.10; half of that is "partly healed".
+    """
+
+    minimum_share: Share = 0.05
+
+
+class StopwordShiftLimits(Limits):
+    """Limits of `stopword-shift`: none by default, for the direction is not universal.
+
+    Attributes:
+        minimum_ratio: Stop-word mass pruned over not pruned, at least.
+        maximum_ratio: The same, at most.
+    """
+
+    minimum_ratio: Ratio | None = None
+    maximum_ratio: Ratio | None = None
+
+
+class AccuracyFallsToChanceLimits(Limits):
+    """Limits of `accuracy-falls-to-chance`.
+
+    Attributes:
+        margin: How far above chance the pruned model may still be; the paper's average over seven tasks
+            ends within ten points of guessing.
+    """
+
+    margin: Share = 0.1
+
+
+def _is_recipe(notation: str) -> str:
+    try:
+        return str(parse_recipe(notation))
+    except PolicyError as error:
+        raise ValueError(str(error)) from error
+
+
+class RtnHoldoutQualityLimits(Limits):
+    """Limits of `rtn-holdout-quality`.
+
+    Attributes:
+        maximum_ratio: Per recipe, perplexity with hold-out over perplexity in full precision. Recipes
+            without a limit are reported. Coarser blocks than 64x64 do not hold in the paper either.
+    """
+
+    maximum_ratio: dict[Annotated[str, AfterValidator(_is_recipe)], Ratio] = Field(
+        default_factory=lambda: {"int4/16x16": 1.2, "int4/64x64": 1.2}
+    )
+
+
+class HoldoutBeatsPlainRtnLimits(Limits):
+    """Limits of `holdout-beats-plain-rtn`.
+
+    Attributes:
+        minimum_gain: At the coarsest recipe, plain perplexity over hold-out perplexity must exceed this.
+        maximum_harm: At every recipe, hold-out perplexity over plain perplexity must not exceed this.
+    """
+
+    minimum_gain: Ratio = 1.0
+    maximum_harm: Ratio = 1.02
+
+
+class CheckLimits(Fact):
+    """The built-in checks' limits; the id of a check is the name of its field with hyphens."""
+
+    model_config = ConfigDict(populate_by_name=True, alias_generator=lambda name: name.replace("_", "-"))
+
+    super_weight_located: SuperWeightLocatedLimits = SuperWeightLocatedLimits()
+    super_activation_persists: SuperActivationPersistsLimits = SuperActivationPersistsLimits()
+    prune_collapses: PruneCollapsesLimits = PruneCollapsesLimits()
+    other_outliers_harmless: OtherOutliersHarmlessLimits = OtherOutliersHarmlessLimits()
+    placebo_harmless: PlaceboHarmlessLimits = PlaceboHarmlessLimits()
+    restored_activation_heals: RestoredActivationHealsLimits = RestoredActivationHealsLimits()
+    stopword_shift: StopwordShiftLimits = StopwordShiftLimits()
+    accuracy_falls_to_chance: AccuracyFallsToChanceLimits = AccuracyFallsToChanceLimits()
+    rtn_holdout_quality: RtnHoldoutQualityLimits = RtnHoldoutQualityLimits()
+    holdout_beats_plain_rtn: HoldoutBeatsPlainRtnLimits = HoldoutBeatsPlainRtnLimits()
+
+    def of(self, check: str) -> Limits:
+        """Return the limits of a check by its id.
+
+        Raises:
+            KeyError: If there is no such check.
+        """
+        limits = dict(self).get(check.replace("-", "_"))
+        if not isinstance(limits, Limits):
+            raise KeyError(check)
+        return limits
+
+
+CHECK_IDS: tuple[str, ...] = tuple(name.replace("_", "-") for name in CheckLimits.model_fields)

@@ -1,0 +1,46 @@
+"""How figures were measured: two figures may be compared only under one protocol."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sw_audit.facts.fact import Fact, digest_fact
+from sw_audit.facts.identity import CorpusIdentity
+
+
+class Protocol(Fact):
+    """Everything besides the weights that decides a figure.
+
+    Attributes:
+        corpus: The text.
+        tokenizer: sha256 of the tokenizer's serialized form.
+        window: Tokens the model sees at once, BOS included.
+        stride: Tokens that are new, and scored, in each window.
+        windows: Number of windows.
+        bos: Whether each window begins with the tokenizer's BOS token.
+        dtype: The dtype of the computation.
+        seed: Seed of everything that is drawn.
+    """
+
+    corpus: CorpusIdentity
+    tokenizer: str
+    window: int = Field(ge=2)
+    stride: int = Field(ge=1)
+    windows: int = Field(ge=1)
+    bos: Literal["prepended", "absent"]
+    dtype: str
+    seed: int
+
+    @property
+    def signature(self) -> str:
+        """First twelve hex digits of the protocol's digest, printed beside every figure."""
+        return digest_fact(self)[:12]
+
+    def __str__(self) -> str:
+        bos = "BOS" if self.bos == "prepended" else "no BOS"
+        return (
+            f"{self.signature} ({self.corpus.name}, {self.windows} windows of {self.window} tokens, "
+            f"stride {self.stride}, {bos}, {self.dtype}, seed {self.seed})"
+        )
