@@ -1,0 +1,1 @@
+"""Reading weights: what is on disk, whether it can be trusted, and where each layer keeps its matrices."""

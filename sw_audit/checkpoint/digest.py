@@ -1,0 +1,57 @@
+"""Which bytes a model is made of: sha256 over its weight files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from sw_audit.checkpoint.inspection import list_weight_files
+from sw_audit.errors import CheckpointError
+from sw_audit.facts.identity import FileDigest
+from sw_audit.facts.policy import ModelPolicy
+
+# Large enough that hashing, not the calls, takes the time; small beside any layer.
+_CHUNK = 1 << 23
+
+
+def digest_files(folder: Path | str, *, allow_pickle: bool = False) -> tuple[FileDigest, ...]:
+    """Digest the weight files of a checkpoint: those that opening it reads, and no others.
+
+    Args:
+        folder: The checkpoint.
+        allow_pickle: Whether `.bin` files are read where there is no safetensors file.
+
+    Returns:
+        One digest per file, by path.
+
+    Raises:
+        CheckpointError: If there are no weight files, or one cannot be read.
+    """
+    root = Path(folder)
+    files = list_weight_files(root, ModelPolicy(source=str(root), allow_pickle=allow_pickle))
+    return tuple(_digest_file(path, root) for path in sorted(files))
+
+
+def digest_manifest(files: Iterable[FileDigest]) -> str:
+    """Return the sha256 over `path size sha256`, a line each in order of path: the digest of a model.
+
+    `sha256sum` over a text file of those lines gives the same.
+    """
+    lines = sorted(f"{file.path} {file.size} {file.sha256}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _digest_file(path: Path, root: Path) -> FileDigest:
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK))
+    size = 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(buffer[:count])
+                size += count
+    except OSError as error:
+        found = f"{path.name} cannot be read ({error.strerror})"
+        raise CheckpointError(f"model {str(root)!r}", found, "check the file and its permissions") from error
+    return FileDigest(path=path.relative_to(root).as_posix(), size=size, sha256=digest.hexdigest())

@@ -1,0 +1,208 @@
+"""Asking transformers for a model: in silence, and with each of its many refusals turned into one line."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sw_audit.checkpoint.families import refuse_other_architectures
+from sw_audit.checkpoint.inspection import list_weight_files
+from sw_audit.checkpoint.source import quote_source
+from sw_audit.errors import CheckpointError
+from sw_audit.facts.policy import ModelPolicy
+
+# Above every level there is.
+_SILENT = 60
+# Characters of a library's own words that fit into one line with the rest.
+_LONGEST_REASON = 160
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence what transformers says and shows while loading, and leave its settings as they were found."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_bars_off = are_progress_bars_disabled()
+    logging.set_verbosity(_SILENT)
+    if bars:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            if hub_bars_off:
+                disable_progress_bars()
+
+
+def read_config(folder: Path, declared: dict[str, Any], wanted: ModelPolicy) -> Any:
+    """Read the configuration, and refuse what needs code of its own or is no decoder.
+
+    Args:
+        folder: Where the files are.
+        declared: What config.json says.
+        wanted: The model.
+
+    Raises:
+        CheckpointError: If transformers does not know such a model, or it is no decoder.
+    """
+    import transformers
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    kind = declared["model_type"]
+    if kind not in CONFIG_MAPPING:
+        if not declared.get("auto_map"):
+            found = f"model_type {kind!r} is unknown to transformers {transformers.__version__}"
+            raise CheckpointError(quote_source(wanted), found, "correct config.json, or upgrade transformers")
+        if not wanted.trust_remote_code:
+            raise _refuse_code(wanted)
+    with _one_line_refusals(wanted, "config.json"):
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=wanted.trust_remote_code
+        )
+    refuse_other_architectures(config, wanted.source)
+    return config
+
+
+def load_tokenizer(folder: Path, wanted: ModelPolicy) -> Any:
+    """Load the tokenizer.
+
+    Raises:
+        CheckpointError: If there is none that knows more than its special tokens.
+    """
+    from transformers import AutoTokenizer
+
+    with _one_line_refusals(wanted, "its tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=wanted.trust_remote_code
+        )
+        # Where files are missing the library makes up a tokenizer that knows its special tokens only.
+        words = len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
+    if not words:
+        found = "its tokenizer is empty"
+        raise CheckpointError(quote_source(wanted), found, "put the tokenizer's files beside the weights")
+    return tokenizer
+
+
+def load_model(folder: Path, config: Any, device: torch.device, wanted: ModelPolicy) -> Any:
+    """Load the weights, once, and refuse whatever did not fit.
+
+    Args:
+        folder: Where the files are.
+        config: What `read_config` returned.
+        device: Where the model goes.
+        wanted: The model.
+
+    Raises:
+        CheckpointError: If the model would not consist of exactly the tensors of its checkpoint.
+    """
+    auto_class = _choose_class(config, wanted)
+    safe = all(path.suffix == ".safetensors" for path in list_weight_files(folder, wanted))
+    with _one_line_refusals(wanted, "its weights"):
+        model, info = auto_class.from_pretrained(
+            folder,
+            config=config,
+            dtype=wanted.dtype,
+            use_safetensors=safe,
+            local_files_only=True,
+            trust_remote_code=wanted.trust_remote_code,
+            # Mismatches come back as a list of names and shapes instead of a table to print.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        _check_loading(info, wanted)
+        if device.type != "cpu":
+            model.to(device)
+    return model
+
+
+def _choose_class(config: Any, wanted: ModelPolicy) -> Any:
+    """Choose how to open a model: as its configuration says, else as text only, else with what it sees."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    declared = set(getattr(config, "architectures", None) or ())
+    kinds = [
+        (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
+        (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
+    ]
+    able = [(auto, _name_class(mapping[type(config)])) for auto, mapping in kinds if type(config) in mapping]
+    for auto, name in able:
+        if name in declared:
+            return auto
+    if able:
+        return able[0][0]
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        if not wanted.trust_remote_code:
+            raise _refuse_code(wanted)
+        return AutoModelForCausalLM
+    found = f"{config.model_type} is not a language model that transformers can open"
+    raise CheckpointError(quote_source(wanted), found, "give a decoder-only language model")
+
+
+def _name_class(found: Any) -> str:
+    name: str = found.__name__
+    return name
+
+
+def _check_loading(info: Mapping[str, Any], wanted: ModelPolicy) -> None:
+    """Refuse a model that does not consist of exactly the tensors of its checkpoint."""
+    remedy = "compare config.json with the weights, or download the checkpoint again"
+    for name, stored, expected in sorted(info["mismatched_keys"]):
+        found = f"tensor {name!r} has shape {list(stored)}, config.json asks for {list(expected)}"
+        raise CheckpointError(quote_source(wanted), found + _count_others(info["mismatched_keys"]), remedy)
+    for key, state in (("missing_keys", "is missing"), ("unexpected_keys", "has no place in the model")):
+        for name in sorted(info[key]):
+            raise CheckpointError(
+                quote_source(wanted), f"tensor {name!r} {state}" + _count_others(info[key]), remedy
+            )
+    for message in info["error_msgs"]:
+        raise CheckpointError(quote_source(wanted), _first_line(message), remedy)
+
+
+@contextmanager
+def _one_line_refusals(wanted: ModelPolicy, what: str) -> Iterator[None]:
+    """Turn whatever the library raises into one line."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ImportError as error:
+        raise CheckpointError(quote_source(wanted), _first_line(error), "install the missing package") from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        found = f"{what} do not fit into the memory of {wanted.device}"
+        raise CheckpointError(quote_source(wanted), found, "choose a smaller dtype or another device") from error
+    except Exception as error:  # the library raises nearly everything for a checkpoint it cannot read
+        if "trust_remote_code" in str(error):
+            raise _refuse_code(wanted) from error
+        found = f"transformers cannot read {what} ({type(error).__name__}: {_first_line(error)})"
+        raise CheckpointError(quote_source(wanted), found, "repair or replace the checkpoint") from error
+
+
+def _refuse_code(wanted: ModelPolicy) -> CheckpointError:
+    remedy = "read that code, then set trust_remote_code = true if you trust it"
+    return CheckpointError(quote_source(wanted), "it needs code that comes with the checkpoint", remedy)
+
+
+def _count_others(names: Collection[Any]) -> str:
+    return f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
+
+
+def _first_line(error: object) -> str:
+    # Further sentences advise calls that nobody here can make.
+    line = (str(error).strip().splitlines() or ["no reason given"])[0].partition(". ")[0]
+    return line[:_LONGEST_REASON].rstrip(". ")

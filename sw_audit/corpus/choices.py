@@ -1,0 +1,95 @@
+"""Multiple-choice items: a context, some ways to go on, and which of them is right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sw_audit.corpus.text import SPECIMEN
+from sw_audit.errors import CorpusError
+from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.specimen.shipped import choices_path
+
+_FORM = 'write one object a line, such as {"context": "the fox", "choices": ["ran", "sang"], "answer": 0}'
+
+
+@dataclass(frozen=True)
+class ChoiceItem:
+    """One question.
+
+    Attributes:
+        context: The text before the gap.
+        choices: What may follow, at least two, all different.
+        answer: Index of the right one.
+    """
+
+    context: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+def read_choices(wanted: CorpusPolicy) -> tuple[ChoiceItem, ...] | None:
+    """Read the multiple-choice items that a policy asks for.
+
+    Args:
+        wanted: `choices` is a path or `specimen`; without it, the specimen's text has the specimen's items.
+
+    Returns:
+        The items in the order of the file, or `None` if none are asked for.
+
+    Raises:
+        CorpusError: If the file cannot be read, is empty, or a line of it is malformed.
+    """
+    source = wanted.choices or (SPECIMEN if wanted.source == SPECIMEN else None)
+    if source is None:
+        return None
+    asked = f"choices {source!r}"
+    path = choices_path() if source == SPECIMEN else Path(source).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise CorpusError(asked, "there is no such file", "correct the path in corpus.choices") from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(asked, f"byte {error.start} is not UTF-8", _FORM) from error
+    except OSError as error:
+        found = f"it cannot be read ({error.strerror})"
+        raise CorpusError(asked, found, "check the file and its permissions") from error
+    items = tuple(
+        _read_item(line, f"{asked}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
+    )
+    if not items:
+        raise CorpusError(asked, "the file is empty", _FORM)
+    return items
+
+
+def _read_item(line: str, asked: str) -> ChoiceItem:
+    try:
+        item = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise CorpusError(asked, f"it is not JSON ({error})", _FORM) from error
+    found = _find_fault(item)
+    if found is not None:
+        raise CorpusError(asked, found, _FORM)
+    return ChoiceItem(item["context"], tuple(item["choices"]), item["answer"])
+
+
+def _find_fault(item: Any) -> str | None:
+    """Say what is wrong with an item, if anything is."""
+    if not isinstance(item, dict):
+        return "it is not a JSON object"
+    absent = [key for key in ("context", "choices", "answer") if key not in item]
+    if absent:
+        return f"{absent[0]!r} is missing"
+    if not isinstance(item["context"], str) or not item["context"].strip():
+        return "'context' is not a text"
+    choices = item["choices"]
+    if not isinstance(choices, list) or not all(isinstance(choice, str) and choice for choice in choices):
+        return "'choices' is not a list of texts"
+    if len(choices) < 2 or len(set(choices)) < len(choices):
+        return "'choices' does not hold two or more different texts"
+    answer = item["answer"]
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+        return f"'answer' is {answer!r}, not an index from 0 to {len(choices) - 1}"
+    return None

@@ -1,0 +1,116 @@
+"""Data sets by name, through the `datasets` library, without its long wait for a hub that does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sw_audit.errors import CorpusError
+from sw_audit.facts.policy import CorpusPolicy
+
+# How long the hub may take to say whether a data set exists, in seconds.
+_PATIENCE = 5.0
+
+
+def read_data_set(wanted: CorpusPolicy) -> list[Any]:
+    """Read one column of one split.
+
+    Without a connection, or with `HF_HUB_OFFLINE`, the data set has to be in the cache.
+
+    Args:
+        wanted: Name, configuration, split, column and revision.
+
+    Returns:
+        The column's values, row by row.
+
+    Raises:
+        CorpusError: If there is no such data set, configuration, split or column, or it cannot be reached.
+    """
+    asked = f"data set {wanted.source!r}"
+    offline = _ask_hub(wanted, asked)
+    with _quiet_datasets(offline=offline is not None):
+        import datasets
+
+        try:
+            found = datasets.load_dataset(
+                wanted.source, wanted.config, split=wanted.split, revision=wanted.revision
+            )
+        except Exception as error:  # builders raise nearly everything
+            raise _refuse(asked, error, offline, wanted) from error
+    if wanted.field not in found.column_names:
+        columns = ", ".join(repr(name) for name in found.column_names)
+        remedy = "name a column of text in corpus.field"
+        raise CorpusError(asked, f"no column {wanted.field!r}, only {columns}", remedy)
+    return list(found[wanted.field])
+
+
+def _ask_hub(wanted: CorpusPolicy, asked: str) -> str | None:
+    """Ask the hub once whether a data set exists.
+
+    Returns:
+        Why the hub cannot be used, or `None` if it can.
+
+    Raises:
+        CorpusError: If it has no such data set.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if is_offline_mode():
+        return "the hub is switched off by HF_HUB_OFFLINE"
+    try:
+        HfApi().dataset_info(wanted.source, revision=wanted.revision, timeout=_PATIENCE)
+    except GatedRepoError as error:
+        remedy = "ask for access on the hub, then log in with `hf auth login`"
+        raise CorpusError(asked, "access to this data set is restricted", remedy) from error
+    except RepositoryNotFoundError as error:
+        remedy = "correct the path or the name; for a private data set log in with `hf auth login`"
+        raise CorpusError(asked, "neither a file here nor a data set on the hub", remedy) from error
+    except RevisionNotFoundError as error:
+        found = f"it has no revision {wanted.revision!r}"
+        raise CorpusError(asked, found, "name a branch, a tag or a commit of it") from error
+    except ValueError as error:
+        remedy = "correct the path, or name a data set such as Salesforce/wikitext"
+        raise CorpusError(asked, "neither a file here nor the name of a data set", remedy) from error
+    except Exception as error:  # httpx, urllib3 and the system each have their own for a lost connection
+        return f"the hub cannot be reached ({type(error).__name__})"
+    return None
+
+
+@contextmanager
+def _quiet_datasets(*, offline: bool) -> Iterator[None]:
+    """Silence `datasets`, keep it off the network if asked, and leave its settings as they were found."""
+    import datasets
+    import huggingface_hub.constants as hub
+    from datasets.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    settings = hub.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    if offline:
+        hub.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = settings
+        logging.set_verbosity(verbosity)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _refuse(asked: str, error: Exception, offline: str | None, wanted: CorpusPolicy) -> CorpusError:
+    message = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(". ")
+    if offline is not None:
+        found = f"no file of that name here, nothing in the cache, and {offline}"
+        return CorpusError(asked, found, "correct the path, or give a local text file in corpus.source")
+    if "split" in message.lower():
+        found = f"no split {wanted.split!r} ({message})"
+        return CorpusError(asked, found, "name one of its splits in corpus.split")
+    if "config" in message.lower():
+        found = f"no configuration {wanted.config!r} ({message})" if wanted.config else message
+        return CorpusError(asked, found, "name one of its configurations in corpus.config")
+    found = f"it cannot be loaded ({type(error).__name__}: {message})"
+    return CorpusError(asked, found, "give a local text file in corpus.source")

@@ -1,0 +1,52 @@
+"""Stating how figures were measured, so that only like is compared with like."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from sw_audit.corpus.text import Text
+from sw_audit.corpus.windows import Windows
+from sw_audit.facts.protocol import Protocol
+
+
+def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, seed: int) -> Protocol:
+    """State what was used: window and stride as cut, not as asked for.
+
+    Args:
+        text: The text.
+        windows: What it was cut into.
+        tokenizer: What it was cut with.
+        dtype: The dtype of the computation, such as `float32`.
+        seed: Seed of everything that is drawn.
+    """
+    count, window = windows.token_ids.shape
+    # The last row may have been shifted back, so the row that moves on most tells the stride.
+    moved = [window - first for first in windows.first_scored.tolist()]
+    return Protocol(
+        corpus=text.identity,
+        tokenizer=digest_tokenizer(tokenizer),
+        window=window,
+        stride=windows.stride or max(moved[1:] or moved),
+        windows=count,
+        bos="absent" if tokenizer.bos_token_id is None else "prepended",
+        dtype=dtype.removeprefix("torch."),
+        seed=seed,
+    )
+
+
+def digest_tokenizer(tokenizer: Any) -> str:
+    """Return the sha256 of a tokenizer's serialized form (64 hex digits).
+
+    Padding and truncation are left out: they are switched on and off in use and change no token here.
+    """
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and hasattr(backend, "to_str"):
+        form = json.loads(backend.to_str())
+        form.pop("padding", None)
+        form.pop("truncation", None)
+    else:
+        form = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    form = {"form": form, "bos": tokenizer.bos_token_id}
+    return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,67 @@
+"""Words without a meaning of their own, and the tokens that spell them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from sw_audit.corpus.text import SPECIMEN
+from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.specimen.language import STOP_WORDS
+
+_ENGLISH = """
+a about above after again against all am an and any are as at be because been before being below between both
+but by can could did do does doing down during each few for from further had has have having he her here hers
+herself him himself his how i if in into is it its itself just me more most my myself no nor not now of off on
+once only or other our ours ourselves out over own same she should so some such than that the their theirs
+them themselves then there these they this those through to too under until up very was we were what when
+where which while who whom why will with would you your yours yourself yourselves
+"""
+ENGLISH: tuple[str, ...] = tuple(_ENGLISH.split())
+"""The common English stop words: articles, pronouns, prepositions, conjunctions, auxiliaries and their like."""
+
+
+def list_stop_words(wanted: CorpusPolicy) -> tuple[str, ...]:
+    """List the words that count as stop words.
+
+    Args:
+        wanted: Its own words, if it names some; else the specimen's with the specimen's text; else English.
+    """
+    if wanted.stop_words is not None:
+        return wanted.stop_words
+    if wanted.source == SPECIMEN:
+        return tuple(sorted(STOP_WORDS))
+    return ENGLISH
+
+
+def stop_word_ids(words: Iterable[str], tokenizer: Any) -> torch.Tensor:
+    """Find the tokens that spell a stop word by themselves.
+
+    A word counts with each spelling that is one token: as it is, after a space, and capitalized. A word that
+    takes several tokens does not count, for its first token may begin other words as well.
+
+    Args:
+        words: The words.
+        tokenizer: The model's tokenizer.
+
+    Returns:
+        int64 [tokens], ascending, each once; empty if no word is a token.
+    """
+    spellings = [
+        spelling
+        for word in words
+        for form in dict.fromkeys((word, word.capitalize()))
+        for spelling in (form, f" {form}")
+    ]
+    found = set()
+    for spelling, token_ids in zip(spellings, _tokenize(spellings, tokenizer), strict=True):
+        # A tokenizer may drop what it does not know and leave one token of another meaning.
+        if len(token_ids) == 1 and tokenizer.decode(token_ids).strip().lower() == spelling.strip().lower():
+            found.add(token_ids[0])
+    return torch.tensor(sorted(found), dtype=torch.int64)
+
+
+def _tokenize(spellings: list[str], tokenizer: Any) -> list[list[int]]:
+    return list(tokenizer(spellings, add_special_tokens=False)["input_ids"]) if spellings else []

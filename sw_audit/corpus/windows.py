@@ -1,0 +1,135 @@
+"""Cutting a text into windows so that every token is scored once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from sw_audit.corpus.text import Text
+from sw_audit.errors import CorpusError
+from sw_audit.facts.policy import CorpusPolicy
+
+# Longer windows cost memory and hardly change a perplexity.
+_LONGEST = 2048
+# Characters per token to begin with when only the beginning of a long text is needed.
+_GENEROUS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Windows over a text, all of one length.
+
+    Attributes:
+        token_ids: int64 [windows, window].
+        first_scored: int64 [windows]; index in the row of the first token that is scored. It and everything
+            after it is predicted from the tokens before it, so a row scores `window - first_scored` tokens.
+        stride: New tokens per window as cut; `None` if unknown.
+        bos: The token that every row begins with, if any.
+    """
+
+    token_ids: torch.Tensor
+    first_scored: torch.Tensor
+    stride: int | None = None
+    bos: int | None = None
+
+    @property
+    def scored(self) -> int:
+        """How many tokens are scored in all."""
+        return int(self.token_ids.shape[1] * self.token_ids.shape[0] - self.first_scored.sum())
+
+
+def cut_windows(token_ids: Sequence[int], window: int, stride: int | None, bos: int | None, limit: int) -> Windows:
+    """Cut a text into rows of equal length; every token of the text that is used is scored exactly once.
+
+    With BOS a row is BOS and `window - 1` tokens of the text. Without it, a row is `window` tokens, and the
+    very first token of the text is scored nowhere, for nothing comes before it. Each row moves on by
+    `stride` tokens, and these are scored; the tokens before them are context. The last row ends where the
+    text ends: it moves on by less, and scores less, instead of being shorter.
+
+    Args:
+        token_ids: The text, without special tokens.
+        window: Tokens per row, BOS included; at least 2.
+        stride: New tokens per row, at most `window - 1`; more, or `None`, means that rows do not overlap (but
+            for the one token of context that a row without BOS needs).
+        bos: Id of the token that every row begins with, if any.
+        limit: At most so many rows; the text that is used ends with the last of them.
+
+    Raises:
+        CorpusError: If the text is shorter than one window.
+        ValueError: If window, stride or limit is too small to mean anything.
+    """
+    if window < 2 or limit < 1 or (stride is not None and stride < 1):
+        raise ValueError(f"window {window}, stride {stride}, limit {limit}")
+    lead = 0 if bos is None else 1
+    content = window - lead
+    if len(token_ids) < content:
+        raise CorpusError(
+            f"windows of {window} tokens",
+            f"the text has only {len(token_ids)} tokens",
+            "give a longer text, or a smaller window in corpus.window",
+        )
+    step = min(stride or window, window - 1)
+    ends = [content]
+    while ends[-1] < len(token_ids) and len(ends) < limit:
+        ends.append(min(ends[-1] + step, len(token_ids)))
+    rows = [[*([] if bos is None else [bos]), *token_ids[end - content : end]] for end in ends]
+    new = [end - previous for previous, end in pairwise(ends)]
+    return Windows(
+        token_ids=torch.tensor(rows, dtype=torch.int64),
+        # Of the first row everything counts that has something before it.
+        first_scored=torch.tensor([1, *(window - count for count in new)], dtype=torch.int64),
+        stride=step,
+        bos=bos,
+    )
+
+
+def window_corpus(text: Text, tokenizer: Any, wanted: CorpusPolicy, maximum: int | None) -> Windows:
+    """Tokenize a text and cut it into windows, a BOS in front of each if the tokenizer has one.
+
+    Args:
+        text: The text.
+        tokenizer: The model's tokenizer.
+        wanted: Window, stride, and at most how many windows.
+        maximum: The longest sequence that the model can take, if it says so.
+
+    Raises:
+        CorpusError: If the window is longer than the model can take, or the text is shorter than one window.
+    """
+    asked = f"corpus {wanted.source!r}"
+    longest = min(maximum or _LONGEST, _LONGEST)
+    window = wanted.window or min(text.natural_window or longest, longest)
+    if maximum is not None and window > maximum:
+        found = f"windows of {window} tokens, but the model takes {maximum} at most"
+        raise CorpusError(asked, found, f"set corpus.window to {maximum} or less")
+    stride = min(wanted.stride or window, window - 1)
+    needed = window + (wanted.windows - 1) * stride
+    try:
+        token_ids = _tokenize(text.text, tokenizer, needed)
+        return cut_windows(token_ids, window, wanted.stride, tokenizer.bos_token_id, wanted.windows)
+    except CorpusError as error:
+        raise CorpusError(f"{asked}, {error.asked}", error.found, error.remedy) from error
+
+
+def _tokenize(text: str, tokenizer: Any, needed: int) -> list[int]:
+    """Tokenize as much of a text as gives the tokens that are needed; no special token is added."""
+    length = needed * _GENEROUS
+    while True:
+        used = text[: _end_of_word(text, length)]
+        # Called on its parts, a fast tokenizer warns of no length.
+        token_ids: list[int] = tokenizer(
+            used, add_special_tokens=False, truncation=False, padding=False, verbose=False
+        )["input_ids"]
+        if len(token_ids) >= needed or len(used) == len(text):
+            return token_ids
+        length *= 2
+
+
+def _end_of_word(text: str, length: int) -> int:
+    """Return the end of the word at a position, so that no word is cut in two."""
+    while length < len(text) and not text[length].isspace():
+        length += 1
+    return length

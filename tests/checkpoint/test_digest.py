@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sw_audit.checkpoint import digest
+from sw_audit.checkpoint.digest import digest_files, digest_manifest
+from sw_audit.errors import CheckpointError
+from sw_audit.facts.identity import FileDigest
+
+
+def _fill(folder: Path, **files: bytes) -> Path:
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 24, 25])
+def test_a_file_is_digested_whole_whatever_its_length(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest, "_CHUNK", 8)
+    content = bytes(range(size))
+    [found] = digest_files(_fill(tmp_path, model__safetensors=content))
+    assert found == FileDigest(path="model.safetensors", size=size, sha256=hashlib.sha256(content).hexdigest())
+
+
+def test_only_the_files_that_are_opened_count(tmp_path: Path) -> None:
+    _fill(
+        tmp_path,
+        model__safetensors=b"a",
+        pytorch_model__bin=b"b",
+        consolidated__safetensors=b"c",
+        config__json=b"{}",
+    )
+    assert [file.path for file in digest_files(tmp_path, allow_pickle=True)] == ["model.safetensors"]
+
+
+def test_pickles_count_only_where_they_are_allowed_and_needed(tmp_path: Path) -> None:
+    _fill(tmp_path, pytorch_model__bin=b"b")
+    with pytest.raises(CheckpointError, match="allow_pickle"):
+        digest_files(tmp_path)
+    assert [file.path for file in digest_files(tmp_path, allow_pickle=True)] == ["pytorch_model.bin"]
+
+
+def test_shards_are_listed_by_name_and_links_are_followed(tmp_path: Path) -> None:
+    blob = tmp_path / "blob"
+    blob.write_bytes(b"first")
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    (folder / "model-1.safetensors").symlink_to(blob)
+    (folder / "model-2.safetensors").write_bytes(b"second")
+    index = b'{"weight_map": {"b": "model-2.safetensors", "a": "model-1.safetensors", "c": "model-2.safetensors"}}'
+    (folder / "model.safetensors.index.json").write_bytes(index)
+    files = digest_files(folder)
+    assert [(file.path, file.size) for file in files] == [("model-1.safetensors", 5), ("model-2.safetensors", 6)]
+    assert files[0].sha256 == hashlib.sha256(b"first").hexdigest()
+
+
+def test_the_manifest_is_a_line_per_file_in_order_of_path() -> None:
+    a = FileDigest(path="a", size=3, sha256="1" * 64)
+    b = FileDigest(path="b", size=4, sha256="2" * 64)
+    by_hand = hashlib.sha256(f"a 3 {'1' * 64}\nb 4 {'2' * 64}\n".encode()).hexdigest()
+    assert digest_manifest([a, b]) == digest_manifest([b, a]) == by_hand
+    assert digest_manifest([a]) != by_hand
+
+
+@pytest.mark.parametrize(
+    "module", ["sw_audit.checkpoint.inspection", "sw_audit.checkpoint.digest", "sw_audit.corpus.text"]
+)
+def test_looking_at_files_needs_no_torch(module: str) -> None:
+    probe = f"import {module}, sys; print(sorted({{'torch', 'transformers', 'datasets'}} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+def test_the_probe_for_torch_can_fail() -> None:
+    probe = "import sw_audit.checkpoint.matrices, sys; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert found.stdout == "True\n"

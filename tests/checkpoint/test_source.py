@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+from sw_audit.checkpoint.source import choose_files, find_folder
+from sw_audit.errors import CheckpointError
+from sw_audit.facts.policy import ModelPolicy
+
+REPOSITORY = [
+    "config.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "modeling_odd.py",
+    "pytorch_model.bin",
+    "consolidated.safetensors",
+    "onnx/model.safetensors",
+    "README.md",
+]
+
+
+def test_of_a_repository_only_one_format_of_weights_and_no_code_is_chosen() -> None:
+    chosen = choose_files(REPOSITORY, ModelPolicy(source="owner/name", allow_pickle=True))
+    assert sorted(chosen) == sorted(REPOSITORY[:6])
+
+
+def test_code_is_chosen_only_when_it_is_trusted() -> None:
+    chosen = choose_files(REPOSITORY, ModelPolicy(source="owner/name", trust_remote_code=True))
+    assert sorted(chosen) == sorted(REPOSITORY[:7])
+
+
+def test_pickles_are_chosen_only_when_they_are_allowed_and_there_is_nothing_else() -> None:
+    names = ["config.json", "pytorch_model.bin"]
+    assert sorted(choose_files(names, ModelPolicy(source="owner/name", allow_pickle=True))) == names
+    with pytest.raises(CheckpointError, match=r"only pytorch_model\.bin, a pickle.*allow_pickle = true"):
+        choose_files(names, ModelPolicy(source="owner/name"))
+
+
+def test_nothing_is_fetched_for_an_inspection() -> None:
+    assert find_folder(ModelPolicy(source="owner/name"), fetch=False) is None
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert find_folder(ModelPolicy(source="~/model"), fetch=False) == tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RepositoryNotFoundError, "neither a folder here nor a model on the hub"),
+        (RevisionNotFoundError, "has no revision 'v9'"),
+        (GatedRepoError, "access to this repository is restricted"),
+        (OSError, "the hub cannot be reached"),
+    ],
+)
+def test_each_answer_of_the_hub_is_one_clear_line(
+    error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def answer(*_: object, **__: object) -> None:
+        # The hub's errors are made from a response, which is not what this is about.
+        raise error.__new__(error)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", answer)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        find_folder(ModelPolicy(source="owner/name", revision="v9"), fetch=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_refuses_connections_is_given_up_quickly(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    original = huggingface_hub.HfApi
+
+    def at_a_dead_end(*_: object, **__: object) -> Any:
+        return original(endpoint="http://127.0.0.1:9")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", at_a_dead_end)
+    begun = time.monotonic()
+    with pytest.raises(CheckpointError, match="the hub cannot be reached") as caught:
+        find_folder(ModelPolicy(source="owner/name"), fetch=True)
+    assert time.monotonic() - begun < 5
+    assert "no snapshot in the cache" in str(caught.value)
+
+
+def test_what_the_hub_lists_is_what_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {}
+
+    def list_files(*_: object, **__: object) -> Any:
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in REPOSITORY])
+
+    def download(source: str, **options: Any) -> str:
+        asked.update(source=source, **options)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", list_files)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert find_folder(ModelPolicy(source="owner/name", revision="v1"), fetch=True) == tmp_path
+    assert (asked["source"], asked["revision"]) == ("owner/name", "v1")
+    assert sorted(asked["allow_patterns"]) == sorted(REPOSITORY[:6])

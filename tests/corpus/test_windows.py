@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.checkpoints import make_tokenizer
+
+from sw_audit.corpus.protocol import describe_protocol, digest_tokenizer
+from sw_audit.corpus.text import Text, read_corpus
+from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
+from sw_audit.errors import CorpusError
+from sw_audit.facts.identity import CorpusIdentity
+from sw_audit.facts.policy import CorpusPolicy
+
+BOS = -7
+# Length of the text, window, stride, BOS, limit.
+Cut = tuple[int, int, int | None, int | None, int]
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> Cut:
+    window = draw(st.integers(2, 12))
+    length = draw(st.integers(window, 60))
+    stride = draw(st.none() | st.integers(1, window))
+    return length, window, stride, draw(st.sampled_from([None, BOS])), draw(st.integers(1, 40))
+
+
+def _list_scored(windows: Windows) -> list[int]:
+    rows = zip(windows.token_ids.tolist(), windows.first_scored.tolist(), strict=True)
+    return [token for row, first in rows for token in row[first:]]
+
+
+@given(cuts())
+def test_every_token_of_the_used_text_is_scored_exactly_once(
+    cut: Cut,
+) -> None:
+    length, window, stride, bos, limit = cut
+    # Each token is its own position.
+    windows = cut_windows(range(length), window, stride, bos, limit)
+    scored = _list_scored(windows)
+    used = int(windows.token_ids.max()) + 1
+    assert scored == list(range(0 if bos is not None else 1, used))
+    assert windows.scored == len(scored)
+    if len(windows.token_ids) < limit:
+        assert used == length
+
+
+@given(cuts())
+def test_rows_are_equally_long_stretches_of_the_text(cut: Cut) -> None:
+    length, window, stride, bos, limit = cut
+    windows = cut_windows(range(length), window, stride, bos, limit)
+    count, width = windows.token_ids.shape
+    assert width == window
+    assert 1 <= count <= limit
+    assert windows.token_ids.dtype == windows.first_scored.dtype == torch.int64
+    content = windows.token_ids[:, 1:] if bos is not None else windows.token_ids
+    if bos is not None:
+        assert (windows.token_ids[:, 0] == bos).all()
+    assert (content[:, 1:] - content[:, :-1] == 1).all()
+    # Something comes before every token that is scored, and every row scores one.
+    assert (windows.first_scored >= 1).all()
+    assert (windows.first_scored < window).all()
+
+
+@given(cuts())
+def test_all_rows_but_the_last_move_on_by_the_stride(cut: Cut) -> None:
+    length, window, stride, bos, limit = cut
+    windows = cut_windows(range(length), window, stride, bos, limit)
+    ends = windows.token_ids[:, -1]
+    moved = ends[1:] - ends[:-1]
+    expected = min(stride or window, window - 1)
+    assert windows.stride == expected
+    assert (moved[:-1] == expected).all()
+    assert (moved <= expected).all()
+    assert (moved == window - windows.first_scored[1:]).all()
+
+
+def test_windows_by_hand() -> None:
+    windows = cut_windows(range(10), 5, 3, BOS, 9)
+    assert windows.token_ids.tolist() == [[BOS, 0, 1, 2, 3], [BOS, 3, 4, 5, 6], [BOS, 6, 7, 8, 9]]
+    assert windows.first_scored.tolist() == [1, 2, 2]
+    windows = cut_windows(range(10), 5, None, None, 9)
+    assert windows.token_ids.tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [5, 6, 7, 8, 9]]
+    assert windows.first_scored.tolist() == [1, 1, 4]
+
+
+@pytest.mark.parametrize(("length", "bos"), [(0, None), (4, None), (3, BOS)])
+def test_a_text_shorter_than_one_window_is_one_clear_line(length: int, bos: int | None) -> None:
+    with pytest.raises(
+        CorpusError, match=f"windows of 5 tokens: the text has only {length} tokens; give a longer"
+    ):
+        cut_windows(range(length), 5, None, bos, 4)
+    assert len(cut_windows(range(length + 1 if length else 5), 5, None, bos, 4).token_ids) == 1
+
+
+@pytest.mark.parametrize(("window", "stride", "limit"), [(1, None, 3), (5, 0, 3), (5, None, 0)])
+def test_sizes_that_mean_nothing_are_refused(window: int, stride: int | None, limit: int) -> None:
+    with pytest.raises(ValueError, match="window"):
+        cut_windows(range(10), window, stride, None, limit)
+
+
+def _text(content: str, natural_window: int | None = None) -> Text:
+    return Text(CorpusIdentity(name="fable", sha256="0" * 64, characters=len(content)), content, natural_window)
+
+
+FABLE = "the fox sang , the owl slept . " * 40
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_each_window_begins_with_the_tokenizers_bos_if_it_has_one(bos: bool) -> None:
+    tokenizer = make_tokenizer(bos=bos)
+    windows = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512)
+    ids = [tokenizer.get_vocab()[word] for word in FABLE.split()]
+    if bos:
+        assert windows.token_ids[0].tolist() == [1, *ids[:8]]
+        assert (windows.token_ids[:, 0] == 1).all()
+    else:
+        assert windows.token_ids[0].tolist() == ids[:9]
+    assert windows.scored == 320 - (not bos)
+    protocol = describe_protocol(_text(FABLE), windows, tokenizer, "torch.float32", seed=3)
+    assert protocol.bos == ("prepended" if bos else "absent")
+    assert (protocol.window, protocol.stride, protocol.windows) == (9, 8, len(windows.token_ids))
+    assert (protocol.dtype, protocol.seed, protocol.corpus.name) == ("float32", 3, "fable")
+
+
+def test_the_window_is_what_is_asked_else_the_texts_else_the_models() -> None:
+    tokenizer = make_tokenizer()
+
+    def measure(wanted: int | None, natural: int | None, maximum: int | None) -> int:
+        policy = CorpusPolicy(source="fable", window=wanted)
+        return window_corpus(_text(FABLE * 8, natural), tokenizer, policy, maximum).token_ids.shape[1]
+
+    assert measure(30, 20, 40) == 30
+    assert measure(None, 20, 40) == 20
+    assert measure(None, 50, 40) == 40
+    assert measure(None, None, 40) == 40
+    assert measure(None, None, 100_000) == measure(None, None, None) == 2048
+    with pytest.raises(CorpusError, match="windows of 41 tokens, but the model takes 40 at most; set"):
+        measure(41, None, 40)
+
+
+def test_a_stride_of_the_whole_window_means_that_rows_do_not_overlap() -> None:
+    tokenizer = make_tokenizer()
+    whole = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9, stride=9), 512)
+    default = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512)
+    assert torch.equal(whole.token_ids, default.token_ids)
+    assert whole.stride == 8
+
+
+def test_a_short_text_is_one_clear_line_that_names_the_corpus() -> None:
+    with pytest.raises(CorpusError) as caught:
+        window_corpus(_text("the fox"), make_tokenizer(), CorpusPolicy(source="fable", window=9), 512)
+    assert str(caught.value).startswith("corpus 'fable', windows of 9 tokens: the text has only 2 tokens; ")
+
+
+def test_of_a_long_text_only_the_beginning_is_tokenized() -> None:
+    tokenizer = make_tokenizer()
+    seen: list[int] = []
+
+    class Watched:
+        bos_token_id = tokenizer.bos_token_id
+
+        def __call__(self, text: str, **options: object) -> object:
+            seen.append(len(text))
+            return tokenizer(text, **options)
+
+    policy = CorpusPolicy(source="fable", window=9, windows=4)
+    windows = window_corpus(_text(FABLE * 1000), Watched(), policy, 512)
+    assert sum(seen) < 1000
+    complete = cut_windows([tokenizer.get_vocab()[word] for word in FABLE.split()], 9, None, 1, 4)
+    assert torch.equal(windows.token_ids, complete.token_ids)
+    # Long words: the first guess at the length is too short.
+    long = _text("supercalifragilistic " * 200)
+    assert len(window_corpus(long, tokenizer, policy, 512).token_ids) == 4
+
+
+def test_tokenizing_beyond_the_tokenizers_own_limit_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 16
+    window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_specimens_windows_are_its_stories() -> None:
+    text = read_corpus(CorpusPolicy())
+    lines = text.text.splitlines()
+    words = tuple(dict.fromkeys(text.text.split()))
+    tokenizer = make_tokenizer(words=words)
+    windows = window_corpus(text, tokenizer, CorpusPolicy(windows=5), 512)
+    assert [tokenizer.decode(row[1:]).split() for row in windows.token_ids] == [line.split() for line in lines[:5]]
+    assert (windows.first_scored == 1).all()
+
+
+def test_the_stride_of_windows_made_elsewhere_is_read_off_them() -> None:
+    cut = cut_windows(range(20), 6, 2, None, 9)
+    bare = Windows(cut.token_ids, cut.first_scored)
+    protocol = describe_protocol(_text(FABLE), bare, make_tokenizer(), "float32", 0)
+    assert protocol.stride == 2
+
+
+def test_the_tokenizers_digest_changes_with_its_words_and_not_with_its_use(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    before = digest_tokenizer(tokenizer)
+    tokenizer(["the fox", "the"], padding=True, truncation=True, max_length=2)
+    assert digest_tokenizer(tokenizer) == before
+    tokenizer.save_pretrained(tmp_path)
+    assert digest_tokenizer(type(tokenizer).from_pretrained(tmp_path)) == before
+    assert digest_tokenizer(make_tokenizer(words=("the",))) != before
+    assert digest_tokenizer(make_tokenizer(bos=False)) != before
