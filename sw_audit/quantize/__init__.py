@@ -1,0 +1,5 @@
+"""Round weight matrices to a recipe's grid and back: tensor in, tensor out."""
+
+from sw_audit.quantize.rtn import round_to_nearest, round_to_nearest_
+
+__all__ = ["round_to_nearest", "round_to_nearest_"]
