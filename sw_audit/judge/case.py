@@ -1,0 +1,184 @@
+"""One check before the bench: what is known of the model, what the policy wants, how to conclude."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sw_audit.facts.arm import BASELINE
+from sw_audit.facts.checks import CheckInfo
+from sw_audit.facts.location import Outcome
+from sw_audit.facts.measurement import Measurement, TokenLoss
+from sw_audit.facts.policy import Expectation, Policy
+from sw_audit.facts.record import Evidence
+from sw_audit.facts.verdict import Finding, Status, Verdict, worst_status
+from sw_audit.judge.bootstrap import Bootstrap, bound_mean_difference
+from sw_audit.judge.bounds import Figure, Footing, keep_finite, make_finding, write_interval, write_number
+
+# exp() of more nats than this overflows; TokenLoss.perplexity draws the same line.
+_MAXIMUM_NATS = 700
+
+
+@dataclass(frozen=True)
+class Case:
+    """One check on one model.
+
+    Attributes:
+        check: Which check.
+        evidence: What was found and measured.
+        policy: The limits.
+    """
+
+    check: CheckInfo
+    evidence: Evidence
+    policy: Policy
+
+    @property
+    def located(self) -> bool:
+        """Whether super weights were located."""
+        return self.evidence.location.outcome is Outcome.LOCATED
+
+    @property
+    def expectation(self) -> Expectation:
+        """What the policy expects of this model; a model it does not name is under the general rule."""
+        named = next((one for one in self.policy.models if one.id == self.evidence.model.id), None)
+        return self.policy.expect if named is None else self.policy.expectation(named)
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How intervals are drawn."""
+        return Bootstrap.of(self.policy)
+
+    def find_measurement(self, arm: str) -> Measurement | None:
+        """Return an arm's measurement; one made under another protocol does not count."""
+        found = self.evidence.measured(arm)
+        return found if found and found.protocol == self.evidence.protocol.signature else None
+
+    def compare_perplexities(self, arm: str, against: str = BASELINE.name) -> Figure:
+        """Return one arm's perplexity over another's, with its interval."""
+        ours, theirs = self.find_measurement(arm), self.find_measurement(against)
+        if ours is None or theirs is None:
+            name = against if theirs is None else arm
+            return Figure(Footing.MISSING, f"the arm {name!r} was not measured under this protocol")
+        return self._compare(arm, ours.loss, against, theirs.loss)
+
+    def _compare(self, arm: str, ours: TokenLoss, against: str, theirs: TokenLoss) -> Figure:
+        if ours.tokens != theirs.tokens or not sum(ours.tokens):
+            return Figure(Footing.MISSING, f"the arms {arm!r} and {against!r} were not scored on the same tokens")
+        if theirs.perplexity is None:
+            return Figure(Footing.NO_BASIS, f"the perplexity of the arm {against!r} is not finite")
+        if ours.perplexity is None:
+            return Figure(Footing.NOT_FINITE, f"the perplexity of the arm {arm!r} is not finite")
+        nats = [one for one in ours.nats if one is not None]
+        base = [one for one in theirs.nats if one is not None]
+        logs = bound_mean_difference(nats, base, ours.tokens, self.bootstrap)
+        ratio, low, high = (_exponential(log) for log in logs)
+        words = f"perplexity {write_number(theirs.perplexity)} becomes {write_number(ours.perplexity)}"
+        if (few := self.count_short(len(nats), "windows")) is not None:
+            return Figure(Footing.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
+        figure = Figure(Footing.MEASURED, words, ratio, low, high)
+        return Figure(
+            Footing.MEASURED,
+            f"{words}, times {write_interval(figure, self.policy.confidence)}",
+            ratio,
+            low,
+            high,
+        )
+
+    def count_short(self, count: int, what: str) -> str | None:
+        """Say that there are too few windows or items for an interval, if there are."""
+        enough = self.policy.minimum_windows
+        return None if count >= enough else f"{count} {what} give no interval, {enough} are needed"
+
+    def conclude(
+        self,
+        status: Status,
+        because: str,
+        *,
+        remedy: str | None = None,
+        figure: Figure | Finding | None = None,
+        limit: float | None = None,
+        findings: Sequence[Finding] = (),
+        quantity: str | None = None,
+        measured: bool = True,
+    ) -> Verdict:
+        """Conclude the case.
+
+        Args:
+            status: The verdict.
+            because: The reason, in words.
+            remedy: What to do about it; left out of a pass and of a skipped check.
+            figure: The figure that decided.
+            limit: What it was held against.
+            findings: The single figures.
+            quantity: What the figure is, if not what the check usually measures.
+            measured: Whether the figure was measured on the corpus, under the protocol.
+        """
+        return Verdict(
+            check=self.check.id,
+            model=self.evidence.model.id,
+            status=status,
+            observed=keep_finite(figure.observed) if figure else None,
+            low=keep_finite(figure.low) if figure else None,
+            high=keep_finite(figure.high) if figure else None,
+            limit=limit,
+            quantity=quantity or self.check.quantity,
+            because=because,
+            remedy=remedy if status in (Status.FAIL, Status.INCONCLUSIVE) else None,
+            coordinates=tuple(str(address) for address in self.evidence.location.addresses),
+            protocol=self.evidence.protocol.signature if figure is not None and measured else None,
+            findings=tuple(findings),
+        )
+
+    def skip(self, because: str, findings: Sequence[Finding] = ()) -> Verdict:
+        """Conclude that the check does not apply."""
+        return self.conclude(Status.SKIPPED, because, findings=findings)
+
+    def advise(self, status: Status, footing: Footing, *, failed: str, key: str, more: str = "") -> str:
+        """Return what to do about a verdict.
+
+        Args:
+            status: The verdict.
+            footing: What the figure that decided rests on.
+            failed: What to do if the figure is on the wrong side of its limit.
+            key: The policy key of the limit, such as `[checks.prune-collapses] minimum_ratio`.
+            more: How to get more windows or items, if not by more text.
+        """
+        more = more or "give a longer text in `[corpus] source` or raise `[corpus] windows`"
+        if footing is Footing.MISSING:
+            return "Run the audit again with this check selected, so that its arms are measured."
+        if footing is Footing.NO_BASIS:
+            return 'Look at the model itself: set `dtype = "float32"` for it, and see whether it is finite then.'
+        if footing is Footing.TOO_FEW:
+            return f"Measure more: {more}; or lower `minimum_windows`."
+        if status is Status.INCONCLUSIVE:
+            return f"Measure more ({more}) until the interval clears the limit, or change `{key}`."
+        return failed
+
+
+Rule: TypeAlias = Callable[[Case], Verdict]
+
+
+def decide_finding(findings: Sequence[Finding], key: Callable[[Finding], float]) -> Finding:
+    """Return the finding that decides: of the worst status, the one with the largest key.
+
+    A finding whose figure is missing or not finite comes before all others of its status.
+
+    Args:
+        findings: At least one.
+        key: The larger, the worse.
+    """
+    status = worst_status(finding.status for finding in findings)
+    worst = [finding for finding in findings if finding.status is status]
+    return max(worst, key=lambda finding: math.inf if finding.observed is None else key(finding))
+
+
+def report_figure(label: str, figure: Figure) -> Finding:
+    """Return a finding that is only reported: held against nothing, it decides nothing."""
+    return make_finding(label, figure, Status.SKIPPED, None)
+
+
+def _exponential(nats: float) -> float:
+    return math.inf if nats > _MAXIMUM_NATS else math.exp(nats)

@@ -1,0 +1,143 @@
+"""Rules on what a pruned model says: stop words and multiple choice."""
+
+from __future__ import annotations
+
+from sw_audit.facts.arm import BASELINE, PRUNED
+from sw_audit.facts.measurement import ChoiceAccuracy, StopWordMass
+from sw_audit.facts.verdict import Status, Verdict, worst_status
+from sw_audit.judge.bootstrap import bound_mean, bound_ratio
+from sw_audit.judge.bounds import Figure, Footing, hold_at_least, hold_at_most, write_interval, write_number
+from sw_audit.judge.case import Case
+
+_MORE_ITEMS = "give more items in `[corpus] choices`"
+
+
+def judge_stopwords(case: Case) -> Verdict:
+    """Rule of `stopword-shift` (Yu et al. 2024, section 3.3).
+
+    The direction is not universal (Mistral-7B gives less mass to most stop words), so the policy sets no
+    limit by default. Then a ratio that is finite and has an interval is a PASS, which says no more than
+    that it was measured: `because` says so and `limit` stays empty. A mass that is not finite fails, a
+    missing arm or too few windows is inconclusive. Where no stop words were read it is skipped.
+    """
+    limits = case.policy.checks.stopword_shift
+    figure = _measure_shift(case)
+    if figure is None:
+        return case.skip("No stop words are known for this text (`[corpus] stop_words`).")
+    held = [
+        (status, limit, key)
+        for limit, hold, key in (
+            (limits.minimum_ratio, hold_at_least, "minimum_ratio"),
+            (limits.maximum_ratio, hold_at_most, "maximum_ratio"),
+        )
+        if limit is not None
+        for status in [hold(figure, limit)]
+    ]
+    # Without a limit any finite ratio holds: only the footing is judged.
+    status = worst_status(one for one, _, _ in held) if held else hold_at_least(figure, 0.0)
+    if figure.footing is Footing.NO_BASIS:
+        status = Status.INCONCLUSIVE
+    deciding = next(((limit, key) for one, limit, key in held if one is status), None)
+    wanted = [f"{key} {write_number(limit)}" for _, limit, key in held]
+    return case.conclude(
+        status,
+        f"{figure.words}; {' and '.join(wanted) or 'reported, no limit is set'}.",
+        remedy="Give `[corpus] stop_words` of this model's own language, so that it has a mass on them."
+        if figure.footing is Footing.NO_BASIS
+        else case.advise(
+            status,
+            figure.footing,
+            failed="Read the pruned model's text: its words shift otherwise than expected; if that is known for "
+            "this family, change or remove the limit in `[checks.stopword-shift]`.",
+            key=f"[checks.stopword-shift] {deciding[1]}" if deciding else "[checks.stopword-shift]",
+        ),
+        figure=figure,
+        limit=deciding[0] if deciding else None,
+    )
+
+
+def _measure_shift(case: Case) -> Figure | None:
+    baseline, pruned = case.find_measurement(BASELINE.name), case.find_measurement(PRUNED)
+    if baseline is None or pruned is None:
+        name = BASELINE.name if baseline is None else PRUNED
+        return Figure(Footing.MISSING, f"The arm {name!r} was not measured under this protocol")
+    if baseline.stop_words is None or pruned.stop_words is None:
+        return None
+    return _compare_mass(case, baseline.stop_words, pruned.stop_words)
+
+
+def _compare_mass(case: Case, baseline: StopWordMass, pruned: StopWordMass) -> Figure:
+    before, after = baseline.mean_mass, pruned.mean_mass
+    if baseline.tokens != pruned.tokens:
+        return Figure(Footing.MISSING, "The two arms were not read at the same tokens")
+    if before is None or before <= 0:
+        return Figure(Footing.NO_BASIS, "The unpruned model's mass on stop words is zero or not finite")
+    if after is None:
+        return Figure(Footing.NOT_FINITE, "The pruned model's mass on stop words is not finite")
+    base = [one for one in baseline.mass if one is not None]
+    change = [one - other for one, other in zip(pruned.mass, base, strict=True) if one is not None]
+    # 1 + change / base instead of pruned / base: without a change it is exactly 1 in every draw.
+    ratio, low, high = (1 + part for part in bound_ratio(change, base, case.bootstrap))
+    words = f"The mean mass on stop words goes from {write_number(before)} to {write_number(after)}"
+    if (few := case.count_short(len(base), "windows")) is not None:
+        return Figure(Footing.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
+    figure = Figure(Footing.MEASURED, words, ratio, low, high)
+    words = f"{words}, times {write_interval(figure, case.policy.confidence)}"
+    return Figure(Footing.MEASURED, words, ratio, low, high)
+
+
+def judge_accuracy(case: Case) -> Verdict:
+    """Rule of `accuracy-falls-to-chance` (Yu et al. 2024, table 1).
+
+    The unpruned model must be better than guessing, by the lower end of its own interval, or there is no
+    ability to lose: INCONCLUSIVE. PASS if the pruned model's interval ends at or below chance + margin.
+    Skipped where no items were read.
+    """
+    limits = case.policy.checks.accuracy_falls_to_chance
+    key = "[checks.accuracy-falls-to-chance] margin"
+    baseline, pruned = case.find_measurement(BASELINE.name), case.find_measurement(PRUNED)
+    if baseline is None or pruned is None:
+        name = BASELINE.name if baseline is None else PRUNED
+        words = f"The arm {name!r} was not measured under this protocol."
+        remedy = case.advise(Status.INCONCLUSIVE, Footing.MISSING, failed="", key=key)
+        return case.conclude(Status.INCONCLUSIVE, words, remedy=remedy)
+    if baseline.choices is None or pruned.choices is None or not pruned.choices.correct:
+        return case.skip("No multiple-choice items were read (`[corpus] choices`).")
+    before, after = _bound_accuracy(case, baseline.choices), _bound_accuracy(case, pruned.choices)
+    chance = pruned.choices.chance
+    limit = chance + limits.margin
+    confidence = case.policy.confidence
+    words = f"Accuracy goes from {write_interval(before, confidence)} to {write_interval(after, confidence)}"
+    able = before.footing is not Footing.MEASURED or (before.low is not None and before.low > chance)
+    if not able:
+        return case.conclude(
+            Status.INCONCLUSIVE,
+            f"{words}: the unpruned model is not certain to be better than guessing ({write_number(chance)}).",
+            remedy="Give items that this model can answer, or more of them, in `[corpus] choices`.",
+            figure=after,
+            limit=limit,
+        )
+    status = hold_at_most(after, limit)
+    few = f"; {after.words}" if after.footing is Footing.TOO_FEW else ""
+    return case.conclude(
+        status,
+        f"{words}{few}; at most chance {write_number(chance)} plus {write_number(limits.margin)} is wanted.",
+        remedy=case.advise(
+            status,
+            footing=after.footing,
+            failed="Do not call this a loss of ability: the pruned model still answers; look for further super "
+            f"weights with `sw-audit locate`, or raise `{key}`.",
+            key=key,
+            more=_MORE_ITEMS,
+        ),
+        figure=after,
+        limit=limit,
+    )
+
+
+def _bound_accuracy(case: Case, choices: ChoiceAccuracy) -> Figure:
+    if (few := case.count_short(len(choices.correct), "items")) is not None:
+        observed = choices.accuracy if choices.correct else None
+        return Figure(Footing.TOO_FEW, few, observed)
+    observed, low, high = bound_mean(choices.correct, case.bootstrap)
+    return Figure(Footing.MEASURED, "", observed, low, high)

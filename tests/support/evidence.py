@@ -1,0 +1,421 @@
+"""Made-up evidence with known figures: a healthy model, a failing one, one without super weights.
+
+Every perplexity ratio is chosen by the caller; noise is shared between arms but for a small part, as it is
+where arms are measured on the same windows. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import numpy
+
+from sw_audit.facts.address import AddressGroup, WeightAddress, group_addresses
+from sw_audit.facts.arm import (
+    BASELINE,
+    OTHER_OUTLIERS,
+    PLACEBO_KINDS,
+    PRUNED,
+    RESTORED,
+    Arm,
+    Quantize,
+    RestoreActivation,
+    Scale,
+    name_placebo,
+    name_rounding,
+)
+from sw_audit.facts.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Tool
+from sw_audit.facts.location import (
+    Candidate,
+    LayerTrace,
+    Location,
+    Outcome,
+    PromptTrace,
+    SuperActivation,
+    SuperWeight,
+)
+from sw_audit.facts.measurement import Agreement, ChoiceAccuracy, Measurement, StopWordMass, TokenLoss
+from sw_audit.facts.policy import ModelPolicy, Policy
+from sw_audit.facts.protocol import Protocol
+from sw_audit.facts.record import Evidence, ModelFailure, Record
+
+LAYERS = 8
+HIDDEN = 128
+CHANNEL = 37
+COLUMN = 211
+LAYER = 1
+PARAMETER = f"model.layers.{LAYER}.mlp.down_proj.weight"
+BASELINE_PERPLEXITY = 6.25
+PROMPTS = ("the mill stands by the river", "a letter came from the coast", "nobody counted the hours")
+
+SUPER_WEIGHT = SuperWeight(
+    parameter=PARAMETER, row=CHANNEL, column=COLUMN, layer=LAYER, value=-1.9268, share=0.9731
+)
+SUPER_ACTIVATION = SuperActivation(channel=CHANNEL, token=0, value=-412.5, first_layer=1, last_layer=6)
+
+# Perplexity over the baseline's, per arm; arms that are not named are at 1.0005.
+HEALTHY: Mapping[str, float | None] = {
+    PRUNED: 213.6,
+    OTHER_OUTLIERS: 1.031,
+    RESTORED: 9.4,
+    "int4/16x16 plain": 1.062,
+    "int4/16x16 hold-out": 1.041,
+    "int4/64x64 plain": 1.184,
+    "int4/64x64 hold-out": 1.083,
+    "int4/256x256 plain": 2.41,
+    "int4/256x256 hold-out": 1.127,
+    "int4/tensor plain": 4.73,
+    "int4/tensor hold-out": 1.162,
+}
+# A model whose scalar is found but carries little, while its neighbours matter.
+FAILING: Mapping[str, float | None] = {
+    PRUNED: 1.72,
+    OTHER_OUTLIERS: 1.64,
+    RESTORED: 1.71,
+    name_placebo("same-row", 2): 1.38,
+    "int4/16x16 plain": 1.31,
+    "int4/16x16 hold-out": 1.36,
+    "int4/64x64 plain": 1.93,
+    "int4/64x64 hold-out": 1.92,
+    "int4/256x256 plain": 8.2,
+    "int4/256x256 hold-out": 8.1,
+    "int4/tensor plain": None,
+    "int4/tensor hold-out": None,
+}
+
+
+def make_loss(
+    perplexity: float | None, *, windows: int = 32, tokens: int = 63, noise: float = 0.03, seed: int = 0
+) -> TokenLoss:
+    """Return the loss whose perplexity is exactly what was asked for (but for rounding errors).
+
+    The shared part of the noise, the text's own difficulty, is the same for every seed.
+    """
+    if perplexity is None:
+        return TokenLoss(nats=(None,) * windows, tokens=(tokens,) * windows)
+    difficulty = 0.3 * numpy.random.default_rng(7).standard_normal(windows)
+    own = noise * numpy.random.default_rng([11, seed]).standard_normal(windows) if seed else 0.0
+    nats = math.log(perplexity) + (difficulty - difficulty.mean()) + (own - numpy.mean(own))
+    return TokenLoss(nats=tuple(float(tokens * one) for one in nats), tokens=(tokens,) * windows)
+
+
+def make_arms(policy: Policy, outcome: Outcome = Outcome.LOCATED) -> tuple[Arm, ...]:
+    """Return the arms that the policy's checks need, the baseline first."""
+    located = outcome is Outcome.LOCATED
+    pruned = group_addresses([SUPER_WEIGHT.address])
+    others = (AddressGroup(parameter="model.layers.3.mlp.down_proj.weight", rows=(5, 9), columns=(17, 300)),)
+    arms = [BASELINE, Arm(name=OTHER_OUTLIERS, acts=(Scale(addresses=others, factor=0.0),))]
+    if located:
+        arms.append(Arm(name=PRUNED, acts=(Scale(addresses=pruned, factor=0.0),)))
+        arms.append(
+            Arm(
+                name=RESTORED,
+                acts=(Scale(addresses=pruned, factor=0.0), RestoreActivation(addresses=pruned)),
+            )
+        )
+        for kind in PLACEBO_KINDS:
+            for draw in range(1, policy.checks.placebo_harmless.draws + 1):
+                control = (AddressGroup(parameter=PARAMETER, rows=(CHANNEL,), columns=(draw,)),)
+                arms.append(Arm(name=name_placebo(kind, draw), acts=(Scale(addresses=control, factor=0.0),)))
+    for recipe in policy.quantization.parsed():
+        arms.append(Arm(name=name_rounding(recipe, holdout=False), acts=(Quantize(recipe=recipe),)))
+        held = pruned if located else ()
+        arms.append(Arm(name=name_rounding(recipe, holdout=True), acts=(Quantize(recipe=recipe, holdout=held),)))
+    return tuple(arms)
+
+
+def make_location(outcome: Outcome = Outcome.LOCATED) -> Location:
+    """Return where the super weight of the made-up model is, or why there is none."""
+    found = outcome is Outcome.LOCATED
+    because = {
+        Outcome.LOCATED: "one scalar explains the super activation of channel 37",
+        Outcome.DISTRIBUTED: "six scalars explain only 0.41 of the activation of channel 37",
+        Outcome.NONE: "no channel of the residual stream is massive: the largest is 6.1 times typical",
+    }[outcome]
+    massive = outcome is not Outcome.NONE
+    return Location(
+        outcome=outcome,
+        because=because,
+        prompt=PROMPTS[0],
+        token_ids=(1, 14, 92, 7, 33, 14, 61),
+        bos=True,
+        super_weights=(SUPER_WEIGHT,) if found else (),
+        super_activations=(SUPER_ACTIVATION,) if found else (),
+        candidates=(
+            Candidate(
+                layer=LAYER,
+                parameter=PARAMETER,
+                row=CHANNEL,
+                column=COLUMN,
+                token=0,
+                input_value=208.1 if massive else 3.4,
+                output_value=-412.0 if massive else -6.0,
+                weight=-1.9268,
+                share=0.9731 if found else 0.22,
+                accepted=found,
+                because=because,
+            ),
+            Candidate(
+                layer=6,
+                parameter="model.layers.6.mlp.down_proj.weight",
+                row=88,
+                column=140,
+                token=3,
+                input_value=301.0,
+                output_value=455.2,
+                weight=0.412,
+                share=0.272,
+                accepted=False,
+                because="the spike does not persist: it is gone after the layer that made it",
+            ),
+        ),
+        trace=tuple(
+            LayerTrace(
+                layer=layer,
+                residual=412.5 + layer if massive and 1 <= layer <= 6 else 6.1,
+                residual_channel=CHANNEL,
+                residual_token=0,
+                typical=0.71 + 0.02 * layer,
+                down_input=208.1 if massive and layer == LAYER else 9.5 + layer,
+                down_output=412.0 if massive and layer == LAYER else 4.5 + layer,
+            )
+            for layer in range(LAYERS)
+        ),
+    )
+
+
+def make_persistence(
+    values: tuple[float | None, ...] = (-2.0, -411.0, -412.0, -412.5, -413.0, -413.0, -413.4, -20.0),
+    *,
+    peaks: tuple[int, ...] = (3, 0, 0, 0, 0, 0, 0, 4),
+    ranks: tuple[int, ...] = (40, 0, 0, 0, 0, 0, 0, 12),
+    prompts: tuple[str, ...] = PROMPTS,
+) -> tuple[PromptTrace, ...]:
+    """Return the super activation's channel on several prompts, the same on each."""
+    return tuple(
+        PromptTrace(
+            prompt=prompt,
+            tokens=len(prompt.split()) + 1,
+            channel=CHANNEL,
+            peaks=peaks,
+            values=values,
+            ranks=ranks,
+        )
+        for prompt in prompts
+    )
+
+
+def make_protocol(*, windows: int = 32, dtype: str = "float32", seed: int = 0) -> Protocol:
+    """Return a protocol; another seed or dtype makes another signature."""
+    return Protocol(
+        corpus=CorpusIdentity(name="specimen", sha256=_sha256("corpus"), characters=41_218),
+        tokenizer=_sha256("tokenizer"),
+        window=64,
+        stride=63,
+        windows=windows,
+        bos="prepended",
+        dtype=dtype,
+        seed=seed,
+    )
+
+
+def make_identity(model_id: str = "specimen") -> ModelIdentity:
+    """Return the identity of a small Llama-like model."""
+    weights = FileDigest(path="model.safetensors", size=4_201_880, sha256=_sha256(model_id))
+    return ModelIdentity(
+        id=model_id,
+        source=f"models/{model_id}",
+        revision=None,
+        family="llama",
+        architecture="LlamaForCausalLM",
+        layers=LAYERS,
+        hidden_size=HIDDEN,
+        parameters=2_098_304,
+        dtype="float32",
+        device="cpu",
+        files=(weights,),
+        digest=_sha256(f"{model_id} manifest"),
+    )
+
+
+def make_measurement(
+    arm: Arm,
+    ratio: float | None,
+    *,
+    model_id: str = "specimen",
+    protocol: Protocol | None = None,
+    windows: int = 32,
+    seed: int = 1,
+    accuracy: float | None = 0.9,
+    stop_mass: float | None = 0.31,
+    items: int = 200,
+) -> Measurement:
+    """Return one arm's measurement with the wanted perplexity ratio to the baseline's 6.25."""
+    tokens = (63,) * windows
+    severity = 0.0 if ratio is None else abs(math.log(ratio))
+    wave = numpy.random.default_rng([5, seed]).uniform(0.8, 1.2, windows)
+    agree = 63 if not seed else max(int(60 - 12 * severity), 1)
+    massive = ratio is not None and ratio < 100
+    return Measurement(
+        model=model_id,
+        arm=arm,
+        protocol=(protocol or make_protocol(windows=windows)).signature,
+        loss=make_loss(ratio and BASELINE_PERPLEXITY * ratio, windows=windows, seed=seed),
+        agreement=Agreement(
+            divergence=tuple(None if ratio is None else float(63 * severity * one * bool(seed)) for one in wave),
+            same_top=(agree,) * windows,
+            tokens=tokens,
+        ),
+        stop_words=None
+        if stop_mass is None
+        else StopWordMass(
+            mass=tuple(None if ratio is None else float(63 * stop_mass * one) for one in wave), tokens=tokens
+        ),
+        choices=None
+        if accuracy is None
+        else ChoiceAccuracy(
+            correct=tuple(int((n + 1) * accuracy) > int(n * accuracy) for n in range(items)), chance=0.25
+        ),
+        peaks=tuple(
+            (412.5 if massive and 1 <= layer <= 6 else 24.0 + 3 * layer) if ratio is not None else None
+            for layer in range(LAYERS)
+        ),
+        seconds=0.25,
+    )
+
+
+def make_evidence(
+    model_id: str = "specimen",
+    *,
+    outcome: Outcome = Outcome.LOCATED,
+    ratios: Mapping[str, float | None] = HEALTHY,
+    policy: Policy | None = None,
+    omit: tuple[str, ...] = (),
+    windows: int = 32,
+    items: int = 200,
+    accuracy: Mapping[str, float | None] | None = None,
+    stop_mass: Mapping[str, float | None] | None = None,
+    persistence: tuple[PromptTrace, ...] | None = None,
+    location: Location | None = None,
+) -> Evidence:
+    """Return the evidence on one model.
+
+    Args:
+        model_id: Its id.
+        outcome: What locating ended with.
+        ratios: Per arm, perplexity over the baseline's; `None` is not finite. Others are at 1.0005.
+        policy: Which recipes and draws there are.
+        omit: Arms that were not measured.
+        windows: Windows of 63 scored tokens.
+        items: Multiple-choice items.
+        accuracy: Per arm, accuracy; `None` where no items were read. Pruned 0.25, others 0.9.
+        stop_mass: Per arm, mean mass on stop words; `None` where none was read. Pruned 0.58, others 0.31.
+        persistence: The channel on several prompts.
+        location: Where the super weights are.
+    """
+    policy = policy or Policy()
+    protocol = make_protocol(windows=windows)
+    accuracies: dict[str, float | None] = {PRUNED: 0.25, **(accuracy or {})}
+    masses: dict[str, float | None] = {PRUNED: 0.58, **(stop_mass or {})}
+    ratios = {BASELINE.name: 1.0, **ratios}
+    found = location or make_location(outcome)
+    return Evidence(
+        model=make_identity(model_id),
+        protocol=protocol,
+        location=found,
+        persistence=persistence
+        if persistence is not None
+        else (make_persistence() if found.super_activations else ()),
+        measurements=tuple(
+            make_measurement(
+                arm,
+                ratios.get(arm.name, 1.0005),
+                model_id=model_id,
+                protocol=protocol,
+                windows=windows,
+                seed=number,
+                accuracy=accuracies.get(arm.name, 0.9),
+                stop_mass=masses.get(arm.name, 0.31),
+                items=items,
+            )
+            for number, arm in enumerate(make_arms(policy, outcome))
+            if arm.name not in omit
+        ),
+        decoder_weights=1_572_864,
+        notes=(),
+        seconds=12.5,
+    )
+
+
+def make_policy(*model_ids: str) -> Policy:
+    """Return the default policy for models of these ids."""
+    return Policy(
+        models=tuple(ModelPolicy(source=f"models/{name}", id=name) for name in model_ids or ("specimen",))
+    )
+
+
+def make_failing_evidence(
+    model_id: str = "broken", policy: Policy | None = None, *, windows: int = 32, items: int = 200
+) -> Evidence:
+    """Return the evidence on a model whose located scalar does not carry it: several checks fail."""
+    return make_evidence(
+        model_id,
+        ratios=FAILING,
+        policy=policy,
+        windows=windows,
+        items=items,
+        accuracy={PRUNED: 0.85},
+        stop_mass={PRUNED: 0.32},
+        persistence=make_persistence(values=(-2.0, -411.0, -310.0, -250.0, -190.0, -120.0, -60.0, -20.0)),
+    )
+
+
+def make_none_evidence(
+    model_id: str = "control", policy: Policy | None = None, *, windows: int = 32, items: int = 200
+) -> Evidence:
+    """Return the evidence on a model without a super weight."""
+    return make_evidence(
+        model_id,
+        outcome=Outcome.NONE,
+        ratios={OTHER_OUTLIERS: 1.04, "int4/tensor plain": 1.09, "int4/tensor hold-out": 1.09},
+        policy=policy,
+        windows=windows,
+        items=items,
+    )
+
+
+def make_record(*, windows: int = 32, items: int = 200) -> Record:
+    """Return the record of an audit of three models, and of a fourth that could not be opened."""
+    from sw_audit.judge import judge_evidence
+
+    policy = make_policy("specimen", "broken", "control", "gone")
+    evidence = (
+        make_evidence("specimen", policy=policy, windows=windows, items=items),
+        make_failing_evidence("broken", policy=policy, windows=windows, items=items),
+        make_none_evidence("control", policy=policy, windows=windows, items=items),
+    )
+    return Record.from_evidence(
+        evidence,
+        [verdict for one in evidence for verdict in judge_evidence(one, policy)],
+        [ModelFailure(model="gone", message="model models/gone: there is no such folder; give an existing path")],
+        tool=Tool(version="0.1.0"),
+        created="2026-01-02T03:04:05+00:00",
+        environment=Environment(
+            python="3.11.9",
+            platform="Linux-6.1-x86_64",
+            threads=2,
+            packages={"numpy": "2.4.6", "torch": "2.13.0", "transformers": "5.23.0"},
+        ),
+        policy=policy,
+    )
+
+
+def make_address(row: int = CHANNEL, column: int = COLUMN) -> WeightAddress:
+    """Return an address in the super weight's matrix."""
+    return WeightAddress(parameter=PARAMETER, row=row, column=column)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
