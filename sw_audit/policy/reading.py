@@ -1,0 +1,115 @@
+"""From TOML to a policy; whatever is wrong is one line that names the key."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from sw_audit.errors import PolicyError
+from sw_audit.facts.policy import Policy
+
+_INIT = "`sw-audit init` writes a policy file with every key"
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy file.
+
+    Raises:
+        PolicyError: If there is no such file, it is not TOML, or it does not say what it means.
+    """
+    asked = f"policy {path}"
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise PolicyError(asked, error.strerror or type(error).__name__, _INIT) from error
+    except UnicodeDecodeError as error:
+        raise PolicyError(asked, "it is not text in UTF-8", "save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyError(asked, f"it is not TOML: {error}", "correct it there") from error
+    return parse_policy(document, str(path))
+
+
+def parse_policy(data: Mapping[str, Any], origin: str) -> Policy:
+    """Make a policy of a document as TOML gives it.
+
+    Values are taken as they are written: a number in quotes is not a number.
+
+    Args:
+        data: The document.
+        origin: Where it comes from, for error messages.
+
+    Raises:
+        PolicyError: If a key is unknown, or a value of a wrong type or out of range; the first one is told.
+    """
+    try:
+        # Through JSON, for in strict mode pydantic reads tuples only from JSON. Dates, which JSON has
+        # not, become tables, which no key accepts.
+        text = json.dumps(data, default=lambda value: {type(value).__name__: str(value)})
+        return Policy.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)
+        # An unknown key comes first: a misspelt one may well be why another is missing.
+        raise _explain(sorted(first, key=lambda one: one["type"] != "extra_forbidden")[0], origin) from error
+    except PolicyError as error:
+        # Recipes are read by their own parser, which complains in its own words.
+        asked = f"policy {origin}, key quantization.recipes: {error.asked}"
+        raise PolicyError(asked, error.found, error.remedy) from error
+
+
+def _explain(error: ErrorDetails, origin: str) -> PolicyError:
+    path = [part for part in error["loc"] if part != "[key]"]
+    asked = f"policy {origin}, key {_write_path(path)}" if path else f"policy {origin}"
+    if error["type"] == "extra_forbidden":
+        return _explain_unknown(path, asked)
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return PolicyError(asked, "it is missing", "add it")
+    if error["type"] == "value_error":
+        return PolicyError(asked, message, "correct it there")
+    given = error["input"]
+    shown = "a table" if isinstance(given, Mapping) else "a list" if isinstance(given, list) else repr(given)
+    return PolicyError(asked, f"{shown} does not do", f"{message[:1].lower()}{message[1:]}")
+
+
+def _explain_unknown(path: Sequence[str | int], asked: str) -> PolicyError:
+    *parents, name = path
+    keys = _list_keys(parents)
+    what = "check" if parents == ["checks"] else "key"
+    near = get_close_matches(str(name).replace("_", "-" if what == "check" else "_"), keys, 1, cutoff=0.5)
+    found = f"there is no {what} {str(name)!r}"
+    return PolicyError(asked, found, f"write {near[0]!r}" if near else f"choose among {', '.join(keys)}")
+
+
+def _list_keys(path: Sequence[str | int]) -> list[str]:
+    """List the keys that a table of the policy may have."""
+    model: type[BaseModel] = Policy
+    for part in path:
+        if isinstance(part, int):
+            continue
+        fields = model.model_fields
+        field = next((one for name, one in fields.items() if part in (name, one.alias)), None)
+        inner = None if field is None else _find_table(field.annotation)
+        if inner is None:
+            return []
+        model = inner
+    # A check is always spelt with hyphens, as its id is.
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _find_table(annotation: Any) -> type[BaseModel] | None:
+    """Find the model in an annotation such as `CorpusPolicy` or `tuple[ModelPolicy, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _find_table(part))), None)
+
+
+def _write_path(path: Sequence[str | int]) -> str:
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in path]
+    return "".join(parts).lstrip(".")

@@ -1,0 +1,126 @@
+"""The policy file that `sw-audit init` writes: every key with its meaning and default, made from the facts."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from sw_audit.facts.checks import CHECKS
+from sw_audit.facts.fact import Fact
+from sw_audit.facts.policy import ModelPolicy, Policy
+
+_HEAD = """\
+# A policy of sw-audit: which models to audit, on which text, and the limits of each check.
+# Run it with `sw-audit audit THIS_FILE` or `pytest THIS_FILE`; pytest collects files named *.swaudit.toml.
+# Every key is shown with its default. To change one, take away the `#` before it.
+"""
+# What is shown for keys that are not set by default.
+_EXAMPLES: Mapping[str, Any] = {
+    "model.source": "path/of/a/checkpoint",
+    "model.id": "my-model",
+    "model.revision": "main",
+    "model.expect": "none",
+    "prompts": ("The quick brown fox", "Once upon a time"),
+    "corpus.config": "wikitext-2-raw-v1",
+    "corpus.revision": "main",
+    "corpus.window": 512,
+    "corpus.stride": 256,
+    "corpus.choices": "items.jsonl",
+    "corpus.stop_words": ("the", "of", "and"),
+    "checks.other-outliers-harmless.count": 7000,
+    "checks.stopword-shift.minimum_ratio": 1.2,
+    "checks.stopword-shift.maximum_ratio": 5.0,
+}
+_WIDTH = 100
+
+
+def commented_policy(sources: Sequence[str] = ()) -> str:
+    """Return a policy file in which every key stands with its meaning and default, commented out.
+
+    Prose is commented with `# `, a key with `#` alone: with these taken away each key is valid TOML.
+
+    Args:
+        sources: Models to name, not commented out.
+    """
+    parts = [_HEAD, *_write_keys(Policy, "", skipped=("models",))]
+    parts += _write_models(sources)
+    for name, field in Policy.model_fields.items():
+        table = field.get_default(call_default_factory=True)
+        if not isinstance(table, Fact):
+            continue
+        if name == "checks":
+            titles = {check.id: check for check in CHECKS}
+            for check, limits in _list_fields(table):
+                info = titles[check]
+                parts += ["", *_write_prose(f"{info.title}. {info.meaning}"), f"[checks.{check}]"]
+                parts += _write_keys(type(limits), f"checks.{check}.")
+        else:
+            parts += ["", f"[{name}]", *_write_keys(type(table), f"{name}.")]
+    return "\n".join(parts) + "\n"
+
+
+def _write_models(sources: Sequence[str]) -> Iterator[str]:
+    yield ""
+    yield from _write_prose("One [[model]] table for each model to audit.")
+    for source in sources:
+        yield from ("[[model]]", f"source = {_write_value(source)}", "")
+    if not sources:
+        yield "#[[model]]"
+    yield from _write_keys(ModelPolicy, "model.", skipped=("source",) if sources else ())
+
+
+def _write_keys(model: type[BaseModel], prefix: str, skipped: Sequence[str] = ()) -> Iterator[str]:
+    meanings = _describe_keys(model)
+    for name, field in model.model_fields.items():
+        default = _find_default(field)
+        if name in skipped or isinstance(default, Fact):
+            continue
+        key = field.alias or name
+        path = f"{prefix}{key}"
+        unset = default in (None, "")
+        hint = " Required; for example:" if field.is_required() else " Not set by default; for example:"
+        yield from _write_prose(f"{meanings[name]}{hint if unset else ''}")
+        yield f"#{key} = {_write_value(_EXAMPLES[path] if unset else default)}"
+
+
+def _find_default(field: FieldInfo) -> Any:
+    return None if field.is_required() else field.get_default(call_default_factory=True)
+
+
+def _list_fields(table: Fact) -> Iterator[tuple[str, Fact]]:
+    for name, value in table:
+        yield type(table).model_fields[name].alias or name, value
+
+
+def _describe_keys(model: type[BaseModel]) -> dict[str, str]:
+    """Read what each key means from the `Attributes` of the model's docstring and of those above it."""
+    meanings: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        _, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+        entries = re.split(r"^    (?=\w+: )", attributes, flags=re.MULTILINE)
+        for entry in entries[1:]:
+            name, _, meaning = entry.partition(": ")
+            meanings[name] = " ".join(meaning.split())
+    renamed = {field.alias: name for name, field in model.model_fields.items() if field.alias}
+    return {renamed.get(name, name): meaning for name, meaning in meanings.items()}
+
+
+def _write_prose(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+
+
+def _write_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{json.dumps(key)} = {_write_value(one)}" for key, one in value.items())
+        return f"{{ {pairs} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_write_value(one) for one in value)}]"
+    # JSON writes strings, numbers and booleans as TOML does.
+    return json.dumps(value, ensure_ascii=False)
