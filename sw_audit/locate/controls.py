@@ -1,0 +1,123 @@
+"""Chooses what super weights are compared with: the largest other weights, and matched controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from random import Random
+
+from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
+from sw_audit.facts.address import WeightAddress
+
+
+def find_largest_weights(
+    layers: Sequence[DecoderLayer], count: int, excluded: Iterable[WeightAddress]
+) -> tuple[WeightAddress, ...]:
+    """Find the weights of largest magnitude in the decoder's matrices, as the paper's released code does.
+
+    Embeddings, head and norms are no part of the decoder's matrices.
+
+    Args:
+        layers: The decoder layers.
+        count: How many weights.
+        excluded: Weights that do not count, such as the super weights.
+
+    Returns:
+        Largest magnitude first; fewer than `count` if the decoder has fewer.
+    """
+    if count == 0:
+        return ()
+    left_out = set(excluded)
+    best: list[tuple[float, WeightAddress]] = []
+    for matrix in list_matrices(layers):
+        weight = matrix.weight
+        magnitude = weight.abs().flatten()
+        # So many more that the excluded ones cannot crowd out others.
+        top = magnitude.topk(min(count + len(left_out), magnitude.numel()))
+        width = weight.shape[1]
+        best += [
+            (value, address)
+            for value, place in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            if (address := _address(matrix, *divmod(place, width))) not in left_out
+        ]
+        best = sorted(best, key=lambda entry: -entry[0])[:count]
+    return tuple(address for _, address in best)
+
+
+def draw_placebos(
+    layers: Sequence[DecoderLayer], super_weights: Sequence[WeightAddress], kind: str, seed: str
+) -> tuple[WeightAddress, ...]:
+    """Draw one matched control for each super weight.
+
+    Args:
+        layers: The decoder layers.
+        super_weights: What is to be matched; never drawn themselves.
+        kind: `same-row` (another column), `same-column` (another row), `same-magnitude` (the weight that has
+            the same rank by magnitude in another layer's down-projection), or `random` (any decoder matrix).
+        seed: Decides the draw.
+
+    Returns:
+        As many addresses as there are super weights, all different where the matrices allow it.
+
+    Raises:
+        ValueError: If the kind is not one of these.
+    """
+    random = Random(seed)  # noqa: S311 - a reproducible draw, not a secret
+    taken = set(super_weights)
+    drawn = []
+    for target in super_weights:
+        # A draw can hit what is taken; in the smallest matrices nothing else may be left.
+        for _ in range(100):
+            address = _draw(layers, target, kind, random)
+            if address not in taken:
+                taken.add(address)
+                drawn.append(address)
+                break
+    return tuple(drawn)
+
+
+def count_weights(layers: Sequence[DecoderLayer]) -> int:
+    """Count the scalars of the decoder's matrices."""
+    return sum(matrix.weight.numel() for matrix in list_matrices(layers))
+
+
+def list_matrices(layers: Sequence[DecoderLayer]) -> tuple[Matrix, ...]:
+    """List the matrices of all layers, layer by layer."""
+    return tuple(matrix for layer in layers for matrix in layer.matrices)
+
+
+def _draw(layers: Sequence[DecoderLayer], target: WeightAddress, kind: str, random: Random) -> WeightAddress:
+    matrices = list_matrices(layers)
+    home = next(matrix for matrix in matrices if matrix.parameter == target.parameter)
+    height, width = home.weight.shape
+    match kind:
+        case "same-row":
+            return _address(home, target.row, random.randrange(width))
+        case "same-column":
+            return _address(home, random.randrange(height), target.column)
+        case "same-magnitude":
+            return _match_rank(layers, home, target, random)
+        case "random":
+            matrix = random.choices(matrices, weights=[one.weight.numel() for one in matrices])[0]
+            return _address(
+                matrix, random.randrange(matrix.weight.shape[0]), random.randrange(matrix.weight.shape[1])
+            )
+    raise ValueError(f"no such kind of placebo: {kind!r}")
+
+
+def _match_rank(
+    layers: Sequence[DecoderLayer], home: Matrix, target: WeightAddress, random: Random
+) -> WeightAddress:
+    rank = int((home.weight.abs() > home.weight[target.row, target.column].abs()).sum())
+    others = [
+        layer.down_projection
+        for layer in layers
+        if layer.down_projection is not None and layer.down_projection.parameter != target.parameter
+    ]
+    matrix = random.choice(others) if others else home
+    magnitude = matrix.weight.abs().flatten()
+    place = int(magnitude.topk(min(rank + 1, magnitude.numel())).indices[-1])
+    return _address(matrix, *divmod(place, matrix.weight.shape[1]))
+
+
+def _address(matrix: Matrix, row: int, column: int) -> WeightAddress:
+    return WeightAddress(parameter=matrix.parameter, row=row, column=column)
