@@ -1,0 +1,1 @@
+"""Measures a model in many arms at once: loss, agreement, stop words, multiple choice."""

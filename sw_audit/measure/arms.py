@@ -1,0 +1,88 @@
+"""Measures a checkpoint in a list of arms: the engine, its readers, and the facts that come out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from torch import Tensor
+
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.corpus.choices import ChoiceItem
+from sw_audit.corpus.windows import Windows
+from sw_audit.facts.arm import Arm
+from sw_audit.facts.measurement import Measurement
+from sw_audit.facts.progress import Progress, ignore_progress
+from sw_audit.measure.batches import ChoiceBatch, WindowBatch, batch_choices, batch_windows
+from sw_audit.measure.engine import run_arms
+from sw_audit.measure.readers import ChoiceReader, WindowReader
+
+
+def measure_arms(
+    checkpoint: Checkpoint,
+    arms: Sequence[Arm],
+    windows: Windows,
+    *,
+    protocol: str,
+    choices: Sequence[ChoiceItem] = (),
+    choice_arms: Collection[str] = (),
+    bos: int | None = None,
+    stop_words: Tensor | None = None,
+    progress: Progress = ignore_progress,
+) -> tuple[Measurement, ...]:
+    """Measure a model in every arm, in one pass over its weights.
+
+    Args:
+        checkpoint: The model; bit-identical afterwards.
+        arms: The conditions, the baseline first.
+        windows: The text.
+        protocol: Signature of the protocol, kept with every figure.
+        choices: Multiple-choice items.
+        choice_arms: Names of the arms, besides the baseline, in which items are answered.
+        bos: Id of the token that begins each item, or `None`.
+        stop_words: Ids of stop words, int64 [ids].
+        progress: Told after each layer and each batch of logits.
+
+    Returns:
+        One measurement per arm, in order.
+
+    Raises:
+        CorpusError: If an item does not suit the model.
+    """
+    batches: list[WindowBatch | ChoiceBatch] = [*batch_windows(windows, checkpoint.vocabulary)]
+    batches += batch_choices(
+        choices, checkpoint.tokenizer, bos, checkpoint.vocabulary, checkpoint.maximum_positions
+    )
+    reader = WindowReader(len(arms), len(windows.token_ids), stop_words)
+    chooser = ChoiceReader(len(arms), [item.answer for item in choices], [len(item.choices) for item in choices])
+
+    def read(batch: int, arm: int, logits: Tensor, baseline: Tensor) -> None:
+        found = batches[batch]
+        if isinstance(found, WindowBatch):
+            reader.read(found, arm, logits, baseline)
+        else:
+            chooser.read(found, arm, logits)
+
+    answers = [number == 0 or arm.name in choice_arms for number, arm in enumerate(arms)]
+    runs = run_arms(
+        checkpoint,
+        arms,
+        [batch.token_ids for batch in batches],
+        read,
+        watched=lambda number: isinstance(batches[number], WindowBatch),
+        wanted=lambda number, arm: isinstance(batches[number], WindowBatch) or answers[arm],
+        progress=progress,
+    )
+    return tuple(
+        Measurement(
+            model=checkpoint.identity.id,
+            arm=arm,
+            protocol=protocol,
+            loss=reader.loss(number),
+            agreement=reader.agreement(number),
+            stop_words=reader.stop_words(number),
+            choices=chooser.accuracy(number) if answers[number] else None,
+            peaks=run.peaks,
+            seconds=run.seconds,
+        )
+        for number, (arm, run) in enumerate(zip(arms, runs, strict=True))
+    )

@@ -1,0 +1,225 @@
+"""Runs all arms side by side, layer by layer, so that weights are read once however many arms there are."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sw_audit.checkpoint.matrices import DecoderLayer
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.facts.arm import Arm
+from sw_audit.facts.progress import Progress, ignore_progress
+from sw_audit.intervene.force import arm_in_force, touches
+
+
+class Reader(Protocol):
+    """Reads logits as they come: for each batch all arms, the baseline first."""
+
+    def __call__(self, batch: int, arm: int, logits: Tensor, baseline: Tensor) -> None:
+        """Take the logits, [sequences, tokens, vocabulary], of one batch in one arm and in the baseline."""
+
+
+@dataclass
+class ArmRun:
+    """What the engine itself notes about one arm.
+
+    Attributes:
+        peaks: Per decoder layer, the largest magnitude in its output over the watched batches, `None` where
+            an output is not finite.
+        seconds: Time spent.
+    """
+
+    peaks: list[float | None] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How the model called one of its layers: everything but the hidden states."""
+
+    positional: tuple[Any, ...]
+    named: dict[str, Any]
+    by_name: bool
+
+    def __call__(self, forward: Callable[..., Any], hidden: Tensor) -> Any:
+        if self.by_name:
+            return forward(*self.positional, hidden_states=hidden, **self.named)
+        return forward(hidden, *self.positional, **self.named)
+
+
+@torch.no_grad()
+def run_arms(
+    checkpoint: Checkpoint,
+    arms: Sequence[Arm],
+    batches: Sequence[Tensor],
+    reader: Reader,
+    *,
+    watched: Callable[[int], bool] = lambda _: True,
+    wanted: Callable[[int, int], bool] = lambda _, __: True,
+    progress: Progress = ignore_progress,
+) -> list[ArmRun]:
+    """Run every arm over every batch and hand the logits to a reader.
+
+    The model's own `forward` is used three times per batch: once with its layers replaced by recorders, which
+    gives the embedded tokens and how each layer is called; then each layer is called by hand, arm by arm, with
+    that arm in force; last, `forward` runs again with the layers replaced by the stored results, so that final
+    norm, head and any scaling of logits are the model's own. Until its first touched layer an arm shares the
+    baseline's hidden states.
+
+    Args:
+        checkpoint: The model.
+        arms: The conditions; the first must be the baseline (no acts).
+        batches: Token ids, int64 [sequences, tokens] each; within a batch all sequences have one length.
+        reader: Is given the logits.
+        watched: Which batches count for the peaks.
+        wanted: Which batches, the first argument, are run in which arm, the second; the baseline runs all.
+        progress: Told after each layer and each batch of logits.
+
+    Returns:
+        One entry per arm.
+    """
+    if arms[0].acts:
+        raise ValueError(f"the first arm must be the baseline, not {arms[0].name!r}")
+    layers = checkpoint.layers
+    steps = len(layers) + len(batches)
+    shapes = _learn_output_shapes(checkpoint, batches[0])
+    calls, embedded = _record_calls(checkpoint, batches, shapes)
+    runs = [ArmRun() for _ in arms]
+
+    def runs_in(batch: int, arm: int) -> bool:
+        return arm == 0 or wanted(batch, arm)
+
+    # [arm][batch] of [sequences, tokens, hidden]; a batch that an arm does not run stays as it came in.
+    hidden: list[list[Tensor]] = [embedded] * len(arms)
+
+    for depth, layer in enumerate(layers):
+        before = hidden[0]
+        for number, arm in enumerate(arms):
+            started = time.perf_counter()
+            shared = number > 0 and hidden[number] is before and not touches(arm, layer)
+            if shared:
+                hidden[number] = hidden[0]
+            else:
+                with arm_in_force(arm, layer):
+                    hidden[number] = [
+                        _first(calls[depth][batch](layer.module, states)) if runs_in(batch, number) else states
+                        for batch, states in enumerate(hidden[number])
+                    ]
+            runs[number].peaks.append(
+                runs[0].peaks[depth]
+                if shared
+                else _find_peak(states for batch, states in enumerate(hidden[number]) if watched(batch))
+            )
+            runs[number].seconds += time.perf_counter() - started
+        progress("measuring", depth + 1, steps)
+
+    for batch, token_ids in enumerate(batches):
+        baseline = None
+        for number in range(len(arms)):
+            if not runs_in(batch, number):
+                continue
+            started = time.perf_counter()
+            logits = _run_head(checkpoint, token_ids, hidden[number][batch], shapes)
+            baseline = logits if baseline is None else baseline
+            reader(batch, number, logits, baseline)
+            runs[number].seconds += time.perf_counter() - started
+        progress("measuring", len(layers) + batch + 1, steps)
+    return runs
+
+
+def _learn_output_shapes(checkpoint: Checkpoint, token_ids: Tensor) -> list[int | None]:
+    """Return, per layer, `None` where its output is a tensor, else the length of the tuple it returns."""
+    shapes: list[int | None] = [None] * len(checkpoint.layers)
+
+    def note(depth: int, _: object, __: object, output: Any) -> None:
+        shapes[depth] = None if isinstance(output, Tensor) else len(output)
+
+    handles = [
+        layer.module.register_forward_hook(partial(note, depth)) for depth, layer in enumerate(checkpoint.layers)
+    ]
+    try:
+        _call_model(checkpoint, token_ids[:1, :2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+def _record_calls(
+    checkpoint: Checkpoint, batches: Sequence[Tensor], shapes: list[int | None]
+) -> tuple[list[list[_Call]], list[Tensor]]:
+    """Return how each layer is called, [layer][batch], and what enters the first one, [batch]."""
+    calls: list[list[_Call]] = [[] for _ in checkpoint.layers]
+    embedded: list[Tensor] = []
+
+    def record(depth: int, *positional: Any, **named: Any) -> Any:
+        hidden, call = _split_call(positional, named)
+        calls[depth].append(call)
+        if depth == 0:
+            embedded.append(hidden)
+        return _like_layer(hidden, shapes[depth])
+
+    with _layers_replaced(checkpoint.layers, record):
+        for token_ids in batches:
+            _call_model(checkpoint, token_ids)
+    return calls, embedded
+
+
+def _run_head(checkpoint: Checkpoint, token_ids: Tensor, hidden: Tensor, shapes: list[int | None]) -> Tensor:
+    last = len(checkpoint.layers) - 1
+
+    def pass_on(depth: int, *positional: Any, **named: Any) -> Any:
+        states = hidden if depth == last else _split_call(positional, named)[0]
+        return _like_layer(states, shapes[depth])
+
+    with _layers_replaced(checkpoint.layers, pass_on):
+        logits: Tensor = _call_model(checkpoint, token_ids).logits
+    return logits
+
+
+@contextmanager
+def _layers_replaced(layers: Sequence[DecoderLayer], forward: Callable[..., Any]) -> Iterator[None]:
+    # Another library may have put a forward of its own on the module: it is put back as it was.
+    stored = [layer.module.__dict__.get("forward") for layer in layers]
+    try:
+        for depth, layer in enumerate(layers):
+            layer.module.forward = partial(forward, depth)
+        yield
+    finally:
+        for layer, previous in zip(layers, stored, strict=True):
+            layer.module.__dict__.pop("forward", None)
+            if previous is not None:
+                layer.module.forward = previous
+
+
+def _call_model(checkpoint: Checkpoint, token_ids: Tensor) -> Any:
+    device = next(checkpoint.model.parameters()).device
+    return checkpoint.model(input_ids=token_ids.to(device), use_cache=False)
+
+
+def _split_call(positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[Tensor, _Call]:
+    if positional:
+        return positional[0], _Call(positional[1:], named, by_name=False)
+    rest = dict(named)
+    return rest.pop("hidden_states"), _Call((), rest, by_name=True)
+
+
+def _find_peak(outputs: Iterable[Tensor]) -> float | None:
+    peaks = [float(states.abs().max()) for states in outputs]
+    return max(peaks, default=0.0) if all(math.isfinite(peak) for peak in peaks) else None
+
+
+def _first(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _like_layer(hidden: Tensor, shape: int | None) -> Any:
+    return hidden if shape is None else (hidden, *[None] * (shape - 1))

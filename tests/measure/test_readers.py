@@ -1,0 +1,115 @@
+"""The readers' sums, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sw_audit.measure.batches import ChoiceBatch, ScoredContinuation, WindowBatch
+from sw_audit.measure.readers import ChoiceReader, WindowReader
+
+
+def logits_of(*rows: tuple[float, ...]) -> torch.Tensor:
+    return torch.tensor([rows]).log()
+
+
+def test_nats_agreement_and_stop_words_by_hand() -> None:
+    # One window of three tokens: BOS, 0, 1; both tokens after BOS are scored.
+    batch = WindowBatch(first=0, token_ids=torch.tensor([[2, 0, 1]]), first_scored=torch.tensor([1]))
+    baseline = logits_of((0.5, 0.25, 0.25), (0.1, 0.8, 0.1), (0.2, 0.2, 0.6))
+    arm = logits_of((0.25, 0.5, 0.25), (0.2, 0.6, 0.2), (0.9, 0.05, 0.05))
+    reader = WindowReader(arms=2, windows=1, stop_words=torch.tensor([1]))
+    reader.read(batch, 0, baseline, baseline)
+    reader.read(batch, 1, arm, baseline)
+
+    assert reader.loss(0).tokens == (2,)
+    assert reader.loss(0).nats[0] == pytest.approx(-math.log(0.5) - math.log(0.8), rel=1e-6)
+    assert reader.loss(1).nats[0] == pytest.approx(-math.log(0.25) - math.log(0.6), rel=1e-6)
+    first = 0.5 * math.log(0.5 / 0.25) + 0.25 * math.log(0.25 / 0.5)
+    second = 0.1 * math.log(0.1 / 0.2) * 2 + 0.8 * math.log(0.8 / 0.6)
+    assert reader.agreement(1).divergence[0] == pytest.approx(first + second, rel=1e-5)
+    assert reader.agreement(1).same_top == (1,)
+    assert reader.agreement(0).top1 == 1.0
+    assert reader.agreement(0).mean_divergence == 0.0
+    mass = reader.stop_words(1)
+    assert mass is not None
+    assert mass.mass[0] == pytest.approx(0.5 + 0.6, rel=1e-6)
+
+
+def test_only_new_tokens_of_an_overlapping_window_are_scored() -> None:
+    batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1, 0]]), first_scored=torch.tensor([2]))
+    reader = WindowReader(arms=1, windows=1, stop_words=None)
+    logits = logits_of((0.5, 0.5), (0.125, 0.875), (0.5, 0.5))
+    reader.read(batch, 0, logits, logits)
+    assert reader.loss(0).tokens == (1,)
+    assert reader.loss(0).nats[0] == pytest.approx(math.log(8), rel=1e-6)
+    assert reader.stop_words(0) is None
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_non_finite_logit_makes_a_window_none_and_never_a_number(broken: float) -> None:
+    batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1]]), first_scored=torch.tensor([1]))
+    reader = WindowReader(arms=2, windows=1, stop_words=torch.tensor([0]))
+    good = torch.zeros(1, 2, 2)
+    bad = good.clone()
+    bad[0, 0, 0] = broken
+    reader.read(batch, 0, good, good)
+    reader.read(batch, 1, bad, good)
+    assert reader.loss(1).nats == (None,)
+    assert reader.loss(1).perplexity is None
+    assert reader.agreement(1).divergence == (None,)
+
+
+def test_an_impossible_token_in_the_baseline_adds_nothing_to_the_divergence() -> None:
+    batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1]]), first_scored=torch.tensor([1]))
+    reader = WindowReader(arms=2, windows=1, stop_words=None)
+    baseline = torch.tensor([[[0.0, -math.inf], [0.0, 0.0]]])
+    arm = torch.zeros(1, 2, 2)
+    reader.read(batch, 0, baseline, baseline)
+    reader.read(batch, 1, arm, baseline)
+    assert reader.agreement(1).divergence[0] == pytest.approx(math.log(2), rel=1e-6)
+
+
+def choice_batch() -> ChoiceBatch:
+    # Item 0 has the one-token choices 0 and 1; item 1 the two-token choices (0, 1) and (1, 1).
+    return ChoiceBatch(
+        token_ids=torch.tensor([[2, 2], [2, 0], [2, 1]]),
+        continuations=(
+            ScoredContinuation(0, 0, 0, (1,), (0,)),
+            ScoredContinuation(0, 1, 0, (1,), (1,)),
+            ScoredContinuation(1, 0, 1, (0, 1), (0, 1)),
+            ScoredContinuation(1, 1, 2, (0, 1), (1, 1)),
+        ),
+    )
+
+
+def test_choices_are_scored_by_the_sum_over_their_tokens() -> None:
+    logits = torch.tensor(
+        [
+            [[0.5, 0.5], [0.9, 0.1]],
+            [[0.4, 0.6], [0.1, 0.9]],  # 0.4 * 0.9 = 0.36
+            [[0.4, 0.6], [0.5, 0.5]],  # 0.6 * 0.5 = 0.30
+        ]
+    ).log()
+    reader = ChoiceReader(arms=1, answers=[0, 0], choices=[2, 2])
+    reader.read(choice_batch(), 0, logits)
+    accuracy = reader.accuracy(0)
+    assert accuracy is not None
+    assert accuracy.correct == (True, True)
+    assert accuracy.chance == 0.5
+
+
+def test_a_tie_is_no_answer_and_neither_is_nan() -> None:
+    reader = ChoiceReader(arms=2, answers=[0, 0], choices=[2, 2])
+    reader.read(choice_batch(), 0, torch.zeros(3, 2, 2))
+    reader.read(choice_batch(), 1, torch.full((3, 2, 2), math.nan))
+    for arm in (0, 1):
+        accuracy = reader.accuracy(arm)
+        assert accuracy is not None
+        assert accuracy.correct == (False, False)
+
+
+def test_without_items_there_is_no_accuracy() -> None:
+    assert ChoiceReader(arms=1, answers=[], choices=[]).accuracy(0) is None
