@@ -1,0 +1,212 @@
+"""The whole story on one page: from a policy to a record."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sw_audit import __version__
+from sw_audit.facts.identity import Tool
+from sw_audit.facts.location import Location, Outcome, PromptTrace
+from sw_audit.facts.policy import Policy
+from sw_audit.facts.progress import Progress, ignore_progress
+from sw_audit.facts.record import Evidence, ModelFailure, Record
+from sw_audit.facts.verdict import Verdict
+from sw_audit.judge.bench import judge_evidence, list_checks
+from sw_audit.plan import CHOICE_ARMS, Needs, Roles, plan_arms, plan_needs
+from sw_audit.record.environment import describe_environment
+
+__all__ = [
+    "audit_models",
+    "compose_record",
+    "judge_evidence",
+    "list_checks",
+    "locate_model",
+    "measure_model",
+    "open_model",
+    "preflight",
+]
+
+if TYPE_CHECKING:
+    from sw_audit.checkpoint.opening import Checkpoint
+    from sw_audit.corpus.windows import Windows
+
+PROMPT_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
+"""Tokens of the corpus in the built-in prompts for `super-activation-persists`."""
+
+
+def preflight(policy: Policy) -> None:
+    """Complain about what can be known before anything heavy is loaded.
+
+    Raises:
+        InputError: A model, a text or an item file that cannot be used, as far as files and headers tell.
+    """
+    from sw_audit.checkpoint.inspection import inspect_checkpoint
+    from sw_audit.corpus.choices import read_choices
+    from sw_audit.corpus.text import check_corpus
+
+    for model in policy.models:
+        inspect_checkpoint(model)
+    check_corpus(policy.corpus)
+    read_choices(policy.corpus)
+
+
+def open_model(model_id: str, policy: Policy) -> Checkpoint:
+    """Open one of the policy's models.
+
+    Raises:
+        KeyError: If the policy has no such model.
+        CheckpointError: If it cannot be used.
+    """
+    from sw_audit.checkpoint.opening import open_checkpoint
+
+    return open_checkpoint(policy.find_model(model_id))
+
+
+def locate_model(checkpoint: Checkpoint) -> Location:
+    """Locate the super weights of an open model; see `locate_super_weights`."""
+    from sw_audit.locate.locator import locate_super_weights
+
+    return locate_super_weights(checkpoint)
+
+
+def measure_model(
+    model_id: str,
+    policy: Policy,
+    checks: Collection[str],
+    progress: Progress = ignore_progress,
+    checkpoint: Checkpoint | None = None,
+) -> Evidence:
+    """Find and measure everything that the selected checks need to know about one model.
+
+    Args:
+        model_id: Id of one of the policy's models.
+        policy: The policy.
+        checks: Ids of the selected checks.
+        progress: Told where the work stands.
+        checkpoint: The model, if it is open already.
+
+    Raises:
+        KeyError: If the policy has no such model.
+        InputError: If the model or the text cannot be used.
+    """
+    from sw_audit.corpus.choices import read_choices
+    from sw_audit.corpus.protocol import describe_protocol
+    from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
+    from sw_audit.corpus.text import read_corpus
+    from sw_audit.corpus.windows import window_corpus
+    from sw_audit.locate.controls import count_weights
+    from sw_audit.measure.arms import measure_arms
+
+    started = time.perf_counter()
+    text = read_corpus(policy.corpus)
+    progress("opening", 0, 1)
+    checkpoint = checkpoint or open_model(model_id, policy)
+    tokenizer = checkpoint.tokenizer
+    windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions)
+    protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
+    progress("locating", 0, 1)
+    location = locate_model(checkpoint)
+    weights = count_weights(checkpoint.layers)
+    needs = plan_needs(policy, checks, weights)
+    arms = plan_arms(policy, checks, _cast_roles(checkpoint, location, needs, policy.seed))
+    measurements = measure_arms(
+        checkpoint,
+        arms,
+        windows,
+        protocol=protocol.signature,
+        choices=(read_choices(policy.corpus) if needs.choices else None) or (),
+        choice_arms=CHOICE_ARMS,
+        bos=tokenizer.bos_token_id,
+        stop_words=stop_word_ids(list_stop_words(policy.corpus), tokenizer),
+        progress=progress,
+    )
+    return Evidence(
+        model=checkpoint.identity,
+        protocol=protocol,
+        location=location,
+        persistence=_follow(checkpoint, location, windows, policy) if needs.persistence else (),
+        measurements=measurements,
+        decoder_weights=weights,
+        notes=_list_notes(checkpoint, policy),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def compose_record(
+    evidence: Sequence[Evidence],
+    verdicts: Sequence[Verdict],
+    failures: Sequence[ModelFailure],
+    policy: Policy,
+) -> Record:
+    """Put everything about one audit into one document."""
+    return Record.from_evidence(
+        evidence,
+        verdicts,
+        failures,
+        tool=Tool(version=__version__),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=describe_environment(threads=os.cpu_count() or 1),
+        policy=policy,
+    )
+
+
+def audit_models(
+    policy: Policy, checks: Collection[str] | None = None, progress: Progress = ignore_progress
+) -> Record:
+    """Audit every model of a policy, one after the other, and return the record.
+
+    This is the library's way in; the command line and the pytest plugin measure and judge by the same parts.
+
+    Raises:
+        InputError: If a model or the text cannot be used.
+    """
+    preflight(policy)
+    selected = [check.id for check in list_checks(policy) if checks is None or check.id in checks]
+    evidence = [measure_model(model.id, policy, selected, progress) for model in policy.models]
+    verdicts = [verdict for found in evidence for verdict in judge_evidence(found, policy, selected)]
+    return compose_record(evidence, verdicts, (), policy)
+
+
+def _cast_roles(checkpoint: Checkpoint, location: Location, needs: Needs, seed: int) -> Roles:
+    from sw_audit.locate.controls import draw_placebos, find_largest_weights
+
+    found = location.addresses
+    others = find_largest_weights(checkpoint.layers, needs.other_outliers, found)
+    placebos = {
+        name: draw_placebos(checkpoint.layers, found, kind, seed=f"{seed}/{name}")
+        for name, kind in needs.placebos.items()
+    }
+    return Roles(super_weights=found, other_outliers=others, placebos=placebos)
+
+
+def _follow(
+    checkpoint: Checkpoint, location: Location, windows: Windows, policy: Policy
+) -> tuple[PromptTrace, ...]:
+    from sw_audit.locate.locator import encode_prompt
+    from sw_audit.locate.persistence import trace_prompts
+
+    if location.outcome is not Outcome.LOCATED:
+        return ()
+    channels = [activation.channel for activation in location.super_activations]
+    prompts: list[tuple[str, list[int]]] = [(location.prompt, list(location.token_ids))]
+    if policy.prompts is not None:
+        prompts = [(text, encode_prompt(checkpoint.tokenizer, text)[0]) for text in policy.prompts]
+    else:
+        for number, length in enumerate(PROMPT_LENGTHS):
+            row = windows.token_ids[number * len(windows.token_ids) // len(PROMPT_LENGTHS)].tolist()
+            token_ids = row[: length + location.bos]
+            prompts.append((checkpoint.tokenizer.decode(token_ids, skip_special_tokens=True), token_ids))
+    return trace_prompts(checkpoint, channels, prompts)
+
+
+def _list_notes(checkpoint: Checkpoint, policy: Policy) -> tuple[str, ...]:
+    if policy.corpus.source == "specimen" and checkpoint.vocabulary > 1000:
+        return (
+            "Measured on the specimen's text, in a small invented English: ratios hold, but name a text that "
+            "the model was made for (corpus source) before quoting a perplexity.",
+        )
+    return ()
