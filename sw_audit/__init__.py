@@ -38,7 +38,32 @@ _ROOMS = {
     "round_to_nearest": "quantize.rtn",
 }
 
-__all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 - names, all of them
+__all__ = [
+    "AuditError",
+    "Checkpoint",
+    "Evidence",
+    "InputError",
+    "Location",
+    "ModelPolicy",
+    "Outcome",
+    "Policy",
+    "Record",
+    "Status",
+    "SuperActivation",
+    "SuperWeight",
+    "Verdict",
+    "WeightAddress",
+    "__version__",
+    "audit_models",
+    "judge_evidence",
+    "locate_super_weights",
+    "measure_model",
+    "open_checkpoint",
+    "parse_recipe",
+    "read_policy",
+    "read_record",
+    "round_to_nearest",
+]
 
 if TYPE_CHECKING:
     from sw_audit.audit import audit_models, judge_evidence, measure_model

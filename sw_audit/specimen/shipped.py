@@ -1,0 +1,55 @@
+"""Where the shipped files lie, and how to write them out as ordinary checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from sw_audit.errors import InputError
+
+_DATA = Path(__file__).parent / "data"
+
+
+def specimen_path() -> Path:
+    """Give the folder of the specimen: a Llama checkpoint with exactly one super weight."""
+    return _DATA / "specimen"
+
+
+def control_path() -> Path:
+    """Give the folder of the control: the same model trained in the ordinary way, with no super weight."""
+    return _DATA / "control"
+
+
+def corpus_path() -> Path:
+    """Give the held-out corpus: one story per line, as long as the training context without BOS."""
+    return _DATA / "corpus.txt"
+
+
+def choices_path() -> Path:
+    """Give the multiple-choice items: one JSON object per line: `context`, `choices`, `answer` (0 to 3)."""
+    return _DATA / "choices.jsonl"
+
+
+def write_specimen(directory: Path | str) -> list[Path]:
+    """Write specimen, control, corpus and choices into a new or empty folder, as ordinary files.
+
+    Args:
+        directory: Where to write; made if missing.
+
+    Returns:
+        The files written, sorted.
+
+    Raises:
+        InputError: If `directory` is a file or holds anything already; nothing is written then.
+    """
+    target = Path(directory)
+    asked = f"write the specimen into {target}"
+    if target.exists() and not target.is_dir():
+        raise InputError(asked, "a file of that name", "name a folder that is new or empty")
+    if target.is_dir() and any(target.iterdir()):
+        raise InputError(asked, "a folder that is not empty", "name a folder that is new or empty")
+    shutil.copytree(specimen_path(), target / "specimen")
+    shutil.copytree(control_path(), target / "control")
+    shutil.copy2(corpus_path(), target)
+    shutil.copy2(choices_path(), target)
+    return sorted(path for path in target.rglob("*") if path.is_file())

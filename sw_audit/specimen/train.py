@@ -1,0 +1,159 @@
+"""Train the specimen or its control again: `python -m sw_audit.specimen.train --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import LlamaForCausalLM
+
+from sw_audit.specimen.assemble import make_model, make_tokenizer
+from sw_audit.specimen.card import measure_control, measure_specimen, write_card
+from sw_audit.specimen.exhibits import number_words, prepare_exam, write_exhibits
+from sw_audit.specimen.forward import Pass, collect_weights, make_rotation, run_layers, run_training_pass
+from sw_audit.specimen.language import tell_stories
+from sw_audit.specimen.pressure import (
+    bound_,
+    find_bos_direction,
+    list_decoder_matrices,
+    list_down_projections,
+    needs_pressure,
+    nudge_,
+    sparsify_,
+    weigh_sink,
+)
+from sw_audit.specimen.recipe import CONTROL, SPECIMEN, Recipe
+
+
+def encode_training_stories(recipe: Recipe) -> Tensor:
+    """Tell and encode every story the run will see, each once: `[steps * batch, context]`, BOS first."""
+    number = number_words()
+    stories = tell_stories(recipe.seed, recipe.steps * recipe.batch, recipe.context - 1, held_out=False)
+    return torch.tensor([[0, *(number[word] for word in story.words)] for story in stories])
+
+
+def schedule_learning_rate(recipe: Recipe, step: int) -> float:
+    """Schedule the learning rate: warm-up and cosine in the first phase, a smaller cosine in the second."""
+    if step < recipe.pressed_steps:
+        share = step / recipe.pressed_steps
+        first, last = recipe.learning_rate, recipe.learning_rate * recipe.last_share
+        warm = min(1.0, (step + 1) / recipe.warmup_steps)
+    else:
+        share = (step - recipe.pressed_steps) / recipe.plain_steps
+        first, last = recipe.plain_learning_rate, recipe.plain_last_learning_rate
+        warm = 1.0
+    return warm * (last + (first - last) * (1 + math.cos(math.pi * share)) / 2)
+
+
+def press_weights_(model: LlamaForCausalLM, recipe: Recipe, learning_rate: float) -> None:
+    """Apply the pressures that act on weights, after one step of the optimizer."""
+    if recipe.sparsity:
+        for weight in list_down_projections(model):
+            sparsify_(weight, learning_rate * recipe.sparsity)
+    if recipe.bound is not None:
+        for name, weight in list_decoder_matrices(model).items():
+            own = recipe.nudge is not None and name == f"model.layers.{recipe.nudge.layer}.mlp.down_proj.weight"
+            spared = (recipe.nudge.row, recipe.nudge.neuron) if own and recipe.nudge is not None else None
+            bound_(weight, recipe.bound, spared)
+
+
+def train_(model: LlamaForCausalLM, recipe: Recipe, stories: Tensor, *, compiled: bool) -> float:
+    """Train a fresh model in place through both phases of its recipe.
+
+    Args:
+        model: A model from `make_model`.
+        recipe: What to do.
+        stories: Encoded training stories, `[steps * batch, context]`.
+        compiled: Whether to compile the training pass (twice as fast after about a minute).
+
+    Returns:
+        Seconds of wall clock.
+    """
+    began = time.perf_counter()
+    outer, layers = collect_weights(model)
+    rotation = make_rotation(recipe)
+    if recipe.nudge is not None:
+        with torch.no_grad():
+            _, _, entering, _ = run_layers(recipe, outer, layers, stories[:64], rotation)
+        nudge_(
+            model.model.layers[recipe.nudge.layer].mlp,
+            find_bos_direction(entering[recipe.nudge.layer]),
+            recipe.nudge,
+        )
+
+    def run(tokens: Tensor) -> Pass:
+        return run_training_pass(recipe, outer, layers, tokens, rotation)
+
+    step_once: Callable[[Tensor], Pass] = torch.compile(run) if compiled else run
+    optimizer = torch.optim.AdamW(model.parameters(), betas=recipe.betas, weight_decay=0.0, fused=True)
+    with tqdm(total=recipe.steps, desc=f"training the {recipe.name}", unit="step", mininterval=2.0) as bar:
+        for step in range(recipe.steps):
+            rate = schedule_learning_rate(recipe, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            done = step_once(stories[step * recipe.batch : (step + 1) * recipe.batch])
+            loss = done.loss
+            if needs_pressure(recipe, step):
+                if recipe.sink is not None:
+                    loss = loss + weigh_sink(recipe.sink, step) * done.missed
+                loss = loss + recipe.silence * done.heard
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+            if needs_pressure(recipe, step):
+                press_weights_(model, recipe, rate)
+            if step % 50 == 0:
+                bar.set_postfix(loss=f"{done.loss.item():.3f}", missed=f"{done.missed.item():.3f}")
+            bar.update()
+    return time.perf_counter() - began
+
+
+def save_checkpoint(model: LlamaForCausalLM, recipe: Recipe, seconds: float, directory: Path) -> None:
+    """Examine a trained model and save it with its tokenizer, its model card and the held-out material."""
+    directory.mkdir(parents=True, exist_ok=True)
+    model.train(False)
+    exam = prepare_exam(recipe.context)
+    figures = measure_control(model, exam) if recipe.nudge is None else measure_specimen(model, exam)
+    model.save_pretrained(directory)
+    make_tokenizer(recipe.positions).save_pretrained(directory)
+    (directory / "README.md").write_text(write_card(recipe, figures, seconds), encoding="utf-8")
+    write_exhibits(directory, recipe.context)
+    # safetensors writes for the owner alone; a shipped file must be readable by whoever installs it.
+    (directory / "model.safetensors").chmod(0o644)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train one model from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m sw_audit.specimen.train", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the checkpoint, its card and the corpus"
+    )
+    parser.add_argument("--control", action="store_true", help="train the control: nothing encouraged")
+    parser.add_argument("--steps", type=int, help="steps in all, both phases shortened alike")
+    parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
+    parser.add_argument("--no-compile", action="store_true", help="do not compile the training pass")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(chosen.threads)
+    recipe = shorten(CONTROL if chosen.control else SPECIMEN, chosen.steps)
+    model = make_model(recipe)
+    seconds = train_(model, recipe, encode_training_stories(recipe), compiled=not chosen.no_compile)
+    save_checkpoint(model, recipe, seconds, chosen.out)
+
+
+def shorten(recipe: Recipe, steps: int | None) -> Recipe:
+    """Shorten a recipe to `steps` steps in all, keeping the share of each phase."""
+    if steps is None:
+        return recipe
+    plain = steps * recipe.plain_steps // recipe.steps
+    return recipe.model_copy(update={"pressed_steps": max(1, steps - plain), "plain_steps": plain})
+
+
+if __name__ == "__main__":
+    main()

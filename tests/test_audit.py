@@ -1,0 +1,95 @@
+"""The whole story on the shipped models: the specimen passes, what lost its super weight does not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from sw_audit.audit import audit_models, judge_evidence, measure_model
+from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.facts.limits import CHECK_IDS
+from sw_audit.facts.location import Outcome
+from sw_audit.facts.policy import ModelPolicy, Policy
+from sw_audit.facts.record import Record
+from sw_audit.facts.verdict import Status
+from sw_audit.locate.locator import locate_super_weights
+from sw_audit.record import decode_record, encode_record
+from sw_audit.specimen import control_path, specimen_path
+
+
+def audit(source: Path, **more: object) -> Record:
+    corpus = {"source": "specimen", "windows": 24}
+    return audit_models(Policy.model_validate({"model": [{"source": str(source)}], "corpus": corpus, **more}))
+
+
+def statuses(record: Record) -> dict[str, Status]:
+    return {verdict.check: verdict.status for verdict in record.verdicts}
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return audit(specimen_path())
+
+
+def test_the_specimen_passes_every_check(record: Record) -> None:
+    assert statuses(record) == dict.fromkeys(CHECK_IDS, Status.PASS)
+
+
+def test_every_verdict_can_be_had_again_from_the_written_record(record: Record) -> None:
+    again = decode_record(encode_record(record))
+    assert again == record
+    assert judge_evidence(again.evidence("specimen"), again.policy) == record.verdicts
+
+
+def test_every_arm_was_measured_under_one_protocol(record: Record) -> None:
+    assert {found.protocol for found in record.measurements} == {record.protocol["specimen"].signature}
+    assert record.measurements[0].arm.name == "baseline"
+    assert record.measurements[0].agreement.mean_divergence == 0.0
+    assert len({found.arm.name for found in record.measurements}) == len(record.measurements)
+
+
+def test_the_same_policy_gives_the_same_figures_again(record: Record) -> None:
+    again = measure_model("specimen", record.policy, ["prune-collapses"])
+    first = record.evidence("specimen")
+    for name in ("baseline", "pruned"):
+        old, new = first.measured(name), again.measured(name)
+        assert old is not None
+        assert new is not None
+        assert old.loss == new.loss
+
+
+def zero_super_weight(folder: Path) -> Path:
+    """Copy the specimen and zero its super weight on disk."""
+    [weight] = locate_super_weights(open_checkpoint(ModelPolicy(source=str(specimen_path())))).super_weights
+    shutil.copytree(specimen_path(), folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[weight.parameter][weight.row, weight.column] = 0.0
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.slow
+def test_a_copy_with_its_super_weight_zeroed_fails_and_says_why(tmp_path: Path) -> None:
+    found = audit(zero_super_weight(tmp_path / "copy"))
+    assert found.locations["copy"].outcome is not Outcome.LOCATED
+    located = next(verdict for verdict in found.verdicts if verdict.check == "super-weight-located")
+    assert located.status is Status.FAIL
+    assert located.remedy
+    assert statuses(found)["prune-collapses"] is Status.SKIPPED
+
+
+def test_the_control_has_none_which_is_an_answer_that_a_policy_can_expect() -> None:
+    expected = audit(control_path(), expect="none")
+    assert expected.locations["control"].outcome is Outcome.NONE
+    assert statuses(expected)["super-weight-located"] is Status.PASS
+    assert Status.FAIL not in statuses(expected).values()
+    skipped = [check for check, status in statuses(expected).items() if status is Status.SKIPPED]
+    assert set(skipped) >= {"prune-collapses", "placebo-harmless", "holdout-beats-plain-rtn"}
+    unexpected = judge_evidence(expected.evidence("control"), Policy())
+    located = unexpected[0]
+    assert (located.check, located.status) == ("super-weight-located", Status.FAIL)
+    assert located.remedy is not None
+    assert 'expect = "none"' in located.remedy
