@@ -1,0 +1,1 @@
+"""Renders the record of an audit for people."""

@@ -1,0 +1,214 @@
+"""The vocabulary of the page: frozen values that a template can lay out without knowing what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sw_audit.facts.verdict import Status
+
+_WORDS = {
+    Status.PASS: "Pass",
+    Status.FAIL: "Fail",
+    Status.INCONCLUSIVE: "Inconclusive",
+    Status.SKIPPED: "Skipped",
+}
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A status, told by word, sign and colour.
+
+    Attributes:
+        status: `pass`, `fail`, `inconclusive` or `skipped`: the name of its sign and colour.
+        word: The word beside the sign.
+    """
+
+    status: str
+    word: str
+
+    @classmethod
+    def of(cls, status: Status) -> Badge:
+        """Return the badge of a status."""
+        return cls(status.value, _WORDS[status])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A piece of text.
+
+    Attributes:
+        text: What it says.
+        code: Whether it is set as code.
+        href: Anchor on this page that it leads to.
+        badge: Shown in place of the text; before it in a link.
+    """
+
+    text: str
+    code: bool = False
+    href: str | None = None
+    badge: Badge | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column; figures are set flush right."""
+
+    title: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; the first cell of each row is its head."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term and what it stands for."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One chart in one layout.
+
+    Attributes:
+        layout: `wide` or `narrow`: which screens see it.
+        markup: The SVG element.
+    """
+
+    layout: str
+    markup: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its caption and the figures behind it.
+
+    Attributes:
+        id: Anchor.
+        title: What it shows.
+        caption: What to see in it.
+        drawings: The chart, once per layout; none if it does not apply.
+        table: The figures behind it.
+    """
+
+    id: str
+    title: str
+    caption: str
+    drawings: tuple[Drawing, ...] = ()
+    table: Table | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One check on one model.
+
+    Attributes:
+        id: Anchor.
+        check: Id of the check.
+        title: What it claims.
+        badge: The verdict.
+        meaning: What it means for somebody who ships the model.
+        terms: What was measured, the limit, the protocol.
+        because: The reason.
+        remedy: What to do, if anything.
+        findings: The single figures.
+        coordinates: The scalars it is about.
+        command: How to reproduce it.
+    """
+
+    id: str
+    check: str
+    title: str
+    badge: Badge
+    meaning: str
+    terms: tuple[Term, ...]
+    because: tuple[Cell, ...]
+    remedy: tuple[Cell, ...]
+    findings: Table | None
+    coordinates: tuple[str, ...]
+    command: str
+
+
+@dataclass(frozen=True)
+class Banner:
+    """A verdict that one reads in five seconds.
+
+    Attributes:
+        badge: The verdict.
+        sentence: What was found.
+        tally: How many checks ended how.
+        pointers: Links to what did not pass.
+    """
+
+    badge: Badge
+    sentence: tuple[Cell, ...]
+    tally: tuple[Badge, ...]
+    pointers: tuple[Cell, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """Everything about one model."""
+
+    id: str
+    name: str
+    banner: Banner
+    outcome: tuple[Cell, ...]
+    super_weights: Table | None
+    super_activations: Table | None
+    candidates: Table | None
+    candidates_summary: str
+    prompts: Table | None
+    figures: tuple[Figure, ...]
+    checks: Table
+    cards: tuple[Card, ...]
+    identity: tuple[Term, ...]
+    files: Table
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The whole report."""
+
+    title: str
+    heading: str
+    banner: Banner
+    overview: Table | None
+    models: tuple[ModelView, ...]
+    failures: tuple[Term, ...]
+    made: tuple[Term, ...]
+    packages: Table
+    policy: str
+    render_command: str
+    policy_command: str
+
+
+def split_code(text: str) -> tuple[Cell, ...]:
+    """Make a sentence of a message: what stands between backticks is code, a full stop ends it."""
+    plain = text.strip()
+    if not plain:
+        return ()
+    ended = plain if plain.endswith((".", "!", "?", ":")) else f"{plain}."
+    pieces = f"{ended[0].upper()}{ended[1:]}".split("`")
+    return tuple(Cell(piece, code=bool(place % 2)) for place, piece in enumerate(pieces) if piece)
+
+
+def text_row(*cells: str | Cell) -> tuple[Cell, ...]:
+    """Make a row, taking plain text as it is."""
+    return tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
+
+
+def make_table(caption: str, titles: Iterable[str], rows: Iterable[tuple[Cell, ...]]) -> Table:
+    """Make a table; a title that begins with `#` heads a column of figures."""
+    columns = tuple(Column(title.removeprefix("#"), title.startswith("#")) for title in titles)
+    return Table(caption, columns, tuple(rows))

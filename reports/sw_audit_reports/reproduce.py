@@ -1,0 +1,108 @@
+"""How to do it again: the command for one check, and the policy as a file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+
+from sw_audit.facts.policy import ModelPolicy, Policy
+
+POLICY_FILE = "audit.swaudit.toml"
+_DEFAULTS: dict[str, object] = {
+    "dtype": "auto",
+    "device": "cpu",
+    "expect": Policy().expect,
+    "corpus": Policy().corpus.source,
+    "windows": Policy().corpus.windows,
+    "inconclusive": Policy().inconclusive,
+    "seed": Policy().seed,
+}
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def write_command(source: str, check: str, policy: Policy, model_id: str) -> str:
+    """Write the command that repeats one check on one model.
+
+    Where the policy says more than the command line can, the command names the policy file instead, whose
+    text the report holds.
+
+    Args:
+        source: Path or hub id of the model, as the user gave it.
+        check: Id of the check.
+        policy: The policy of the audit.
+        model_id: Id of the model in that policy.
+    """
+    if says_more_than_options(policy):
+        return shlex.join(["sw-audit", "audit", POLICY_FILE, "--check", check])
+    asked = next((model for model in policy.models if model.id == model_id), ModelPolicy(source=source))
+    said: dict[str, object] = {
+        "dtype": asked.dtype,
+        "device": asked.device,
+        "expect": policy.expectation(asked),
+        "corpus": policy.corpus.source,
+        "windows": policy.corpus.windows,
+        "inconclusive": policy.inconclusive,
+        "seed": policy.seed,
+    }
+    options = [word for key, value in said.items() if value != _DEFAULTS[key] for word in (f"--{key}", str(value))]
+    usual = ModelPolicy(source=source).id
+    target = source if model_id == usual else f"{model_id}={source}"
+    return shlex.join(["sw-audit", "audit", target, "--check", check, *options])
+
+
+def says_more_than_options(policy: Policy) -> bool:
+    """Say whether the policy holds anything that the options of the command line cannot express."""
+    corpus = policy.corpus.model_copy(
+        update={"source": _DEFAULTS["corpus"], "windows": _DEFAULTS["windows"]},
+    )
+    changes = {
+        "models": (),
+        "corpus": corpus,
+        **{key: _DEFAULTS[key] for key in ("expect", "inconclusive", "seed")},
+    }
+    hidden = any(model.revision or model.trust_remote_code or model.allow_pickle for model in policy.models)
+    return hidden or policy.model_copy(update=changes) != Policy()
+
+
+def write_policy(policy: Policy) -> str:
+    """Write a policy as a TOML file that reads back as the same policy."""
+    content = policy.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return "\n".join(_write_table(content, ())).strip() + "\n"
+
+
+def _write_table(content: dict[str, object], path: tuple[str, ...]) -> Iterator[str]:
+    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
+    arrays = {key: value for key, value in content.items() if _is_table_array(value)}
+    plain = {key: value for key, value in content.items() if key not in tables and key not in arrays}
+    for key, value in plain.items():
+        yield f"{_write_key(key)} = {_write_value(value)}"
+    for key, table in tables.items():
+        inner = (*path, key)
+        # A table of tables needs no head of its own unless it is empty.
+        if not table or not all(isinstance(value, dict) for value in table.values()):
+            yield from ("", f"[{'.'.join(map(_write_key, inner))}]")
+        yield from _write_table(table, inner)
+    for key, entries in arrays.items():
+        for entry in entries if isinstance(entries, list) else ():
+            inner = (*path, key)
+            yield from ("", f"[[{'.'.join(map(_write_key, inner))}]]")
+            yield from _write_table(entry, inner)
+
+
+def _is_table_array(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
+
+
+def _write_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else _write_value(key)
+
+
+def _write_value(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_write_value, value))}]"
+    if isinstance(value, float):
+        return repr(value)
+    # JSON's strings are TOML's basic strings, but for one control character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,75 @@
+"""From a Vega-Lite chart to an SVG element that can stand in a page: no links, no styles, its own ids."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import vl_convert
+
+_SVG = "{http://www.w3.org/2000/svg}"
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_FURNITURE = ("axis", "legend", "title")
+# What Vega writes for itself, and what only makes sense in a drawing that is a document of its own.
+_DROPPED = ("aria-", "role", "class", "style", "pointer-events", "version", "{http://www.w3.org/1999/xlink}")
+
+
+def draw_vector(spec: dict[str, object], *, id: str, title: str, description: str) -> str:  # noqa: A002
+    """Draw a Vega-Lite chart as one inline SVG element.
+
+    The element is an image to assistive software, named by its title and description. Marks keep the
+    tooltips that Vega wrote for them as labels.
+
+    Args:
+        spec: The chart, as `altair.Chart.to_dict()` gives it.
+        id: Prefix of every id in the element, unique on the page.
+        title: What the chart shows.
+        description: What one sees in it.
+    """
+    drawn = vl_convert.vegalite_to_svg(spec)
+    root = ElementTree.fromstring(drawn)  # noqa: S314 - the text was drawn here, a line above
+    _clean_(root)
+    _prefix_ids_(root, id)
+    name = ElementTree.Element("title", {"id": f"{id}-title"})
+    name.text = title
+    words = ElementTree.Element("desc", {"id": f"{id}-description"})
+    words.text = description
+    root[:0] = [name, words]
+    root.attrib.update({"role": "img", "aria-labelledby": f"{id}-title", "aria-describedby": f"{id}-description"})
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _clean_(element: ElementTree.Element) -> None:
+    """Drop namespaces, labels and empty groups; turn a mark's label into a tooltip."""
+    element.tag = element.tag.removeprefix(_SVG)
+    label = None if element.get("aria-roledescription") in _FURNITURE else element.get("aria-label")
+    kept = {key: _round(value) for key, value in element.attrib.items() if not key.startswith(_DROPPED)}
+    element.attrib.clear()
+    element.attrib.update(kept)
+    for child in list(element):
+        _clean_(child)
+        if _is_empty(child):
+            element.remove(child)
+    if label:
+        tooltip = ElementTree.Element("title")
+        tooltip.text = label
+        element.insert(0, tooltip)
+
+
+def _is_empty(element: ElementTree.Element) -> bool:
+    invisible = element.get("display") == "none"
+    return invisible or (element.tag == "g" and len(element) == 0) or element.get("d") in ("", "M0,0h0v0h0Z")
+
+
+def _round(value: str) -> str:
+    return _NUMBER.sub(lambda found: f"{float(found[0]):.2f}", value)
+
+
+def _prefix_ids_(root: ElementTree.Element, prefix: str) -> None:
+    ids = {element.attrib["id"] for element in root.iter() if "id" in element.attrib}
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.set(key, f"{prefix}-{value}")
+            elif (reference := re.fullmatch(r"url\(#(.+)\)", value)) and reference[1] in ids:
+                element.set(key, f"url(#{prefix}-{reference[1]})")

@@ -1,0 +1,187 @@
+"""From a record to the page: everything is worded here, so that the template only lays out."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import datetime
+
+from sw_audit.facts.identity import ModelIdentity
+from sw_audit.facts.policy import ModelPolicy
+from sw_audit.facts.record import Evidence, Record
+from sw_audit_reports import tables
+from sw_audit_reports.cards import build_cards, summarize_cards
+from sw_audit_reports.figures import build_figures
+from sw_audit_reports.page import (
+    Badge,
+    Banner,
+    Cell,
+    ModelView,
+    Page,
+    Table,
+    Term,
+    make_table,
+    split_code,
+    text_row,
+)
+from sw_audit_reports.reproduce import POLICY_FILE, write_policy
+from sw_audit_reports.sentence import (
+    conclude_model,
+    conclude_record,
+    list_model_ids,
+    tally,
+    tell_model,
+    tell_record,
+)
+from sw_audit_reports.text import NOTHING, count, format_number, format_seconds
+
+_POINTED_TO = ("fail", "inconclusive")
+_NOT_AUDITED = Badge("fail", "Not audited")
+
+
+def build_page(record: Record) -> Page:
+    """Build the whole page from the record and nothing else."""
+    models = tuple(
+        _build_model(record, model, f"model-{place}") for place, model in enumerate(record.models, start=1)
+    )
+    ids = list_model_ids(record)
+    heading = f"Audit of {ids[0]}" if len(ids) == 1 else f"Audit of {count(len(ids), 'model')}"
+    banner = _build_banner(record, models)
+    return Page(
+        title=f"{banner.badge.word}: {heading} · sw-audit",
+        heading=heading,
+        banner=banner,
+        overview=_list_models(record, models) if len(ids) > 1 else None,
+        models=models,
+        failures=tuple(Term(failure.model, split_code(failure.message)) for failure in record.failures),
+        made=_list_circumstances(record),
+        packages=_list_packages(record),
+        policy=write_policy(record.policy),
+        render_command=shlex.join(["sw-audit", "render", "record.json", "-o", "report.html"]),
+        policy_command=shlex.join(["sw-audit", "audit", POLICY_FILE]),
+    )
+
+
+def _build_banner(record: Record, models: tuple[ModelView, ...]) -> Banner:
+    if len(models) == 1 and not record.failures:
+        return models[0].banner
+    pointers = [
+        Cell(f"{view.name}: {pointer.text}", href=pointer.href, badge=pointer.badge)
+        for view in models
+        for pointer in view.banner.pointers
+    ]
+    pointers += [Cell(one.model, href="failures", badge=_NOT_AUDITED) for one in record.failures]
+    return Banner(
+        badge=Badge.of(conclude_record(record)),
+        sentence=tell_record(record),
+        tally=tally(verdict.status for verdict in record.verdicts),
+        pointers=_sort_pointers(pointers),
+    )
+
+
+def _build_model(record: Record, model: ModelIdentity, anchor: str) -> ModelView:
+    evidence = record.evidence(model.id)
+    verdicts = [verdict for verdict in record.verdicts if verdict.model == model.id]
+    cards = build_cards(record, model.id, anchor)
+    location = evidence.location
+    banner = Banner(
+        badge=Badge.of(conclude_model(record, model.id)),
+        sentence=tell_model(evidence, verdicts),
+        tally=tally(verdict.status for verdict in verdicts),
+        pointers=_sort_pointers(
+            [
+                Cell(card.title, href=card.id, badge=card.badge)
+                for card in cards
+                if card.badge.status in _POINTED_TO
+            ]
+        ),
+    )
+    refused = sum(not found.accepted for found in location.candidates)
+    return ModelView(
+        id=anchor,
+        name=model.id,
+        banner=banner,
+        outcome=split_code(f"{location.outcome}: {location.because}"),
+        super_weights=tables.list_super_weights(location),
+        super_activations=tables.list_super_activations(location),
+        candidates=tables.list_candidates(location),
+        candidates_summary=f"{count(len(location.candidates), 'candidate')} looked at, {refused} turned down",
+        prompts=tables.list_prompts(evidence.persistence),
+        figures=build_figures(evidence, verdicts, record.policy, anchor),
+        checks=summarize_cards(record, model.id, anchor),
+        cards=cards,
+        identity=_list_identity(record, evidence),
+        files=tables.list_files(model),
+        notes=evidence.notes,
+    )
+
+
+def _sort_pointers(pointers: list[Cell]) -> tuple[Cell, ...]:
+    """Put failures before what is merely undecided, otherwise keep the order."""
+    return tuple(sorted(pointers, key=lambda one: _POINTED_TO.index(one.badge.status if one.badge else "fail")))
+
+
+def _list_models(record: Record, models: tuple[ModelView, ...]) -> Table:
+    rows = [
+        text_row(
+            Cell(view.name, href=view.id),
+            Cell("", badge=view.banner.badge),
+            str(record.locations[view.name].outcome),
+            format_number(len(record.locations[view.name].super_weights)),
+            ", ".join(part.word for part in view.banner.tally) or "no check",
+        )
+        for view in models
+    ]
+    rows += [
+        text_row(Cell(one.model, href="failures"), Cell("", badge=_NOT_AUDITED), NOTHING, NOTHING, NOTHING)
+        for one in record.failures
+    ]
+    return make_table("All models", ("Model", "Verdict", "Outcome", "#Super weights", "Checks"), rows)
+
+
+def _list_identity(record: Record, evidence: Evidence) -> tuple[Term, ...]:
+    model, protocol = evidence.model, evidence.protocol
+    asked = next((one for one in record.policy.models if one.id == model.id), ModelPolicy(source=model.source))
+    signature, _, words = str(protocol).partition(" ")
+    terms = {
+        "Source": (Cell(model.source, code=True),),
+        "Revision": (Cell(model.revision or "", code=True),),
+        "Digest": (Cell(model.digest, code=True),),
+        "Architecture": (Cell(f"{model.architecture} ({model.family})"),),
+        "Decoder": (Cell(f"{count(model.layers, 'layer')}, hidden size {format_number(model.hidden_size)}"),),
+        "Parameters": (Cell(f"{model.parameters:,}"),),
+        "Decoder weights": (Cell(f"{evidence.decoder_weights:,}" if evidence.decoder_weights else ""),),
+        "Measured in": (Cell(f"{model.dtype} on {model.device}"),),
+        "Protocol": (Cell(signature, code=True), Cell(f" {words}")),
+        "Expected": (Cell(f"{record.policy.expectation(asked)} (super weights)"),),
+        "Locating prompt": (Cell(evidence.location.prompt),),
+        "Time": (Cell(format_seconds(evidence.seconds) if evidence.seconds else ""),),
+    }
+    return tuple(Term(name, cells) for name, cells in terms.items() if cells[0].text)
+
+
+def _list_circumstances(record: Record) -> tuple[Term, ...]:
+    environment = record.environment
+    terms = {
+        "Created": _name_date(record.created),
+        "Tool": f"{record.tool.name} {record.tool.version}, record schema {record.schema_number}",
+        "Python": environment.python,
+        "Platform": environment.platform,
+        "Threads": format_number(environment.threads),
+        "Intervals": f"{100 * record.policy.confidence:g} %, paired bootstrap over windows with "
+        f"{record.policy.resamples:,} resamples, seed {record.policy.seed}",
+    }
+    return tuple(Term(name, (Cell(text),)) for name, text in terms.items())
+
+
+def _list_packages(record: Record) -> Table:
+    rows = [text_row(Cell(name, code=True), version) for name, version in record.environment.packages.items()]
+    return make_table("Packages that decide figures", ("Package", "Version"), rows)
+
+
+def _name_date(created: str) -> str:
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    zone = "UTC" if moment.utcoffset() is not None and not moment.utcoffset() else moment.strftime("%z")
+    return f"{moment.day} {moment:%B %Y, %H:%M:%S} {zone}".rstrip()

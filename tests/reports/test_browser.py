@@ -1,0 +1,143 @@
+"""The report in a real browser: nothing overflows, nothing is fetched, nothing complains."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from support.evidence import make_record
+from sw_audit_reports.html import render_html
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium here; install one to see the report rendered"),
+]
+FRAME = """<!doctype html><link rel="icon" href="data:,"><body><iframe src="/report.html" width="{width}"
+height="900" id="frame"></iframe><p id="seen"></p><script>
+document.getElementById("frame").addEventListener("load", event => {{
+  const page = event.target.contentDocument;
+  const shown = [...page.querySelectorAll(".chart")].filter(one => one.getClientRects().length);
+  document.getElementById("seen").textContent = JSON.stringify([page.documentElement.scrollWidth,
+    page.documentElement.clientWidth, shown.length, Math.max(...shown.map(one => one.scrollWidth))]);
+}});</script>"""
+
+
+@dataclass
+class Site:
+    """A server that keeps a list of what was asked of it; browsers use it as their proxy too."""
+
+    pages: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    port: int = 0
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    state = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.removeprefix(f"http://127.0.0.1:{state.port}")
+            state.asked.append(path)
+            body = state.pages.get(path, "").encode()
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_CONNECT(self) -> None:
+            state.asked.append(self.path)
+            self.send_error(403)
+
+        def log_message(self, format: str, *values: object) -> None:  # noqa: A002
+            del format, values
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def open_browser(site: Site, path: str, profile: Path) -> tuple[str, list[str]]:
+    """Open a page and return what it became and what the console said."""
+    assert BROWSER is not None
+    quiet = ("background-networking", "component-update", "sync", "gpu", "extensions", "default-apps")
+    done = subprocess.run(
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--no-first-run",
+            *(f"--disable-{one}" for one in quiet),
+            f"--user-data-dir={profile}",
+            f"--proxy-server=127.0.0.1:{site.port}",
+            "--proxy-bypass-list=<-loopback>",
+            "--enable-logging=stderr",
+            "--window-size=1400,1000",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            f"http://127.0.0.1:{site.port}{path}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def list_strangers(site: Site) -> list[str]:
+    """List requests for anything but the pages of the test; the browser's own errands are not the page's."""
+    own = ("google", "gvt1", "chromium.org", "gstatic")
+    return [one for one in site.asked if one not in site.pages and not any(name in one for name in own)]
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_the_page_never_scrolls_sideways_and_fetches_nothing(site: Site, tmp_path: Path, width: int) -> None:
+    site.pages = {"/report.html": render_html(make_record()), "/frame.html": FRAME.format(width=width)}
+    dom, console = open_browser(site, "/frame.html", tmp_path)
+    seen = re.search(r'<p id="seen">\[(\d+),(\d+),(\d+),(\d+)\]', dom)
+    assert seen, dom[-500:]
+    scrolled, width_shown, charts, widest = map(int, seen.groups())
+    assert scrolled <= width_shown
+    assert charts == 9
+    assert widest <= width_shown
+    assert console == []
+    assert list_strangers(site) == []
+
+
+def test_the_probe_sees_what_it_is_to_see(site: Site, tmp_path: Path) -> None:
+    html = render_html(make_record(windows=8, items=8))
+    spoilt = '<div class="chart">x</div><script>1</script><p style="width:3000px">wide</p><table><tr>'
+    spoilt += f"<td>{'unbroken' * 400}</table><img src='data:text/plain,'><a href='http://elsewhere.test/'>x</a>"
+    site.pages = {
+        "/report.html": html.replace("<main", f"{spoilt}<main", 1),
+        "/frame.html": FRAME.format(width=390),
+    }
+    dom, console = open_browser(site, "/frame.html", tmp_path)
+    seen = re.search(r'<p id="seen">\[(\d+),(\d+)', dom)
+    assert seen
+    assert int(seen[1]) > int(seen[2])
+    assert any("Content Security Policy" in line for line in console)
+
+
+def test_an_outside_reference_would_be_noticed(site: Site, tmp_path: Path) -> None:
+    site.pages = {
+        "/report.html": "<img src='http://elsewhere.test/a.png'>",
+        "/frame.html": FRAME.format(width=390),
+    }
+    open_browser(site, "/frame.html", tmp_path)
+    assert any("elsewhere.test" in one for one in list_strangers(site))

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from support.evidence import make_evidence, make_failing_evidence, make_none_evidence, make_policy, make_record
+from support.pages import ParsedPage, parse_page
+from sw_audit_reports.html import RECORD_ID, render_html
+
+from sw_audit.facts.arm import PRUNED, Arm
+from sw_audit.facts.checks import CHECKS
+from sw_audit.facts.location import Outcome
+from sw_audit.facts.record import Evidence, ModelFailure, Record
+from sw_audit.facts.verdict import Status, Verdict
+from sw_audit.judge import judge_evidence
+from sw_audit.record import decode_record, read_record, render_record, write_text
+
+HOSTILE = "</script></style><script>alert(1)</script><img src=http://evil.test/x onerror=alert(1)>\"'<!--"
+
+
+def compose(*evidence: Evidence) -> Record:
+    policy = make_policy(*(one.model.id for one in evidence))
+    judged = [verdict for one in evidence for verdict in judge_evidence(one, policy)]
+    whole = make_record(windows=8, items=8)
+    return Record.from_evidence(
+        evidence, judged, tool=whole.tool, created=whole.created, environment=whole.environment, policy=policy
+    )
+
+
+def make_hostile() -> Record:
+    """Put markup wherever a record holds text that came from outside."""
+    evidence = make_evidence(windows=8)
+    identity = evidence.model.model_copy(update={"id": HOSTILE, "source": HOSTILE, "revision": HOSTILE})
+    location = evidence.location.model_copy(update={"prompt": HOSTILE, "because": HOSTILE})
+    odd = evidence.measurements[-1].model_copy(update={"arm": Arm(name=HOSTILE)})
+    verdicts = (
+        Verdict(check="prune-collapses", model=HOSTILE, status=Status.FAIL, because=HOSTILE, remedy=HOSTILE),
+        Verdict(check=HOSTILE, model=HOSTILE, status=Status.PASS, because="`", coordinates=(HOSTILE,)),
+    )
+    changes = {"model": identity, "location": location, "notes": (HOSTILE,)}
+    measurements = tuple(one.model_copy(update={"model": HOSTILE}) for one in (*evidence.measurements, odd))
+    whole = make_record(windows=8, items=8)
+    return Record.from_evidence(
+        [evidence.model_copy(update={**changes, "measurements": measurements})],
+        verdicts,
+        [ModelFailure(model="gone", message=HOSTILE)],
+        tool=whole.tool,
+        created=HOSTILE,
+        environment=whole.environment,
+        policy=whole.policy,
+    )
+
+
+def make_bare() -> Record:
+    """A record of a model of which nothing was measured and nothing judged."""
+    evidence = make_none_evidence(windows=8).model_copy(update={"measurements": (), "decoder_weights": 0})
+    bare = evidence.location.model_copy(update={"trace": (), "candidates": ()})
+    return compose(evidence.model_copy(update={"location": bare})).model_copy(update={"verdicts": ()})
+
+
+RECORDS = {
+    "several": make_record,
+    "one": lambda: compose(make_evidence(windows=8)),
+    "not-finite": lambda: compose(make_evidence(windows=8, ratios={PRUNED: None}), make_failing_evidence()),
+    "distributed": lambda: compose(make_evidence(windows=8, outcome=Outcome.DISTRIBUTED)),
+    "bare": make_bare,
+    "hostile": make_hostile,
+    "empty": lambda: make_record(windows=8).model_copy(update={"models": (), "verdicts": (), "failures": ()}),
+}
+
+
+@cache
+def render(name: str) -> tuple[Record, str, ParsedPage]:
+    record = RECORDS[name]()
+    html = render_html(record)
+    return record, html, parse_page(html)
+
+
+each = pytest.mark.parametrize("name", RECORDS)
+
+
+@each
+def test_the_page_is_well_formed(name: str) -> None:
+    page = render(name)[2]
+    assert page.doctype == "doctype html"
+    assert page.mistakes == []
+    assert page.find("html")[0].attributes["lang"] == "en"
+    assert len(page.find("main")) == len(page.find("h1")) == len(page.find("title")) - count_drawn(page) == 1
+
+
+def count_drawn(page: ParsedPage) -> int:
+    return sum("svg" in element.ancestors for element in page.find("title"))
+
+
+@each
+def test_ids_are_unique_and_every_link_within_the_page_leads_somewhere(name: str) -> None:
+    page = render(name)[2]
+    ids = [element.attributes["id"] for element in page.elements if "id" in element.attributes]
+    assert len(set(ids)) == len(ids)
+    for element in page.elements:
+        targets = [value[1:] for key, value in element.attributes.items() if key == "href" and value[0] == "#"]
+        targets += element.attributes.get("aria-labelledby", "").split()
+        targets += element.attributes.get("aria-describedby", "").split()
+        targets += re.findall(r"url\(#(.+?)\)", " ".join(element.attributes.values()))
+        assert set(targets) <= set(ids)
+
+
+@each
+def test_headings_go_down_one_level_at_a_time(name: str) -> None:
+    page = render(name)[2]
+    levels = [int(element.tag[1]) for element in page.elements if re.fullmatch("h[1-6]", element.tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+@each
+def test_nothing_is_loaded_from_outside_and_nothing_runs(name: str) -> None:
+    html, page = render(name)[1:]
+    for element in page.elements:
+        assert element.tag not in {"iframe", "object", "embed", "base", "form", "audio", "video", "img"}
+        for key, value in element.attributes.items():
+            assert key not in {"style", "src", "srcset", "xmlns"}
+            assert not key.startswith("on")
+            assert key not in {"href", "xlink:href"} or value.startswith("#") or value == "data:,"
+    [script] = page.find("script")
+    assert script.attributes == {"type": "application/json", "id": RECORD_ID}
+    [style] = page.find("style")
+    assert "url(" not in style.text
+    assert "@import" not in style.text
+    assert "http" not in html.replace("http-equiv", "").replace("http://evil", "")
+
+
+@each
+def test_the_page_carries_a_policy_that_allows_its_own_style_and_nothing_else(name: str) -> None:
+    page = render(name)[2]
+    digest = base64.b64encode(hashlib.sha256(page.find("style")[0].text.encode()).digest()).decode()
+    [policy] = [one.attributes["content"] for one in page.find("meta") if "http-equiv" in one.attributes]
+    assert policy.split("; ")[:2] == ["default-src 'none'", f"style-src 'sha256-{digest}'"]
+
+
+@each
+def test_the_record_inside_decodes_to_the_same_record(name: str) -> None:
+    record, html, page = render(name)
+    [script] = page.find("script")
+    assert decode_record(script.text) == record
+    assert "<" not in script.text
+    assert json.loads(script.text)["schema"] == 1
+    assert html.count("</script>") == 1
+
+
+def test_text_from_outside_is_shown_and_never_obeyed() -> None:
+    html, page = render("hostile")[1:]
+    assert "<script>alert" not in html
+    assert "<img" not in html
+    assert HOSTILE in page.text
+    assert {element.tag for element in page.elements if "svg" in element.ancestors} <= {
+        "g", "path", "line", "rect", "text", "title", "desc", "symbol", "circle", "use",
+    }  # fmt: skip
+
+
+@each
+def test_every_chart_is_an_image_with_a_name_and_a_description(name: str) -> None:
+    page = render(name)[2]
+    drawings = [one for one in page.find("svg") if one.attributes.get("role") == "img"]
+    others = [one for one in page.find("svg") if one.attributes.get("role") != "img"]
+    assert all(one.attributes["aria-hidden"] == "true" for one in others)
+    for drawing in drawings:
+        assert page.get(drawing.attributes["aria-labelledby"]).text
+        assert page.get(drawing.attributes["aria-describedby"]).text
+        assert "viewbox" in drawing.attributes
+    inside = [one for one in page.elements if "figure" in one.ancestors and one.tag == "svg"]
+    assert len(drawings) == len(inside)
+
+
+@each
+def test_every_table_has_a_caption_and_heads_with_a_scope(name: str) -> None:
+    page = render(name)[2]
+    assert len(page.find("caption")) == len(page.find("table"))
+    assert {one.attributes.get("scope") for one in page.find("th")} <= {"row", "col"}
+    scrolling = [one for one in page.elements if one.attributes.get("class") == "scroll"]
+    assert all(one.attributes["tabindex"] == "0" and one.attributes["aria-label"] for one in scrolling)
+
+
+def test_every_check_of_every_model_appears_with_its_verdict_reason_and_command() -> None:
+    record, _, page = render("several")
+    text = " ".join(page.text.split())
+    for place, model in enumerate(record.models, start=1):
+        for check in CHECKS:
+            assert page.get(f"model-{place}-{check.id}").text == check.title
+        for verdict in (one for one in record.verdicts if one.model == model.id):
+            command = f"sw-audit audit {model.source} --check {verdict.check}"
+            assert any(one.text == command for one in page.find("code"))
+            assert verdict.because.split("`")[0][1:30] in text
+    for check in CHECKS:
+        assert check.meaning in text
+
+
+def test_the_banner_tells_the_worst_verdict_by_word_and_the_models_are_told_apart() -> None:
+    html, page = render("several")[1:]
+    verdicts = re.findall(r'<p class="verdict">.*?</svg> (\w+)</span>', html, flags=re.DOTALL)
+    assert verdicts == ["Fail", "Pass", "Fail", "Fail"]
+    assert page.find("title")[0].text.startswith("Fail: Audit of 4 models")
+    assert page.get("failures").text == "Not audited"
+    assert "model models/gone: there is no such folder" in page.text.lower()
+
+
+def test_a_figure_that_is_not_finite_is_called_so_and_drawn_at_the_edge() -> None:
+    html, page = render("not-finite")[1:]
+    assert "leaves no finite perplexity" in page.text
+    assert "not finite" in [one.text.strip() for one in page.find("dd")]
+    assert "<title>Super weights zeroed: not finite</title>" in html
+    assert "A triangle at the edge" in page.text
+
+
+def test_charts_that_do_not_apply_are_left_out_with_a_sentence() -> None:
+    page = render("bare")[2]
+    assert [one for one in page.find("svg") if one.attributes.get("role") == "img"] == []
+    assert page.text.count("Left out: ") == 3
+
+
+def test_a_model_without_super_weights_is_drawn_without_what_it_has_not() -> None:
+    record = compose(make_none_evidence(windows=8))
+    page = parse_page(render_html(record))
+    assert "No super weight was found" in page.text
+    assert "Super weights zeroed" not in page.text
+    skipped = [one for one in record.verdicts if one.status is Status.SKIPPED]
+    assert len(skipped) == sum(one.attributes.get("class") == "card skipped" for one in page.find("article"))
+
+
+def test_the_same_record_gives_the_same_page() -> None:
+    record, html, _ = render("one")
+    assert render_html(record) == html
+
+
+def test_a_report_on_disk_is_read_back_as_its_record_by_the_entry_point(tmp_path: Path) -> None:
+    record = render("one")[0]
+    report = tmp_path / "report.html"
+    write_text(report, render_record(record))
+    assert read_record(report) == record

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import shlex
+import tomllib
+
+from hypothesis import given
+from hypothesis import strategies as st
+from sw_audit_reports.reproduce import POLICY_FILE, write_command, write_policy
+
+from sw_audit.facts.limits import CheckLimits, PruneCollapsesLimits, RtnHoldoutQualityLimits
+from sw_audit.facts.policy import CorpusPolicy, ModelPolicy, Policy
+
+
+def test_a_default_audit_is_repeated_by_naming_the_model_and_the_check() -> None:
+    policy = Policy(models=(ModelPolicy(source="out/llama-w4"),))
+    command = write_command("out/llama-w4", "prune-collapses", policy, "llama-w4")
+    assert command == "sw-audit audit out/llama-w4 --check prune-collapses"
+
+
+def test_what_the_policy_says_about_dtype_corpus_and_seed_is_in_the_command() -> None:
+    model = ModelPolicy(source="m", id="w4", dtype="bfloat16", device="cuda:0", expect="any")
+    policy = Policy(models=(model,), corpus=CorpusPolicy(source="my text.txt", windows=64), seed=3)
+    words = shlex.split(write_command("m", "stopword-shift", policy, "w4"))
+    assert words[:3] == ["sw-audit", "audit", "w4=m"]
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert options == {
+        "--check": "stopword-shift",
+        "--dtype": "bfloat16",
+        "--device": "cuda:0",
+        "--expect": "any",
+        "--corpus": "my text.txt",
+        "--windows": "64",
+        "--seed": "3",
+    }
+
+
+def test_a_source_that_a_shell_would_run_stays_one_word() -> None:
+    source = "models/$(rm -rf ~); echo"
+    command = write_command(
+        source, "prune-collapses", Policy(models=(ModelPolicy(source=source),)), "$(rm -rf ~); echo"
+    )
+    assert shlex.split(command)[2].endswith(source)
+    assert len(shlex.split(command)) == 5
+
+
+def test_a_policy_that_options_cannot_express_is_named_as_a_file() -> None:
+    limits = CheckLimits(prune_collapses=PruneCollapsesLimits(minimum_ratio=50))
+    for policy in (
+        Policy(checks=limits),
+        Policy(models=(ModelPolicy(source="m", revision="main"),)),
+        Policy(corpus=CorpusPolicy(window=128)),
+    ):
+        assert write_command("m", "prune-collapses", policy, "m").split()[2] == POLICY_FILE
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+ratios = st.floats(min_value=1e-3, max_value=1e6)
+
+
+@given(texts, texts, st.lists(texts, min_size=1, max_size=3), ratios, st.booleans())
+def test_the_policy_that_is_shown_reads_back_as_the_policy_that_was_audited(
+    source: str, corpus: str, prompts: list[str], ratio: float, enabled: bool
+) -> None:
+    policy = Policy(
+        models=(ModelPolicy(source=source, id="one"), ModelPolicy(source=source, id="two", allow_pickle=True)),
+        corpus=CorpusPolicy(source=corpus, stop_words=("the", "a")),
+        prompts=tuple(prompts),
+        checks=CheckLimits(
+            prune_collapses=PruneCollapsesLimits(minimum_ratio=ratio, enabled=enabled),
+            rtn_holdout_quality=RtnHoldoutQualityLimits(maximum_ratio={"int4/64x64": ratio}),
+        ),
+    )
+    assert Policy.model_validate(tomllib.loads(write_policy(policy))) == policy
+
+
+def test_no_limits_at_all_read_back_as_no_limits_at_all() -> None:
+    limits = RtnHoldoutQualityLimits(maximum_ratio={})
+    policy = Policy(checks=CheckLimits(rtn_holdout_quality=limits))
+    assert Policy.model_validate(tomllib.loads(write_policy(policy))) == policy

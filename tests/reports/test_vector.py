@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import altair
+import pytest
+from support.evidence import make_evidence
+from sw_audit_reports.canvas import Words
+from sw_audit_reports.charts import draw_layers
+from sw_audit_reports.series import list_layers
+from sw_audit_reports.vector import draw_vector
+
+
+def draw(identity: str) -> str:
+    rows = [{"x": 1, "y": 2, "tip": "first <b>"}, {"x": 3, "y": 5, "tip": "second"}]
+    chart = altair.Chart(altair.Data(values=rows)).mark_point(clip=True)
+    chart = chart.encode(x="x:Q", y="y:Q", description="tip:N", href=altair.value("http://elsewhere.test/"))
+    return draw_vector(chart.to_dict(), id=identity, title="A & B", description="Two points")
+
+
+def test_a_drawing_is_xml_with_a_name_a_description_and_tooltips() -> None:
+    root = ElementTree.fromstring(draw("a"))  # noqa: S314 - drawn by the code under test
+    assert (root[0].text, root[1].text) == ("A & B", "Two points")
+    assert [one.text for one in root.iter("title")][1:] == ["first <b>", "second"]
+
+
+def test_ids_are_the_drawings_own_and_references_follow_them() -> None:
+    drawing = draw("a")
+    ids = re.findall(r'id="([^"]+)"', drawing)
+    assert len(ids) > 2
+    assert all(one.startswith("a-") for one in ids)
+    references = re.findall(r"url\(#([^)]+)\)", drawing)
+    assert references
+    assert set(references) <= set(ids)
+    assert not set(ids) & set(re.findall(r'id="([^"]+)"', draw("b")))
+
+
+def test_nothing_leads_outside_and_nothing_is_styled_inside() -> None:
+    drawing = draw("a")
+    assert not re.search(r"xmlns|xlink|http|style=|class=|aria-roledescription", drawing)
+
+
+@pytest.mark.parametrize("layers", [1, 8, 80])
+def test_a_chart_of_any_depth_has_a_wide_and_a_narrow_layout(layers: int) -> None:
+    evidence = make_evidence(windows=8)
+    trace = evidence.location.trace[1]
+    deep = tuple(trace.model_copy(update={"layer": layer}) for layer in range(layers))
+    location = evidence.location.model_copy(update={"trace": deep})
+    points = list_layers(evidence.model_copy(update={"location": location, "measurements": ()}))
+    drawings = draw_layers(points, [0], Words("a", "Title", "Description"))
+    widths = {one.layout: re.match(r'<svg width="(\d+)"', one.markup) for one in drawings}
+    assert {name: found and found[1] for name, found in widths.items()} == {"wide": "720", "narrow": "340"}
