@@ -80,7 +80,7 @@ class CorpusPolicy(Fact):
     revision: str | None = None
     window: int | None = Field(default=None, ge=2)
     stride: int | None = Field(default=None, ge=1)
-    windows: int = Field(default=256, ge=1)
+    windows: int = Field(default=128, ge=1)
     choices: str | None = None
     stop_words: tuple[str, ...] | None = None
 

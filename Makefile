@@ -1,0 +1,44 @@
+# make audit   audit the model that ships with sw-audit; the report is sw-audit-out/report.html
+# make test    run the tests with coverage
+# make check   ruff, ruff format and mypy
+# make bench   run the benchmarks and print their tables
+# make clean   remove what these commands made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: audit test check format bench clean
+
+audit: $(READY)
+	$(BIN)/sw-audit audit specimen --out sw-audit-out
+
+test: $(READY)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 -q
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy sw_audit plugins/pytest_sw_audit reports/sw_audit_reports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python -m pytest tests/benchmarks -q -s -o python_files='bench_*.py'
+
+clean:
+	rm -rf $(VENV) sw-audit-out build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch is installed first and alone, so that nothing else decides its version.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sw-audit needs Python 3.11 or later")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[develop]'
+	touch $(READY)

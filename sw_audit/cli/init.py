@@ -1,0 +1,30 @@
+"""`sw-audit init`: a policy file to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sw_audit.errors import OutputError
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = Path("audit.swaudit.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if there is one.")] = False,
+) -> None:
+    """Write a policy file in which every key stands with its default and its meaning, as a comment.
+
+    Examples:
+      sw-audit init
+
+      sw-audit init llama.swaudit.toml
+    """
+    from sw_audit.policy import commented_policy
+    from sw_audit.record import write_text
+
+    if file.exists() and not force:
+        raise OutputError(f"output {file}", "it exists already", "name another file, or overwrite it with --force")
+    write_text(file, commented_policy())
+    typer.echo(f"wrote {file}: name your model in it, then run `sw-audit audit {file}`")

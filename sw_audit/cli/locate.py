@@ -1,0 +1,151 @@
+"""`sw-audit locate`: where a model's super weights are, from one forward pass."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sw_audit.cli.audit import find_shipped
+
+if TYPE_CHECKING:
+    from sw_audit.facts.identity import ModelIdentity
+    from sw_audit.facts.location import Location
+
+
+def locate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Path of a checkpoint folder, a hub id, 'specimen' or 'control'."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")] = False,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Hub revision.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype to load in.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="Such as cpu or cuda:0.")] = "cpu",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
+    ] = False,
+) -> None:
+    """Locate super weights, without any data. Any outcome is an answer: the exit code is 0.
+
+    Examples:
+      sw-audit locate specimen
+
+      sw-audit locate ./out/llama-w4 --json > location.json
+    """
+    from sw_audit.facts.policy import ModelPolicy
+
+    wanted = ModelPolicy(
+        source=find_shipped(model),
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    identity, location = _locate(wanted)
+    if as_json:
+        typer.echo(json.dumps(describe(identity, location), indent=2, allow_nan=False, ensure_ascii=False))
+    else:
+        print_location(identity, location)
+
+
+def _locate(wanted: Any) -> tuple[ModelIdentity, Location]:
+    from rich.console import Console
+
+    from sw_audit.audit import locate_model
+    from sw_audit.checkpoint.inspection import inspect_checkpoint
+
+    inspect_checkpoint(wanted)
+    with Console(stderr=True).status(f"opening {wanted.source}") as status:
+        from sw_audit.checkpoint.opening import open_checkpoint
+
+        checkpoint = open_checkpoint(wanted)
+        status.update(f"locating in {wanted.source}")
+        return checkpoint.identity, locate_model(checkpoint)
+
+
+def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
+    """Put a location into the JSON object that other programs read."""
+    found = location.model_dump(mode="json")
+    weight_keys = ("parameter", "layer", "row", "column", "expert", "value", "share")
+    return {
+        "schema": 1,
+        "model": {
+            "source": identity.source,
+            "family": identity.family,
+            "layers": identity.layers,
+            "digest": identity.digest,
+            "revision": identity.revision,
+            "dtype": identity.dtype,
+        },
+        "outcome": found["outcome"],
+        "because": found["because"],
+        "super_weights": [{key: weight[key] for key in weight_keys} for weight in found["super_weights"]],
+        "super_activations": found["super_activations"],
+        "candidates": found["candidates"],
+        "prompt": {"text": found["prompt"], "token_ids": found["token_ids"], "bos": found["bos"]},
+        "trace": found["trace"],
+    }
+
+
+def print_location(identity: ModelIdentity, location: Location) -> None:
+    """Print a location for people."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from sw_audit.cli.table import make_console
+
+    console = make_console()
+
+    def show(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        if not rows:
+            return
+        table = Table(*head, box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+
+    console.print(Text(f"{identity.source}: {location.outcome}", style="bold"), soft_wrap=True)
+    console.print(Text(f"{identity.family}, {identity.layers} layers, {location.because}"), soft_wrap=True)
+    show(
+        "super weights",
+        ("parameter", "row", "column", "value", "share"),
+        [
+            (one.parameter, str(one.row), str(one.column), f"{one.value:.6g}", f"{one.share:.4f}")
+            for one in location.super_weights
+        ],
+    )
+    show(
+        "super activations",
+        ("channel", "token", "value", "layers"),
+        [
+            (str(one.channel), str(one.token), f"{one.value:.6g}", f"{one.first_layer} to {one.last_layer}")
+            for one in location.super_activations
+        ],
+    )
+    show(
+        "looked at and turned down",
+        ("layer", "row", "column", "output", "share", "because"),
+        [
+            (
+                str(one.layer),
+                str(one.row),
+                str(one.column),
+                f"{one.output_value:.4g}",
+                f"{one.share:.3f}",
+                one.because,
+            )
+            for one in location.candidates
+            if not one.accepted
+        ],
+    )
+    sys.stdout.flush()

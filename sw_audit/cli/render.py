@@ -1,0 +1,32 @@
+"""`sw-audit render`: a record in another form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def render(
+    record: Annotated[
+        Path, typer.Argument(metavar="RECORD", help="A record.json, or a report.html that carries its record.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="File to write; '-' is standard output.")
+    ],
+    form: Annotated[str, typer.Option("--format", metavar="NAME", help="Form to render in.")] = "html",
+) -> None:
+    """Render a record; nothing is measured or judged again.
+
+    Example:
+      sw-audit render sw-audit-out/record.json -o report.html
+    """
+    from sw_audit.record import read_record, render_record, write_text
+
+    text = render_record(read_record(record), form)
+    if str(output) == "-":
+        typer.echo(text, nl=False)
+        return
+    write_text(output, text)
+    typer.echo(f"wrote {output}")

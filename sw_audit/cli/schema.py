@@ -1,0 +1,25 @@
+"""`sw-audit schema`: the JSON Schema of policy and record."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+
+def schema(
+    which: Annotated[
+        Literal["policy", "record"] | None,
+        typer.Argument(metavar="[policy|record]", help="Which one; by default both, in one object."),
+    ] = None,
+) -> None:
+    """Print the JSON Schema (draft 2020-12) of policy files and records.
+
+    Example:
+      sw-audit schema record > record.schema.json
+    """
+    from sw_audit.record import json_schema
+
+    schemas = json_schema()
+    typer.echo(json.dumps(schemas if which is None else schemas[which], indent=2))

@@ -1,0 +1,24 @@
+"""`sw-audit specimen`: the models that ship with sw-audit, as ordinary checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def specimen(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
+) -> None:
+    """Write the specimen, the control, their text and their questions into a folder.
+
+    The specimen is a small model with exactly one super weight, the control the same without one.
+
+    Example:
+      sw-audit specimen models && sw-audit audit models/specimen
+    """
+    from sw_audit.specimen.shipped import write_specimen
+
+    for path in write_specimen(folder):
+        typer.echo(path)
