@@ -25,7 +25,7 @@ _SIDES = {
     "other-outliers-harmless": "at most",
     "placebo-harmless": "at most",
     "restored-activation-heals": "at least",
-    "accuracy-falls-to-chance": "at most",
+    "accuracy-falls-to-chance": "at least",
     "rtn-holdout-quality": "at most",
     "holdout-beats-plain-rtn": "at least",
 }

@@ -71,9 +71,9 @@ CHECKS: tuple[CheckInfo, ...] = (
     ),
     CheckInfo(
         "accuracy-falls-to-chance",
-        "Pruned, the model guesses at multiple choice",
+        "Pruned, the model falls towards guessing at multiple choice",
         "The loss is of ability, not only of fluency.",
-        "accuracy",
+        "share of the accuracy above guessing that is lost",
     ),
     CheckInfo(
         "rtn-holdout-quality",

@@ -89,12 +89,12 @@ def _compare_mass(case: Case, baseline: StopWordMass, pruned: StopWordMass) -> F
 def judge_accuracy(case: Case) -> Verdict:
     """Rule of `accuracy-falls-to-chance` (Yu et al. 2024, table 1).
 
-    The unpruned model must be better than guessing, by the lower end of its own interval, or there is no
-    ability to lose: INCONCLUSIVE. PASS if the pruned model's interval ends at or below chance + margin.
-    Skipped where no items were read.
+    The share (baseline - pruned) / (baseline - chance) of the accuracy above guessing is lost; the bootstrap
+    pairs both arms item by item. The unpruned model must be better than guessing, by the lower end of its own
+    interval, or there is no ability to lose: INCONCLUSIVE. Skipped where no items were read.
     """
-    limits = case.policy.checks.accuracy_falls_to_chance
-    key = "[checks.accuracy-falls-to-chance] margin"
+    limit = case.policy.checks.accuracy_falls_to_chance.minimum_lost
+    key = "[checks.accuracy-falls-to-chance] minimum_lost"
     baseline, pruned = case.find_measurement(BASELINE.name), case.find_measurement(PRUNED)
     if baseline is None or pruned is None:
         name = BASELINE.name if baseline is None else PRUNED
@@ -103,41 +103,44 @@ def judge_accuracy(case: Case) -> Verdict:
         return case.conclude(Status.INCONCLUSIVE, words, remedy=remedy)
     if baseline.choices is None or pruned.choices is None or not pruned.choices.correct:
         return case.skip("No multiple-choice items were read (`[corpus] choices`).")
-    before, after = _bound_accuracy(case, baseline.choices), _bound_accuracy(case, pruned.choices)
-    chance = pruned.choices.chance
-    limit = chance + limits.margin
-    confidence = case.policy.confidence
-    words = f"Accuracy goes from {write_interval(before, confidence)} to {write_interval(after, confidence)}"
-    able = before.footing is not Footing.MEASURED or (before.low is not None and before.low > chance)
-    if not able:
-        return case.conclude(
-            Status.INCONCLUSIVE,
-            f"{words}: the unpruned model is not certain to be better than guessing ({write_number(chance)}).",
-            remedy="Give items that this model can answer, or more of them, in `[corpus] choices`.",
-            figure=after,
-            limit=limit,
-        )
-    status = hold_at_most(after, limit)
-    few = f"; {after.words}" if after.footing is Footing.TOO_FEW else ""
+    figure = _measure_lost_ability(case, baseline.choices, pruned.choices)
+    status = Status.INCONCLUSIVE if figure.footing is Footing.NO_BASIS else hold_at_least(figure, limit)
     return case.conclude(
         status,
-        f"{words}{few}; at most chance {write_number(chance)} plus {write_number(limits.margin)} is wanted.",
-        remedy=case.advise(
+        f"{figure.words}; at least {write_number(limit)} is wanted.",
+        remedy="Give items that this model can answer, or more of them, in `[corpus] choices`."
+        if figure.footing is Footing.NO_BASIS
+        else case.advise(
             status,
-            footing=after.footing,
+            figure.footing,
             failed="Do not call this a loss of ability: the pruned model still answers; look for further super "
-            f"weights with `sw-audit locate`, or raise `{key}`.",
+            f"weights with `sw-audit locate`, or lower `{key}`.",
             key=key,
             more=_MORE_ITEMS,
         ),
-        figure=after,
+        figure=figure,
         limit=limit,
     )
 
 
-def _bound_accuracy(case: Case, choices: ChoiceAccuracy) -> Figure:
-    if (few := case.count_short(len(choices.correct), "items")) is not None:
-        observed = choices.accuracy if choices.correct else None
-        return Figure(Footing.TOO_FEW, few, observed)
-    observed, low, high = bound_mean(choices.correct, case.bootstrap)
-    return Figure(Footing.MEASURED, "", observed, low, high)
+def _measure_lost_ability(case: Case, baseline: ChoiceAccuracy, pruned: ChoiceAccuracy) -> Figure:
+    chance, count = pruned.chance, len(pruned.correct)
+    words = (
+        f"Accuracy goes from {write_number(baseline.accuracy)} to {write_number(pruned.accuracy)}, "
+        f"guessing gives {write_number(chance)}"
+    )
+    if len(baseline.correct) != count:
+        return Figure(Footing.MISSING, "The two arms did not answer the same items")
+    above = [right - chance for right in baseline.correct]
+    lost = [right - still for right, still in zip(baseline.correct, pruned.correct, strict=True)]
+    if (few := case.count_short(count, "items")) is not None:
+        observed = sum(lost) / sum(above) if sum(above) > 0 else None
+        return Figure(Footing.TOO_FEW, f"{words}; {few}", observed)
+    if bound_mean(above, case.bootstrap)[1] <= 0:
+        return Figure(Footing.NO_BASIS, f"{words}: the unpruned model is not certain to be better than guessing")
+    share, low, high = bound_ratio(lost, above, case.bootstrap)
+    figure = Figure(Footing.MEASURED, words, share, low, high)
+    words = (
+        f"{words}: of what is above guessing a share of {write_interval(figure, case.policy.confidence)} is lost"
+    )
+    return Figure(Footing.MEASURED, words, share, low, high)

@@ -16,8 +16,8 @@ def judge_shift(evidence: Evidence, low: float | None = None, high: float | None
     return judge_evidence(evidence, Policy(checks=limits), ["stopword-shift"])[0]
 
 
-def judge_accuracy(evidence: Evidence, margin: float = 0.1) -> Verdict:
-    limits = CheckLimits(accuracy_falls_to_chance=AccuracyFallsToChanceLimits(margin=margin))
+def judge_accuracy(evidence: Evidence, lost: float = 0.6) -> Verdict:
+    limits = CheckLimits(accuracy_falls_to_chance=AccuracyFallsToChanceLimits(minimum_lost=lost))
     return judge_evidence(evidence, Policy(checks=limits), ["accuracy-falls-to-chance"])[0]
 
 
@@ -88,29 +88,37 @@ def test_without_stop_words_the_shift_is_skipped_but_a_missing_arm_is_inconclusi
     assert judge_shift(make_evidence(windows=5)).status is Status.INCONCLUSIVE
 
 
-def test_a_pruned_model_that_guesses_passes() -> None:
+def test_a_pruned_model_that_guesses_has_lost_everything_above_chance() -> None:
     verdict = judge_accuracy(make_evidence())
     assert verdict.status is Status.PASS
-    assert verdict.observed == 0.25
-    assert verdict.limit == 0.35
-    assert verdict.high is not None
-    assert verdict.high <= 0.35
+    # 0.9 right before, 0.25 after, 0.25 by guessing: all of the 0.65 above guessing is gone.
+    assert verdict.observed == pytest.approx(1.0)
+    assert verdict.limit == 0.6
+    assert verdict.low is not None
+    assert verdict.low >= 0.6
 
 
 @pytest.mark.parametrize(
-    ("pruned", "status"),
-    [(0.0, Status.PASS), (0.25, Status.PASS), (0.35, Status.INCONCLUSIVE), (0.8, Status.FAIL)],
+    ("pruned", "status", "lost"),
+    [
+        (0.0, Status.PASS, 0.9 / 0.65),
+        (0.35, Status.PASS, 0.55 / 0.65),
+        (0.5, Status.INCONCLUSIVE, 0.4 / 0.65),
+        (0.8, Status.FAIL, 0.1 / 0.65),
+        (0.9, Status.FAIL, 0.0),
+    ],
 )
-def test_how_much_ability_is_left_decides(pruned: float, status: Status) -> None:
+def test_how_much_ability_is_lost_decides(pruned: float, status: Status, lost: float) -> None:
     verdict = judge_accuracy(make_evidence(accuracy={PRUNED: pruned}))
     assert verdict.status is status
+    assert verdict.observed == pytest.approx(lost)
     assert (verdict.remedy is None) == (status is Status.PASS)
 
 
-def test_the_margin_moves_the_limit() -> None:
+def test_the_policy_moves_the_limit() -> None:
     evidence = make_evidence(accuracy={PRUNED: 0.6})
     assert judge_accuracy(evidence).status is Status.FAIL
-    assert judge_accuracy(evidence, margin=0.5).status is Status.PASS
+    assert judge_accuracy(evidence, lost=0.2).status is Status.PASS
 
 
 @pytest.mark.parametrize("before", [0.2, 0.27])
