@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+from support.program import Program
+from support.standin import CHECKS
+
+import sw_audit.cli.audit
+import sw_audit.specimen.shipped
+from sw_audit.cli.listener import Listener
+
+POLICY = '[[model]]\nsource = "models/llama-w4"\n'
+
+
+def test_a_model_that_passes_ends_with_0_a_table_and_three_files(quick: Program) -> None:
+    ending = quick.run("audit", "llama-w4")
+    assert ending.code == 0
+    assert ending.err == ""
+    rows = [line.split() for line in ending.out.splitlines()]
+    assert sum(row[:1] == ["llama-w4"] and "PASS" in row for row in rows) == CHECKS
+    assert ["llama-w4", "prune-collapses", "PASS", "213.6", "[211.1,", "216.3]", "10"] in rows
+    assert "super weight model.layers.1.mlp.down_proj.weight[37, 211] = -1.927, share 0.973" in ending.out
+    assert ending.out.splitlines()[-1] == "PASSED: 10 pass"
+    assert quick.files() == [f"sw-audit-out/{name}" for name in ("junit.xml", "record.json", "report.html")]
+
+
+def test_no_noise_of_pytest_comes_through(quick: Program) -> None:
+    ending = quick.run("audit", "llama-w4", "broken")
+    for noise in ("test session starts", "collected", "[100%]", "FAILURES", "rootdir", "::", ".py"):
+        assert noise not in ending.out + ending.err
+
+
+def test_a_failed_check_ends_with_1_and_is_told_in_full(quick: Program) -> None:
+    ending = quick.run("audit", "broken", "--check", "prune-collapses", "--check", "stopword-shift")
+    assert ending.code == 1
+    assert "FAIL broken prune-collapses: perplexity ratio 1.72 [1.7, 1.742], limit 10" in ending.out
+    for label in ("claimed", "measured", "limit", "because", "where", "protocol", "to do"):
+        assert re.search(rf"^  {label}\b", ending.out, re.MULTILINE)
+    assert ending.out.splitlines()[-1] == "FAILED: 1 pass, 1 fail"
+
+
+def test_a_doubt_ends_with_3_unless_it_is_only_to_warn(quick: Program) -> None:
+    doubtful = quick.run("audit", "short", "--check=prune-collapses")
+    assert doubtful.code == 3
+    assert "INCONCLUSIVE short prune-collapses" in doubtful.out
+    assert doubtful.out.splitlines()[-1] == "INCONCLUSIVE: 1 inconclusive"
+    assert quick.run("audit", "short", "--check=prune-collapses", "--inconclusive=warn").code == 0
+
+
+def test_a_failure_weighs_more_than_a_doubt(quick: Program) -> None:
+    assert quick.run("audit", "short", "broken", "--check=prune-collapses").code == 1
+
+
+def test_where_every_check_is_skipped_nothing_was_audited(quick: Program) -> None:
+    ending = quick.run("audit", "control", "--expect=any", "--check=prune-collapses")
+    assert ending.code == 3
+    assert "1 skipped" in ending.out
+
+
+def test_what_is_expected_decides_on_a_model_without_a_super_weight(quick: Program) -> None:
+    some = quick.run("audit", "control")
+    assert some.code == 1
+    assert re.search(r"to do .*expect", some.out)
+    assert quick.run("audit", "control", "--expect=none").code == 0
+    assert quick.run("audit", "control", "--expect=any").code == 0
+
+
+def test_a_model_that_cannot_be_used_is_one_line_and_ends_with_2(quick: Program) -> None:
+    ending = quick.run("audit", "gone")
+    assert ending.code == 2
+    assert ending.out == ""
+    assert ending.err == "sw-audit: model 'gone': model.safetensors is truncated; copy it again\n"
+    assert quick.files() == []
+
+
+def test_a_model_that_cannot_be_used_does_not_stop_the_others(quick: Program) -> None:
+    ending = quick.run("audit", "gone", "llama-w4")
+    assert ending.code == 2
+    assert ending.complaints == ["sw-audit: model 'gone': model.safetensors is truncated; copy it again"]
+    assert ending.out.splitlines()[-1] == "NOT AUDITED: 10 pass"
+    assert [model["id"] for model in quick.record()["models"]] == ["llama-w4"]
+
+
+def test_debug_shows_the_traceback_of_what_could_not_be_used(quick: Program) -> None:
+    ending = quick.run("--debug", "audit", "gone", "--check=prune-collapses")
+    assert ending.code == 2
+    assert "CheckpointError" in ending.err
+    assert "measure_model" in ending.err
+
+
+def test_a_defect_shows_its_traceback_and_ends_with_2(quick: Program) -> None:
+    ending = quick.run("audit", "defect", "--check=prune-collapses")
+    assert ending.code == 2
+    assert "ZeroDivisionError: a defect that nobody foresaw" in ending.err
+
+
+def test_ctrl_c_is_one_line_and_ends_with_2(quick: Program) -> None:
+    ending = quick.run("audit", "llama-w4", "interrupt")
+    assert (ending.code, ending.out) == (2, "")
+    assert ending.err == "sw-audit: interrupted: no record was written\n"
+    assert quick.files() == []
+
+
+def test_quiet_prints_the_verdict_line_only(quick: Program) -> None:
+    assert quick.run("audit", "llama-w4", "-q").out == "PASSED: 10 pass\n"
+
+
+def test_verbose_prints_every_reason(quick: Program) -> None:
+    assert "perplexity 6.25 becomes" not in quick.run("audit", "llama-w4").out
+    out = " ".join(quick.run("audit", "llama-w4", "-v").out.split())
+    assert "because" in out
+    assert "6.25" in out
+
+
+def test_every_option_reaches_the_policy(quick: Program) -> None:
+    quick.run(
+        "audit", "w4=models/llama", "--corpus=specimen", "--windows=9", "--dtype=bfloat16", "--device=cuda:1",
+        "--expect=any", "--inconclusive=warn", "--seed=5", "--out=here", "--junit=there/j.xml", "--no-report",
+    )  # fmt: skip
+    policy = quick.record("here/record.json")["policy"]
+    assert policy["model"][0] | {"dtype": "bfloat16", "device": "cuda:1", "id": "w4"} == policy["model"][0]
+    assert (policy["corpus"]["windows"], policy["seed"]) == (9, 5)
+    assert (policy["expect"], policy["inconclusive"]) == ("any", "warn")
+    assert quick.files() == ["here/record.json", "there/j.xml"]
+
+
+def test_a_policy_file_is_audited_by_its_name(quick: Program) -> None:
+    (quick.folder / "audit.swaudit.toml").write_text(POLICY)
+    assert quick.run("audit", "audit.swaudit.toml", "-q").out == "PASSED: 10 pass\n"
+
+
+def test_any_other_name_is_a_policy_too_if_it_stands_alone(quick: Program) -> None:
+    (quick.folder / "mine.toml").write_text(POLICY)
+    assert quick.run("audit", "mine.toml", "-q").out == "PASSED: 10 pass\n"
+    both = quick.run("audit", "mine.toml", "llama-w8")
+    assert both.code == 2
+    assert len(both.complaints) == 1
+    assert "NAME.swaudit.toml" in both.err
+
+
+def test_a_policy_for_other_models_is_given_by_option(quick: Program) -> None:
+    (quick.folder / "mine.toml").write_text("seed = 7\n")
+    quick.run("audit", "llama-w4", "--policy", "mine.toml")
+    assert quick.record()["policy"]["seed"] == 7
+
+
+def test_without_arguments_the_models_of_pyproject_are_audited_from_below_too(
+    quick: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = quick.run("audit")
+    assert (nothing.code, len(nothing.complaints)) == (2, 1)
+    (quick.folder / "pyproject.toml").write_text('[[tool.sw_audit.model]]\nsource = "hub/llama-w4"\n')
+    (quick.folder / "sub").mkdir()
+    monkeypatch.chdir(quick.folder / "sub")
+    assert quick.run("audit", "-q").out == "PASSED: 10 pass\n"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        '[tool.pytest]\naddopts = ["-k", "nothing", "--maxfail=1", "--no-such-option"]\n',
+        '[tool.pytest.ini_options]\naddopts = "-n 4 -p no:junitxml"\nminversion = "99"\nrequired_plugins = ["no-such"]\n',
+        '[tool.pytest]\nfilterwarnings = ["error"]\ntestpaths = ["tests"]\nstrict = true\nsw_audit_expect = "none"\n',
+    ],
+)
+def test_the_pytest_settings_of_the_folder_do_not_matter(
+    quick: Program, monkeypatch: pytest.MonkeyPatch, settings: str
+) -> None:
+    (quick.folder / "pyproject.toml").write_text(settings)
+    (quick.folder / "conftest.py").write_text("raise RuntimeError('a conftest that must not be loaded')\n")
+    (quick.folder / "test_mine.py").write_text("def test_mine(): assert False\n")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing")
+    assert quick.run("audit", "llama-w4", "-q").out == "PASSED: 10 pass\n"
+
+
+def test_the_words_specimen_and_control_are_the_shipped_models_unless_there_is_a_path(
+    quick: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = sw_audit.specimen.shipped
+    assert sw_audit.cli.audit.find_shipped("specimen") == str(shipped.specimen_path())
+    assert sw_audit.cli.audit.find_shipped("control") == str(shipped.control_path())
+    (quick.folder / "specimen").mkdir()
+    assert sw_audit.cli.audit.find_shipped("specimen") == "specimen"
+
+
+def test_workers_without_pytest_xdist_are_one_line(quick: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(sw_audit.cli.audit, "find_spec", lambda name: None if name == "xdist" else found(name))
+    ending = quick.run("audit", "llama-w4", "-n", "2")
+    assert ending.code == 2
+    assert ending.err == "sw-audit: -n 2: pytest-xdist is not installed; pip install 'sw-audit[xdist]'\n"
+
+
+@pytest.mark.parametrize("option", ["--dtype=int3", "--windows=many", "--bogus", "-n=-1"])
+def test_an_option_that_means_nothing_ends_with_2(quick: Program, option: str) -> None:
+    ending = quick.run("audit", "llama-w4", option)
+    assert ending.code == 2
+    assert "Usage: sw-audit audit" in ending.err
+
+
+def test_a_name_that_two_models_share_is_one_line(quick: Program) -> None:
+    ending = quick.run("audit", "a/llama", "b/llama")
+    assert (ending.code, len(ending.complaints)) == (2, 1)
+    assert "ID=SOURCE" in ending.err
+
+
+def test_a_page_that_cannot_be_drawn_ends_with_2_and_keeps_the_record(
+    quick: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_DEFECT", "render")
+    ending = quick.run("audit", "llama-w4")
+    assert ending.code == 2
+    assert ending.complaints == ["sw-audit: ZeroDivisionError: a defect of the page"]
+    assert quick.files() == ["sw-audit-out/junit.xml", "sw-audit-out/record.json"]
+
+
+def test_a_junit_file_that_cannot_be_written_is_one_line(quick: Program) -> None:
+    (quick.folder / "file").touch()
+    ending = quick.run("audit", "llama-w4", "--junit=file/x.xml")
+    assert (ending.code, len(ending.complaints)) == (2, 1)
+
+
+def test_several_policies_are_shown_together(quick: Program) -> None:
+    for name, model in (("one", "llama-w4"), ("two", "broken")):
+        (quick.folder / f"{name}.swaudit.toml").write_text(f'[[model]]\nsource = "{model}"\n')
+    ending = quick.run("audit", "one.swaudit.toml", "two.swaudit.toml", "--no-report")
+    assert ending.code == 1
+    assert ending.out.splitlines()[-1] == "FAILED: 12 pass, 8 fail"
+    assert [file for file in quick.files() if file.startswith("sw-audit-out/")] == [
+        "sw-audit-out/junit.xml",
+        "sw-audit-out/one/record.json",
+        "sw-audit-out/two/record.json",
+    ]
+
+
+def test_nothing_heard_is_nothing_audited() -> None:
+    assert Listener(quiet=False, debug=False).exit_code == 3

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from support.evidence import make_record
+from support.program import COMMAND, Program
+
+from sw_audit import __version__
+from sw_audit.facts.policy import Policy
+from sw_audit.policy import read_policy
+from sw_audit.record import encode_record
+
+
+def test_help_names_every_command_and_the_exit_codes(program: Program) -> None:
+    ending = program.run("--help")
+    assert ending.code == 0
+    for word in ("audit", "locate", "render", "init", "specimen", "schema", "Exit codes"):
+        assert word in ending.out
+    assert program.run("-h").out == ending.out
+
+
+@pytest.mark.parametrize("command", ["audit", "locate", "render", "init", "specimen", "schema"])
+def test_the_help_of_a_command_has_an_example(program: Program, command: str) -> None:
+    ending = program.run(command, "--help")
+    assert ending.code == 0
+    assert f"  sw-audit {command}" in ending.out
+
+
+def test_the_version_is_one_line(program: Program) -> None:
+    assert program.run("--version").out == f"sw-audit {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["bogus"], ["--bogus"], ["schema", "bogus"], ["render", "x"]])
+def test_what_is_not_understood_is_a_usage_error(program: Program, arguments: list[str]) -> None:
+    ending = program.run(*arguments)
+    assert ending.code == 2
+    assert "Usage: sw-audit" in ending.err
+    assert ending.out == ""
+
+
+def test_init_writes_a_policy_that_is_the_default_one(program: Program) -> None:
+    ending = program.run("init")
+    assert ending.code == 0
+    assert read_policy(program.folder / "audit.swaudit.toml") == Policy()
+    text = (program.folder / "audit.swaudit.toml").read_text()
+    assert "minimum_ratio" in text
+    assert program.run("init", "mine.swaudit.toml").code == 0
+
+
+def test_init_overwrites_only_by_force(program: Program) -> None:
+    file = program.folder / "audit.swaudit.toml"
+    file.write_text("seed = 1\n")
+    refused = program.run("init")
+    assert (refused.code, refused.complaints) == (
+        2,
+        ["sw-audit: output audit.swaudit.toml: it exists already; name another file, or overwrite it with --force"],
+    )
+    assert file.read_text() == "seed = 1\n"
+    assert program.run("init", "--force").code == 0
+    assert file.read_text() != "seed = 1\n"
+
+
+def test_init_in_a_place_that_is_not_there_is_one_line(program: Program) -> None:
+    ending = program.run("init", "no/such/place.swaudit.toml")
+    assert (ending.code, len(ending.complaints)) == (2, 1)
+
+
+def test_the_schemas_describe_policy_and_record(program: Program) -> None:
+    both = json.loads(program.run("schema").out)
+    policy, record = (json.loads(program.run("schema", which).out) for which in ("policy", "record"))
+    assert both == {"policy": policy, "record": record}
+    jsonschema.validate({"seed": 3, "model": [{"source": "x"}]}, policy)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"sede": 3}, policy)
+    jsonschema.validate(json.loads(encode_record(make_record())), record)
+
+
+def test_a_record_is_rendered_into_a_file_or_onto_standard_output(quick: Program) -> None:
+    (quick.folder / "record.json").write_text(encode_record(make_record()))
+    assert quick.run("render", "record.json", "-o", "page.html").out == "wrote page.html\n"
+    page = (quick.folder / "page.html").read_text()
+    assert page == "<title>specimen, broken, control as html</title>"
+    assert quick.run("render", "record.json", "--output=-").out == page
+
+
+def test_a_page_that_has_no_place_is_one_line(quick: Program) -> None:
+    (quick.folder / "record.json").write_text(encode_record(make_record()))
+    ending = quick.run("render", "record.json", "-o", "no/such/x.html")
+    assert (ending.code, len(ending.complaints)) == (2, 1)
+    assert "output no/such/x.html" in ending.err
+
+
+@pytest.mark.slow
+def test_a_report_carries_its_record_and_can_be_rendered_again(program: Program) -> None:
+    (program.folder / "record.json").write_text(encode_record(make_record()))
+    program.run("render", "record.json", "-o", "page.html")
+    page = (program.folder / "page.html").read_text()
+    assert page.startswith("<!")
+    assert program.run("render", "page.html", "--output=-").out == page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["none.json", "-o", "x.html"], "record none.json"),
+        (["broken.json", "-o", "x.html"], "it is not JSON"),
+        (["record.json", "-o", "x.html", "--format=bogus"], "format 'bogus'"),
+    ],
+)
+def test_what_cannot_be_rendered_is_one_line(program: Program, arguments: list[str], told: str) -> None:
+    (program.folder / "record.json").write_text(encode_record(make_record()))
+    (program.folder / "broken.json").write_text("{")
+    ending = program.run("render", *arguments)
+    assert (ending.code, len(ending.complaints)) == (2, 1)
+    assert told in ending.err
+    assert program.files() == ["broken.json", "record.json"]
+
+
+def test_the_specimen_is_written_out_as_ordinary_checkpoints(program: Program) -> None:
+    ending = program.run("specimen", "models")
+    assert ending.code == 0
+    assert sorted(f"models/{Path(line).relative_to('models')}" for line in ending.out.splitlines()) == program.files()
+    for model in ("specimen", "control"):
+        assert {"config.json", "model.safetensors"} <= {path.name for path in Path("models", model).iterdir()}
+    again = program.run("specimen", "models")
+    assert (again.code, len(again.complaints)) == (2, 1)
+
+
+def test_a_reader_that_goes_away_is_no_complaint(program: Program) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    run = subprocess.run([*COMMAND, "schema"], stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(theirs)
+    assert run.stderr == b""
+    assert run.returncode == 141
+
+
+LIGHT = [["--help"], ["--version"], ["init"], ["schema"], ["audit", "--help"], ["audit", "none.swaudit.toml"]]
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+def test_commands_that_need_no_model_start_without_torch(program: Program, arguments: list[str]) -> None:
+    script = (
+        "import sys; from sw_audit.cli.main import run\n"
+        "try: run()\n"
+        "finally: print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    run = subprocess.run(command, cwd=program.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stderr.splitlines()[-1] == "[]"

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.program import Program
+
+from sw_audit.cli.locate import describe
+from support.evidence import make_identity, make_location
+from sw_audit.facts.location import Outcome
+
+
+def test_json_is_exactly_one_object_of_the_promised_form(program: Program) -> None:
+    ending = program.run("locate", "specimen", "--json")
+    assert ending.code == 0
+    found = json.loads(ending.out)
+    assert found["schema"] == 1
+    assert found["model"]["family"] == "llama"
+    assert found["model"]["layers"] >= 6
+    assert len(found["model"]["digest"]) == 64
+    assert found["outcome"] == "located"
+    (weight,) = found["super_weights"]
+    assert list(weight) == ["parameter", "layer", "row", "column", "expert", "value", "share"]
+    assert weight["parameter"] == f"model.layers.{weight['layer']}.mlp.down_proj.weight"
+    assert weight["expert"] is None
+    activation = found["super_activations"][0]
+    assert list(activation) == ["channel", "token", "value", "first_layer", "last_layer"]
+    assert activation["channel"] == weight["row"]
+    assert any(candidate["accepted"] for candidate in found["candidates"])
+
+
+def test_for_people_there_are_tables(program: Program) -> None:
+    ending = program.run("locate", "specimen")
+    assert ending.code == 0
+    for word in ("located", "super weights", "super activations", "model.layers.1.mlp.down_proj.weight"):
+        assert word in ending.out
+
+
+def test_no_super_weight_is_an_answer_too(program: Program) -> None:
+    ending = program.run("locate", "control", "--json")
+    assert ending.code == 0
+    assert json.loads(ending.out)["outcome"] == "none"
+    assert json.loads(ending.out)["super_weights"] == []
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_has_the_same_form(outcome: Outcome) -> None:
+    found = describe(make_identity(), make_location(outcome))
+    assert found["outcome"] == str(outcome)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["./none"], "there is no such folder"),
+        (["specimen", "--device=nonsense"], "nonsense"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line(program: Program, arguments: list[str], told: str) -> None:
+    ending = program.run("locate", *arguments, "--json")
+    assert (ending.code, ending.out) == (2, "")
+    assert [told in line for line in ending.complaints] == [True]
+
+
+def test_a_dtype_that_there_is_not_is_a_usage_error(program: Program) -> None:
+    assert program.run("locate", "specimen", "--dtype=int3").code == 2

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.runs import Inner
+from support.standin import CHECKS
+from sw_audit.record import read_record
+
+
+def list_files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_one_policy_leaves_a_record_and_a_report(inner: Inner) -> None:
+    inner.audit("llama-w4", "broken", options=("--tb=no",))
+    out = inner.pytester.path / "sw-audit-out"
+    assert list_files(out) == ["record.json", "report.html"]
+    record = read_record(out / "record.json")
+    assert [model.id for model in record.models] == ["llama-w4", "broken"]
+    assert len(record.verdicts) == 2 * CHECKS
+
+
+def test_the_record_holds_the_verdicts_of_the_selected_checks_only(inner: Inner) -> None:
+    inner.audit("llama-w4", options=("-k", "stopword or prune"))
+    assert set(inner.verdicts()) == {("llama-w4", "prune-collapses"), ("llama-w4", "stopword-shift")}
+
+
+def test_several_policies_leave_a_record_each(inner: Inner, policy_file: Path) -> None:
+    other = inner.pytester.mkdir("other") / "audit.swaudit.toml"
+    other.write_text('[[model]]\nsource = "llama-w4"\n')
+    options = ("--sw-audit-no-report", "-k", "prune", "--tb=no", "--sw-audit-out=out")
+    inner.audit("llama-w4", options=(*options, str(policy_file), str(other)))
+    assert list_files(inner.pytester.path / "out") == [
+        "audit-2/record.json",
+        "audit/record.json",
+        "models/record.json",
+    ]
+    assert len(inner.record("out/audit/record.json")["models"]) == 2
+    assert len(inner.noted("measure")) == 4
+
+
+def test_no_folder_is_made_where_nothing_was_audited(inner: Inner) -> None:
+    inner.audit("llama-w4", options=("-k", "no-such-check"))
+    inner.audit("llama-w4", options=("--collect-only",))
+    inner.audit("gone")
+    inner.audit("no-such-option", options=("--sw-audit-seed=-1",))
+    assert not (inner.pytester.path / "sw-audit-out").exists()
+
+
+def test_an_interrupted_run_leaves_what_was_there_before(inner: Inner) -> None:
+    inner.audit("llama-w4", options=("-k", "prune"))
+    before = (inner.pytester.path / "sw-audit-out" / "record.json").read_bytes()
+    models = ("--sw-audit-model=broken", "--sw-audit-model=interrupt")
+    run = inner.run(*models, "--tb=no", no_reraise_ctrlc=True)
+    assert run.ret == 2
+    run.stdout.fnmatch_lines(["the run was broken off: no record was written"])
+    assert (inner.pytester.path / "sw-audit-out" / "record.json").read_bytes() == before
+    assert list_files(inner.pytester.path / "sw-audit-out") == ["record.json", "report.html"]
+
+
+def test_pytest_exit_and_an_internal_error_leave_no_record(inner: Inner) -> None:
+    path = inner.pytester.makepyfile("import pytest\ndef test_mine(): pytest.exit('enough')\n")
+    inner.audit("llama-w4", options=(str(path),))
+    inner.pytester.makeconftest("def pytest_runtest_logfinish(nodeid):\n    if 'mine' in nodeid: raise ValueError\n")
+    path.write_text("def test_mine(): pass\n")
+    run = inner.audit("llama-w4", options=(str(path),))
+    assert run.ret == 3
+    assert not (inner.pytester.path / "sw-audit-out").exists()
+
+
+def test_stopping_at_a_failure_is_no_interruption(inner: Inner) -> None:
+    inner.audit("broken", "llama-w4", options=("-x", "--tb=no"))
+    record = inner.record()
+    assert len(record["verdicts"]) == CHECKS
+    assert record["failures"] == [
+        {"model": "llama-w4", "message": "not audited: the run ended before this model was reached"}
+    ]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(inner: Inner, place: str) -> None:
+    inner.pytester.makefile("", file="")
+    run = inner.audit("llama-w4", options=(f"--sw-audit-out={place}",))
+    assert run.ret == 4
+    assert len([line for line in run.errlines if line]) == 1
+    run.stderr.fnmatch_lines([f"ERROR: output folder *{place}*"])
+    assert inner.noted("measure") == []
+
+
+def test_a_page_that_cannot_be_drawn_does_not_cost_the_record(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STANDIN_DEFECT", "render")
+    run = inner.audit("llama-w4")
+    assert run.ret == 4
+    run.stdout.fnmatch_lines(["sw-audit: ZeroDivisionError: a defect of the page", "*record: sw-audit-out/record.json"])
+    assert list_files(inner.pytester.path / "sw-audit-out") == ["record.json"]
+
+
+def test_a_conftest_can_change_the_record_and_hears_where_it_lies(inner: Inner) -> None:
+    inner.pytester.makeconftest(
+        """
+        def pytest_sw_audit_modify_record(config, record):
+            environment = record.environment.model_copy(update={"platform": "withheld"})
+            return record.model_copy(update={"environment": environment})
+
+        def pytest_sw_audit_recorded(config, record, files, trouble):
+            print("heard", record.environment.platform, ','.join(files), files["report"].exists(), trouble)
+        """
+    )
+    run = inner.audit("llama-w4", options=("-s", "-k", "prune"))
+    run.stdout.fnmatch_lines(["*heard withheld record,report True None"])
+    assert inner.record()["environment"]["platform"] == "withheld"

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from pytest_sw_audit.options import SETTINGS
+from support.runs import Inner
+from support.standin import CHECKS
+from sw_audit.facts.policy import Dtype, Expectation, Policy
+
+
+@pytest.fixture
+def all_places(inner: Inner) -> Inner:
+    """A seed in each place that can set it: 1 in pyproject.toml, 2 in a policy file, 3 in the ini file."""
+    inner.pytester.makepyprojecttoml("[tool.sw_audit]\nseed = 1\nconfidence = 0.8\n")
+    inner.pytester.makefile(".toml", policy="seed = 2\n")
+    inner.pytester.makeini("[pytest]\nsw_audit_seed = 3\n")
+    return inner
+
+
+ONE = ("-k", "prune-collapses")
+POLICY_FILE = "--sw-audit-policy=policy.toml"
+
+
+def test_the_command_line_goes_before_the_ini_file(all_places: Inner) -> None:
+    all_places.audit("llama-w4", options=(*ONE, POLICY_FILE, "--sw-audit-seed=4"))
+    assert all_places.record()["policy"]["seed"] == 4
+
+
+def test_the_ini_file_goes_before_the_policy(all_places: Inner) -> None:
+    all_places.audit("llama-w4", options=(*ONE, POLICY_FILE))
+    assert all_places.record()["policy"]["seed"] == 3
+
+
+def test_the_policy_file_stands_in_place_of_pyproject(all_places: Inner) -> None:
+    all_places.pytester.makeini("[pytest]\n")
+    all_places.audit("llama-w4", options=(*ONE, POLICY_FILE))
+    policy = all_places.record()["policy"]
+    assert (policy["seed"], policy["confidence"]) == (2, Policy().confidence)
+
+
+def test_pyproject_goes_before_the_defaults(all_places: Inner) -> None:
+    all_places.pytester.makeini("[pytest]\n")
+    all_places.audit("llama-w4", options=ONE)
+    policy = all_places.record()["policy"]
+    assert (policy["seed"], policy["confidence"]) == (1, 0.8)
+
+
+def test_the_defaults_are_the_policys_own(inner: Inner) -> None:
+    inner.audit("llama-w4", options=ONE)
+    policy = inner.record()["policy"]
+    assert policy.pop("model")[0]["source"] == "llama-w4"
+    assert Policy.model_validate(policy) == Policy()
+
+
+def test_options_go_before_a_collected_policy_file_too(inner: Inner, policy_file: Path) -> None:
+    policy_file.write_text(f'seed = 5\nexpect = "any"\n{policy_file.read_text()}')
+    inner.run(str(policy_file), *ONE, "--sw-audit-seed=6", "--sw-audit-dtype=bfloat16", "--sw-audit-windows=9")
+    policy = inner.record()["policy"]
+    assert (policy["seed"], policy["expect"], policy["corpus"]["windows"]) == (6, "any", 9)
+    assert [model["dtype"] for model in policy["model"]] == ["bfloat16", "bfloat16"]
+
+
+@pytest.mark.parametrize("form", ["ini", "toml"])
+def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> None:
+    keys = {
+        "model": ["llama-w4", "broken"],
+        "check": ["prune-collapses"],
+        "corpus": "specimen",
+        "windows": 7,
+        "dtype": "float32",
+        "device": "cuda:1",
+        "expect": "any",
+        "inconclusive": "warn",
+        "seed": 8,
+        "out": "elsewhere",
+        "no_report": True,
+    }
+    assert {setting.name.replace("-", "_") for setting in SETTINGS} == {*keys, "policy"}
+    if form == "ini":
+        lines = [
+            f"sw_audit_{key} = {value if not isinstance(value, list) else ''.join(f'{chr(10)}  {v}' for v in value)}"
+            for key, value in keys.items()
+        ]
+        inner.pytester.makeini("[pytest]\n" + "\n".join(lines))
+    else:
+        texts = (f"sw_audit_{key} = {str(value).lower() if value is True else repr(value)}" for key, value in keys.items())
+        inner.pytester.makefile(".toml", pytest="[pytest]\n" + "\n".join(texts))
+    inner.run("--tb=no").assert_outcomes(passed=1, failed=1)
+    policy = inner.record("elsewhere/record.json")["policy"]
+    assert [model["id"] for model in policy["model"]] == ["llama-w4", "broken"]
+    assert {model["dtype"] for model in policy["model"]} == {"float32"}
+    assert {model["device"] for model in policy["model"]} == {"cuda:1"}
+    assert (policy["corpus"]["windows"], policy["expect"], policy["inconclusive"], policy["seed"]) == (7, "any", "warn", 8)
+    assert not (inner.pytester.path / "elsewhere" / "report.html").exists()
+
+
+def test_an_ini_file_that_names_models_leaves_ones_own_tests_in(inner: Inner) -> None:
+    inner.pytester.makeini("[pytest]\nsw_audit_model = llama-w4\n")
+    inner.pytester.makepyfile("def test_mine(): pass\n")
+    inner.run().assert_outcomes(passed=CHECKS + 1)
+
+
+def test_paths_in_an_ini_file_are_taken_from_where_it_lies(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner.pytester.makeini("[pytest]\nsw_audit_model = w4=models/llama\nsw_audit_out = reports\n")
+    (inner.pytester.path / "models" / "llama").mkdir(parents=True)
+    folder = inner.pytester.mkdir("sub")
+    monkeypatch.chdir(folder)
+    inner.run(*ONE).assert_outcomes(passed=1, deselected=CHECKS - 1)
+    source = inner.record("reports/record.json")["policy"]["model"][0]["source"]
+    assert (folder / source).resolve() == inner.pytester.path / "models" / "llama"
+
+
+@pytest.mark.parametrize(
+    ("ini", "told"),
+    [
+        ("sw_audit_dtype = int3", "sw_audit_dtype is 'int3'; write one of auto, float32, bfloat16, float16"),
+        ("sw_audit_windows = many", "*many*"),
+    ],
+)
+def test_a_word_that_an_ini_key_does_not_allow_is_a_usage_error(inner: Inner, ini: str, told: str) -> None:
+    inner.pytester.makeini(f"[pytest]\n{ini}\n")
+    run = inner.audit("llama-w4")
+    assert run.ret == 4
+    run.stderr.fnmatch_lines([f"ERROR: *{told}"])
+
+
+def test_the_words_that_options_allow_are_those_of_the_policy() -> None:
+    choices = {setting.name: setting.choices for setting in SETTINGS if setting.choices}
+    inconclusive = Policy.model_fields["inconclusive"].annotation
+    assert choices == {
+        "dtype": get_args(Dtype),
+        "expect": get_args(Expectation),
+        "inconclusive": get_args(inconclusive),
+    }
+
+
+def test_a_models_id_can_be_chosen_and_two_of_one_name_need_that(inner: Inner) -> None:
+    twice = inner.audit("a/llama", "b/llama")
+    assert twice.ret == 4
+    twice.stderr.fnmatch_lines(["ERROR: --sw-audit-model: two models are called 'llama'; *ID=SOURCE*"])
+    inner.audit("a/llama", "w8=b/llama", options=ONE)
+    assert [(one["id"], one["source"]) for one in inner.record()["policy"]["model"]] == [
+        ("llama", "a/llama"),
+        ("w8", "b/llama"),
+    ]
+
+
+def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(inner: Inner) -> None:
+    (inner.pytester.path / "bits=4").mkdir()
+    inner.audit("bits=4", options=ONE)
+    assert inner.record()["policy"]["model"][0]["source"] == "bits=4"
+
+
+def test_a_model_of_the_policy_can_be_named_by_its_id(inner: Inner, policy_file: Path) -> None:
+    policy_file.write_text('[[model]]\nsource = "x/y"\nid = "llama"\nrevision = "v1"\n[[model]]\nsource = "z"\n')
+    inner.audit("llama", options=(*ONE, f"--sw-audit-policy={policy_file}"))
+    models = inner.record()["policy"]["model"]
+    assert [(one["source"], one["revision"]) for one in models] == [("x/y", "v1")]
+
+
+def test_the_policys_own_models_are_audited_where_none_is_named(inner: Inner, policy_file: Path) -> None:
+    run = inner.run(f"--sw-audit-policy={policy_file}", *ONE, "--tb=no", "-v")
+    run.stdout.fnmatch_lines(["llama-w4::prune-collapses PASSED*", "broken::prune-collapses FAILED*"])
+
+
+def test_the_models_of_pyproject_are_audited_when_asked_for(inner: Inner) -> None:
+    inner.pytester.makepyprojecttoml('[[tool.sw_audit.model]]\nsource = "hub/llama-w4"\n')
+    inner.run("--sw-audit", *ONE).assert_outcomes(passed=1, deselected=CHECKS - 1)
+
+
+def test_asking_for_the_models_of_pyproject_where_there_are_none_is_told(inner: Inner) -> None:
+    run = inner.run("--sw-audit")
+    assert run.ret == 4
+    run.stderr.fnmatch_lines(["ERROR: an audit under *pyproject.toml: it names no model; *"])
+
+
+@pytest.mark.parametrize("text", ["[tool.sw_audit]\nsede = 1\n", "[tool]\nsw_audit = 3\n"])
+def test_a_table_in_pyproject_that_means_nothing_is_one_line(inner: Inner, text: str) -> None:
+    inner.pytester.makepyprojecttoml(text)
+    inner.pytester.makeini("[pytest]\n")
+    run = inner.audit("llama-w4")
+    assert run.ret == 4
+    assert len([line for line in run.errlines if line]) == 1
+    run.stderr.fnmatch_lines(["ERROR: *[[]tool.sw_audit[]]*"])
+
+
+def test_paths_in_a_policy_file_are_taken_from_where_it_lies(inner: Inner) -> None:
+    folder = inner.pytester.mkdir("deep")
+    (folder / "models" / "llama").mkdir(parents=True)
+    (folder / "text.txt").write_text("words")
+    (folder / "audit.swaudit.toml").write_text(
+        '[[model]]\nsource = "models/llama"\n[[model]]\nsource = "./lost"\n[[model]]\nsource = "owner/name"\n'
+        '[corpus]\nsource = "text.txt"\n'
+    )
+    inner.run("deep/audit.swaudit.toml", *ONE)
+    policy = inner.record()["policy"]
+    assert [model["source"] for model in policy["model"]] == ["deep/models/llama", "./deep/lost", "owner/name"]
+    assert policy["corpus"]["source"] == "deep/text.txt"

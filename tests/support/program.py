@@ -1,0 +1,70 @@
+"""The program `sw-audit` under test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from sw_audit.cli.main import app
+
+COMMAND = (sys.executable, "-c", "from sw_audit.cli.main import run; run()")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the program ended.
+
+    Attributes:
+        code: Its exit code.
+        out: What it wrote on standard output.
+        err: What it wrote on standard error.
+    """
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaints(self) -> list[str]:
+        """The lines on standard error."""
+        return self.err.splitlines()
+
+
+@dataclass(frozen=True)
+class Program:
+    """The program in a folder.
+
+    Attributes:
+        folder: Where it is run.
+    """
+
+    folder: Path
+
+    def run(self, *arguments: object) -> Ending:
+        """Run it in this process."""
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="sw-audit")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Ending(result.exit_code, result.stdout, result.stderr)
+
+    def start(self, *arguments: object, timeout: float = 300) -> Ending:
+        """Run it in a process of its own."""
+        command = [*COMMAND, *(str(argument) for argument in arguments)]
+        run = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False)
+        return Ending(run.returncode, run.stdout, run.stderr)
+
+    def record(self, path: str = "sw-audit-out/record.json") -> dict[str, Any]:
+        """Return a record that was written."""
+        document: dict[str, Any] = json.loads((self.folder / path).read_text(encoding="utf-8"))
+        return document
+
+    def files(self) -> list[str]:
+        """Return every file in the folder."""
+        found = (path for path in self.folder.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.folder).as_posix() for path in found)

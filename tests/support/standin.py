@@ -1,0 +1,79 @@
+"""A stand-in for measuring and drawing: both at once, so that the mechanics around them can be tried often.
+
+The judging and the record are the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from support.evidence import make_evidence, make_failing_evidence, make_location, make_none_evidence
+from sw_audit import audit, record
+from sw_audit.errors import CheckpointError
+from sw_audit.facts.progress import ignore_progress
+from sw_audit.facts.record import Evidence, Record
+
+CONFTEST = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from support.standin import install
+install(setattr)
+"""
+"""For runs in processes of their own, where what a test patches is not seen."""
+
+CHECKS = 10
+
+
+def install(replace: Callable[[object, str, object], None]) -> None:
+    """Replace what loads, measures and draws; `replace` is `setattr` or `monkeypatch.setattr`."""
+    replace(audit, "preflight", lambda policy: None)
+    replace(audit, "open_model", open_model)
+    replace(audit, "locate_model", lambda checkpoint: make_location())
+    replace(audit, "measure_model", measure_model)
+    replace(record, "render_record", render_record)
+
+
+def measure_model(
+    model_id: str, policy: Any, checks: Collection[str], progress: Any = ignore_progress, checkpoint: Any = None
+) -> Evidence:
+    """Return made-up evidence: the beginning of the id says of what kind."""
+    note(f"measure {model_id} {os.getpid()} {' '.join(checks)}")
+    for done in range(3):
+        progress("measuring", done, 3)
+    if model_id.startswith("gone"):
+        raise CheckpointError(f"model {model_id!r}", "model.safetensors is truncated", "copy it again")
+    if model_id.startswith("defect"):
+        raise ZeroDivisionError("a defect that nobody foresaw")
+    if model_id.startswith("interrupt"):
+        raise KeyboardInterrupt
+    if model_id.startswith("broken"):
+        return make_failing_evidence(model_id, policy=policy)
+    if model_id.startswith("control"):
+        return make_none_evidence(model_id, policy=policy)
+    windows = 2 if model_id.startswith("short") else 32
+    return make_evidence(model_id, policy=policy, windows=windows, items=5 * windows)
+
+
+def open_model(model_id: str, policy: Any) -> Any:
+    """Return something in place of an open checkpoint."""
+    note(f"open {model_id} {os.getpid()}")
+    if model_id.startswith("gone"):
+        raise CheckpointError(f"model {model_id!r}", "model.safetensors is truncated", "copy it again")
+    return SimpleNamespace(identity=policy.find_model(model_id), model=SimpleNamespace(training=False))
+
+
+def render_record(record: Record, format: str = "html") -> str:  # noqa: A002 - as in the real one
+    """Return a page without charts."""
+    if os.environ.get("STANDIN_DEFECT") == "render":
+        raise ZeroDivisionError("a defect of the page")
+    return f"<title>{', '.join(model.id for model in record.models)} as {format}</title>"
+
+
+def note(line: str) -> None:
+    """Write down what was done, also where it is done in another process."""
+    with Path(os.environ["STANDIN_NOTES"]).open("a", encoding="utf-8") as notes:
+        notes.write(f"{line}\n")
