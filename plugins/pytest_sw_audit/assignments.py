@@ -133,7 +133,7 @@ def anchor_paths(policy: Policy, folder: Path) -> Policy:
         if source == "specimen" or not (source.startswith((".", "~")) or place.exists()):
             return source
         path = os.path.relpath(place)
-        return path if place.exists() else os.path.join(os.curdir, path)  # else it would read as a hub id
+        return path if place.exists() else f"./{path}"  # or it would read as a hub id
 
     models = tuple(model.model_copy(update={"source": anchor(model.source)}) for model in policy.models)
     corpus = policy.corpus.model_copy(update={"source": anchor(policy.corpus.source)})

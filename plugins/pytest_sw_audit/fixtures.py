@@ -1,7 +1,7 @@
 """Fixtures for one's own assertions on the models of a run.
 
-Tests that use them run once per model of the run: those given by options, by policy files named on the command line,
-or by `[tool.sw_audit]`. All checks and tests of a run share one measuring pass per model. For instance::
+Tests that use them run once per model of the run: those given by options, by policy files named on the command
+line, or by `[tool.sw_audit]`. All checks and tests of a run share one measuring pass per model. For instance::
 
     import pytest
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 from support.program import Program
@@ -162,8 +161,8 @@ def test_without_arguments_the_models_of_pyproject_are_audited_from_below_too(
     "settings",
     [
         '[tool.pytest]\naddopts = ["-k", "nothing", "--maxfail=1", "--no-such-option"]\n',
-        '[tool.pytest.ini_options]\naddopts = "-n 4 -p no:junitxml"\nminversion = "99"\nrequired_plugins = ["no-such"]\n',
-        '[tool.pytest]\nfilterwarnings = ["error"]\ntestpaths = ["tests"]\nstrict = true\nsw_audit_expect = "none"\n',
+        '[tool.pytest.ini_options]\naddopts = "-n 4 -p no:junitxml"\nrequired_plugins = ["no-such"]\n',
+        '[tool.pytest]\nminversion = "99"\ntestpaths = ["tests"]\nstrict = true\nsw_audit_expect = "none"\n',
     ],
 )
 def test_the_pytest_settings_of_the_folder_do_not_matter(
@@ -176,9 +175,7 @@ def test_the_pytest_settings_of_the_folder_do_not_matter(
     assert quick.run("audit", "llama-w4", "-q").out == "PASSED: 10 pass\n"
 
 
-def test_the_words_specimen_and_control_are_the_shipped_models_unless_there_is_a_path(
-    quick: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_words_specimen_and_control_are_the_shipped_models_unless_there_is_a_path(quick: Program) -> None:
     shipped = sw_audit.specimen.shipped
     assert sw_audit.cli.audit.find_shipped("specimen") == str(shipped.specimen_path())
     assert sw_audit.cli.audit.find_shipped("control") == str(shipped.control_path())

@@ -33,7 +33,10 @@ def _cut(folder: Path) -> None:
 
 
 def _lose_shard(folder: Path) -> None:
-    names = {"model.embed_tokens.weight": "model-00001-of-00002.safetensors", "x": "model-00002-of-00002.safetensors"}
+    names = {
+        "model.embed_tokens.weight": "model-00001-of-00002.safetensors",
+        "x": "model-00002-of-00002.safetensors",
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
     (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
 
@@ -59,7 +62,14 @@ def _encoder() -> torch.nn.Module:
 
 
 def _without_down_projection() -> torch.nn.Module:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 8, "num_heads": 4, "head_dim": 8, "n_groups": 1}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "state_size": 8,
+        "num_heads": 4,
+        "head_dim": 8,
+        "n_groups": 1,
+    }
     return Mamba2ForCausalLM(Mamba2Config(vocab_size=60, **sizes))
 
 
@@ -130,7 +140,9 @@ def test_a_policy_file_that_is_not_there(program: Program) -> None:
     assert_one_line(program, "audit", "specimen", "--policy=none.toml", told="none.toml")
 
 
-@pytest.mark.parametrize("text", [None, b"", b"\xff\xfe\x00bad", b"mill river"], ids=["none", "empty", "bytes", "short"])
+@pytest.mark.parametrize(
+    "text", [None, b"", b"\xff\xfe\x00bad", b"mill river"], ids=["none", "empty", "bytes", "short"]
+)
 def test_a_corpus_that_cannot_be_used(program: Program, text: bytes | None) -> None:
     if text is not None:
         (program.folder / "text.txt").write_bytes(text)

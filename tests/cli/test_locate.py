@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from support.evidence import make_identity, make_location
 from support.program import Program
 
 from sw_audit.cli.locate import describe
-from support.evidence import make_identity, make_location
 from sw_audit.facts.location import Outcome
 
 

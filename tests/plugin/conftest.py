@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
+import sw_audit_reports.html  # noqa: F401
 from support import standin
 from support.runs import Inner
 
 # What an inner run imports is forgotten after it, and numpy cannot be imported twice.
-import sw_audit.judge
-import sw_audit.policy
-import sw_audit.record
-import sw_audit_reports.html  # noqa: F401
 
 
 @pytest.fixture

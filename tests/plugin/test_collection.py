@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from support.runs import Inner
 from support.standin import CHECKS
 
@@ -58,7 +59,9 @@ def test_a_marker_expression_selects_checks(inner: Inner) -> None:
 
 def test_a_node_id_of_a_model_given_by_option_can_be_copied_onto_the_command_line(inner: Inner) -> None:
     inner.pytester.makepyfile(MINE)
-    inner.audit("llama-w4", options=("llama-w4::prune-collapses",)).assert_outcomes(passed=1, deselected=CHECKS - 1)
+    inner.audit("llama-w4", options=("llama-w4::prune-collapses",)).assert_outcomes(
+        passed=1, deselected=CHECKS - 1
+    )
     inner.audit("llama-w4", "llama-w8", options=("llama-w8",)).assert_outcomes(passed=CHECKS)
 
 
@@ -68,7 +71,9 @@ def test_a_check_can_be_deselected_by_its_node_id(inner: Inner) -> None:
 
 
 def test_a_check_that_is_asked_for_by_name_is_the_only_one(inner: Inner) -> None:
-    run = inner.audit("llama-w4", options=("--sw-audit-check=stopword-shift", "--sw-audit-check", "prune-collapses"))
+    run = inner.audit(
+        "llama-w4", options=("--sw-audit-check=stopword-shift", "--sw-audit-check", "prune-collapses")
+    )
     run.assert_outcomes(passed=2)
     assert [note[2:] for note in inner.noted("measure")] == [["prune-collapses", "stopword-shift"]]
 
@@ -103,13 +108,15 @@ def test_a_policy_file_is_collected_and_its_checks_can_be_addressed(inner: Inner
     inner.run("audit.swaudit.toml::llama-w4").assert_outcomes(passed=CHECKS)
 
 
-def test_a_policy_file_is_found_in_a_folder_like_any_test(inner: Inner, policy_file: Path) -> None:
+@pytest.mark.usefixtures("policy_file")
+def test_a_policy_file_is_found_in_a_folder_like_any_test(inner: Inner) -> None:
     inner.pytester.makepyfile(MINE)
     run = inner.run("-k", "prune-collapses or mine", "--tb=no")
     run.assert_outcomes(passed=2, failed=1, deselected=2 * CHECKS - 2)
 
 
-def test_lf_runs_what_failed_in_a_policy_file(inner: Inner, policy_file: Path) -> None:
+@pytest.mark.usefixtures("policy_file")
+def test_lf_runs_what_failed_in_a_policy_file(inner: Inner) -> None:
     failed = inner.run("--tb=no").parseoutcomes()["failed"]
     again = inner.run("--lf", "--tb=no")
     assert again.parseoutcomes() == {"failed": failed, "deselected": 2 * CHECKS - failed}

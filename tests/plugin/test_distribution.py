@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-
 from pytest_sw_audit.assignments import OPTIONS_KEY, Assignment
 from pytest_sw_audit.desk import AuditDesk
 from pytest_sw_audit.options import Settings
@@ -17,6 +16,7 @@ from pytest_sw_audit.xdist import find_scope
 from support.evidence import make_policy
 from support.runs import Inner
 from support.standin import CHECKS
+
 from sw_audit.facts.progress import ignore_progress
 
 pytestmark = pytest.mark.slow  # each run starts workers
@@ -48,7 +48,9 @@ def make_desk(root: Path) -> AuditDesk:
         ("llama/test_mine.py::test_it", "llama/test_mine.py::test_it"),
     ],
 )
-def test_what_belongs_to_a_model_stays_together_and_nothing_else_does(tmp_path: Path, nodeid: str, scope: str) -> None:
+def test_what_belongs_to_a_model_stays_together_and_nothing_else_does(
+    tmp_path: Path, nodeid: str, scope: str
+) -> None:
     assert find_scope(nodeid, make_desk(tmp_path), tmp_path) == scope
 
 
@@ -75,7 +77,9 @@ def test_one_model_goes_to_one_worker_with_the_tests_on_it(separate: Inner) -> N
     assert len({note[1] for note in measured}) == 2
 
 
-def test_a_policy_file_that_is_only_found_by_collecting_goes_to_one_worker(separate: Inner, policy_file: Path) -> None:
+def test_a_policy_file_that_is_only_found_by_collecting_goes_to_one_worker(
+    separate: Inner, policy_file: Path
+) -> None:
     folder = separate.pytester.mkdir("deep")
     policy_file.rename(folder / policy_file.name)
     run = separate.run("-n", "2", "--tb=no")

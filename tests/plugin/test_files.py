@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from support.runs import Inner
 from support.standin import CHECKS
+
 from sw_audit.record import read_record
 
 
@@ -63,7 +63,9 @@ def test_an_interrupted_run_leaves_what_was_there_before(inner: Inner) -> None:
 def test_pytest_exit_and_an_internal_error_leave_no_record(inner: Inner) -> None:
     path = inner.pytester.makepyfile("import pytest\ndef test_mine(): pytest.exit('enough')\n")
     inner.audit("llama-w4", options=(str(path),))
-    inner.pytester.makeconftest("def pytest_runtest_logfinish(nodeid):\n    if 'mine' in nodeid: raise ValueError\n")
+    inner.pytester.makeconftest(
+        "def pytest_runtest_logfinish(nodeid):\n    if 'mine' in nodeid: raise ValueError\n"
+    )
     path.write_text("def test_mine(): pass\n")
     run = inner.audit("llama-w4", options=(str(path),))
     assert run.ret == 3
@@ -89,11 +91,15 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(inn
     assert inner.noted("measure") == []
 
 
-def test_a_page_that_cannot_be_drawn_does_not_cost_the_record(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_cannot_be_drawn_does_not_cost_the_record(
+    inner: Inner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STANDIN_DEFECT", "render")
     run = inner.audit("llama-w4")
     assert run.ret == 4
-    run.stdout.fnmatch_lines(["sw-audit: ZeroDivisionError: a defect of the page", "*record: sw-audit-out/record.json"])
+    run.stdout.fnmatch_lines(
+        ["sw-audit: ZeroDivisionError: a defect of the page", "*record: sw-audit-out/record.json"]
+    )
     assert list_files(inner.pytester.path / "sw-audit-out") == ["record.json"]
 
 

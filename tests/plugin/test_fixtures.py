@@ -4,7 +4,6 @@ import inspect
 import textwrap
 
 import pytest
-
 import pytest_sw_audit.fixtures
 from support.runs import Inner
 from support.standin import CHECKS
@@ -36,8 +35,8 @@ def test_one_model_is_open_at_a_time(inner: Inner) -> None:
 
         def alone(checkpoint):
             gc.collect()
-            kin = [one for one in gc.get_objects() if type(one) is types.SimpleNamespace and hasattr(one, "identity")]
-            assert kin == [checkpoint]
+            spaces = [one for one in gc.get_objects() if type(one) is types.SimpleNamespace]
+            assert [one for one in spaces if hasattr(one, "identity")] == [checkpoint]
         """
     )
     run = inner.audit("llama-w4", "llama-w8", options=(str(path), "-m", "not sw_audit"))
@@ -68,13 +67,17 @@ def test_a_broken_table_in_pyproject_fails_the_tests_that_need_it_in_one_line(in
     run.stdout.no_fnmatch_line("*Traceback*")
 
 
-def test_a_policy_file_named_on_the_command_line_serves_the_fixtures(inner: Inner, policy_file: object) -> None:
-    path = inner.pytester.makepyfile("def test_policy(sw_policy, sw_location): assert len(sw_policy.models) == 2\n")
+@pytest.mark.usefixtures("policy_file")
+def test_a_policy_file_named_on_the_command_line_serves_the_fixtures(inner: Inner) -> None:
+    path = inner.pytester.makepyfile(
+        "def test_policy(sw_policy, sw_location): assert len(sw_policy.models) == 2\n"
+    )
     run = inner.run("audit.swaudit.toml", str(path), "-v", "-k", "test_policy")
     run.stdout.fnmatch_lines(["*::test_policy[[]llama-w4[]] PASSED*", "*::test_policy[[]broken[]] PASSED*"])
 
 
-def test_models_of_one_name_are_told_apart_by_their_policy(inner: Inner, policy_file: object) -> None:
+@pytest.mark.usefixtures("policy_file")
+def test_models_of_one_name_are_told_apart_by_their_policy(inner: Inner) -> None:
     path = inner.pytester.makepyfile("def test_policy(sw_policy): pass\n")
     run = inner.audit("llama-w4", options=("audit.swaudit.toml", str(path), "-v", "-k", "test_policy"))
     run.stdout.fnmatch_lines(
@@ -94,7 +97,9 @@ def test_the_marker_restricts_models_and_checks(inner: Inner) -> None:
         def test_none(sw_verdicts): pass
         """
     )
-    run = inner.audit("llama-w4", "llama-w8", options=(".", "-m", "sw_audit", "-k", "test_one or test_none", "-rs"))
+    run = inner.audit(
+        "llama-w4", "llama-w8", options=(".", "-m", "sw_audit", "-k", "test_one or test_none", "-rs")
+    )
     run.assert_outcomes(passed=1, skipped=1, deselected=2 * CHECKS)
     run.stdout.fnmatch_lines(["SKIPPED*no model of this run is among other"])
     assert [(note[0], note[2:]) for note in inner.noted("measure")] == [("llama-w8", ["stopword-shift"])]

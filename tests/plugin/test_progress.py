@@ -10,7 +10,6 @@ import sys
 import termios
 
 import pytest
-
 from pytest_sw_audit.progress import report_progress
 from support.runs import Inner
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-
 from pytest_sw_audit.options import SETTINGS
 from support.runs import Inner
 from support.standin import CHECKS
+
 from sw_audit.facts.policy import Dtype, Expectation, Policy
 
 
@@ -80,20 +80,28 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
     }
     assert {setting.name.replace("-", "_") for setting in SETTINGS} == {*keys, "policy"}
     if form == "ini":
-        lines = [
-            f"sw_audit_{key} = {value if not isinstance(value, list) else ''.join(f'{chr(10)}  {v}' for v in value)}"
+        texts = {
+            key: "\n  ".join(["", *value]) if isinstance(value, list) else str(value)
             for key, value in keys.items()
-        ]
-        inner.pytester.makeini("[pytest]\n" + "\n".join(lines))
+        }
+        inner.pytester.makeini("[pytest]\n" + "".join(f"sw_audit_{key} = {text}\n" for key, text in texts.items()))
     else:
-        texts = (f"sw_audit_{key} = {str(value).lower() if value is True else repr(value)}" for key, value in keys.items())
+        texts = (
+            f"sw_audit_{key} = {str(value).lower() if value is True else repr(value)}"
+            for key, value in keys.items()
+        )
         inner.pytester.makefile(".toml", pytest="[pytest]\n" + "\n".join(texts))
     inner.run("--tb=no").assert_outcomes(passed=1, failed=1)
     policy = inner.record("elsewhere/record.json")["policy"]
     assert [model["id"] for model in policy["model"]] == ["llama-w4", "broken"]
     assert {model["dtype"] for model in policy["model"]} == {"float32"}
     assert {model["device"] for model in policy["model"]} == {"cuda:1"}
-    assert (policy["corpus"]["windows"], policy["expect"], policy["inconclusive"], policy["seed"]) == (7, "any", "warn", 8)
+    assert (policy["corpus"]["windows"], policy["expect"], policy["inconclusive"], policy["seed"]) == (
+        7,
+        "any",
+        "warn",
+        8,
+    )
     assert not (inner.pytester.path / "elsewhere" / "report.html").exists()
 
 

@@ -56,7 +56,9 @@ class Program:
     def start(self, *arguments: object, timeout: float = 300) -> Ending:
         """Run it in a process of its own."""
         command = [*COMMAND, *(str(argument) for argument in arguments)]
-        run = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False)
+        run = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False
+        )
         return Ending(run.returncode, run.stdout, run.stderr)
 
     def record(self, path: str = "sw-audit-out/record.json") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from support.evidence import make_evidence, make_failing_evidence, make_location, make_none_evidence
+
 from sw_audit import audit, record
 from sw_audit.errors import CheckpointError
 from sw_audit.facts.progress import ignore_progress
@@ -30,15 +31,19 @@ CHECKS = 10
 
 def install(replace: Callable[[object, str, object], None]) -> None:
     """Replace what loads, measures and draws; `replace` is `setattr` or `monkeypatch.setattr`."""
-    replace(audit, "preflight", lambda policy: None)
+    replace(audit, "preflight", lambda _policy: None)
     replace(audit, "open_model", open_model)
-    replace(audit, "locate_model", lambda checkpoint: make_location())
+    replace(audit, "locate_model", lambda _checkpoint: make_location())
     replace(audit, "measure_model", measure_model)
     replace(record, "render_record", render_record)
 
 
 def measure_model(
-    model_id: str, policy: Any, checks: Collection[str], progress: Any = ignore_progress, checkpoint: Any = None
+    model_id: str,
+    policy: Any,
+    checks: Collection[str],
+    progress: Any = ignore_progress,
+    checkpoint: Any = None,  # noqa: ARG001 - as in the real one
 ) -> Evidence:
     """Return made-up evidence: the beginning of the id says of what kind."""
     note(f"measure {model_id} {os.getpid()} {' '.join(checks)}")
