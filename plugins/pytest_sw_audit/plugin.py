@@ -38,7 +38,7 @@ from pytest_sw_audit.ledger import LEDGER, Interruption, Ledger, examine_folder,
 from pytest_sw_audit.options import add_options, read_settings
 from pytest_sw_audit.progress import report_progress
 from pytest_sw_audit.summary import print_summary, write_header
-from pytest_sw_audit.xdist import OUTPUT, Distribution, make_output
+from pytest_sw_audit.xdist import OUTPUT, Distribution, make_output, share_cores
 
 __all__ = ["_case", "sw_location", "sw_measurements", "sw_model", "sw_policy", "sw_verdicts"]
 
@@ -73,7 +73,9 @@ def _engage(config: pytest.Config, desk: AuditDesk, files: list[Path]) -> None:
     from sw_audit.errors import AuditError
 
     try:
-        if not is_worker(config):
+        if is_worker(config):
+            share_cores(config)
+        else:
             examine_folder(desk.settings.out)
         if desk.settings.requested:
             desk.offer(desk.engage_options())

@@ -47,6 +47,16 @@ class Distribution:
             desk.interrupted = True
 
 
+def share_cores(config: pytest.Config) -> None:
+    """On a worker, leave the other workers their part of the cores, unless the user has divided them.
+
+    Threads of two processes on one core wait for each other actively, and an audit takes several times as long.
+    torch reads the variable when it is loaded, which is later.
+    """
+    workers = int(config.workerinput["workercount"])  # type: ignore[attr-defined] # set by pytest-xdist
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
 def find_scope(nodeid: str, desk: AuditDesk, root: Path) -> str:
     """Return what a test is kept together with: its model, else nothing but itself.
 

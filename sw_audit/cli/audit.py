@@ -103,6 +103,7 @@ def audit(
     arguments = [f"{option}={value}" for option, values in said.items() for value in values]
     arguments += [] if report else ["--sw-audit-no-report"]
     arguments += _name_targets(targets or [], policy)
+    _check_place(junit)
     listener = Listener(quiet=quiet, debug=bool(context.find_root().params.get("debug")))
     with _own_environment(), tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch, "junit.xml")
@@ -172,14 +173,15 @@ def _run_pytest(arguments: list[str], listener: object) -> None:
     pytest.main(arguments, plugins=[listener])
 
 
+def _check_place(junit: Path | None) -> None:
+    """Complain before anything is measured about a file that cannot be written after."""
+    if junit and not (junit.parent.is_dir() and os.access(junit.parent, os.W_OK) and not junit.is_dir()):
+        raise OutputError(f"output {junit}", "it cannot be written there", "name a file in a folder that exists")
+
+
 def _keep_junit(written: Path, wanted: Path) -> Path:
     from sw_audit.record import write_text
 
-    try:
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"output {wanted}", str(error.strerror), "choose a place that can be written to"
-        ) from error
+    wanted.parent.mkdir(parents=True, exist_ok=True)
     write_text(wanted, written.read_text(encoding="utf-8"))
     return wanted

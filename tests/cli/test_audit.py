@@ -117,13 +117,13 @@ def test_verbose_prints_every_reason(quick: Program) -> None:
 def test_every_option_reaches_the_policy(quick: Program) -> None:
     quick.run(
         "audit", "w4=models/llama", "--corpus=specimen", "--windows=9", "--dtype=bfloat16", "--device=cuda:1",
-        "--expect=any", "--inconclusive=warn", "--seed=5", "--out=here", "--junit=there/j.xml", "--no-report",
+        "--expect=any", "--inconclusive=warn", "--seed=5", "--out=here", "--junit=j.xml", "--no-report",
     )  # fmt: skip
     policy = quick.record("here/record.json")["policy"]
     assert policy["model"][0] | {"dtype": "bfloat16", "device": "cuda:1", "id": "w4"} == policy["model"][0]
     assert (policy["corpus"]["windows"], policy["seed"]) == (9, 5)
     assert (policy["expect"], policy["inconclusive"]) == ("any", "warn")
-    assert quick.files() == ["here/record.json", "there/j.xml"]
+    assert quick.files() == ["here/record.json", "j.xml"]
 
 
 def test_a_policy_file_is_audited_by_its_name(quick: Program) -> None:
@@ -214,10 +214,15 @@ def test_a_page_that_cannot_be_drawn_ends_with_2_and_keeps_the_record(
     assert quick.files() == ["sw-audit-out/junit.xml", "sw-audit-out/record.json"]
 
 
-def test_a_junit_file_that_cannot_be_written_is_one_line(quick: Program) -> None:
+@pytest.mark.parametrize("place", ["file/x.xml", "no/such/x.xml", "folder"])
+def test_a_junit_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    quick: Program, place: str
+) -> None:
     (quick.folder / "file").touch()
-    ending = quick.run("audit", "llama-w4", "--junit=file/x.xml")
-    assert (ending.code, len(ending.complaints)) == (2, 1)
+    (quick.folder / "folder").mkdir()
+    ending = quick.run("audit", "llama-w4", f"--junit={place}")
+    assert (ending.code, ending.out, len(ending.complaints)) == (2, "", 1)
+    assert quick.files() == ["file"]
 
 
 def test_several_policies_are_shown_together(quick: Program) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import sw_audit_reports.html  # noqa: F401
 from support import standin
 from support.runs import Inner
 
