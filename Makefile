@@ -1,5 +1,6 @@
 # make audit   audit the model that ships with sw-audit; the report is sw-audit-out/report.html
-# make test    run the tests with coverage
+# make test    run the fast tests with coverage
+# make slow    run the slow tests: whole audits, training, a browser, the wheel
 # make check   ruff, ruff format and mypy
 # make bench   run the benchmarks and print their tables
 # make clean   remove what these commands made
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: audit test check format bench clean
+.PHONY: audit test slow check format bench clean
 
 audit: $(READY)
 	$(BIN)/sw-audit audit specimen --out sw-audit-out
@@ -17,9 +18,12 @@ audit: $(READY)
 # Two workers with one thread each: threads of two processes on one core wait for each other actively.
 test: $(READY)
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 -q -m 'not slow'
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .

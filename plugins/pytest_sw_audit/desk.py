@@ -160,7 +160,10 @@ class AuditDesk:
 
         if case in self.results or self.needed.get(case):
             return self.find_result(case).evidence.location
-        return audit.locate_model(self.open_model(case))
+        location = audit.locate_model(self.open_model(case))
+        if case not in self.lent:
+            self.close_model()
+        return location
 
     def _measure(self, case: Case) -> Result:
         from sw_audit import audit

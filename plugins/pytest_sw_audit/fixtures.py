@@ -49,7 +49,6 @@ MARKER = (
 )
 _CASE = "_sw_audit_case"
 _MEASURED = {"sw_measurements", "sw_verdicts"}
-_OPENED = {"sw_model", "sw_location"}
 _NO_MODEL = (
     "no model to audit: give one with --sw-audit-model, a policy file, or [tool.sw_audit] in pyproject.toml"
 )
@@ -150,7 +149,7 @@ def announce_tests(desk: AuditDesk, item: pytest.Item) -> None:
         return
     if used & _MEASURED:
         desk.need(case, read_marker(item)[1] or desk.assignments[case.key].checks)
-    if used & _OPENED:
+    if "sw_model" in used:
         desk.lent.add(case)
 
 
