@@ -18,7 +18,7 @@ from sw_audit.facts.record import Record
 from sw_audit.facts.verdict import Status, Verdict
 
 _STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.INCONCLUSIVE: "yellow", Status.SKIPPED: "dim"}
-_ENDINGS = {PASSED: "PASSED", FAILED: "FAILED", INCONCLUSIVE: "INCONCLUSIVE", BAD_INPUT: "NOT AUDITED"}
+_ENDINGS = {PASSED: "PASSED", FAILED: "FAILED", INCONCLUSIVE: "INCONCLUSIVE", BAD_INPUT: "NOT COMPLETE"}
 _PLAIN_WIDTH = 120
 """Columns of the table where the output is no terminal, so that a log holds whole lines."""
 
@@ -120,4 +120,6 @@ def write_limit(verdict: Verdict) -> str:
 def conclude(listener: Listener) -> str:
     """Write what it comes to, such as `FAILED: 8 pass, 2 fail`."""
     counts = Counter(verdict.status for verdict in listener.verdicts)
-    return f"{_ENDINGS[listener.exit_code]}: {', '.join(f'{counts[one]} {one}' for one in Status if counts[one])}"
+    nothing = listener.exit_code == INCONCLUSIVE and Status.INCONCLUSIVE not in counts
+    ending = "NOTHING AUDITED" if nothing else _ENDINGS[listener.exit_code]
+    return f"{ending}: {', '.join(f'{counts[one]} {one}' for one in Status if counts[one])}"
