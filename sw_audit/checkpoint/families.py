@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,24 +10,15 @@ import torch
 
 from sw_audit.checkpoint.matrices import (
     DecoderLayer,
-    DownProjection,
+    Matrix,
     identify_storage,
+    list_expert_matrices,
+    list_fused_experts,
     list_projections,
 )
+from sw_audit.checkpoint.mlp import find_down_projections
 from sw_audit.errors import CheckpointError
 
-# What only a block that mixes tokens is told; an MLP is told nothing but the hidden states.
-_TOLD_TO_MIXERS = {
-    "attention_mask",
-    "alibi",
-    "past_key_values",
-    "past_key_value",
-    "layer_past",
-    "cache_params",
-    "position_embeddings",
-    "position_ids",
-    "cu_seqlens",
-}
 # Architectures that exist for filling in masks, which also have a causal head in transformers.
 _MASKED = "ForMaskedLM"
 
@@ -39,7 +29,7 @@ def find_decoder_layers(model: Any) -> tuple[DecoderLayer, ...]:
     The decoder is `model.get_decoder()`; its layers are the nearest ModuleList below it that is as long as
     the text configuration says. Among a layer's projections that belong to no block that mixes tokens, the
     down-projection is the widest one that leads back into the residual stream and has a partner leading out
-    of it. A layer that keeps experts has no single down-projection.
+    of it; each expert has its own.
 
     Args:
         model: A `PreTrainedModel`, on any device, also on `meta`.
@@ -62,33 +52,40 @@ def find_decoder_layers(model: Any) -> tuple[DecoderLayer, ...]:
     found = []
     for index, module in enumerate(layers):
         name = names[module]
-        matrices = []
-        for matrix, _ in list_projections(module, name):
-            if (storage := identify_storage(matrix.tensor)) not in shared:
-                shared.add(storage)
-                matrices.append(matrix)
-        down = _find_down_projection(module, name, index, text.hidden_size)
-        found.append(DecoderLayer(index, name, module, down, tuple(matrices)))
+        matrices = list(_list_matrices(module, name, text.hidden_size, shared))
+        downs = find_down_projections(module, name, index, text.hidden_size)
+        found.append(DecoderLayer(index, name, module, downs, tuple(matrices)))
     return tuple(found)
 
 
+def _list_matrices(layer: torch.nn.Module, name: str, hidden: int, shared: set[int]) -> Iterator[Matrix]:
+    """Yield a layer's matrices that share no memory with what was seen, which is added to."""
+    listed = [matrix for matrix, _ in list_projections(layer, name)]
+    listed += [
+        matrix for fused in list_fused_experts(layer, name, hidden) for matrix in list_expert_matrices(fused)
+    ]
+    own: dict[int, str] = {}
+    for matrix in listed:
+        storage = identify_storage(matrix.tensor)
+        # All experts of one parameter share its memory and are listed all the same.
+        if storage not in shared and own.setdefault(storage, matrix.parameter) == matrix.parameter:
+            yield matrix
+    shared.update(own)
+
+
 def require_down_projections(layers: Sequence[DecoderLayer], source: str) -> None:
-    """Refuse a model in which no layer has a down-projection of its own.
+    """Refuse a model in which no layer has a down-projection.
 
     Args:
         layers: What `find_decoder_layers` found.
         source: What the user calls the model.
 
     Raises:
-        CheckpointError: If there is none, telling fused experts from models without an MLP.
+        CheckpointError: If there is none.
     """
-    if any(layer.down_projection is not None for layer in layers):
-        return
-    if any(_holds_experts(layer.module) for layer in layers):
-        found = "every MLP consists of experts, none with a down-projection of its own"
-    else:
+    if not any(layer.down_projections for layer in layers):
         found = "no layer has an MLP with a down-projection"
-    raise CheckpointError(f"model {source!r}", found, "give a dense decoder-only language model")
+        raise CheckpointError(f"model {source!r}", found, "give a decoder-only language model with MLPs")
 
 
 def refuse_other_architectures(config: Any, source: str) -> None:
@@ -132,46 +129,6 @@ def _find_layer_list(model: Any, length: int) -> Sequence[torch.nn.Module] | Non
                 else:
                     waiting.append(child)
     return None
-
-
-def _find_down_projection(layer: torch.nn.Module, name: str, index: int, hidden: int) -> DownProjection | None:
-    """Find the widest projection back into the residual stream outside of the blocks that mix tokens."""
-    if _holds_experts(layer):
-        return None
-    pairs = [pair for block, prefix in _list_mlp_blocks(layer, name) for pair in list_projections(block, prefix)]
-    outward = {matrix.weight.shape[0] for matrix, _ in pairs if matrix.weight.shape[1] == hidden}
-    candidates = [
-        (matrix, module)
-        for matrix, module in pairs
-        if matrix.weight.shape[0] == hidden
-        # A gate and its partner may be one matrix of twice the width.
-        and any(matrix.weight.shape[1] * times in outward for times in (1, 2))
-    ]
-    if not candidates:
-        return None
-    width = max(matrix.weight.shape[1] for matrix, _ in candidates)
-    widest = [(matrix, module) for matrix, module in candidates if matrix.weight.shape[1] == width]
-    matrix, module = widest[-1]
-    return DownProjection(matrix.parameter, matrix.tensor, matrix.transposed, index, module)
-
-
-def _list_mlp_blocks(layer: torch.nn.Module, name: str) -> Iterator[tuple[torch.nn.Module, str]]:
-    """Yield the layer's children, named, that see one token at a time."""
-    for child_name, child in layer.named_children():
-        if not _TOLD_TO_MIXERS & inspect.signature(child.forward).parameters.keys():
-            yield child, f"{name}.{child_name}"
-
-
-def _holds_experts(layer: torch.nn.Module) -> bool:
-    """Tell whether a layer keeps experts: fused in a three-dimensional parameter, or side by side in a list."""
-    for block, _ in _list_mlp_blocks(layer, ""):
-        for module in block.modules():
-            fused = any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
-            if fused and not isinstance(module, torch.nn.Conv1d):
-                return True
-            if isinstance(module, torch.nn.ModuleList) and len(module) > 1:
-                return True
-    return False
 
 
 def _list_embeddings(model: Any) -> Iterator[torch.Tensor]:

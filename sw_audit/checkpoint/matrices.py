@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 import torch
+
+from sw_audit.checkpoint.experts import FusedExperts, find_fused_experts
+from sw_audit.errors import CheckpointError
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,36 +21,49 @@ class Matrix:
         parameter: Qualified name, such as `model.layers.2.mlp.down_proj.weight`.
         tensor: The parameter as the module stores it: (out, in), or (in, out) if transposed.
         transposed: Whether it is stored (in, out), as Conv1D does.
+        expert: Which of the experts that are fused into the parameter, [experts, ., .]; `None` where the
+            parameter is this one matrix.
     """
 
     parameter: str
     tensor: torch.nn.Parameter
     transposed: bool
+    expert: int | None = field(default=None, kw_only=True)
 
     @property
     def weight(self) -> torch.Tensor:
         """The matrix as (out, in); a view, so writing into it changes the model."""
         stored = self.tensor.detach()
+        if self.expert is not None:
+            stored = stored[self.expert]
         return stored.T if self.transposed else stored
 
 
 @dataclass(frozen=True, eq=False)
 class DownProjection(Matrix):
-    """The last matrix of an MLP, which writes into the residual stream.
+    """The last matrix of an MLP, or of one of its experts, which writes into the residual stream.
 
     Attributes:
         layer: Decoder layer, counted from 0.
         module: The module that multiplies by the matrix; forward hooks on it see `x` and `y`. Some families
             call it with [batch, tokens, channels], some (OPT) with [batch * tokens, channels]; some (Falcon)
-            go on to add into its output, so that a hook must copy what it keeps.
+            go on to add into its output, so that a hook must copy what it keeps. Where experts are fused it is
+            the module that holds them all, and hooks on it see what enters and leaves all of them together.
+        fused: The experts that this one is fused with, if it is.
+        expert_module: The module of the one expert it belongs to, where each has its own; it is called with the
+            tokens that are routed to it and no others.
     """
 
     layer: int
     module: torch.nn.Module
+    fused: FusedExperts | None = field(default=None, kw_only=True)
+    expert_module: torch.nn.Module | None = field(default=None, kw_only=True)
 
     @property
     def bias(self) -> torch.Tensor | None:
-        """What the module adds to `W @ x` [out], if anything."""
+        """What is added to `W @ x` [out], if anything."""
+        if self.fused is not None and self.expert is not None:
+            return self.fused.bias(self.fused.down, self.expert)
         bias = getattr(self.module, "bias", None)
         return bias.detach() if isinstance(bias, torch.Tensor) else None
 
@@ -59,16 +76,58 @@ class DecoderLayer:
         index: Counted from 0.
         name: Qualified name of the module, such as `model.layers.0`.
         module: The layer.
-        down_projection: `None` where the MLP's experts are fused, or there is no MLP.
-        matrices: Every matrix of the layer that multiplies activations, in the order of definition; a matrix
-            shared with an embedding or an earlier layer is not listed again.
+        down_projections: The one of a dense MLP; where there are experts, that of what all tokens share, if
+            anything, and one per expert; none where there is no MLP.
+        matrices: Every matrix of the layer that multiplies activations, in the order of definition, fused
+            experts last; a matrix shared with an embedding or an earlier layer is not listed again.
     """
 
     index: int
     name: str
     module: torch.nn.Module
-    down_projection: DownProjection | None
+    down_projections: tuple[DownProjection, ...]
     matrices: tuple[Matrix, ...]
+
+    @property
+    def down_projection(self) -> DownProjection | None:
+        """The down-projection of a dense MLP; `None` where there are experts, or no MLP."""
+        return self.down_projections[0] if len(self.down_projections) == 1 and not self.keeps_experts else None
+
+    @property
+    def keeps_experts(self) -> bool:
+        """Whether the MLP, or a part of it, consists of experts."""
+        return any(down.fused is not None or down.expert_module is not None for down in self.down_projections)
+
+    @property
+    def fused_experts(self) -> tuple[FusedExperts, ...]:
+        """The modules in which the down-projections of several experts are one parameter."""
+        fused = (down.fused for down in self.down_projections if down.fused is not None)
+        return tuple(dict.fromkeys(fused))
+
+    def find_matrix(self, parameter: str, expert: int | None) -> Matrix | None:
+        """Return the layer's matrix of that qualified name and expert, if it has one.
+
+        Raises:
+            CheckpointError: If the parameter is the layer's, but it has no such expert.
+        """
+        found = self._matrices.get((parameter, expert))
+        if found is None and parameter in self._experts:
+            asked = f"expert {expert} of {parameter}"
+            count = self._experts[parameter]
+            has = f"it fuses {count} experts" if count else "it is no parameter that fuses experts"
+            raise CheckpointError(
+                asked, has, "count experts from 0, and name one where they are fused, only there"
+            )
+        return found
+
+    @cached_property
+    def _matrices(self) -> dict[tuple[str, int | None], Matrix]:
+        return {(one.parameter, one.expert): one for one in self.matrices}
+
+    @cached_property
+    def _experts(self) -> dict[str, int]:
+        fused = Counter(one.parameter for one in self.matrices if one.expert is not None)
+        return {one.parameter: fused[one.parameter] for one in self.matrices}
 
 
 def list_projections(root: torch.nn.Module, prefix: str) -> Iterator[tuple[Matrix, torch.nn.Module]]:
@@ -87,6 +146,26 @@ def list_projections(root: torch.nn.Module, prefix: str) -> Iterator[tuple[Matri
         weight = module._parameters.get("weight")
         if weight is not None and weight.ndim == 2 and weight.is_floating_point():
             yield Matrix(f"{name}.weight", weight, transposed=conv1d), module
+
+
+def list_fused_experts(root: torch.nn.Module, prefix: str, hidden: int) -> Iterator[FusedExperts]:
+    """Yield every module below a module that fuses experts.
+
+    Args:
+        root: Where to look, itself included.
+        prefix: Its qualified name.
+        hidden: Width of the residual stream.
+    """
+    for name, module in root.named_modules(prefix=prefix):
+        if (fused := find_fused_experts(module, name, hidden)) is not None:
+            yield fused
+
+
+def list_expert_matrices(fused: FusedExperts) -> Iterator[Matrix]:
+    """Yield the matrices of all experts of a module, parameter by parameter."""
+    for parameter, tensor in fused.parameters():
+        for expert in range(fused.count):
+            yield Matrix(parameter, tensor, fused.transposed, expert=expert)
 
 
 def is_conv1d(module: torch.nn.Module) -> bool:

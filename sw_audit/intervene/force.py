@@ -20,8 +20,7 @@ def touches(arm: Arm, layer: DecoderLayer) -> bool:
     """Tell whether an arm changes anything in a layer."""
     if any(isinstance(act, Quantize) for act in arm.acts):
         return True
-    named = {matrix.parameter for matrix in layer.matrices}
-    return any(group.parameter in named for group in arm.addressed())
+    return any(layer.find_matrix(group.parameter, group.expert) is not None for group in arm.addressed())
 
 
 @contextmanager
@@ -36,7 +35,7 @@ def arm_in_force(arm: Arm, layer: DecoderLayer) -> Iterator[None]:
         layer: The layer, whose weights are at hand.
 
     Raises:
-        CheckpointError: If an address lies outside its matrix.
+        CheckpointError: If an address lies outside its matrix, or names an expert that there is not.
     """
     with ExitStack() as stack:
         original = {
@@ -60,8 +59,8 @@ def _act_in_force(
                 for group in act.addresses:
                     stack.enter_context(_scalars_written(act, layer, group))
             case Quantize():
-                for matrix in layer.matrices:
-                    stack.enter_context(_matrix_rounded(act, matrix))
+                for matrices in _group_by_parameter(layer):
+                    stack.enter_context(_parameter_rounded(act, matrices))
             case RestoreActivation():
                 for group in act.addresses:
                     found = original[group]
@@ -87,15 +86,39 @@ def _scalars_written(act: Scale | SetTo, layer: DecoderLayer, group: AddressGrou
 
 
 @contextmanager
-def _matrix_rounded(act: Quantize, matrix: Matrix) -> Iterator[None]:
-    held = [group for group in act.holdout if group.parameter == matrix.parameter]
-    rounded = round_to_nearest(matrix.weight, act.recipe, index_scalars(matrix, held) if held else None)
-    stored = matrix.tensor.data
+def _parameter_rounded(act: Quantize, matrices: Sequence[Matrix]) -> Iterator[None]:
+    """Let a rounded tensor stand in for a parameter: one matrix, or all experts that are fused in it."""
+    parameter = matrices[0].tensor
+    stored = parameter.data
     try:
-        matrix.tensor.data = rounded.T.contiguous() if matrix.transposed else rounded
+        parameter.data = _round(act, matrices)
         yield
     finally:
-        matrix.tensor.data = stored
+        parameter.data = stored
+
+
+def _round(act: Quantize, matrices: Sequence[Matrix]) -> Tensor:
+    """Return the rounded parameter in the layout in which it is stored."""
+    if matrices[0].expert is None:
+        return _round_matrix(act, matrices[0])
+    whole = torch.empty_like(matrices[0].tensor.data)
+    for matrix in matrices:
+        whole[matrix.expert] = _round_matrix(act, matrix)
+    return whole
+
+
+def _round_matrix(act: Quantize, matrix: Matrix) -> Tensor:
+    own = (matrix.parameter, matrix.expert)
+    held = [group for group in act.holdout if (group.parameter, group.expert) == own]
+    rounded = round_to_nearest(matrix.weight, act.recipe, index_scalars(matrix, held) if held else None)
+    return rounded.T.contiguous() if matrix.transposed else rounded
+
+
+def _group_by_parameter(layer: DecoderLayer) -> list[list[Matrix]]:
+    found: dict[str, list[Matrix]] = {}
+    for matrix in layer.matrices:
+        found.setdefault(matrix.parameter, []).append(matrix)
+    return list(found.values())
 
 
 def index_scalars(matrix: Matrix, groups: Sequence[AddressGroup]) -> tuple[Tensor, Tensor]:
@@ -118,7 +141,7 @@ def index_scalars(matrix: Matrix, groups: Sequence[AddressGroup]) -> tuple[Tenso
 
 
 def _find(layer: DecoderLayer, group: AddressGroup) -> Matrix | None:
-    return next((matrix for matrix in layer.matrices if matrix.parameter == group.parameter), None)
+    return layer.find_matrix(group.parameter, group.expert)
 
 
 def _gather(layer: DecoderLayer, group: AddressGroup) -> tuple[Matrix, Tensor] | None:

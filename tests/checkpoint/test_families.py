@@ -92,33 +92,22 @@ def test_a_layer_lists_each_of_its_matrices_once(family: Family) -> None:
 
 
 @pytest.mark.parametrize("family", EXPERTS, ids=str)
-def test_fused_experts_have_no_down_projection_and_the_refusal_says_so(family: Family) -> None:
+def test_a_layer_of_experts_has_no_single_down_projection_and_is_not_refused(family: Family) -> None:
     layers = find_decoder_layers(make_model(family))
     assert [layer.down_projection for layer in layers] == [None] * LAYERS
-    assert all(layer.matrices for layer in layers)
-    with pytest.raises(CheckpointError, match="experts") as caught:
-        require_down_projections(layers, "some/model")
-    assert "\n" not in str(caught.value)
-    assert "'some/model'" in str(caught.value)
-
-
-@pytest.mark.parametrize("family", DEEPSEEK, ids=str)
-def test_only_the_dense_layers_of_a_mixed_model_have_a_down_projection(family: Family) -> None:
-    layers = find_decoder_layers(make_model(family))
-    first = layers[0].down_projection
-    assert first is not None
-    assert first.parameter == "model.layers.0.mlp.down_proj.weight"
-    assert [layer.down_projection for layer in layers[1:]] == [None] * (LAYERS - 1)
+    assert all(layer.down_projections for layer in layers)
     require_down_projections(layers, "some/model")
 
 
-def test_experts_side_by_side_in_a_list_have_no_down_projection() -> None:
-    model = make_model(LLAMA)
-    mlp = model.model.layers[1].mlp
-    mlp.experts = torch.nn.ModuleList([torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Linear(HIDDEN, HIDDEN)])
-    downs = [layer.down_projection for layer in find_decoder_layers(model)]
-    assert downs[1] is None
-    assert downs[0] is not None
+@pytest.mark.parametrize("family", DEEPSEEK, ids=str)
+def test_only_the_dense_layers_of_a_mixed_model_have_a_single_down_projection(family: Family) -> None:
+    layers = find_decoder_layers(make_model(family))
+    first = layers[0].down_projection
+    assert first is not None
+    assert layers[0].down_projections == (first,)
+    assert first.parameter == "model.layers.0.mlp.down_proj.weight"
+    assert [layer.down_projection for layer in layers[1:]] == [None] * (LAYERS - 1)
+    require_down_projections(layers, "some/model")
 
 
 def test_a_model_without_an_mlp_is_refused() -> None:

@@ -107,7 +107,10 @@ DENSE: tuple[Family, ...] = (
 
 _MOE = {**LLAMA_LIKE, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
 _DEEPSEEK = {
-    **_MOE,
+    **_PLAIN,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 20,
     "n_routed_experts": 4,
     "n_shared_experts": 1,
     "n_group": 1,
@@ -129,7 +132,7 @@ EXPERTS: tuple[Family, ...] = (
     Family("gpt_oss", settings={**LLAMA_LIKE, "num_local_experts": 4, "layer_types": ["full_attention"] * LAYERS}),
     Family("qwen2_moe", settings={**_MOE, "num_experts": 4, "shared_expert_intermediate_size": 44}),
     Family("qwen3_moe", settings={**_MOE, "num_experts": 4}),
-    Family("olmoe", settings={**_MOE, "num_experts": 4}),
+    Family("olmoe", settings={**_PLAIN, "num_key_value_heads": 1, "num_experts_per_tok": 2, "num_experts": 4}),
     Family("llama4_text", settings=_LLAMA4),
 )
 # Their first layer is dense, the others keep experts.
