@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from sw_audit.checkpoint.inspection import list_weight_files
@@ -13,6 +16,7 @@ from sw_audit.facts.policy import ModelPolicy
 
 # Large enough that hashing, not the calls, takes the time; small beside any layer.
 _CHUNK = 1 << 23
+_SIDE_BY_SIDE = 4
 
 
 def digest_files(folder: Path | str, *, allow_pickle: bool = False) -> tuple[FileDigest, ...]:
@@ -30,7 +34,9 @@ def digest_files(folder: Path | str, *, allow_pickle: bool = False) -> tuple[Fil
     """
     root = Path(folder)
     files = list_weight_files(root, ModelPolicy(source=str(root), allow_pickle=allow_pickle))
-    return tuple(_digest_file(path, root) for path in sorted(files))
+    # Digesting runs without Python's lock, so that shards can be digested side by side.
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _SIDE_BY_SIDE)) as pool:
+        return tuple(pool.map(partial(_digest_file, root=root), sorted(files)))
 
 
 def digest_manifest(files: Iterable[FileDigest]) -> str:

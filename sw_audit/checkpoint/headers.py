@@ -34,10 +34,14 @@ class TensorHeader:
     Attributes:
         dtype: In the format's notation, such as `BF16`.
         shape: As stored.
+        start: Where its bytes begin, counted from the beginning of the file.
+        stop: Where they end.
     """
 
     dtype: str
     shape: tuple[int, ...]
+    start: int
+    stop: int
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
@@ -74,7 +78,11 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         entries.pop("__metadata__", None)
         spans = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
         end = max((stop for _, stop in spans.values()), default=0)
-        header = {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+        data = 8 + length
+        header = {
+            name: TensorHeader(entry["dtype"], tuple(entry["shape"]), data + spans[name][0], data + spans[name][1])
+            for name, entry in entries.items()
+        }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedFileError(
             f"{path.name} is not a safetensors file: its header does not read", again
@@ -86,8 +94,7 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
             f"{path.name} is {state}: its header promises {end} bytes of weights, there are {held}", again
         )
     for name, tensor in header.items():
-        start_byte, stop_byte = spans[name]
         width = FLOATS.get(tensor.dtype)
-        if width is not None and stop_byte - start_byte != width * math.prod(tensor.shape):
+        if width is not None and tensor.stop - tensor.start != width * math.prod(tensor.shape):
             raise DamagedFileError(f"{path.name} gives tensor {name!r} another length than its shape", again)
     return header

@@ -66,7 +66,7 @@ def read_config(folder: Path, declared: dict[str, Any], wanted: ModelPolicy) -> 
             raise CheckpointError(quote_source(wanted), found, "correct config.json, or upgrade transformers")
         if not wanted.trust_remote_code:
             raise _refuse_code(wanted)
-    with _one_line_refusals(wanted, "config.json"):
+    with one_line_refusals(wanted, "config.json"):
         config = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=wanted.trust_remote_code
         )
@@ -82,7 +82,7 @@ def load_tokenizer(folder: Path, wanted: ModelPolicy) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with _one_line_refusals(wanted, "its tokenizer"):
+    with one_line_refusals(wanted, "its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=wanted.trust_remote_code
         )
@@ -106,9 +106,9 @@ def load_model(folder: Path, config: Any, device: torch.device, wanted: ModelPol
     Raises:
         CheckpointError: If the model would not consist of exactly the tensors of its checkpoint.
     """
-    auto_class = _choose_class(config, wanted)
+    auto_class = choose_class(config, wanted)
     safe = all(path.suffix == ".safetensors" for path in list_weight_files(folder, wanted))
-    with _one_line_refusals(wanted, "its weights"):
+    with one_line_refusals(wanted, "its weights"):
         model, info = auto_class.from_pretrained(
             folder,
             config=config,
@@ -120,29 +120,27 @@ def load_model(folder: Path, config: Any, device: torch.device, wanted: ModelPol
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        _check_loading(info, wanted)
+        check_loading(info, wanted)
         if device.type != "cpu":
             model.to(device)
     return model
 
 
-def _choose_class(config: Any, wanted: ModelPolicy) -> Any:
-    """Choose how to open a model: as its configuration says, else as text only, else with what it sees."""
-    from transformers import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-    )
+def choose_class(config: Any, wanted: ModelPolicy) -> Any:
+    """Choose how to open a model: as its configuration says, else as text only, else with what it sees.
+
+    Returns:
+        One of the library's Auto classes.
+
+    Raises:
+        CheckpointError: If there is no way.
+    """
+    from transformers import AutoModelForCausalLM
 
     declared = set(getattr(config, "architectures", None) or ())
-    kinds = [
-        (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
-        (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
-    ]
-    able = [(auto, _name_class(mapping[type(config)])) for auto, mapping in kinds if type(config) in mapping]
-    for auto, name in able:
-        if name in declared:
+    able = _list_classes(config)
+    for auto, own in able:
+        if _name_class(own) in declared:
             return auto
     if able:
         return able[0][0]
@@ -154,13 +152,47 @@ def _choose_class(config: Any, wanted: ModelPolicy) -> Any:
     raise CheckpointError(quote_source(wanted), found, "give a decoder-only language model")
 
 
+def choose_own_class(config: Any, wanted: ModelPolicy) -> Any:
+    """Return the model's own class, as `choose_class` would choose it; `None` if the library has none for it.
+
+    Raises:
+        CheckpointError: If there is no way to open it.
+    """
+    chosen = choose_class(config, wanted)
+    return next((own for auto, own in _list_classes(config) if auto is chosen), None)
+
+
+def _list_classes(config: Any) -> list[tuple[Any, Any]]:
+    """List the Auto classes that can open a model, each with the class that it opens it as."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    kinds = [
+        (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
+        (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
+    ]
+    return [(auto, mapping[type(config)]) for auto, mapping in kinds if type(config) in mapping]
+
+
 def _name_class(found: Any) -> str:
     name: str = found.__name__
     return name
 
 
-def _check_loading(info: Mapping[str, Any], wanted: ModelPolicy) -> None:
-    """Refuse a model that does not consist of exactly the tensors of its checkpoint."""
+def check_loading(info: Mapping[str, Any], wanted: ModelPolicy) -> None:
+    """Refuse a model that does not consist of exactly the tensors of its checkpoint.
+
+    Args:
+        info: What the library says of loading it.
+        wanted: The model.
+
+    Raises:
+        CheckpointError: Naming one tensor that is missing, left over or of another shape.
+    """
     remedy = "compare config.json with the weights, or download the checkpoint again"
     for name, stored, expected in sorted(info["mismatched_keys"]):
         found = f"tensor {name!r} has shape {list(stored)}, config.json asks for {list(expected)}"
@@ -175,8 +207,12 @@ def _check_loading(info: Mapping[str, Any], wanted: ModelPolicy) -> None:
 
 
 @contextmanager
-def _one_line_refusals(wanted: ModelPolicy, what: str) -> Iterator[None]:
-    """Turn whatever the library raises into one line."""
+def one_line_refusals(wanted: ModelPolicy, what: str) -> Iterator[None]:
+    """Turn whatever the library raises into one line.
+
+    Raises:
+        CheckpointError: In place of it.
+    """
     try:
         yield
     except CheckpointError:

@@ -12,6 +12,7 @@ import torch
 
 from sw_audit.checkpoint.digest import digest_files, digest_manifest
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
+from sw_audit.checkpoint.finite import refuse_non_finite
 from sw_audit.checkpoint.inspection import inspect_folder
 from sw_audit.checkpoint.loading import load_model, load_tokenizer, quiet_libraries, read_config
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
@@ -37,13 +38,18 @@ class Checkpoint:
     identity: ModelIdentity
     layers: tuple[DecoderLayer, ...]
 
-    def matrix(self, parameter: str) -> Matrix:
-        """Return the matrix of that qualified name.
+    def matrix(self, parameter: str, expert: int | None = None) -> Matrix:
+        """Return the matrix of that qualified name, and of that expert where experts are fused.
 
         Raises:
             KeyError: If no decoder layer has it.
         """
-        return self._matrices[parameter]
+        return self._matrices[parameter, expert]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs, also where its weights are there only while they are used."""
+        return torch.device(self.identity.device)
 
     @property
     def maximum_positions(self) -> int | None:
@@ -58,11 +64,9 @@ class Checkpoint:
         return size
 
     @cached_property
-    def _matrices(self) -> Mapping[str, Matrix]:
-        downs = [layer.down_projection for layer in self.layers if layer.down_projection is not None]
-        return {matrix.parameter: matrix for layer in self.layers for matrix in layer.matrices} | {
-            down.parameter: down for down in downs
-        }
+    def _matrices(self) -> Mapping[tuple[str, int | None], Matrix]:
+        found = (one for layer in self.layers for one in (*layer.matrices, *layer.down_projections))
+        return {(matrix.parameter, matrix.expert): matrix for matrix in found}
 
 
 def open_checkpoint(wanted: ModelPolicy) -> Checkpoint:
@@ -78,24 +82,40 @@ def open_checkpoint(wanted: ModelPolicy) -> Checkpoint:
     Raises:
         CheckpointError: If it cannot be opened as it should be.
     """
-    folder = find_folder(wanted, fetch=True)
-    if folder is None:  # pragma: no cover - fetching finds a folder or raises
-        raise CheckpointError(quote_source(wanted), "there is no such folder", "correct the path")
+    folder = require_folder(wanted)
     declared = inspect_folder(folder, wanted)
-    device = _find_device(wanted)
+    device = find_device(wanted)
     with quiet_libraries():
         config = read_config(folder, declared, wanted)
         tokenizer = load_tokenizer(folder, wanted)
         model = load_model(folder, config, device, wanted)
-    _check_finite(model, wanted)
-    _check_vocabulary(model, tokenizer, wanted)
+    for name, parameter in model.named_parameters():
+        refuse_non_finite(name, parameter, wanted)
+    check_vocabulary(model, tokenizer, wanted)
     model.eval().requires_grad_(False)
     layers = find_decoder_layers(model)
     require_down_projections(layers, wanted.source)
-    return Checkpoint(model, tokenizer, _identify(model, layers, folder, wanted), layers)
+    return Checkpoint(model, tokenizer, identify_model(model, layers, folder, wanted), layers)
 
 
-def _find_device(wanted: ModelPolicy) -> torch.device:
+def require_folder(wanted: ModelPolicy) -> Path:
+    """Return the folder of a checkpoint, fetched if it is on the hub.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    folder = find_folder(wanted, fetch=True)
+    if folder is None:  # pragma: no cover - fetching finds a folder or raises
+        raise CheckpointError(quote_source(wanted), "there is no such folder", "correct the path")
+    return folder
+
+
+def find_device(wanted: ModelPolicy) -> torch.device:
+    """Return the device that a model is to run on.
+
+    Raises:
+        CheckpointError: If this machine has none such.
+    """
     try:
         device = torch.device(wanted.device)
         torch.empty(1, device=device)
@@ -105,27 +125,31 @@ def _find_device(wanted: ModelPolicy) -> torch.device:
     return device
 
 
-def _check_finite(model: Any, wanted: ModelPolicy) -> None:
-    for name, parameter in model.named_parameters():
-        if parameter.numel() == 0 or not parameter.is_floating_point():
-            continue
-        # One pass without a mask as large as the tensor: a NaN or an infinity always reaches an extreme.
-        low, high = torch.aminmax(parameter.detach())
-        if not torch.isfinite(low + high * 0):
-            kind = "NaN" if torch.isnan(low) else "an infinity"
-            found = f"tensor {name!r} holds {kind}"
-            raise CheckpointError(quote_source(wanted), found, "repair the weights or take an earlier checkpoint")
+def check_vocabulary(model: Any, tokenizer: Any, wanted: ModelPolicy) -> None:
+    """Refuse a tokenizer that knows more tokens than its model.
 
-
-def _check_vocabulary(model: Any, tokenizer: Any, wanted: ModelPolicy) -> None:
+    Raises:
+        CheckpointError: If it does.
+    """
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         found = f"its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows"
         raise CheckpointError(quote_source(wanted), found, "put the model's own tokenizer beside the weights")
 
 
-def _identify(model: Any, layers: Sequence[DecoderLayer], folder: Path, wanted: ModelPolicy) -> ModelIdentity:
-    files = digest_files(folder, allow_pickle=wanted.allow_pickle)
+def identify_model(
+    model: Any, layers: Sequence[DecoderLayer], folder: Path, wanted: ModelPolicy, *, digest: bool = True
+) -> ModelIdentity:
+    """Say which model it is.
+
+    Args:
+        model: The model, its weights in memory or not.
+        layers: Its decoder layers.
+        folder: Where its files are.
+        wanted: What it is called.
+        digest: Whether to digest the files, which reads all of them.
+    """
+    files = digest_files(folder, allow_pickle=wanted.allow_pickle) if digest else ()
     return ModelIdentity(
         id=wanted.id,
         source=wanted.source,
@@ -138,5 +162,5 @@ def _identify(model: Any, layers: Sequence[DecoderLayer], folder: Path, wanted: 
         dtype=str(model.dtype).removeprefix("torch."),
         device=wanted.device,
         files=files,
-        digest=digest_manifest(files),
+        digest=digest_manifest(files) if digest else "",
     )

@@ -1,0 +1,220 @@
+"""Layers that are there only while they run, and tensors that remember how they are made."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from support.checkpoints import (
+    DEEPSEEK,
+    DENSE,
+    EXPERTS,
+    LLAMA,
+    VISION,
+    Family,
+    make_model,
+    rewrite_config,
+    rewrite_weights,
+    save_checkpoint,
+)
+
+from sw_audit.checkpoint.mapped import MappedFiles
+from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checkpoint.streaming import open_streaming
+from sw_audit.checkpoint.unread import Unread, list_sources, make_entry_real, make_real
+from sw_audit.errors import CheckpointError
+from sw_audit.facts.policy import ModelPolicy
+
+TOKENS = torch.tensor([[1, 5, 6, 7, 8]])
+
+
+def run(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=TOKENS, use_cache=False).logits
+    return logits
+
+
+@pytest.mark.parametrize("family", [*DENSE, *EXPERTS, *DEEPSEEK, *VISION], ids=str)
+def test_a_streamed_model_computes_what_the_whole_one_does(family: Family, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, family, max_shard_size="40KB")
+    wanted = ModelPolicy(source=str(tmp_path))
+    whole, streamed = open_checkpoint(wanted), open_streaming(wanted)
+    expected = run(whole.model)
+    # Twice: what is let go can be brought in again.
+    assert torch.equal(run(streamed.model), expected)
+    assert torch.equal(run(streamed.model), expected)
+    assert streamed.identity == whole.identity
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "phi3", "mixtral", "gpt_oss"])
+def test_every_matrix_can_be_read_while_its_layer_is_not_in_memory(name: str, tmp_path: Path) -> None:
+    [family] = [one for one in (*DENSE, *EXPERTS) if one.model_type == name]
+    wanted = ModelPolicy(source=str(save_checkpoint(tmp_path, family)))
+    for ours, theirs in zip(open_streaming(wanted).layers, open_checkpoint(wanted).layers, strict=True):
+        assert all(parameter.is_meta for parameter in ours.module.parameters())
+        for kind in ("matrices", "down_projections"):
+            pairs = list(zip(getattr(ours, kind), getattr(theirs, kind), strict=True))
+            assert pairs
+            for one, other in pairs:
+                assert (one.parameter, one.expert) == (other.parameter, other.expert)
+                assert torch.equal(one.weight, other.weight)
+
+
+def test_one_layer_at_a_time_is_in_memory(tmp_path: Path) -> None:
+    checkpoint = open_streaming(ModelPolicy(source=str(save_checkpoint(tmp_path))))
+    seen: list[list[int]] = []
+
+    def note(*_: object) -> None:
+        present = [
+            layer.index
+            for layer in checkpoint.layers
+            if any(not parameter.is_meta for parameter in layer.module.parameters())
+        ]
+        seen.append(present)
+
+    for layer in checkpoint.layers:
+        layer.module.register_forward_pre_hook(note)
+    run(checkpoint.model)
+    assert seen == [[0], [1], [2]]
+    note()
+    assert seen[-1] == []
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(
+    "name", ["mlp.down_proj.weight", "self_attn.q_proj.weight", "input_layernorm.weight", "self_attn.k_proj.bias"]
+)
+def test_a_weight_that_is_not_finite_is_named_as_when_opened_whole(name: str, bad: float, tmp_path: Path) -> None:
+    [family] = [one for one in DENSE if one.model_type == "qwen2"]
+    save_checkpoint(tmp_path, family)
+
+    def spoil_(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"model.layers.1.{name}"].view(-1)[3] = bad
+
+    wanted = ModelPolicy(source=str(rewrite_weights(tmp_path, spoil_)))
+    with pytest.raises(CheckpointError) as whole:
+        open_checkpoint(wanted)
+    checkpoint = open_streaming(wanted)
+    with pytest.raises(CheckpointError, match=re.escape(str(whole.value))):
+        run(checkpoint.model)
+
+
+def test_an_expert_that_serves_no_token_is_checked_all_the_same(tmp_path: Path) -> None:
+    [family] = [one for one in EXPERTS if one.model_type == "mixtral"]
+    save_checkpoint(tmp_path, family)
+
+    def spoil_(tensors: dict[str, torch.Tensor]) -> None:
+        name = next(name for name in tensors if re.search(r"layers\.2\..*experts\.3\.w2", name))
+        tensors[name][0, 0] = torch.nan
+
+    checkpoint = open_streaming(ModelPolicy(source=str(rewrite_weights(tmp_path, spoil_))))
+    with pytest.raises(CheckpointError, match=r"layers\.2\.mlp\.experts\.down_proj' holds NaN"):
+        run(checkpoint.model)
+
+
+def drop_(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+
+
+def add_(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.layers.1.mlp.side_proj.weight"] = torch.zeros(2, 2)
+
+
+def cut_(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"][:-1].clone()
+
+
+@pytest.mark.parametrize("change_", [drop_, add_, cut_])
+def test_tensors_that_do_not_fit_are_refused_in_the_same_words(change_: Any, tmp_path: Path) -> None:
+    wanted = ModelPolicy(source=str(rewrite_weights(save_checkpoint(tmp_path), change_)))
+    with pytest.raises(CheckpointError) as whole:
+        open_checkpoint(wanted)
+    with pytest.raises(CheckpointError, match=re.escape(str(whole.value))):
+        open_streaming(wanted)
+
+
+def test_an_encoder_is_refused_before_a_weight_is_looked_at(tmp_path: Path) -> None:
+    rewrite_config(save_checkpoint(tmp_path), is_encoder_decoder=True)
+    with pytest.raises(CheckpointError, match="encoder-decoder"):
+        open_streaming(ModelPolicy(source=str(tmp_path)))
+
+
+def test_mapped_tensors_are_those_of_the_file(tmp_path: Path) -> None:
+    tensors = {
+        "a": torch.arange(7, dtype=torch.float16),
+        "b": torch.randn(3, 5).bfloat16(),
+        "c": torch.zeros(0, 4),
+        "d": torch.tensor([True, False, True]),
+        "e": torch.randn(300, 200),
+        "f": torch.tensor(2.5),
+    }
+    save_file(tensors, tmp_path / "one.safetensors")
+    files = MappedFiles([tmp_path / "one.safetensors"])
+    mapped = files.map_tensors(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(mapped[name], tensor)
+        assert mapped[name].dtype == tensor.dtype
+    before = (tmp_path / "one.safetensors").read_bytes()
+    mapped["e"].fill_(0.0)
+    assert (tmp_path / "one.safetensors").read_bytes() == before
+    assert torch.equal(files.map_tensor("e"), tensors["e"])
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 2**16))
+def test_what_is_done_without_data_is_done_again_on_data(choice: list[int], parts: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    real = {name: torch.randn(6, 4, generator=generator) for name in "abc"}
+    pretended = {name: Unread.of(name, tensor.shape, tensor.dtype) for name, tensor in real.items()}
+
+    def make(tensors: dict[str, Any]) -> torch.Tensor:
+        state: torch.Tensor = torch.stack([one[...] for one in tensors.values()])
+        for number in choice:
+            if number == 0:
+                state = torch.cat([state, state], dim=1)
+            elif number == 1:
+                state = state.transpose(1, 2).contiguous()
+            elif number == 2:
+                state = state.to("cpu", torch.float64)
+            elif number == 3:
+                state = torch.chunk(state, parts, dim=0)[-1]
+            elif number == 4:
+                state = torch.stack([state[0], state[-1]], dim=0)
+            else:
+                state = state.reshape(len(state), -1, 2)
+        return torch.nn.Parameter(state)
+
+    expected, unread = make(real), make(pretended)
+    assert isinstance(unread, Unread)
+    assert unread.is_meta
+    found = make_real(unread, real.__getitem__)
+    assert (found.dtype, found.shape, found.stride()) == (expected.dtype, expected.shape, expected.stride())
+    assert torch.equal(found, expected)
+    assert set(list_sources(unread)) <= set(real)
+    for index in range(len(expected)):
+        assert torch.equal(make_entry_real(unread, index, real.__getitem__), expected[index])
+
+
+def test_one_of_several_stacked_tensors_is_made_from_its_own_source_only() -> None:
+    pretended = [Unread.of(str(number), (2, 3), torch.float32).to(torch.float64) for number in range(4)]
+    stacked = torch.stack(pretended, dim=0)
+    asked: list[str] = []
+
+    def read(name: str) -> torch.Tensor:
+        asked.append(name)
+        return torch.full((2, 3), float(name))
+
+    assert torch.equal(make_entry_real(stacked, 2, read), torch.full((2, 3), 2.0, dtype=torch.float64))
+    assert asked == ["2"]
+
+
+def test_a_model_of_tensors_without_data_is_the_same_model(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path)
+    checkpoint = open_streaming(ModelPolicy(source=str(tmp_path)))
+    names = [name for name, _ in make_model(LLAMA).named_parameters()]
+    assert [name for name, _ in checkpoint.model.named_parameters()] == names
