@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from sw_audit.facts.address import Index, WeightAddress
 from sw_audit.facts.fact import Fact
+
+Depth = Literal["full", "early"]
+"""How far the locating pass goes through the decoder layers."""
 
 
 class Outcome(StrEnum):
@@ -111,6 +115,46 @@ class LayerTrace(Fact):
     down_output: float | None
 
 
+class WitnessedWeight(WeightAddress):
+    """What the weights alone, without a forward pass, say of a located super weight.
+
+    Attributes:
+        layer: Decoder layer, counted from 0.
+        row_rank: Place of its row among the rows of its down-projection, by the predictor's score; 1 is first.
+        rows: How many rows there are.
+        column_rank: Place of its column within that row's score.
+        columns: How many columns there are.
+        row_ratio: Its row's score over the median row's; `None` if the median is zero.
+        largest_ratio: The largest row's score over the median row's.
+        share: Part of its row's squared score that its column makes.
+        agrees: Whether row and column are first, sharing first places with the other located scalars.
+    """
+
+    layer: Index
+    row_rank: Index
+    rows: Index
+    column_rank: Index
+    columns: Index
+    row_ratio: float | None
+    largest_ratio: float | None
+    share: float | None
+    agrees: bool
+
+
+class Witness(Fact):
+    """A second opinion on the located super weights, from the weights alone; it never overrules the first.
+
+    Attributes:
+        agrees: Whether it agrees on all of them; `None` if it could not look at all of them.
+        because: The same in words.
+        weights: What it says of each.
+    """
+
+    agrees: bool | None
+    because: str
+    weights: tuple[WitnessedWeight, ...] = ()
+
+
 class Location(Fact):
     """The answer to "where are the super weights?", from one forward pass on one prompt.
 
@@ -124,6 +168,10 @@ class Location(Fact):
         super_activations: Largest magnitude first.
         candidates: What was looked at.
         trace: One entry per decoder layer.
+        depth: Whether the pass went through all decoder layers, or stopped after the early ones; then that super
+            activations persist is known for the layers that ran, and no further.
+        layers_seen: How many decoder layers ran; `None` in records that do not say, where all did.
+        witness: A second opinion from the weights alone; `None` if nothing was located, or it was not asked.
     """
 
     outcome: Outcome
@@ -135,6 +183,9 @@ class Location(Fact):
     super_activations: tuple[SuperActivation, ...]
     candidates: tuple[Candidate, ...]
     trace: tuple[LayerTrace, ...]
+    depth: Depth = "full"
+    layers_seen: Index | None = None
+    witness: Witness | None = None
 
     @property
     def addresses(self) -> tuple[WeightAddress, ...]:

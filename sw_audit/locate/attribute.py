@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from sw_audit.checkpoint.matrices import DownProjection
-from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.location import Candidate, SuperActivation, SuperWeight
+from sw_audit.facts.location import SuperActivation, SuperWeight
+from sw_audit.locate.observation import DownObservation, read_row
 from sw_audit.locate.probe import Probe
 from sw_audit.locate.settings import LocatorSettings
 
@@ -27,119 +26,141 @@ class Cause:
     input_value: float
 
 
-def find_causes(
-    checkpoint: Checkpoint, probe: Probe, activation: SuperActivation, settings: LocatorSettings
-) -> tuple[Cause, ...]:
-    """Find the products that make up a super activation, from the first layer to the one that holds it.
+@dataclass(frozen=True)
+class Attribution:
+    """What a probe comes down to.
 
-    A product counts if it explains at least `minimum_share` of the super activation, and at least
-    `relative_share` of what the largest one explains.
+    Attributes:
+        activations: All super activations, one per channel, largest magnitude first.
+        causes: Per channel of a super activation, the products that make it, largest share first.
+        explained: The super activations that super weights make.
+        super_weights: The set, largest share first.
+    """
+
+    activations: tuple[SuperActivation, ...]
+    causes: dict[int, tuple[Cause, ...]]
+    explained: tuple[SuperActivation, ...]
+    super_weights: tuple[SuperWeight, ...]
+
+
+def attribute_activations(
+    probe: Probe, activations: Sequence[SuperActivation], reach: Tensor, settings: LocatorSettings
+) -> Attribution:
+    """Attribute super activations to scalars, or to nothing that so few scalars could be.
+
+    Each channel is judged once, where it is largest; of tokens that differ by no more than `constancy` in this, at
+    the one where one product adds most. What leaks of it into other tokens, where few products may happen to
+    stand out, is no super activation of its own. There it is explained if at most `maximum_count` products make
+    at least `explained` of it. Beside the largest explained one, those below `relative_height` of it do not
+    count: what ordinary weights on its own column make of the same hot input looks like it, and is a matter of
+    degree. The set ends where it would hold more than `maximum_count` scalars; if it leaves out most of what is
+    explained, there is no set.
 
     Args:
-        checkpoint: The model.
+        probe: One forward pass.
+        activations: What it showed, largest magnitude first.
+        reach: What the MLPs of the early layers add to the residual stream, [layers, tokens, hidden].
+        settings: The thresholds.
+    """
+    same: dict[int, list[SuperActivation]] = {}
+    for one in activations:
+        same.setdefault(one.channel, []).append(one)
+    judged = [_judge_channel(probe, entries, reach, settings) for entries in same.values()]
+    judged.sort(key=lambda pair: -abs(pair[0].value))
+    causes = {one.channel: made for one, made in judged}
+    explained = tuple(one for one, made in judged if _is_explained(made, settings))
+    kept = _keep_tallest(explained, {one.channel: len(causes[one.channel]) for one in explained}, settings)
+    found = [cause.weight for one in kept for cause in causes[one.channel]]
+    found.sort(key=lambda weight: -weight.share)
+    return Attribution(tuple(one for one, _ in judged), causes, kept, tuple(found))
+
+
+def _judge_channel(
+    probe: Probe, entries: Sequence[SuperActivation], reach: Tensor, settings: LocatorSettings
+) -> tuple[SuperActivation, tuple[Cause, ...]]:
+    """Choose the token at which a channel is judged, and find its causes there.
+
+    Args:
+        probe: One forward pass.
+        entries: The channel's super activations, largest magnitude first.
+        reach: What the MLPs of the early layers add to the residual stream.
+        settings: The thresholds.
+    """
+    lowest = abs(entries[0].value) / settings.constancy
+    near = [(one, find_causes(probe, one, reach, settings)) for one in entries if abs(one.value) >= lowest]
+    return max(near, key=lambda pair: abs(pair[0].value) * (pair[1][0].weight.share if pair[1] else 0.0))
+
+
+def _keep_tallest(
+    explained: Sequence[SuperActivation], counts: Mapping[int, int], settings: LocatorSettings
+) -> tuple[SuperActivation, ...]:
+    """Keep the tallest super activations that so few scalars make, if they are most of what is explained."""
+    kept, scalars = [], 0
+    for one in explained:
+        scalars += counts[one.channel]
+        if abs(one.value) < settings.relative_height * abs(explained[0].value) or scalars > settings.maximum_count:
+            break
+        kept.append(one)
+    whole = sum(abs(one.value) for one in explained)
+    return tuple(kept) if sum(abs(one.value) for one in kept) >= settings.explained * whole else ()
+
+
+def find_causes(
+    probe: Probe, activation: SuperActivation, reach: Tensor, settings: LocatorSettings
+) -> tuple[Cause, ...]:
+    """Find the products that make up a super activation, in all early layers.
+
+    A product counts if it explains at least `relative_share` of what the largest one explains. What it
+    explains is its part of the down-projection's output, times what of that output reaches the residual
+    stream, over the super activation.
+
+    Args:
         probe: One forward pass.
         activation: What is to be explained.
+        reach: What the MLPs of the early layers add to the residual stream, [layers, tokens, hidden].
         settings: The thresholds.
 
     Returns:
-        Largest share first.
+        Largest share first; more than `maximum_count` where many share it.
     """
-    causes: list[Cause] = []
-    for layer in checkpoint.layers[: activation.first_layer + 1]:
-        down, entering = layer.down_projection, probe.down_inputs[layer.index]
-        if down is None or entering is None:
+    found: list[tuple[float, DownObservation, int]] = []
+    token, channel = activation.token, activation.channel
+    for layer in range(len(reach)):
+        reached = float(reach[layer, token, channel])
+        observed = probe.observed_in(layer)
+        delivered = sum(one.delivered_at(token, channel) for one in observed)
+        if not reached or not delivered:
             continue
-        x = entering[activation.token]  # [inner]
-        weights = read_row(down, activation.channel)  # [inner]
-        shares = weights * x / activation.value
-        for column in (shares >= settings.minimum_share).nonzero().flatten().tolist():
-            causes.append(
-                Cause(
-                    SuperWeight(
-                        parameter=down.parameter,
-                        row=activation.channel,
-                        column=column,
-                        layer=layer.index,
-                        value=float(weights[column]),
-                        share=float(shares[column]),
-                    ),
-                    float(x[column]),
-                )
-            )
-    causes.sort(key=lambda cause: -cause.weight.share)
+        for one in observed:
+            if (products := one.products_at(token, channel)) is None:
+                continue
+            shares = products * (reached / delivered / activation.value)  # [inner]
+            # None beyond the first few can matter: with that many the spike is distributed.
+            top = shares.topk(min(settings.maximum_count + 1, len(shares)))
+            places = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            found += [(share, one, column) for share, column in places]
+    found.sort(key=lambda entry: -entry[0])
     return tuple(
-        cause for cause in causes if cause.weight.share >= settings.relative_share * causes[0].weight.share
+        _describe_cause(one, activation, column, share)
+        for share, one, column in found
+        if share > 0 and share >= settings.relative_share * found[0][0]
     )
 
 
-def read_row(down: DownProjection, row: int) -> Tensor:
-    """Return one row of a down-projection, float32 on the CPU, [inner]."""
-    return down.weight[row].detach().float().cpu()
+def _describe_cause(seen: DownObservation, activation: SuperActivation, column: int, share: float) -> Cause:
+    entering = seen.input_at(activation.token)
+    weight = SuperWeight(
+        parameter=seen.down.parameter,
+        row=activation.channel,
+        column=column,
+        expert=seen.down.expert,
+        layer=seen.layer,
+        value=float(read_row(seen.down, activation.channel)[column]),
+        share=share,
+    )
+    return Cause(weight, 0.0 if entering is None else float(entering[column]))
 
 
-def describe_spikes(
-    checkpoint: Checkpoint,
-    probe: Probe,
-    activations: tuple[SuperActivation, ...],
-    super_weights: tuple[SuperWeight, ...],
-) -> tuple[Candidate, ...]:
-    """Say of each layer's largest down-projection output why it is, or is not, made by a super weight.
-
-    These are the spikes that a reader sees first (Yu et al. 2024, figure 3), and the largest of them is often
-    in a late layer and harmless.
-    """
-    accepted = {(weight.layer, weight.row, weight.column) for weight in super_weights}
-    candidates = []
-    for layer in checkpoint.layers:
-        down, x = layer.down_projection, probe.down_inputs[layer.index]
-        y = probe.down_outputs[layer.index]
-        if down is None or x is None or y is None:
-            continue
-        token, row = divmod(int(y.abs().argmax()), y.shape[1])
-        weights = read_row(down, row)
-        output = float(y[token, row])
-        shares = weights * x[token] / output if output else torch.zeros_like(weights)
-        column = int(shares.argmax())
-        is_super = (layer.index, row, column) in accepted
-        candidates.append(
-            Candidate(
-                layer=layer.index,
-                parameter=down.parameter,
-                row=row,
-                column=column,
-                token=token,
-                input_value=float(x[token, column]),
-                output_value=output,
-                weight=float(weights[column]),
-                share=float(shares[column]),
-                accepted=is_super,
-                because=_explain(layer.index, row, token, float(shares[column]), is_super, activations, probe),
-            )
-        )
-    return tuple(candidates)
-
-
-def _explain(
-    layer: int,
-    row: int,
-    token: int,
-    share: float,
-    is_super: bool,
-    activations: tuple[SuperActivation, ...],
-    probe: Probe,
-) -> str:
-    if is_super:
-        return "this product makes a super activation that persists to near the end"
-    carried = next((one for one in activations if one.channel == row), None)
-    if carried is not None and layer > carried.first_layer:
-        return f"the super activation in channel {row} is older: it is there from layer {carried.first_layer} on"
-    if carried is not None:
-        return f"many products share this output: the largest explains {share:.0%}"
-    last = len(probe.residual) - 1
-    if layer >= last - 1:
-        return "it appears in the last layers, where nothing is left to carry"
-    level = abs(float(probe.residual[layer, token, row]))
-    later = abs(float(probe.residual[max(layer + 1, last - 1), token, row]))
-    if later < level / 2:
-        return "the residual stream does not keep it: it is gone before the last layer"
-    return "it does not stand out in the residual stream"
+def _is_explained(causes: Sequence[Cause], settings: LocatorSettings) -> bool:
+    total = sum(cause.weight.share for cause in causes)
+    return 0 < len(causes) <= settings.maximum_count and total >= settings.explained

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from random import Random
 
+import torch
+
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.facts.address import WeightAddress
 
@@ -26,21 +28,31 @@ def find_largest_weights(
     """
     if count == 0:
         return ()
-    left_out = set(excluded)
-    best: list[tuple[float, WeightAddress]] = []
-    for matrix in list_matrices(layers):
-        weight = matrix.weight
-        magnitude = weight.abs().flatten()
-        # So many more that the excluded ones cannot crowd out others.
-        top = magnitude.topk(min(count + len(left_out), magnitude.numel()))
-        width = weight.shape[1]
-        best += [
-            (value, address)
-            for value, place in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-            if (address := _address(matrix, *divmod(place, width))) not in left_out
-        ]
-        best = sorted(best, key=lambda entry: -entry[0])[:count]
-    return tuple(address for _, address in best)
+    left_out: dict[tuple[str, int | None], list[WeightAddress]] = {}
+    for address in excluded:
+        left_out.setdefault((address.parameter, address.expert), []).append(address)
+    matrices = list_matrices(layers)
+    values, owners, places = torch.empty(0), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
+    for number, matrix in enumerate(matrices):
+        magnitude = matrix.weight.abs()
+        for address in left_out.get((matrix.parameter, matrix.expert), ()):
+            magnitude[address.row, address.column] = -1.0
+        magnitude = magnitude.flatten()
+        # Models of many experts have tens of thousands of matrices: what cannot count is not looked at.
+        floor = float(values[-1]) if len(values) == count else -1.0
+        if float(magnitude.max()) <= floor:
+            continue
+        top = magnitude.topk(min(count, magnitude.numel()))
+        counts = (top.values > floor).cpu()
+        found = top.values.float().cpu()[counts]
+        values, order = torch.cat([values, found]).sort(descending=True, stable=True)
+        owners = torch.cat([owners, torch.full_like(found, number, dtype=torch.long)])[order][:count]
+        places = torch.cat([places, top.indices.cpu()[counts]])[order][:count]
+        values = values[:count]
+    return tuple(
+        _address(matrices[owner], *divmod(place, matrices[owner].weight.shape[1]))
+        for owner, place in zip(owners.tolist(), places.tolist(), strict=True)
+    )
 
 
 def draw_placebos(
@@ -87,7 +99,8 @@ def list_matrices(layers: Sequence[DecoderLayer]) -> tuple[Matrix, ...]:
 
 def _draw(layers: Sequence[DecoderLayer], target: WeightAddress, kind: str, random: Random) -> WeightAddress:
     matrices = list_matrices(layers)
-    home = next(matrix for matrix in matrices if matrix.parameter == target.parameter)
+    own = (target.parameter, target.expert)
+    home = next(matrix for matrix in matrices if (matrix.parameter, matrix.expert) == own)
     height, width = home.weight.shape
     match kind:
         case "same-row":
@@ -109,15 +122,18 @@ def _match_rank(
 ) -> WeightAddress:
     rank = int((home.weight.abs() > home.weight[target.row, target.column].abs()).sum())
     others = [
-        layer.down_projection
+        down
         for layer in layers
-        if layer.down_projection is not None and layer.down_projection.parameter != target.parameter
+        if not any(down.parameter == target.parameter for down in layer.down_projections)
+        for down in layer.down_projections
     ]
-    matrix = random.choice(others) if others else home
+    # A rank means the same only among as many weights.
+    alike = [down for down in others if down.weight.shape == home.weight.shape]
+    matrix = random.choice(alike or others) if others else home
     magnitude = matrix.weight.abs().flatten()
     place = int(magnitude.topk(min(rank + 1, magnitude.numel())).indices[-1])
     return _address(matrix, *divmod(place, matrix.weight.shape[1]))
 
 
 def _address(matrix: Matrix, row: int, column: int) -> WeightAddress:
-    return WeightAddress(parameter=matrix.parameter, row=row, column=column)
+    return WeightAddress(parameter=matrix.parameter, row=row, column=column, expert=matrix.expert)

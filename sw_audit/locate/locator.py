@@ -7,11 +7,19 @@ from typing import Any
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.location import Location, Outcome, SuperActivation, SuperWeight
-from sw_audit.locate.attribute import Cause, describe_spikes, find_causes
-from sw_audit.locate.probe import probe_prompt
+from sw_audit.facts.location import Depth, Location, Outcome, SuperActivation, SuperWeight
+from sw_audit.locate.attribute import Attribution, attribute_activations
+from sw_audit.locate.candidates import describe_spikes
+from sw_audit.locate.probe import Probe, probe_prompt
+from sw_audit.locate.reach import choose_layers_to_explain, measure_reach
 from sw_audit.locate.settings import DEFAULT_SETTINGS, LocatorSettings
-from sw_audit.locate.trace import find_super_activations, measure_standing, trace_layers
+from sw_audit.locate.trace import (
+    count_early_layers,
+    find_span,
+    find_super_activations,
+    measure_standing,
+    trace_layers,
+)
 
 DEFAULT_PROMPT = "Apple Inc. is a worldwide tech company."
 """The prompt of the paper's released code; any text serves, for the spike does not depend on it."""
@@ -21,6 +29,7 @@ def locate_super_weights(
     checkpoint: Checkpoint,
     prompt: str = DEFAULT_PROMPT,
     settings: LocatorSettings = DEFAULT_SETTINGS,
+    depth: Depth = "full",
 ) -> Location:
     """Locate the super weights of a model with one forward pass on one prompt, without data or gradients.
 
@@ -34,6 +43,8 @@ def locate_super_weights(
         checkpoint: The model; it is not changed.
         prompt: Any text. A BOS token is put before it if the tokenizer has one.
         settings: The thresholds.
+        depth: `early` stops after the early layers (`count_early_layers`): then a super activation must persist
+            through those that ran, and whether it persists to near the end stays open.
 
     Returns:
         What was found; a model without super weights is an answer (`Outcome.NONE`).
@@ -42,35 +53,37 @@ def locate_super_weights(
         CheckpointError: If the prompt has no tokens, or the residual stream is not finite on it.
     """
     token_ids, bos = encode_prompt(checkpoint.tokenizer, prompt)
-    probe = probe_prompt(checkpoint, token_ids)
-    activations = find_super_activations(probe, settings)
-    causes = {one.channel: find_causes(checkpoint, probe, one, settings) for one in activations}
-    explained = [one for one in activations if is_explained(causes[one.channel], settings)]
-    super_weights = _combine(causes[one.channel] for one in explained)
-    if len(super_weights) > settings.maximum_count:
-        super_weights, explained = (), []
-    if explained:
-        outcome, because = Outcome.LOCATED, _say_located(explained, super_weights)
-    elif activations:
-        outcome, because = Outcome.DISTRIBUTED, _say_distributed(activations[0], causes, settings)
-    else:
-        largest = float(measure_standing(probe).standout[: max(1, len(probe.residual) - 1)].max())
-        outcome = Outcome.NONE
-        because = (
-            "no entry of the residual stream stands out early and persists: the largest is "
-            f"{largest:.3g} times its layer's median, and {settings.standout:g} would be asked of it throughout"
-        )
+    layers = count_early_layers(len(checkpoint.layers), settings) if depth == "early" else None
+    probe = probe_prompt(checkpoint, token_ids, layers)
+    found = explain_probe(checkpoint, probe, settings)
+    outcome, because = _conclude(probe, found, settings)
     return Location(
         outcome=outcome,
         because=because,
         prompt=prompt,
         token_ids=tuple(token_ids),
         bos=bos,
-        super_weights=super_weights,
-        super_activations=tuple(explained or activations),
-        candidates=describe_spikes(checkpoint, probe, activations, super_weights),
+        super_weights=found.super_weights,
+        super_activations=found.explained or found.activations,
+        candidates=describe_spikes(checkpoint, probe, found.activations, found.super_weights),
         trace=trace_layers(probe),
+        depth=depth,
+        layers_seen=len(probe.residual),
     )
+
+
+def explain_probe(
+    checkpoint: Checkpoint, probe: Probe, settings: LocatorSettings = DEFAULT_SETTINGS
+) -> Attribution:
+    """Find the super activations that a probe shows, and the scalars that make them.
+
+    Only where there is a super activation, the layers that add to it run once more, to see what of their
+    down-projections' outputs reaches the residual stream.
+    """
+    activations = find_super_activations(probe, settings)
+    early = find_span(probe, settings)[0] + 1
+    layers = choose_layers_to_explain(probe, activations, early, settings)
+    return attribute_activations(probe, activations, measure_reach(checkpoint, probe, layers), settings)
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> tuple[list[int], bool]:
@@ -91,15 +104,18 @@ def encode_prompt(tokenizer: Any, prompt: str) -> tuple[list[int], bool]:
     return token_ids, bos is not None
 
 
-def is_explained(causes: Sequence[Cause], settings: LocatorSettings) -> bool:
-    """Tell whether few enough products explain enough of a super activation."""
-    total = sum(cause.weight.share for cause in causes)
-    return 0 < len(causes) <= settings.maximum_count and total >= settings.explained
-
-
-def _combine(groups: Any) -> tuple[SuperWeight, ...]:
-    found = [cause.weight for group in groups for cause in group]
-    return tuple(sorted(found, key=lambda weight: -weight.share))
+def _conclude(probe: Probe, found: Attribution, settings: LocatorSettings) -> tuple[Outcome, str]:
+    if found.explained:
+        return Outcome.LOCATED, _say_located(found.explained, found.super_weights)
+    if found.activations:
+        return Outcome.DISTRIBUTED, _say_distributed(found, settings)
+    first, last = find_span(probe, settings)
+    largest = float(measure_standing(probe).standout[first : last + 1].amin(0).max())
+    return Outcome.NONE, (
+        f"no entry of the residual stream stands out early and persists: from layer {first} to layer {last} none "
+        f"is more than {largest:.3g} times the median of its layer and token throughout, at least "
+        f"{settings.standout:g} would be asked of it"
+    )
 
 
 def _say_located(activations: Sequence[SuperActivation], weights: Sequence[SuperWeight]) -> str:
@@ -112,13 +128,18 @@ def _say_located(activations: Sequence[SuperActivation], weights: Sequence[Super
     )
 
 
-def _say_distributed(
-    activation: SuperActivation, causes: dict[int, tuple[Cause, ...]], settings: LocatorSettings
-) -> str:
-    found = causes[activation.channel]
-    share = sum(cause.weight.share for cause in found)
+def _say_distributed(found: Attribution, settings: LocatorSettings) -> str:
+    activation = found.activations[0]
+    causes = found.causes[activation.channel]
+    if len(causes) > settings.maximum_count:
+        because = f"more than {settings.maximum_count} products of down-projections share it"
+    else:
+        share = sum(cause.weight.share for cause in causes)
+        because = (
+            f"{len(causes)} products of down-projections explain {share:.0%} of it; at most "
+            f"{settings.maximum_count} must explain {settings.explained:.0%}"
+        )
     return (
         f"channel {activation.channel} carries a massive activation from layer {activation.first_layer} to layer "
-        f"{activation.last_layer}, but {len(found)} products of down-projections explain {share:.0%} of it; "
-        f"at most {settings.maximum_count} must explain {settings.explained:.0%}"
+        f"{activation.last_layer}, but {because}"
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.location import PromptTrace
+from sw_audit.facts.location import PromptTrace, SuperActivation
 from sw_audit.locate.probe import probe_prompt
 
 
@@ -45,3 +45,34 @@ def trace_prompts(
                 )
             )
     return tuple(traces)
+
+
+def find_break(
+    traces: Sequence[PromptTrace], activations: Sequence[SuperActivation], tolerance: float
+) -> str | None:
+    """Say what a prompt changes about the super activations, if anything.
+
+    Between its first and last layer a super activation's channel is largest at one and the same token, and its
+    magnitude there stays within the tolerance of the located one.
+
+    Args:
+        traces: The channels on one prompt.
+        activations: The super activations, as located.
+        tolerance: Largest relative deviation.
+
+    Returns:
+        The first break, in words; `None` if all is as it was.
+    """
+    located = {one.channel: one for one in activations}
+    for trace in traces:
+        one = located[trace.channel]
+        home = trace.peaks[one.first_layer]
+        for layer in range(one.first_layer, one.last_layer + 1):
+            value, peak = trace.values[layer], trace.peaks[layer]
+            if peak != home:
+                return f"channel {one.channel} moves from token {home} to token {peak} at layer {layer}"
+            # Not "deviation > tolerance": what is not a number must break too.
+            if value is None or not abs(value - one.value) <= tolerance * abs(one.value):
+                said = "not finite" if value is None else f"{value:.4g}"
+                return f"channel {one.channel} is {said} instead of {one.value:.4g} at layer {layer}"
+    return None

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
-from sw_audit.checkpoint.matrices import DecoderLayer
+from sw_audit.checkpoint.calls import LayerCall, split_call
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
+from sw_audit.locate.capture import LayerWatch
+from sw_audit.locate.observation import DownObservation
+
+
+class _EnoughError(Exception):
+    """The layers that were asked for have run."""
 
 
 @dataclass(frozen=True)
@@ -22,77 +29,91 @@ class Probe:
     Attributes:
         token_ids: The prompt.
         embedded: What enters the first decoder layer, [tokens, hidden].
-        residual: Output of each decoder layer, [layers, tokens, hidden].
-        down_inputs: Per layer, input of its down-projection, [tokens, inner], or `None` without one.
-        down_outputs: Per layer, output of its down-projection, [tokens, hidden], or `None`.
+        residual: Output of each decoder layer that ran, [layers, tokens, hidden].
+        observations: What each down-projection did, layer by layer; an expert that served no token is left out.
+        layers: How many decoder layers the model has.
+        entries: What entered each decoder layer that ran, as it was: dtype, shape and device are the model's.
+        calls: What else each was called with.
     """
 
     token_ids: tuple[int, ...]
     embedded: Tensor
     residual: Tensor
-    down_inputs: tuple[Tensor | None, ...]
-    down_outputs: tuple[Tensor | None, ...]
+    observations: tuple[DownObservation, ...]
+    layers: int
+    entries: tuple[Tensor, ...]
+    calls: tuple[LayerCall, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all decoder layers ran."""
+        return len(self.residual) == self.layers
+
+    def observed_in(self, layer: int) -> tuple[DownObservation, ...]:
+        """Return what the down-projections of one decoder layer did."""
+        return tuple(one for one in self.observations if one.layer == layer)
 
 
 @torch.no_grad()
-def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int]) -> Probe:
-    """Run the model once on one prompt.
+def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int | None = None) -> Probe:
+    """Run the model once on one prompt, up to the last decoder layer that is asked for and no further.
 
     Args:
         checkpoint: The model, whose weights are not changed.
         token_ids: The prompt, BOS included if wanted.
+        layers: How many decoder layers to run; all by default.
 
     Raises:
-        CheckpointError: If the residual stream is not finite on the prompt.
+        CheckpointError: If the residual stream is not finite on the prompt, or experts cannot be followed.
     """
-    layers = checkpoint.layers
-    entering: list[Tensor] = []
+    watched = checkpoint.layers[:layers]
+    entries: list[Tensor] = []
+    calls: list[LayerCall] = []
     residual: dict[int, Tensor] = {}
-    down_inputs: dict[int, Tensor] = {}
-    down_outputs: dict[int, Tensor] = {}
     tokens = len(token_ids)
+    watches = [LayerWatch(layer) for layer in watched]
 
-    def keep_entering(_: object, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        entering.append(_flat(inputs[0] if inputs else named["hidden_states"], tokens))
+    def keep_entering(_: object, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        hidden, call = split_call(positional, named)
+        # A copy: some families add into what enters a layer.
+        entries.append(hidden.detach().clone())
+        calls.append(call)
 
     def keep_residual(depth: int, _: object, __: object, output: Any) -> None:
         residual[depth] = _flat(output if isinstance(output, Tensor) else output[0], tokens)
+        if depth == watched[-1].index:
+            # What follows, down to the head, would be for nothing.
+            raise _EnoughError
 
-    def keep_down(depth: int, _: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        down_inputs[depth] = _flat(inputs[0], tokens)
-        down_outputs[depth] = _flat(output, tokens)
-
-    handles = [layers[0].module.register_forward_pre_hook(keep_entering, with_kwargs=True)]
+    handles: list[RemovableHandle] = []
     try:
-        for layer in layers:
-            handles += _watch(layer, keep_residual, keep_down)
-        device = next(checkpoint.model.parameters()).device
-        checkpoint.model(input_ids=torch.tensor([list(token_ids)], device=device), use_cache=False)
+        for watch in watches:
+            handles.append(watch.layer.module.register_forward_pre_hook(keep_entering, with_kwargs=True))
+            handles.append(watch.layer.module.register_forward_hook(partial(keep_residual, watch.layer.index)))
+            handles += watch.hook()
+        given = torch.tensor([list(token_ids)], device=checkpoint.device)
+        checkpoint.model(input_ids=given, use_cache=False)
+    except _EnoughError:
+        pass
     finally:
         for handle in handles:
             handle.remove()
     _refuse_non_finite(checkpoint, residual)
     return Probe(
         token_ids=tuple(token_ids),
-        embedded=entering[0],
-        residual=torch.stack([residual[depth] for depth in range(len(layers))]),
-        down_inputs=tuple(down_inputs.get(depth) for depth in range(len(layers))),
-        down_outputs=tuple(down_outputs.get(depth) for depth in range(len(layers))),
+        embedded=_flat(entries[0], tokens),
+        residual=torch.stack([residual[depth] for depth in range(len(watched))]),
+        observations=tuple(one for watch in watches for one in watch.observations()),
+        layers=len(checkpoint.layers),
+        entries=tuple(entries),
+        calls=tuple(calls),
     )
-
-
-def _watch(
-    layer: DecoderLayer, keep_residual: Callable[..., None], keep_down: Callable[..., None]
-) -> list[torch.utils.hooks.RemovableHandle]:
-    handles = [layer.module.register_forward_hook(partial(keep_residual, layer.index))]
-    if layer.down_projection is not None:
-        handles.append(layer.down_projection.module.register_forward_hook(partial(keep_down, layer.index)))
-    return handles
 
 
 def _flat(states: Tensor, tokens: int) -> Tensor:
     # One prompt: whether a family keeps or flattens the batch dimension, tokens come first after this.
-    return states.detach().float().reshape(tokens, -1).cpu()
+    # A copy: some families go on to add into what a layer returned.
+    return states.detach().reshape(tokens, -1).to("cpu", torch.float32, copy=True)
 
 
 def _refuse_non_finite(checkpoint: Checkpoint, residual: dict[int, Tensor]) -> None:

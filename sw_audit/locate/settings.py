@@ -16,21 +16,27 @@ class LocatorSettings:
         constancy: While it persists, its magnitude stays within this factor of its own median over layers.
             Published values are constant to a few percent in the middle of the model.
         early: It appears within this part of the layers. The deepest published cause sits at 9 of 42 layers.
+        early_reading: Where only the early layers are read, it appears within this part of the layers instead:
+            a little deeper than the deepest published cause.
+        early_beyond: So many layers are read beyond these, and it must persist through them.
         late: It persists to at least this part of the layers: the last blocks remove it.
-        minimum_share: A product explaining less than this part of a super activation is no super weight by
-            itself: six equal causes explain a sixth each.
-        relative_share: Nor is one that explains less than this part of what the largest product explains.
+        relative_share: A product explaining less than this part of what the largest one explains is no cause.
+        relative_height: Beside the largest super activation, one lower than this part of it does not count: its
+            hot input makes lesser spikes of ordinary weights on its column (OLMo-1B's [623, 1710] is 0.093 of
+            the super weight beside it, and inert).
         explained: Together the super weights explain at least this part of the super activation; below it
             the spike is distributed. A replication finds products explaining 0.59 and 0.76 of true hits.
         maximum_count: At most so many scalars are a set of super weights (Yu et al. 2024, section 3.1).
     """
 
-    standout: float = 20.0
+    standout: float = 8.0
     constancy: float = 2.0
     early: float = 0.5
+    early_reading: float = 0.25
+    early_beyond: int = 1
     late: float = 0.75
-    minimum_share: float = 0.1
     relative_share: float = 0.2
+    relative_height: float = 0.1
     explained: float = 0.5
     maximum_count: int = 6
 

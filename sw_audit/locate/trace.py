@@ -15,11 +15,13 @@ from sw_audit.locate.settings import LocatorSettings
 
 @dataclass(frozen=True)
 class Standing:
-    """How far every entry of the residual stream stands out, and where it persists.
+    """How far every entry of the residual stream stands out.
 
     Attributes:
         typical: Per layer, the median magnitude of its output, [layers].
-        standout: Magnitude over the layer's median, [layers, tokens, hidden].
+        standout: Magnitude over that median, or over the median of its own token's entries where that is
+            larger: a hot neuron lifts all channels of one token, and then none of them stands out for that.
+            [layers, tokens, hidden].
     """
 
     typical: Tensor
@@ -27,68 +29,70 @@ class Standing:
 
 
 def measure_standing(probe: Probe) -> Standing:
-    """Hold every entry of the residual stream against the median magnitude of its layer's output."""
+    """Hold every entry of the residual stream against the median magnitude of its layer and of its token."""
     magnitude = probe.residual.abs()
     typical = magnitude.flatten(1).median(1).values  # [layers]
+    beside = magnitude.median(2).values  # [layers, tokens]
     floor = torch.finfo(torch.float32).tiny
-    return Standing(typical, magnitude / typical.clamp_min(floor)[:, None, None])
+    scale = torch.maximum(beside, typical[:, None]).clamp_min(floor)  # [layers, tokens]
+    return Standing(typical, magnitude / scale[:, :, None])
+
+
+def find_span(probe: Probe, settings: LocatorSettings) -> tuple[int, int]:
+    """Return first and last of the layers in which every super activation must stand.
+
+    It must have appeared by the first of them. The last two layers are never among them where there are more:
+    there the stream is made ready for the head, and the largest spikes of all have no successor to act on. Where
+    only the early layers ran, all that ran beyond `early_reading` are among them.
+    """
+    layers, seen = probe.layers, len(probe.residual)
+    if seen < layers:
+        return min(_count_early(layers, settings.early_reading), seen) - 1, seen - 1
+    first = _count_early(layers, settings.early) - 1
+    return first, max(first, min(math.floor(settings.late * (layers - 1)), layers - 3))
+
+
+def count_early_layers(layers: int, settings: LocatorSettings) -> int:
+    """Count the layers, from the first, that have to run where only the early ones do."""
+    return min(layers, _count_early(layers, settings.early_reading) + settings.early_beyond)
+
+
+def _count_early(layers: int, part: float) -> int:
+    return max(1, math.ceil(part * layers))
 
 
 def find_super_activations(probe: Probe, settings: LocatorSettings) -> tuple[SuperActivation, ...]:
-    """Find the channels that carry a super activation.
+    """Find the entries of the residual stream that a super activation could be.
 
     An entry (token, channel) counts if it stands out in a run of layers that begins early and ends late, keeps
-    its sign there, and stays within a factor of its own median. Each channel is reported once, at the token
-    where it is largest.
+    its sign there, and stays within a factor of its median over the layers that every run includes.
 
     Args:
         probe: One forward pass.
         settings: The thresholds.
 
     Returns:
-        Largest magnitude first.
+        Largest magnitude first; a channel may be there at several tokens.
     """
-    layers = len(probe.residual)
-    standing = measure_standing(probe)
-    latest_start = max(1, math.ceil(settings.early * layers)) - 1
-    earliest_end = min(math.floor(settings.late * (layers - 1)), layers - 2) if layers > 1 else 0
-    # Only entries that stand out in the layers that every admissible run includes need a closer look.
-    shared = standing.standout[latest_start : max(earliest_end, latest_start) + 1]
-    places = (shared >= settings.standout).all(0).nonzero()  # [entries, 2]
-    found: dict[int, SuperActivation] = {}
+    standout = measure_standing(probe).standout
+    first, last = find_span(probe, settings)
+    places = (standout[first : last + 1] >= settings.standout).all(0).nonzero()  # [entries, 2]
+    found = []
     for token, channel in places.tolist():
         values = probe.residual[:, token, channel]
-        run = _persistent_run(values, standing.standout[:, token, channel], latest_start, settings)
-        if run is None or run[0] > latest_start or run[1] < earliest_end:
-            continue
-        value = float(values[run[0] : run[1] + 1].median())
-        if channel not in found or abs(value) > abs(found[channel].value):
-            found[channel] = SuperActivation(
-                channel=channel, token=token, value=value, first_layer=run[0], last_layer=run[1]
+        level = float(values[first : last + 1].median())
+        ratio = values / level
+        near = (ratio >= 1 / settings.constancy) & (ratio <= settings.constancy)
+        persists = (near & (standout[:, token, channel] >= settings.standout)).tolist()
+        if all(persists[first : last + 1]):
+            begin = 1 + max((layer for layer in range(first) if not persists[layer]), default=-1)
+            end = min(
+                (layer for layer in range(last, len(persists)) if not persists[layer]), default=len(persists)
             )
-    return tuple(sorted(found.values(), key=lambda one: -abs(one.value)))
-
-
-def _persistent_run(
-    values: Tensor, standout: Tensor, inside: int, settings: LocatorSettings
-) -> tuple[int, int] | None:
-    """Return first and last layer of the run around layer `inside` in which an entry persists."""
-    middle = values[inside:-1] if len(values) > inside + 1 else values[inside:]
-    level = float(middle.median())
-
-    def persists(layer: int) -> bool:
-        value = float(values[layer])
-        near = abs(level) / settings.constancy <= abs(value) <= abs(level) * settings.constancy
-        return near and value * level > 0 and float(standout[layer]) >= settings.standout
-
-    if not persists(inside):
-        return None
-    first = last = inside
-    while first > 0 and persists(first - 1):
-        first -= 1
-    while last < len(values) - 1 and persists(last + 1):
-        last += 1
-    return first, last
+            found.append(
+                SuperActivation(channel=channel, token=token, value=level, first_layer=begin, last_layer=end - 1)
+            )
+    return tuple(sorted(found, key=lambda one: -abs(one.value)))
 
 
 def trace_layers(probe: Probe) -> tuple[LayerTrace, ...]:
@@ -97,7 +101,7 @@ def trace_layers(probe: Probe) -> tuple[LayerTrace, ...]:
     traces = []
     for layer, states in enumerate(probe.residual):
         token, channel = divmod(int(states.abs().argmax()), states.shape[1])
-        entering, leaving = probe.down_inputs[layer], probe.down_outputs[layer]
+        observed = probe.observed_in(layer)
         traces.append(
             LayerTrace(
                 layer=layer,
@@ -105,8 +109,8 @@ def trace_layers(probe: Probe) -> tuple[LayerTrace, ...]:
                 residual_channel=channel,
                 residual_token=token,
                 typical=float(typical[layer]),
-                down_input=None if entering is None else float(entering.abs().max()),
-                down_output=None if leaving is None else float(leaving.abs().max()),
+                down_input=max((float(one.inputs.abs().max()) for one in observed), default=None),
+                down_output=max((float(one.delivered.abs().max()) for one in observed), default=None),
             )
         )
     return tuple(traces)

@@ -1,0 +1,217 @@
+"""A super weight in one expert of many is found there, by what its expert's routing weight lets through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support.checkpoints import DEEPSEEK, EXPERTS, Family
+from support.experts import find_block, find_router, make_experts, take_experts_apart_
+from support.planted import wrap_model
+
+from sw_audit.checkpoint.matrices import DownProjection
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.errors import CheckpointError
+from sw_audit.facts.address import WeightAddress
+from sw_audit.facts.arm import PLACEBO_KINDS
+from sw_audit.facts.location import Outcome
+from sw_audit.locate.controls import count_weights, draw_placebos, find_largest_weights
+from sw_audit.locate.locator import locate_super_weights
+from sw_audit.locate.observation import DownObservation
+from sw_audit.locate.probe import Probe, probe_prompt
+
+BY_NAME = {str(family): family for family in (*EXPERTS, *DEEPSEEK)}
+LAYERS, LAYER, EXPERT, ROW, COLUMN = 6, 1, 2, 17, 11
+PROMPT = [1, 5, 7, 11, 13, 5, 9]
+
+
+class Words:
+    """A tokenizer of numbers."""
+
+    bos_token_id = 1
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        assert add_special_tokens is False
+        return [int(word) for word in text.split()]
+
+
+def open_experts(family: Family, **settings: Any) -> Checkpoint:
+    settings["num_hidden_layers"] = LAYERS
+    if str(family) == "gpt_oss":
+        settings["layer_types"] = ["full_attention"] * LAYERS
+    model = make_experts(family, **settings)
+    for layer in model.model.layers:
+        for parameter in layer.parameters():
+            if parameter.ndim == 3:
+                parameter.data *= 0.3  # so that random experts make no spikes of their own
+    return wrap_model(model, tokenizer=Words())
+
+
+def observe(probe: Probe, down: DownProjection) -> DownObservation:
+    return next(one for one in probe.observed_in(down.layer) if one.down is down)
+
+
+def plant_(checkpoint: Checkpoint, down: DownProjection, spike: float = 40.0) -> None:
+    """Plant a super weight in one expert: its router sends it the BOS token, and one neuron answers to it."""
+    layer = checkpoint.layers[down.layer]
+    block = find_block(layer.module, down)
+    entering: list[torch.Tensor] = []
+    handle = block.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    checkpoint.model(input_ids=torch.tensor([PROMPT]), use_cache=False)
+    handle.remove()
+    h = entering[0].reshape(-1, entering[0].shape[-1])[0]
+    along = h / h.square().sum()
+    if down.expert is not None:
+        assert down.fused is not None
+        find_router(block, down.fused.count).weight[down.expert] = 12.0 * along
+        for name in down.fused.inward:
+            leading = down.fused.matrix(name, down.expert)
+            # Gate and up are one matrix: two halves, or (gpt-oss) row by row in turn.
+            inner = len(leading) // 2
+            in_turn = checkpoint.identity.family == "gpt_oss"
+            for row in (2 * COLUMN, 2 * COLUMN + 1) if in_turn else (COLUMN, COLUMN + inner):
+                leading[row] = 3.0 * along
+    else:
+        home = checkpoint.model.get_submodule(down.parameter.rsplit(".", 2)[0])
+        for module in home.children():
+            if isinstance(module, torch.nn.Linear) and module is not down.module:
+                module.weight[COLUMN] = 3.0 * along
+    seen = observe(probe_prompt(checkpoint, PROMPT), down)
+    said, scale = seen.input_at(0), seen.scale_at(0)
+    assert said is not None
+    assert scale is not None
+    down.weight[ROW, COLUMN] = spike / float(said[COLUMN] * scale)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_super_weight_in_one_expert_is_found_with_its_expert(name: str) -> None:
+    checkpoint = open_experts(BY_NAME[name])
+    down = next(one for one in checkpoint.layers[LAYER].down_projections if one.expert == EXPERT)
+    plant_(checkpoint, down)
+    location = locate_super_weights(checkpoint, " ".join(map(str, PROMPT[1:])))
+    assert location.outcome is Outcome.LOCATED, location.because
+    [found] = location.super_weights
+    assert found.address == WeightAddress(parameter=down.parameter, row=ROW, column=COLUMN, expert=EXPERT)
+    assert (found.layer, found.value) == (LAYER, float(down.weight[ROW, COLUMN]))
+    assert found.share == pytest.approx(1.0, abs=0.1)
+    candidate = next(one for one in location.candidates if one.layer == LAYER)
+    assert (candidate.expert, candidate.row, candidate.column, candidate.accepted) == (EXPERT, ROW, COLUMN, True)
+
+
+@pytest.mark.parametrize("name", ["qwen2_moe", "llama4_text", "deepseek_v2", "deepseek_v3"])
+def test_a_super_weight_in_what_all_tokens_share_is_found_without_an_expert(name: str) -> None:
+    checkpoint = open_experts(BY_NAME[name])
+    down = next(one for one in checkpoint.layers[LAYER].down_projections if one.expert is None)
+    plant_(checkpoint, down)
+    location = locate_super_weights(checkpoint, " ".join(map(str, PROMPT[1:])))
+    assert location.outcome is Outcome.LOCATED, location.because
+    [found] = location.super_weights
+    assert found.address == WeightAddress(parameter=down.parameter, row=ROW, column=COLUMN)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_ordinary_experts_have_no_super_weight(name: str) -> None:
+    location = locate_super_weights(open_experts(BY_NAME[name]), " ".join(map(str, PROMPT[1:])))
+    assert (location.outcome, location.super_weights) == (Outcome.NONE, ())
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_what_experts_deliver_adds_up_to_what_their_block_gives(name: str) -> None:
+    checkpoint = open_experts(BY_NAME[name])
+    layer = checkpoint.layers[2]
+    given: list[torch.Tensor] = []
+
+    def keep(_: Any, __: Any, output: Any) -> None:
+        states = output if isinstance(output, torch.Tensor) else output[0]
+        given.append(states.reshape(len(PROMPT), -1).clone())
+
+    handle = find_block(layer.module, layer.down_projections[-1]).register_forward_hook(keep)
+    probe = probe_prompt(checkpoint, PROMPT)
+    handle.remove()
+    total = torch.zeros_like(given[0])
+    for one in probe.observed_in(2):
+        for token in one.tokens.tolist():
+            scale, x = one.scale_at(token), one.input_at(token)
+            assert scale is not None
+            assert x is not None
+            bias = 0 if one.down.bias is None else one.down.bias
+            total[token] += scale * (one.down.weight @ x + bias)
+    torch.testing.assert_close(total, given[0], rtol=1e-3, atol=1e-5)
+    assert given[0].abs().max() > 1e-3
+
+
+def test_the_gate_of_a_shared_expert_is_its_scale() -> None:
+    checkpoint = open_experts(BY_NAME["qwen2_moe"])
+    block = checkpoint.model.model.layers[2].mlp
+    entering: list[torch.Tensor] = []
+    handle = block.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0][0]))
+    probe = probe_prompt(checkpoint, PROMPT)
+    handle.remove()
+    shared = next(one for one in probe.observed_in(2) if one.down.expert is None)
+    expected = torch.sigmoid(entering[0] @ block.shared_expert_gate.weight[0])
+    torch.testing.assert_close(shared.scales, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_experts_apart_are_observed_as_fused_ones_are() -> None:
+    fused = open_experts(BY_NAME["mixtral"])
+    model = make_experts(BY_NAME["mixtral"], num_hidden_layers=LAYERS)
+    model.load_state_dict(fused.model.state_dict())
+    take_experts_apart_(model)
+    apart = wrap_model(model, tokenizer=Words())
+    expected, found = probe_prompt(fused, PROMPT), probe_prompt(apart, PROMPT)
+    assert len(found.observations) == len(expected.observations)
+    for one, other in zip(found.observations, expected.observations, strict=True):
+        assert one.down.parameter == f"model.layers.{other.layer}.mlp.experts.{other.down.expert}.w2.weight"
+        assert one.tokens.tolist() == other.tokens.tolist()
+        torch.testing.assert_close(one.inputs, other.inputs, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one.scales, other.scales, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_block_that_computes_something_else_is_refused_in_one_line(apart: bool) -> None:
+    model = make_experts(BY_NAME["mixtral"])
+    if apart:
+        take_experts_apart_(model)
+    block = model.model.layers[1].mlp
+    target = block if apart else block.experts
+    forward = target.forward
+    target.forward = lambda *inputs: forward(*inputs).square()
+    with pytest.raises(CheckpointError, match="cannot be followed") as caught:
+        probe_prompt(wrap_model(model), PROMPT)
+    assert "\n" not in str(caught.value)
+    assert "layers.1" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "qwen2_moe", "llama4_text"])
+def test_half_precision_experts_are_followed(name: str, dtype: torch.dtype) -> None:
+    # The library's grouped product of halves asks for rows of a multiple of 16 bytes.
+    wide = {"moe_intermediate_size": 24} if name == "qwen2_moe" else {}
+    checkpoint = wrap_model(make_experts(BY_NAME[name], **wide).to(dtype))
+    probe = probe_prompt(checkpoint, PROMPT)
+    assert {one.layer for one in probe.observations} == {0, 1, 2}
+
+
+def test_the_largest_weights_and_placebos_are_named_with_their_expert() -> None:
+    checkpoint = open_experts(BY_NAME["gpt_oss"])
+    layers = checkpoint.layers
+    layers[3].down_projections[1].weight[4, 9] = 99.0
+    target = WeightAddress(parameter=layers[3].down_projections[1].parameter, row=4, column=9, expert=1)
+    assert find_largest_weights(layers, 1, ()) == (target,)
+    every = torch.cat([matrix.weight.abs().flatten() for layer in layers for matrix in layer.matrices])
+    assert count_weights(layers) == len(every)
+    found = find_largest_weights(layers, 500, (target,))
+    values = [float(checkpoint.matrix(one.parameter, one.expert).weight[one.row, one.column]) for one in found]
+    assert [abs(value) for value in values] == every.topk(501).values[1:].tolist()
+    for kind in PLACEBO_KINDS:
+        [drawn] = draw_placebos(layers, [target], kind, "seed")
+        assert drawn != target
+        matrix = checkpoint.matrix(drawn.parameter, drawn.expert)
+        assert drawn.row < matrix.weight.shape[0]
+        if kind in ("same-row", "same-column"):
+            assert (drawn.parameter, drawn.expert) == (target.parameter, 1)
+        if kind == "same-magnitude":
+            assert drawn.parameter != target.parameter
+            assert drawn.expert is not None
+            assert abs(float(matrix.weight[drawn.row, drawn.column])) == float(matrix.weight.abs().max())
