@@ -7,31 +7,11 @@ from dataclasses import dataclass
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from sw_audit.checkpoint.families import find_decoder_layers
-from sw_audit.checkpoint.matrices import list_projections
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.identity import ModelIdentity
+from sw_audit.testing import Stem, plant_stems_, wrap_model
+from sw_audit.testing.planting import choose_down
 
-
-def wrap_model(model: torch.nn.Module, tokenizer: object = None) -> Checkpoint:
-    """Wrap a model built in memory the way `open_checkpoint` wraps one from disk."""
-    model.eval().requires_grad_(False)
-    layers = find_decoder_layers(model)
-    identity = ModelIdentity(
-        id="planted",
-        source="memory",
-        revision=None,
-        family=model.config.model_type,
-        architecture=type(model).__name__,
-        layers=len(layers),
-        hidden_size=model.config.hidden_size,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        device="cpu",
-        files=(),
-        digest="0" * 64,
-    )
-    return Checkpoint(model=model, tokenizer=tokenizer, identity=identity, layers=layers)
+__all__ = ["Planted", "build_gpt2", "build_llama", "plant_", "wrap_model"]
 
 
 def build_llama(*, layers: int = 6, seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
@@ -72,30 +52,7 @@ class Planted:
 def plant_(
     checkpoint: Checkpoint, planted: Planted, token_id: int = 1, spike: float = 40.0, sign: float = 1.0
 ) -> None:
-    """Plant a super weight: one neuron answers to a sequence's first token, one weight makes a spike of it.
-
-    The rows that lead into the neuron are set along the MLP's input at that token, so that no other token
-    drives it as far; the one weight out of it is then the spike over what the neuron says there.
-    """
-    layer = checkpoint.layers[planted.layer]
-    down = layer.down_projection
-    assert down is not None
-    hidden, inner = down.weight.shape
-    block = checkpoint.model.get_submodule(down.parameter.rsplit(".", 2)[0])
-    inward = [matrix for matrix, _ in list_projections(block, "") if matrix.weight.shape[1] == hidden]
-    with torch.no_grad():
-        entering = _see_input(checkpoint, block, token_id)
-        for matrix in inward:
-            for begin in range(0, matrix.weight.shape[0], inner):  # gate and up may be one matrix
-                matrix.weight[begin + planted.column] = 3.0 * entering / entering.square().sum()
-        said = _see_input(checkpoint, down.module, token_id)[planted.column]
-        down.weight[planted.row, planted.column] = sign * spike / said
-
-
-def _see_input(checkpoint: Checkpoint, module: torch.nn.Module, token_id: int) -> torch.Tensor:
-    """Return what enters a module at the first token, [channels]."""
-    seen: list[torch.Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    checkpoint.model(input_ids=torch.tensor([[token_id, 5, 7, 11]]), use_cache=False)
-    handle.remove()
-    return seen[0].reshape(-1, seen[0].shape[-1])[0]
+    """Plant a super weight: one neuron answers to a sequence's first token, one weight makes a spike of it."""
+    down = choose_down(checkpoint, planted.layer)
+    stem = Stem(planted.row, planted.column, sign * spike)
+    plant_stems_(checkpoint, [token_id, 5, 7, 11], 0, down, [stem])

@@ -1,0 +1,128 @@
+"""What a search came to is recorded, also where there could be none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import configuration
+
+from sw_audit.errors import CheckpointError
+from sw_audit.facts.limits import SuperActivationPersistsLimits
+from sw_audit.facts.location import Location
+from sw_audit.locate.locator import locate_super_weights
+from sw_audit.testing import PlantedModel, build_planted_model, make_design
+from sw_audit.testing.searching import DEFAULT_EXAMPLES, search_prompts
+
+
+def locate_planted(start: str) -> tuple[PlantedModel, Location]:
+    """Plant a super weight that answers to BOS, or to the first token of one prompt only, and locate it."""
+    design = make_design(family="llama", layers=4, dtype="float32", start=start, shape="one", traps=(), seed=4)
+    planted = build_planted_model(design)
+    return planted, locate_super_weights(planted.checkpoint, design.text)
+
+
+@pytest.fixture(scope="module")
+def steady() -> tuple[PlantedModel, Location]:
+    return locate_planted("bos")
+
+
+@pytest.fixture(scope="module")
+def moody() -> tuple[PlantedModel, Location]:
+    return locate_planted("first")
+
+
+def test_a_law_that_holds_leaves_a_search_without_a_find(steady: tuple[PlantedModel, Location]) -> None:
+    planted, location = steady
+    search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits())
+    assert (search.examples, search.tolerance) == (DEFAULT_EXAMPLES, 0.3)
+    assert (search.found, search.omitted, search.stopped) == (None, None, None)
+
+
+def test_a_spike_that_depends_on_the_prompt_leaves_the_shortest_that_breaks_it(
+    moody: tuple[PlantedModel, Location],
+) -> None:
+    planted, location = moody
+    search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits(examples=40))
+    assert search.found is not None
+    [token_id] = search.found.token_ids
+    assert token_id != planted.design.prompt[0]
+    assert search.found.prompt == planted.checkpoint.tokenizer.decode([token_id])
+    [trace] = search.found.traces
+    assert trace.channel == location.super_activations[0].channel
+    assert search.found.because.startswith(f"channel {trace.channel} ")
+
+
+def test_a_policy_can_ask_for_none(moody: tuple[PlantedModel, Location]) -> None:
+    planted, location = moody
+    search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits(examples=0))
+    assert (search.examples, search.found) == (0, None)
+    assert search.omitted == "`[checks.super-activation-persists] examples` is 0"
+
+
+@pytest.mark.parametrize("examples", [None, 7])
+def test_without_hypothesis_it_is_left_out_and_said(
+    moody: tuple[PlantedModel, Location], examples: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sw_audit.testing.optional.find_spec", lambda _: None)
+    planted, location = moody
+    search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits(examples=examples))
+    assert (search.examples, search.found) == (0, None)
+    assert search.omitted == "hypothesis is not installed (install it: pip install hypothesis)"
+
+
+def test_a_prompt_on_which_the_model_is_not_finite_stops_it_and_not_the_audit(
+    steady: tuple[PlantedModel, Location],
+) -> None:
+    planted, location = steady
+    embedding = planted.checkpoint.model.get_input_embeddings().weight
+    kept = embedding.clone()
+    try:
+        # Every token but the prompt's own and BOS is beyond what the dtype holds.
+        spared = {1, *planted.design.prompt}
+        embedding[[row for row in range(len(embedding)) if row not in spared]] = float("inf")
+        with pytest.raises(CheckpointError):
+            locate_super_weights(planted.checkpoint, "90 91")
+        search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits())
+    finally:
+        embedding.copy_(kept)
+    assert search.found is None
+    assert search.stopped is not None
+    assert "is not finite" in search.stopped
+
+
+SEARCH = """
+from sw_audit.facts.limits import SuperActivationPersistsLimits
+from sw_audit.locate.locator import locate_super_weights
+from sw_audit.testing import build_planted_model, make_design
+from sw_audit.testing.searching import search_prompts
+
+design = make_design(family="llama", layers=4, dtype="float32", start="bos", shape="one", traps=(), seed=4)
+checkpoint = build_planted_model(design).checkpoint
+location = locate_super_weights(checkpoint, design.text)
+print(search_prompts(checkpoint, location, SuperActivationPersistsLimits()).examples)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_left_in_the_folder_it_was_started_in(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SEARCH], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == [str(DEFAULT_EXAMPLES)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_that_hypothesis_keeps_its_notes_in_is_as_before(
+    steady: tuple[PlantedModel, Location], tmp_path: Path
+) -> None:
+    before = configuration.storage_directory(intent_to_write=False).path
+    try:
+        configuration.set_hypothesis_home_dir(tmp_path / "own")
+        planted, location = steady
+        search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits(examples=5))
+        assert configuration.storage_directory(intent_to_write=False).path == tmp_path / "own"
+    finally:
+        configuration.set_hypothesis_home_dir(before)
