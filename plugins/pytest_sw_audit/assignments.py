@@ -125,21 +125,26 @@ def load_tool_table(pyproject: Path) -> Any:
 def anchor_paths(policy: Policy, folder: Path) -> Policy:
     """Take the relative paths in a policy from the folder that it lies in.
 
-    What neither exists there nor begins with a dot is the id of a model or a data set, and stays as it is.
+    What neither exists there nor begins with a dot is the id of a model, an entry or a data set, and stays as it
+    is; the policy's index is always a file.
     """
 
     def anchor(source: str) -> str:
         place = folder / Path(source).expanduser()
-        if source == "specimen" or not (source.startswith((".", "~")) or place.exists()):
+        if source in ("specimen", "none") or not (source.startswith((".", "~")) or place.exists()):
             return source
         path = os.path.relpath(place)
         return path if place.exists() else f"./{path}"  # or it would read as a hub id
 
-    models = tuple(model.model_copy(update={"source": anchor(model.source)}) for model in policy.models)
+    models = tuple(
+        model.model_copy(update={"source": anchor(model.source), "index": model.index and anchor(model.index)})
+        for model in policy.models
+    )
     corpus = policy.corpus.model_copy(update={"source": anchor(policy.corpus.source)})
     if corpus.choices is not None:
         corpus = corpus.model_copy(update={"choices": anchor(corpus.choices)})
-    return policy.model_copy(update={"models": models, "corpus": corpus})
+    index = policy.index and os.path.relpath(folder / Path(policy.index).expanduser())
+    return policy.model_copy(update={"models": models, "corpus": corpus, "index": index})
 
 
 def find_checks() -> dict[str, CheckInfo]:

@@ -80,6 +80,12 @@ SETTINGS = (
         ("fail", "warn"),
     ),
     Setting("seed", "number", "Seed of everything that is drawn.", "N"),
+    Setting(
+        "index",
+        "text",
+        "Index file of your own, which matches-published-index uses beside the published one.",
+        "FILE",
+    ),
     Setting("out", "text", "Folder for record.json and report.html (default: sw-audit-out).", "DIR"),
     Setting("no-report", "switch", "Write record.json but no report.html."),
 )
@@ -89,7 +95,7 @@ _INI_TYPES: dict[str, Literal["linelist", "string", "int", "bool"]] = {
     "number": "int",
     "switch": "bool",
 }
-_OVERLAID = ("corpus", "windows", "dtype", "device", "expect", "inconclusive", "seed")
+_OVERLAID = ("corpus", "windows", "dtype", "device", "expect", "inconclusive", "seed", "index")
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ def _read(config: pytest.Config, setting: Setting) -> Any:
         raise pytest.UsageError(f"{config.inipath}: {setting.key} is {value!r}; write one of {allowed}")
     if isinstance(value, list):
         return [_place(config, one) if setting.name == "model" else one for one in value]
-    if isinstance(value, str) and setting.name in ("policy", "out"):
+    if isinstance(value, str) and setting.name in ("policy", "out", "index"):
         return str((config.inipath or config.rootpath).parent / value)
     return _place(config, value) if setting.name == "corpus" and value else value
 

@@ -57,6 +57,12 @@ def audit(
     inconclusive: Annotated[
         Literal["fail", "warn"] | None, typer.Option(help="Whether an inconclusive verdict fails or only warns.")
     ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Index file of your own, for matches-published-index beside the published one."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of everything that is drawn.")] = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for record.json, report.html and junit.xml.")
@@ -76,7 +82,8 @@ def audit(
 ) -> None:
     """Audit models, print the verdicts, and leave a record and a report.
 
-    Examples:
+    For example:
+
       sw-audit audit specimen
 
       sw-audit audit ./out/llama-w4 --corpus wikitext.txt
@@ -98,6 +105,7 @@ def audit(
         "--sw-audit-expect": [expect] if expect else [],
         "--sw-audit-inconclusive": [inconclusive] if inconclusive else [],
         "--sw-audit-seed": [] if seed is None else [seed],
+        "--sw-audit-index": [index] if index else [],
         "--sw-audit-out": [out],
     }
     arguments = [f"{option}={value}" for option, values in said.items() for value in values]

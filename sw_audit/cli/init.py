@@ -16,7 +16,8 @@ def init(
 ) -> None:
     """Write a policy file in which every key stands with its default and its meaning, as a comment.
 
-    Examples:
+    For example:
+
       sw-audit init
 
       sw-audit init llama.swaudit.toml

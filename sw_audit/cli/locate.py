@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,7 +13,7 @@ from sw_audit.cli.audit import find_shipped
 
 if TYPE_CHECKING:
     from sw_audit.facts.identity import ModelIdentity
-    from sw_audit.facts.location import Location
+    from sw_audit.facts.location import Depth, Location
 
 
 def locate(
@@ -32,15 +33,39 @@ def locate(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
     ] = False,
+    depth: Annotated[
+        Literal["full", "early"],
+        typer.Option(help="early reads only the first layers: quicker, but less is known of what persists."),
+    ] = "full",
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Digest the files too, which reads all of them; --update-index does.")
+    ] = False,
+    update_index: Annotated[
+        Path | None,
+        typer.Option(
+            "--update-index",
+            metavar="FILE",
+            help="Add the finding, with how it was made, to your own index file; the same one only once.",
+        ),
+    ] = None,
 ) -> None:
     """Locate super weights, without any data. Any outcome is an answer: the exit code is 0.
 
-    Examples:
+    For example:
+
       sw-audit locate specimen
 
       sw-audit locate ./out/llama-w4 --json > location.json
+
+      sw-audit locate ./out/llama --update-index my-index.toml
+
+      sw-audit locate ./larger-than-memory --depth early
     """
+    from sw_audit.cli.index import check_own_index, update_own_index
     from sw_audit.facts.policy import ModelPolicy
+
+    if update_index is not None:
+        check_own_index(update_index)
 
     wanted = ModelPolicy(
         source=find_shipped(model),
@@ -50,26 +75,37 @@ def locate(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
-    identity, location = _locate(wanted)
+    identity, location = _locate(wanted, depth, digest or update_index is not None)
+    if update_index is not None:
+        typer.echo(update_own_index(update_index, identity, location), err=True)
     if as_json:
         typer.echo(json.dumps(describe(identity, location), indent=2, allow_nan=False, ensure_ascii=False))
     else:
         print_location(identity, location)
 
 
-def _locate(wanted: Any) -> tuple[ModelIdentity, Location]:
+def _locate(wanted: Any, depth: Depth, digest: bool) -> tuple[ModelIdentity, Location]:
     from rich.console import Console
+    from tqdm import tqdm
 
     from sw_audit.audit import locate_model
     from sw_audit.checkpoint.inspection import inspect_checkpoint
 
     inspect_checkpoint(wanted)
-    with Console(stderr=True).status(f"opening {wanted.source}") as status:
-        from sw_audit.checkpoint.opening import open_checkpoint
+    bar: Any = tqdm(
+        desc="locating", unit="layer", file=sys.stderr, leave=False, disable=not sys.stderr.isatty(), delay=1e-9
+    )
 
-        checkpoint = open_checkpoint(wanted)
-        status.update(f"locating in {wanted.source}")
-        return checkpoint.identity, locate_model(checkpoint)
+    def tell(_: str, done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    with bar:
+        with Console(stderr=True).status(f"opening {wanted.source}"):
+            from sw_audit.locate.streaming import open_for_locating
+
+            checkpoint = open_for_locating(wanted, depth=depth, digest=digest, progress=tell)
+        return checkpoint.identity, locate_model(checkpoint, depth)
 
 
 def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
@@ -82,13 +118,16 @@ def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
             "source": identity.source,
             "family": identity.family,
             "layers": identity.layers,
-            "digest": identity.digest,
+            "digest": identity.digest or None,
             "revision": identity.revision,
             "dtype": identity.dtype,
         },
+        "depth": found["depth"],
+        "layers_seen": found["layers_seen"],
         "outcome": found["outcome"],
         "because": found["because"],
         "super_weights": [{key: weight[key] for key in weight_keys} for weight in found["super_weights"]],
+        "witness": found["witness"],
         "super_activations": found["super_activations"],
         "candidates": found["candidates"],
         "prompt": {"text": found["prompt"], "token_ids": found["token_ids"], "bos": found["bos"]},
@@ -116,6 +155,9 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
 
     console.print(Text(f"{identity.source}: {location.outcome}", style="bold"), soft_wrap=True)
     console.print(Text(f"{identity.family}, {identity.layers} layers, {location.because}"), soft_wrap=True)
+    if location.depth == "early":
+        read = f"only the first {location.layers_seen} layers were read: what persists beyond them is not known"
+        console.print(Text(read), soft_wrap=True)
     show(
         "super weights",
         ("parameter", "row", "column", "value", "share"),
@@ -124,6 +166,25 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
             for one in location.super_weights
         ],
     )
+    if location.witness is not None:
+        console.print(Text(f"second witness: {location.witness.because}"), soft_wrap=True)
+        show(
+            "the weights alone, without a forward pass",
+            ("parameter", "row", "row's rank", "over median", "column", "its rank", "share", "agrees"),
+            [
+                (
+                    one.parameter,
+                    str(one.row),
+                    f"{one.row_rank} of {one.rows}",
+                    "-" if one.row_ratio is None else f"{one.row_ratio:.3g}",
+                    str(one.column),
+                    f"{one.column_rank} of {one.columns}",
+                    "-" if one.share is None else f"{one.share:.3f}",
+                    "yes" if one.agrees else "no",
+                )
+                for one in location.witness.weights
+            ],
+        )
     show(
         "super activations",
         ("channel", "token", "value", "layers"),

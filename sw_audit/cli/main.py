@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from sw_audit import __version__
 from sw_audit.cli.audit import audit
+from sw_audit.cli.index import index
 from sw_audit.cli.init import init
 from sw_audit.cli.locate import locate
 from sw_audit.cli.render import render
@@ -28,7 +29,8 @@ HELP = """A test suite for model weights.
 Finds the handful of scalars that a language model cannot live without, proves by intervention what they do,
 and gates every compressed or fine-tuned descendant on still having them.
 
-Exit codes: 0 passed, 1 a check failed, 2 usage or input error, 3 inconclusive or nothing audited.
+Exit codes: 0 passed, 1 a check failed, 2 usage or input error, 3 inconclusive, or nothing audited
+or found in the index.
 """
 
 
@@ -83,7 +85,7 @@ def _options(
     pass
 
 
-for _command in (audit, locate, render, init, specimen, schema):
+for _command in (audit, locate, index, render, init, specimen, schema):
     app.command()(_command)
 
 

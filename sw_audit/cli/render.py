@@ -19,7 +19,8 @@ def render(
 ) -> None:
     """Render a record; nothing is measured or judged again.
 
-    Example:
+    For example:
+
       sw-audit render sw-audit-out/record.json -o report.html
     """
     from sw_audit.record import read_record, render_record, write_text

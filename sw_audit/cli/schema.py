@@ -16,7 +16,8 @@ def schema(
 ) -> None:
     """Print the JSON Schema (draft 2020-12) of policy files and records.
 
-    Example:
+    For example:
+
       sw-audit schema record > record.schema.json
     """
     from sw_audit.record import json_schema

@@ -15,7 +15,8 @@ def specimen(
 
     The specimen is a small model with exactly one super weight, the control the same without one.
 
-    Example:
+    For example:
+
       sw-audit specimen models && sw-audit audit models/specimen
     """
     from sw_audit.specimen.shipped import write_specimen

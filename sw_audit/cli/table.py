@@ -39,6 +39,8 @@ def print_verdicts(listener: Listener, files: Mapping[str, Path], *, quiet: bool
         console.print(tabulate(listener.verdicts, verbose=verbose))
         for text in listener.explanations:
             console.print(Text(f"{text}\n"))
+        for line in [] if verbose else list_skipped(listener.verdicts):
+            console.print(Text(line), soft_wrap=True)
         for kind, path in (*listener.files, *files.items()):
             console.print(Text(f"{kind:<8}{os.path.relpath(path)}"), soft_wrap=True)
     if listener.records:
@@ -98,6 +100,18 @@ def tabulate(verdicts: list[Verdict], *, verbose: bool) -> Table:
             *(Text(cell, style=_STYLES[verdict.status] if place == 2 else "") for place, cell in enumerate(row))
         )
     return table
+
+
+def list_skipped(verdicts: list[Verdict]) -> list[str]:
+    """Say why checks do not apply, once for all checks of a model that do not for the same reason."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for verdict in verdicts:
+        if verdict.status is Status.SKIPPED:
+            reasons.setdefault((verdict.model, verdict.because), []).append(verdict.check)
+    return [
+        f"skipped {model} {checks[0] if len(checks) == 1 else f'{len(checks)} checks'}: {because}"
+        for (model, because), checks in reasons.items()
+    ]
 
 
 def write_figure(verdict: Verdict) -> str:

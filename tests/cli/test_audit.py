@@ -5,12 +5,14 @@ import re
 
 import pytest
 from support.program import Program
-from support.standin import CHECKS
+from support.standin import CHECKS, count_statuses
 
 import sw_audit.cli.audit
 import sw_audit.specimen.shipped
 from sw_audit.cli.listener import Listener
+from sw_audit.facts.verdict import Status
 
+PASSED = f"PASSED: {CHECKS} pass"
 POLICY = '[[model]]\nsource = "models/llama-w4"\n'
 
 
@@ -22,7 +24,7 @@ def test_a_model_that_passes_ends_with_0_a_table_and_three_files(quick: Program)
     assert sum(row[:1] == ["llama-w4"] and "PASS" in row for row in rows) == CHECKS
     assert ["llama-w4", "prune-collapses", "PASS", "213.6", "[211.1,", "216.3]", "10"] in rows
     assert "super weight model.layers.1.mlp.down_proj.weight[37, 211] = -1.927, share 0.973" in ending.out
-    assert ending.out.splitlines()[-1] == "PASSED: 10 pass"
+    assert ending.out.splitlines()[-1] == PASSED
     assert quick.files() == [f"sw-audit-out/{name}" for name in ("junit.xml", "record.json", "report.html")]
 
 
@@ -59,6 +61,37 @@ def test_where_every_check_is_skipped_nothing_was_audited(quick: Program) -> Non
     assert ending.out.splitlines()[-1] == "NOTHING AUDITED: 1 skipped"
 
 
+def test_a_model_that_is_in_no_index_passes_and_is_told_why_one_check_was_skipped(quick: Program) -> None:
+    ending = quick.run("audit", "unlisted")
+    assert (ending.code, ending.err) == (0, "")
+    rows = [line.split() for line in ending.out.splitlines()]
+    assert ["unlisted", "matches-published-index", "SKIPPED", "-", "-"] in rows
+    [reason] = [line for line in ending.out.splitlines() if line.startswith("skipped ")]
+    assert reason.startswith(
+        "skipped unlisted matches-published-index: There is nothing to compare with: the index"
+    )
+    assert ending.out.splitlines()[-1] == f"PASSED: {CHECKS - 1} pass, 1 skipped"
+    assert quick.run("audit", "unlisted", "-q").out == f"PASSED: {CHECKS - 1} pass, 1 skipped\n"
+
+
+def test_checks_that_are_skipped_for_one_reason_are_told_of_together(quick: Program) -> None:
+    ending = quick.run("audit", "control", "--expect=none")
+    reasons = [line for line in ending.out.splitlines() if line.startswith("skipped ")]
+    skipped = count_statuses("control")[Status.SKIPPED]
+    assert len(reasons) == 2
+    assert reasons[0].startswith(f"skipped control {skipped - 1} checks: No super weight was located")
+    verbose = quick.run("audit", "control", "--expect=none", "-v").out
+    assert not any(line.startswith("skipped ") for line in verbose.splitlines())
+
+
+def test_the_table_fits_a_log_of_120_columns(quick: Program) -> None:
+    ending = quick.run("audit", "llama-w4", "a-rather-long-name-of-a-checkpoint-w4")
+    lines = [line for line in ending.out.splitlines() if "PASS " in line]
+    assert len(lines) == 2 * CHECKS
+    assert max(len(line) for line in lines) <= 120
+    assert not any("\N{HORIZONTAL ELLIPSIS}" in line for line in lines)
+
+
 def test_what_is_expected_decides_on_a_model_without_a_super_weight(quick: Program) -> None:
     some = quick.run("audit", "control")
     assert some.code == 1
@@ -79,7 +112,7 @@ def test_a_model_that_cannot_be_used_does_not_stop_the_others(quick: Program) ->
     ending = quick.run("audit", "gone", "llama-w4")
     assert ending.code == 2
     assert ending.complaints == ["sw-audit: model 'gone': model.safetensors is truncated; copy it again"]
-    assert ending.out.splitlines()[-1] == "NOT COMPLETE: 10 pass"
+    assert ending.out.splitlines()[-1] == f"NOT COMPLETE: {CHECKS} pass"
     assert [model["id"] for model in quick.record()["models"]] == ["llama-w4"]
 
 
@@ -104,7 +137,7 @@ def test_ctrl_c_is_one_line_and_ends_with_2(quick: Program) -> None:
 
 
 def test_quiet_prints_the_verdict_line_only(quick: Program) -> None:
-    assert quick.run("audit", "llama-w4", "-q").out == "PASSED: 10 pass\n"
+    assert quick.run("audit", "llama-w4", "-q").out == f"{PASSED}\n"
 
 
 def test_verbose_prints_every_reason(quick: Program) -> None:
@@ -117,23 +150,24 @@ def test_verbose_prints_every_reason(quick: Program) -> None:
 def test_every_option_reaches_the_policy(quick: Program) -> None:
     quick.run(
         "audit", "w4=models/llama", "--corpus=specimen", "--windows=9", "--dtype=bfloat16", "--device=cuda:1",
-        "--expect=any", "--inconclusive=warn", "--seed=5", "--out=here", "--junit=j.xml", "--no-report",
+        "--expect=any", "--inconclusive=warn", "--seed=5", "--index=i.toml", "--out=here",
+        "--junit=j.xml", "--no-report",
     )  # fmt: skip
     policy = quick.record("here/record.json")["policy"]
     assert policy["model"][0] | {"dtype": "bfloat16", "device": "cuda:1", "id": "w4"} == policy["model"][0]
-    assert (policy["corpus"]["windows"], policy["seed"]) == (9, 5)
+    assert (policy["corpus"]["windows"], policy["seed"], policy["index"]) == (9, 5, "i.toml")
     assert (policy["expect"], policy["inconclusive"]) == ("any", "warn")
     assert quick.files() == ["here/record.json", "j.xml"]
 
 
 def test_a_policy_file_is_audited_by_its_name(quick: Program) -> None:
     (quick.folder / "audit.swaudit.toml").write_text(POLICY)
-    assert quick.run("audit", "audit.swaudit.toml", "-q").out == "PASSED: 10 pass\n"
+    assert quick.run("audit", "audit.swaudit.toml", "-q").out == f"{PASSED}\n"
 
 
 def test_any_other_name_is_a_policy_too_if_it_stands_alone(quick: Program) -> None:
     (quick.folder / "mine.toml").write_text(POLICY)
-    assert quick.run("audit", "mine.toml", "-q").out == "PASSED: 10 pass\n"
+    assert quick.run("audit", "mine.toml", "-q").out == f"{PASSED}\n"
     both = quick.run("audit", "mine.toml", "llama-w8")
     assert both.code == 2
     assert len(both.complaints) == 1
@@ -154,7 +188,7 @@ def test_without_arguments_the_models_of_pyproject_are_audited_from_below_too(
     (quick.folder / "pyproject.toml").write_text('[[tool.sw_audit.model]]\nsource = "hub/llama-w4"\n')
     (quick.folder / "sub").mkdir()
     monkeypatch.chdir(quick.folder / "sub")
-    assert quick.run("audit", "-q").out == "PASSED: 10 pass\n"
+    assert quick.run("audit", "-q").out == f"{PASSED}\n"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +206,7 @@ def test_the_pytest_settings_of_the_folder_do_not_matter(
     (quick.folder / "conftest.py").write_text("raise RuntimeError('a conftest that must not be loaded')\n")
     (quick.folder / "test_mine.py").write_text("def test_mine(): assert False\n")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing")
-    assert quick.run("audit", "llama-w4", "-q").out == "PASSED: 10 pass\n"
+    assert quick.run("audit", "llama-w4", "-q").out == f"{PASSED}\n"
 
 
 def test_the_words_specimen_and_control_are_the_shipped_models_unless_there_is_a_path(quick: Program) -> None:
@@ -230,7 +264,8 @@ def test_several_policies_are_shown_together(quick: Program) -> None:
         (quick.folder / f"{name}.swaudit.toml").write_text(f'[[model]]\nsource = "{model}"\n')
     ending = quick.run("audit", "one.swaudit.toml", "two.swaudit.toml", "--no-report")
     assert ending.code == 1
-    assert ending.out.splitlines()[-1] == "FAILED: 12 pass, 8 fail"
+    found = count_statuses("llama-w4") + count_statuses("broken")
+    assert ending.out.splitlines()[-1] == f"FAILED: {found[Status.PASS]} pass, {found[Status.FAIL]} fail"
     assert [file for file in quick.files() if file.startswith("sw-audit-out/")] == [
         "sw-audit-out/junit.xml",
         "sw-audit-out/one/record.json",

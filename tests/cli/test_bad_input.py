@@ -149,6 +149,21 @@ def test_a_corpus_that_cannot_be_used(program: Program, text: bytes | None) -> N
     assert_one_line(program, "audit", "specimen", "--corpus=./text.txt", told="text.txt")
 
 
+@pytest.mark.parametrize("text", [None, "", "[tool.other]\n", "sw-audit-index = 2\n"], ids=str)
+def test_an_index_of_ones_own_that_cannot_be_used(program: Program, text: str | None) -> None:
+    if text is not None:
+        (program.folder / "mine.toml").write_text(text)
+    assert_one_line(program, "audit", "specimen", "--index=mine.toml", told="index mine.toml")
+    assert_one_line(program, "index", "--file=mine.toml", told="index mine.toml")
+
+
+def test_an_entry_of_the_index_that_there_is_not(program: Program) -> None:
+    (program.folder / "it.swaudit.toml").write_text(
+        '[[model]]\nsource = "specimen"\nindex = "huggyllama/lama-7b"\n'
+    )
+    assert_one_line(program, "audit", "it.swaudit.toml", told="write 'huggyllama/llama-7b'")
+
+
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/none"])
 def test_a_report_folder_that_cannot_be_written(program: Program, place: str) -> None:
     (program.folder / "file").touch()

@@ -17,7 +17,7 @@ def test_json_is_exactly_one_object_of_the_promised_form(program: Program) -> No
     assert found["schema"] == 1
     assert found["model"]["family"] == "llama"
     assert found["model"]["layers"] >= 6
-    assert len(found["model"]["digest"]) == 64
+    assert found["model"]["digest"] is None
     assert found["outcome"] == "located"
     (weight,) = found["super_weights"]
     assert list(weight) == ["parameter", "layer", "row", "column", "expert", "value", "share"]
@@ -27,6 +27,25 @@ def test_json_is_exactly_one_object_of_the_promised_form(program: Program) -> No
     assert list(activation) == ["channel", "token", "value", "first_layer", "last_layer"]
     assert activation["channel"] == weight["row"]
     assert any(candidate["accepted"] for candidate in found["candidates"])
+
+
+def test_the_specimens_coordinate_is_the_published_one(program: Program) -> None:
+    (weight,) = json.loads(program.run("locate", "specimen", "--json").out)["super_weights"]
+    assert (weight["layer"], weight["row"], weight["column"]) == (1, 5, 7)
+
+
+def test_files_are_digested_where_that_is_asked_for(program: Program) -> None:
+    found = json.loads(program.run("locate", "specimen", "--json", "--digest").out)
+    assert len(found["model"]["digest"]) == 64
+
+
+def test_early_depth_reads_fewer_layers_and_says_so(program: Program) -> None:
+    found = json.loads(program.run("locate", "specimen", "--json", "--depth=early").out)
+    assert (found["depth"], found["layers_seen"]) == ("early", 3)
+    (weight,) = found["super_weights"]
+    assert (weight["layer"], weight["row"], weight["column"]) == (1, 5, 7)
+    ending = program.run("locate", "specimen", "--depth=early")
+    assert "only the first 3 layers were read: what persists beyond them is not known" in ending.out
 
 
 def test_for_people_there_are_tables(program: Program) -> None:

@@ -75,6 +75,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "expect": "any",
         "inconclusive": "warn",
         "seed": 8,
+        "index": "mine.toml",
         "out": "elsewhere",
         "no_report": True,
     }
@@ -102,6 +103,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "warn",
         8,
     )
+    assert Path(policy["index"]) == inner.pytester.path / "mine.toml"
     assert not (inner.pytester.path / "elsewhere" / "report.html").exists()
 
 
@@ -200,10 +202,14 @@ def test_paths_in_a_policy_file_are_taken_from_where_it_lies(inner: Inner) -> No
     (folder / "models" / "llama").mkdir(parents=True)
     (folder / "text.txt").write_text("words")
     (folder / "audit.swaudit.toml").write_text(
-        '[[model]]\nsource = "models/llama"\n[[model]]\nsource = "./lost"\n[[model]]\nsource = "owner/name"\n'
+        '[[model]]\nsource = "models/llama"\nindex = "./models"\n[[model]]\nsource = "./lost"\nindex = "none"\n'
+        '[[model]]\nsource = "owner/name"\nindex = "huggyllama/llama-7b"\n'
         '[corpus]\nsource = "text.txt"\n'
     )
+    index = folder / "audit.swaudit.toml"
+    index.write_text(f'index = "mine.toml"\n{index.read_text()}')
     inner.run("deep/audit.swaudit.toml", *ONE)
     policy = inner.record()["policy"]
     assert [model["source"] for model in policy["model"]] == ["deep/models/llama", "./deep/lost", "owner/name"]
-    assert policy["corpus"]["source"] == "deep/text.txt"
+    assert [model["index"] for model in policy["model"]] == ["deep/models", "none", "huggyllama/llama-7b"]
+    assert (policy["corpus"]["source"], policy["index"]) == ("deep/text.txt", "deep/mine.toml")

@@ -1,0 +1,127 @@
+"""`sw-audit index`: published coordinates of super weights, with their sources."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sw_audit.facts.identity import ModelIdentity
+    from sw_audit.facts.index import PublishedIndex, Source
+    from sw_audit.facts.location import Location
+    from sw_audit.facts.lookup import Lookup
+
+NOT_FOUND = 3
+
+
+def index(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Hub id, or path of a checkpoint folder; all models without it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")] = False,
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="Read your own index file too.")
+    ] = None,
+) -> None:
+    """Show the published super weights of a model, or of all models, with their sources.
+
+    Ids are matched case aside. An Instruct or chat variant, and a folder whose files name the model it was made
+    from, get the entry of that model, and the answer says so. Where there is no entry, one line says so and names
+    the nearest ids.
+
+    Exit codes: 0 found, 2 a file that is no index, 3 no entry for the model.
+
+    For example:
+
+      sw-audit index huggyllama/llama-7b
+
+      sw-audit index ./out/llama-w4 --file my-index.toml
+    """
+    from sw_audit.cli.listing import print_entry, print_index
+    from sw_audit.index.lookup import find_published, open_index
+
+    opened = open_index(file)
+    if model is None:
+        _print_json(describe_index(opened)) if as_json else print_index(opened)
+        return
+    found = find_published(opened, model)
+    if as_json:
+        _print_json(describe_lookup(found))
+    elif found.model is not None:
+        print_entry(found)
+    if found.model is None:
+        near = f"; the nearest are {', '.join(found.nearest)}" if found.nearest else ""
+        typer.echo(f"sw-audit: {found.because}{near} (`sw-audit index` lists all)", err=True)
+        raise typer.Exit(NOT_FOUND)
+
+
+def check_own_index(file: Path) -> None:
+    """Complain about a file that is no index, or could not be written, before anything heavy is done.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
+    from sw_audit.errors import OutputError
+    from sw_audit.index.reading import read_index
+
+    if file.exists():
+        read_index(file)
+    place = file.expanduser().resolve().parent
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise OutputError(f"index {file}", "it cannot be written there", "name a file in a folder that exists")
+
+
+def update_own_index(file: Path, identity: ModelIdentity, location: Location) -> str:
+    """Add what was located to a user's own index, and say so.
+
+    Raises:
+        InputError: If the file is not an index, or cannot be written.
+    """
+    from sw_audit import __version__
+    from sw_audit.index.growing import add_finding, describe_finding
+    from sw_audit.locate.settings import DEFAULT_SETTINGS
+    from sw_audit.record.store import write_text
+
+    finding = describe_finding(
+        identity,
+        location,
+        tool=f"sw-audit {__version__}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings=asdict(DEFAULT_SETTINGS),
+    )
+    added = add_finding(file, finding, write_text)
+    count = len(location.super_weights)
+    found = f"{count} super weight{'' if count == 1 else 's'}" if count else f"the outcome {location.outcome}"
+    what = f"{found} of {finding[1].id}"
+    return f"sw-audit: {what} {'added to' if added else 'already, by the same finding, in'} {file}"
+
+
+def describe_index(opened: PublishedIndex) -> dict[str, Any]:
+    """Put an index into the JSON object that other programs read."""
+    plain = opened.model_dump(mode="json")
+    return {"schema": 1, "models": plain["models"], "sources": _refer(opened.sources)}
+
+
+def describe_lookup(found: Lookup) -> dict[str, Any]:
+    """Put an answer of the index into the JSON object that other programs read."""
+    plain = found.model_dump(mode="json")
+    return {
+        "schema": 1,
+        **{key: plain[key] for key in ("asked", "match", "because", "nearest", "model")},
+        "sources": _refer(found.sources),
+    }
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def _refer(sources: tuple[Source, ...]) -> list[dict[str, Any]]:
+    return [{**source.model_dump(mode="json"), "reference": source.reference} for source in sources]

@@ -1,0 +1,1 @@
+"""Published coordinates of super weights: read, looked up by model, and grown by local findings."""

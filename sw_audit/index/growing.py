@@ -1,0 +1,218 @@
+"""A user's own index: findings are added at its end, and what is there is never lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from sw_audit.errors import IndexFileError, OutputError
+from sw_audit.facts.identity import ModelIdentity
+from sw_audit.facts.index import (
+    Bearing,
+    LocalFinding,
+    PublishedIndex,
+    PublishedModel,
+    PublishedWeight,
+    Remark,
+    Source,
+)
+from sw_audit.facts.location import Location
+from sw_audit.index.reading import MARK, list_citations, parse_index, read_text
+
+_HEAD = f"""\
+# An index of super weights, found by sw-audit. `sw-audit index --file THIS_FILE` shows it, and
+# `index = "THIS_FILE"` in a policy lets the check `matches-published-index` use it.
+
+{MARK} = 1
+"""
+_PATIENCE = 10.0
+"""Seconds to wait for somebody else's lock: a finding is added in milliseconds."""
+
+Finding = tuple[Source, PublishedModel]
+Setting = bool | int | float | str
+
+
+def describe_finding(
+    identity: ModelIdentity,
+    location: Location,
+    *,
+    tool: str,
+    created: str,
+    settings: Mapping[str, Setting],
+) -> Finding:
+    """Put what was located into the form of an index: one source, and one model that cites it.
+
+    A model on the hub is entered by its id, a folder by its full path; both by the digest of their weights.
+    That none was located is entered too, with the reason.
+
+    Args:
+        identity: The model.
+        location: Where its super weights are.
+        tool: Program and version.
+        created: When, ISO 8601 in UTC.
+        settings: The locator's thresholds.
+    """
+    folder = Path(identity.source).expanduser()
+    name = str(folder.resolve()) if folder.is_dir() else identity.source
+    finding = LocalFinding(
+        tool=tool,
+        created=created,
+        digest=identity.digest,
+        revision=identity.revision,
+        dtype=identity.dtype,
+        prompt=location.prompt,
+        bos=location.bos,
+        settings=dict(settings),
+    )
+    stamp = "".join(mark for mark in created if mark.isalnum())
+    source = Source(
+        key=f"local-{identity.digest[:12]}-{stamp}",
+        title=f"{tool}, local finding",
+        trust="good",
+        note="Located by one forward pass; what zeroing does was not measured.",
+        finding=finding,
+    )
+    weights = tuple(
+        PublishedWeight(
+            layer=weight.layer,
+            row=weight.row,
+            column=weight.column,
+            expert=weight.expert,
+            parameter=weight.parameter,
+            value=weight.value,
+            bearing=Bearing.UNMEASURED,
+            sources=(source.key,),
+        )
+        for weight in location.super_weights
+    )
+    read = f"; only the first {location.layers_seen} layers were read" if location.depth == "early" else ""
+    remark = Remark(words=f"Outcome {location.outcome}: {location.because}{read}.", sources=(source.key,))
+    model = PublishedModel(id=name, digests=(identity.digest,), weights=weights, remarks=(remark,))
+    return source, model
+
+
+def add_finding(path: Path, finding: Finding, write: Callable[[Path, str], None]) -> bool:
+    """Add a finding at the end of an index file; the file is made if there is none.
+
+    What is there stays byte for byte, comments included. The file is replaced whole, under a lock, so that
+    it is at every moment either the old index or the new one, and two programs that add at once both succeed.
+
+    Args:
+        path: The index file.
+        finding: What to add.
+        write: Writes a text to a path whole or not at all.
+
+    Returns:
+        Whether it was added; `False` if the same finding, whenever it was made, is there already.
+
+    Raises:
+        IndexFileError: If the file is there and is not an index; it is not touched.
+        OutputError: If it cannot be written, or somebody else holds its lock.
+    """
+    path = path.expanduser().resolve()
+    with _lock(path):
+        text = read_text(path) if path.exists() else _HEAD
+        index = parse_index(text, str(path))
+        if _is_known(index, finding):
+            return False
+        source, model = _rename(index, finding)
+        grown = f"{text}{'' if text.endswith(chr(10)) else chr(10)}\n{encode_entry(source, model)}"
+        if not _holds(grown, index, source, model):
+            remedy = "write its models as [[model]] tables and its sources as [[source]] tables"
+            raise OutputError(f"index {path}", "an entry at its end would not be read as a new one", remedy)
+        write(path, grown)
+    return True
+
+
+def encode_entry(source: Source, model: PublishedModel) -> str:
+    """Write a source and a model as TOML; what is not known is left out."""
+    plain = source.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    finding = plain.pop("finding", None)
+    lines = ["[[source]]", *_write_pairs(plain)]
+    if finding:
+        lines += ["[source.finding]", *_write_pairs(finding)]
+    entry = model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    tables = {name: entry.pop(name, []) for name in ("variant", "weight", "curve", "remark")}
+    lines += ["", "[[model]]", *_write_pairs(entry)]
+    for name, rows in tables.items():
+        for row in rows:
+            lines += [f"[[model.{name}]]", *_write_pairs(row)]
+    return "\n".join(lines) + "\n"
+
+
+def _write_pairs(table: Mapping[str, object]) -> Iterator[str]:
+    yield from (f"{name} = {_write_value(value)}" for name, value in table.items())
+
+
+def _write_value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_write_value(one)}" for key, one in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(_write_value(one) for one in value)}]"
+    # JSON writes strings, numbers and booleans as TOML does, but for one control character.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def _holds(text: str, index: PublishedIndex, source: Source, model: PublishedModel) -> bool:
+    """Tell whether a text is the index and the new finding, and nothing else."""
+    try:
+        again = parse_index(text, "")
+    except IndexFileError:
+        return False
+    return again.models == (*index.models, model) and again.sources == (*index.sources, source)
+
+
+def _is_known(index: PublishedIndex, finding: Finding) -> bool:
+    new = _compare_by(*finding)
+    sources = {source.key: source for source in index.sources}
+    return any(_compare_by(sources[key], model) == new for model in index.models for key in list_citations(model))
+
+
+def _compare_by(source: Source, model: PublishedModel) -> Finding:
+    """Leave out of a finding when it was made and under what key."""
+    finding = source.finding and source.finding.model_copy(update={"created": ""})
+    return source.model_copy(update={"key": "", "finding": finding}), _cite(model, "")
+
+
+def _rename(index: PublishedIndex, finding: Finding) -> Finding:
+    """Give a finding another key if its own is taken."""
+    source, model = finding
+    taken = {one.key for one in index.sources}
+    if source.key not in taken:
+        return finding
+    key = next(name for number in count(2) if (name := f"{source.key}-{number}") not in taken)
+    return source.model_copy(update={"key": key}), _cite(model, key)
+
+
+def _cite(model: PublishedModel, key: str) -> PublishedModel:
+    weights = tuple(weight.model_copy(update={"sources": (key,)}) for weight in model.weights)
+    remarks = tuple(remark.model_copy(update={"sources": (key,)}) for remark in model.remarks)
+    return model.model_copy(update={"weights": weights, "remarks": remarks})
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a file beside the index that only one program can make."""
+    lock = path.with_name(f"{path.name}.lock")
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            break
+        except FileExistsError as error:
+            if time.monotonic() > deadline:
+                remedy = "wait for the other sw-audit, or delete that file if none is running"
+                raise OutputError(f"index {path}", f"it is locked by {lock.name}", remedy) from error
+            time.sleep(0.02)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise OutputError(f"index {path}", reason, "choose a place that can be written to") from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)

@@ -1,0 +1,192 @@
+"""From a model's name to its entry in an index: by id, by what it is a variant of, by its files; or none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from sw_audit.errors import PolicyError
+from sw_audit.facts.index import PublishedIndex, PublishedModel
+from sw_audit.facts.lookup import Lookup, Match
+from sw_audit.facts.policy import ModelPolicy, Policy
+from sw_audit.index.lineage import read_ancestors
+from sw_audit.index.reading import list_citations, merge_indexes, read_index, read_published
+
+NO_ENTRY = "none"
+"""What a policy gives as a model's `index` if no entry applies to it."""
+
+_HUB = re.compile(r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/", re.IGNORECASE)
+# Words by which publishers name what they tuned on instructions. Nothing else of a name may differ.
+_TUNED = re.compile(r"[-_](instruct|chat|it)(?=[-_]|$)", re.IGNORECASE)
+
+
+def open_index(file: str | Path | None = None) -> PublishedIndex:
+    """Return the published coordinates, together with those of a user's own index.
+
+    Raises:
+        IndexFileError: If the file is not an index.
+    """
+    return read_published() if file is None else merge_indexes(read_published(), read_index(Path(file)))
+
+
+def find_policy_model(policy: Policy, wanted: ModelPolicy, digest: str | None = None) -> Lookup:
+    """Look up one of a policy's models, under the name that the policy gives for it if it does.
+
+    Raises:
+        IndexFileError: If the policy's own index cannot be used.
+        PolicyError: If the policy names an entry that there is not.
+    """
+    index = open_index(policy.index)
+    if wanted.index is None:
+        return find_published(index, wanted.source, digest=digest)
+    if wanted.index.casefold() == NO_ENTRY:
+        because = "the policy says that no entry applies to this model"
+        return Lookup(asked=wanted.source, match=Match.NONE, because=because)
+    found = find_published(index, wanted.index)
+    if found.model is None:
+        remedy = f"write {found.nearest[0]!r}" if found.nearest else "see `sw-audit index` for what there is"
+        raise PolicyError(
+            f"model {wanted.id!r}, key index {wanted.index!r}", "the index has no such entry", remedy
+        )
+    because = f"the policy names {found.model.id} as its entry"
+    return found.model_copy(update={"asked": wanted.source, "match": Match.NAMED, "because": because})
+
+
+def find_published(index: PublishedIndex, asked: str, *, digest: str | None = None) -> Lookup:
+    """Look up a model.
+
+    A name is matched by hub id, case aside, also as an address on the hub; one without an owner is matched
+    by the last part of an id, if that is unambiguous. Variants are those that a source speaks of, and names
+    of the same owner that differ by nothing but `Instruct`, `chat` or `it`. A folder is matched by the digest
+    of its weights or by what its files say (see `lineage`), never by what it is called.
+
+    Args:
+        index: The index.
+        asked: Hub id, or path of a folder.
+        digest: Digest of the weight files, where it is known.
+
+    Returns:
+        The entry with its sources, or why there is none and which ids are near.
+    """
+    by_digest = next((model for model in index.models if digest and digest in model.digests), None)
+    if by_digest is not None and digest:
+        own = _leave_out_others(index, by_digest, digest)
+        return _answer(index, asked, own, Match.DIGEST, "its weight files are those of a local finding")
+    folder = Path(asked).expanduser()
+    if folder.is_dir():
+        return _find_folder(index, asked, folder)
+    name = _HUB.sub("", asked.strip()).rstrip("/")
+    found = _find_name(index, asked, name) or _find_last_part(index, asked, name)
+    if found is not None:
+        return found
+    because = f"the index has no entry for {name!r}, nor for a model that its name says it is a variant of"
+    return Lookup(asked=asked, match=Match.NONE, because=because, nearest=find_nearest(index, name))
+
+
+def find_nearest(index: PublishedIndex, name: str, count: int = 3) -> tuple[str, ...]:
+    """Return the ids that resemble a name most, also where only the owner differs."""
+    ids = {key.casefold(): key for model in index.models for key in _list_ids(model)}
+    parts: dict[str, str] = {}
+    for folded, key in ids.items():
+        parts.setdefault(folded.rpartition("/")[2], key)
+    asked = name.casefold().replace("\\", "/").rstrip("/")
+    near = [parts[part] for part in get_close_matches(asked.rpartition("/")[2], parts, count, cutoff=0.5)]
+    near += [ids[key] for key in get_close_matches(asked, ids, count, cutoff=0.6)]
+    return tuple(dict.fromkeys(near))[:count]
+
+
+def _find_folder(index: PublishedIndex, asked: str, folder: Path) -> Lookup:
+    here = str(folder.resolve())
+    own = next((model for model in index.models if model.id == here), None)
+    if own is not None:
+        return _answer(index, asked, own, Match.LISTED, "a local finding was made in this folder")
+    said = []
+    for ancestor in read_ancestors(folder):
+        found = _find_name(index, asked, ancestor.id)
+        if found is None or found.model is None:
+            said.append(f"{ancestor.where} names {ancestor.id}, which has none")
+        elif ancestor.same:
+            return found
+        else:
+            because = f"{ancestor.where} says that it was made from {ancestor.id}"
+            if found.inherited:
+                because = f"{because}; {found.because}"
+            return found.model_copy(update={"match": Match.DERIVED, "because": because})
+    reason = "; ".join(said) or "its files name no model on the hub that it was made from"
+    return Lookup(
+        asked=asked,
+        match=Match.NONE,
+        because=f"the index has no entry for the folder {asked!r}: {reason}",
+        nearest=find_nearest(index, folder.name or here),
+    )
+
+
+def _find_name(index: PublishedIndex, asked: str, name: str) -> Lookup | None:
+    wanted = name.casefold()
+    for model in index.models:
+        if any(wanted == key.casefold() for key in _list_ids(model)):
+            return _answer(index, asked, model, Match.LISTED, "its hub id is the entry's")
+    for model in index.models:
+        for variant in model.variants:
+            if wanted == variant.id.casefold():
+                because = f"{variant.id} is a variant of {model.id}: {variant.claim}"
+                return _answer(index, asked, model, Match.VARIANT, because)
+    base = _TUNED.sub("", wanted)
+    if base == wanted or "/" not in base:
+        return None
+    for model in index.models:
+        if any(base == key.casefold() for key in _list_ids(model)):
+            because = (
+                f"{name} is by its name an instruct or chat variant of {model.id}: the same coordinates are "
+                "usual there, but nobody has published that they are as critical"
+            )
+            return _answer(index, asked, model, Match.VARIANT, because)
+    return None
+
+
+def _find_last_part(index: PublishedIndex, asked: str, name: str) -> Lookup | None:
+    """Match a name without an owner, where only one entry's ids end so."""
+    wanted = name.casefold()
+    if not wanted or "/" in wanted:
+        return None
+    ending = [
+        model
+        for model in index.models
+        if any(wanted == key.replace("\\", "/").casefold().rpartition("/")[2] for key in _list_ids(model))
+    ]
+    if len(ending) != 1:
+        return None
+    return _answer(index, asked, ending[0], Match.LISTED, f"of all ids only {ending[0].id} is called so")
+
+
+def _leave_out_others(index: PublishedIndex, model: PublishedModel, digest: str) -> PublishedModel:
+    """Leave out what was found locally in other weights under the same name: a folder's content may change."""
+    others = {one.key for one in index.sources if one.finding is not None and one.finding.digest != digest}
+    return model.model_copy(
+        update={
+            "weights": tuple(
+                weight.model_copy(update={"sources": kept})
+                for weight in model.weights
+                if (kept := tuple(key for key in weight.sources if key not in others))
+            ),
+            "remarks": tuple(remark for remark in model.remarks if not others & set(remark.sources)),
+        }
+    )
+
+
+def _list_ids(model: PublishedModel) -> Iterator[str]:
+    yield model.id
+    yield from model.aliases
+
+
+def _answer(index: PublishedIndex, asked: str, model: PublishedModel, match: Match, because: str) -> Lookup:
+    cited = list_citations(model)
+    return Lookup(
+        asked=asked,
+        match=match,
+        because=because,
+        model=model,
+        sources=tuple(source for key in cited for source in index.sources if source.key == key),
+    )

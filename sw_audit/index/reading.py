@@ -1,0 +1,160 @@
+"""Index files: the one that ships, and a user's own; both of one form, in TOML."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from sw_audit.errors import IndexFileError
+from sw_audit.facts.index import Bearing, PublishedIndex, PublishedModel, PublishedWeight
+
+MARK = "sw-audit-index"
+"""The key that every index begins with; its value is the version of the form."""
+
+_Part = TypeVar("_Part")
+_REMEDY = "give a file that `sw-audit locate MODEL --update-index FILE` has written"
+_MISSING = "`sw-audit locate MODEL --update-index FILE` writes one"
+
+
+@cache
+def read_published() -> PublishedIndex:
+    """Read the published coordinates that ship with sw-audit."""
+    text = resources.files("sw_audit.index").joinpath("published.toml").read_text(encoding="utf-8")
+    return parse_index(text, "published.toml")
+
+
+def read_index(path: Path) -> PublishedIndex:
+    """Read an index file.
+
+    Raises:
+        IndexFileError: If there is no such file, or it is not an index.
+    """
+    return parse_index(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Read the text of an index file, line ends as they are.
+
+    Raises:
+        IndexFileError: If there is no such file, or it is no text.
+    """
+    asked = f"index {path}"
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise IndexFileError(asked, "it is not text in UTF-8", _REMEDY) from error
+    except OSError as error:
+        remedy = _MISSING if isinstance(error, FileNotFoundError) else _REMEDY
+        raise IndexFileError(asked, error.strerror or type(error).__name__, remedy) from error
+
+
+def parse_index(text: str, origin: str) -> PublishedIndex:
+    """Make an index of its text.
+
+    Raises:
+        IndexFileError: If it is not TOML, does not begin as an index, says what an index cannot say, or cites
+            a source that it does not hold.
+    """
+    asked = f"index {origin}"
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise IndexFileError(asked, f"it is not TOML: {error}", _REMEDY) from error
+    if MARK not in document:
+        raise IndexFileError(asked, f"it is not an index: it lacks `{MARK} = 1`", _REMEDY)
+    try:
+        # Through JSON, for in strict mode pydantic reads tuples and enums only from JSON.
+        plain = json.dumps(document, default=str)
+        index = PublishedIndex.model_validate_json(plain, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        found = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise IndexFileError(f"{asked}, key {path.lstrip('.')}", found, "correct it there") from error
+    _check_sources(index, asked)
+    return index
+
+
+def merge_indexes(first: PublishedIndex, *others: PublishedIndex) -> PublishedIndex:
+    """Put indexes together: what they say of one model becomes one entry.
+
+    A coordinate that several know of keeps the first bearing that was measured, and all its sources, effects
+    and notes. A model is one by its id, case aside.
+    """
+    models: dict[str, PublishedModel] = {}
+    for index in (first, *others):
+        for model in index.models:
+            known = models.get(model.id.casefold())
+            models[model.id.casefold()] = model if known is None else _merge_models(known, model)
+    sources = {source.key: source for index in reversed((first, *others)) for source in reversed(index.sources)}
+    return PublishedIndex(
+        schema_number=first.schema_number,
+        sources=tuple(reversed(sources.values())),
+        models=tuple(models.values()),
+    )
+
+
+def _merge_models(one: PublishedModel, other: PublishedModel) -> PublishedModel:
+    weights: dict[object, PublishedWeight] = {}
+    for weight in (*one.weights, *other.weights):
+        known = weights.get(weight.coordinate)
+        weights[weight.coordinate] = weight if known is None else _merge_weights(known, weight)
+    return PublishedModel(
+        id=one.id,
+        aliases=_unite(one.aliases, other.aliases),
+        digests=_unite(one.digests, other.digests),
+        variants=_unite(one.variants, other.variants),
+        weights=tuple(weights.values()),
+        effects=_unite(one.effects, other.effects),
+        curves=_unite(one.curves, other.curves),
+        remarks=_unite(one.remarks, other.remarks),
+    )
+
+
+def _merge_weights(one: PublishedWeight, other: PublishedWeight) -> PublishedWeight:
+    notes = [one.note] if other.note in ("", one.note) else [one.note, other.note]
+    return one.model_copy(
+        update={
+            "parameter": one.parameter or other.parameter,
+            "value": other.value if one.value is None else one.value,
+            "bearing": other.bearing if one.bearing is Bearing.UNMEASURED else one.bearing,
+            "sources": _unite(one.sources, other.sources),
+            "effects": _unite(one.effects, other.effects),
+            "note": " ".join(note for note in notes if note),
+        }
+    )
+
+
+def _unite(one: Iterable[_Part], other: Iterable[_Part]) -> tuple[_Part, ...]:
+    united: list[_Part] = []
+    for part in (*one, *other):
+        if part not in united:
+            united.append(part)
+    return tuple(united)
+
+
+def _check_sources(index: PublishedIndex, asked: str) -> None:
+    known = {source.key for source in index.sources}
+    for model in index.models:
+        for key in list_citations(model):
+            if key not in known:
+                found = f"the entry {model.id!r} cites {key!r}, which is no source of it"
+                raise IndexFileError(asked, found, "add the source")
+
+
+def list_citations(model: PublishedModel) -> tuple[str, ...]:
+    """List the keys of all sources that an entry cites, each once, in the order of the entry."""
+    keys = [key for variant in model.variants for key in variant.sources]
+    for weight in model.weights:
+        keys += [*weight.sources, *(effect.source for effect in weight.effects)]
+    keys += [effect.source for effect in model.effects]
+    keys += [curve.source for curve in model.curves]
+    keys += [key for remark in model.remarks for key in remark.sources]
+    return tuple(dict.fromkeys(keys))

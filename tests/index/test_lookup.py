@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+
+from sw_audit.errors import IndexFileError, PolicyError
+from sw_audit.facts.index import PublishedIndex, PublishedModel
+from sw_audit.facts.lookup import Match
+from sw_audit.facts.policy import ModelPolicy, Policy
+from sw_audit.index.lookup import find_nearest, find_policy_model, find_published, open_index
+from sw_audit.index.reading import read_published
+
+INDEX = read_published()
+
+
+@pytest.mark.parametrize(
+    ("asked", "model_id"),
+    [
+        ("huggyllama/llama-7b", "huggyllama/llama-7b"),
+        ("huggyllama/LLAMA-7b", "huggyllama/llama-7b"),
+        ("https://huggingface.co/HuggyLlama/llama-7b/", "huggyllama/llama-7b"),
+        ("hf.co/huggyllama/llama-7b", "huggyllama/llama-7b"),
+        ("meta-llama/llama-2-7B-HF", "meta-llama/Llama-2-7b"),
+        ("gpt2", "openai-community/gpt2"),
+        ("mistral-7b-v0.1", "mistralai/Mistral-7B-v0.1"),
+        ("Unbabel/TowerInstruct-7B-v0.1", "Unbabel/TowerInstruct-7B-v0.1"),
+    ],
+)
+def test_a_model_is_found_by_its_id_whatever_its_case(asked: str, model_id: str) -> None:
+    found = find_published(INDEX, asked)
+    assert found.model is not None
+    assert (found.model.id, found.match, found.inherited) == (model_id, Match.LISTED, False)
+    assert found.asked == asked
+    assert found.nearest == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "model_id", "words"),
+    [
+        ("mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-v0.1", "criticality is disputed"),
+        ("META-LLAMA/llama-2-7b-chat-hf", "meta-llama/Llama-2-7b", "criticality is disputed"),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", "base of the Instruct model"),
+        ("Unbabel/TowerInstruct-7B-v0.2", "Unbabel/TowerInstruct-7B-v0.1", "does not say which version"),
+        ("allenai/OLMo-7B-0724-Instruct-hf", "allenai/OLMo-7B-0724-hf", "by its name an instruct or chat variant"),
+        ("meta-llama/Llama-2-13b-chat-hf", "meta-llama/Llama-2-13b", "by its name an instruct or chat variant"),
+        ("google/gemma-7b-it", "google/gemma-7b", "by its name an instruct or chat variant"),
+        ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-3B", "nobody has published that they are as critical"),
+    ],
+)
+def test_a_variant_has_the_coordinates_of_its_base_and_is_told_apart(
+    asked: str, model_id: str, words: str
+) -> None:
+    found = find_published(INDEX, asked)
+    assert found.model is not None
+    assert (found.model.id, found.match, found.inherited) == (model_id, Match.VARIANT, True)
+    assert words in found.because
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "someone/llama-7b",  # another owner: anybody may call anything llama-7b
+        "mistralai/Mistral-7B-Instruct-v0.2",  # made from another base, which is not in the index
+        "meta-llama/Llama-2-7b-chat-italian",  # the rest of the name differs too
+        "huggyllama/llama-7b-instruct-v2",
+        "huggyllama/llama-7",
+        "instruct",
+        "",
+        "/",
+    ],
+)
+def test_what_is_not_in_the_index_is_said_in_words(asked: str) -> None:
+    found = find_published(INDEX, asked)
+    assert (found.model, found.match, found.inherited) == (None, Match.NONE, False)
+    assert "the index has no entry for" in found.because
+    assert found.sources == ()
+
+
+def test_the_nearest_ids_are_named_also_under_another_owner() -> None:
+    assert find_nearest(INDEX, "someone/llama-7b")[0] == "huggyllama/llama-7b"
+    assert "mistralai/Mistral-7B-v0.1" in find_nearest(INDEX, "mistralai/Mistral-7B-v0.3")
+    assert find_nearest(INDEX, "zzzzzzzzzz") == ()
+
+
+def test_an_answer_carries_the_sources_that_its_entry_cites_and_no_others() -> None:
+    found = find_published(INDEX, "google/gemma-7b")
+    assert [source.key for source in found.sources] == ["CODE"]
+    source = found.cite("CODE")
+    assert source is not None
+    assert "github.com/mengxiayu/LLMSuperWeight" in source.reference
+    assert found.cite("TEX") is None
+
+
+def test_a_name_without_owner_that_several_entries_end_in_is_not_guessed() -> None:
+    twins = PublishedIndex(
+        schema_number=1, models=(PublishedModel(id="one/twin"), PublishedModel(id="other/Twin"))
+    )
+    assert find_published(twins, "twin").match is Match.NONE
+    assert find_published(twins, "one/twin").match is Match.LISTED
+
+
+def test_weights_of_the_same_digest_are_the_same_model_whatever_it_is_called() -> None:
+    index = PublishedIndex(schema_number=1, models=(PublishedModel(id="/models/mine", digests=("ab" * 32,)),))
+    found = find_published(index, "any/name", digest="ab" * 32)
+    assert found.match is Match.DIGEST
+    assert not found.inherited
+    assert find_published(index, "any/name", digest="cd" * 32).match is Match.NONE
+    assert find_published(index, "any/name").match is Match.NONE
+
+
+def test_the_policy_can_name_the_entry_or_say_that_there_is_none() -> None:
+    policy = Policy()
+    named = find_policy_model(policy, ModelPolicy(source="./out/w4", index="HuggyLlama/llama-7b"))
+    assert named.model is not None
+    assert (named.model.id, named.match, named.asked) == ("huggyllama/llama-7b", Match.NAMED, "./out/w4")
+    assert not named.inherited
+    refused = find_policy_model(policy, ModelPolicy(source="huggyllama/llama-7b", index="none"))
+    assert (refused.model, refused.match) == (None, Match.NONE)
+    assert "the policy says" in refused.because
+    assert find_policy_model(policy, ModelPolicy(source="huggyllama/llama-7b")).match is Match.LISTED
+
+
+def test_a_policy_that_names_an_entry_that_there_is_not_is_one_line_with_the_nearest() -> None:
+    with pytest.raises(PolicyError, match="write 'huggyllama/llama-7b'") as caught:
+        find_policy_model(Policy(), ModelPolicy(source="x", index="hugyllama/llama-7b"))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(PolicyError, match="see `sw-audit index`"):
+        find_policy_model(Policy(), ModelPolicy(source="x", index="zzzzzzzz"))
+
+
+def test_a_policys_own_index_that_is_missing_is_said() -> None:
+    with pytest.raises(IndexFileError, match="No such file"):
+        find_policy_model(Policy(index="/no/such/index.toml"), ModelPolicy(source="x"))
+    assert open_index() is read_published()
