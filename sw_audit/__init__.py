@@ -36,6 +36,7 @@ _ROOMS = {
     "read_policy": "policy",
     "read_record": "record.store",
     "round_to_nearest": "quantize.rtn",
+    "stream_location": "locate.streaming",
 }
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "read_policy",
     "read_record",
     "round_to_nearest",
+    "stream_location",
 ]
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from sw_audit.facts.record import Evidence, Record
     from sw_audit.facts.verdict import Status, Verdict
     from sw_audit.locate.locator import locate_super_weights
+    from sw_audit.locate.streaming import stream_location
     from sw_audit.policy import read_policy
     from sw_audit.quantize.rtn import round_to_nearest
     from sw_audit.record.store import read_record

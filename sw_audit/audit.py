@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sw_audit import __version__
+from sw_audit.facts.arm import is_dose
 from sw_audit.facts.identity import Tool
-from sw_audit.facts.location import Location, Outcome, PromptTrace
+from sw_audit.facts.location import Depth, Location, Outcome, PromptTrace
 from sw_audit.facts.policy import Policy
 from sw_audit.facts.progress import Progress, ignore_progress
 from sw_audit.facts.record import Evidence, ModelFailure, Record
 from sw_audit.facts.verdict import Verdict
+from sw_audit.index.doses import list_dose_curves
+from sw_audit.index.lookup import find_policy_model, open_index
 from sw_audit.judge.bench import judge_evidence, list_checks
 from sw_audit.plan import CHOICE_ARMS, Needs, Roles, plan_arms, plan_needs
 from sw_audit.record.environment import describe_environment
@@ -34,24 +37,28 @@ if TYPE_CHECKING:
     from sw_audit.checkpoint.opening import Checkpoint
     from sw_audit.corpus.windows import Windows
 
-PROMPT_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
-"""Tokens of the corpus in the built-in prompts for `super-activation-persists`."""
+PUBLISHED_CHECK = "matches-published-index"
 
 
 def preflight(policy: Policy) -> None:
     """Complain about what can be known before anything heavy is loaded.
 
     Raises:
-        InputError: A model, a text or an item file that cannot be used, as far as files and headers tell.
+        InputError: A model, a text, an item file or an index that cannot be used, as far as files and headers
+            tell, or an entry of the index that there is not.
     """
     from sw_audit.checkpoint.inspection import inspect_checkpoint
     from sw_audit.corpus.choices import read_choices
     from sw_audit.corpus.text import check_corpus
+    from sw_audit.testing.optional import require_hypothesis
 
     for model in policy.models:
         inspect_checkpoint(model)
+        find_policy_model(policy, model)
     check_corpus(policy.corpus)
     read_choices(policy.corpus)
+    if policy.checks.super_activation_persists.examples:
+        require_hypothesis("[checks.super-activation-persists] examples")
 
 
 def open_model(model_id: str, policy: Policy) -> Checkpoint:
@@ -66,11 +73,15 @@ def open_model(model_id: str, policy: Policy) -> Checkpoint:
     return open_checkpoint(policy.find_model(model_id))
 
 
-def locate_model(checkpoint: Checkpoint) -> Location:
-    """Locate the super weights of an open model; see `locate_super_weights`."""
-    from sw_audit.locate.locator import locate_super_weights
+def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
+    """Locate the super weights of an open model, and ask the weights alone about them.
 
-    return locate_super_weights(checkpoint)
+    See `locate_super_weights` and `call_witness`.
+    """
+    from sw_audit.locate.locator import locate_super_weights
+    from sw_audit.locate.witness import call_witness
+
+    return call_witness(checkpoint.layers, locate_super_weights(checkpoint, depth=depth))
 
 
 def measure_model(
@@ -94,12 +105,14 @@ def measure_model(
         InputError: If the model or the text cannot be used.
     """
     from sw_audit.corpus.choices import read_choices
-    from sw_audit.corpus.protocol import describe_protocol
+    from sw_audit.corpus.protocol import describe_protocol, list_cautions
     from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
     from sw_audit.corpus.text import read_corpus
     from sw_audit.corpus.windows import window_corpus
     from sw_audit.locate.controls import count_weights
     from sw_audit.measure.arms import measure_arms
+    from sw_audit.measure.mechanism import follow_super_activations
+    from sw_audit.testing.searching import search_prompts
 
     started = time.perf_counter()
     text = read_corpus(policy.corpus)
@@ -113,6 +126,8 @@ def measure_model(
     weights = count_weights(checkpoint.layers)
     needs = plan_needs(policy, checks, weights)
     arms = plan_arms(policy, checks, _cast_roles(checkpoint, location, needs, policy.seed))
+    lookup = find_policy_model(policy, policy.find_model(model_id), checkpoint.identity.digest)
+    followed = needs.persistence and location.outcome is Outcome.LOCATED
     measurements = measure_arms(
         checkpoint,
         arms,
@@ -128,10 +143,18 @@ def measure_model(
         model=checkpoint.identity,
         protocol=protocol,
         location=location,
-        persistence=_follow(checkpoint, location, windows, policy) if needs.persistence else (),
+        persistence=_follow(checkpoint, location, windows, policy) if followed else (),
+        prompt_search=search_prompts(checkpoint, location, policy.checks.super_activation_persists, policy.seed)
+        if followed
+        else None,
         measurements=measurements,
+        mechanism=follow_super_activations(checkpoint, location) if needs.mechanism else (),
+        published_doses=list_dose_curves(open_index(policy.index), lookup.model)
+        if any(is_dose(arm) for arm in arms)
+        else (),
+        published=lookup if PUBLISHED_CHECK in checks else None,
         decoder_weights=weights,
-        notes=_list_notes(checkpoint, policy),
+        notes=list_cautions(policy.corpus, checkpoint.vocabulary),
         seconds=time.perf_counter() - started,
     )
 
@@ -186,27 +209,14 @@ def _cast_roles(checkpoint: Checkpoint, location: Location, needs: Needs, seed: 
 def _follow(
     checkpoint: Checkpoint, location: Location, windows: Windows, policy: Policy
 ) -> tuple[PromptTrace, ...]:
+    from sw_audit.corpus.prompts import draw_prompts
     from sw_audit.locate.locator import encode_prompt
     from sw_audit.locate.persistence import trace_prompts
 
-    if location.outcome is not Outcome.LOCATED:
-        return ()
     channels = [activation.channel for activation in location.super_activations]
-    prompts: list[tuple[str, list[int]]] = [(location.prompt, list(location.token_ids))]
+    prompts: list[tuple[str, Sequence[int]]]
     if policy.prompts is not None:
         prompts = [(text, encode_prompt(checkpoint.tokenizer, text)[0]) for text in policy.prompts]
     else:
-        for number, length in enumerate(PROMPT_LENGTHS):
-            row = windows.token_ids[number * len(windows.token_ids) // len(PROMPT_LENGTHS)].tolist()
-            token_ids = row[: length + location.bos]
-            prompts.append((checkpoint.tokenizer.decode(token_ids, skip_special_tokens=True), token_ids))
+        prompts = [(location.prompt, location.token_ids), *draw_prompts(windows, checkpoint.tokenizer)]
     return trace_prompts(checkpoint, channels, prompts)
-
-
-def _list_notes(checkpoint: Checkpoint, policy: Policy) -> tuple[str, ...]:
-    if policy.corpus.source == "specimen" and checkpoint.vocabulary > 1000:
-        return (
-            "Measured on the specimen's text, in a small invented English: ratios hold, but name a text that "
-            "the model was made for (corpus source) before quoting a perplexity.",
-        )
-    return ()

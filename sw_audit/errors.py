@@ -6,6 +6,7 @@ AuditError
 ├── CorpusError      a text that is missing, empty or too short
 ├── PolicyError      a policy that does not say what it means
 ├── RecordError      a record that cannot be read or written
+├── IndexFileError   an index of coordinates that cannot be used
 └── OutputError      a place that cannot be written to
 """
 
@@ -48,6 +49,10 @@ class PolicyError(InputError):
 
 class RecordError(InputError):
     """A record that cannot be read or written."""
+
+
+class IndexFileError(InputError):
+    """An index of coordinates that cannot be used."""
 
 
 class OutputError(InputError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from sw_audit.facts.address import AddressGroup, WeightAddress, group_addresses
 from sw_audit.facts.arm import (
     BASELINE,
+    FLIPPED,
     OTHER_OUTLIERS,
     PLACEBO_KINDS,
     PRUNED,
@@ -16,12 +17,20 @@ from sw_audit.facts.arm import (
     Quantize,
     RestoreActivation,
     Scale,
+    name_dose,
     name_placebo,
     name_rounding,
 )
 from sw_audit.facts.policy import Policy
+from sw_audit.facts.subset import list_subsets
 
 _ACCURACY = "accuracy-falls-to-chance"
+_COLLAPSE = "prune-collapses"
+_DOSE = "damage-follows-dose"
+_PLACEBO_CHECKS = ("placebo-harmless", "effect-exceeds-placebos")
+_PRUNED_CHECKS = (
+    _COLLAPSE, _DOSE, "effect-exceeds-placebos", "restored-activation-heals", "stopword-shift", _ACCURACY,
+)  # fmt: skip
 
 CHOICE_ARMS = (PRUNED, RESTORED)
 """The arms, besides the baseline, in which multiple-choice items are answered."""
@@ -39,12 +48,14 @@ class Needs:
         placebos: Names and kinds of the matched controls, by arm name.
         persistence: Whether the super activation is followed on several prompts.
         choices: Whether multiple-choice items are answered.
+        mechanism: Whether the super activations are followed block by block.
     """
 
     other_outliers: int
     placebos: dict[str, str]
     persistence: bool
     choices: bool
+    mechanism: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,12 +84,13 @@ def plan_needs(policy: Policy, checks: Collection[str], decoder_weights: int) ->
     limits = policy.checks.other_outliers_harmless
     share = round(limits.fraction * decoder_weights)
     count = limits.count or min(max(share, FEWEST_OUTLIERS), MOST_OUTLIERS)
-    draws = policy.checks.placebo_harmless.draws if "placebo-harmless" in checks else 0
+    draws = policy.checks.placebo_harmless.draws if _any(checks, *_PLACEBO_CHECKS) else 0
     return Needs(
         other_outliers=count if "other-outliers-harmless" in checks else 0,
         placebos={name_placebo(kind, draw + 1): kind for kind in PLACEBO_KINDS for draw in range(draws)},
         persistence="super-activation-persists" in checks,
         choices=_ACCURACY in checks,
+        mechanism=policy.confirmation.enabled and _any(checks, _COLLAPSE, "restored-activation-heals"),
     )
 
 
@@ -92,16 +104,33 @@ def plan_arms(policy: Policy, checks: Collection[str], roles: Roles) -> tuple[Ar
     """
     pruned = group_addresses(roles.super_weights)
     arms = [BASELINE]
-    if pruned and _any(checks, "prune-collapses", "restored-activation-heals", "stopword-shift", _ACCURACY):
-        arms.append(Arm(name=PRUNED, acts=(Scale(addresses=pruned, factor=0.0),)))
+    if pruned and _any(checks, *_PRUNED_CHECKS):
+        arms.append(_prune(PRUNED, roles.super_weights))
     if pruned and "restored-activation-heals" in checks:
         acts = (Scale(addresses=pruned, factor=0.0), RestoreActivation(addresses=pruned))
         arms.append(Arm(name=RESTORED, acts=acts))
     if roles.other_outliers and "other-outliers-harmless" in checks:
         arms.append(_prune(OTHER_OUTLIERS, roles.other_outliers))
-    if pruned and "placebo-harmless" in checks:
+    if pruned and _any(checks, *_PLACEBO_CHECKS):
         arms += [_prune(name, addresses) for name, addresses in roles.placebos.items() if addresses]
+    if pruned and policy.confirmation.enabled:
+        arms += _plan_confirmation(policy, checks, roles.super_weights)
     return (*arms, *_plan_rounding(policy, checks, pruned))
+
+
+def _plan_confirmation(
+    policy: Policy, checks: Collection[str], super_weights: Sequence[WeightAddress]
+) -> list[Arm]:
+    """Take the effect of the set apart: its parts, its sign, its dose; nothing that another arm measures."""
+    arms: dict[object, Arm] = {}
+    if _COLLAPSE in checks:
+        for subset in list_subsets(super_weights):
+            arms.setdefault(frozenset(subset.members), _prune(subset.name, subset.members))
+        arms[FLIPPED] = _scale(FLIPPED, super_weights, -1.0)
+    if _DOSE in checks:
+        for factor in sorted(policy.confirmation.doses):
+            arms.setdefault(name := name_dose(factor), _scale(name, super_weights, factor))
+    return [arm for arm in arms.values() if arm.name not in (BASELINE.name, PRUNED)]
 
 
 def _plan_rounding(policy: Policy, checks: Collection[str], held: tuple[AddressGroup, ...]) -> list[Arm]:
@@ -115,8 +144,12 @@ def _plan_rounding(policy: Policy, checks: Collection[str], held: tuple[AddressG
     ]
 
 
-def _prune(name: str, addresses: tuple[WeightAddress, ...]) -> Arm:
-    return Arm(name=name, acts=(Scale(addresses=group_addresses(addresses), factor=0.0),))
+def _prune(name: str, addresses: Sequence[WeightAddress]) -> Arm:
+    return _scale(name, addresses, 0.0)
+
+
+def _scale(name: str, addresses: Sequence[WeightAddress], factor: float) -> Arm:
+    return Arm(name=name, acts=(Scale(addresses=group_addresses(addresses), factor=factor),))
 
 
 def _any(checks: Collection[str], *ids: str) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sw_audit.facts.address import WeightAddress
+from sw_audit.facts.address import WeightAddress, list_addresses
 from sw_audit.facts.arm import BASELINE, Quantize, RestoreActivation, Scale
 from sw_audit.facts.limits import CHECK_IDS
 from sw_audit.facts.policy import Policy
+from sw_audit.facts.subset import list_pruned
 from sw_audit.plan import Roles, plan_arms, plan_needs
 
 SUPER = WeightAddress(parameter="down", row=1, column=2)
@@ -23,7 +24,8 @@ def test_everything_selected_gives_every_arm_the_baseline_first() -> None:
     recipes = ("int4/16x16", "int4/64x64", "int4/256x256", "int4/tensor")
     rounded = [f"{recipe} {way}" for recipe in recipes for way in ("plain", "hold-out")]
     fixed = ["baseline", "pruned", "restored-activation", "other-outliers", "placebo/random/1"]
-    assert names(CHECK_IDS) == fixed + rounded
+    doses = [f"dose/{factor}" for factor in ("0.1", "0.25", "0.5", "0.75", "1.5", "2", "3")]
+    assert names(CHECK_IDS) == [*fixed, "flipped", *doses, *rounded]
 
 
 @pytest.mark.parametrize(
@@ -31,9 +33,10 @@ def test_everything_selected_gives_every_arm_the_baseline_first() -> None:
     [
         ("super-weight-located", []),
         ("super-activation-persists", []),
-        ("prune-collapses", ["pruned"]),
+        ("prune-collapses", ["pruned", "flipped"]),
         ("other-outliers-harmless", ["other-outliers"]),
         ("placebo-harmless", ["placebo/random/1"]),
+        ("effect-exceeds-placebos", ["pruned", "placebo/random/1"]),
         ("restored-activation-heals", ["pruned", "restored-activation"]),
         ("stopword-shift", ["pruned"]),
         ("accuracy-falls-to-chance", ["pruned"]),
@@ -41,6 +44,75 @@ def test_everything_selected_gives_every_arm_the_baseline_first() -> None:
 )
 def test_one_check_asks_only_for_its_arms(check: str, expected: list[str]) -> None:
     assert names((check,)) == ["baseline", *expected]
+
+
+def make_set(*coordinates: tuple[str, int, int]) -> Roles:
+    return Roles(tuple(WeightAddress(parameter=name, row=row, column=column) for name, row, column in coordinates))
+
+
+def list_zeroed(roles: Roles, policy: Policy = Policy()) -> dict[str, list[tuple[str, int, int]]]:  # noqa: B008
+    """Return what each arm of `prune-collapses` zeroes."""
+    found = {}
+    for arm in plan_arms(policy, ("prune-collapses",), roles):
+        if (zeroed := list_pruned(arm)) is not None:
+            found[arm.name] = sorted((one.parameter, one.row, one.column) for one in zeroed)
+    return found
+
+
+def test_of_two_scalars_each_is_zeroed_alone_which_is_also_the_set_without_the_other() -> None:
+    first, second = ("a", 5, 1), ("a", 5, 2)
+    assert list_zeroed(make_set(first, second)) == {
+        "pruned": [first, second],
+        "alone/1": [first],
+        "alone/2": [second],
+    }
+
+
+def test_rows_go_through_all_layers_and_columns_belong_to_one_matrix() -> None:
+    # As in Llama-30B, with one scalar more: one residual channel in two layers, and one neuron of the first.
+    one, two, three, four = ("a", 5, 1), ("a", 5, 2), ("b", 5, 1), ("a", 6, 2)
+    zeroed = list_zeroed(make_set(one, two, three, four))
+    assert zeroed["row/1"] == [one, two, three]
+    assert zeroed["column/1"] == [two, four]
+    assert {name: zeroed[name] for name in zeroed if name.startswith("alone")} == {
+        "alone/1": [one],
+        "alone/2": [two],
+        "alone/3": [three],
+        "alone/4": [four],
+    }
+    # Without the fourth the row is left, which has an arm already.
+    without = {name: zeroed[name] for name in zeroed if name.startswith("without")}
+    assert without == {
+        "without/1": sorted([two, three, four]),
+        "without/2": sorted([one, three, four]),
+        "without/3": sorted([one, two, four]),
+    }
+
+
+def test_no_arm_of_the_confirmation_repeats_another() -> None:
+    roles = make_set(("a", 5, 1), ("a", 5, 2), ("b", 5, 1), ("a", 6, 2), ("a", 6, 1), ("b", 7, 3))
+    acts = [arm.acts for arm in plan_arms(Policy(), CHECK_IDS, roles)]
+    assert len(set(acts)) == len(acts)
+    assert len(set(names(CHECK_IDS, roles))) == len(acts)
+
+
+def test_the_dose_is_the_whole_set_times_a_factor_and_neither_0_nor_1_is_measured_twice() -> None:
+    policy = Policy.model_validate({"confirmation": {"doses": [2.0, 0.0, 1.0, 0.5]}})
+    roles = make_set(("a", 5, 1), ("b", 6, 2))
+    arms = plan_arms(policy, ("damage-follows-dose",), roles)
+    assert [arm.name for arm in arms] == ["baseline", "pruned", "dose/0.5", "dose/2"]
+    for arm, factor in zip(arms[1:], (0.0, 0.5, 2.0), strict=True):
+        [act] = arm.acts
+        assert isinstance(act, Scale)
+        assert act.factor == factor
+        assert set(list_addresses(act.addresses)) == set(roles.super_weights)
+
+
+def test_a_policy_can_do_without_the_confirmation() -> None:
+    policy = Policy.model_validate({"confirmation": {"enabled": False}})
+    assert names(("prune-collapses", "damage-follows-dose"), policy=policy) == ["baseline", "pruned"]
+    assert not plan_needs(policy, CHECK_IDS, 10**6).mechanism
+    assert plan_needs(Policy(), ("prune-collapses",), 10**6).mechanism
 
 
 def test_without_super_weights_nothing_is_pruned_and_nothing_held_out() -> None:

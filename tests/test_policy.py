@@ -227,6 +227,10 @@ def test_the_written_policy_holds_every_key_with_its_meaning() -> None:
         if re.match(r"#\w+ = ", line):
             assert lines[number - 1].startswith("# "), line
     assert max(len(line) for line in lines) <= 110
+    # The id of a check is not broken over lines: it could not be searched for.
+    assert not any(line.endswith("-") for line in lines)
+    for check in CHECK_IDS:
+        assert f"[checks.{check}]" in lines
 
 
 def test_the_written_policy_names_models_when_told_to(tmp_path: Path) -> None:

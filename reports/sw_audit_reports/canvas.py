@@ -9,14 +9,14 @@ import altair
 
 from sw_audit_reports.page import Drawing
 from sw_audit_reports.scales import LogAxis
-from sw_audit_reports.series import INTACT, SPIKE, TOUCHED, Point
+from sw_audit_reports.series import ATTENTION, INTACT, SPIKE, TOUCHED, Point
 from sw_audit_reports.text import NOT_FINITE, format_interval, format_number
 from sw_audit_reports.vector import draw_vector
 
 # The style sheet maps these very values to custom properties, so that a dark page can change them.
 INK, MUTED, GRID = "#1c2024", "#59616b", "#e2e5e9"
-COLOURS = {INTACT: "#1b5fa6", TOUCHED: "#c0450f", SPIKE: "#6f42a5"}
-SHAPES = {INTACT: "circle", TOUCHED: "diamond", SPIKE: "triangle-up"}
+COLOURS = {INTACT: "#1b5fa6", TOUCHED: "#c0450f", SPIKE: "#6f42a5", ATTENTION: "#0e7267"}
+SHAPES = {INTACT: "circle", TOUCHED: "diamond", SPIKE: "triangle-up", ATTENTION: "square"}
 Rows: TypeAlias = list[dict[str, Any]]
 _CONFIG = {
     "font": "sans-serif",
@@ -31,13 +31,28 @@ _CONFIG = {
         "titleFontWeight": "normal",
         "titlePadding": 10,
     },
-    "legend": {"labelFontSize": 12, "labelColor": INK, "columnPadding": 18, "rowPadding": 4},
+    "legend": {"labelFontSize": 12, "labelColor": INK, "columnPadding": 26, "rowPadding": 4},
     "text": {"fontSize": 12},
 }
 # Labels say nothing to assistive software, which reads the whole chart as one image.
 QUIET: dict[str, Any] = {"aria": False}
 RULE: dict[str, Any] = {"color": MUTED, "strokeDash": [2, 3], "aria": False}
 TIP = altair.Description("tip:N")
+# Dashed where super weights are changed, so that lines tell apart without colour, also where they coincide.
+DASH = altair.StrokeDash(
+    "series:N", legend=None, scale=altair.Scale(domain=[INTACT, TOUCHED], range=[[1, 0], [7, 4]])
+)
+# A title of an upright axis stands flat above it, where it can be read without turning one's head.
+ABOVE: dict[str, Any] = {
+    "titleAngle": 0,
+    "titleAlign": "left",
+    "titleAnchor": "end",
+    "titleBaseline": "bottom",
+    "titleX": 0,
+    "titleY": -9,
+}
+HEIGHT = 250
+FIT = {"type": "fit-x", "contains": "padding"}
 _TICK = "datum.value >= 1e5 || datum.value < 1e-3 ? format(datum.value, '.1~e') : format(datum.value, ',.4~r')"
 
 
@@ -97,11 +112,23 @@ def scale_log(axis: LogAxis) -> altair.Scale:
     return altair.Scale(type="log", domain=[axis.low, axis.high], nice=False)
 
 
-def axis_log(axis: LogAxis, title: str | None = None) -> altair.Axis:
+def axis_log(axis: LogAxis, title: str | None = None, **where: Any) -> altair.Axis:
     """Return a logarithmic axis with its own ticks; a title stands flat above or below it, never turned."""
-    return altair.Axis(
-        values=list(axis.ticks), labelExpr=_TICK, title=title, domain=False, ticks=False, labelOverlap=True
-    )
+    look: dict[str, Any] = {"domain": False, "ticks": False, "labelOverlap": True, **where}
+    return altair.Axis(values=list(axis.ticks), labelExpr=_TICK, title=title, **look)
+
+
+def axis_plain(title: str, labels: str = "format(datum.value, ',.4~r')") -> altair.Axis:
+    """Return an upright axis of a plain scale, its title flat above it."""
+    return altair.Axis(title=title, domain=False, ticks=False, tickCount=5, labelExpr=labels, **ABOVE)
+
+
+def across_layers(last: int) -> altair.X:
+    """Return the axis of decoder layers, 0 to the last, with ticks as many as fit."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if last / step <= 16 or step == 100)
+    ticks = list(range(0, last + 1, step))
+    axis = altair.Axis(title="Decoder layer", grid=False, values=ticks, format="d", tickColor=MUTED)
+    return altair.X("layer:Q", scale=altair.Scale(domain=[-0.5, last + 0.5], nice=False), axis=axis)
 
 
 def code_series(labels: dict[str, str], layout: Layout) -> tuple[altair.Color, altair.Shape]:
@@ -111,7 +138,7 @@ def code_series(labels: dict[str, str], layout: Layout) -> tuple[altair.Color, a
         legend = altair.Legend(
             title=None,
             orient="top",
-            offset=26,
+            offset=30,
             columns=1 if layout.narrow else len(labels),
             labelExpr=f"({labels})[datum.value]",
             labelLimit=0,

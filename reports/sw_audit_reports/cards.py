@@ -24,10 +24,13 @@ _SIDES = {
     "prune-collapses": "at least",
     "other-outliers-harmless": "at most",
     "placebo-harmless": "at most",
+    "effect-exceeds-placebos": "at most",
+    "damage-follows-dose": "at most",
     "restored-activation-heals": "at least",
     "accuracy-falls-to-chance": "at least",
     "rtn-holdout-quality": "at most",
     "holdout-beats-plain-rtn": "at least",
+    "matches-published-index": "at least",
 }
 _COUNTED = ("super-weight-located",)
 
@@ -129,7 +132,8 @@ def _badge_finding(finding: Finding) -> Badge:
 def _name_observed(figure: Verdict | Finding, check: str) -> str:
     if figure.observed is not None:
         return format_beside(figure.observed, figure.limit)
-    if figure.status is Status.SKIPPED:
+    # A finding without a limit, such as a search that found nothing, has no figure to miss.
+    if figure.status is Status.SKIPPED or (isinstance(figure, Finding) and figure.limit is None):
         return NOTHING
     decided = figure.status in (Status.PASS, Status.FAIL)
     return NOT_FINITE if decided and check not in _COUNTED else NOT_MEASURED

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 import altair
 
 from sw_audit_reports.canvas import (
+    DASH,
+    FIT,
+    HEIGHT,
     INK,
     LAYOUTS,
     MUTED,
@@ -16,6 +19,7 @@ from sw_audit_reports.canvas import (
     Layout,
     Rows,
     Words,
+    across_layers,
     at_top,
     axis_log,
     code_series,
@@ -37,12 +41,6 @@ _LAYER_SERIES = {
     SPIKE: "Down-projection output, raw",
 }
 _RECIPE_SERIES = {TOUCHED: "Plain", INTACT: "Super weights held out"}
-_HEIGHT = 250
-_FIT = {"type": "fit-x", "contains": "padding"}
-# Dashed where super weights are changed, so that lines tell apart without colour, also where they coincide.
-_DASH = altair.StrokeDash(
-    "series:N", legend=None, scale=altair.Scale(domain=[INTACT, TOUCHED], range=[[1, 0], [7, 4]])
-)
 
 
 def draw_layers(points: Sequence[LayerPoint], marked: Iterable[int], words: Words) -> tuple[Drawing, ...]:
@@ -64,14 +62,7 @@ def draw_layers(points: Sequence[LayerPoint], marked: Iterable[int], words: Word
         ],
         "marks": [{"layer": layer, "label": "super weight"} for layer in sorted(set(marked))],
     }
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if last / step <= 16 or step == 100)
-    across = altair.X(
-        "layer:Q",
-        scale=altair.Scale(domain=[-0.5, last + 0.5], nice=False),
-        axis=altair.Axis(
-            title="Decoder layer", grid=False, values=list(range(0, last + 1, step)), format="d", tickColor=MUTED
-        ),
-    )
+    across = across_layers(last)
     up = altair.Y("value:Q", scale=scale_log(axis), axis=axis_log(axis))
     size = 48 if last < 40 else 18
     drawings = []
@@ -86,12 +77,12 @@ def draw_layers(points: Sequence[LayerPoint], marked: Iterable[int], words: Word
             rule.mark_text(color=MUTED, align="left", dx=-4, dy=-4, baseline="bottom", **QUIET).encode(
                 y=at_top(), text=altair.Text("label:N")
             ),
-            stream.mark_line(strokeWidth=1.8, **QUIET).encode(strokeDash=_DASH),
+            stream.mark_line(strokeWidth=1.8, **QUIET).encode(strokeDash=DASH),
             stream.mark_point(filled=True, size=size, opacity=1).encode(shape=shape, description=TIP),
             # Open, so that a spike that coincides with what it makes hides nothing.
             spikes.mark_point(size=1.6 * size, strokeWidth=1.6, opacity=1).encode(shape=shape, description=TIP),
         ]
-        drawings.append(finish(layers, rows, layout, words, width=layout.width, height=_HEIGHT, autosize=_FIT))
+        drawings.append(finish(layers, rows, layout, words, width=layout.width, height=HEIGHT, autosize=FIT))
     return tuple(drawings)
 
 
@@ -154,7 +145,7 @@ def _draw_recipe_layout(
         limits.mark_tick(color=INK, thickness=2, size=34, **QUIET),
         limits.mark_text(color=INK, dx=21, align="left", fontSize=11, **QUIET).encode(text=altair.Text("word:N")),
         finite.mark_rule(strokeWidth=2, **QUIET).encode(y=altair.Y("low:Q"), y2=altair.Y2("high:Q")),
-        finite.mark_line(strokeWidth=1.8, **QUIET).encode(detail=altair.Detail("family:N"), strokeDash=_DASH),
+        finite.mark_line(strokeWidth=1.8, **QUIET).encode(detail=altair.Detail("family:N"), strokeDash=DASH),
         finite.mark_point(filled=True, size=60, opacity=1).encode(shape=shape, description=TIP),
     ]
     for series, aside in ((TOUCHED, -8), (INTACT, 8)):
@@ -164,7 +155,7 @@ def _draw_recipe_layout(
                 filled=True, size=90, opacity=1, shape="triangle-up", xOffset=aside, yOffset=5
             ).encode(y=at_top(), description=TIP)
         )
-    return finish(layers, rows, layout, words, width=layout.width, height=_HEIGHT, autosize=_FIT)
+    return finish(layers, rows, layout, words, width=layout.width, height=HEIGHT, autosize=FIT)
 
 
 def _describe_layer(point: LayerPoint) -> str:

@@ -156,6 +156,38 @@ class Banner:
 
 
 @dataclass(frozen=True)
+class Works:
+    """The section on how a model's super weights work.
+
+    Attributes:
+        told: What the set does, in words.
+        figures: The charts.
+        sets: What the set and its parts do.
+    """
+
+    told: str
+    figures: tuple[Figure, ...]
+    sets: Table | None
+
+
+@dataclass(frozen=True)
+class OtherPrompts:
+    """The section on what other prompts do to the super activations.
+
+    Attributes:
+        told: What they do, in words.
+        breaking: The shortest prompt that breaks the law, if one was found.
+        layers: What it does, layer by layer.
+        prompts: Every prompt that was followed.
+    """
+
+    told: tuple[Cell, ...]
+    breaking: tuple[Term, ...]
+    layers: Table | None
+    prompts: Table | None
+
+
+@dataclass(frozen=True)
 class ModelView:
     """Everything about one model."""
 
@@ -164,11 +196,14 @@ class ModelView:
     banner: Banner
     outcome: tuple[Cell, ...]
     super_weights: Table | None
+    witness: Table | None
     super_activations: Table | None
     candidates: Table | None
     candidates_summary: str
-    prompts: Table | None
+    published: Table | None
+    prompts: OtherPrompts | None
     figures: tuple[Figure, ...]
+    works: Works | None
     checks: Table
     cards: tuple[Card, ...]
     identity: tuple[Term, ...]

@@ -18,6 +18,7 @@ _DEFAULTS: dict[str, object] = {
     "windows": Policy().corpus.windows,
     "inconclusive": Policy().inconclusive,
     "seed": Policy().seed,
+    "index": Policy().index,
 }
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -45,6 +46,7 @@ def write_command(source: str, check: str, policy: Policy, model_id: str) -> str
         "windows": policy.corpus.windows,
         "inconclusive": policy.inconclusive,
         "seed": policy.seed,
+        "index": policy.index,
     }
     options = [word for key, value in said.items() if value != _DEFAULTS[key] for word in (f"--{key}", str(value))]
     usual = ModelPolicy(source=source).id
@@ -60,9 +62,11 @@ def says_more_than_options(policy: Policy) -> bool:
     changes = {
         "models": (),
         "corpus": corpus,
-        **{key: _DEFAULTS[key] for key in ("expect", "inconclusive", "seed")},
+        **{key: _DEFAULTS[key] for key in ("expect", "inconclusive", "seed", "index")},
     }
-    hidden = any(model.revision or model.trust_remote_code or model.allow_pickle for model in policy.models)
+    hidden = any(
+        model.revision or model.trust_remote_code or model.allow_pickle or model.index for model in policy.models
+    )
     return hidden or policy.model_copy(update=changes) != Policy()
 
 

@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sw_audit.facts.arm import BASELINE, OTHER_OUTLIERS, PRUNED, RESTORED, Quantize, name_rounding
+from sw_audit.facts.arm import (
+    BASELINE,
+    FLIPPED,
+    OTHER_OUTLIERS,
+    PRUNED,
+    RESTORED,
+    Quantize,
+    is_dose,
+    name_rounding,
+)
 from sw_audit.facts.measurement import Measurement
 from sw_audit.facts.policy import Policy
 from sw_audit.facts.recipe import Recipe
 from sw_audit.facts.record import Evidence
+from sw_audit.facts.subset import SUBSET_KINDS
 from sw_audit.facts.verdict import Finding, Verdict
 from sw_audit_reports.text import name_arm, name_granularity
 
 INTACT = "intact"
 TOUCHED = "touched"
 SPIKE = "spike"
+ATTENTION = "attention"
 _GROUPS = ("", "Super weights", "Controls", "Rounded", "Other")
 _RATIO_ARMS = {"prune-collapses": PRUNED, "other-outliers-harmless": OTHER_OUTLIERS}
 
@@ -122,11 +133,16 @@ def list_layers(evidence: Evidence) -> tuple[LayerPoint, ...]:
 
 
 def list_arms(evidence: Evidence, verdicts: Sequence[Verdict]) -> tuple[ArmRow, ...]:
-    """List perplexities in the order in which the arms were measured, grouped for reading."""
+    """List perplexities in the order in which the arms were measured, grouped for reading.
+
+    What a dose does is shown by its own chart.
+    """
     ratios = list_ratios(verdicts)
     baseline = _perplexity(evidence.measured(BASELINE.name))
     rows: dict[tuple[str, str], ArmRow] = {}
     for measured in evidence.measurements:
+        if is_dose(measured.arm):
+            continue
         group, series = _classify(measured)
         label = name_arm(measured.arm)
         point = _with_interval(measured, _find_ratio(ratios, measured), baseline)
@@ -180,7 +196,7 @@ def _classify(measured: Measurement) -> tuple[str, str]:
     name = measured.arm.name
     if name == BASELINE.name:
         return "", INTACT
-    if name in (PRUNED, RESTORED):
+    if name in (PRUNED, RESTORED, FLIPPED) or name.startswith(tuple(f"{kind}/" for kind in SUBSET_KINDS)):
         return "Super weights", TOUCHED
     if name == OTHER_OUTLIERS or name.startswith("placebo/"):
         return "Controls", INTACT

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from sw_audit.facts.arm import BASELINE
 from sw_audit.facts.identity import ModelIdentity
-from sw_audit.facts.location import Location, PromptTrace
+from sw_audit.facts.location import Location
+from sw_audit.facts.lookup import Lookup
 from sw_audit.facts.measurement import Measurement
 from sw_audit.facts.record import Evidence
 from sw_audit_reports.page import Cell, Table, make_table, text_row
@@ -34,6 +35,25 @@ def list_super_weights(location: Location) -> Table | None:
     ]
     titles = ("Scalar", "#Layer", "#Row", "#Column", "#Value", "#Share of the spike")
     return make_table("Super weights", titles, rows) if rows else None
+
+
+def list_witness(location: Location) -> Table | None:
+    """List what the weights alone say of each super weight."""
+    if location.witness is None:
+        return None
+    rows = [
+        text_row(
+            Cell(_name_candidate(one.parameter, one.row, one.column, one.expert), code=True),
+            f"{format_number(one.row_rank)} of {format_number(one.rows)}",
+            NOTHING if one.row_ratio is None else format_number(one.row_ratio, 3),
+            f"{format_number(one.column_rank)} of {format_number(one.columns)}",
+            NOTHING if one.share is None else format_percent(one.share),
+            "yes" if one.agrees else "no",
+        )
+        for one in location.witness.weights
+    ]
+    titles = ("Scalar", "#Row's rank", "#Row over median", "#Column's rank", "#Column's share", "Agrees")
+    return make_table("Second witness: the weights alone, without a forward pass", titles, rows) if rows else None
 
 
 def list_super_activations(location: Location) -> Table | None:
@@ -66,18 +86,15 @@ def list_candidates(location: Location) -> Table | None:
     return make_table("Candidates, looked at one by one", titles, rows) if rows else None
 
 
-def list_prompts(traces: Sequence[PromptTrace]) -> Table | None:
-    """List on which prompts the super activations' channels were followed, and what they held."""
+def list_sources(lookup: Lookup | None) -> Table | None:
+    """List what the keys mean by which the check of published coordinates names its sources."""
+    if lookup is None or lookup.model is None or not lookup.sources:
+        return None
     rows = [
-        text_row(
-            trace.prompt,
-            *(format_number(place) for place in (trace.tokens, trace.channel)),
-            _name_extreme(trace),
-        )
-        for trace in traces
+        text_row(Cell(source.key, code=True), f"{source.reference}. {source.note}".rstrip(), source.trust)
+        for source in lookup.sources
     ]
-    titles = ("Prompt", "#Tokens", "#Channel", "#Largest value")
-    return make_table("The channel on other prompts", titles, rows) if rows else None
+    return make_table(f"Sources on {lookup.model.id}", ("Key", "Source", "Trust"), rows)
 
 
 def list_layers(points: Sequence[LayerPoint]) -> Table:
@@ -156,11 +173,3 @@ def _finite(value: float | None) -> str:
 
 def _name_candidate(parameter: str, row: int, column: int, expert: int | None) -> str:
     return f"{parameter}[{'' if expert is None else f'expert {expert}, '}{row}, {column}]"
-
-
-def _name_extreme(trace: PromptTrace) -> str:
-    known = [(value, token) for value, token in zip(trace.values, trace.peaks, strict=False) if value is not None]
-    if not known:
-        return NOT_FINITE
-    value, token = max(known, key=lambda pair: abs(pair[0]))
-    return f"{format_number(value)} at token {token}"

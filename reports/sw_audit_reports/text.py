@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from sw_audit.facts.arm import BASELINE, OTHER_OUTLIERS, PLACEBO_KINDS, PRUNED, RESTORED, Arm, Quantize
+from sw_audit.facts.arm import (
+    BASELINE,
+    FLIPPED,
+    OTHER_OUTLIERS,
+    PLACEBO_KINDS,
+    PRUNED,
+    RESTORED,
+    Arm,
+    Quantize,
+)
 from sw_audit.facts.recipe import Recipe
 
 NOT_FINITE = "not finite"
@@ -106,6 +115,18 @@ def name_granularity(recipe: Recipe) -> str:
             return f"{recipe.granularity.rows} {TIMES} {recipe.granularity.columns}"
 
 
+def name_subset(name: str) -> str:
+    """Name a part of the set of super weights by its arm's name, such as `alone/2`; nothing if it is none."""
+    kind, _, number = name.partition("/")
+    words = {
+        "alone": "Only scalar {}",
+        "row": "Row group {}",
+        "column": "Column group {}",
+        "without": "All but {}",
+    }
+    return words[kind].format(number) if kind in words else ""
+
+
 def name_arm(arm: Arm) -> str:
     """Name an arm for people; the draws of one kind of placebo share a name."""
     if arm.name == BASELINE.name:
@@ -114,6 +135,10 @@ def name_arm(arm: Arm) -> str:
         return "Super weights zeroed"
     if arm.name == RESTORED:
         return "Zeroed, activation put back"
+    if arm.name == FLIPPED:
+        return "Super weights, sign flipped"
+    if subset := name_subset(arm.name):
+        return f"{subset} zeroed"
     if arm.name == OTHER_OUTLIERS:
         others = sum(len(group) for group in arm.addressed())
         return f"{format_number(others)} other outliers zeroed"

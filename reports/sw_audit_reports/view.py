@@ -23,6 +23,7 @@ from sw_audit_reports.page import (
     split_code,
     text_row,
 )
+from sw_audit_reports.prompts import build_prompts
 from sw_audit_reports.reproduce import POLICY_FILE, write_policy
 from sw_audit_reports.sentence import (
     conclude_model,
@@ -33,6 +34,7 @@ from sw_audit_reports.sentence import (
     tell_record,
 )
 from sw_audit_reports.text import NOTHING, count, format_number, format_seconds
+from sw_audit_reports.works import build_works
 
 _POINTED_TO = ("fail", "inconclusive")
 _NOT_AUDITED = Badge("fail", "Not audited")
@@ -102,11 +104,14 @@ def _build_model(record: Record, model: ModelIdentity, anchor: str) -> ModelView
         banner=banner,
         outcome=split_code(f"{location.outcome}: {location.because}"),
         super_weights=tables.list_super_weights(location),
+        witness=tables.list_witness(location),
         super_activations=tables.list_super_activations(location),
         candidates=tables.list_candidates(location),
         candidates_summary=f"{count(len(location.candidates), 'candidate')} looked at, {refused} turned down",
-        prompts=tables.list_prompts(evidence.persistence),
+        published=tables.list_sources(evidence.published),
+        prompts=build_prompts(evidence),
         figures=build_figures(evidence, verdicts, record.policy, anchor),
+        works=build_works(evidence, verdicts, record.policy, anchor),
         checks=summarize_cards(record, model.id, anchor),
         cards=cards,
         identity=_list_identity(record, evidence),

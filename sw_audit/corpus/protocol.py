@@ -8,7 +8,11 @@ from typing import Any
 
 from sw_audit.corpus.text import Text
 from sw_audit.corpus.windows import Windows
+from sw_audit.facts.policy import CorpusPolicy
 from sw_audit.facts.protocol import Protocol
+
+# The specimen's own vocabulary is smaller, that of a model for real text larger.
+_REAL_VOCABULARY = 1000
 
 
 def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, seed: int) -> Protocol:
@@ -34,6 +38,21 @@ def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, 
         dtype=dtype.removeprefix("torch."),
         seed=seed,
     )
+
+
+def list_cautions(wanted: CorpusPolicy, vocabulary: int) -> tuple[str, ...]:
+    """List what a reader should know before quoting a figure that was measured on this text.
+
+    Args:
+        wanted: The text, as the policy names it.
+        vocabulary: Number of tokens that the model knows.
+    """
+    if wanted.source == "specimen" and vocabulary > _REAL_VOCABULARY:
+        return (
+            "Measured on the specimen's text, in a small invented English: ratios hold, but name a text that "
+            "the model was made for (corpus source) before quoting a perplexity.",
+        )
+    return ()
 
 
 def digest_tokenizer(tokenizer: Any) -> str:

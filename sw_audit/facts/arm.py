@@ -75,12 +75,27 @@ BASELINE = Arm(name="baseline")
 PRUNED = "pruned"
 OTHER_OUTLIERS = "other-outliers"
 RESTORED = "restored-activation"
+FLIPPED = "flipped"
 PLACEBO_KINDS = ("same-row", "same-column", "same-magnitude", "random")
 
 
 def name_placebo(kind: str, draw: int) -> str:
     """Name the arm of one matched control, such as `placebo/same-row/1`."""
     return f"placebo/{kind}/{draw}"
+
+
+def name_dose(factor: float) -> str:
+    """Name the arm in which the super weights are multiplied by a factor, such as `dose/0.25`.
+
+    0 is the pruned arm, 1 the baseline and -1 the flipped one: none of them has a second name.
+    """
+    plain = {0.0: PRUNED, 1.0: BASELINE.name, -1.0: FLIPPED}
+    return plain.get(factor) or f"dose/{factor:.12g}"
+
+
+def is_dose(arm: Arm) -> bool:
+    """Tell whether an arm is one of a dose curve that no other arm is."""
+    return arm.name.startswith("dose/")
 
 
 def name_rounding(recipe: Recipe, *, holdout: bool) -> str:

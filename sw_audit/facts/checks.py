@@ -58,6 +58,18 @@ CHECKS: tuple[CheckInfo, ...] = (
         "perplexity ratio, worst control",
     ),
     CheckInfo(
+        "effect-exceeds-placebos",
+        "Zeroing the super weights does more harm than any matched control",
+        "Had these scalars been drawn like the controls, so large an effect would be this rare.",
+        "p-value of the rank among the controls",
+    ),
+    CheckInfo(
+        "damage-follows-dose",
+        "The less is left of the super weights, the more the model is damaged",
+        "A cause has a dose: what shrinks these scalars part of the way does part of the harm.",
+        "perplexity with more left over perplexity with less left, worst pair",
+    ),
+    CheckInfo(
         "restored-activation-heals",
         "Putting the super activation back heals part of the damage",
         "The super weights act through the super activation.",
@@ -87,5 +99,12 @@ CHECKS: tuple[CheckInfo, ...] = (
         "Holding the super weights out beats plain round-to-nearest",
         "Where a block is large, one outlier spoils the scale for everything that shares it.",
         "plain perplexity over hold-out perplexity",
+    ),
+    CheckInfo(
+        "matches-published-index",
+        "The located super weights are the published ones",
+        "Others have found this model's super weights: what was made from it should still have them there.",
+        "published coordinates found",
+        needs_super_weight=False,
     ),
 )

@@ -34,8 +34,9 @@ class ModelIdentity(Fact):
         parameters: Number of scalars, tied ones counted once.
         dtype: The dtype it was measured in, such as `float32`.
         device: The device it was measured on.
-        files: The weight files.
-        digest: sha256 over the manifest of the weight files (`path`, `size`, `sha256` a line each).
+        files: The weight files; none where they were not digested.
+        digest: sha256 over the manifest of the weight files (`path`, `size`, `sha256` a line each); empty where
+            they were not digested.
     """
 
     id: str

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from sw_audit.errors import PolicyError
 from sw_audit.facts.fact import Fact
+from sw_audit.facts.index import Trust
 from sw_audit.facts.recipe import parse_recipe
 
 Ratio = Annotated[float, Field(gt=0)]
@@ -43,9 +44,13 @@ class SuperActivationPersistsLimits(Limits):
     Attributes:
         tolerance: Largest relative deviation from the median magnitude, over layers and prompts. With BOS
             the value is constant; without it replications see 5 to 30 percent.
+        examples: How many more prompts, of random tokens, runs of the vocabulary, one token over and over, are
+            tried in search of one that breaks the law; the shortest that does fails the check. By default 50
+            if hypothesis is installed, which draws them, else none, and the verdict says so; 0 is no search.
     """
 
     tolerance: Share = 0.3
+    examples: int | None = Field(default=None, ge=0, le=10_000)
 
 
 class PruneCollapsesLimits(Limits):
@@ -83,6 +88,28 @@ class PlaceboHarmlessLimits(Limits):
 
     maximum_ratio: Ratio = 1.1
     draws: int = Field(default=3, ge=1, le=100)
+
+
+class EffectExceedsPlacebosLimits(Limits):
+    """Limits of `effect-exceeds-placebos`.
+
+    Attributes:
+        maximum_p: Largest p-value of the rank among the placebos. With n different placebos it cannot be
+            below 1 / (n + 1): twelve allow 0.077, and twenty, five draws of each kind, 0.048.
+    """
+
+    maximum_p: Share = 0.1
+
+
+class DamageFollowsDoseLimits(Limits):
+    """Limits of `damage-follows-dose`.
+
+    Attributes:
+        maximum_rebound: Perplexity with more of the super weights left over perplexity with less, at most. In
+            no published curve is it above 1, but once a model has collapsed its perplexity wanders.
+    """
+
+    maximum_rebound: Ratio = 1.2
 
 
 class RestoredActivationHealsLimits(Limits):
@@ -152,6 +179,18 @@ class HoldoutBeatsPlainRtnLimits(Limits):
     maximum_harm: Ratio = 1.02
 
 
+class MatchesPublishedIndexLimits(Limits):
+    """Limits of `matches-published-index`.
+
+    Attributes:
+        minimum_trust: A published coordinate counts if one of its sources is trusted at least so much (low,
+            medium-low, medium, medium-good, good, high). Below medium are coordinates picked by magnitude,
+            or copied from another model.
+    """
+
+    minimum_trust: Trust = "medium"
+
+
 class CheckLimits(Fact):
     """The built-in checks' limits; the id of a check is the name of its field with hyphens."""
 
@@ -162,11 +201,14 @@ class CheckLimits(Fact):
     prune_collapses: PruneCollapsesLimits = PruneCollapsesLimits()
     other_outliers_harmless: OtherOutliersHarmlessLimits = OtherOutliersHarmlessLimits()
     placebo_harmless: PlaceboHarmlessLimits = PlaceboHarmlessLimits()
+    effect_exceeds_placebos: EffectExceedsPlacebosLimits = EffectExceedsPlacebosLimits()
+    damage_follows_dose: DamageFollowsDoseLimits = DamageFollowsDoseLimits()
     restored_activation_heals: RestoredActivationHealsLimits = RestoredActivationHealsLimits()
     stopword_shift: StopwordShiftLimits = StopwordShiftLimits()
     accuracy_falls_to_chance: AccuracyFallsToChanceLimits = AccuracyFallsToChanceLimits()
     rtn_holdout_quality: RtnHoldoutQualityLimits = RtnHoldoutQualityLimits()
     holdout_beats_plain_rtn: HoldoutBeatsPlainRtnLimits = HoldoutBeatsPlainRtnLimits()
+    matches_published_index: MatchesPublishedIndexLimits = MatchesPublishedIndexLimits()
 
     def of(self, check: str) -> Limits:
         """Return the limits of a check by its id.

@@ -26,6 +26,8 @@ class ModelPolicy(Fact):
         trust_remote_code: Whether code that comes with the checkpoint may run.
         allow_pickle: Whether `.bin` files may be read where there is no safetensors file.
         expect: Overrides the policy's expectation for this model.
+        index: Id of its entry in the index of published coordinates, or `none` if no entry applies; by
+            default it is found by the source.
     """
 
     source: str = Field(min_length=1)
@@ -36,6 +38,7 @@ class ModelPolicy(Fact):
     trust_remote_code: bool = False
     allow_pickle: bool = False
     expect: Expectation | None = None
+    index: str | None = Field(default=None, min_length=1)
 
     @field_validator("id")
     @classmethod
@@ -113,6 +116,26 @@ class QuantizationPolicy(Fact):
         return tuple(parse_recipe(notation) for notation in self.recipes)
 
 
+class ConfirmationPolicy(Fact):
+    """How far it is taken apart what zeroing the super weights does.
+
+    Attributes:
+        enabled: Whether parts of the set are zeroed on their own, its sign is flipped, it is scaled, and the
+            mechanism is followed layer by layer. Without it `damage-follows-dose` is skipped.
+        doses: What the set is multiplied by; 0 (zeroed) and 1 (the model as it is) are measured anyway.
+    """
+
+    enabled: bool = True
+    doses: tuple[Annotated[float, Field(ge=0)], ...] = (0.1, 0.25, 0.5, 0.75, 1.5, 2.0, 3.0)
+
+    @field_validator("doses")
+    @classmethod
+    def _distinct(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a dose is named twice")
+        return value
+
+
 class Policy(Fact):
     """Everything an audit is asked for; an empty file is a valid policy.
 
@@ -121,10 +144,13 @@ class Policy(Fact):
         models: The models, `[[model]]` tables in a policy file.
         corpus: The text.
         quantization: The recipes.
+        confirmation: How far the effect of the super weights is taken apart.
         checks: Limits, one table per check.
         expect: What to expect of a model: `some` super weights, `none`, or `any` outcome.
         inconclusive: Whether an inconclusive verdict fails the run or only warns.
         prompts: Prompts for `super-activation-persists`; by default a built-in set.
+        index: Path of an index file of your own (`sw-audit locate --update-index` writes one), for
+            `matches-published-index` to use beside the published coordinates.
         confidence: Of every interval.
         resamples: Bootstrap resamples.
         minimum_windows: With fewer windows (or items) there is no interval, so no verdict.
@@ -137,10 +163,12 @@ class Policy(Fact):
     models: tuple[ModelPolicy, ...] = Field(default=(), alias="model")
     corpus: CorpusPolicy = CorpusPolicy()
     quantization: QuantizationPolicy = QuantizationPolicy()
+    confirmation: ConfirmationPolicy = ConfirmationPolicy()
     checks: CheckLimits = CheckLimits()
     expect: Expectation = "some"
     inconclusive: Literal["fail", "warn"] = "fail"
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    index: str | None = Field(default=None, min_length=1)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     resamples: int = Field(default=2000, ge=100, le=100_000)
     minimum_windows: int = Field(default=8, ge=2)

@@ -7,11 +7,15 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field
 
+from sw_audit.facts.dose import DoseCurve
 from sw_audit.facts.fact import Fact
 from sw_audit.facts.identity import Environment, ModelIdentity, Tool
 from sw_audit.facts.location import Location, PromptTrace
+from sw_audit.facts.lookup import Lookup
 from sw_audit.facts.measurement import Measurement
+from sw_audit.facts.mechanism import Mechanism
 from sw_audit.facts.policy import Policy
+from sw_audit.facts.prompt_search import PromptSearch
 from sw_audit.facts.protocol import Protocol
 from sw_audit.facts.verdict import Verdict
 
@@ -24,7 +28,11 @@ class Evidence(Fact):
         protocol: How figures were measured.
         location: Where its super weights are.
         persistence: The super activations' channels on several prompts.
+        prompt_search: The search for a prompt that breaks them; `None` if it was not asked for.
         measurements: One per arm; the baseline first.
+        mechanism: Each super activation, followed block by block.
+        published_doses: Dose curves that others have measured, of this model or to compare it with.
+        published: What the index of published coordinates says of it; `None` if it was not asked.
         decoder_weights: Number of scalars in the decoder's matrices.
         notes: What a reader should know, such as a corpus that does not suit the model.
         seconds: Time spent, opening included.
@@ -34,7 +42,11 @@ class Evidence(Fact):
     protocol: Protocol
     location: Location
     persistence: tuple[PromptTrace, ...] = ()
+    prompt_search: PromptSearch | None = None
     measurements: tuple[Measurement, ...] = ()
+    mechanism: tuple[Mechanism, ...] = ()
+    published_doses: tuple[DoseCurve, ...] = ()
+    published: Lookup | None = None
     decoder_weights: int = 0
     notes: tuple[str, ...] = ()
     seconds: float = Field(default=0.0, ge=0)
@@ -69,7 +81,11 @@ class Record(Fact):
         protocol: Per model id, how figures were measured.
         locations: Per model id, where its super weights are.
         persistence: Per model id, the super activations' channels on several prompts.
+        prompt_searches: Per model id, the search for a prompt that breaks them.
         measurements: All measurements, model by model, the baseline arm first.
+        mechanism: Per model id, its super activations followed block by block.
+        published_doses: Per model id, dose curves that others have measured.
+        published: Per model id, what the index of published coordinates says of it.
         decoder_weights: Per model id, number of scalars in the decoder's matrices.
         notes: Per model id, what a reader should know.
         seconds: Per model id, time spent.
@@ -88,7 +104,11 @@ class Record(Fact):
     protocol: dict[str, Protocol] = Field(default_factory=dict)
     locations: dict[str, Location] = Field(default_factory=dict)
     persistence: dict[str, tuple[PromptTrace, ...]] = Field(default_factory=dict)
+    prompt_searches: dict[str, PromptSearch] = Field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
+    mechanism: dict[str, tuple[Mechanism, ...]] = Field(default_factory=dict)
+    published_doses: dict[str, tuple[DoseCurve, ...]] = Field(default_factory=dict)
+    published: dict[str, Lookup] = Field(default_factory=dict)
     decoder_weights: dict[str, int] = Field(default_factory=dict)
     notes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -118,7 +138,11 @@ class Record(Fact):
             protocol={one.model.id: one.protocol for one in found},
             locations={one.model.id: one.location for one in found},
             persistence={one.model.id: one.persistence for one in found},
+            prompt_searches={one.model.id: one.prompt_search for one in found if one.prompt_search is not None},
             measurements=tuple(measured for one in found for measured in one.measurements),
+            mechanism={one.model.id: one.mechanism for one in found},
+            published_doses={one.model.id: one.published_doses for one in found},
+            published={one.model.id: one.published for one in found if one.published is not None},
             decoder_weights={one.model.id: one.decoder_weights for one in found},
             notes={one.model.id: one.notes for one in found},
             seconds={one.model.id: one.seconds for one in found},
@@ -137,7 +161,11 @@ class Record(Fact):
             protocol=self.protocol[model_id],
             location=self.locations[model_id],
             persistence=self.persistence.get(model_id, ()),
+            prompt_search=self.prompt_searches.get(model_id),
             measurements=tuple(found for found in self.measurements if found.model == model_id),
+            mechanism=self.mechanism.get(model_id, ()),
+            published_doses=self.published_doses.get(model_id, ()),
+            published=self.published.get(model_id),
             decoder_weights=self.decoder_weights.get(model_id, 0),
             notes=self.notes.get(model_id, ()),
             seconds=self.seconds.get(model_id, 0.0),

@@ -11,9 +11,12 @@ from sw_audit.facts.policy import Policy
 from sw_audit.facts.record import Evidence
 from sw_audit.facts.verdict import Verdict
 from sw_audit.judge.case import Case, Rule
+from sw_audit.judge.confirmation import judge_dose, judge_rank
 from sw_audit.judge.extra import ExtraCheck, find_extra_checks
-from sw_audit.judge.location import judge_location, judge_persistence
+from sw_audit.judge.location import judge_location
+from sw_audit.judge.persistence import judge_persistence
 from sw_audit.judge.pruning import judge_collapse, judge_healing, judge_others, judge_placebos
+from sw_audit.judge.published import judge_published
 from sw_audit.judge.rounding import judge_gain, judge_quality
 from sw_audit.judge.text import judge_accuracy, judge_stopwords
 
@@ -23,11 +26,14 @@ RULES: dict[str, Rule] = {
     "prune-collapses": judge_collapse,
     "other-outliers-harmless": judge_others,
     "placebo-harmless": judge_placebos,
+    "effect-exceeds-placebos": judge_rank,
+    "damage-follows-dose": judge_dose,
     "restored-activation-heals": judge_healing,
     "stopword-shift": judge_stopwords,
     "accuracy-falls-to-chance": judge_accuracy,
     "rtn-holdout-quality": judge_quality,
     "holdout-beats-plain-rtn": judge_gain,
+    "matches-published-index": judge_published,
 }
 
 

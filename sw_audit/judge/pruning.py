@@ -15,20 +15,22 @@ from sw_audit.judge.bounds import (
     write_number,
 )
 from sw_audit.judge.case import Case, decide_finding
+from sw_audit.judge.confirmation import report_parts
 
 
 def judge_collapse(case: Case) -> Verdict:
     """Rule of `prune-collapses` (Yu et al. 2024, section 3.1, table 1).
 
     A perplexity that is not finite is a collapse: PASS, without a figure. If the model is not finite even
-    before pruning there is nothing that could collapse: INCONCLUSIVE.
+    before pruning there is nothing that could collapse: INCONCLUSIVE. What parts of the set do, its flipped
+    sign and its doses is reported and decides nothing.
     """
     limit = case.policy.checks.prune_collapses.minimum_ratio
     key = "[checks.prune-collapses] minimum_ratio"
     figure = case.compare_perplexities(PRUNED)
     if figure.footing is Footing.NOT_FINITE:
         because = f"With the super weights zeroed the model is broken beyond measure: {figure.words}."
-        return case.conclude(Status.PASS, because, figure=figure, limit=limit)
+        return case.conclude(Status.PASS, because, figure=figure, limit=limit, findings=report_parts(case))
     status = Status.INCONCLUSIVE if figure.footing is Footing.NO_BASIS else hold_at_least(figure, limit)
     return case.conclude(
         status,
@@ -42,6 +44,7 @@ def judge_collapse(case: Case) -> Verdict:
         ),
         figure=figure,
         limit=limit,
+        findings=report_parts(case),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 from torch import Tensor
 
@@ -29,7 +29,7 @@ def measure_arms(
     stop_words: Tensor | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[Measurement, ...]:
-    """Measure a model in every arm, in one pass over its weights.
+    """Measure a model in every arm, in one pass over its weights; what several arms do alike is run once.
 
     Args:
         checkpoint: The model; bit-identical afterwards.
@@ -52,8 +52,10 @@ def measure_arms(
     batches += batch_choices(
         choices, checkpoint.tokenizer, bos, checkpoint.vocabulary, checkpoint.maximum_positions
     )
-    reader = WindowReader(len(arms), len(windows.token_ids), stop_words)
-    chooser = ChoiceReader(len(arms), [item.answer for item in choices], [len(item.choices) for item in choices])
+    answers = [number == 0 or arm.name in choice_arms for number, arm in enumerate(arms)]
+    firsts, places = _find_alike(list(zip([arm.acts for arm in arms], answers, strict=True)))
+    reader = WindowReader(len(firsts), len(windows.token_ids), stop_words)
+    chooser = ChoiceReader(len(firsts), [item.answer for item in choices], [len(item.choices) for item in choices])
 
     def read(batch: int, arm: int, logits: Tensor, baseline: Tensor) -> None:
         found = batches[batch]
@@ -62,14 +64,13 @@ def measure_arms(
         else:
             chooser.read(found, arm, logits)
 
-    answers = [number == 0 or arm.name in choice_arms for number, arm in enumerate(arms)]
     runs = run_arms(
         checkpoint,
-        arms,
+        [arms[first] for first in firsts],
         [batch.token_ids for batch in batches],
         read,
         watched=lambda number: isinstance(batches[number], WindowBatch),
-        wanted=lambda number, arm: isinstance(batches[number], WindowBatch) or answers[arm],
+        wanted=lambda number, arm: isinstance(batches[number], WindowBatch) or answers[firsts[arm]],
         progress=progress,
     )
     return tuple(
@@ -77,12 +78,22 @@ def measure_arms(
             model=checkpoint.identity.id,
             arm=arm,
             protocol=protocol,
-            loss=reader.loss(number),
-            agreement=reader.agreement(number),
-            stop_words=reader.stop_words(number),
-            choices=chooser.accuracy(number) if answers[number] else None,
-            peaks=run.peaks,
-            seconds=run.seconds,
+            loss=reader.loss(place),
+            agreement=reader.agreement(place),
+            stop_words=reader.stop_words(place),
+            choices=chooser.accuracy(place) if answers[number] else None,
+            peaks=runs[place].peaks,
+            seconds=runs[place].seconds if firsts[place] == number else 0.0,
         )
-        for number, (arm, run) in enumerate(zip(arms, runs, strict=True))
+        for number, (arm, place) in enumerate(zip(arms, places, strict=True))
     )
+
+
+def _find_alike(conditions: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Return where each different condition comes first, and per condition which of those it is.
+
+    Controls that are drawn apart may hit the same scalars, in small models more often than not.
+    """
+    firsts = {condition: number for number, condition in reversed(list(enumerate(conditions)))}
+    order = sorted(firsts.values())
+    return order, [order.index(firsts[condition]) for condition in conditions]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sw_audit.checkpoint.calls import LayerCall, split_call
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.facts.arm import Arm
@@ -39,20 +40,6 @@ class ArmRun:
 
     peaks: list[float | None] = field(default_factory=list)
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Call:
-    """How the model called one of its layers: everything but the hidden states."""
-
-    positional: tuple[Any, ...]
-    named: dict[str, Any]
-    by_name: bool
-
-    def __call__(self, forward: Callable[..., Any], hidden: Tensor) -> Any:
-        if self.by_name:
-            return forward(*self.positional, hidden_states=hidden, **self.named)
-        return forward(hidden, *self.positional, **self.named)
 
 
 @torch.no_grad()
@@ -155,13 +142,13 @@ def _learn_output_shapes(checkpoint: Checkpoint, token_ids: Tensor) -> list[int 
 
 def _record_calls(
     checkpoint: Checkpoint, batches: Sequence[Tensor], shapes: list[int | None]
-) -> tuple[list[list[_Call]], list[Tensor]]:
+) -> tuple[list[list[LayerCall]], list[Tensor]]:
     """Return how each layer is called, [layer][batch], and what enters the first one, [batch]."""
-    calls: list[list[_Call]] = [[] for _ in checkpoint.layers]
+    calls: list[list[LayerCall]] = [[] for _ in checkpoint.layers]
     embedded: list[Tensor] = []
 
     def record(depth: int, *positional: Any, **named: Any) -> Any:
-        hidden, call = _split_call(positional, named)
+        hidden, call = split_call(positional, named)
         calls[depth].append(call)
         if depth == 0:
             embedded.append(hidden)
@@ -177,7 +164,7 @@ def _run_head(checkpoint: Checkpoint, token_ids: Tensor, hidden: Tensor, shapes:
     last = len(checkpoint.layers) - 1
 
     def pass_on(depth: int, *positional: Any, **named: Any) -> Any:
-        states = hidden if depth == last else _split_call(positional, named)[0]
+        states = hidden if depth == last else split_call(positional, named)[0]
         return _like_layer(states, shapes[depth])
 
     with _layers_replaced(checkpoint.layers, pass_on):
@@ -203,13 +190,6 @@ def _layers_replaced(layers: Sequence[DecoderLayer], forward: Callable[..., Any]
 def _call_model(checkpoint: Checkpoint, token_ids: Tensor) -> Any:
     device = next(checkpoint.model.parameters()).device
     return checkpoint.model(input_ids=token_ids.to(device), use_cache=False)
-
-
-def _split_call(positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[Tensor, _Call]:
-    if positional:
-        return positional[0], _Call(positional[1:], named, by_name=False)
-    rest = dict(named)
-    return rest.pop("hidden_states"), _Call((), rest, by_name=True)
 
 
 def _find_peak(outputs: Iterable[Tensor]) -> float | None:

@@ -27,6 +27,8 @@ _EXAMPLES: Mapping[str, Any] = {
     "model.id": "my-model",
     "model.revision": "main",
     "model.expect": "none",
+    "model.index": "huggyllama/llama-7b",
+    "index": "my-index.toml",
     "prompts": ("The quick brown fox", "Once upon a time"),
     "corpus.config": "wikitext-2-raw-v1",
     "corpus.revision": "main",
@@ -35,6 +37,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "corpus.choices": "items.jsonl",
     "corpus.stop_words": ("the", "of", "and"),
     "checks.other-outliers-harmless.count": 7000,
+    "checks.super-activation-persists.examples": 200,
     "checks.stopword-shift.minimum_ratio": 1.2,
     "checks.stopword-shift.maximum_ratio": 5.0,
 }
@@ -113,7 +116,9 @@ def _describe_keys(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _write_prose(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _write_value(value: Any) -> str:

@@ -21,17 +21,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": FACTS,
     "quantize": FACTS,
     "specimen": FACTS,
+    "index": FACTS,
     "checkpoint": FACTS,
     "corpus": FACTS | {"specimen"},
     "locate": FACTS | {"checkpoint"},
     "intervene": FACTS | {"checkpoint", "quantize"},
     "measure": FACTS | {"checkpoint", "corpus", "intervene", "locate"},
-    "audit": FACTS | {"plan", "judge", "record", "checkpoint", "corpus", "locate", "measure", "__init__"},
-    "cli": PURE_MIDDLE | {"__init__", "specimen", "checkpoint", "locate"},
+    "testing": FACTS | {"checkpoint", "locate"},
+    "audit": FACTS
+    | {"index", "plan", "judge", "record", "checkpoint", "corpus", "locate", "measure", "testing", "__init__"},
+    "cli": PURE_MIDDLE | {"__init__", "index", "specimen", "checkpoint", "locate"},
     "sw_audit_reports": FACTS,
     "pytest_sw_audit": PURE_MIDDLE | {"__init__"},
 }
-TORCH_ROOMS = {"checkpoint", "corpus", "locate", "quantize", "intervene", "measure", "specimen"}
+TORCH_ROOMS = {"checkpoint", "corpus", "locate", "quantize", "intervene", "measure", "specimen", "testing"}
 HEAVY = {"torch", "transformers", "datasets", "safetensors", "tokenizers", "accelerate"}
 
 

@@ -96,7 +96,9 @@ def test_records_of_every_schema_load_for_ever_and_are_judged_the_same(path: Pat
     assert record.failures[0].model == "gone"
     for model in record.models:
         stored = [one for one in record.verdicts if one.model == model.id]
-        again = judge_evidence(record.evidence(model.id), record.policy)
+        # Checks that are younger than the record have nothing to go by in it.
+        known = [one.check for one in stored]
+        again = judge_evidence(record.evidence(model.id), record.policy, known)
         assert [(one.check, one.status) for one in again] == [(one.check, one.status) for one in stored]
         for new, old in zip(again, stored, strict=True):
             assert [new.observed, new.low, new.high] == pytest.approx([old.observed, old.low, old.high])

@@ -113,7 +113,8 @@ def test_the_page_never_scrolls_sideways_and_fetches_nothing(site: Site, tmp_pat
     assert seen, dom[-500:]
     scrolled, width_shown, charts, widest = map(int, seen.groups())
     assert scrolled <= width_shown
-    assert charts == 9
+    # Three of each of three models, and of two of them three on how they work and one published curve.
+    assert charts == 17
     assert widest <= width_shown
     assert console == []
     assert list_strangers(site) == []

@@ -5,6 +5,7 @@ from support.evidence import make_record
 from sw_audit_reports.cards import build_cards, summarize_cards
 from sw_audit_reports.page import Card
 
+from sw_audit.facts.checks import CHECKS
 from sw_audit.facts.record import Record
 from sw_audit.facts.verdict import Finding, Status, Verdict
 
@@ -82,6 +83,14 @@ def test_a_finding_without_a_limit_is_reported_and_not_skipped() -> None:
     assert [row[1].badge.word for row in card.findings.rows if row[1].badge] == ["Reported", "Skipped"]
 
 
+def test_a_finding_that_has_no_figure_to_begin_with_is_not_called_not_finite() -> None:
+    searched = Finding(label="search", status=Status.PASS, because="none breaks the law")
+    broken = Finding(label="channel 5", status=Status.FAIL, limit=0.3, because="its value is not finite")
+    card = build(check="super-activation-persists", findings=(searched, broken))
+    assert card.findings is not None
+    assert [row[2].text for row in card.findings.rows] == ["\N{EN DASH}", "not finite"]
+
+
 def test_a_check_that_a_plugin_brought_has_a_card_of_its_own() -> None:
     card = build(check="my-own_check", quantity="", observed=2.0)
     assert (card.title, card.meaning) == ("My own check", "")
@@ -100,7 +109,7 @@ def test_code_in_a_message_is_set_as_code() -> None:
 def test_the_table_at_a_glance_has_a_row_per_check_that_leads_to_its_card() -> None:
     record = make_record()
     rows = read_rows(record)
-    assert len(rows) == 10
+    assert len(rows) == len(CHECKS)
     assert rows[2][:3] == ["Zeroing the super weights destroys the model", "Pass", "213.6"]
     anchors = [row[0].href for row in summarize_cards(record, "specimen", "m").rows]
     assert anchors == [card.id for card in build_cards(record, "specimen", "m")]

@@ -19,7 +19,7 @@ def test_a_default_audit_is_repeated_by_naming_the_model_and_the_check() -> None
 
 def test_what_the_policy_says_about_dtype_corpus_and_seed_is_in_the_command() -> None:
     model = ModelPolicy(source="m", id="w4", dtype="bfloat16", device="cuda:0", expect="any")
-    policy = Policy(models=(model,), corpus=CorpusPolicy(source="my text.txt", windows=64), seed=3)
+    policy = Policy(models=(model,), corpus=CorpusPolicy(source="my text.txt", windows=64), seed=3, index="i.toml")
     words = shlex.split(write_command("m", "stopword-shift", policy, "w4"))
     assert words[:3] == ["sw-audit", "audit", "w4=m"]
     options = dict(zip(words[3::2], words[4::2], strict=True))
@@ -31,6 +31,7 @@ def test_what_the_policy_says_about_dtype_corpus_and_seed_is_in_the_command() ->
         "--corpus": "my text.txt",
         "--windows": "64",
         "--seed": "3",
+        "--index": "i.toml",
     }
 
 
@@ -48,6 +49,7 @@ def test_a_policy_that_options_cannot_express_is_named_as_a_file() -> None:
     for policy in (
         Policy(checks=limits),
         Policy(models=(ModelPolicy(source="m", revision="main"),)),
+        Policy(models=(ModelPolicy(source="m", index="none"),)),
         Policy(corpus=CorpusPolicy(window=128)),
     ):
         assert write_command("m", "prune-collapses", policy, "m").split()[2] == POLICY_FILE

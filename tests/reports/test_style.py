@@ -13,7 +13,7 @@ STATUSES = ("pass", "fail", "inconclusive", "skipped")
 TEXT = [("ink", "paper"), ("muted", "paper"), ("link", "paper"), ("ink", "wash"), ("paper", "ink")]
 TEXT += [(status, ground) for status in STATUSES for ground in ("paper", f"{status}-wash")]
 TEXT += [("ink", f"{status}-wash") for status in STATUSES]
-GRAPHICS = [(f"chart-{name}", "paper") for name in ("intact", "touched", "spike")]
+GRAPHICS = [(f"chart-{name}", "paper") for name in ("intact", "touched", "spike", "attention")]
 
 
 def read_palettes() -> dict[str, dict[str, str]]:

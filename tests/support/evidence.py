@@ -15,6 +15,7 @@ import numpy
 from sw_audit.facts.address import AddressGroup, WeightAddress, group_addresses
 from sw_audit.facts.arm import (
     BASELINE,
+    FLIPPED,
     OTHER_OUTLIERS,
     PLACEBO_KINDS,
     PRUNED,
@@ -23,10 +24,13 @@ from sw_audit.facts.arm import (
     Quantize,
     RestoreActivation,
     Scale,
+    name_dose,
     name_placebo,
     name_rounding,
 )
+from sw_audit.facts.dose import DoseCurve
 from sw_audit.facts.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Tool
+from sw_audit.facts.index import Bearing, LocalFinding, PublishedModel, PublishedWeight, Source
 from sw_audit.facts.location import (
     Candidate,
     LayerTrace,
@@ -35,9 +39,14 @@ from sw_audit.facts.location import (
     PromptTrace,
     SuperActivation,
     SuperWeight,
+    Witness,
+    WitnessedWeight,
 )
+from sw_audit.facts.lookup import Lookup, Match
 from sw_audit.facts.measurement import Agreement, ChoiceAccuracy, Measurement, StopWordMass, TokenLoss
+from sw_audit.facts.mechanism import Contribution, LayerMechanism, Mechanism
 from sw_audit.facts.policy import ModelPolicy, Policy
+from sw_audit.facts.prompt_search import BreakingPrompt, PromptSearch
 from sw_audit.facts.protocol import Protocol
 from sw_audit.facts.record import Evidence, ModelFailure, Record
 
@@ -53,6 +62,24 @@ PROMPTS = ("the mill stands by the river", "a letter came from the coast", "nobo
 SUPER_WEIGHT = SuperWeight(
     parameter=PARAMETER, row=CHANNEL, column=COLUMN, layer=LAYER, value=-1.9268, share=0.9731
 )
+WITNESS = Witness(
+    agrees=True,
+    because="from the weights alone, 1 of 1 stand first in their layer",
+    weights=(
+        WitnessedWeight(
+            **SUPER_WEIGHT.address.model_dump(),
+            layer=LAYER,
+            row_rank=1,
+            rows=HIDDEN,
+            column_rank=1,
+            columns=344,
+            row_ratio=31.62,
+            largest_ratio=31.62,
+            share=0.9417,
+            agrees=True,
+        ),
+    ),
+)
 SUPER_ACTIVATION = SuperActivation(channel=CHANNEL, token=0, value=-412.5, first_layer=1, last_layer=6)
 
 # Perplexity over the baseline's, per arm; arms that are not named are at 1.0005.
@@ -60,6 +87,12 @@ HEALTHY: Mapping[str, float | None] = {
     PRUNED: 213.6,
     OTHER_OUTLIERS: 1.031,
     RESTORED: 9.4,
+    FLIPPED: 61.0,
+    "dose/0.1": 118.0,
+    "dose/0.25": 31.0,
+    "dose/0.5": 1.31,
+    "dose/0.75": 1.02,
+    "dose/3": 1.04,
     "int4/16x16 plain": 1.062,
     "int4/16x16 hold-out": 1.041,
     "int4/64x64 plain": 1.184,
@@ -74,6 +107,10 @@ FAILING: Mapping[str, float | None] = {
     PRUNED: 1.72,
     OTHER_OUTLIERS: 1.64,
     RESTORED: 1.71,
+    FLIPPED: 2.2,
+    "dose/0.1": 1.6,
+    "dose/0.25": 1.4,
+    "dose/0.5": 1.1,
     name_placebo("same-row", 2): 1.38,
     "int4/16x16 plain": 1.31,
     "int4/16x16 hold-out": 1.36,
@@ -115,9 +152,12 @@ def make_arms(policy: Policy, outcome: Outcome = Outcome.LOCATED) -> tuple[Arm, 
                 acts=(Scale(addresses=pruned, factor=0.0), RestoreActivation(addresses=pruned)),
             )
         )
-        for kind in PLACEBO_KINDS:
+        arms.append(Arm(name=FLIPPED, acts=(Scale(addresses=pruned, factor=-1.0),)))
+        for factor in policy.confirmation.doses:
+            arms.append(Arm(name=name_dose(factor), acts=(Scale(addresses=pruned, factor=factor),)))
+        for row, kind in enumerate(PLACEBO_KINDS):
             for draw in range(1, policy.checks.placebo_harmless.draws + 1):
-                control = (AddressGroup(parameter=PARAMETER, rows=(CHANNEL,), columns=(draw,)),)
+                control = (AddressGroup(parameter=PARAMETER, rows=(row,), columns=(draw,)),)
                 arms.append(Arm(name=name_placebo(kind, draw), acts=(Scale(addresses=control, factor=0.0),)))
     for recipe in policy.quantization.parsed():
         arms.append(Arm(name=name_rounding(recipe, holdout=False), acts=(Quantize(recipe=recipe),)))
@@ -183,6 +223,7 @@ def make_location(outcome: Outcome = Outcome.LOCATED) -> Location:
             )
             for layer in range(LAYERS)
         ),
+        witness=WITNESS if found else None,
     )
 
 
@@ -204,6 +245,73 @@ def make_persistence(
             ranks=ranks,
         )
         for prompt in prompts
+    )
+
+
+def make_search(
+    values: tuple[float | None, ...], *, peaks: tuple[int, ...] = (3, 0, 0, 0, 0, 0, 0, 4), tolerance: float = 0.3
+) -> PromptSearch:
+    """Return a search that found a prompt of two tokens, on which the channel, located at -412.5, holds these."""
+    traces = make_persistence(values, peaks=peaks, prompts=("zat",))
+    found = BreakingPrompt(prompt="zat", token_ids=(1, 61), because="channel 37 is lost", traces=traces)
+    return PromptSearch(examples=50, tolerance=tolerance, found=found)
+
+
+def make_published(*weights: PublishedWeight, match: Match = Match.LISTED, own: bool = False) -> Lookup:
+    """Return what an index says of the made-up model: by default its super weight, load-bearing alone."""
+    published = weights or (
+        PublishedWeight(layer=LAYER, row=CHANNEL, column=COLUMN, bearing=Bearing.ALONE, sources=("PAPER",)),
+    )
+    finding = LocalFinding(tool="sw-audit 0.1.0", created="", digest="", dtype="float32", prompt="a", bos=True)
+    return Lookup(
+        asked="owner/made-up",
+        match=match,
+        because="its hub id is the entry's",
+        model=PublishedModel(id="owner/made-up", weights=published),
+        sources=(
+            Source(key="PAPER", title="A paper", trust="high", finding=finding if own else None),
+            Source(key="RUMOUR", title="A rumour", trust="low"),
+        ),
+    )
+
+
+NOT_PUBLISHED = Lookup(
+    asked="models/control",
+    match=Match.NONE,
+    because="the index has no entry for 'models/control'",
+    nearest=("huggyllama/llama-7b",),
+)
+
+
+def make_mechanism() -> tuple[Mechanism, ...]:
+    """Return the super activation block by block: made by the MLP of layer 1, carried, removed by the last."""
+    added = {0: (0.5, -2.0), LAYER: (1.5, -412.0), 7: (2.0, 390.0)}
+    layers, entry, pruned = [], 0.0, 0.0
+    for layer in range(LAYERS):
+        attention, mlp = added.get(layer, (-0.25, -0.25))
+        without = mlp if layer != LAYER else 0.5
+        intact = Contribution(skip=entry, attention=attention, mlp=mlp, leaving=entry + attention + mlp)
+        zeroed = Contribution(skip=pruned, attention=attention, mlp=without, leaving=pruned + attention + without)
+        rests = 0.9 if layer > LAYER else 0.3
+        layers.append(
+            LayerMechanism(layer=layer, intact=intact, pruned=zeroed, attended=rests, attended_pruned=0.25)
+        )
+        entry, pruned = intact.leaving, zeroed.leaving
+    return (Mechanism(channel=CHANNEL, token=0, first_layer=1, last_layer=6, layers=tuple(layers)),)
+
+
+def make_dose_curves() -> tuple[DoseCurve, ...]:
+    """Return a published curve of perplexity of another model, and one of accuracy of this one."""
+    return (
+        DoseCurve(
+            model="lab/own", quantity="accuracy, percent", points=((0.0, 35.0), (1.0, 70.0)), source="A", own=True
+        ),
+        DoseCurve(
+            model="lab/other",
+            quantity="perplexity ratio over the factor",
+            points=((0.0, 1400.0), (0.25, 80.0), (0.75, 1.03)),
+            source="B",
+        ),
     )
 
 
@@ -298,7 +406,9 @@ def make_evidence(
     accuracy: Mapping[str, float | None] | None = None,
     stop_mass: Mapping[str, float | None] | None = None,
     persistence: tuple[PromptTrace, ...] | None = None,
+    prompt_search: PromptSearch | None = None,
     location: Location | None = None,
+    published: Lookup | None = None,
 ) -> Evidence:
     """Return the evidence on one model.
 
@@ -313,7 +423,9 @@ def make_evidence(
         accuracy: Per arm, accuracy; `None` where no items were read. Pruned 0.25, others 0.9.
         stop_mass: Per arm, mean mass on stop words; `None` where none was read. Pruned 0.58, others 0.31.
         persistence: The channel on several prompts.
+        prompt_search: What a search for a prompt that breaks it came to; by default there was none.
         location: Where the super weights are.
+        published: What the index says; by default the super weight where one is located, else nothing.
     """
     policy = policy or Policy()
     protocol = make_protocol(windows=windows)
@@ -328,6 +440,7 @@ def make_evidence(
         persistence=persistence
         if persistence is not None
         else (make_persistence() if found.super_activations else ()),
+        prompt_search=prompt_search,
         measurements=tuple(
             make_measurement(
                 arm,
@@ -343,6 +456,9 @@ def make_evidence(
             for number, arm in enumerate(make_arms(policy, outcome))
             if arm.name not in omit
         ),
+        published=published or (make_published() if outcome is Outcome.LOCATED else NOT_PUBLISHED),
+        mechanism=make_mechanism() if found.super_weights else (),
+        published_doses=make_dose_curves() if found.super_weights else (),
         decoder_weights=1_572_864,
         notes=(),
         seconds=12.5,
@@ -369,6 +485,7 @@ def make_failing_evidence(
         accuracy={PRUNED: 0.85},
         stop_mass={PRUNED: 0.32},
         persistence=make_persistence(values=(-2.0, -411.0, -310.0, -250.0, -190.0, -120.0, -60.0, -20.0)),
+        prompt_search=make_search((-2.0, *[-95.0] * 6, -20.0)),
     )
 
 
@@ -392,7 +509,13 @@ def make_record(*, windows: int = 32, items: int = 200) -> Record:
 
     policy = make_policy("specimen", "broken", "control", "gone")
     evidence = (
-        make_evidence("specimen", policy=policy, windows=windows, items=items),
+        make_evidence(
+            "specimen",
+            policy=policy,
+            windows=windows,
+            items=items,
+            prompt_search=PromptSearch(examples=50, tolerance=0.3),
+        ),
         make_failing_evidence("broken", policy=policy, windows=windows, items=items),
         make_none_evidence("control", policy=policy, windows=windows, items=items),
     )

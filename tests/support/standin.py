@@ -6,17 +6,29 @@ The judging and the record are the real ones.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from support.evidence import make_evidence, make_failing_evidence, make_location, make_none_evidence
+from support.evidence import (
+    NOT_PUBLISHED,
+    make_evidence,
+    make_failing_evidence,
+    make_location,
+    make_none_evidence,
+    make_policy,
+)
 
 from sw_audit import audit, record
 from sw_audit.errors import CheckpointError
+from sw_audit.facts.limits import CHECK_IDS
+from sw_audit.facts.policy import Policy
 from sw_audit.facts.progress import ignore_progress
 from sw_audit.facts.record import Evidence, Record
+from sw_audit.facts.verdict import Status
+from sw_audit.judge import judge_evidence
 
 CONFTEST = f"""
 import sys
@@ -26,7 +38,14 @@ install(setattr)
 """
 """For runs in processes of their own, where what a test patches is not seen."""
 
-CHECKS = 10
+CHECKS = len(CHECK_IDS)
+"""Built-in checks; `llama-...` passes them all."""
+
+
+def count_statuses(model_id: str) -> Counter[Status]:
+    """Count what the checks say of a model under the default policy; that they are right is tested elsewhere."""
+    evidence = make_evidence_of(model_id, make_policy(model_id))
+    return Counter(verdict.status for verdict in judge_evidence(evidence, make_policy(model_id)))
 
 
 def install(replace: Callable[[object, str, object], None]) -> None:
@@ -45,7 +64,7 @@ def measure_model(
     progress: Any = ignore_progress,
     checkpoint: Any = None,  # noqa: ARG001 - as in the real one
 ) -> Evidence:
-    """Return made-up evidence: the beginning of the id says of what kind."""
+    """Return made-up evidence, or fail: the beginning of the id says of what kind."""
     note(f"measure {model_id} {os.getpid()} {' '.join(checks)}")
     for done in range(3):
         progress("measuring", done, 3)
@@ -55,10 +74,17 @@ def measure_model(
         raise ZeroDivisionError("a defect that nobody foresaw")
     if model_id.startswith("interrupt"):
         raise KeyboardInterrupt
+    return make_evidence_of(model_id, policy)
+
+
+def make_evidence_of(model_id: str, policy: Policy) -> Evidence:
+    """Return the made-up evidence on a model that can be measured."""
     if model_id.startswith("broken"):
         return make_failing_evidence(model_id, policy=policy)
     if model_id.startswith("control"):
         return make_none_evidence(model_id, policy=policy)
+    if model_id.startswith("unlisted"):
+        return make_evidence(model_id, policy=policy, published=NOT_PUBLISHED)
     windows = 2 if model_id.startswith("short") else 32
     return make_evidence(model_id, policy=policy, windows=windows, items=5 * windows)
 
