@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -30,3 +31,17 @@ def split_call(positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[Tens
         return positional[0], LayerCall(positional[1:], named, by_name=False)
     rest = dict(named)
     return rest.pop("hidden_states"), LayerCall((), rest, by_name=True)
+
+
+def copy_rows(states: Tensor) -> Tensor:
+    """Copy what a module of a model saw or gave on one prompt, one row per token.
+
+    A copy, for some families go on to add into it (Falcon's residual stream).
+
+    Args:
+        states: Any floating dtype, [1, tokens, channels]; [tokens, channels] where the batch is flattened (OPT).
+
+    Returns:
+        Float32 on the CPU, [tokens, channels].
+    """
+    return states.detach().reshape(-1, states.shape[-1]).to("cpu", torch.float32, copy=True)

@@ -200,11 +200,5 @@ class _PagedMatrix(Matrix):
 
 
 @dataclass(frozen=True, eq=False)
-class _PagedDown(DownProjection):
-    read: Callable[[str, int | None], Tensor] = field(kw_only=True)
-
-    @property
-    def weight(self) -> Tensor:
-        """The matrix as (out, in)."""
-        stored = self.read(self.parameter, self.expert)
-        return stored.T if self.transposed else stored
+class _PagedDown(_PagedMatrix, DownProjection):
+    """A down-projection, likewise."""

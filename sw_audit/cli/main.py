@@ -82,7 +82,7 @@ def _options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    pass
+    pass  # Typer reads the options off the signature: `--version` acts by itself, `Commands` reads `--debug`.
 
 
 for _command in (audit, locate, index, render, init, specimen, schema):

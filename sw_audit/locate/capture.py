@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sw_audit.checkpoint.calls import copy_rows
 from sw_audit.checkpoint.experts import FusedExperts
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection
 from sw_audit.checkpoint.routing import check_passes, find_first_tensor, follow_experts, match_rows, refuse_experts
@@ -53,12 +54,12 @@ class LayerWatch:
         return tuple(self.seen[down] for down in self.layer.down_projections if down in self.seen)
 
     def _see_module(self, down: DownProjection, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.seen[down] = observe_every_token(down, _rows(inputs[0]), _rows(output))
+        self.seen[down] = observe_every_token(down, copy_rows(inputs[0]), copy_rows(output))
 
     def _see_entering(
         self, down: DownProjection, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
     ) -> None:
-        self.entered[down] = _rows(find_first_tensor((*inputs, *named.values())))
+        self.entered[down] = copy_rows(find_first_tensor((*inputs, *named.values())))
 
     def _see_fused(
         self, fused: FusedExperts, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any
@@ -71,8 +72,8 @@ class LayerWatch:
                 self.seen[down] = DownObservation(
                     down,
                     one.tokens.cpu(),
-                    _rows(one.inputs),
-                    _rows(one.outputs),
+                    copy_rows(one.inputs),
+                    copy_rows(one.outputs),
                     one.scales.detach().float().cpu(),
                 )
 
@@ -85,9 +86,9 @@ class LayerWatch:
         output: Any,
     ) -> None:
         """Find out what a block multiplies the outputs of its modules by before it adds them up."""
-        entering = _rows(find_first_tensor((*inputs, *named.values())))
+        entering = copy_rows(find_first_tensor((*inputs, *named.values())))
         leaving = output if isinstance(output, Tensor) else output[0]
-        given = _rows(leaving)  # [tokens, hidden]
+        given = copy_rows(leaving)  # [tokens, hidden]
         open_ones = []
         for down in downs:
             if (seen := self.seen.get(down)) is None:
@@ -98,7 +99,7 @@ class LayerWatch:
                 served = match_rows(self.entered[down], entering) if down in self.entered else seen.tokens
                 open_ones.append(DownObservation(down, served, seen.inputs, seen.outputs, seen.scales))
         scales = _solve_scales(open_ones, given)
-        allowed = max(1e-3, 8 * torch.finfo(leaving.dtype).eps) * float(_rows(leaving).norm())
+        allowed = max(1e-3, 8 * torch.finfo(leaving.dtype).eps) * float(copy_rows(leaving).norm())
         for one, scale in zip(open_ones, scales, strict=True):
             self.seen[one.down] = DownObservation(one.down, one.tokens, one.inputs, one.outputs, scale)
             given.index_add_(0, one.tokens, -self.seen[one.down].delivered)
@@ -132,8 +133,3 @@ def _solve_scales(observed: Sequence[DownObservation], given: Tensor) -> list[Te
             for (number, place), factor in zip(served, solved.flatten().tolist(), strict=True):
                 scales[number][place] = factor
     return scales
-
-
-def _rows(states: Tensor) -> Tensor:
-    # A copy: some families go on to add into what a module returned. One prompt: tokens come first after this.
-    return states.detach().reshape(-1, states.shape[-1]).to("cpu", torch.float32, copy=True)

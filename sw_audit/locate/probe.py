@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from sw_audit.checkpoint.calls import LayerCall, split_call
+from sw_audit.checkpoint.calls import LayerCall, copy_rows, split_call
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.capture import LayerWatch
@@ -70,7 +71,6 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
     entries: list[Tensor] = []
     calls: list[LayerCall] = []
     residual: dict[int, Tensor] = {}
-    tokens = len(token_ids)
     watches = [LayerWatch(layer) for layer in watched]
 
     def keep_entering(_: object, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -80,7 +80,7 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
         calls.append(call)
 
     def keep_residual(depth: int, _: object, __: object, output: Any) -> None:
-        residual[depth] = _flat(output if isinstance(output, Tensor) else output[0], tokens)
+        residual[depth] = copy_rows(output if isinstance(output, Tensor) else output[0])
         if depth == watched[-1].index:
             # What follows, down to the head, would be for nothing.
             raise _EnoughError
@@ -92,28 +92,21 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
             handles.append(watch.layer.module.register_forward_hook(partial(keep_residual, watch.layer.index)))
             handles += watch.hook()
         given = torch.tensor([list(token_ids)], device=checkpoint.device)
-        checkpoint.model(input_ids=given, use_cache=False)
-    except _EnoughError:
-        pass
+        with suppress(_EnoughError):
+            checkpoint.model(input_ids=given, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
     _refuse_non_finite(checkpoint, residual)
     return Probe(
         token_ids=tuple(token_ids),
-        embedded=_flat(entries[0], tokens),
+        embedded=copy_rows(entries[0]),
         residual=torch.stack([residual[depth] for depth in range(len(watched))]),
         observations=tuple(one for watch in watches for one in watch.observations()),
         layers=len(checkpoint.layers),
         entries=tuple(entries),
         calls=tuple(calls),
     )
-
-
-def _flat(states: Tensor, tokens: int) -> Tensor:
-    # One prompt: whether a family keeps or flattens the batch dimension, tokens come first after this.
-    # A copy: some families go on to add into what a layer returned.
-    return states.detach().reshape(tokens, -1).to("cpu", torch.float32, copy=True)
 
 
 def _refuse_non_finite(checkpoint: Checkpoint, residual: dict[int, Tensor]) -> None:

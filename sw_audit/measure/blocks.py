@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sw_audit.checkpoint.calls import copy_rows
 from sw_audit.checkpoint.mlp import mixes_tokens
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.measure.attention import find_weights
@@ -74,8 +75,8 @@ def see_layers(checkpoint: Checkpoint, token_ids: Sequence[int]) -> tuple[Seen, 
             weights.append(found)
 
     def end(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        entering = _flat(inputs[0] if inputs else named["hidden_states"], tokens)
-        leaving = _flat(output if isinstance(output, Tensor) else output[0], tokens)
+        entering = copy_rows(inputs[0] if inputs else named["hidden_states"])
+        leaving = copy_rows(output if isinstance(output, Tensor) else output[0])
         middle = find_middle(entering, leaving, calls, checkpoint.model.dtype)
         seen.append(Seen(entering, middle, leaving, weights[0] if weights else None))
 
@@ -159,13 +160,8 @@ def _fit(whole: Tensor, *parts: Tensor) -> list[Tensor]:
 def _list_states(values: Sequence[Any], tokens: int, hidden: int) -> list[Tensor]:
     """List what can be a finite state of the residual stream, [tokens, hidden] each."""
     return [
-        _flat(value, tokens)
+        copy_rows(value)
         for value in values
         if isinstance(value, Tensor) and value.is_floating_point() and value.shape[-1:] == (hidden,)
         if value.numel() == tokens * hidden and bool(value.isfinite().all())
     ]
-
-
-def _flat(states: Tensor, tokens: int) -> Tensor:
-    # A copy: some families go on to add into what they have given.
-    return states.detach().float().reshape(tokens, -1).to("cpu", copy=True)

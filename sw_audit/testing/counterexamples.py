@@ -29,12 +29,6 @@ class Counterexample:
     because: str
     traces: tuple[PromptTrace, ...]
 
-    @property
-    def marked_traces(self) -> tuple[PromptTrace, ...]:
-        """The traces, each with a prompt that says what it is: beside others it must not pass for a text."""
-        prompt = f"counter-example {self.text!r}, tokens {list(self.token_ids)}"
-        return tuple(trace.model_copy(update={"prompt": prompt}) for trace in self.traces)
-
 
 def find_counterexample(
     checkpoint: Checkpoint,

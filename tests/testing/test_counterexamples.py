@@ -32,8 +32,7 @@ def test_a_spike_that_needs_one_token_is_broken_by_a_single_other_one() -> None:
     assert len(found.token_ids) == 1
     assert found.token_ids[0] != planted.design.prompt[0]
     assert found.because
-    [trace] = found.marked_traces
-    assert trace.prompt == f"counter-example '{found.token_ids[0]}', tokens [{found.token_ids[0]}]"
+    assert [trace.prompt for trace in found.traces] == [found.text] == [str(found.token_ids[0])]
 
 
 def test_the_same_seed_finds_the_same_prompt() -> None:
