@@ -38,6 +38,12 @@ class Matrix:
             stored = stored[self.expert]
         return stored.T if self.transposed else stored
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many (out, in) there are; known also while the weights are not in memory."""
+        rows, columns = self.tensor.shape[-2:]
+        return (columns, rows) if self.transposed else (rows, columns)
+
 
 @dataclass(frozen=True, eq=False)
 class DownProjection(Matrix):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.matrices import DecoderLayer
+from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, list_projections
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.facts.location import SuperActivation
 from sw_audit.locate.probe import Probe
 from sw_audit.locate.settings import LocatorSettings
+from sw_audit.locate.witness import find_inward_matrices
 
 
 def choose_layers_to_explain(
@@ -72,16 +74,33 @@ def measure_reach(checkpoint: Checkpoint, probe: Probe, layers: Collection[int])
 
 def _run_silenced(layer: DecoderLayer, probe: Probe) -> Tensor:
     """Run one layer as it ran in the probe, but with the output of its down-projections set to zero."""
-    # Fused experts are one module with many down-projections.
-    modules = dict.fromkeys(down.module for down in layer.down_projections)
-    handles = [module.register_forward_hook(_silence) for module in modules]
-    try:
+    with ExitStack() as undo:
+        if layer.down_projection is not None:
+            for matrix, module in _list_mlp_projections(layer, layer.down_projection):
+                undo.callback(_stop_multiplying_(module, matrix.shape[0]))
+        # Fused experts are one module with many down-projections.
+        for module in dict.fromkeys(down.module for down in layer.down_projections):
+            undo.callback(module.register_forward_hook(_silence).remove)
         output: Any = probe.calls[layer.index](layer.module, probe.entries[layer.index].clone())
-    finally:
-        for handle in handles:
-            handle.remove()
     states: Tensor = output if isinstance(output, Tensor) else output[0]
     return states
+
+
+def _list_mlp_projections(layer: DecoderLayer, down: DownProjection) -> list[tuple[Matrix, nn.Module]]:
+    """List the projections of a dense MLP: what nobody hears need not be said."""
+    silent = {down.parameter, *(inward.parameter for inward in find_inward_matrices(layer, down))}
+    return [pair for pair in list_projections(layer.module, layer.name) if pair[0].parameter in silent]
+
+
+def _stop_multiplying_(module: nn.Module, width: int) -> Callable[[], None]:
+    """Let a projection give zeros, without a look at its weights, until the function returned is called."""
+
+    def give_zeros(states: Tensor) -> Tensor:
+        return states.new_zeros(*states.shape[:-1], width)
+
+    # A plain attribute, found before the method of the class; hooks of whoever reads the weights still run.
+    module.forward = give_zeros  # type: ignore[method-assign]
+    return lambda: delattr(module, "forward")
 
 
 def _silence(_: nn.Module, __: object, output: Any) -> Any:

@@ -16,9 +16,9 @@ class LocatorSettings:
         constancy: While it persists, its magnitude stays within this factor of its own median over layers.
             Published values are constant to a few percent in the middle of the model.
         early: It appears within this part of the layers. The deepest published cause sits at 9 of 42 layers.
-        early_reading: Where only the early layers are read, it appears within this part of the layers instead:
-            a little deeper than the deepest published cause.
-        early_beyond: So many layers are read beyond these, and it must persist through them.
+        early_reading: Where only the early layers are read, they are this part of the layers: the deepest
+            published cause lies in them, and what proves it.
+        early_beyond: The last of these so many must hold it unchanged: they are the proof that it persists.
         late: It persists to at least this part of the layers: the last blocks remove it.
         relative_share: A product explaining less than this part of what the largest one explains is no cause.
         relative_height: Beside the largest super activation, one lower than this part of it does not count: its

@@ -43,18 +43,21 @@ def find_span(probe: Probe, settings: LocatorSettings) -> tuple[int, int]:
 
     It must have appeared by the first of them. The last two layers are never among them where there are more:
     there the stream is made ready for the head, and the largest spikes of all have no successor to act on. Where
-    only the early layers ran, all that ran beyond `early_reading` are among them.
+    only the early layers ran, the last `early_beyond` of those are the proof, and it stands before them.
     """
     layers, seen = probe.layers, len(probe.residual)
     if seen < layers:
-        return min(_count_early(layers, settings.early_reading), seen) - 1, seen - 1
+        return max(0, seen - 1 - settings.early_beyond), seen - 1
     first = _count_early(layers, settings.early) - 1
     return first, max(first, min(math.floor(settings.late * (layers - 1)), layers - 3))
 
 
 def count_early_layers(layers: int, settings: LocatorSettings) -> int:
-    """Count the layers, from the first, that have to run where only the early ones do."""
-    return min(layers, _count_early(layers, settings.early_reading) + settings.early_beyond)
+    """Count the layers, from the first, that have to run where only the early ones do.
+
+    Of a shallow model at least the first two can hold a cause: most published ones sit in layer 1 or 2.
+    """
+    return min(layers, max(_count_early(layers, settings.early_reading), 2 + settings.early_beyond))
 
 
 def _count_early(layers: int, part: float) -> int:

@@ -95,14 +95,14 @@ def find_inward_matrices(layer: DecoderLayer, down: DownProjection) -> tuple[Mat
     They are those of its expert, if it has one, with as many rows as the down-projection has columns, or
     twice as many where gate and up are one matrix, and nearest to it in the tree of modules.
     """
-    hidden, inner = down.weight.shape
+    hidden, inner = down.shape
     fitting = [
         matrix
         for matrix in layer.matrices
         if matrix.expert == down.expert
         and matrix.parameter != down.parameter
-        and matrix.weight.shape[1] == hidden
-        and matrix.weight.shape[0] in (inner, 2 * inner)
+        and matrix.shape[1] == hidden
+        and matrix.shape[0] in (inner, 2 * inner)
     ]
     place = down.parameter
     while "." in place:

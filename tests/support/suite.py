@@ -97,7 +97,7 @@ def judge_model(number: int, seed: int = 0, *, sweep: bool = False) -> Result:
 def _judge_early(planted: PlantedModel) -> Score | None:
     """Locate while only the early layers run; where a super weight lies deeper that cannot succeed."""
     layers = planted.design.layers
-    early = count_early_layers(layers, dataclasses.replace(DEFAULT_SETTINGS, early_beyond=0))
+    early = count_early_layers(layers, DEFAULT_SETTINGS) - DEFAULT_SETTINGS.early_beyond
     if any(one.layer >= early for one in planted.design.super_weights):
         return None
     located = locate_super_weights(planted.checkpoint, planted.design.text, depth="early")
