@@ -15,9 +15,9 @@ from sw_audit.checkpoint.unread import Unread
 def build_skeleton(own_class: Any, config: Any, dtype: str, stored: Mapping[str, Unread]) -> Any:
     """Make a model whose tensors are the stored ones, if nothing needs to be done to them but to convert them.
 
-    That is so for a dense model of one part, whose tensors have the names and shapes that it asks for, none of
-    them tied or kept in a wider dtype. The library's own loading gives the same, and takes longer: it reads the
-    rules of all families first.
+    That is so for a dense model of one part, whose tensors have the names and shapes that it asks for (of two
+    that are tied, files hold one, as a rule), none of them kept in a wider dtype. The library's own loading gives
+    the same, and takes longer: it reads the rules of all families first.
 
     Args:
         own_class: The model's class.
@@ -29,8 +29,7 @@ def build_skeleton(own_class: Any, config: Any, dtype: str, stored: Mapping[str,
         The model, its parameters and persistent buffers `Unread`; `None` where that is not so.
     """
     wanted = config.dtype if dtype == "auto" else getattr(torch, dtype)
-    simple = config.get_text_config() is config and not getattr(config, "tie_word_embeddings", True)
-    if not isinstance(wanted, torch.dtype) or not simple:
+    if not isinstance(wanted, torch.dtype) or config.get_text_config() is not config:
         return None
     from transformers.initialization import no_init_weights
 
@@ -38,12 +37,9 @@ def build_skeleton(own_class: Any, config: Any, dtype: str, stored: Mapping[str,
         model = own_class._from_config(config, dtype=wanted)
     asked = model.state_dict(keep_vars=True)
     kept = model._keep_in_fp32_modules | model._keep_in_fp32_modules_strict
-    if (
-        kept
-        or model.all_tied_weights_keys
-        or {name: tuple(one.shape) for name, one in asked.items()}
-        != {name: tuple(one.shape) for name, one in stored.items()}
-    ):
+    if kept or {name: tuple(one.shape) for name, one in asked.items()} != {
+        name: tuple(one.shape) for name, one in stored.items()
+    }:
         return None
     if any(one.ndim > 2 for one in stored.values()):
         return None

@@ -55,9 +55,9 @@ def find_span(probe: Probe, settings: LocatorSettings) -> tuple[int, int]:
 def count_early_layers(layers: int, settings: LocatorSettings) -> int:
     """Count the layers, from the first, that have to run where only the early ones do.
 
-    Of a shallow model at least the first two can hold a cause: most published ones sit in layer 1 or 2.
+    Of a shallow model at least the first three can hold a cause: most published ones sit in layer 1 or 2.
     """
-    return min(layers, max(_count_early(layers, settings.early_reading), 2 + settings.early_beyond))
+    return min(layers, max(_count_early(layers, settings.early_reading), 3 + settings.early_beyond))
 
 
 def _count_early(layers: int, part: float) -> int:

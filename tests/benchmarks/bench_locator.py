@@ -53,7 +53,7 @@ def print_early(results: Sequence[Result]) -> None:
     scores = [one.early for one in results if one.early is not None]
     whole = total(scores)
     print(
-        f"\n`--depth early`, {len(scores)} models whose super weights lie in the first quarter or nowhere: ",
+        f"\n`--depth early`, {len(scores)} models whose super weights lie in what it reads (but its last layer): ",
         end="",
     )
     print(f"recall {percent(whole.recall)}, precision {percent(whole.precision)}, {whole.false} false")

@@ -52,6 +52,19 @@ def test_a_streamed_model_computes_what_the_whole_one_does(family: Family, tmp_p
     assert streamed.identity == whole.identity
 
 
+def test_a_head_that_files_hold_beside_the_embedding_it_is_tied_to_is_what_the_library_makes_of_it(
+    tmp_path: Path,
+) -> None:
+    save_checkpoint(tmp_path, LLAMA, tie_word_embeddings=True)
+
+    def add_head(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = -2 * tensors["model.embed_tokens.weight"]
+
+    rewrite_weights(tmp_path, add_head)
+    wanted = ModelPolicy(source=str(tmp_path))
+    assert torch.equal(run(open_streaming(wanted).model), run(open_checkpoint(wanted).model))
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "phi3", "mixtral", "gpt_oss"])
 def test_every_matrix_can_be_read_while_its_layer_is_not_in_memory(name: str, tmp_path: Path) -> None:
     [family] = [one for one in (*DENSE, *EXPERTS) if one.model_type == name]

@@ -41,11 +41,11 @@ def test_files_are_digested_where_that_is_asked_for(program: Program) -> None:
 
 def test_early_depth_reads_fewer_layers_and_says_so(program: Program) -> None:
     found = json.loads(program.run("locate", "specimen", "--json", "--depth=early").out)
-    assert (found["depth"], found["layers_seen"]) == ("early", 3)
+    assert (found["depth"], found["layers_seen"]) == ("early", 4)
     (weight,) = found["super_weights"]
     assert (weight["layer"], weight["row"], weight["column"]) == (1, 5, 7)
     ending = program.run("locate", "specimen", "--depth=early")
-    assert "only the first 3 layers were read: what persists beyond them is not known" in ending.out
+    assert "only the first 4 layers were read: what persists beyond them is not known" in ending.out
 
 
 def test_for_people_there_are_tables(program: Program) -> None:

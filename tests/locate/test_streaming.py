@@ -51,10 +51,10 @@ def same_location(folder: Path, settings: LocatorSettings = LOOSE, **options: ob
     return whole.outcome
 
 
-def save_planted(folder: Path, family: Family, **settings: object) -> Path:
-    """Save a model of eight layers with a super weight in layer 1, row 5, column 7."""
+def save_planted(folder: Path, family: Family, layer: int = 1, **settings: object) -> Path:
+    """Save a model of eight layers with a super weight in one of them, row 5, column 7."""
     model = make_model(family, num_hidden_layers=8, **settings)
-    plant_(wrap_model(model), Planted(layer=1, row=5, column=7))
+    plant_(wrap_model(model), Planted(layer=layer, row=5, column=7))
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
@@ -87,34 +87,33 @@ def test_a_planted_super_weight_is_found_at_either_depth(name: str, tmp_path: Pa
         [found] = location.super_weights
         assert (found.layer, found.row, found.column) == (1, 5, 7)
         assert location.depth == depth
-        # At least three, of which the first two can hold a cause.
-        assert location.layers_seen == len(location.trace) == (8 if depth == "full" else 3)
+        # At least four, of which the first three can hold a cause.
+        assert location.layers_seen == len(location.trace) == (8 if depth == "full" else 4)
 
 
 def test_early_reads_no_layer_beyond(tmp_path: Path) -> None:
     folder = save_planted(tmp_path, LLAMA)
     tensors = load_file(folder / "model.safetensors")
     broken = {
-        name: torch.full_like(tensor, torch.nan) if any(f".{layer}." in name for layer in range(3, 8)) else tensor
+        name: torch.full_like(tensor, torch.nan) if any(f".{layer}." in name for layer in range(4, 8)) else tensor
         for name, tensor in tensors.items()
     }
     save_file(broken, folder / "model.safetensors", metadata={"format": "pt"})
     wanted = ModelPolicy(source=str(folder))
     assert stream_location(wanted, PROMPT, "early").outcome is Outcome.LOCATED
-    with pytest.raises(CheckpointError, match=r"tensor 'model\.layers\.3\..*' holds NaN"):
+    with pytest.raises(CheckpointError, match=r"tensor 'model\.layers\.4\..*' holds NaN"):
         stream_location(wanted, PROMPT, "full")
 
 
+def test_what_appears_in_the_last_layer_that_was_read_has_not_been_seen_to_persist(tmp_path: Path) -> None:
+    wanted = ModelPolicy(source=str(save_planted(tmp_path, LLAMA, layer=3)))
+    assert stream_location(wanted, PROMPT).outcome is Outcome.LOCATED
+    assert stream_location(wanted, PROMPT, "early").outcome is Outcome.NONE
+
+
 def test_the_early_layers_are_never_more_than_there_are() -> None:
-    assert [count_early_layers(layers, LocatorSettings()) for layers in (1, 3, 4, 12, 13, 28, 42)] == [
-        1,
-        3,
-        3,
-        3,
-        4,
-        7,
-        11,
-    ]
+    counts = [count_early_layers(layers, LocatorSettings()) for layers in (1, 3, 4, 16, 17, 28, 42)]
+    assert counts == [1, 3, 4, 4, 5, 7, 11]
 
 
 def test_progress_goes_forward_layer_by_layer(tmp_path: Path) -> None:
@@ -126,7 +125,7 @@ def test_progress_goes_forward_layer_by_layer(tmp_path: Path) -> None:
         "early",
         lambda stage, done, total: steps.append((stage, done, total)),
     )
-    assert steps == [("locating", done, 3) for done in range(4)]
+    assert steps == [("locating", done, 4) for done in range(5)]
 
 
 def test_a_checkpoint_that_cannot_be_streamed_is_loaded_whole_and_one_line_says_so(

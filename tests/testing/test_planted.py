@@ -97,3 +97,13 @@ def test_what_overflows_float16_becomes_bfloat16_and_its_design_says_so() -> Non
     assert planted.design.dtype == "bfloat16"
     assert planted.checkpoint.identity.dtype == "bfloat16"
     assert set(locate_super_weights(planted.checkpoint, design.text).addresses) == planted.super_weights
+
+
+@pytest.mark.parametrize("family", ["gemma2", "olmo2", "glm4"])
+def test_behind_a_norm_only_the_token_that_was_asked_for_carries_the_spike(family: str) -> None:
+    design = make_design(family=family, layers=6, dtype="float32", start="bos", shape="one", traps=(), seed=3)
+    planted = build_planted_model(design)
+    [scalar] = design.super_weights
+    held = look(planted.checkpoint, design.prompt).residual[scalar.layer, :, scalar.row].abs()
+    others = torch.cat([held[: design.position], held[design.position + 1 :]])
+    assert float(others.max()) < float(held[design.position]) / 20
