@@ -99,7 +99,7 @@ def _stop_multiplying_(module: nn.Module, width: int) -> Callable[[], None]:
         return states.new_zeros(*states.shape[:-1], width)
 
     # A plain attribute, found before the method of the class; hooks of whoever reads the weights still run.
-    module.forward = give_zeros  # type: ignore[method-assign]
+    module.forward = give_zeros
     return lambda: delattr(module, "forward")
 
 
