@@ -1,0 +1,140 @@
+"""What quantizing costs: bits that are stored, seconds, and the most memory that was held on the way."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Result = TypeVar("Result")
+
+
+def count_stored_bits(tensors: Iterable[Tensor]) -> int:
+    """Count the bits that tensors take up, however they are packed.
+
+    A tensor that is made of others, as torchao and quanto have them, takes up what these do; it itself
+    gives the size it would have if it were unpacked.
+    """
+    return sum(_count_bits(tensor) for tensor in tensors)
+
+
+def measure_peak(work: Callable[[], Result]) -> tuple[Result, int]:
+    """Do some work and measure the most bytes that its tensors held at once, its result included.
+
+    What torch allocates is counted, operation by operation, on whatever device; what an operation allocates
+    and frees within itself is not seen.
+
+    Args:
+        work: The work; what it is given must exist already, or it counts.
+
+    Returns:
+        What the work returned, and the bytes.
+    """
+    with _Memory() as memory:
+        result = work()
+    return result, memory.peak
+
+
+class ProcessMeter:
+    """Measures what a stretch of a process takes, of whatever in it: time, and memory beyond what it held.
+
+    Attributes:
+        seconds: Time in it.
+        peak_bytes: Most resident memory beyond what was resident at its beginning; `None` where the system
+            does not tell (it does on Linux).
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.peak_bytes: int | None = None
+        self._started = 0.0
+        self._held: int | None = None
+
+    def __enter__(self) -> None:
+        self._held = _reset_peak()
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._started
+        peak = _read_status("VmHWM")
+        if peak is not None and self._held is not None:
+            self.peak_bytes = max(self.peak_bytes or 0, peak - self._held)
+
+
+def _reset_peak() -> int | None:
+    """Let the system forget the process's peak, and return what is resident now, in bytes."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return _read_status("VmRSS")
+
+
+def _read_status(name: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
+    return None if found is None else 1024 * int(found[1])
+
+
+def _count_bits(tensor: Tensor) -> int:
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        return 8 * tensor.numel() * tensor.element_size()
+    names, _ = flatten()
+    return sum(_count_bits(getattr(tensor, name)) for name in names)
+
+
+class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its base untyped
+    """Keeps count of the storages that come and go while it is in force."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._live = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        for tensor in _list_plain((args, kwargs)):
+            self._meet(tensor, counts=False)
+        result = func(*args, **(kwargs or {}))
+        for tensor in _list_plain(result):
+            self._meet(tensor, counts=True)
+        return result
+
+    def _meet(self, tensor: Tensor, *, counts: bool) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._known:
+            return
+        self._known.add(key)
+        size = storage.nbytes() if counts else 0
+        self._live += size
+        self.peak = max(self.peak, self._live)
+        weakref.finalize(storage, self._forget, key, size).atexit = False
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._live -= size
+
+
+def _list_plain(values: Any) -> list[Tensor]:
+    """List the tensors that have memory of their own, those of packed ones included."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(values):
+        if not isinstance(leaf, Tensor) or leaf.device.type == "meta":
+            continue
+        flatten = getattr(leaf, "__tensor_flatten__", None)
+        found += [leaf] if flatten is None else _list_plain([getattr(leaf, name) for name in flatten()[0]])
+    return found

@@ -1,0 +1,194 @@
+"""`sw-audit compare-quantizers`: round-to-nearest beside what other libraries make of a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sw_audit.cli.audit import find_shipped
+
+if TYPE_CHECKING:
+    from sw_audit.facts.policy import Policy
+    from sw_audit.facts.record import Record
+
+NOTHING_COMPARED = 3
+_NONE = "none"
+_MODEL_KEYS = ("source", "family", "layers", "revision", "dtype", "device")
+
+
+def compare_quantizers(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Path of a checkpoint folder, a hub id, 'specimen' or 'control'."),
+    ],
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Other libraries' methods, separated by commas, or 'none'. By default all that sw-audit knows; "
+            "one whose package is missing is a row that says so.",
+        ),
+    ] = None,
+    recipes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPES",
+            help="Recipes of round-to-nearest, separated by commas, such as int4/64x64,int4/tensor/z9; each is "
+            "measured plain and with the super weights held out.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for record.json and report.html.")
+    ] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html too, where --out is given.")] = True,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Policy that says which text, and how intervals are drawn.")
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Text to measure on: 'specimen', a text, JSON or Parquet file, a data set's name.",
+        ),
+    ] = None,
+    windows: Annotated[
+        int | None, typer.Option(metavar="N", help="Measure on at most so many windows of the text.")
+    ] = None,
+    calibration_windows: Annotated[
+        int | None,
+        typer.Option(
+            "--calibration-windows",
+            metavar="N",
+            help="Give methods that learn from text at most so many further windows of it.",
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Hub revision.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype to load in.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="Such as cpu or cuda:0.")] = "cpu",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of everything that is drawn.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the last line only.")] = False,
+) -> None:
+    """Compare quantizers on one protocol: quality, bits per weight, seconds, memory.
+
+    Any table is an answer: the exit code is 0, and 3 only if nothing at all could be measured.
+
+    For example:
+
+      sw-audit compare-quantizers specimen
+
+      sw-audit compare-quantizers ./llama --corpus wikitext.txt --out comparison
+
+      sw-audit compare-quantizers ./llama --methods bitsandbytes-nf4,hqq-int4 --recipes nf4/group64
+
+      sw-audit compare-quantizers specimen --methods none --json
+    """
+    from sw_audit.compare import RECIPES
+    from sw_audit.facts.policy import Policy
+    from sw_audit.policy import overlay_policy, read_policy
+    from sw_audit.record import check_writable
+
+    wanted: dict[str, Any] = {
+        "source": find_shipped(model),
+        "revision": revision,
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "allow_pickle": allow_pickle,
+    }
+    below = Policy() if policy is None else read_policy(policy)
+    named = None if recipes is None else _split(recipes)
+    if named is None and "quantization" not in below.model_fields_set:
+        named = list(RECIPES)
+    asked = overlay_policy(
+        below,
+        models=[wanted],
+        corpus=corpus,
+        windows=windows,
+        recipes=named,
+        activations=None if calibration_windows is None else {"calibration_windows": calibration_windows},
+        seed=seed,
+    )
+    if out is not None:
+        check_writable(out)
+    chosen = None if methods is None else [] if methods.strip().lower() == _NONE else _split(methods)
+    record = _compare(asked, chosen)
+    files = {} if out is None else _write(record, out, report)
+    if as_json:
+        typer.echo(json.dumps(describe(record), indent=2, allow_nan=False, ensure_ascii=False))
+    else:
+        from sw_audit.cli.comparison import print_comparison
+
+        print_comparison(record, {kind: os.path.relpath(path) for kind, path in files.items()}, quiet=quiet)
+    if not next(iter(record.comparisons.values())).measured:
+        raise typer.Exit(NOTHING_COMPARED)
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _compare(policy: Policy, methods: Sequence[str] | None) -> Record:
+    from tqdm import tqdm
+
+    from sw_audit.audit import preflight
+    from sw_audit.compare import check_methods, compare_quantizers
+
+    preflight(policy)
+    check_methods(methods)
+    bar: Any = tqdm(desc="opening", file=sys.stderr, leave=False, disable=not sys.stderr.isatty(), delay=1e-9)
+
+    def tell(what: str, done: int, total: int) -> None:
+        bar.set_description(what, refresh=False)
+        bar.total = total
+        bar.n = done
+        bar.refresh()
+
+    with bar:
+        return compare_quantizers(policy, methods, tell)
+
+
+def _write(record: Record, folder: Path, report: bool) -> dict[str, Path]:
+    from sw_audit.record import encode_record, render_record, write_text
+
+    files = {"record": folder / "record.json"}
+    write_text(files["record"], encode_record(record))
+    if report:
+        files["report"] = folder / "report.html"
+        write_text(files["report"], render_record(record))
+    return files
+
+
+def describe(record: Record) -> dict[str, Any]:
+    """Put a comparison into the JSON object that other programs read."""
+    (model,) = record.models
+    comparison = record.comparisons[model.id]
+    found = comparison.model_dump(mode="json")
+    return {
+        "schema": 1,
+        "model": {
+            key: getattr(model, key) for key in ("source", "family", "layers", "revision", "dtype", "device")
+        }
+        | {"digest": model.digest or None},
+        "protocol": {
+            "signature": comparison.protocol,
+            **record.protocol[model.id].model_dump(mode="json"),
+        },
+        **{key: found[key] for key in ("baseline", "dtype_bits", "confidence", "calibration_windows")},
+        "rows": [{"name": row.name, **plain} for row, plain in zip(comparison.rows, found["rows"], strict=True)],
+        "seconds": record.seconds[model.id],
+    }
