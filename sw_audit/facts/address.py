@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from sw_audit.errors import PolicyError
 from sw_audit.facts.fact import Fact
 
 Index = Annotated[int, Field(ge=0)]
@@ -59,6 +61,35 @@ class AddressGroup(Fact):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+_ADDRESS = re.compile(
+    r"(?P<name>[^\[\]\s]+)\s*\[(?:expert\s+(?P<expert>\d+)\s*,)?\s*(?P<row>\d+)\s*,\s*(?P<column>\d+)\s*\]"
+)
+
+
+def parse_address(notation: str) -> WeightAddress:
+    """Read an address from its notation; `str(address)` writes it.
+
+    Args:
+        notation: Such as `model.layers.2.mlp.down_proj.weight[3968, 7003]`, or `...[expert 3, 5, 7]`.
+
+    Raises:
+        PolicyError: If the notation is not understood.
+    """
+    found = _ADDRESS.fullmatch(notation.strip())
+    if found is None:
+        remedy = (
+            "write it like model.layers.2.mlp.down_proj.weight[3968, 7003]: row (output channel) before column"
+        )
+        raise PolicyError(f"address {notation!r}", "this is no address of a weight", remedy)
+    expert = found["expert"]
+    return WeightAddress(
+        parameter=found["name"],
+        row=int(found["row"]),
+        column=int(found["column"]),
+        expert=None if expert is None else int(expert),
+    )
 
 
 def group_addresses(addresses: Iterable[WeightAddress]) -> tuple[AddressGroup, ...]:

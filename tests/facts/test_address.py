@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.evidence import SUPER_WEIGHT, make_arms, make_policy
 
-from sw_audit.facts.address import AddressGroup, WeightAddress, group_addresses, list_addresses
+from sw_audit.errors import PolicyError
+from sw_audit.facts.address import AddressGroup, WeightAddress, group_addresses, list_addresses, parse_address
 from sw_audit.facts.arm import Arm, Quantize, Scale
 from sw_audit.facts.recipe import parse_recipe
 
@@ -71,3 +72,14 @@ def test_an_arm_tells_every_scalar_it_names() -> None:
     assert list(Arm(name="both", acts=acts).addressed()) == [group] * 3
     names = [arm.name for arm in make_arms(make_policy())]
     assert len(set(names)) == len(names)
+
+
+@given(found=addresses)
+def test_the_notation_of_an_address_reads_back(found: list[WeightAddress]) -> None:
+    assert [parse_address(str(one)) for one in found] == found
+
+
+@pytest.mark.parametrize("notation", ["", "a", "a[1]", "a[1, 2, 3]", "a[-1, 2]", "[1, 2]", "a b[1, 2]", "a[x, 2]"])
+def test_what_is_no_address_is_one_line(notation: str) -> None:
+    with pytest.raises(PolicyError, match=r"this is no address of a weight; write it like "):
+        parse_address(notation)

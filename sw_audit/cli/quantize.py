@@ -1,0 +1,189 @@
+"""`sw-audit quantize`: round a model's weights to nearest, hold its super weights out, and write a checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sw_audit.cli.audit import find_shipped
+from sw_audit.errors import PolicyError
+
+if TYPE_CHECKING:
+    from sw_audit.checkpoint.opening import Checkpoint
+    from sw_audit.facts.address import WeightAddress
+    from sw_audit.facts.export import Export
+    from sw_audit.facts.policy import ModelPolicy
+    from sw_audit.facts.recipe import Recipe
+
+
+def quantize(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Path of a checkpoint folder, a hub id, 'specimen' or 'control'."),
+    ],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="RECIPE",
+            help="How to round: int2 to int8, nf3 or nf4, then what shares a scale, then options; such as "
+            "int4/128x128, int4/group128/symmetric, nf4/group64, int4/tensor/z9.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write the checkpoint into.")],
+    holdout: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="auto|none|ADDRESS",
+            help="What to hold out: the super weights that are located (auto, the default), nothing, or a weight "
+            "such as 'model.layers.2.mlp.down_proj.weight[3968, 7003]'; addresses can be given several times.",
+        ),
+    ] = None,
+    form: Annotated[
+        Literal["dense", "compressed-tensors"],
+        typer.Option("--format", help="dense: dequantized weights; compressed-tensors: packed codes and scales."),
+    ] = "dense",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Quantize only matrices of such names; can be given several times."),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave matrices of such names alone; can be given several times."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Hub revision.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype to round and to write in.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="Such as cpu or cuda:0.")] = "cpu",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is in the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Quantize a model by round-to-nearest, with its super weights held out, and write it.
+
+    The checkpoint opens with transformers, without sw-audit; what was done stands in the metadata of its weight
+    files and in its model card.
+
+    For example:
+
+      sw-audit quantize specimen --recipe int4/64x64/z9 -o ./specimen-w4
+
+      sw-audit quantize ./llama --recipe int4/group128/symmetric --format compressed-tensors -o ./llama-w4
+
+      sw-audit quantize ./llama --recipe nf4/group64 --holdout none --ignore '*.down_proj' -o ./llama-nf4
+    """
+    from sw_audit.checkpoint.inspection import inspect_checkpoint
+    from sw_audit.checkpoint.source import find_folder
+    from sw_audit.export.folder import check_place
+    from sw_audit.export.packing import require_packing
+    from sw_audit.facts.policy import ModelPolicy
+    from sw_audit.facts.recipe import parse_recipe
+    from sw_audit.record.store import check_writable
+
+    parsed = parse_recipe(recipe)
+    if form == "compressed-tensors":
+        require_packing(parsed)
+    _read_holdout(holdout)
+    wanted = ModelPolicy(
+        source=find_shipped(model),
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    check_place(out, find_folder(wanted, fetch=False), force=force)
+    check_writable(out.resolve().parent)
+    inspect_checkpoint(wanted)
+    done = _quantize(wanted, parsed, form, holdout, tuple(target or ()), tuple(ignore or ()), out, quiet=quiet)
+    if as_json:
+        typer.echo(done.model_dump_json(indent=2))
+    elif not quiet:
+        _print(done, out)
+
+
+def _quantize(
+    wanted: ModelPolicy,
+    recipe: Recipe,
+    form: Literal["dense", "compressed-tensors"],
+    holdout: list[str] | None,
+    targets: tuple[str, ...],
+    ignore: tuple[str, ...],
+    out: Path,
+    *,
+    quiet: bool,
+) -> Export:
+    from rich.console import Console
+    from tqdm import tqdm
+
+    from sw_audit.checkpoint.opening import open_checkpoint, require_folder
+    from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
+
+    shown = sys.stderr.isatty() and not quiet
+    bar: Any = tqdm(desc="quantizing", unit="layer", file=sys.stderr, leave=False, disable=not shown, delay=1e-9)
+
+    def tell(_: str, done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    with Console(stderr=True, quiet=not shown).status(f"opening {wanted.source}"):
+        checkpoint = open_checkpoint(wanted)
+        held, because = _choose_holdout(checkpoint, holdout)
+    order = ExportOrder(recipe, form, held, because, targets, ignore)
+    with bar:
+        return export_checkpoint(checkpoint, order, out, require_folder(wanted), tell)
+
+
+def _read_holdout(said: list[str] | None) -> tuple[WeightAddress, ...] | None:
+    """Return the addresses that were named, none for `none`; `None` where they are to be located.
+
+    Raises:
+        PolicyError: If that is not what was said.
+    """
+    from sw_audit.facts.address import parse_address
+
+    words = said or ["auto"]
+    if len(words) > 1 and {"auto", "none"} & set(words):
+        found = f"{words[0]!r} and {words[1]!r} together"
+        raise PolicyError("--holdout", found, "say auto, none, or one or more addresses")
+    if words == ["auto"]:
+        return None
+    return () if words == ["none"] else tuple(parse_address(word) for word in words)
+
+
+def _choose_holdout(checkpoint: Checkpoint, said: list[str] | None) -> tuple[tuple[WeightAddress, ...], str]:
+    from sw_audit.audit import locate_model
+
+    named = _read_holdout(said)
+    if named is not None:
+        return named, "named by the user" if named else "nothing was to be held out"
+    location = locate_model(checkpoint)
+    return location.addresses, f"{location.outcome}: {location.because}"
+
+
+def _print(done: Export, out: Path) -> None:
+    from sw_audit.facts.recipe import parse_recipe
+    from sw_audit.facts.storage import explain_holdout
+
+    matrices = "1 matrix" if done.matrices == 1 else f"{done.matrices} matrices"
+    typer.echo(f"{done.source}: {matrices} rounded with {done.recipe}, {done.bits_per_weight:.3f} bits per weight")
+    for one in done.patterns:
+        typer.echo(f"{one.role} {one.pattern!r} matched {one.matrices}")
+    for held in done.held_out:
+        typer.echo(f"held out: {held.address} = {held.value:.6g}")
+    if done.held_out:
+        typer.echo(explain_holdout(parse_recipe(done.recipe)))
+    else:
+        typer.echo(f"nothing is held out: {done.because}")
+    for module in done.untouched:
+        typer.echo(f"left in {done.dtype} for its sake: {module}")
+    typer.echo(f"wrote {out}")

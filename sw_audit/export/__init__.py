@@ -1,0 +1,1 @@
+"""WRITE a quantized checkpoint that opens without this package."""
