@@ -9,17 +9,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sw_audit import __version__
-from sw_audit.facts.arm import is_dose
+from sw_audit.facts.arm import Arm, Quantize, is_dose
 from sw_audit.facts.identity import Tool
 from sw_audit.facts.location import Depth, Location, Outcome, PromptTrace
 from sw_audit.facts.policy import Policy
 from sw_audit.facts.progress import Progress, ignore_progress
 from sw_audit.facts.record import Evidence, ModelFailure, Record
+from sw_audit.facts.targets import PatternMatch, match_targets
 from sw_audit.facts.verdict import Verdict
 from sw_audit.index.doses import list_dose_curves
 from sw_audit.index.lookup import find_policy_model, open_index
 from sw_audit.judge.bench import judge_evidence, list_checks
-from sw_audit.plan import CHOICE_ARMS, Needs, Roles, plan_arms, plan_needs
+from sw_audit.plan import CHOICE_ARMS, Needs, Roles, plan_arms, plan_needs, plan_trials
 from sw_audit.record.environment import describe_environment
 
 __all__ = [
@@ -108,8 +109,9 @@ def measure_model(
     from sw_audit.corpus.protocol import describe_protocol, list_cautions
     from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
     from sw_audit.corpus.text import read_corpus
-    from sw_audit.corpus.windows import window_corpus
+    from sw_audit.corpus.windows import cut_calibration, window_corpus
     from sw_audit.locate.controls import count_weights
+    from sw_audit.measure.activations import prepare_activations
     from sw_audit.measure.arms import measure_arms
     from sw_audit.measure.mechanism import follow_super_activations
     from sw_audit.testing.searching import search_prompts
@@ -125,7 +127,15 @@ def measure_model(
     location = locate_model(checkpoint)
     weights = count_weights(checkpoint.layers)
     needs = plan_needs(policy, checks, weights)
-    arms = plan_arms(policy, checks, _cast_roles(checkpoint, location, needs, policy.seed))
+    roles = _cast_roles(checkpoint, location, needs, policy.seed)
+    unscored = cut_calibration(text, tokenizer, windows, policy.activations.calibration_windows)
+    setup = (
+        prepare_activations(checkpoint, location.token_ids, unscored, plan_trials(policy, checks, roles))
+        if needs.activations
+        else None
+    )
+    arms = plan_arms(policy, checks, roles, setup)
+    targets = _match_targets(checkpoint, arms, policy)
     lookup = find_policy_model(policy, policy.find_model(model_id), checkpoint.identity.digest)
     followed = needs.persistence and location.outcome is Outcome.LOCATED
     measurements = measure_arms(
@@ -137,6 +147,7 @@ def measure_model(
         choice_arms=CHOICE_ARMS,
         bos=tokenizer.bos_token_id,
         stop_words=stop_word_ids(list_stop_words(policy.corpus), tokenizer),
+        calibration=unscored if needs.activations else None,
         progress=progress,
     )
     return Evidence(
@@ -153,8 +164,12 @@ def measure_model(
         if any(is_dose(arm) for arm in arms)
         else (),
         published=lookup if PUBLISHED_CHECK in checks else None,
+        activations=setup,
+        targets=targets,
         decoder_weights=weights,
-        notes=list_cautions(policy.corpus, checkpoint.vocabulary),
+        notes=list_cautions(
+            policy.corpus, checkpoint.vocabulary, uncalibrated=needs.activations and unscored is None
+        ),
         seconds=time.perf_counter() - started,
     )
 
@@ -203,7 +218,16 @@ def _cast_roles(checkpoint: Checkpoint, location: Location, needs: Needs, seed: 
         name: draw_placebos(checkpoint.layers, found, kind, seed=f"{seed}/{name}")
         for name, kind in needs.placebos.items()
     }
-    return Roles(super_weights=found, other_outliers=others, placebos=placebos)
+    channels = tuple(dict.fromkeys(one.channel for one in location.super_activations))
+    return Roles(super_weights=found, other_outliers=others, placebos=placebos, channels=channels)
+
+
+def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) -> tuple[PatternMatch, ...]:
+    """Prove that each pattern on the matrices to round matches some, where any arm rounds matrices."""
+    names = [matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices]
+    which = policy.quantization
+    rounds = any(isinstance(act, Quantize) for arm in arms for act in arm.acts)
+    return match_targets(names, which.targets, which.ignore) if rounds and (names or which.targets) else ()
 
 
 def _follow(

@@ -15,16 +15,29 @@ from sw_audit.facts.arm import (
     RESTORED,
     Arm,
     Quantize,
+    QuantizeActivations,
     RestoreActivation,
     Scale,
+    Smooth,
     name_dose,
     name_placebo,
     name_rounding,
 )
 from sw_audit.facts.policy import Policy
+from sw_audit.facts.recipe import Recipe
+from sw_audit.facts.scheme import (
+    HELD_OUT,
+    NAIVE,
+    SEARCHED,
+    SMOOTHED,
+    ActivationSetup,
+    Scheme,
+    name_scheme,
+)
 from sw_audit.facts.subset import list_subsets
 
 _ACCURACY = "accuracy-falls-to-chance"
+_QUALITY, _GAP = "activation-holdout-quality", "holdout-closes-gap"
 _COLLAPSE = "prune-collapses"
 _DOSE = "damage-follows-dose"
 _PLACEBO_CHECKS = ("placebo-harmless", "effect-exceeds-placebos")
@@ -49,6 +62,7 @@ class Needs:
         persistence: Whether the super activation is followed on several prompts.
         choices: Whether multiple-choice items are answered.
         mechanism: Whether the super activations are followed block by block.
+        activations: Whether activations are quantized.
     """
 
     other_outliers: int
@@ -56,6 +70,7 @@ class Needs:
     persistence: bool
     choices: bool
     mechanism: bool = False
+    activations: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,11 +81,13 @@ class Roles:
         super_weights: The located set; may be empty.
         other_outliers: The largest other weights.
         placebos: Matched controls, by arm name.
+        channels: Channels of the residual stream that carry a super activation.
     """
 
     super_weights: tuple[WeightAddress, ...] = ()
     other_outliers: tuple[WeightAddress, ...] = ()
     placebos: dict[str, tuple[WeightAddress, ...]] = field(default_factory=dict)
+    channels: tuple[int, ...] = ()
 
 
 def plan_needs(policy: Policy, checks: Collection[str], decoder_weights: int) -> Needs:
@@ -91,16 +108,20 @@ def plan_needs(policy: Policy, checks: Collection[str], decoder_weights: int) ->
         persistence="super-activation-persists" in checks,
         choices=_ACCURACY in checks,
         mechanism=policy.confirmation.enabled and _any(checks, _COLLAPSE, "restored-activation-heals"),
+        activations=bool(policy.activations.parsed()) and _any(checks, _QUALITY, _GAP),
     )
 
 
-def plan_arms(policy: Policy, checks: Collection[str], roles: Roles) -> tuple[Arm, ...]:
+def plan_arms(
+    policy: Policy, checks: Collection[str], roles: Roles, setup: ActivationSetup | None = None
+) -> tuple[Arm, ...]:
     """List the arms that the selected checks read, the baseline first.
 
     Args:
         policy: The policy.
         checks: Ids of the selected checks.
         roles: Which scalars play which part.
+        setup: What was found out about quantizing activations, if they are to be.
     """
     pruned = group_addresses(roles.super_weights)
     arms = [BASELINE]
@@ -115,7 +136,23 @@ def plan_arms(policy: Policy, checks: Collection[str], roles: Roles) -> tuple[Ar
         arms += [_prune(name, addresses) for name, addresses in roles.placebos.items() if addresses]
     if pruned and policy.confirmation.enabled:
         arms += _plan_confirmation(policy, checks, roles.super_weights)
-    return (*arms, *_plan_rounding(policy, checks, pruned))
+    arms += _plan_rounding(policy, checks, pruned)
+    if setup is not None and _any(checks, _QUALITY, _GAP):
+        arms += _plan_activations(policy, checks, roles, setup)
+    return tuple(arms)
+
+
+def plan_trials(policy: Policy, checks: Collection[str], roles: Roles) -> dict[str, tuple[Arm, ...]]:
+    """List, per scheme, the arms that try SmoothQuant's alphas, in the policy's order; none if nobody asks."""
+    gap = bool(roles.super_weights) and _GAP in checks
+    return {
+        str(scheme): tuple(
+            _build_scheme(policy, scheme, f"{name_scheme(scheme, SMOOTHED)} {alpha:g}", alpha=alpha)
+            for alpha in policy.activations.alphas
+        )
+        for scheme in policy.activations.parsed()
+        if gap
+    }
 
 
 def _plan_confirmation(
@@ -137,11 +174,58 @@ def _plan_rounding(policy: Policy, checks: Collection[str], held: tuple[AddressG
     plain = bool(held) and "holdout-beats-plain-rtn" in checks
     holdout = plain or "rtn-holdout-quality" in checks
     return [
-        Arm(name=name_rounding(recipe, holdout=held_out), acts=(Quantize(recipe=recipe, holdout=groups),))
+        Arm(name=name_rounding(recipe, holdout=held_out), acts=(_quantize(policy, recipe, groups),))
         for recipe in policy.quantization.parsed()
         for wanted, held_out, groups in ((plain, False, ()), (holdout, True, held))
         if wanted
     ]
+
+
+def _plan_activations(policy: Policy, checks: Collection[str], roles: Roles, setup: ActivationSetup) -> list[Arm]:
+    """Quantize activations as they are, with the super activation held out, and by SmoothQuant."""
+    static = policy.activations.scale == "tensor"
+    if setup.unroundable is not None or (static and not setup.calibration_windows):
+        return []
+    held = bool(roles.super_weights)
+    gap = held and _GAP in checks
+    smooth = gap and setup.unsmoothable is None and setup.calibration_windows > 0
+    arms = []
+    for scheme in policy.activations.parsed():
+        if gap or not held:
+            arms.append(_build_scheme(policy, scheme, name_scheme(scheme, NAIVE)))
+        if held:
+            arms.append(_build_scheme(policy, scheme, name_scheme(scheme, HELD_OUT), roles=roles))
+        if smooth:
+            alpha, chosen = policy.activations.alpha, setup.chosen(str(scheme))
+            arms.append(_build_scheme(policy, scheme, name_scheme(scheme, SMOOTHED), alpha=alpha))
+            if chosen is not None and chosen != alpha:
+                arms.append(_build_scheme(policy, scheme, name_scheme(scheme, SEARCHED), alpha=chosen))
+    return arms
+
+
+def _build_scheme(
+    policy: Policy, scheme: Scheme, name: str, *, roles: Roles | None = None, alpha: float | None = None
+) -> Arm:
+    recipe = scheme.recipe(policy.activations.weights)
+    roles = roles or Roles()
+    return Arm(
+        name=name,
+        acts=(
+            *([] if alpha is None else [Smooth(alpha=alpha)]),
+            *([] if recipe is None else [_quantize(policy, recipe)]),
+            QuantizeActivations(
+                bits=scheme.activations,
+                scale=policy.activations.scale,
+                channels=roles.channels,
+                columns=group_addresses(roles.super_weights),
+            ),
+        ),
+    )
+
+
+def _quantize(policy: Policy, recipe: Recipe, holdout: tuple[AddressGroup, ...] = ()) -> Quantize:
+    which = policy.quantization
+    return Quantize(recipe=recipe, holdout=holdout, targets=which.targets, ignore=which.ignore)
 
 
 def _prune(name: str, addresses: Sequence[WeightAddress]) -> Arm:

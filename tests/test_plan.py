@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from sw_audit.facts.address import WeightAddress, list_addresses
-from sw_audit.facts.arm import BASELINE, Quantize, RestoreActivation, Scale
+from sw_audit.facts.address import WeightAddress, group_addresses, list_addresses
+from sw_audit.facts.arm import BASELINE, Arm, Quantize, QuantizeActivations, RestoreActivation, Scale, Smooth
 from sw_audit.facts.limits import CHECK_IDS
-from sw_audit.facts.policy import Policy
+from sw_audit.facts.policy import Policy, QuantizationPolicy
+from sw_audit.facts.recipe import parse_recipe
+from sw_audit.facts.scheme import ActivationPolicy, ActivationSetup, AlphaSearch
 from sw_audit.facts.subset import list_pruned
-from sw_audit.plan import Roles, plan_arms, plan_needs
+from sw_audit.plan import Roles, plan_arms, plan_needs, plan_trials
 
 SUPER = WeightAddress(parameter="down", row=1, column=2)
 OTHER = WeightAddress(parameter="down", row=3, column=4)
-ROLES = Roles((SUPER,), (OTHER,), {"placebo/random/1": (OTHER,)})
+ROLES = Roles((SUPER,), (OTHER,), {"placebo/random/1": (OTHER,)}, channels=(1,))
+SETUP = ActivationSetup(
+    smoothed=5,
+    projections=7,
+    calibration_windows=8,
+    calibration_tokens=512,
+    searches=(
+        AlphaSearch(scheme="w16a4", trials=(), chosen=0.5),
+        AlphaSearch(scheme="w8a8", trials=(), chosen=0.85),
+    ),
+)
+QUALITY, GAP = "activation-holdout-quality", "holdout-closes-gap"
 
 
 def names(checks: tuple[str, ...], roles: Roles = ROLES, policy: Policy = Policy()) -> list[str]:  # noqa: B008
@@ -150,3 +163,82 @@ def test_a_count_in_the_policy_is_taken_as_it_is() -> None:
 def test_nothing_is_looked_for_that_no_check_reads() -> None:
     needs = plan_needs(Policy(), ("prune-collapses",), 10**6)
     assert (needs.other_outliers, needs.placebos, needs.persistence, needs.choices) == (0, {}, False, False)
+
+
+def plan_schemes(
+    *checks: str, roles: Roles = ROLES, setup: ActivationSetup = SETUP, **activations: object
+) -> dict[str, Arm]:
+    """Return the arms that quantize activations."""
+    policy = Policy(activations=ActivationPolicy.model_validate(activations))
+    return {arm.name: arm for arm in plan_arms(policy, checks, roles, setup)[1:]}
+
+
+def test_a_scheme_is_measured_as_it_is_held_out_and_smoothed_by_two_alphas_where_they_differ() -> None:
+    arms = plan_schemes(QUALITY, GAP)
+    assert list(arms) == [
+        "w8a8 naive",
+        "w8a8 hold-out",
+        "w8a8 smoothquant",
+        "w16a4 naive",
+        "w16a4 hold-out",
+        "w16a4 smoothquant",
+        "w16a4 smoothquant searched",
+    ]
+    recipe = parse_recipe("int8/tensor/symmetric")
+    assert arms["w8a8 naive"].acts == (Quantize(recipe=recipe), QuantizeActivations(bits=8))
+    held = QuantizeActivations(bits=8, channels=(1,), columns=(group_addresses([SUPER])))
+    assert arms["w8a8 hold-out"].acts == (Quantize(recipe=recipe), held)
+    assert arms["w8a8 smoothquant"].acts == (Smooth(alpha=0.85), *arms["w8a8 naive"].acts)
+    # 16 bits leave the weights alone.
+    assert arms["w16a4 smoothquant searched"].acts == (Smooth(alpha=0.5), QuantizeActivations(bits=4))
+
+
+def test_quality_alone_needs_no_naive_arm_and_no_smoothing() -> None:
+    assert list(plan_schemes(QUALITY)) == ["w8a8 hold-out", "w16a4 hold-out"]
+    assert list(plan_schemes(QUALITY, GAP, roles=Roles())) == ["w8a8 naive", "w16a4 naive"]
+
+
+def test_weights_per_row_and_static_scales_are_what_the_policy_says() -> None:
+    arm = plan_schemes(QUALITY, schemes=("w4a8",), weights="row", scale="tensor")["w4a8 hold-out"]
+    weights, activations = arm.acts
+    assert isinstance(weights, Quantize)
+    assert isinstance(activations, QuantizeActivations)
+    assert (str(weights.recipe), activations.scale) == ("int4/row/symmetric", "tensor")
+
+
+def test_what_cannot_be_measured_is_not_planned() -> None:
+    unsmoothable = SETUP.model_copy(update={"unsmoothable": "no weights", "searches": ()})
+    assert not any("smoothquant" in name for name in plan_schemes(GAP, setup=unsmoothable))
+    # Without calibration text scales per token can be had, smoothing and scales per tensor cannot.
+    bare = SETUP.model_copy(update={"calibration_windows": 0, "searches": ()})
+    assert list(plan_schemes(GAP, setup=bare, schemes=("w8a8",))) == ["w8a8 naive", "w8a8 hold-out"]
+    assert plan_schemes(GAP, setup=bare, scale="tensor") == {}
+    assert plan_schemes(GAP, setup=SETUP.model_copy(update={"unroundable": "experts"})) == {}
+    assert plan_schemes(GAP, enabled=False) == {}
+    assert plan_schemes("prune-collapses").keys() == {"pruned", "flipped"}
+
+
+def test_alphas_are_tried_where_the_gap_is_asked_for_and_there_is_one() -> None:
+    policy = Policy(activations=ActivationPolicy(schemes=("w8a8",), alphas=(0.5, 0.9)))
+    [(scheme, trials)] = plan_trials(policy, (GAP,), ROLES).items()
+    assert scheme == "w8a8"
+    assert [arm.acts[0] for arm in trials] == [Smooth(alpha=0.5), Smooth(alpha=0.9)]
+    assert len({arm.name for arm in trials}) == 2
+    assert plan_trials(policy, (QUALITY,), ROLES) == plan_trials(policy, (GAP,), Roles()) == {}
+
+
+@pytest.mark.parametrize(("checks", "wanted"), [((QUALITY,), True), ((GAP,), True), (("prune-collapses",), False)])
+def test_activations_are_prepared_only_where_a_check_reads_them(checks: tuple[str, ...], wanted: bool) -> None:
+    assert plan_needs(Policy(), checks, 1000).activations is wanted
+    off = Policy(activations=ActivationPolicy(enabled=False))
+    assert plan_needs(off, checks, 1000).activations is False
+
+
+def test_the_policys_patterns_go_into_every_act_that_rounds_weights() -> None:
+    patterns = {"targets": ("*.down_proj",), "ignore": ("*.1.*",)}
+    policy = Policy(quantization=QuantizationPolicy.model_validate({"recipes": ("int4/row",), **patterns}))
+    arms = plan_arms(policy, (*CHECK_IDS,), ROLES, SETUP)
+    rounding = [act for arm in arms for act in arm.acts if isinstance(act, Quantize)]
+    # Plain and held out; naive, held out and smoothed in W8A8.
+    assert len(rounding) == 5
+    assert {(act.targets, act.ignore) for act in rounding} == {(patterns["targets"], patterns["ignore"])}

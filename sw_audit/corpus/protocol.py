@@ -40,19 +40,26 @@ def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, 
     )
 
 
-def list_cautions(wanted: CorpusPolicy, vocabulary: int) -> tuple[str, ...]:
+def list_cautions(wanted: CorpusPolicy, vocabulary: int, *, uncalibrated: bool = False) -> tuple[str, ...]:
     """List what a reader should know before quoting a figure that was measured on this text.
 
     Args:
         wanted: The text, as the policy names it.
         vocabulary: Number of tokens that the model knows.
+        uncalibrated: Whether text was wanted to calibrate on and there was none.
     """
+    cautions = []
     if wanted.source == "specimen" and vocabulary > _REAL_VOCABULARY:
-        return (
+        cautions.append(
             "Measured on the specimen's text, in a small invented English: ratios hold, but name a text that "
-            "the model was made for (corpus source) before quoting a perplexity.",
+            "the model was made for (corpus source) before quoting a perplexity."
         )
-    return ()
+    if uncalibrated:
+        cautions.append(
+            "No text is left after the scored windows to calibrate on, so SmoothQuant and static activation "
+            "scales are not measured: name a longer text (corpus source) or score fewer windows (corpus windows)."
+        )
+    return tuple(cautions)
 
 
 def digest_tokenizer(tokenizer: Any) -> str:

@@ -114,6 +114,33 @@ def window_corpus(text: Text, tokenizer: Any, wanted: CorpusPolicy, maximum: int
         raise CorpusError(f"{asked}, {error.asked}", error.found, error.remedy) from error
 
 
+def cut_calibration(text: Text, tokenizer: Any, windows: Windows, limit: int) -> Windows | None:
+    """Cut further windows of a text, after those that are scored, to calibrate on.
+
+    Args:
+        text: The text.
+        tokenizer: What the scored windows were cut with.
+        windows: The scored windows.
+        limit: At most so many.
+
+    Returns:
+        Windows of the same length that share no token with the scored ones and do not overlap; `None` if less
+        than one window of text is left, or the limit is 0.
+    """
+    window = windows.token_ids.shape[1]
+    # Without BOS, the first token of the text is used and scored nowhere.
+    used = windows.scored + (windows.bos is None)
+    content = window - (windows.bos is not None)
+    rest = _tokenize(text.text, tokenizer, used + limit * content)[used:]
+    whole = min(len(rest) // content, limit)
+    if not whole:
+        return None
+    rows = torch.tensor(rest[: whole * content], dtype=torch.int64).view(whole, content)
+    if windows.bos is not None:
+        rows = torch.cat([torch.full((whole, 1), windows.bos), rows], dim=1)
+    return Windows(rows, torch.ones(whole, dtype=torch.int64), content, windows.bos)
+
+
 def _tokenize(text: str, tokenizer: Any, needed: int) -> list[int]:
     """Tokenize as much of a text as gives the tokens that are needed; no special token is added."""
     length = needed * _GENEROUS

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import ConfigDict, Field
 
-from pydantic import AfterValidator, ConfigDict, Field
-
-from sw_audit.errors import PolicyError
 from sw_audit.facts.fact import Fact
 from sw_audit.facts.index import Trust
-from sw_audit.facts.recipe import parse_recipe
+from sw_audit.facts.limits_of_rounding import (
+    ActivationHoldoutQualityLimits,
+    HoldoutBeatsPlainRtnLimits,
+    HoldoutClosesGapLimits,
+    Limits,
+    Ratio,
+    RtnHoldoutQualityLimits,
+    Share,
+)
 
-Ratio = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Limits(Fact):
-    """What every check has: a switch.
-
-    Attributes:
-        enabled: Whether the check is run.
-    """
-
-    enabled: bool = True
+__all__ = [
+    "CHECK_IDS",
+    "AccuracyFallsToChanceLimits",
+    "ActivationHoldoutQualityLimits",
+    "CheckLimits",
+    "DamageFollowsDoseLimits",
+    "EffectExceedsPlacebosLimits",
+    "HoldoutBeatsPlainRtnLimits",
+    "HoldoutClosesGapLimits",
+    "Limits",
+    "MatchesPublishedIndexLimits",
+    "OtherOutliersHarmlessLimits",
+    "PlaceboHarmlessLimits",
+    "PruneCollapsesLimits",
+    "RestoredActivationHealsLimits",
+    "RtnHoldoutQualityLimits",
+    "StopwordShiftLimits",
+    "SuperActivationPersistsLimits",
+    "SuperWeightLocatedLimits",
+]
 
 
 class SuperWeightLocatedLimits(Limits):
@@ -147,38 +160,6 @@ class AccuracyFallsToChanceLimits(Limits):
     minimum_lost: Share = 0.6
 
 
-def _is_recipe(notation: str) -> str:
-    try:
-        return str(parse_recipe(notation))
-    except PolicyError as error:
-        raise ValueError(str(error)) from error
-
-
-class RtnHoldoutQualityLimits(Limits):
-    """Limits of `rtn-holdout-quality`.
-
-    Attributes:
-        maximum_ratio: Per recipe, perplexity with hold-out over perplexity in full precision. Recipes
-            without a limit are reported. Coarser blocks than 64x64 do not hold in the paper either.
-    """
-
-    maximum_ratio: dict[Annotated[str, AfterValidator(_is_recipe)], Ratio] = Field(
-        default_factory=lambda: {"int4/16x16": 1.2, "int4/64x64": 1.2}
-    )
-
-
-class HoldoutBeatsPlainRtnLimits(Limits):
-    """Limits of `holdout-beats-plain-rtn`.
-
-    Attributes:
-        minimum_gain: At the coarsest recipe, plain perplexity over hold-out perplexity must exceed this.
-        maximum_harm: At every recipe, hold-out perplexity over plain perplexity must not exceed this.
-    """
-
-    minimum_gain: Ratio = 1.0
-    maximum_harm: Ratio = 1.02
-
-
 class MatchesPublishedIndexLimits(Limits):
     """Limits of `matches-published-index`.
 
@@ -208,6 +189,8 @@ class CheckLimits(Fact):
     accuracy_falls_to_chance: AccuracyFallsToChanceLimits = AccuracyFallsToChanceLimits()
     rtn_holdout_quality: RtnHoldoutQualityLimits = RtnHoldoutQualityLimits()
     holdout_beats_plain_rtn: HoldoutBeatsPlainRtnLimits = HoldoutBeatsPlainRtnLimits()
+    activation_holdout_quality: ActivationHoldoutQualityLimits = ActivationHoldoutQualityLimits()
+    holdout_closes_gap: HoldoutClosesGapLimits = HoldoutClosesGapLimits()
     matches_published_index: MatchesPublishedIndexLimits = MatchesPublishedIndexLimits()
 
     def of(self, check: str) -> Limits:

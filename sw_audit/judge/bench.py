@@ -10,6 +10,7 @@ from sw_audit.facts.checks import CHECKS, CheckInfo
 from sw_audit.facts.policy import Policy
 from sw_audit.facts.record import Evidence
 from sw_audit.facts.verdict import Verdict
+from sw_audit.judge.activations import judge_activation_quality, judge_gap
 from sw_audit.judge.case import Case, Rule
 from sw_audit.judge.confirmation import judge_dose, judge_rank
 from sw_audit.judge.extra import ExtraCheck, find_extra_checks
@@ -33,6 +34,8 @@ RULES: dict[str, Rule] = {
     "accuracy-falls-to-chance": judge_accuracy,
     "rtn-holdout-quality": judge_quality,
     "holdout-beats-plain-rtn": judge_gain,
+    "activation-holdout-quality": judge_activation_quality,
+    "holdout-closes-gap": judge_gap,
     "matches-published-index": judge_published,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sw_audit.facts.arm import name_rounding
-from sw_audit.facts.recipe import PerBlock, PerRow, PerRun, Recipe
+from sw_audit.facts.recipe import PerBlock, PerGroup, PerRow, PerRun, Recipe
 from sw_audit.facts.verdict import Finding, Status, Verdict
 from sw_audit.judge.bounds import (
     Figure,
@@ -145,7 +145,7 @@ def _count_shared(recipe: Recipe, hidden_size: int) -> float:
     match recipe.granularity:
         case PerBlock(rows=rows, columns=columns):
             return rows * columns
-        case PerRun(size=size):
+        case PerRun(size=size) | PerGroup(size=size):
             return size
         case PerRow():
             return hidden_size

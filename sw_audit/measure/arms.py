@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from sw_audit.facts.arm import Arm
 from sw_audit.facts.measurement import Measurement
 from sw_audit.facts.progress import Progress, ignore_progress
 from sw_audit.measure.batches import ChoiceBatch, WindowBatch, batch_choices, batch_windows
-from sw_audit.measure.engine import run_arms
+from sw_audit.measure.engine import LayerMaker, run_arms
 from sw_audit.measure.readers import ChoiceReader, WindowReader
 
 
@@ -27,6 +28,8 @@ def measure_arms(
     choice_arms: Collection[str] = (),
     bos: int | None = None,
     stop_words: Tensor | None = None,
+    calibration: Windows | None = None,
+    stand_ins: Mapping[str, LayerMaker] = MappingProxyType({}),
     progress: Progress = ignore_progress,
 ) -> tuple[Measurement, ...]:
     """Measure a model in every arm, in one pass over its weights; what several arms do alike is run once.
@@ -40,6 +43,8 @@ def measure_arms(
         choice_arms: Names of the arms, besides the baseline, in which items are answered.
         bos: Id of the token that begins each item, or `None`.
         stop_words: Ids of stop words, int64 [ids].
+        calibration: Text that nothing is scored on, for the acts that learn ranges; see `run_arms`.
+        stand_ins: What makes the layers that stand in for the model's own; see `run_arms`.
         progress: Told after each layer and each batch of logits.
 
     Returns:
@@ -52,6 +57,8 @@ def measure_arms(
     batches += batch_choices(
         choices, checkpoint.tokenizer, bos, checkpoint.vocabulary, checkpoint.maximum_positions
     )
+    scored = len(batches)
+    batches += [] if calibration is None else batch_windows(calibration, checkpoint.vocabulary)
     answers = [number == 0 or arm.name in choice_arms for number, arm in enumerate(arms)]
     firsts, places = _find_alike(list(zip([arm.acts for arm in arms], answers, strict=True)))
     reader = WindowReader(len(firsts), len(windows.token_ids), stop_words)
@@ -71,6 +78,8 @@ def measure_arms(
         read,
         watched=lambda number: isinstance(batches[number], WindowBatch),
         wanted=lambda number, arm: isinstance(batches[number], WindowBatch) or answers[firsts[arm]],
+        calibrating=lambda number: number >= scored,
+        stand_ins=stand_ins,
         progress=progress,
     )
     return tuple(

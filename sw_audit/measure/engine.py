@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sw_audit.checkpoint.calls import LayerCall, split_call
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.arm import Arm
+from sw_audit.facts.arm import Arm, StandIn
 from sw_audit.facts.progress import Progress, ignore_progress
 from sw_audit.intervene.force import arm_in_force, touches
+from sw_audit.intervene.rounding import SpareTensors
+from sw_audit.measure.calibration import CalibrationNotes
+
+LayerMaker = Callable[[DecoderLayer], nn.Module]
+"""Makes a module that is called like a decoder layer and stands in for it."""
 
 
 class Reader(Protocol):
@@ -51,6 +57,8 @@ def run_arms(
     *,
     watched: Callable[[int], bool] = lambda _: True,
     wanted: Callable[[int, int], bool] = lambda _, __: True,
+    calibrating: Callable[[int], bool] = lambda _: False,
+    stand_ins: Mapping[str, LayerMaker] = MappingProxyType({}),
     progress: Progress = ignore_progress,
 ) -> list[ArmRun]:
     """Run every arm over every batch and hand the logits to a reader.
@@ -68,42 +76,66 @@ def run_arms(
         reader: Is given the logits.
         watched: Which batches count for the peaks.
         wanted: Which batches, the first argument, are run in which arm, the second; the baseline runs all.
+        calibrating: Which batches are there to calibrate on: only the baseline runs them, nobody reads their
+            logits, and what they show of a layer is handed to every arm's acts on it.
+        stand_ins: Per method that an arm's `StandIn` names, what makes a module of a layer. It is made once per
+            layer and arm, run in the layer's place, and let go.
         progress: Told after each layer and each batch of logits.
 
     Returns:
         One entry per arm.
+
+    Raises:
+        ValueError: If the first arm has acts, or an arm has others beside a `StandIn`.
+        KeyError: If an arm names a stand-in that is not given.
     """
     if arms[0].acts:
         raise ValueError(f"the first arm must be the baseline, not {arms[0].name!r}")
+    makers = [_find_maker(arm, stand_ins) for arm in arms]
     layers = checkpoint.layers
     steps = len(layers) + len(batches)
     shapes = _learn_output_shapes(checkpoint, batches[0])
     calls, embedded = _record_calls(checkpoint, batches, shapes)
-    runs = [ArmRun() for _ in arms]
+    runs, spare = [ArmRun() for _ in arms], SpareTensors()
 
     def runs_in(batch: int, arm: int) -> bool:
-        return arm == 0 or wanted(batch, arm)
+        return arm == 0 or (wanted(batch, arm) and not calibrating(batch))
+
+    def counts(batch: int) -> bool:
+        return watched(batch) and not calibrating(batch)
 
     # [arm][batch] of [sequences, tokens, hidden]; a batch that an arm does not run stays as it came in.
     hidden: list[list[Tensor]] = [embedded] * len(arms)
 
     for depth, layer in enumerate(layers):
         before = hidden[0]
+        notes, calibration = CalibrationNotes(layer), None
         for number, arm in enumerate(arms):
             started = time.perf_counter()
             shared = number > 0 and hidden[number] is before and not touches(arm, layer)
             if shared:
                 hidden[number] = hidden[0]
             else:
-                with arm_in_force(arm, layer):
+                maker = makers[number]
+                module = layer.module if maker is None else maker(layer)
+                with arm_in_force(arm, layer, calibration, spare):
                     hidden[number] = [
-                        _first(calls[depth][batch](layer.module, states)) if runs_in(batch, number) else states
+                        _run_layer(calls[depth][batch], module, states, notes if calibrating(batch) else None)
+                        if runs_in(batch, number)
+                        else states
                         for batch, states in enumerate(hidden[number])
                     ]
+                del module
+            # The baseline comes first, and has seen all that is calibrated on.
+            calibration = calibration or notes.conclude()
             runs[number].peaks.append(
                 runs[0].peaks[depth]
                 if shared
-                else _find_peak(states for batch, states in enumerate(hidden[number]) if watched(batch))
+                else _find_peak(
+                    states
+                    for batch, states in enumerate(hidden[number])
+                    if watched(batch) and not calibrating(batch)
+                )
             )
             runs[number].seconds += time.perf_counter() - started
         progress("measuring", depth + 1, steps)
@@ -111,7 +143,7 @@ def run_arms(
     for batch, token_ids in enumerate(batches):
         baseline = None
         for number in range(len(arms)):
-            if not runs_in(batch, number):
+            if not runs_in(batch, number) or calibrating(batch):
                 continue
             started = time.perf_counter()
             logits = _run_head(checkpoint, token_ids, hidden[number][batch], shapes)
@@ -120,6 +152,18 @@ def run_arms(
             runs[number].seconds += time.perf_counter() - started
         progress("measuring", len(layers) + batch + 1, steps)
     return runs
+
+
+def _find_maker(arm: Arm, stand_ins: Mapping[str, LayerMaker]) -> LayerMaker | None:
+    methods = [act.method for act in arm.acts if isinstance(act, StandIn)]
+    if methods and len(arm.acts) > 1:
+        raise ValueError(f"arm {arm.name!r} changes a layer that something else stands in for")
+    return stand_ins[methods[0]] if methods else None
+
+
+def _run_layer(call: LayerCall, module: nn.Module, hidden: Tensor, notes: CalibrationNotes | None) -> Tensor:
+    with nullcontext() if notes is None else notes.watching():
+        return _first(call(module, hidden))
 
 
 def _learn_output_shapes(checkpoint: Checkpoint, token_ids: Tensor) -> list[int | None]:

@@ -1,0 +1,104 @@
+"""Finds out, before activations are quantized, whether they can be, what can be smoothed, and by which alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+
+from sw_audit.checkpoint.matrices import list_projections
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.corpus.windows import Windows
+from sw_audit.facts.arm import BASELINE, Arm, Smooth
+from sw_audit.facts.scheme import ActivationSetup, AlphaSearch, AlphaTrial
+from sw_audit.intervene.activations import explain_unroundable
+from sw_audit.measure.arms import measure_arms
+from sw_audit.measure.calibration import CalibrationNotes
+
+_CHOOSING = 4
+"""Of so many calibration windows, alpha is chosen on one and the ranges are learned on the others."""
+
+
+def prepare_activations(
+    checkpoint: Checkpoint,
+    prompt: Sequence[int],
+    calibration: Windows | None,
+    trials: Mapping[str, Sequence[Arm]],
+) -> ActivationSetup:
+    """Find out what quantizing activations comes to on a model.
+
+    SmoothQuant's alpha is searched on calibration text alone: of every four windows, ranges are learned on three,
+    and the alpha is taken that predicts the fourth best. One window is too few for both.
+
+    Args:
+        checkpoint: The model; bit-identical afterwards.
+        prompt: Any token ids: on them it is seen which norm feeds which projection.
+        calibration: Text that nothing is scored on, if there is any.
+        trials: Per scheme, one arm per alpha that is to be tried.
+    """
+    if (reason := explain_unroundable(checkpoint.layers)) is not None:
+        return ActivationSetup(unroundable=reason)
+    unsmoothable, smoothed, projections = _survey(checkpoint, prompt)
+    windows, tokens = (0, 0) if calibration is None else calibration.token_ids.shape
+    searches: tuple[AlphaSearch, ...] = ()
+    if calibration is not None and windows > 1 and unsmoothable is None and any(trials.values()):
+        searches = _search(checkpoint, calibration, trials)
+    return ActivationSetup(
+        unsmoothable=unsmoothable,
+        smoothed=smoothed,
+        projections=projections,
+        calibration_windows=windows,
+        calibration_tokens=windows * tokens,
+        searches=searches,
+    )
+
+
+@torch.no_grad()
+def _survey(checkpoint: Checkpoint, prompt: Sequence[int]) -> tuple[str | None, int, int]:
+    """Return why SmoothQuant does not apply, if so, how many projections it smooths, and how many there are."""
+    notes = [CalibrationNotes(layer) for layer in checkpoint.layers]
+    with ExitStack() as stack:
+        for one in notes:
+            stack.enter_context(one.watching())
+        token_ids = torch.tensor([list(prompt)], device=checkpoint.device)
+        checkpoint.model(input_ids=token_ids, use_cache=False)
+    feeds = [feed for one in notes if (seen := one.conclude()) is not None for feed in seen.feeds]
+    smoothed = sum(len(feed.parameters) for feed in feeds if feed.weighted)
+    count = sum(len(list(list_projections(layer.module, layer.name))) for layer in checkpoint.layers)
+    if smoothed:
+        return None, smoothed, count
+    if feeds:
+        return "its norms have no weights to fold scales into", 0, count
+    return "no projection reads a norm's output as it is", 0, count
+
+
+def _search(
+    checkpoint: Checkpoint, calibration: Windows, trials: Mapping[str, Sequence[Arm]]
+) -> tuple[AlphaSearch, ...]:
+    numbers = torch.arange(len(calibration.token_ids))
+    choosing = numbers % _CHOOSING == 1
+    arms = [arm for tried in trials.values() for arm in tried]
+    measured = measure_arms(
+        checkpoint,
+        [BASELINE, *arms],
+        _pick(calibration, choosing),
+        protocol="calibration",
+        calibration=_pick(calibration, ~choosing),
+    )
+    nats = {one.arm: one.loss.mean_nats for one in measured}
+    return tuple(_conclude(scheme, tried, nats) for scheme, tried in trials.items())
+
+
+def _conclude(scheme: str, tried: Sequence[Arm], nats: Mapping[Arm, float | None]) -> AlphaSearch:
+    trials = tuple(AlphaTrial(alpha=_read_alpha(arm), nats=nats[arm]) for arm in tried)
+    finite = [(trial.nats, place) for place, trial in enumerate(trials) if trial.nats is not None]
+    return AlphaSearch(scheme=scheme, trials=trials, chosen=trials[min(finite)[1]].alpha if finite else None)
+
+
+def _read_alpha(arm: Arm) -> float:
+    return next(act.alpha for act in arm.acts if isinstance(act, Smooth))
+
+
+def _pick(windows: Windows, wanted: torch.Tensor) -> Windows:
+    return Windows(windows.token_ids[wanted], windows.first_scored[wanted], windows.stride, windows.bos)

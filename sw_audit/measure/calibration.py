@@ -1,0 +1,110 @@
+"""Notes, while the unchanged model runs on calibration text, how large what enters each projection is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
+from sw_audit.checkpoint.routing import find_first_tensor
+from sw_audit.intervene.attention import attention_products, explain_unseen
+from sw_audit.quantize.calibration import Calibration, NormFeed, Operand
+
+
+class CalibrationNotes:
+    """What calls of one decoder layer show; turned into a `Calibration` at the end.
+
+    Args:
+        layer: The layer.
+    """
+
+    def __init__(self, layer: DecoderLayer) -> None:
+        self._layer = layer
+        self._largest: dict[str, Tensor] = {}
+        self._runner_up: dict[str, Tensor] = {}
+        self._squares: dict[str, Tensor] = {}
+        self._rows: dict[str, int] = {}
+        self._operands: dict[Operand, float] = {}
+        self._fed_by: dict[str, str] = {}
+        self._weighted: dict[str, bool] = {}
+        self._outputs: list[tuple[str, Tensor]] = []
+        self._length = 1
+        self._tokens = 0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch every call of the layer; afterwards no hook is left."""
+        projections = {module: matrix.parameter for matrix, module in self._list_projections()}
+        with ExitStack() as stack:
+            hook = self._layer.module.register_forward_pre_hook(self._begin, with_kwargs=True)
+            stack.callback(hook.remove)
+            for module, parameter in projections.items():
+                hook = module.register_forward_pre_hook(partial(self._note_input, parameter), with_kwargs=True)
+                stack.callback(hook.remove)
+            for name, module in self._layer.module.named_modules(prefix=self._layer.name):
+                if module not in projections and not list(module.children()):
+                    stack.callback(module.register_forward_hook(partial(self._note_output, name)).remove)
+            if explain_unseen(self._layer) is None:
+                stack.enter_context(attention_products(self._layer, self._note_operand))
+            yield
+        self._outputs.clear()
+
+    def conclude(self) -> Calibration | None:
+        """Return what was seen; `None` if the layer was not called."""
+        if not self._tokens:
+            return None
+        fed: dict[str, list[str]] = {}
+        for parameter, name in self._fed_by.items():
+            fed.setdefault(name, []).append(parameter)
+        return Calibration(
+            largest=self._largest,
+            runner_up=self._runner_up,
+            mean_square={one: (found / self._rows[one]).float() for one, found in self._squares.items()},
+            operands=self._operands,
+            feeds=tuple(NormFeed(name, self._weighted[name], tuple(found)) for name, found in fed.items()),
+            tokens=self._tokens,
+        )
+
+    def _list_projections(self) -> Iterator[Any]:
+        return list_projections(self._layer.module, self._layer.name)
+
+    def _begin(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        hidden = inputs[0] if inputs else named["hidden_states"]
+        self._length = hidden.shape[1]
+        self._tokens += hidden.shape[0] * hidden.shape[1]
+        self._outputs.clear()
+
+    def _note_output(self, name: str, module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self._outputs.append((name, output))
+            weight = getattr(module, "weight", None)
+            self._weighted[name] = isinstance(weight, Tensor) and weight.shape == output.shape[-1:]
+
+    def _note_input(self, parameter: str, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        x = find_first_tensor((*inputs, *named.values()))
+        for name, output in self._outputs:
+            if output.data_ptr() == x.data_ptr() and output.numel() == x.numel():
+                self._fed_by[parameter] = name
+        rows = x.reshape(-1, x.shape[-1]).float()  # [tokens, in]
+        squares = rows.double().square().sum(0)
+        whole = len(rows) % self._length == 0
+        # An expert that is a module of its own serves some tokens of each sequence, nobody says which.
+        sequences = rows.abs().view(-1, self._length if whole else 1, rows.shape[1])
+        top = sequences.topk(min(2, sequences.shape[1]), dim=1).values.amax(0)  # [1 or 2, in]
+        largest, second = top[0], top[1] if len(top) > 1 else torch.zeros_like(top[0])
+        if parameter in self._largest:
+            largest = torch.maximum(largest, self._largest[parameter])
+            second = torch.maximum(second, self._runner_up[parameter])
+            squares += self._squares[parameter]
+        self._largest[parameter], self._runner_up[parameter] = largest, second
+        self._squares[parameter] = squares
+        self._rows[parameter] = self._rows.get(parameter, 0) + len(rows)
+
+    def _note_operand(self, operand: Operand, x: Tensor) -> Tensor:
+        self._operands[operand] = max(float(x.abs().max()), self._operands.get(operand, 0.0))
+        return x

@@ -1,0 +1,100 @@
+"""What calibration text showed of one decoder layer: how large its inputs are, channel by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sw_audit.errors import CorpusError
+
+
+class Operand(NamedTuple):
+    """One side of one of the products that attention makes of activations.
+
+    Attributes:
+        product: Counted from 0 in the order in which a layer makes them: 0 is query times key, 1 is
+            probabilities times value.
+        side: 0 is the left one (query, probabilities), 1 the right one (key, value).
+    """
+
+    product: int
+    side: int
+
+
+@dataclass(frozen=True)
+class NormFeed:
+    """A module of a layer whose output, as it is, enters projections; in most families a norm.
+
+    Attributes:
+        name: Its qualified name.
+        weighted: Whether it has a weight per channel, into which scales can be folded.
+        parameters: The weights of the projections that it feeds.
+    """
+
+    name: str
+    weighted: bool
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What one decoder layer was seen to be given on calibration text.
+
+    Attributes:
+        largest: Per parameter, float32 [in]: the largest magnitude of each input channel.
+        runner_up: Per parameter, float32 [in]: the same if the largest entry of each channel is left out of each
+            sequence; 0 where sequences have one token.
+        mean_square: Per parameter, float32 [in]: the mean square of each input channel.
+        operands: The largest magnitude of each operand of the attention products.
+        feeds: What feeds which projections.
+        tokens: How many tokens it saw.
+    """
+
+    largest: Mapping[str, Tensor]
+    runner_up: Mapping[str, Tensor]
+    mean_square: Mapping[str, Tensor]
+    operands: Mapping[Operand, float] = field(default_factory=dict)
+    feeds: tuple[NormFeed, ...] = ()
+    tokens: int = 0
+
+    def find_range(self, parameter: str, held: Sequence[int] = ()) -> float:
+        """Return the largest magnitude of a projection's input.
+
+        Args:
+            parameter: Qualified name of its weight.
+            held: Channels whose largest entry in each sequence does not count.
+
+        Raises:
+            CorpusError: If the projection was never called on the calibration text.
+        """
+        largest = self._look_up(self.largest, parameter).clone()
+        channels = list(held)
+        largest[channels] = self.runner_up[parameter][channels]
+        return float(largest.max())
+
+    def divide(self, parameters: Sequence[str], scales: Tensor) -> Calibration:
+        """Return what would have been seen, had the inputs of some projections been divided channel by channel.
+
+        Args:
+            parameters: Qualified names of their weights.
+            scales: [in], positive.
+        """
+        scales = scales.float().to(self._look_up(self.largest, parameters[0]).device)
+        return replace(
+            self,
+            largest={**self.largest, **{one: self.largest[one] / scales for one in parameters}},
+            runner_up={**self.runner_up, **{one: self.runner_up[one] / scales for one in parameters}},
+            mean_square={**self.mean_square, **{one: self.mean_square[one] / scales**2 for one in parameters}},
+        )
+
+    def _look_up(self, found: Mapping[str, Tensor], parameter: str) -> Tensor:
+        if parameter not in found:
+            raise CorpusError(
+                f"the range of what enters {parameter}",
+                "the calibration text never reached it",
+                "give a longer text in `[corpus] source`",
+            )
+        return found[parameter]
