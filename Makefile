@@ -1,6 +1,7 @@
 # make audit   audit the model that ships with sw-audit; the report is sw-audit-out/report.html
 # make test    run the fast tests with coverage
 # make slow    run the slow tests: whole audits, training, a browser, the wheel
+# make others  run the tests of other libraries' quantizers, in an environment of their own
 # make check   ruff, ruff format and mypy
 # make bench   run the benchmarks and print their tables
 # make clean   remove what these commands made
@@ -9,8 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OTHERS := .venv-quantizers
 
-.PHONY: audit test slow check format bench clean
+.PHONY: audit test slow others check format bench clean
 
 audit: $(READY)
 	$(BIN)/sw-audit audit specimen --out sw-audit-out
@@ -25,6 +27,9 @@ test: $(READY)
 slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m slow
 
+others: $(OTHERS)/.ready
+	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m pytest -q tests/alternatives
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,11 +39,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)
-	$(BIN)/python -m pytest tests/benchmarks -q -s -o python_files='bench_*.py'
+bench: $(OTHERS)/.ready
+	$(OTHERS)/bin/python -m pytest tests/benchmarks -q -s -o python_files='bench_*.py'
 
 clean:
-	rm -rf $(VENV) sw-audit-out build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OTHERS) sw-audit-out build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch is installed first and alone, so that nothing else decides its version.
 $(READY): pyproject.toml constraints.txt
@@ -47,3 +52,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[develop]'
 	touch $(READY)
+
+# Some of these libraries make transformers slow to import wherever they are installed, so they stay out of the
+# environment of everything else; theirs sees that one's packages and adds to them.
+$(OTHERS)/.ready: $(READY)
+	test -x $(OTHERS)/bin/python || $(BIN)/python -m venv $(OTHERS)
+	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+	  > $$($(OTHERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth
+	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[quantizers]'
+	touch $@

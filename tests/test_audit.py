@@ -10,9 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from sw_audit.audit import audit_models, judge_evidence, measure_model
 from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.corpus.text import read_corpus
+from sw_audit.errors import PolicyError
 from sw_audit.facts.limits import CHECK_IDS
 from sw_audit.facts.location import Outcome
-from sw_audit.facts.policy import ModelPolicy, Policy
+from sw_audit.facts.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.facts.record import Record
 from sw_audit.facts.verdict import Status
 from sw_audit.locate.locator import locate_super_weights
@@ -97,3 +99,66 @@ def test_the_control_has_none_which_is_an_answer_that_a_policy_can_expect() -> N
     assert (located.check, located.status) == ("super-weight-located", Status.FAIL)
     assert located.remedy is not None
     assert 'expect = "none"' in located.remedy
+
+
+ACTIVATION_CHECKS = ("activation-holdout-quality", "holdout-closes-gap")
+
+
+def audit_short_text(folder: Path, **activations: object) -> Record:
+    """Audit the specimen on a text that the scored windows use up."""
+    text = folder / "short.txt"
+    text.write_text(" ".join(read_corpus(CorpusPolicy()).text.split()[: 16 * 63]))
+    policy = Policy.model_validate(
+        {
+            "model": [{"source": str(specimen_path())}],
+            "corpus": {"source": str(text), "window": 64},
+            "activations": {"schemes": ["w16a4"], **activations},
+        }
+    )
+    return audit_models(policy, ACTIVATION_CHECKS)
+
+
+def test_without_text_to_calibrate_on_smoothquant_is_missing_and_says_so(tmp_path: Path) -> None:
+    found = audit_short_text(tmp_path)
+    assert found.activations["specimen"].calibration_windows == 0
+    assert any("to calibrate on" in note for note in found.notes["specimen"])
+    gap = found.verdicts[1]
+    assert gap.status is Status.PASS
+    [smooth] = [one for one in gap.findings if "smoothquant" in one.label]
+    assert (smooth.status, smooth.observed) == (Status.SKIPPED, None)
+    assert "no calibration text" in smooth.because
+
+
+def test_without_text_to_calibrate_on_static_scales_are_inconclusive(tmp_path: Path) -> None:
+    found = audit_short_text(tmp_path, scale="tensor")
+    assert [one.arm.name for one in found.measurements] == ["baseline"]
+    gap = found.verdicts[1]
+    assert gap.status is Status.INCONCLUSIVE
+    assert "no calibration text" in gap.because
+    assert gap.remedy is not None
+    assert "longer text" in gap.remedy
+
+
+def test_the_record_proves_what_each_pattern_matched(record: Record) -> None:
+    assert [(one.pattern, one.role, one.matrices) for one in record.targets["specimen"]] == [("*", "target", 42)]
+    quantization = {
+        "recipes": ["int4/tensor"],
+        "targets": ["*.down_proj", "*.up_proj"],
+        "ignore": ["*.layers.1.*"],
+    }
+    policy = Policy.model_validate(
+        {"model": [{"source": str(specimen_path())}], "quantization": quantization, "corpus": {"windows": 8}}
+    )
+    found = audit_models(policy, ["holdout-beats-plain-rtn"])
+    counts = {one.pattern: one.matrices for one in found.targets["specimen"]}
+    assert counts == {"*.down_proj": 6, "*.up_proj": 6, "*.layers.1.*": 2}
+
+
+def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_measured() -> None:
+    policy = Policy.model_validate(
+        {"model": [{"source": str(specimen_path())}], "quantization": {"targets": ["*.down_project"]}}
+    )
+    told: list[str] = []
+    with pytest.raises(PolicyError, match="matches none of 42 decoder matrices"):
+        audit_models(policy, ["holdout-beats-plain-rtn"], lambda stage, *_: told.append(stage))
+    assert "measuring" not in told

@@ -30,6 +30,8 @@ _SIDES = {
     "accuracy-falls-to-chance": "at least",
     "rtn-holdout-quality": "at most",
     "holdout-beats-plain-rtn": "at least",
+    "activation-holdout-quality": "at most",
+    "holdout-closes-gap": "at least",
     "matches-published-index": "at least",
 }
 _COUNTED = ("super-weight-located",)

@@ -171,6 +171,23 @@ class Works:
 
 
 @dataclass(frozen=True)
+class Quantizers:
+    """The section on quantizers side by side.
+
+    Attributes:
+        told: What it comes to, in words.
+        figure: Quality against bits; `None` if nothing was measured.
+        rows: A row per quantizer that was measured, the model as it is first.
+        unmeasured: Why there are no figures of others.
+    """
+
+    told: str
+    figure: Figure | None
+    rows: Table
+    unmeasured: Table | None
+
+
+@dataclass(frozen=True)
 class OtherPrompts:
     """The section on what other prompts do to the super activations.
 
@@ -185,47 +202,6 @@ class OtherPrompts:
     breaking: tuple[Term, ...]
     layers: Table | None
     prompts: Table | None
-
-
-@dataclass(frozen=True)
-class ModelView:
-    """Everything about one model."""
-
-    id: str
-    name: str
-    banner: Banner
-    outcome: tuple[Cell, ...]
-    super_weights: Table | None
-    witness: Table | None
-    super_activations: Table | None
-    candidates: Table | None
-    candidates_summary: str
-    published: Table | None
-    prompts: OtherPrompts | None
-    figures: tuple[Figure, ...]
-    works: Works | None
-    checks: Table
-    cards: tuple[Card, ...]
-    identity: tuple[Term, ...]
-    files: Table
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Page:
-    """The whole report."""
-
-    title: str
-    heading: str
-    banner: Banner
-    overview: Table | None
-    models: tuple[ModelView, ...]
-    failures: tuple[Term, ...]
-    made: tuple[Term, ...]
-    packages: Table
-    policy: str
-    render_command: str
-    policy_command: str
 
 
 def split_code(text: str) -> tuple[Cell, ...]:

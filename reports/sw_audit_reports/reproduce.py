@@ -7,7 +7,9 @@ import re
 import shlex
 from collections.abc import Iterator
 
+from sw_audit.facts.comparison import ROUND_TO_NEAREST
 from sw_audit.facts.policy import ModelPolicy, Policy
+from sw_audit.facts.record import Record
 
 POLICY_FILE = "audit.swaudit.toml"
 _DEFAULTS: dict[str, object] = {
@@ -52,6 +54,19 @@ def write_command(source: str, check: str, policy: Policy, model_id: str) -> str
     usual = ModelPolicy(source=source).id
     target = source if model_id == usual else f"{model_id}={source}"
     return shlex.join(["sw-audit", "audit", target, "--check", check, *options])
+
+
+def write_comparison_command(record: Record) -> str:
+    """Write the command that repeats a comparison of quantizers, with the policy saved as a file."""
+    model = record.models[0]
+    asked = next((one for one in record.policy.models if one.id == model.id), ModelPolicy(source=model.source))
+    said = {"revision": asked.revision, "dtype": asked.dtype, "device": asked.device}
+    usual = {"revision": None, "dtype": "auto", "device": "cpu"}
+    options = [word for key, value in said.items() if value != usual[key] for word in (f"--{key}", str(value))]
+    rows = record.comparisons[model.id].rows
+    methods = [row.method for row in rows if row.method != ROUND_TO_NEAREST] or ["none"]
+    command = ["sw-audit", "compare-quantizers", model.source, "--policy", POLICY_FILE]
+    return shlex.join([*command, "--methods", ",".join(methods), *options])
 
 
 def says_more_than_options(policy: Policy) -> bool:

@@ -12,6 +12,7 @@ from sw_audit.facts.arm import (
     PRUNED,
     RESTORED,
     Quantize,
+    QuantizeActivations,
     is_dose,
     name_rounding,
 )
@@ -200,7 +201,7 @@ def _classify(measured: Measurement) -> tuple[str, str]:
         return "Super weights", TOUCHED
     if name == OTHER_OUTLIERS or name.startswith("placebo/"):
         return "Controls", INTACT
-    if any(isinstance(act, Quantize) for act in measured.arm.acts):
+    if any(isinstance(act, Quantize | QuantizeActivations) for act in measured.arm.acts):
         return "Rounded", INTACT if name.endswith("hold-out") else TOUCHED
     return "Other", INTACT
 

@@ -11,8 +11,10 @@ from sw_audit.facts.arm import (
     RESTORED,
     Arm,
     Quantize,
+    QuantizeActivations,
 )
 from sw_audit.facts.recipe import Recipe
+from sw_audit.facts.scheme import HELD_OUT, NAIVE, SEARCHED, SMOOTHED
 
 NOT_FINITE = "not finite"
 NOT_MEASURED = "not measured"
@@ -20,6 +22,12 @@ MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 NOTHING = "\N{EN DASH}"
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_WAYS = {
+    NAIVE: "naive",
+    HELD_OUT: "super activation held out",
+    SMOOTHED: "SmoothQuant",
+    SEARCHED: "SmoothQuant, alpha searched",
+}
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -111,6 +119,8 @@ def name_granularity(recipe: Recipe) -> str:
             return "row"
         case "run":
             return f"run of {format_number(recipe.granularity.size)}"
+        case "group":
+            return f"group of {format_number(recipe.granularity.size)}"
         case _:
             return f"{recipe.granularity.rows} {TIMES} {recipe.granularity.columns}"
 
@@ -149,6 +159,9 @@ def name_arm(arm: Arm) -> str:
     if quantized is not None and arm.name.startswith(str(quantized.recipe)):
         held = "held out" if arm.name.endswith("hold-out") else "plain"
         return f"{quantized.recipe}, {held}"
+    if any(isinstance(act, QuantizeActivations) for act in arm.acts):
+        scheme, _, way = arm.name.partition(" ")
+        return f"{scheme.upper()}, {_WAYS.get(way, way)}"
     return arm.name
 
 

@@ -11,12 +11,11 @@ from sw_audit.facts.record import Evidence, Record
 from sw_audit_reports import tables
 from sw_audit_reports.cards import build_cards, summarize_cards
 from sw_audit_reports.figures import build_figures
+from sw_audit_reports.outline import ModelView, Page
 from sw_audit_reports.page import (
     Badge,
     Banner,
     Cell,
-    ModelView,
-    Page,
     Table,
     Term,
     make_table,
@@ -24,7 +23,8 @@ from sw_audit_reports.page import (
     text_row,
 )
 from sw_audit_reports.prompts import build_prompts
-from sw_audit_reports.reproduce import POLICY_FILE, write_policy
+from sw_audit_reports.quantizers import COMPARED, build_quantizers, only_compares, tell_comparison
+from sw_audit_reports.reproduce import POLICY_FILE, write_comparison_command, write_policy
 from sw_audit_reports.sentence import (
     conclude_model,
     conclude_record,
@@ -46,7 +46,9 @@ def build_page(record: Record) -> Page:
         _build_model(record, model, f"model-{place}") for place, model in enumerate(record.models, start=1)
     )
     ids = list_model_ids(record)
-    heading = f"Audit of {ids[0]}" if len(ids) == 1 else f"Audit of {count(len(ids), 'model')}"
+    compares = bool(record.models) and not record.failures and only_compares(record)
+    what = "Quantizers compared on" if compares else "Audit of"
+    heading = f"{what} {ids[0]}" if len(ids) == 1 else f"{what} {count(len(ids), 'model')}"
     banner = _build_banner(record, models)
     return Page(
         title=f"{banner.badge.word}: {heading} · sw-audit",
@@ -59,7 +61,10 @@ def build_page(record: Record) -> Page:
         packages=_list_packages(record),
         policy=write_policy(record.policy),
         render_command=shlex.join(["sw-audit", "render", "record.json", "-o", "report.html"]),
-        policy_command=shlex.join(["sw-audit", "audit", POLICY_FILE]),
+        policy_command=write_comparison_command(record)
+        if compares
+        else shlex.join(["sw-audit", "audit", POLICY_FILE]),
+        policy_asks="comparison" if compares else "audit",
     )
 
 
@@ -85,9 +90,10 @@ def _build_model(record: Record, model: ModelIdentity, anchor: str) -> ModelView
     verdicts = [verdict for verdict in record.verdicts if verdict.model == model.id]
     cards = build_cards(record, model.id, anchor)
     location = evidence.location
+    compares = only_compares(record)
     banner = Banner(
-        badge=Badge.of(conclude_model(record, model.id)),
-        sentence=tell_model(evidence, verdicts),
+        badge=COMPARED if compares else Badge.of(conclude_model(record, model.id)),
+        sentence=tell_comparison(evidence) if compares else tell_model(evidence, verdicts),
         tally=tally(verdict.status for verdict in verdicts),
         pointers=_sort_pointers(
             [
@@ -110,10 +116,11 @@ def _build_model(record: Record, model: ModelIdentity, anchor: str) -> ModelView
         candidates_summary=f"{count(len(location.candidates), 'candidate')} looked at, {refused} turned down",
         published=tables.list_sources(evidence.published),
         prompts=build_prompts(evidence),
-        figures=build_figures(evidence, verdicts, record.policy, anchor),
+        figures=() if compares else build_figures(evidence, verdicts, record.policy, anchor),
         works=build_works(evidence, verdicts, record.policy, anchor),
-        checks=summarize_cards(record, model.id, anchor),
-        cards=cards,
+        quantizers=build_quantizers(evidence, f"{anchor}-quantizers"),
+        checks=None if compares else summarize_cards(record, model.id, anchor),
+        cards=() if compares else cards,
         identity=_list_identity(record, evidence),
         files=tables.list_files(model),
         notes=evidence.notes,

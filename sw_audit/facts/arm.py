@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sw_audit.facts.address import AddressGroup
+from sw_audit.facts.address import AddressGroup, Index
 from sw_audit.facts.fact import Fact
 from sw_audit.facts.recipe import Recipe
 
@@ -29,15 +29,23 @@ class SetTo(Fact):
 
 
 class Quantize(Fact):
-    """Round every decoder matrix to a recipe's grid and back.
+    """Round decoder matrices to a recipe's grid and back.
 
     Embeddings, head and norms are left alone. The held-out weights are taken out before ranges are
     computed and put back in full precision after (Yu et al. 2024, section 4.2).
+
+    Attributes:
+        recipe: How.
+        holdout: What is held out.
+        targets: Which matrices: glob patterns on the parameter's name without `.weight`; none means all.
+        ignore: Which of these are left alone, likewise.
     """
 
     kind: Literal["quantize"] = "quantize"
     recipe: Recipe
     holdout: tuple[AddressGroup, ...] = ()
+    targets: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
 
 
 class RestoreActivation(Fact):
@@ -51,7 +59,54 @@ class RestoreActivation(Fact):
     addresses: tuple[AddressGroup, ...]
 
 
-Act = Annotated[Scale | SetTo | Quantize | RestoreActivation, Field(discriminator="kind")]
+class QuantizeActivations(Fact):
+    """Round what enters every projection, and both attention products, to integers and back.
+
+    Symmetric, as in SmoothQuant's W8A8. Where `channels` or `columns` are named, the super activation is held
+    out: it is replaced by the median before ranges are taken, and put back in full precision after (Yu et al.
+    2024, section 4.1).
+
+    Attributes:
+        bits: 2 to 8.
+        scale: `token`: one scale per token, taken from it (dynamic); `tensor`: one for the whole input, learned on
+            calibration text (static).
+        channels: Channels of the residual stream that carry a super activation.
+        columns: Super weights, whose columns are the hot inputs of their down-projections.
+    """
+
+    kind: Literal["quantize-activations"] = "quantize-activations"
+    bits: int = Field(ge=2, le=8)
+    scale: Literal["token", "tensor"] = "token"
+    channels: tuple[Index, ...] = ()
+    columns: tuple[AddressGroup, ...] = ()
+
+
+class Smooth(Fact):
+    """Move part of the activations' range into the weights, channel by channel (SmoothQuant, Xiao et al. 2023).
+
+    Attributes:
+        alpha: How much of it; 0 leaves the activations as they are.
+    """
+
+    kind: Literal["smooth"] = "smooth"
+    alpha: float = Field(ge=0, le=1)
+
+
+class StandIn(Fact):
+    """Let what another library makes of each decoder layer stand in for it.
+
+    Attributes:
+        method: Which, such as `bitsandbytes-nf4`.
+    """
+
+    kind: Literal["stand-in"] = "stand-in"
+    method: str
+
+
+Act = Annotated[
+    Scale | SetTo | Quantize | RestoreActivation | QuantizeActivations | Smooth | StandIn,
+    Field(discriminator="kind"),
+]
 
 
 class Arm(Fact):
@@ -68,7 +123,15 @@ class Arm(Fact):
     def addressed(self) -> Iterator[AddressGroup]:
         """Yield every group of scalars that the acts name."""
         for act in self.acts:
-            yield from act.holdout if isinstance(act, Quantize) else act.addresses
+            match act:
+                case Quantize():
+                    yield from act.holdout
+                case QuantizeActivations():
+                    yield from act.columns
+                case Scale() | SetTo() | RestoreActivation():
+                    yield from act.addresses
+                case Smooth() | StandIn():
+                    pass
 
 
 BASELINE = Arm(name="baseline")

@@ -101,6 +101,19 @@ CHECKS: tuple[CheckInfo, ...] = (
         "plain perplexity over hold-out perplexity",
     ),
     CheckInfo(
+        "activation-holdout-quality",
+        "Quantized activations with the super activation held out keep quality",
+        "Per scheme: what 8-bit activations cost when this one scalar stays in full precision.",
+        "perplexity ratio to full precision",
+        needs_super_weight=False,
+    ),
+    CheckInfo(
+        "holdout-closes-gap",
+        "Holding the super activation out wins back what quantizing activations costs",
+        "How much of the gap between naive rounding and full precision one scalar closes, beside SmoothQuant.",
+        "share of the loss saved",
+    ),
+    CheckInfo(
         "matches-published-index",
         "The located super weights are the published ones",
         "Others have found this model's super weights: what was made from it should still have them there.",

@@ -9,8 +9,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from sw_audit.facts.fact import Fact
 from sw_audit.facts.limits import CheckLimits
 from sw_audit.facts.recipe import Recipe, parse_recipe
+from sw_audit.facts.scheme import ActivationPolicy
 
 Expectation = Literal["some", "none", "any"]
+Pattern = Annotated[str, Field(min_length=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -99,9 +101,14 @@ class QuantizationPolicy(Fact):
 
     Attributes:
         recipes: In the notation of `parse_recipe`, such as `int4/64x64`.
+        targets: Which decoder matrices are rounded: glob patterns on their names without `.weight`, such as
+            `*.down_proj`; none means all. Embeddings, head and norms are never among them.
+        ignore: Which of these are left alone, likewise. Every pattern has to match something.
     """
 
     recipes: tuple[str, ...] = ("int4/16x16", "int4/64x64", "int4/256x256", "int4/tensor")
+    targets: tuple[Pattern, ...] = ()
+    ignore: tuple[Pattern, ...] = ()
 
     @field_validator("recipes")
     @classmethod
@@ -144,6 +151,7 @@ class Policy(Fact):
         models: The models, `[[model]]` tables in a policy file.
         corpus: The text.
         quantization: The recipes.
+        activations: How activations are quantized.
         confirmation: How far the effect of the super weights is taken apart.
         checks: Limits, one table per check.
         expect: What to expect of a model: `some` super weights, `none`, or `any` outcome.
@@ -163,6 +171,7 @@ class Policy(Fact):
     models: tuple[ModelPolicy, ...] = Field(default=(), alias="model")
     corpus: CorpusPolicy = CorpusPolicy()
     quantization: QuantizationPolicy = QuantizationPolicy()
+    activations: ActivationPolicy = ActivationPolicy()
     confirmation: ConfirmationPolicy = ConfirmationPolicy()
     checks: CheckLimits = CheckLimits()
     expect: Expectation = "some"
@@ -189,6 +198,16 @@ class Policy(Fact):
         # A policy that is read back from a record has every default written out.
         if unmeasured and limits.maximum_ratio != type(limits)().maximum_ratio:
             raise ValueError(f"rtn-holdout-quality limits {unmeasured[0]!r}, which is not among the recipes")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_name_schemes(self) -> Self:
+        limits = self.checks.activation_holdout_quality
+        unmeasured = [name for name in limits.maximum_ratio if name not in self.activations.schemes]
+        if unmeasured and limits.maximum_ratio != type(limits)().maximum_ratio:
+            raise ValueError(
+                f"activation-holdout-quality limits {unmeasured[0]!r}, which is not among the schemes"
+            )
         return self
 
     def expectation(self, model: ModelPolicy) -> Expectation:

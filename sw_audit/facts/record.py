@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field
 
+from sw_audit.facts.comparison import Comparison
 from sw_audit.facts.dose import DoseCurve
 from sw_audit.facts.fact import Fact
 from sw_audit.facts.identity import Environment, ModelIdentity, Tool
@@ -17,6 +18,8 @@ from sw_audit.facts.mechanism import Mechanism
 from sw_audit.facts.policy import Policy
 from sw_audit.facts.prompt_search import PromptSearch
 from sw_audit.facts.protocol import Protocol
+from sw_audit.facts.scheme import ActivationSetup
+from sw_audit.facts.targets import PatternMatch
 from sw_audit.facts.verdict import Verdict
 
 
@@ -33,6 +36,9 @@ class Evidence(Fact):
         mechanism: Each super activation, followed block by block.
         published_doses: Dose curves that others have measured, of this model or to compare it with.
         published: What the index of published coordinates says of it; `None` if it was not asked.
+        activations: What was found out before activations were quantized; `None` if they were not.
+        targets: What each pattern matched that says which matrices are rounded; empty if none is.
+        comparison: Quantizers side by side; `None` if none were compared.
         decoder_weights: Number of scalars in the decoder's matrices.
         notes: What a reader should know, such as a corpus that does not suit the model.
         seconds: Time spent, opening included.
@@ -47,6 +53,9 @@ class Evidence(Fact):
     mechanism: tuple[Mechanism, ...] = ()
     published_doses: tuple[DoseCurve, ...] = ()
     published: Lookup | None = None
+    activations: ActivationSetup | None = None
+    targets: tuple[PatternMatch, ...] = ()
+    comparison: Comparison | None = None
     decoder_weights: int = 0
     notes: tuple[str, ...] = ()
     seconds: float = Field(default=0.0, ge=0)
@@ -86,6 +95,9 @@ class Record(Fact):
         mechanism: Per model id, its super activations followed block by block.
         published_doses: Per model id, dose curves that others have measured.
         published: Per model id, what the index of published coordinates says of it.
+        activations: Per model id, what was found out before activations were quantized.
+        targets: Per model id, what each pattern matched that says which matrices are rounded.
+        comparisons: Per model id, quantizers side by side.
         decoder_weights: Per model id, number of scalars in the decoder's matrices.
         notes: Per model id, what a reader should know.
         seconds: Per model id, time spent.
@@ -109,6 +121,9 @@ class Record(Fact):
     mechanism: dict[str, tuple[Mechanism, ...]] = Field(default_factory=dict)
     published_doses: dict[str, tuple[DoseCurve, ...]] = Field(default_factory=dict)
     published: dict[str, Lookup] = Field(default_factory=dict)
+    activations: dict[str, ActivationSetup] = Field(default_factory=dict)
+    targets: dict[str, tuple[PatternMatch, ...]] = Field(default_factory=dict)
+    comparisons: dict[str, Comparison] = Field(default_factory=dict)
     decoder_weights: dict[str, int] = Field(default_factory=dict)
     notes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -143,6 +158,9 @@ class Record(Fact):
             mechanism={one.model.id: one.mechanism for one in found},
             published_doses={one.model.id: one.published_doses for one in found},
             published={one.model.id: one.published for one in found if one.published is not None},
+            activations={one.model.id: one.activations for one in found if one.activations is not None},
+            targets={one.model.id: one.targets for one in found if one.targets},
+            comparisons={one.model.id: one.comparison for one in found if one.comparison is not None},
             decoder_weights={one.model.id: one.decoder_weights for one in found},
             notes={one.model.id: one.notes for one in found},
             seconds={one.model.id: one.seconds for one in found},
@@ -166,6 +184,9 @@ class Record(Fact):
             mechanism=self.mechanism.get(model_id, ()),
             published_doses=self.published_doses.get(model_id, ()),
             published=self.published.get(model_id),
+            activations=self.activations.get(model_id),
+            targets=self.targets.get(model_id, ()),
+            comparison=self.comparisons.get(model_id),
             decoder_weights=self.decoder_weights.get(model_id, 0),
             notes=self.notes.get(model_id, ()),
             seconds=self.seconds.get(model_id, 0.0),

@@ -1,72 +1,86 @@
-"""Scaling groups as views of a matrix: no copy, no padding, whatever the recipe's granularity."""
+"""Scaling groups as views of a matrix, and how they are cut into pieces that fit into a cache."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
-from sw_audit.facts.recipe import Granularity, PerBlock, PerRow, PerRun
+from sw_audit.facts.recipe import Granularity, PerBlock, PerGroup, PerRow, PerRun
+
+Place: TypeAlias = tuple[slice, slice, slice, slice]
+"""Where a piece lies in a view of [bands, height, parts, width]."""
+
+_ALL = slice(None)
 
 
-@dataclass(frozen=True)
-class Region:
-    """A part of a matrix in which all scaling groups have one size.
+def split_groups(matrix: torch.Tensor, granularity: Granularity) -> tuple[torch.Tensor, ...]:
+    """View a matrix as regions of equally large scaling groups; together they hold every weight once.
 
-    Attributes:
-        view: View of the part, of any number of dimensions, sharing the matrix's storage.
-        inner: The dimensions of the view that one group spans; the others count groups.
-    """
-
-    view: torch.Tensor
-    inner: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """How many weights one group holds."""
-        size = 1
-        for dimension in self.inner:
-            size *= self.view.shape[dimension]
-        return size
-
-
-def split_groups(matrix: torch.Tensor, granularity: Granularity) -> tuple[Region, ...]:
-    """Cut a matrix into regions of equally large scaling groups; together they hold every weight once.
-
-    Blocks and runs that do not divide the matrix leave smaller ones at its lower and right edge, in
+    Blocks, groups and runs that do not divide the matrix leave smaller ones at its lower and right edge, in
     regions of their own. (The paper's released code makes one group of the whole matrix in that case.)
 
     Args:
-        matrix: Contiguous, [rows, columns].
+        matrix: [rows, columns]; contiguous if the groups are flat runs.
         granularity: What shares one scale.
+
+    Returns:
+        Views [bands, height, parts, width] that share the matrix's storage: `bands x parts` groups, each of
+        `height x width` weights. Matrices of one shape are viewed alike, whatever their dtype.
     """
+    rows, columns = matrix.shape
     match granularity:
-        case PerBlock(rows=rows, columns=columns):
-            return _split_blocks(matrix, rows, columns)
         case PerRun(size=size):
-            # [weights] in row-major order of (out, in)
-            return tuple(Region(run, (1,)) for run in _split_runs(matrix.view(-1), size))
+            flat = matrix.view(1, -1)  # in row-major order of (out, in)
+            return tuple(_split_blocks(flat, 1, size))
+        case PerBlock(rows=height, columns=width):
+            return tuple(_split_blocks(matrix, height, width))
+        case PerGroup(size=size):
+            return tuple(_split_blocks(matrix, 1, size))
         case PerRow():
-            return (Region(matrix, (1,)),)
+            return tuple(_split_blocks(matrix, 1, columns))
         case _:
-            return (Region(matrix, (0, 1)),)
+            return tuple(_split_blocks(matrix, rows, columns))
 
 
-def _split_runs(flat: torch.Tensor, size: int) -> list[torch.Tensor]:
-    whole = flat.numel() // size * size
-    # [runs, size] and the shorter last run, [1, rest]
-    parts = [flat[:whole].view(-1, size), flat[whole:].view(1, -1)]
-    return [part for part in parts if part.numel()]
+def cut_pieces(shape: torch.Size, limit: int) -> list[list[Place]]:
+    """Cut a view into batches of whole groups, and each batch into pieces.
+
+    As many whole groups as fit go into one piece; a group that does not fit is cut into several pieces.
+
+    Args:
+        shape: [bands, height, parts, width], as `split_groups` returns it.
+        limit: At most so many weights in a piece.
+
+    Returns:
+        Per batch its pieces, which differ only in what they span of height and width.
+    """
+    bands, height, parts, width = shape
+    band, group = height * parts * width, height * width
+    if band <= limit:
+        return [[(part, _ALL, _ALL, _ALL)] for part in _cut(bands, limit // band)]
+    if group <= limit:
+        across = _cut(parts, limit // group)
+        return [[(one, _ALL, part, _ALL)] for one in _cut(bands, 1) for part in across]
+    together = max(1, min(parts, limit // width))
+    tall = max(1, limit // (together * width))
+    return [
+        [(one, high, part, wide) for high in _cut(height, tall) for wide in _cut(width, limit)]
+        for one in _cut(bands, 1)
+        for part in _cut(parts, together)
+    ]
 
 
-def _split_blocks(matrix: torch.Tensor, rows: int, columns: int) -> tuple[Region, ...]:
-    regions = []
-    for band, height in _split_edge(matrix, 0, rows):
-        for part, width in _split_edge(band, 1, columns):
-            # [bands, height, parts, width]
-            blocks = part.view(len(part) // height, height, part.shape[1] // width, width)
-            regions.append(Region(blocks, (1, 3)))
-    return tuple(regions)
+def _cut(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _split_blocks(matrix: torch.Tensor, rows: int, columns: int) -> list[torch.Tensor]:
+    return [
+        part.view(len(part) // height, height, part.shape[1] // width, width)
+        for band, height in _split_edge(matrix, 0, rows)
+        for part, width in _split_edge(band, 1, columns)
+    ]
 
 
 def _split_edge(matrix: torch.Tensor, dimension: int, size: int) -> list[tuple[torch.Tensor, int]]:

@@ -50,3 +50,9 @@ def test_a_perplexity_on_the_specimens_text_is_not_to_be_quoted_of_another_model
     cautions = list_cautions(CorpusPolicy(source=source), vocabulary)
     assert len(cautions) == told
     assert all("before quoting a perplexity" in one for one in cautions)
+
+
+def test_a_text_that_leaves_nothing_to_calibrate_on_is_a_caution() -> None:
+    [caution] = list_cautions(CorpusPolicy(source="mine.txt"), 32000, uncalibrated=True)
+    assert "SmoothQuant" in caution
+    assert len(list_cautions(CorpusPolicy(), 32000, uncalibrated=True)) == 2

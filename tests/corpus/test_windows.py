@@ -10,7 +10,7 @@ from support.checkpoints import make_tokenizer
 
 from sw_audit.corpus.protocol import describe_protocol, digest_tokenizer
 from sw_audit.corpus.text import Text, read_corpus
-from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
+from sw_audit.corpus.windows import Windows, cut_calibration, cut_windows, window_corpus
 from sw_audit.errors import CorpusError
 from sw_audit.facts.identity import CorpusIdentity
 from sw_audit.facts.policy import CorpusPolicy
@@ -210,3 +210,37 @@ def test_the_tokenizers_digest_changes_with_its_words_and_not_with_its_use(tmp_p
     assert digest_tokenizer(type(tokenizer).from_pretrained(tmp_path)) == before
     assert digest_tokenizer(make_tokenizer(words=("the",))) != before
     assert digest_tokenizer(make_tokenizer(bos=False)) != before
+
+
+class Counting:
+    """A tokenizer whose tokens are the numbers that a text consists of."""
+
+    def __init__(self, bos: int | None) -> None:
+        self.bos_token_id = bos
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+def count_to(length: int) -> Text:
+    text = " ".join(str(number) for number in range(length))
+    identity = CorpusIdentity(name="numbers", sha256="0" * 64, characters=len(text))
+    return Text(text=text, identity=identity, natural_window=None)
+
+
+@given(cut=cuts(), limit=st.integers(0, 6))
+def test_what_is_calibrated_on_follows_what_is_scored_and_shares_no_token_with_it(cut: Cut, limit: int) -> None:
+    length, window, stride, bos, count = cut
+    windows = cut_windows(range(length), window, stride, bos, count)
+    found = cut_calibration(count_to(length), Counting(bos), windows, limit)
+    used = int(windows.token_ids.max()) + 1
+    content = window - (bos is not None)
+    whole = min((length - used) // content, limit)
+    if found is None:
+        assert whole == 0
+        return
+    assert found.token_ids.shape == (whole, window)
+    rows = found.token_ids[:, 1:] if bos is not None else found.token_ids
+    assert rows.flatten().tolist() == list(range(used, used + whole * content))
+    if bos is not None:
+        assert set(found.token_ids[:, 0].tolist()) == {bos}

@@ -10,36 +10,62 @@ from typing import get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from support.comparison import make_comparison_evidence
 from support.evidence import make_evidence, make_published, make_record
 
 import sw_audit.facts
 from sw_audit.facts.address import AddressGroup, WeightAddress
-from sw_audit.facts.arm import Act, Quantize, RestoreActivation, Scale, SetTo
+from sw_audit.facts.arm import Act, Quantize, RestoreActivation, Scale, SetTo, StandIn
+from sw_audit.facts.clip import Clip, IqrClip, PercentileClip, SearchClip, ZScoreClip
+from sw_audit.facts.export import Export, HeldWeight
 from sw_audit.facts.fact import Fact, digest_fact
 from sw_audit.facts.index import Remark
 from sw_audit.facts.limits import CheckLimits, Limits
 from sw_audit.facts.recipe import (
     Granularity,
     PerBlock,
+    PerGroup,
     PerRow,
     PerRun,
     PerTensor,
     Recipe,
-    ZScoreClip,
     parse_recipe,
 )
+from sw_audit.facts.scheme import parse_scheme
+from sw_audit.facts.targets import PatternMatch
 from sw_audit.index.reading import read_published
 
 GROUP = AddressGroup(parameter="w", rows=(1, 2), columns=(3, 4), expert=7)
 BESIDE = (
     make_evidence(),
+    make_comparison_evidence(),
     SetTo(addresses=(GROUP,), value=-1.5),
+    StandIn(method="another-library"),
+    parse_scheme("w16a4"),
     WeightAddress(parameter="w", row=1, column=2),
     parse_recipe("int3/run16384/symmetric/z9.5"),
     parse_recipe("int8/row"),
+    parse_recipe("nf4/group64/p99.9-tensor"),
+    parse_recipe("int4/row/iqr1.5"),
+    PatternMatch(pattern="*.down_proj", role="target", matrices=6),
+    parse_recipe("nf3/row/search-corpus"),
     Limits(enabled=False),
     read_published(),
     make_published(own=True),
+    Export(
+        source="org/model",
+        revision=None,
+        digest="0" * 64,
+        dtype="bfloat16",
+        recipe="int4/row",
+        form="dense",
+        patterns=(PatternMatch(pattern="*", role="target", matrices=6),),
+        matrices=6,
+        held_out=(HeldWeight(address=WeightAddress(parameter="w", row=1, column=2), value=-1.5),),
+        because="located",
+        bits_per_weight=4.01,
+        tool="sw-audit",
+    ),
 )
 
 
@@ -130,7 +156,7 @@ def list_union_members() -> list[Fact]:
 
 @pytest.mark.parametrize("act", list_union_members(), ids=str)
 def test_unions_are_told_apart_by_their_kind(act: Fact) -> None:
-    unions: tuple[TypeAdapter[object], ...] = (TypeAdapter(Act), TypeAdapter(Granularity), TypeAdapter(ZScoreClip))
+    unions: tuple[TypeAdapter[object], ...] = (TypeAdapter(Act), TypeAdapter(Granularity), TypeAdapter(Clip))
     read = []
     for union in unions:
         try:
@@ -142,7 +168,8 @@ def test_unions_are_told_apart_by_their_kind(act: Fact) -> None:
 
 def test_every_member_of_a_union_is_asked_for_its_kind() -> None:
     asked = {type(fact) for fact in list_union_members()}
-    assert asked >= {Scale, SetTo, Quantize, RestoreActivation, PerTensor, PerRow, PerBlock, PerRun, ZScoreClip}
+    assert asked >= {Scale, SetTo, Quantize, RestoreActivation, PerTensor, PerRow, PerGroup, PerBlock, PerRun}
+    assert asked >= {ZScoreClip, PercentileClip, IqrClip, SearchClip}
     assert Remark not in asked
 
 
@@ -155,4 +182,4 @@ def test_the_digest_of_a_fact_does_not_depend_on_the_order_of_its_keys() -> None
 
 
 def test_every_granularity_is_among_the_samples() -> None:
-    assert {PerTensor, PerRow, PerBlock, PerRun, Recipe} <= set(SAMPLES)
+    assert {PerTensor, PerRow, PerGroup, PerBlock, PerRun, Recipe} <= set(SAMPLES)

@@ -26,16 +26,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "corpus": FACTS | {"specimen"},
     "locate": FACTS | {"checkpoint"},
     "intervene": FACTS | {"checkpoint", "quantize"},
-    "measure": FACTS | {"checkpoint", "corpus", "intervene", "locate"},
+    "measure": FACTS | {"checkpoint", "corpus", "intervene", "locate", "quantize"},
     "testing": FACTS | {"checkpoint", "locate"},
+    "alternatives": FACTS | {"checkpoint"},
+    "export": FACTS | {"__init__", "checkpoint", "intervene", "quantize"},
     "audit": FACTS
     | {"index", "plan", "judge", "record", "checkpoint", "corpus", "locate", "measure", "testing", "__init__"},
-    "cli": PURE_MIDDLE | {"__init__", "index", "specimen", "checkpoint", "locate"},
+    "compare": FACTS
+    | {"audit", "judge", "record", "alternatives", "checkpoint", "corpus", "intervene", "locate", "measure"},
+    "cli": PURE_MIDDLE | {"__init__", "compare", "index", "specimen", "checkpoint", "locate", "export"},
     "sw_audit_reports": FACTS,
     "pytest_sw_audit": PURE_MIDDLE | {"__init__"},
 }
-TORCH_ROOMS = {"checkpoint", "corpus", "locate", "quantize", "intervene", "measure", "specimen", "testing"}
+TORCH_ROOMS = {
+    "checkpoint", "corpus", "locate", "quantize", "intervene", "measure", "specimen", "testing", "export",
+    "alternatives",
+}  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "safetensors", "tokenizers", "accelerate"}
+HEAVY |= {"bitsandbytes", "torchao", "hqq", "optimum", "auto_round", "gptqmodel", "compressed_tensors"}
 
 
 def room_of(file: Path) -> str:
@@ -91,6 +99,7 @@ def target_room(name: str) -> str | None:
     return parts[1] if len(parts) > 1 and parts[1] in rooms else "__init__"
 
 
+EDGES = ("pytest_sw_audit", "cli", "audit", "compare", "__init__")
 # The front door names every room, lazily; tests/house/test_light_import.py opens it.
 ROOMS = [file for file in source_files() if room_of(file) != "__init__"]
 
@@ -115,7 +124,7 @@ def test_heavy_libraries_stay_in_their_rooms(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    [file for file in source_files() if room_of(file) in ("pytest_sw_audit", "cli", "audit", "__init__")],
+    [file for file in source_files() if room_of(file) in EDGES],
     ids=lambda file: str(file.relative_to(ROOT)),
 )
 def test_edges_open_heavy_rooms_only_inside_functions(file: Path) -> None:

@@ -23,7 +23,16 @@ from sw_audit_reports.text import (
 )
 
 from sw_audit.facts.address import AddressGroup
-from sw_audit.facts.arm import BASELINE, OTHER_OUTLIERS, Arm, Quantize, Scale, name_placebo, name_rounding
+from sw_audit.facts.arm import (
+    BASELINE,
+    OTHER_OUTLIERS,
+    Arm,
+    Quantize,
+    QuantizeActivations,
+    Scale,
+    name_placebo,
+    name_rounding,
+)
 from sw_audit.facts.recipe import parse_recipe
 
 finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
@@ -106,6 +115,8 @@ def test_arms_have_names_that_need_no_glossary() -> None:
         Arm(name=OTHER_OUTLIERS, acts=(Scale(addresses=others, factor=0),)): "3 other outliers zeroed",
         Arm(name=name_placebo("same-row", 2)): "Placebo, same row",
         Arm(name=name_rounding(recipe, holdout=True), acts=(Quantize(recipe=recipe),)): "int4/64x64, held out",
+        Arm(name="w8a8 hold-out", acts=(QuantizeActivations(bits=8),)): "W8A8, super activation held out",
+        Arm(name="w16a4 smoothquant", acts=(QuantizeActivations(bits=4),)): "W16A4, SmoothQuant",
         Arm(name="placebo/of-another-kind/1"): "placebo/of-another-kind/1",
         Arm(name="mine"): "mine",
     }

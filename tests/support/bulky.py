@@ -40,6 +40,7 @@ class Size:
 
 
 THREE_BILLION = Size(hidden=3072, inner=8192, layers=28, vocabulary=32000)
+ONE_BILLION = Size(hidden=1920, inner=5120, layers=24, vocabulary=32000)
 HUNDRED_MEGABYTES = Size(hidden=768, inner=2048, layers=12, vocabulary=500)
 
 

@@ -22,8 +22,10 @@ from sw_audit.facts.arm import (
     RESTORED,
     Arm,
     Quantize,
+    QuantizeActivations,
     RestoreActivation,
     Scale,
+    Smooth,
     name_dose,
     name_placebo,
     name_rounding,
@@ -49,6 +51,16 @@ from sw_audit.facts.policy import ModelPolicy, Policy
 from sw_audit.facts.prompt_search import BreakingPrompt, PromptSearch
 from sw_audit.facts.protocol import Protocol
 from sw_audit.facts.record import Evidence, ModelFailure, Record
+from sw_audit.facts.scheme import (
+    HELD_OUT,
+    NAIVE,
+    SEARCHED,
+    SMOOTHED,
+    ActivationSetup,
+    AlphaSearch,
+    AlphaTrial,
+    name_scheme,
+)
 
 LAYERS = 8
 HIDDEN = 128
@@ -82,6 +94,25 @@ WITNESS = Witness(
 )
 SUPER_ACTIVATION = SuperActivation(channel=CHANNEL, token=0, value=-412.5, first_layer=1, last_layer=6)
 
+SETUP = ActivationSetup(
+    smoothed=40,
+    projections=56,
+    calibration_windows=32,
+    calibration_tokens=2048,
+    searches=(
+        AlphaSearch(
+            scheme="w8a8",
+            trials=(AlphaTrial(alpha=0.5, nats=1.846), AlphaTrial(alpha=0.85, nats=1.844)),
+            chosen=0.85,
+        ),
+        AlphaSearch(
+            scheme="w16a4",
+            trials=(AlphaTrial(alpha=0.5, nats=2.131), AlphaTrial(alpha=0.85, nats=2.184)),
+            chosen=0.5,
+        ),
+    ),
+)
+
 # Perplexity over the baseline's, per arm; arms that are not named are at 1.0005.
 HEALTHY: Mapping[str, float | None] = {
     PRUNED: 213.6,
@@ -101,6 +132,13 @@ HEALTHY: Mapping[str, float | None] = {
     "int4/256x256 hold-out": 1.127,
     "int4/tensor plain": 4.73,
     "int4/tensor hold-out": 1.162,
+    "w8a8 naive": 1.06,
+    "w8a8 hold-out": 1.014,
+    "w8a8 smoothquant": 1.011,
+    "w16a4 naive": 1.9,
+    "w16a4 hold-out": 1.21,
+    "w16a4 smoothquant": 1.42,
+    "w16a4 smoothquant searched": 1.35,
 }
 # A model whose scalar is found but carries little, while its neighbours matter.
 FAILING: Mapping[str, float | None] = {
@@ -120,6 +158,13 @@ FAILING: Mapping[str, float | None] = {
     "int4/256x256 hold-out": 8.1,
     "int4/tensor plain": None,
     "int4/tensor hold-out": None,
+    "w8a8 naive": 1.31,
+    "w8a8 hold-out": 1.32,
+    "w8a8 smoothquant": 1.05,
+    "w16a4 naive": 7.2,
+    "w16a4 hold-out": 7.3,
+    "w16a4 smoothquant": 1.8,
+    "w16a4 smoothquant searched": 1.5,
 }
 
 
@@ -163,6 +208,15 @@ def make_arms(policy: Policy, outcome: Outcome = Outcome.LOCATED) -> tuple[Arm, 
         arms.append(Arm(name=name_rounding(recipe, holdout=False), acts=(Quantize(recipe=recipe),)))
         held = pruned if located else ()
         arms.append(Arm(name=name_rounding(recipe, holdout=True), acts=(Quantize(recipe=recipe, holdout=held),)))
+    for scheme in policy.activations.parsed():
+        plain = QuantizeActivations(bits=scheme.activations)
+        arms.append(Arm(name=name_scheme(scheme, NAIVE), acts=(plain,)))
+        if located:
+            spared = plain.model_copy(update={"channels": (CHANNEL,), "columns": pruned})
+            arms.append(Arm(name=name_scheme(scheme, HELD_OUT), acts=(spared,)))
+            arms.append(Arm(name=name_scheme(scheme, SMOOTHED), acts=(Smooth(alpha=0.85), plain)))
+            if (chosen := SETUP.chosen(str(scheme))) is not None and chosen != policy.activations.alpha:
+                arms.append(Arm(name=name_scheme(scheme, SEARCHED), acts=(Smooth(alpha=chosen), plain)))
     return tuple(arms)
 
 
@@ -409,6 +463,7 @@ def make_evidence(
     prompt_search: PromptSearch | None = None,
     location: Location | None = None,
     published: Lookup | None = None,
+    activations: ActivationSetup | None = SETUP,
 ) -> Evidence:
     """Return the evidence on one model.
 
@@ -426,6 +481,7 @@ def make_evidence(
         prompt_search: What a search for a prompt that breaks it came to; by default there was none.
         location: Where the super weights are.
         published: What the index says; by default the super weight where one is located, else nothing.
+        activations: What was found out before activations were quantized.
     """
     policy = policy or Policy()
     protocol = make_protocol(windows=windows)
@@ -459,6 +515,7 @@ def make_evidence(
         published=published or (make_published() if outcome is Outcome.LOCATED else NOT_PUBLISHED),
         mechanism=make_mechanism() if found.super_weights else (),
         published_doses=make_dose_curves() if found.super_weights else (),
+        activations=activations,
         decoder_weights=1_572_864,
         notes=(),
         seconds=12.5,
@@ -496,7 +553,14 @@ def make_none_evidence(
     return make_evidence(
         model_id,
         outcome=Outcome.NONE,
-        ratios={OTHER_OUTLIERS: 1.04, "int4/tensor plain": 1.09, "int4/tensor hold-out": 1.09},
+        ratios={
+            OTHER_OUTLIERS: 1.04,
+            "int4/tensor plain": 1.09,
+            "int4/tensor hold-out": 1.09,
+            "w8a8 naive": 1.003,
+            "w16a4 naive": 1.02,
+        },
+        activations=ActivationSetup(smoothed=40, projections=56, calibration_windows=32, calibration_tokens=2048),
         policy=policy,
         windows=windows,
         items=items,

@@ -1,0 +1,78 @@
+"""What round-to-nearest can do on the shipped models when the super weight is held out and the rest is clipped.
+
+Every comparison is paired, on the same windows, with the interval that the checks use.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import pytest
+
+from sw_audit.audit import locate_model, open_model
+from sw_audit.corpus.text import read_corpus
+from sw_audit.corpus.windows import window_corpus
+from sw_audit.facts.address import group_addresses
+from sw_audit.facts.arm import BASELINE, Arm, Quantize
+from sw_audit.facts.measurement import TokenLoss
+from sw_audit.facts.policy import ModelPolicy, Policy
+from sw_audit.facts.recipe import parse_recipe
+from sw_audit.judge.bootstrap import Bootstrap, bound_mean_difference
+from sw_audit.measure.arms import measure_arms
+from sw_audit.specimen import control_path, specimen_path
+
+SIZES = ("8x8", "16x16", "32x32", "64x64", "128x128", "512x512", "tensor")
+WHOLE = ("512x512", "tensor")  # no matrix of the shipped models is larger
+CLIPS = ("z9", "search")  # the released code's, and one that needs no number
+SHIPPED = {"specimen": specimen_path(), "control": control_path()}
+POLICY = Policy(model=tuple(ModelPolicy(id=name, source=str(path)) for name, path in SHIPPED.items()))
+
+pytestmark = pytest.mark.slow
+
+
+@cache
+def measure(model: str) -> dict[str, TokenLoss]:
+    """Measure a shipped model in INT4, plain and held out with each clip, at every block size."""
+    checkpoint = open_model(model, POLICY)
+    held = group_addresses(locate_model(checkpoint).addresses)
+    assert bool(held) == (model == "specimen")
+    windows = window_corpus(read_corpus(POLICY.corpus), checkpoint.tokenizer, POLICY.corpus, None)
+    arms = [BASELINE]
+    for size in SIZES:
+        arms.append(Arm(name=size, acts=(Quantize(recipe=parse_recipe(f"int4/{size}")),)))
+        for clip in CLIPS:
+            act = Quantize(recipe=parse_recipe(f"int4/{size}/{clip}"), holdout=held)
+            arms.append(Arm(name=f"{size} {clip}", acts=(act,)))
+    return {one.arm.name: one.loss for one in measure_arms(checkpoint, arms, windows, protocol="x")}
+
+
+def compare(model: str, arm: str, against: str) -> tuple[float, float]:
+    """Return both ends of the interval of the ratio of perplexities."""
+    one, other = measure(model)[arm], measure(model)[against]
+    nats = [[value for value in loss.nats if value is not None] for loss in (one, other)]
+    _, low, high = bound_mean_difference(*nats, one.tokens, Bootstrap.of(POLICY))
+    return math.exp(low), math.exp(high)
+
+
+# Each test compares at all sizes: a worker of its own would measure the model once more.
+
+
+def test_where_a_block_is_as_large_as_a_matrix_hold_out_with_clipping_beats_plain_rounding() -> None:
+    gains = {(size, clip): compare("specimen", size, f"{size} {clip}")[0] for size in WHOLE for clip in CLIPS}
+    assert {case: gain for case, gain in gains.items() if gain <= 10} == {}
+
+
+def test_at_no_block_size_is_it_worse_than_plain_by_more_than_its_interval() -> None:
+    harms = {(size, clip): compare("specimen", f"{size} {clip}", size)[0] for size in SIZES for clip in CLIPS}
+    assert {case: harm for case, harm in harms.items() if harm > 1} == {}
+
+
+def test_with_a_searched_clip_quality_holds_at_every_block_size() -> None:
+    losses = {size: compare("specimen", f"{size} search", BASELINE.name)[1] for size in SIZES}
+    assert {size: loss for size, loss in losses.items() if loss >= 1.1} == {}
+
+
+def test_on_the_control_clipping_does_no_harm() -> None:
+    harms = {(size, clip): compare("control", f"{size} {clip}", size)[1] for size in SIZES for clip in CLIPS}
+    assert {case: harm for case, harm in harms.items() if harm >= 1.005} == {}
