@@ -89,6 +89,6 @@ def explain_holdout(recipe: Recipe) -> str:
         case survivors:
             end = "the end" if survivors == "largest" else "an end"
             return (
-                f"The largest weight of a group is {end} of its range, so it keeps its value, held out or not; held "
-                "out, it does not widen the range, and its neighbours are rounded in smaller steps."
+                f"The largest weight of a group is {end} of its range, so it keeps its value, held out or not; "
+                "held out, it does not widen the range, and its neighbours are rounded in smaller steps."
             )
