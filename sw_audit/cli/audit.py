@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from sw_audit.cli.options import Corpus, Seed, Windows
 from sw_audit.errors import InputError, OutputError
 
 POLICY_SUFFIX = ".swaudit.toml"
@@ -36,16 +37,8 @@ def audit(
     check: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Run only this check; can be given several times.")
     ] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="Text to measure on: 'specimen', a text, JSON or Parquet file, a data set's name.",
-        ),
-    ] = None,
-    windows: Annotated[
-        int | None, typer.Option(metavar="N", help="Measure on at most so many windows of the text.")
-    ] = None,
+    corpus: Corpus = None,
+    windows: Windows = None,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"] | None, typer.Option(help="Dtype to load in.")
     ] = None,
@@ -63,7 +56,7 @@ def audit(
             metavar="FILE", help="Index file of your own, for matches-published-index beside the published one."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of everything that is drawn.")] = None,
+    seed: Seed = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for record.json, report.html and junit.xml.")
     ] = Path("sw-audit-out"),

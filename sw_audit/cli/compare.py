@@ -7,11 +7,23 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sw_audit.cli.audit import find_shipped
+from sw_audit.cli.options import (
+    AllowPickle,
+    AsJson,
+    Corpus,
+    Device,
+    Dtype,
+    Model,
+    Revision,
+    Seed,
+    TrustRemoteCode,
+    Windows,
+)
 
 if TYPE_CHECKING:
     from sw_audit.facts.policy import Policy
@@ -23,10 +35,7 @@ _MODEL_KEYS = ("source", "family", "layers", "revision", "dtype", "device")
 
 
 def compare_quantizers(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="Path of a checkpoint folder, a hub id, 'specimen' or 'control'."),
-    ],
+    model: Model,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -43,7 +52,7 @@ def compare_quantizers(
             "measured plain and with the super weights held out.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")] = False,
+    as_json: AsJson = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for record.json and report.html.")
     ] = None,
@@ -51,16 +60,8 @@ def compare_quantizers(
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Policy that says which text, and how intervals are drawn.")
     ] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="Text to measure on: 'specimen', a text, JSON or Parquet file, a data set's name.",
-        ),
-    ] = None,
-    windows: Annotated[
-        int | None, typer.Option(metavar="N", help="Measure on at most so many windows of the text.")
-    ] = None,
+    corpus: Corpus = None,
+    windows: Windows = None,
     calibration_windows: Annotated[
         int | None,
         typer.Option(
@@ -69,18 +70,12 @@ def compare_quantizers(
             help="Give methods that learn from text at most so many further windows of it.",
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(metavar="REV", help="Hub revision.")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype to load in.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="Such as cpu or cuda:0.")] = "cpu",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
-    ] = False,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
-    ] = False,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of everything that is drawn.")] = None,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
+    seed: Seed = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the last line only.")] = False,
 ) -> None:
     """Compare quantizers on one protocol: quality, bits per weight, seconds, memory.

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sw_audit.cli.options import AsJson
+
 if TYPE_CHECKING:
     from sw_audit.facts.identity import ModelIdentity
     from sw_audit.facts.index import PublishedIndex, Source
@@ -25,7 +27,7 @@ def index(
         str | None,
         typer.Argument(metavar="[MODEL]", help="Hub id, or path of a checkpoint folder; all models without it."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")] = False,
+    as_json: AsJson = False,
     file: Annotated[
         Path | None, typer.Option("--file", metavar="FILE", help="Read your own index file too.")
     ] = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sw_audit.cli.audit import find_shipped
+from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode
 
 if TYPE_CHECKING:
     from sw_audit.facts.identity import ModelIdentity
@@ -17,22 +18,13 @@ if TYPE_CHECKING:
 
 
 def locate(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="Path of a checkpoint folder, a hub id, 'specimen' or 'control'."),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")] = False,
-    revision: Annotated[str | None, typer.Option(metavar="REV", help="Hub revision.")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype to load in.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="Such as cpu or cuda:0.")] = "cpu",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
-    ] = False,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
-    ] = False,
+    model: Model,
+    as_json: AsJson = False,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
     depth: Annotated[
         Literal["full", "early"],
         typer.Option(help="early reads only the first layers: quicker, but less is known of what persists."),

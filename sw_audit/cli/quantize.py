@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sw_audit.cli.audit import find_shipped
+from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode
 from sw_audit.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
 
 
 def quantize(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="Path of a checkpoint folder, a hub id, 'specimen' or 'control'."),
-    ],
+    model: Model,
     recipe: Annotated[
         str,
         typer.Option(
@@ -53,19 +51,13 @@ def quantize(
         list[str] | None,
         typer.Option(metavar="GLOB", help="Leave matrices of such names alone; can be given several times."),
     ] = None,
-    revision: Annotated[str | None, typer.Option(metavar="REV", help="Hub revision.")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype to round and to write in.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="Such as cpu or cuda:0.")] = "cpu",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
-    ] = False,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
-    ] = False,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is in the folder.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")] = False,
+    as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Quantize a model by round-to-nearest, with its super weights held out, and write it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from sw_audit.facts.recipe import Recipe
 from sw_audit.facts.targets import PatternMatch, is_targeted, match_targets
 
 METADATA_KEY = "sw_audit"
-_COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
+_COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".py"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,6 @@ def export_checkpoint(
         )
         with quiet_libraries():
             _write_model(checkpoint.model, order, frozenset(rounded.matrices), draft)
-            checkpoint.tokenizer.save_pretrained(draft)
         _copy_small_files(source, draft)
         for path in draft.glob("*.safetensors"):
             add_metadata(path, {METADATA_KEY: done.model_dump_json()})
@@ -150,7 +148,7 @@ def _write_model(model: Any, order: ExportOrder, parameters: frozenset[str], fol
 
 
 def _copy_small_files(source: Path, folder: Path) -> None:
-    """Copy what the library has not written: a processor's settings, a licence, ..."""
+    """Copy what the library has not written: the tokenizer, a processor's settings, a licence, ..."""
     for path in sorted(source.iterdir()):
         belongs = path.suffix in _COPIED or path.name.upper().startswith(("LICENSE", "NOTICE"))
         if (
@@ -160,12 +158,3 @@ def _copy_small_files(source: Path, folder: Path) -> None:
             and not (folder / path.name).exists()
         ):
             shutil.copyfile(path, folder / path.name)
-
-
-def read_export(text: str) -> Export:
-    """Read what stands in the metadata of a weight file.
-
-    Raises:
-        ValueError: If it is not what was written there.
-    """
-    return Export.model_validate(json.loads(text))

@@ -25,12 +25,3 @@ def add_metadata(path: Path, entries: Mapping[str, str]) -> None:
         new.write(len(text).to_bytes(8, "little") + text)
         shutil.copyfileobj(old, new, 1 << 24)
     written.replace(path)
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Read the metadata of a safetensors file."""
-    with path.open("rb") as file:
-        found: dict[str, str] = json.loads(file.read(int.from_bytes(file.read(8), "little"))).get(
-            "__metadata__", {}
-        )
-    return found

@@ -10,12 +10,11 @@ from sw_audit.judge.bounds import (
     Figure,
     Footing,
     hold_at_least,
-    hold_at_most,
     make_finding,
     write_interval,
     write_number,
 )
-from sw_audit.judge.case import Case, decide_finding, report_figure
+from sw_audit.judge.case import Case, decide_finding, hold_where_limited, report_figure
 
 _QUALITY_KEY = "[checks.activation-holdout-quality] maximum_ratio"
 _SHARE_KEY = "[checks.holdout-closes-gap] minimum_share"
@@ -32,12 +31,7 @@ def judge_activation_quality(case: Case) -> Verdict:
         return case.skip(reason)
     limits = case.policy.checks.activation_holdout_quality.maximum_ratio
     figures = {str(scheme): _compare_quality(case, scheme) for scheme in case.policy.activations.parsed()}
-    findings = [
-        make_finding(name, figure, hold_at_most(figure, limits[name]), limits[name])
-        if name in limits
-        else report_figure(name, figure)
-        for name, figure in figures.items()
-    ]
+    findings = hold_where_limited(figures, limits)
     gated = [finding for finding in findings if finding.limit is not None]
     if not gated:
         return case.skip(f"No scheme that is measured has a limit in `{_QUALITY_KEY}`.", findings)

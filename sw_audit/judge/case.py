@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,7 +15,15 @@ from sw_audit.facts.policy import Expectation, Policy
 from sw_audit.facts.record import Evidence
 from sw_audit.facts.verdict import Finding, Status, Verdict, worst_status
 from sw_audit.judge.bootstrap import Bootstrap, bound_mean_difference
-from sw_audit.judge.bounds import Figure, Footing, keep_finite, make_finding, write_interval, write_number
+from sw_audit.judge.bounds import (
+    Figure,
+    Footing,
+    hold_at_most,
+    keep_finite,
+    make_finding,
+    write_interval,
+    write_number,
+)
 
 # exp() of more nats than this overflows; TokenLoss.perplexity draws the same line.
 _MAXIMUM_NATS = 700
@@ -173,6 +181,21 @@ def decide_finding(findings: Sequence[Finding], key: Callable[[Finding], float])
     status = worst_status(finding.status for finding in findings)
     worst = [finding for finding in findings if finding.status is status]
     return max(worst, key=lambda finding: math.inf if finding.observed is None else key(finding))
+
+
+def hold_where_limited(figures: Mapping[str, Figure], limits: Mapping[str, float]) -> list[Finding]:
+    """Hold figures against their limits; those without one are reported and decide nothing.
+
+    Args:
+        figures: By label.
+        limits: The largest that is allowed, by label.
+    """
+    return [
+        make_finding(label, figure, hold_at_most(figure, limits[label]), limits[label])
+        if label in limits
+        else report_figure(label, figure)
+        for label, figure in figures.items()
+    ]
 
 
 def report_figure(label: str, figure: Figure) -> Finding:

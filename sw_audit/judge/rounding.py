@@ -12,11 +12,10 @@ from sw_audit.judge.bounds import (
     Footing,
     hold_above,
     hold_at_least,
-    hold_at_most,
     make_finding,
     write_number,
 )
-from sw_audit.judge.case import Case, decide_finding, report_figure
+from sw_audit.judge.case import Case, decide_finding, hold_where_limited
 
 _QUALITY_KEY = "[checks.rtn-holdout-quality] maximum_ratio"
 
@@ -30,12 +29,7 @@ def judge_quality(case: Case) -> Verdict:
     """
     limits = case.policy.checks.rtn_holdout_quality.maximum_ratio
     figures = {str(recipe): _compare_quality(case, recipe) for recipe in case.policy.quantization.parsed()}
-    findings = [
-        make_finding(name, figure, hold_at_most(figure, limits[name]), limits[name])
-        if name in limits
-        else report_figure(name, figure)
-        for name, figure in figures.items()
-    ]
+    findings = hold_where_limited(figures, limits)
     gated = [finding for finding in findings if finding.limit is not None]
     if not gated:
         return case.skip(f"No recipe that is measured has a limit in `{_QUALITY_KEY}`.", findings)
