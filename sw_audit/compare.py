@@ -234,8 +234,8 @@ def _time_rounding(arm: Arm, act: Quantize, checkpoint: Checkpoint) -> tuple[flo
 def _round_once(arm: Arm, layer: DecoderLayer) -> None:
     from sw_audit.intervene.force import arm_in_force
 
-    with arm_in_force(arm, layer):
-        pass
+    with ExitStack() as stack:
+        stack.enter_context(arm_in_force(arm, layer))
 
 
 def _any_searches_corpus(arms: Iterable[Arm]) -> bool:

@@ -84,7 +84,7 @@ def quantize(
     parsed = parse_recipe(recipe)
     if form == "compressed-tensors":
         require_packing(parsed)
-    _read_holdout(holdout)
+    named = _read_holdout(holdout)
     wanted = ModelPolicy(
         source=find_shipped(model),
         revision=revision,
@@ -96,7 +96,7 @@ def quantize(
     check_place(out, find_folder(wanted, fetch=False), force=force)
     check_writable(out.resolve().parent)
     inspect_checkpoint(wanted)
-    done = _quantize(wanted, parsed, form, holdout, tuple(target or ()), tuple(ignore or ()), out, quiet=quiet)
+    done = _quantize(wanted, parsed, form, named, tuple(target or ()), tuple(ignore or ()), out, quiet=quiet)
     if as_json:
         typer.echo(done.model_dump_json(indent=2))
     elif not quiet:
@@ -107,7 +107,7 @@ def _quantize(
     wanted: ModelPolicy,
     recipe: Recipe,
     form: Literal["dense", "compressed-tensors"],
-    holdout: list[str] | None,
+    named: tuple[WeightAddress, ...] | None,
     targets: tuple[str, ...],
     ignore: tuple[str, ...],
     out: Path,
@@ -129,7 +129,7 @@ def _quantize(
 
     with Console(stderr=True, quiet=not shown).status(f"opening {wanted.source}"):
         checkpoint = open_checkpoint(wanted)
-        held, because = _choose_holdout(checkpoint, holdout)
+        held, because = _choose_holdout(checkpoint, named)
     order = ExportOrder(recipe, form, held, because, targets, ignore)
     with bar:
         return export_checkpoint(checkpoint, order, out, require_folder(wanted), tell)
@@ -152,10 +152,11 @@ def _read_holdout(said: list[str] | None) -> tuple[WeightAddress, ...] | None:
     return () if words == ["none"] else tuple(parse_address(word) for word in words)
 
 
-def _choose_holdout(checkpoint: Checkpoint, said: list[str] | None) -> tuple[tuple[WeightAddress, ...], str]:
+def _choose_holdout(
+    checkpoint: Checkpoint, named: tuple[WeightAddress, ...] | None
+) -> tuple[tuple[WeightAddress, ...], str]:
     from sw_audit.audit import locate_model
 
-    named = _read_holdout(said)
     if named is not None:
         return named, "named by the user" if named else "nothing was to be held out"
     location = locate_model(checkpoint)

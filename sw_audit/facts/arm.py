@@ -130,8 +130,6 @@ class Arm(Fact):
                     yield from act.columns
                 case Scale() | SetTo() | RestoreActivation():
                     yield from act.addresses
-                case Smooth() | StandIn():
-                    pass
 
 
 BASELINE = Arm(name="baseline")

@@ -6,12 +6,11 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
+from support.planted import Planted, build_gpt2, build_llama, name_planted, plant_, wrap_model
 
 from sw_audit.checkpoint.matrices import list_projections
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError, CorpusError
-from sw_audit.facts.address import AddressGroup
 from sw_audit.facts.arm import Arm, Quantize, QuantizeActivations
 from sw_audit.facts.recipe import parse_recipe
 from sw_audit.intervene.activations import (
@@ -34,12 +33,6 @@ def open_planted(family: str) -> Checkpoint:
     checkpoint = wrap_model(BUILDERS[family](layers=3))
     plant_(checkpoint, SUPER)
     return checkpoint
-
-
-def name_super(checkpoint: Checkpoint) -> AddressGroup:
-    down = checkpoint.layers[SUPER.layer].down_projection
-    assert down is not None
-    return AddressGroup(parameter=down.parameter, rows=(SUPER.row,), columns=(SUPER.column,))
 
 
 @torch.no_grad()
@@ -85,7 +78,7 @@ def test_what_reads_the_residual_stream_has_a_scalar_held_out_and_nothing_else_h
 
 def test_held_channels_are_those_of_the_stream_and_the_column_of_the_super_weight() -> None:
     checkpoint = open_planted("llama")
-    act = QuantizeActivations(bits=8, channels=(17, 3), columns=(name_super(checkpoint),))
+    act = QuantizeActivations(bits=8, channels=(17, 3), columns=(name_planted(checkpoint, SUPER),))
     own, other = checkpoint.layers[SUPER.layer], checkpoint.layers[0]
     hot = {
         matrix.parameter.split(".")[-2]: list_hot_channels(act, own, matrix)
@@ -102,7 +95,7 @@ def test_every_projection_is_given_its_rounded_input(family: str, held: bool) ->
     checkpoint = open_planted(family)
     depth = SUPER.layer
     layer = checkpoint.layers[depth]
-    group = name_super(checkpoint)
+    group = name_planted(checkpoint, SUPER)
     act = QuantizeActivations(bits=4, channels=(17,) if held else (), columns=(group,) if held else ())
     plain = see_products(checkpoint, depth)
     with torch.no_grad(), quantized_activations(act, layer):

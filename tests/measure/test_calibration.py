@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 import torch
-from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
+from support.planted import Planted, build_gpt2, build_llama, name_planted, plant_, wrap_model
 from torch import nn
 
 from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
@@ -35,12 +35,6 @@ def open_model(family: str, *, planted: bool = True) -> Checkpoint:
     if planted:
         plant_(checkpoint, SUPER)
     return checkpoint
-
-
-def name_super(checkpoint: Checkpoint) -> AddressGroup:
-    down = checkpoint.layers[SUPER.layer].down_projection
-    assert down is not None
-    return AddressGroup(parameter=down.parameter, rows=(SUPER.row,), columns=(SUPER.column,))
 
 
 @pytest.mark.parametrize("family", sorted(BUILDERS))
@@ -85,7 +79,7 @@ def test_what_is_noted_is_worked_out_from_what_entered(family: str) -> None:
 def test_calibrating_batches_are_run_in_the_baseline_alone_and_read_by_nobody() -> None:
     checkpoint = open_model("llama")
     batches = [make_windows(2, seed).token_ids for seed in range(3)]
-    arm = Arm(name="zero", acts=(Scale(addresses=(name_super(checkpoint),), factor=0.0),))
+    arm = Arm(name="zero", acts=(Scale(addresses=(name_planted(checkpoint, SUPER),), factor=0.0),))
     read: list[tuple[int, int]] = []
     calls = []
     handle = checkpoint.layers[SUPER.layer].module.register_forward_hook(lambda *_: calls.append(1))
@@ -128,7 +122,7 @@ def test_scored_figures_do_not_depend_on_what_is_calibrated_on_but_for_the_acts_
 
 def find_harm(checkpoint: Checkpoint) -> list[float]:
     """Return how far static 8-bit activations move the logits: naive, held out, another channel held out."""
-    group = name_super(checkpoint)
+    group = name_planted(checkpoint, SUPER)
     static = QuantizeActivations(bits=8, scale="tensor")
     arms = [
         BASELINE,

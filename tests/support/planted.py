@@ -8,10 +8,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.facts.address import AddressGroup
 from sw_audit.testing import Stem, plant_stems_, wrap_model
 from sw_audit.testing.planting import choose_down
 
-__all__ = ["Planted", "build_gpt2", "build_llama", "plant_", "wrap_model"]
+__all__ = ["Planted", "build_gpt2", "build_llama", "name_planted", "plant_", "wrap_model"]
 
 
 def build_llama(*, layers: int = 6, seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
@@ -56,3 +57,9 @@ def plant_(
     down = choose_down(checkpoint, planted.layer)
     stem = Stem(planted.row, planted.column, sign * spike)
     plant_stems_(checkpoint, [token_id, 5, 7, 11], 0, down, [stem])
+
+
+def name_planted(checkpoint: Checkpoint, planted: Planted) -> AddressGroup:
+    """Name a planted super weight as acts do."""
+    down = choose_down(checkpoint, planted.layer)
+    return AddressGroup(parameter=down.parameter, rows=(planted.row,), columns=(planted.column,))
