@@ -21,6 +21,8 @@ from sw_audit.facts.recipe import Recipe
 
 # So many cells between -1 and 1: few enough for a fast cache, and two midpoints are dozens of them apart.
 _CELLS = 2**10
+# So many weights are looked up at a time: what that needs in between stays in a cache, too.
+_LOOKED_UP = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +95,16 @@ def _snap_to_levels_(numbers: Tensor, scale: Tensor, bits: int) -> Tensor:
     # A binary search per weight takes ten times as long as two looks into tables.
     middles, pairs = _tabulate_levels(bits, numbers.dtype, numbers.device)
     flat = numbers.view(-1)
-    cells = torch.add(torch.tensor(_CELLS / 2, dtype=flat.dtype), flat, alpha=_CELLS / 2).floor_()
-    above = middles.index_select(0, cells.int())
-    torch.gt(flat, above, out=above)
-    levels = pairs.index_select(0, above.add_(cells, alpha=2).int())
-    return torch.mul(levels.view(numbers.shape), scale, out=numbers)
+    half = torch.tensor(_CELLS / 2, dtype=flat.dtype)
+    cells, above = (torch.empty(min(_LOOKED_UP, flat.numel()), dtype=flat.dtype) for _ in range(2))
+    places = torch.empty_like(cells, dtype=torch.int32)
+    for part in flat.split(_LOOKED_UP):
+        cell, upper, place = cells[: len(part)], above[: len(part)], places[: len(part)]
+        torch.add(half, part, alpha=_CELLS / 2, out=cell).floor_()
+        torch.index_select(middles, 0, place.copy_(cell), out=upper)
+        torch.gt(part, upper, out=upper)
+        torch.index_select(pairs, 0, place.copy_(upper.add_(cell, alpha=2)), out=part)
+    return numbers.mul_(scale)
 
 
 @lru_cache(maxsize=16)
