@@ -3,6 +3,7 @@
 AuditError
 └── InputError           the user's input cannot be used: exit code 2, one line
 ├── CheckpointError  a model that is missing, damaged or of the wrong kind
+│   └── BrokenWeightsError   one whose weights are not what they should be: what `weights-intact` fails on
 ├── CorpusError      a text that is missing, empty or too short
 ├── PolicyError      a policy that does not say what it means
 ├── RecordError      a record that cannot be read or written
@@ -30,13 +31,33 @@ class InputError(AuditError):
         self.asked, self.found, self.remedy = (_one_line(part) for part in (asked, found, remedy))
         super().__init__(f"{self.asked}: {self.found}; {self.remedy}")
 
-    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, ...]]:
         """Three arguments in, three arguments out, so that the error crosses process borders."""
         return type(self), (self.asked, self.found, self.remedy)
 
 
 class CheckpointError(InputError):
     """A model that is missing, damaged or of the wrong kind."""
+
+
+class BrokenWeightsError(CheckpointError):
+    """A model whose weights are not what they should be.
+
+    Args:
+        asked: See `InputError`.
+        found: Likewise.
+        remedy: Likewise.
+        kind: What kind of flaw it is, one of `sw_audit.facts.weights.FlawKind`.
+        where: The tensor, file or key.
+    """
+
+    def __init__(self, asked: str, found: str, remedy: str, kind: str = "unreadable", where: str = "") -> None:
+        super().__init__(asked, found, remedy)
+        self.kind, self.where = kind, where
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, ...]]:
+        """Everything in, everything out, so that the error crosses process borders whole."""
+        return type(self), (self.asked, self.found, self.remedy, self.kind, self.where)
 
 
 class CorpusError(InputError):

@@ -103,8 +103,19 @@ class StandIn(Fact):
     method: str
 
 
+class Borrow(Fact):
+    """Let modules of the parent stand in for the model's own.
+
+    Attributes:
+        modules: Qualified names in the model, such as `model.layers.2.mlp.down_proj`.
+    """
+
+    kind: Literal["borrow"] = "borrow"
+    modules: tuple[str, ...]
+
+
 Act = Annotated[
-    Scale | SetTo | Quantize | RestoreActivation | QuantizeActivations | Smooth | StandIn,
+    Scale | SetTo | Quantize | RestoreActivation | QuantizeActivations | Smooth | StandIn | Borrow,
     Field(discriminator="kind"),
 ]
 

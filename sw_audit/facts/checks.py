@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Scope = Literal["model", "descendant", "baseline"]
+"""What a check is about: a model alone, a model beside its parent, or beside what was once known of it."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,7 @@ class CheckInfo:
         meaning: What it means for somebody who ships the model.
         quantity: What is measured, with its unit.
         needs_super_weight: Whether it is skipped where no super weight was located.
+        scope: What it is about, and so which models it runs on.
     """
 
     id: str
@@ -22,6 +27,7 @@ class CheckInfo:
     meaning: str
     quantity: str
     needs_super_weight: bool = True
+    scope: Scope = "model"
 
 
 CHECKS: tuple[CheckInfo, ...] = (
@@ -119,5 +125,125 @@ CHECKS: tuple[CheckInfo, ...] = (
         "Others have found this model's super weights: what was made from it should still have them there.",
         "published coordinates found",
         needs_super_weight=False,
+    ),
+    CheckInfo(
+        "weights-intact",
+        "The files hold what they should",
+        "What loads without an exception can still be noise: this finds it before anything is computed.",
+        "serious flaws",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "quantization-as-configured",
+        "What the configuration says of quantization is what was done",
+        "Patterns that match nothing and parts left out in silence are how a compressor goes wrong unseen.",
+        "patterns without a match",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "super-weight-retained",
+        "The parent's super weights are still there",
+        "These few scalars carry the model: their value, sign and neighbours tell whether a compressor kept them.",
+        "largest relative error",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "super-activation-retained",
+        "The parent's super activations are still there",
+        "Channel, token and magnitude of the activation that these scalars make, layer by layer.",
+        "smallest magnitude ratio",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "perplexity-ratio",
+        "Perplexity is not worse than the parent's by more than the margin",
+        "The loss of quality on text, paired window by window.",
+        "perplexity ratio to the parent",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "kl-divergence",
+        "Next-token distributions are close to the parent's",
+        "Two models can share a perplexity and still say different things.",
+        "mean KL divergence, nats per token",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "top1-agreement",
+        "Both find the same token most likely",
+        "How often greedy decoding takes the same next step as the parent.",
+        "share of tokens",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "generation-sane",
+        "Greedy continuations do not fall apart",
+        "Looping, one token over and over, or garbage past a kernel's boundary: perplexity sees none of these.",
+        "prompts that fell apart",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "stopwords-not-raised",
+        "Probability does not drift to stop words",
+        "A model that lost its super weights falls back on words without meaning, in most families.",
+        "stop-word mass ratio to the parent",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "task-accuracy",
+        "Zero-shot tasks are answered as well as by the parent",
+        "What the model is used for, item by item beside the parent.",
+        "accuracy lost, worst task",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "layer-error",
+        "No layer stands out in its error",
+        "Where noise jumps from one layer to the next, that layer was compressed badly.",
+        "worst jump in noise-to-signal, dB",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "range-fits-dtype",
+        "Activations of the down-projections fit the dtype",
+        "The largest activations overflow first where a kernel computes in half precision.",
+        "share of the dtype's maximum",
+        needs_super_weight=False,
+        scope="descendant",
+    ),
+    CheckInfo(
+        "super-weight-unmoved",
+        "The super weights are where they were",
+        "Training on moves weights: these few may not move far.",
+        "largest relative drift",
+        needs_super_weight=False,
+        scope="baseline",
+    ),
+    CheckInfo(
+        "super-activation-unmoved",
+        "The super activations are what they were",
+        "Channel and magnitude of the activation that these scalars make.",
+        "smallest magnitude ratio",
+        needs_super_weight=False,
+        scope="baseline",
+    ),
+    CheckInfo(
+        "quality-not-worse",
+        "Perplexity is not worse than the baseline's by more than the margin",
+        "On the same text, by the same protocol, or not at all.",
+        "perplexity ratio to the baseline",
+        needs_super_weight=False,
+        scope="baseline",
     ),
 )

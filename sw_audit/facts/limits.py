@@ -6,6 +6,23 @@ from pydantic import ConfigDict, Field
 
 from sw_audit.facts.fact import Fact
 from sw_audit.facts.index import Trust
+from sw_audit.facts.limits_of_descent import (
+    GenerationSaneLimits,
+    KlDivergenceLimits,
+    LayerErrorLimits,
+    PerplexityRatioLimits,
+    QualityNotWorseLimits,
+    QuantizationAsConfiguredLimits,
+    RangeFitsDtypeLimits,
+    StopwordsNotRaisedLimits,
+    SuperActivationRetainedLimits,
+    SuperActivationUnmovedLimits,
+    SuperWeightRetainedLimits,
+    SuperWeightUnmovedLimits,
+    TaskAccuracyLimits,
+    Top1AgreementLimits,
+    WeightsIntactLimits,
+)
 from sw_audit.facts.limits_of_rounding import (
     ActivationHoldoutQualityLimits,
     HoldoutBeatsPlainRtnLimits,
@@ -192,6 +209,21 @@ class CheckLimits(Fact):
     activation_holdout_quality: ActivationHoldoutQualityLimits = ActivationHoldoutQualityLimits()
     holdout_closes_gap: HoldoutClosesGapLimits = HoldoutClosesGapLimits()
     matches_published_index: MatchesPublishedIndexLimits = MatchesPublishedIndexLimits()
+    weights_intact: WeightsIntactLimits = WeightsIntactLimits()
+    quantization_as_configured: QuantizationAsConfiguredLimits = QuantizationAsConfiguredLimits()
+    super_weight_retained: SuperWeightRetainedLimits = SuperWeightRetainedLimits()
+    super_activation_retained: SuperActivationRetainedLimits = SuperActivationRetainedLimits()
+    perplexity_ratio: PerplexityRatioLimits = PerplexityRatioLimits()
+    kl_divergence: KlDivergenceLimits = KlDivergenceLimits()
+    top1_agreement: Top1AgreementLimits = Top1AgreementLimits()
+    generation_sane: GenerationSaneLimits = GenerationSaneLimits()
+    stopwords_not_raised: StopwordsNotRaisedLimits = StopwordsNotRaisedLimits()
+    task_accuracy: TaskAccuracyLimits = TaskAccuracyLimits()
+    layer_error: LayerErrorLimits = LayerErrorLimits()
+    range_fits_dtype: RangeFitsDtypeLimits = RangeFitsDtypeLimits()
+    super_weight_unmoved: SuperWeightUnmovedLimits = SuperWeightUnmovedLimits()
+    super_activation_unmoved: SuperActivationUnmovedLimits = SuperActivationUnmovedLimits()
+    quality_not_worse: QualityNotWorseLimits = QualityNotWorseLimits()
 
     def of(self, check: str) -> Limits:
         """Return the limits of a check by its id.

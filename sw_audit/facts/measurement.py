@@ -46,6 +46,20 @@ class TokenLoss(Fact):
         return TokenLoss(nats=self.nats + other.nats, tokens=self.tokens + other.tokens)
 
 
+class DivergenceSpread(Fact):
+    """How KL divergence spreads over tokens, in nats; of all tokens together, so it has no interval.
+
+    Attributes:
+        median: Half of the tokens are below.
+        p99: 99 in 100 tokens are below.
+        maximum: No token is above.
+    """
+
+    median: float = Field(ge=0)
+    p99: float = Field(ge=0)
+    maximum: float = Field(ge=0)
+
+
 class Agreement(Fact):
     """How far an arm's next-token distributions are from the baseline's, summed per window.
 
@@ -53,11 +67,13 @@ class Agreement(Fact):
         divergence: Per window, the sum over tokens of KL(baseline || arm) in nats.
         same_top: Per window, at how many tokens both give the same most likely token.
         tokens: Per window, how many tokens were compared.
+        spread: How the divergence spreads over tokens; `None` if not asked for, or not finite.
     """
 
     divergence: PerWindow
     same_top: tuple[Index, ...]
     tokens: tuple[Index, ...]
+    spread: DivergenceSpread | None = None
 
     @property
     def mean_divergence(self) -> float | None:

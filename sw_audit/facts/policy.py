@@ -8,55 +8,22 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sw_audit.facts.fact import Fact
 from sw_audit.facts.limits import CheckLimits
+from sw_audit.facts.model_policy import Expectation, ModelPolicy
 from sw_audit.facts.recipe import Recipe, parse_recipe
 from sw_audit.facts.scheme import ActivationPolicy
+from sw_audit.facts.waiver import Waiver
 
-Expectation = Literal["some", "none", "any"]
+__all__ = [
+    "ConfirmationPolicy",
+    "CorpusPolicy",
+    "DescentPolicy",
+    "Expectation",
+    "ModelPolicy",
+    "Policy",
+    "QuantizationPolicy",
+]
+
 Pattern = Annotated[str, Field(min_length=1)]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-class ModelPolicy(Fact):
-    """One model to audit.
-
-    Attributes:
-        source: Path of a checkpoint folder, or a hub id.
-        id: Short name; the last part of the source by default.
-        revision: Hub revision: a branch, a tag, or a commit (40 hex digits, which fixes the bytes).
-        dtype: Dtype to load in; `auto` is what the checkpoint says.
-        device: Where to run, such as `cpu` or `cuda:0`.
-        trust_remote_code: Whether code that comes with the checkpoint may run.
-        allow_pickle: Whether `.bin` files may be read where there is no safetensors file.
-        expect: Overrides the policy's expectation for this model.
-        index: Id of its entry in the index of published coordinates, or `none` if no entry applies; by
-            default it is found by the source.
-    """
-
-    source: str = Field(min_length=1)
-    id: str = ""
-    revision: str | None = None
-    dtype: Dtype = "auto"
-    device: str = "cpu"
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    expect: Expectation | None = None
-    index: str | None = Field(default=None, min_length=1)
-
-    @field_validator("id")
-    @classmethod
-    def _plain(cls, value: str) -> str:
-        if any(mark in value for mark in "[]:/\\") or value.strip() != value:
-            raise ValueError("an id has no brackets, colons, slashes or outer spaces")
-        return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name(cls, data: object) -> object:
-        if isinstance(data, dict) and not data.get("id") and isinstance(data.get("source"), str):
-            last = data["source"].replace("\\", "/").rstrip("/").rpartition("/")[2]
-            name = last.translate(str.maketrans("[]:", "---")).strip()
-            return {**data, "id": name if name not in ("", ".", "..") else "model"}
-        return data
 
 
 class CorpusPolicy(Fact):
@@ -143,6 +110,30 @@ class ConfirmationPolicy(Fact):
         return value
 
 
+class DescentPolicy(Fact):
+    """How a descendant is held beside its parent.
+
+    Attributes:
+        texts: Further texts, in the form of `[corpus]`, that both are measured on.
+        prompt_tokens: Lengths of the prompts that both go on with.
+        new_tokens: How many tokens are generated after each.
+        long_new_tokens: How many are generated after the longest, once more.
+        lm_eval: Names of tasks of lm-evaluation-harness (`pip install 'sw-audit[lm-eval]'`).
+        lm_eval_limit: At most so many items of each.
+        lm_eval_path: Folder with task files of your own.
+        modules: So many of the worst modules are put back, one by one, where quality fails.
+    """
+
+    texts: tuple[CorpusPolicy, ...] = ()
+    prompt_tokens: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 20, 100)
+    new_tokens: int = Field(default=32, ge=1)
+    long_new_tokens: int = Field(default=144, ge=1)
+    lm_eval: tuple[Pattern, ...] = ()
+    lm_eval_limit: int | None = Field(default=None, ge=1)
+    lm_eval_path: str | None = None
+    modules: int = Field(default=4, ge=0)
+
+
 class Policy(Fact):
     """Everything an audit is asked for; an empty file is a valid policy.
 
@@ -153,6 +144,10 @@ class Policy(Fact):
         quantization: The recipes.
         activations: How activations are quantized.
         confirmation: How far the effect of the super weights is taken apart.
+        descent: How a descendant is held beside its parent.
+        compare: Name of a baseline (`--save NAME` keeps one) that every model is held against, or the path of a
+            record.
+        waivers: Checks that may be other than PASS until a day, `[[waiver]]` tables in a policy file.
         checks: Limits, one table per check.
         expect: What to expect of a model: `some` super weights, `none`, or `any` outcome.
         inconclusive: Whether an inconclusive verdict fails the run or only warns.
@@ -173,6 +168,9 @@ class Policy(Fact):
     quantization: QuantizationPolicy = QuantizationPolicy()
     activations: ActivationPolicy = ActivationPolicy()
     confirmation: ConfirmationPolicy = ConfirmationPolicy()
+    descent: DescentPolicy = DescentPolicy()
+    compare: str | None = Field(default=None, min_length=1)
+    waivers: tuple[Waiver, ...] = Field(default=(), alias="waiver")
     checks: CheckLimits = CheckLimits()
     expect: Expectation = "some"
     inconclusive: Literal["fail", "warn"] = "fail"
@@ -189,6 +187,16 @@ class Policy(Fact):
         twice = sorted({name for name in ids if ids.count(name) > 1})
         if twice:
             raise ValueError(f"two models are called {twice[0]!r}: give one of them another id")
+        return self
+
+    @model_validator(mode="after")
+    def _descended_from_others(self) -> Self:
+        for model in self.models:
+            same_files = model.parent == model.source and model.revision is None and model.gguf is None
+            if model.parent is not None and (model.parent == model.id or same_files):
+                raise ValueError(
+                    f"model {model.id!r} is its own parent: name what it was made from, or change its id"
+                )
         return self
 
     @model_validator(mode="after")
@@ -221,3 +229,15 @@ class Policy(Fact):
             KeyError: If there is none.
         """
         return {model.id: model for model in self.models}[model_id]
+
+    def find_parent(self, model: ModelPolicy) -> ModelPolicy | None:
+        """Return what a model was made from: another of the policy's models, or what its source says."""
+        if model.parent is None:
+            return None
+        known = {one.id: one for one in self.models}
+        return known.get(model.parent) or ModelPolicy(
+            source=model.parent,
+            device=model.device,
+            trust_remote_code=model.trust_remote_code,
+            allow_pickle=model.allow_pickle,
+        )

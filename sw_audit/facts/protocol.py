@@ -44,3 +44,15 @@ class Protocol(Fact):
             f"{self.signature} ({self.corpus.name}, {self.windows} windows of {self.window} tokens, "
             f"stride {self.stride}, {bos}, {self.dtype}, seed {self.seed})"
         )
+
+
+def compare_protocols(then: Protocol, now: Protocol) -> str:
+    """Say in what two protocols differ, such as `window 64 then, 128 now`."""
+    before, after = then.model_dump(), now.model_dump()
+    different = {key for key in before if before[key] != after[key]}
+    words = [f"{key} {before[key]} then, {after[key]} now" for key in before if key in different - {"corpus"}]
+    words = ["another tokenizer" if key.startswith("tokenizer ") else key for key in words]
+    if "corpus" in different:
+        name = f"{then.corpus.name} then, {now.corpus.name} now"
+        words.insert(0, f"another text ({name})" if then.corpus.sha256 != now.corpus.sha256 else f"text {name}")
+    return "; ".join(words) or "its figures carry another signature than its protocol"

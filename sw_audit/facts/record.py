@@ -7,7 +7,10 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field
 
+from sw_audit.facts.arm import BASELINE
+from sw_audit.facts.baseline import Baseline
 from sw_audit.facts.comparison import Comparison
+from sw_audit.facts.descent import DESCENDANT, Descent
 from sw_audit.facts.dose import DoseCurve
 from sw_audit.facts.fact import Fact
 from sw_audit.facts.identity import Environment, ModelIdentity, Tool
@@ -18,9 +21,11 @@ from sw_audit.facts.mechanism import Mechanism
 from sw_audit.facts.policy import Policy
 from sw_audit.facts.prompt_search import PromptSearch
 from sw_audit.facts.protocol import Protocol
+from sw_audit.facts.quantized import QuantizationReport
 from sw_audit.facts.scheme import ActivationSetup
 from sw_audit.facts.targets import PatternMatch
 from sw_audit.facts.verdict import Verdict
+from sw_audit.facts.weights import WeightsReport
 
 
 class Evidence(Fact):
@@ -39,6 +44,10 @@ class Evidence(Fact):
         activations: What was found out before activations were quantized; `None` if they were not.
         targets: What each pattern matched that says which matrices are rounded; empty if none is.
         comparison: Quantizers side by side; `None` if none were compared.
+        weights: What a static look at its files found; `None` if nobody asked.
+        quantization: How it is quantized; `None` if it is not, or nobody asked.
+        descent: The model beside its parent; `None` without a parent.
+        baseline: What was once known of it, or of what it was made from; `None` if nothing is compared.
         decoder_weights: Number of scalars in the decoder's matrices.
         notes: What a reader should know, such as a corpus that does not suit the model.
         seconds: Time spent, opening included.
@@ -56,6 +65,10 @@ class Evidence(Fact):
     activations: ActivationSetup | None = None
     targets: tuple[PatternMatch, ...] = ()
     comparison: Comparison | None = None
+    weights: WeightsReport | None = None
+    quantization: QuantizationReport | None = None
+    descent: Descent | None = None
+    baseline: Baseline | None = None
     decoder_weights: int = 0
     notes: tuple[str, ...] = ()
     seconds: float = Field(default=0.0, ge=0)
@@ -64,6 +77,12 @@ class Evidence(Fact):
         """Return the measurement of the arm of that name, if it was measured."""
         return next((found for found in self.measurements if found.arm.name == arm), None)
 
+    @property
+    def unedited(self) -> Measurement | None:
+        """The model as it is, no act in force, by itself or beside its parent; `None` if it was not measured."""
+        beside = None if self.descent is None else self.descent.texts[0].measured(DESCENDANT)
+        return self.measured(BASELINE.name) or beside
+
 
 class ModelFailure(Fact):
     """A model that could not be audited.
@@ -71,10 +90,12 @@ class ModelFailure(Fact):
     Attributes:
         model: Its id.
         message: The error, one line.
+        weights: What a static look at its files found, where that is why.
     """
 
     model: str
     message: str
+    weights: WeightsReport | None = None
 
 
 class Record(Fact):
@@ -98,6 +119,10 @@ class Record(Fact):
         activations: Per model id, what was found out before activations were quantized.
         targets: Per model id, what each pattern matched that says which matrices are rounded.
         comparisons: Per model id, quantizers side by side.
+        weights: Per model id, what a static look at its files found.
+        quantization: Per model id, how it is quantized.
+        descents: Per model id, the model beside its parent.
+        baselines: Per model id, what was once known of it.
         decoder_weights: Per model id, number of scalars in the decoder's matrices.
         notes: Per model id, what a reader should know.
         seconds: Per model id, time spent.
@@ -124,6 +149,10 @@ class Record(Fact):
     activations: dict[str, ActivationSetup] = Field(default_factory=dict)
     targets: dict[str, tuple[PatternMatch, ...]] = Field(default_factory=dict)
     comparisons: dict[str, Comparison] = Field(default_factory=dict)
+    weights: dict[str, WeightsReport] = Field(default_factory=dict)
+    quantization: dict[str, QuantizationReport] = Field(default_factory=dict)
+    descents: dict[str, Descent] = Field(default_factory=dict)
+    baselines: dict[str, Baseline] = Field(default_factory=dict)
     decoder_weights: dict[str, int] = Field(default_factory=dict)
     notes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -161,6 +190,10 @@ class Record(Fact):
             activations={one.model.id: one.activations for one in found if one.activations is not None},
             targets={one.model.id: one.targets for one in found if one.targets},
             comparisons={one.model.id: one.comparison for one in found if one.comparison is not None},
+            weights={one.model.id: one.weights for one in found if one.weights is not None},
+            quantization={one.model.id: one.quantization for one in found if one.quantization is not None},
+            descents={one.model.id: one.descent for one in found if one.descent is not None},
+            baselines={one.model.id: one.baseline for one in found if one.baseline is not None},
             decoder_weights={one.model.id: one.decoder_weights for one in found},
             notes={one.model.id: one.notes for one in found},
             seconds={one.model.id: one.seconds for one in found},
@@ -187,6 +220,10 @@ class Record(Fact):
             activations=self.activations.get(model_id),
             targets=self.targets.get(model_id, ()),
             comparison=self.comparisons.get(model_id),
+            weights=self.weights.get(model_id),
+            quantization=self.quantization.get(model_id),
+            descent=self.descents.get(model_id),
+            baseline=self.baselines.get(model_id),
             decoder_weights=self.decoder_weights.get(model_id, 0),
             notes=self.notes.get(model_id, ()),
             seconds=self.seconds.get(model_id, 0.0),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from sw_audit.facts.fact import Fact
+from sw_audit.facts.waiver import Waiver
 
 
 class Status(StrEnum):
@@ -39,6 +40,18 @@ class Finding(Fact):
     because: str
 
 
+class Paste(Fact):
+    """Advice that can be pasted.
+
+    Attributes:
+        where: What it is pasted into, such as `llm-compressor, in the recipe`.
+        text: The line, or lines.
+    """
+
+    where: str
+    text: str
+
+
 class Verdict(Fact):
     """What one check concluded about one model.
 
@@ -53,9 +66,11 @@ class Verdict(Fact):
         quantity: What `observed` is and its unit, such as `perplexity ratio`.
         because: The reason, in words.
         remedy: What to do about a verdict that is not a pass.
+        paste: The same as lines that can be pasted, where it comes down to such.
         coordinates: The scalars it is about.
         protocol: Signature of the protocol behind the figure, if it is one.
         findings: The single figures, where a check holds several.
+        waiver: Who answers for a verdict other than PASS, and until when; `None` if nobody does, or no longer.
     """
 
     check: str
@@ -68,9 +83,11 @@ class Verdict(Fact):
     quantity: str = ""
     because: str
     remedy: str | None = None
+    paste: tuple[Paste, ...] = ()
     coordinates: tuple[str, ...] = ()
     protocol: str | None = None
     findings: tuple[Finding, ...] = ()
+    waiver: Waiver | None = None
 
 
 def worst_status(statuses: Iterable[Status]) -> Status:

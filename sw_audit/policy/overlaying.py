@@ -22,8 +22,9 @@ def overlay_policy(policy: Policy, **options: Any) -> Policy:
         policy: What the file says.
         options: `None` is not given. Any key of the policy, tables as mappings (merged key by key); and, flat:
             `corpus` as a source (then nothing but its windows is kept of the policy's corpus), `windows`,
-            `window`, `stride`, `recipes`; `dtype`, `device`, `revision` (for every model); `expect` (also
-            for models that have an expectation of their own); `models` as sources or tables.
+            `window`, `stride`, `recipes`; `dtype`, `device`, `revision` (for every model); `parent` (for every
+            model but the parent itself); `expect` (also for models that have an expectation of their own);
+            `models` as sources or tables.
 
     Raises:
         PolicyError: If an option is unknown, or a value of a wrong type or out of range.
@@ -38,6 +39,11 @@ def overlay_policy(policy: Policy, **options: Any) -> Policy:
 def _lay(data: dict[str, Any], name: str, value: Any) -> None:
     if name in ("dtype", "device", "revision"):
         data["model"] = [{**model, name: value} for model in data.get("model", [])]
+    elif name == "parent":
+        data["model"] = [
+            model if value in (model["source"], model.get("id")) else {**model, name: value}
+            for model in data.get("model", [])
+        ]
     elif name == "model":
         data["model"] = [{"source": one} if isinstance(one, str) else one for one in value]
     elif name == "corpus" and isinstance(value, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -50,8 +51,8 @@ def parse_policy(data: Mapping[str, Any], origin: str) -> Policy:
     """
     try:
         # Through JSON, for in strict mode pydantic reads tuples only from JSON. Dates, which JSON has
-        # not, become tables, which no key accepts.
-        text = json.dumps(data, default=lambda value: {type(value).__name__: str(value)})
+        # not, become tables, which no key accepts but the one that asks for a day.
+        text = json.dumps(_write_days(data), default=lambda value: {type(value).__name__: str(value)})
         return Policy.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)
@@ -61,6 +62,21 @@ def parse_policy(data: Mapping[str, Any], origin: str) -> Policy:
         # Recipes are read by their own parser, which complains in its own words.
         asked = f"policy {origin}, key quantization.recipes: {error.asked}"
         raise PolicyError(asked, error.found, error.remedy) from error
+
+
+def _write_days(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Write the last days of waivers, which TOML gives as dates, as JSON has them."""
+    waivers = data.get("waiver")
+    if not isinstance(waivers, list):
+        return data
+    days = [
+        {**one, "until": one["until"].isoformat()}
+        # A time of day is a date to Python, and none to the policy.
+        if isinstance(one, Mapping) and type(one.get("until")) is date
+        else one
+        for one in waivers
+    ]
+    return {**data, "waiver": days}
 
 
 def _explain(error: ErrorDetails, origin: str) -> PolicyError:

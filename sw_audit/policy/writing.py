@@ -7,6 +7,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,7 +15,9 @@ from pydantic.fields import FieldInfo
 
 from sw_audit.facts.checks import CHECKS
 from sw_audit.facts.fact import Fact
-from sw_audit.facts.policy import ModelPolicy, Policy
+from sw_audit.facts.model_policy import ModelPolicy
+from sw_audit.facts.policy import Policy
+from sw_audit.facts.waiver import Waiver
 
 _HEAD = """\
 # A policy of sw-audit: which models to audit, on which text, and the limits of each check.
@@ -28,6 +31,22 @@ _EXAMPLES: Mapping[str, Any] = {
     "model.revision": "main",
     "model.expect": "none",
     "model.index": "huggyllama/llama-7b",
+    "model.parent": "path/of/what/it/was/made/from",
+    "model.base": "path/of/the/adapters/base",
+    "model.gguf": "model-Q4_0.gguf",
+    "model.manifest": "SHA256SUMS",
+    "waiver.check": "perplexity-ratio",
+    "waiver.model": "my-model",
+    "waiver.until": date(2030, 12, 31),
+    "waiver.owner": "who answers for it",
+    "waiver.reason": "why it may fail until then",
+    "compare": "before-tuning",
+    "descent.lm_eval_limit": 200,
+    "descent.lm_eval_path": "tasks",
+    "checks.quantization-as-configured.maximum_error": 0.1,
+    "checks.kl-divergence.maximum_median": 0.05,
+    "checks.kl-divergence.maximum_p99": 2.0,
+    "checks.range-fits-dtype.dtype": "float16",
     "index": "my-index.toml",
     "prompts": ("The quick brown fox", "Once upon a time"),
     "corpus.config": "wikitext-2-raw-v1",
@@ -52,8 +71,10 @@ def commented_policy(sources: Sequence[str] = ()) -> str:
     Args:
         sources: Models to name, not commented out.
     """
-    parts = [_HEAD, *_write_keys(Policy, "", skipped=("models",))]
+    parts = [_HEAD, *_write_keys(Policy, "", skipped=("models", "waivers"))]
     parts += _write_models(sources)
+    parts += ["", *_write_prose("One [[waiver]] table for each verdict that somebody answers for."), "#[[waiver]]"]
+    parts += _write_keys(Waiver, "waiver.")
     for name, field in Policy.model_fields.items():
         table = field.get_default(call_default_factory=True)
         if not isinstance(table, Fact):
@@ -127,5 +148,7 @@ def _write_value(value: Any) -> str:
         return f"{{ {pairs} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_write_value(one) for one in value)}]"
+    if isinstance(value, date):
+        return value.isoformat()
     # JSON writes strings, numbers and booleans as TOML does.
     return json.dumps(value, ensure_ascii=False)

@@ -12,6 +12,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from support.comparison import make_comparison_evidence
 from support.evidence import make_evidence, make_published, make_record
+from support.lineage import list_lineage
 
 import sw_audit.facts
 from sw_audit.facts.address import AddressGroup, WeightAddress
@@ -38,6 +39,7 @@ from sw_audit.index.reading import read_published
 GROUP = AddressGroup(parameter="w", rows=(1, 2), columns=(3, 4), expert=7)
 BESIDE = (
     make_evidence(),
+    *list_lineage(),
     make_comparison_evidence(),
     SetTo(addresses=(GROUP,), value=-1.5),
     StandIn(method="another-library"),
