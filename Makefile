@@ -1,7 +1,7 @@
 # make audit   audit the model that ships with sw-audit; the report is sw-audit-out/report.html
 # make test    run the fast tests with coverage
 # make slow    run the slow tests: whole audits, training, a browser, the wheel
-# make others  run the tests of other libraries' quantizers, in an environment of their own
+# make others  run the tests of other libraries' quantizers and formats, in an environment of their own
 # make check   ruff, ruff format and mypy
 # make bench   run the benchmarks and print their tables
 # make clean   remove what these commands made
@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OTHERS := .venv-quantizers
+# gptqmodel pins an older numpy than the rest needs, and runs with the newer one; this is what else it asks for.
+BESIDE_GPTQ := defuser device-smi logbar optimum pillow protobuf pypcre threadpoolctl tokenicer
 
 .PHONY: audit test slow others check format bench clean
 
@@ -28,7 +30,7 @@ slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m slow
 
 others: $(OTHERS)/.ready
-	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m pytest -q tests/alternatives
+	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m pytest -n 2 -q -rs tests/alternatives tests/formats tests/measure/test_tasks.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -60,5 +62,8 @@ $(OTHERS)/.ready: $(READY)
 	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
 	  > $$($(OTHERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth
 	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[quantizers]'
+	  --editable '.[formats,lm-eval,quantizers]'
+	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(BESIDE_GPTQ)
+	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --no-deps gptqmodel
 	touch $@

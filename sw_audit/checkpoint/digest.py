@@ -33,7 +33,28 @@ def digest_files(folder: Path | str, *, allow_pickle: bool = False) -> tuple[Fil
         CheckpointError: If there are no weight files, or one cannot be read.
     """
     root = Path(folder)
-    files = list_weight_files(root, ModelPolicy(source=str(root), allow_pickle=allow_pickle))
+    return digest_paths(list_weight_files(root, ModelPolicy(source=str(root), allow_pickle=allow_pickle)), root)
+
+
+def digest_content(folder: Path | str) -> str:
+    """Digest everything that lies in a folder: weights, configuration, tokenizer, model card, whatever is there.
+
+    What the same bytes are called, and what they are, decides the digest; hidden files and subfolders do not.
+
+    Raises:
+        CheckpointError: If a file cannot be read.
+    """
+    root = Path(folder)
+    paths = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
+    return digest_manifest(digest_paths(paths, root))
+
+
+def digest_paths(files: Iterable[Path], root: Path) -> tuple[FileDigest, ...]:
+    """Digest files below a folder, several side by side; one digest per file, by path.
+
+    Raises:
+        CheckpointError: If one cannot be read.
+    """
     # Digesting runs without Python's lock, so that shards can be digested side by side.
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _SIDE_BY_SIDE)) as pool:
         return tuple(pool.map(partial(_digest_file, root=root), sorted(files)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from sw_audit.checkpoint.effective import ProbedMemory
 from sw_audit.checkpoint.matrices import (
     DecoderLayer,
     Matrix,
@@ -49,18 +50,25 @@ def find_decoder_layers(model: Any) -> tuple[DecoderLayer, ...]:
         )
     names = {module: name for name, module in model.named_modules()}
     shared = {identify_storage(weight) for weight in _list_embeddings(model)}
-    found = []
+    found, memory = [], ProbedMemory()
     for index, module in enumerate(layers):
         name = names[module]
-        matrices = list(_list_matrices(module, name, text.hidden_size, shared))
-        downs = find_down_projections(module, name, index, text.hidden_size)
+        projections = list_projections(module, name, model.dtype, memory)
+        matrices = list(_list_matrices(projections, module, name, text.hidden_size, shared))
+        downs = find_down_projections(module, name, index, text.hidden_size, model.dtype, memory)
         found.append(DecoderLayer(index, name, module, downs, tuple(matrices)))
     return tuple(found)
 
 
-def _list_matrices(layer: torch.nn.Module, name: str, hidden: int, shared: set[int]) -> Iterator[Matrix]:
+def _list_matrices(
+    projections: Iterable[tuple[Matrix, torch.nn.Module]],
+    layer: torch.nn.Module,
+    name: str,
+    hidden: int,
+    shared: set[int],
+) -> Iterator[Matrix]:
     """Yield a layer's matrices that share no memory with what was seen, which is added to."""
-    listed = [matrix for matrix, _ in list_projections(layer, name)]
+    listed = [matrix for matrix, _ in projections]
     listed += [
         matrix for fused in list_fused_experts(layer, name, hidden) for matrix in list_expert_matrices(fused)
     ]

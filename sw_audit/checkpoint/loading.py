@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,38 +10,16 @@ from typing import Any
 import torch
 
 from sw_audit.checkpoint.families import refuse_other_architectures
-from sw_audit.checkpoint.inspection import list_weight_files
+from sw_audit.checkpoint.formats import find_format, find_gguf
+from sw_audit.checkpoint.inspection import has_tokenizer, list_weight_files
+from sw_audit.checkpoint.packed import choose_settings
 from sw_audit.checkpoint.source import quote_source
-from sw_audit.errors import CheckpointError
+from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.facts.policy import ModelPolicy
 
-# Above every level there is.
-_SILENT = 60
 # Characters of a library's own words that fit into one line with the rest.
 _LONGEST_REASON = 160
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silence what transformers says and shows while loading, and leave its settings as they were found."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_bars_off = are_progress_bars_disabled()
-    logging.set_verbosity(_SILENT)
-    if bars:
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-            if hub_bars_off:
-                disable_progress_bars()
+_ACCELERATORS = ("GPU", "CUDA", "XPU", "accelerator")
 
 
 def read_config(folder: Path, declared: dict[str, Any], wanted: ModelPolicy) -> Any:
@@ -50,7 +27,7 @@ def read_config(folder: Path, declared: dict[str, Any], wanted: ModelPolicy) -> 
 
     Args:
         folder: Where the files are.
-        declared: What config.json says.
+        declared: What config.json says; nothing of a GGUF file, which says it itself.
         wanted: The model.
 
     Raises:
@@ -59,16 +36,17 @@ def read_config(folder: Path, declared: dict[str, Any], wanted: ModelPolicy) -> 
     import transformers
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    kind = declared["model_type"]
-    if kind not in CONFIG_MAPPING:
+    gguf = find_gguf(folder, wanted)
+    kind = declared.get("model_type")
+    if gguf is None and kind not in CONFIG_MAPPING:
         if not declared.get("auto_map"):
             found = f"model_type {kind!r} is unknown to transformers {transformers.__version__}"
             raise CheckpointError(quote_source(wanted), found, "correct config.json, or upgrade transformers")
         if not wanted.trust_remote_code:
             raise _refuse_code(wanted)
-    with one_line_refusals(wanted, "config.json"):
+    with one_line_refusals(wanted, gguf or "config.json"):
         config = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=wanted.trust_remote_code
+            folder, local_files_only=True, trust_remote_code=wanted.trust_remote_code, **_name_gguf(gguf)
         )
     refuse_other_architectures(config, wanted.source)
     return config
@@ -82,9 +60,11 @@ def load_tokenizer(folder: Path, wanted: ModelPolicy) -> Any:
     """
     from transformers import AutoTokenizer
 
+    # A GGUF file holds a tokenizer too; files beside it are the model's own and nearer to the truth.
+    gguf = None if has_tokenizer(folder) else find_gguf(folder, wanted)
     with one_line_refusals(wanted, "its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=wanted.trust_remote_code
+            folder, local_files_only=True, trust_remote_code=wanted.trust_remote_code, **_name_gguf(gguf)
         )
         # Where files are missing the library makes up a tokenizer that knows its special tokens only.
         words = len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
@@ -108,22 +88,29 @@ def load_model(folder: Path, config: Any, device: torch.device, wanted: ModelPol
     """
     auto_class = choose_class(config, wanted)
     safe = all(path.suffix == ".safetensors" for path in list_weight_files(folder, wanted))
+    stored = find_format(config.to_dict())
     with one_line_refusals(wanted, "its weights"):
         model, info = auto_class.from_pretrained(
             folder,
             config=config,
-            dtype=wanted.dtype,
+            dtype="auto" if stored is not None and stored.dequantized else wanted.dtype,
             use_safetensors=safe,
             local_files_only=True,
             trust_remote_code=wanted.trust_remote_code,
             # Mismatches come back as a list of names and shapes instead of a table to print.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **_name_gguf(find_gguf(folder, wanted)),
+            **choose_settings(stored, config, device),
         )
         check_loading(info, wanted)
-        if device.type != "cpu":
+        if stored is None and device.type != "cpu":
             model.to(device)
     return model
+
+
+def _name_gguf(name: str | None) -> dict[str, str]:
+    return {} if name is None else {"gguf_file": name}
 
 
 def choose_class(config: Any, wanted: ModelPolicy) -> Any:
@@ -191,19 +178,23 @@ def check_loading(info: Mapping[str, Any], wanted: ModelPolicy) -> None:
         wanted: The model.
 
     Raises:
-        CheckpointError: Naming one tensor that is missing, left over or of another shape.
+        BrokenWeightsError: Naming one tensor that is missing, left over or of another shape.
     """
-    remedy = "compare config.json with the weights, or download the checkpoint again"
+    asked, remedy = quote_source(wanted), "compare config.json with the weights, or download the checkpoint again"
     for name, stored, expected in sorted(info["mismatched_keys"]):
         found = f"tensor {name!r} has shape {list(stored)}, config.json asks for {list(expected)}"
-        raise CheckpointError(quote_source(wanted), found + _count_others(info["mismatched_keys"]), remedy)
-    for key, state in (("missing_keys", "is missing"), ("unexpected_keys", "has no place in the model")):
+        found += _count_others(info["mismatched_keys"])
+        raise BrokenWeightsError(asked, found, remedy, kind="mismatched-tensor", where=name)
+    keys = (
+        ("missing_keys", "is missing", "missing-tensor"),
+        ("unexpected_keys", "has no place in the model", "unexpected-tensor"),
+    )
+    for key, state, kind in keys:
         for name in sorted(info[key]):
-            raise CheckpointError(
-                quote_source(wanted), f"tensor {name!r} {state}" + _count_others(info[key]), remedy
-            )
+            found = f"tensor {name!r} {state}{_count_others(info[key])}"
+            raise BrokenWeightsError(asked, found, remedy, kind=kind, where=name)
     for message in info["error_msgs"]:
-        raise CheckpointError(quote_source(wanted), _first_line(message), remedy)
+        raise BrokenWeightsError(asked, _first_line(message), remedy, kind="loading-message")
 
 
 @contextmanager
@@ -226,7 +217,11 @@ def one_line_refusals(wanted: ModelPolicy, what: str) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             raise _refuse_code(wanted) from error
         found = f"transformers cannot read {what} ({type(error).__name__}: {_first_line(error)})"
-        raise CheckpointError(quote_source(wanted), found, "repair or replace the checkpoint") from error
+        remedy = "repair or replace the checkpoint"
+        # Some formats want an accelerator: that is no flaw of the weights.
+        if "weights" in what and not any(word in str(error) for word in _ACCELERATORS):
+            raise BrokenWeightsError(quote_source(wanted), found, remedy, where="") from error
+        raise CheckpointError(quote_source(wanted), found, remedy) from error
 
 
 def _refuse_code(wanted: ModelPolicy) -> CheckpointError:

@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 
 import torch
 
+from sw_audit.checkpoint.effective import Probed, ProbedMemory, find_sizes, is_opaque
 from sw_audit.checkpoint.experts import FusedExperts, find_fused_experts
 from sw_audit.errors import CheckpointError
 
@@ -19,20 +20,26 @@ class Matrix:
 
     Attributes:
         parameter: Qualified name, such as `model.layers.2.mlp.down_proj.weight`.
-        tensor: The parameter as the module stores it: (out, in), or (in, out) if transposed.
+        tensor: The parameter as the module stores it: (out, in), or (in, out) if transposed. Without data (meta)
+            where the module does not hold it as one.
         transposed: Whether it is stored (in, out), as Conv1D does.
         expert: Which of the experts that are fused into the parameter, [experts, ., .]; `None` where the
             parameter is this one matrix.
+        probed: How it is read where the module keeps it packed; such a matrix has a weight that can be read, but
+            writing into it changes nothing.
     """
 
     parameter: str
     tensor: torch.nn.Parameter
     transposed: bool
     expert: int | None = field(default=None, kw_only=True)
+    probed: Probed | None = field(default=None, kw_only=True)
 
     @property
     def weight(self) -> torch.Tensor:
-        """The matrix as (out, in); a view, so writing into it changes the model."""
+        """The matrix as (out, in); a view, so writing into it changes the model, unless it is probed."""
+        if self.probed is not None:
+            return self.probed.read()
         stored = self.tensor.detach()
         if self.expert is not None:
             stored = stored[self.expert]
@@ -43,6 +50,17 @@ class Matrix:
         """How many (out, in) there are; known also while the weights are not in memory."""
         rows, columns = self.tensor.shape[-2:]
         return (columns, rows) if self.transposed else (rows, columns)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix is."""
+        return self.tensor.device if self.probed is None else self.probed.device
+
+    def read_scalars(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Read some scalars, [scalars], by int64 indices; a copy, cheaper than `weight` where it is probed."""
+        if self.probed is not None:
+            return self.probed.read_scalars(rows, columns).clone()
+        return self.weight[rows, columns].clone()
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,22 +154,41 @@ class DecoderLayer:
         return {one.parameter: fused[one.parameter] for one in self.matrices}
 
 
-def list_projections(root: torch.nn.Module, prefix: str) -> Iterator[tuple[Matrix, torch.nn.Module]]:
+def list_projections(
+    root: torch.nn.Module, prefix: str, dtype: torch.dtype = torch.float32, memory: ProbedMemory | None = None
+) -> Iterator[tuple[Matrix, torch.nn.Module]]:
     """Yield every matrix below a module together with the module that multiplies by it.
 
-    Only plain floating matrices count: what a quantization package packs into a Linear is not one.
+    What a library has packed, or put an adapter on, is one matrix, whatever modules it is made of.
 
     Args:
         root: Where to look, itself included.
         prefix: Its qualified name.
+        dtype: What opaque modules are probed with: the model's dtype. Wanted only by who reads their weights.
+        memory: Where probed matrices are kept.
     """
+    memory = memory or ProbedMemory()
+    within = ""
     for name, module in root.named_modules(prefix=prefix):
+        if within and name.startswith(within):
+            continue
+        if is_opaque(module):
+            within = f"{name}."
+            yield _make_probed(name, module, dtype, memory), module
+            continue
         conv1d = is_conv1d(module)
         if not conv1d and not isinstance(module, torch.nn.Linear):
             continue
         weight = module._parameters.get("weight")
         if weight is not None and weight.ndim == 2 and weight.is_floating_point():
             yield Matrix(f"{name}.weight", weight, transposed=conv1d), module
+
+
+def _make_probed(name: str, module: torch.nn.Module, dtype: torch.dtype, memory: ProbedMemory) -> Matrix:
+    rows, columns = find_sizes(module) or (0, 0)
+    bare = torch.nn.Parameter(torch.empty(rows, columns, dtype=dtype, device="meta"), requires_grad=False)
+    probed = Probed(module, (rows, columns), dtype, memory)
+    return Matrix(f"{name}.weight", bare, transposed=False, probed=probed)
 
 
 def list_fused_experts(root: torch.nn.Module, prefix: str, hidden: int) -> Iterator[FusedExperts]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from sw_audit.checkpoint.effective import ProbedMemory
 from sw_audit.checkpoint.matrices import (
     DownProjection,
     Matrix,
@@ -31,7 +32,12 @@ _Pair = tuple[Matrix, torch.nn.Module]
 
 
 def find_down_projections(
-    layer: torch.nn.Module, name: str, index: int, hidden: int
+    layer: torch.nn.Module,
+    name: str,
+    index: int,
+    hidden: int,
+    dtype: torch.dtype = torch.float32,
+    memory: ProbedMemory | None = None,
 ) -> tuple[DownProjection, ...]:
     """Find the down-projections of a decoder layer, outside of the blocks that mix tokens.
 
@@ -40,6 +46,8 @@ def find_down_projections(
         name: Its qualified name.
         index: Its number.
         hidden: Width of the residual stream.
+        dtype: The model's dtype, in which opaque modules are probed.
+        memory: Where probed matrices are kept.
 
     Returns:
         That of the dense MLP, or of what all tokens share, first; then one per expert.
@@ -48,11 +56,10 @@ def find_down_projections(
     experts: list[DownProjection] = []
     for block, prefix in _list_mlp_blocks(layer, name):
         apart = dict(_list_separate_experts(block, prefix))
-        dense += [
-            pair for pair in list_projections(block, prefix) if not _is_below(pair[0].parameter, tuple(apart))
-        ]
+        pairs = list(list_projections(block, prefix, dtype, memory))
+        dense += [pair for pair in pairs if not _is_below(pair[0].parameter, tuple(apart))]
         for path, module in apart.items():
-            pairs = list(list_projections(module, path))
+            pairs = list(list_projections(module, path, dtype, memory))
             if len(pairs) > 1 and (pair := _choose_widest(pairs, hidden)) is not None:
                 experts.append(_as_down_projection(pair, index, expert_module=module))
         for fused in list_fused_experts(block, prefix, hidden):
@@ -70,24 +77,30 @@ def find_down_projections(
 
 def _choose_widest(pairs: Sequence[_Pair], hidden: int) -> _Pair | None:
     """Choose the widest projection back into the residual stream that has a partner out of it."""
-    outward = {matrix.weight.shape[0] for matrix, _ in pairs if matrix.weight.shape[1] == hidden}
+    outward = {matrix.shape[0] for matrix, _ in pairs if matrix.shape[1] == hidden}
     candidates = [
         (matrix, module)
         for matrix, module in pairs
-        if matrix.weight.shape[0] == hidden
+        if matrix.shape[0] == hidden
         # A gate and its partner may be one matrix of twice the width.
-        and any(matrix.weight.shape[1] * times in outward for times in (1, 2))
+        and any(matrix.shape[1] * times in outward for times in (1, 2))
     ]
     if not candidates:
         return None
-    width = max(matrix.weight.shape[1] for matrix, _ in candidates)
-    return [pair for pair in candidates if pair[0].weight.shape[1] == width][-1]
+    width = max(matrix.shape[1] for matrix, _ in candidates)
+    return [pair for pair in candidates if pair[0].shape[1] == width][-1]
 
 
 def _as_down_projection(pair: _Pair, index: int, expert_module: torch.nn.Module | None = None) -> DownProjection:
     matrix, module = pair
     return DownProjection(
-        matrix.parameter, matrix.tensor, matrix.transposed, index, module, expert_module=expert_module
+        matrix.parameter,
+        matrix.tensor,
+        matrix.transposed,
+        index,
+        module,
+        expert_module=expert_module,
+        probed=matrix.probed,
     )
 
 

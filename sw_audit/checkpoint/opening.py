@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from sw_audit.checkpoint.digest import digest_files, digest_manifest
+from sw_audit.checkpoint.assembly import assemble
+from sw_audit.checkpoint.digest import digest_manifest, digest_paths
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
-from sw_audit.checkpoint.finite import refuse_non_finite
-from sw_audit.checkpoint.inspection import inspect_folder
-from sw_audit.checkpoint.loading import load_model, load_tokenizer, quiet_libraries, read_config
+from sw_audit.checkpoint.inspection import list_weight_files
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
+from sw_audit.checkpoint.packed import count_parameters
+from sw_audit.checkpoint.quiet import quiet_libraries
 from sw_audit.checkpoint.source import find_folder, quote_source
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.identity import ModelIdentity
+from sw_audit.facts.identity import FileDigest, ModelIdentity
 from sw_audit.facts.policy import ModelPolicy
 
 
@@ -83,19 +84,16 @@ def open_checkpoint(wanted: ModelPolicy) -> Checkpoint:
         CheckpointError: If it cannot be opened as it should be.
     """
     folder = require_folder(wanted)
-    declared = inspect_folder(folder, wanted)
     device = find_device(wanted)
     with quiet_libraries():
-        config = read_config(folder, declared, wanted)
-        tokenizer = load_tokenizer(folder, wanted)
-        model = load_model(folder, config, device, wanted)
-    for name, parameter in model.named_parameters():
-        refuse_non_finite(name, parameter, wanted)
+        assembled = assemble(folder, wanted, device)
+    model, tokenizer = assembled.model, assembled.tokenizer
     check_vocabulary(model, tokenizer, wanted)
     model.eval().requires_grad_(False)
     layers = find_decoder_layers(model)
     require_down_projections(layers, wanted.source)
-    return Checkpoint(model, tokenizer, identify_model(model, layers, folder, wanted), layers)
+    files = digest_parts(assembled.folders)
+    return Checkpoint(model, tokenizer, identify_model(model, layers, wanted, files), layers)
 
 
 def require_folder(wanted: ModelPolicy) -> Path:
@@ -137,19 +135,30 @@ def check_vocabulary(model: Any, tokenizer: Any, wanted: ModelPolicy) -> None:
         raise CheckpointError(quote_source(wanted), found, "put the model's own tokenizer beside the weights")
 
 
+def digest_parts(folders: Sequence[tuple[Path, ModelPolicy]]) -> tuple[FileDigest, ...]:
+    """Digest the files that a model is made of, which reads all of them; an adapter's base is named so.
+
+    Args:
+        folders: Where its weights are from, each with what was asked for there; the model's own first.
+    """
+    found: list[FileDigest] = []
+    for depth, (folder, wanted) in enumerate(folders):
+        files = digest_paths(list_weight_files(folder, wanted), folder)
+        found += [one.model_copy(update={"path": "base/" * depth + one.path}) for one in files]
+    return tuple(found)
+
+
 def identify_model(
-    model: Any, layers: Sequence[DecoderLayer], folder: Path, wanted: ModelPolicy, *, digest: bool = True
+    model: Any, layers: Sequence[DecoderLayer], wanted: ModelPolicy, files: Sequence[FileDigest]
 ) -> ModelIdentity:
     """Say which model it is.
 
     Args:
         model: The model, its weights in memory or not.
         layers: Its decoder layers.
-        folder: Where its files are.
         wanted: What it is called.
-        digest: Whether to digest the files, which reads all of them.
+        files: The digests of its files; none where nobody asked for them.
     """
-    files = digest_files(folder, allow_pickle=wanted.allow_pickle) if digest else ()
     return ModelIdentity(
         id=wanted.id,
         source=wanted.source,
@@ -158,9 +167,9 @@ def identify_model(
         architecture=type(model).__name__,
         layers=len(layers),
         hidden_size=model.config.get_text_config(decoder=True).hidden_size,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=count_parameters(model),
         dtype=str(model.dtype).removeprefix("torch."),
         device=wanted.device,
-        files=files,
-        digest=digest_manifest(files) if digest else "",
+        files=tuple(files),
+        digest=digest_manifest(files) if files else "",
     )

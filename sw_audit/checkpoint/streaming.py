@@ -7,24 +7,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
+from sw_audit.checkpoint.formats import find_format
 from sw_audit.checkpoint.inspection import inspect_folder, list_weight_files
 from sw_audit.checkpoint.loading import (
     check_loading,
     choose_own_class,
     load_tokenizer,
     one_line_refusals,
-    quiet_libraries,
     read_config,
 )
 from sw_audit.checkpoint.mapped import MappedFiles, UnknownDtypeError
 from sw_audit.checkpoint.opening import (
     Checkpoint,
     check_vocabulary,
+    digest_parts,
     find_device,
     identify_model,
     require_folder,
 )
 from sw_audit.checkpoint.paging import Pager, empty_model
+from sw_audit.checkpoint.quiet import quiet_libraries
 from sw_audit.checkpoint.skeleton import build_skeleton
 from sw_audit.checkpoint.unread import Unread
 from sw_audit.facts.policy import ModelPolicy
@@ -58,7 +60,9 @@ def open_streaming(
     device = find_device(wanted)
     paths = list_weight_files(folder, wanted)
     if any(path.suffix != ".safetensors" for path in paths):
-        raise CannotStreamError("its weights are pickles")
+        raise CannotStreamError("its weights are no safetensors")
+    if not declared or find_format(declared) is not None:
+        raise CannotStreamError("its weights are packed, or an adapter is on them")
     with quiet_libraries():
         config = read_config(folder, declared, wanted)
         tokenizer = load_tokenizer(folder, wanted)
@@ -70,7 +74,7 @@ def open_streaming(
     check_vocabulary(model, tokenizer, wanted)
     layers = find_decoder_layers(model)
     require_down_projections(layers, wanted.source)
-    identity = identify_model(model, layers, folder, wanted, digest=digest)
+    identity = identify_model(model, layers, wanted, digest_parts([(folder, wanted)]) if digest else ())
     slots = empty_model(model)
     # What is not stored is made when the model is made, and stays.
     for module in model.modules():

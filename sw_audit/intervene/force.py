@@ -13,6 +13,7 @@ from sw_audit.facts.address import AddressGroup
 from sw_audit.facts.arm import (
     Act,
     Arm,
+    Borrow,
     Quantize,
     QuantizeActivations,
     RestoreActivation,
@@ -22,6 +23,8 @@ from sw_audit.facts.arm import (
     StandIn,
 )
 from sw_audit.intervene.activations import quantized_activations
+from sw_audit.intervene.borrowing import Lender, borrowed_modules, borrows
+from sw_audit.intervene.opaque import scalars_answered
 from sw_audit.intervene.places import index_scalars
 from sw_audit.intervene.restoration import restored_activation
 from sw_audit.intervene.rounding import SpareTensors, rounded_parameters, rounds_something
@@ -32,6 +35,8 @@ from sw_audit.quantize.calibration import Calibration
 def touches(arm: Arm, layer: DecoderLayer) -> bool:
     """Tell whether an arm changes anything in a layer."""
     if any(isinstance(act, QuantizeActivations | Smooth | StandIn) for act in arm.acts):
+        return True
+    if any(isinstance(act, Borrow) and borrows(act, layer) for act in arm.acts):
         return True
     if any(isinstance(act, Quantize) and rounds_something(act, layer) for act in arm.acts):
         return True
@@ -44,17 +49,20 @@ def arm_in_force(
     layer: DecoderLayer,
     calibration: Calibration | None = None,
     spare: SpareTensors | None = None,
+    lender: Lender | None = None,
 ) -> Iterator[None]:
     """Put an arm's acts in force on one layer, in order; undo them in reverse order on the way out.
 
     Scalars are written in place and their saved values written back; a rounded matrix is a second tensor
-    that stands in for the first. So the layer is bit-identical afterwards, whatever happens inside.
+    that stands in for the first; where a module keeps its matrix packed, what it answers is changed instead.
+    So the layer is bit-identical afterwards, whatever happens inside.
 
     Args:
         arm: The condition.
         layer: The layer, whose weights are at hand.
         calibration: What calibration text showed of it; acts that need none do without.
         spare: Memory for rounded matrices, reused from arm to arm and layer to layer; new memory without.
+        lender: Has the parent's modules, where an arm borrows some.
 
     Raises:
         CheckpointError: If an address lies outside its matrix, or names an expert that there is not.
@@ -71,7 +79,7 @@ def arm_in_force(
             if isinstance(act, Smooth):
                 calibration = stack.enter_context(smoothed(act, layer, calibration))
             else:
-                stack.enter_context(_act_in_force(act, layer, original, calibration, spare))
+                stack.enter_context(_act_in_force(act, layer, original, calibration, spare, lender))
         yield
 
 
@@ -82,6 +90,7 @@ def _act_in_force(
     original: dict[AddressGroup, tuple[Matrix, Tensor] | None],
     calibration: Calibration | None,
     spare: SpareTensors | None,
+    lender: Lender | None,
 ) -> Iterator[None]:
     with ExitStack() as stack:
         match act:
@@ -90,6 +99,8 @@ def _act_in_force(
                     stack.enter_context(_scalars_written(act, layer, group))
             case Quantize():
                 stack.enter_context(rounded_parameters(act, layer, calibration, spare))
+            case Borrow():
+                stack.enter_context(borrowed_modules(act, layer, lender))
             case QuantizeActivations():
                 stack.enter_context(quantized_activations(act, layer, calibration))
             case RestoreActivation():
@@ -107,6 +118,10 @@ def _scalars_written(act: Scale | SetTo, layer: DecoderLayer, group: AddressGrou
     if matrix is None:
         yield
         return
+    if matrix.probed is not None:
+        with scalars_answered(act, matrix, group):
+            yield
+        return
     weight, place = matrix.weight, index_scalars(matrix, [group])
     saved = weight[place].clone()
     try:
@@ -122,4 +137,4 @@ def _find(layer: DecoderLayer, group: AddressGroup) -> Matrix | None:
 
 def _gather(layer: DecoderLayer, group: AddressGroup) -> tuple[Matrix, Tensor] | None:
     matrix = _find(layer, group)
-    return None if matrix is None else (matrix, matrix.weight[index_scalars(matrix, [group])].clone())
+    return None if matrix is None else (matrix, matrix.read_scalars(*index_scalars(matrix, [group])))

@@ -20,12 +20,12 @@ def index_scalars(matrix: Matrix, groups: Sequence[AddressGroup]) -> tuple[Tenso
     """
     rows = torch.tensor([row for group in groups for row in group.rows], dtype=torch.long)
     columns = torch.tensor([column for group in groups for column in group.columns], dtype=torch.long)
-    height, width = matrix.weight.shape
+    height, width = matrix.shape
     if rows.numel() and (int(rows.max()) >= height or int(columns.max()) >= width):
         raise CheckpointError(
             f"address [{int(rows.max())}, {int(columns.max())}] of {matrix.parameter}",
             f"the matrix is {height} x {width}",
             "give row (output channel) before column (input channel), both counted from 0",
         )
-    device = matrix.tensor.device
+    device = matrix.device
     return rows.to(device), columns.to(device)

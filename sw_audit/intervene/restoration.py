@@ -44,7 +44,7 @@ def restored_activation(
         return
     rows = torch.tensor(group.rows, device=original.device)
     columns = torch.tensor(group.columns, device=original.device)
-    loss = _Loss(rows, columns, original.float() - matrix.weight[rows, columns].float())
+    loss = _Loss(rows, columns, original.float() - matrix.read_scalars(rows, columns).float())
     handles = list(_Restorer(layer, down, loss).hook())
     try:
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from sw_audit.errors import CorpusError
 from sw_audit.facts.arm import Quantize
 from sw_audit.facts.clip import SearchClip
 from sw_audit.facts.targets import is_targeted
+from sw_audit.intervene.opaque import matrix_answered
 from sw_audit.intervene.places import index_scalars
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.quantize.rtn import round_into_
@@ -68,8 +69,15 @@ def rounded_parameters(
     spare = spare or SpareTensors()
     stored: list[tuple[torch.nn.Parameter, Tensor]] = []
     taken: list[Tensor] = []
+    answering = ExitStack()
     try:
         for matrices in _group_by_parameter(act, layer):
+            if matrices[0].probed is not None:
+                (matrix,) = matrices
+                rounded = torch.empty_like(matrix.weight)
+                _round_matrix(act, matrix, rounded, calibration)
+                answering.enter_context(matrix_answered(matrix, rounded))
+                continue
             parameter = matrices[0].tensor
             rounded = spare.take(parameter.data)
             taken.append(rounded)
@@ -79,6 +87,7 @@ def rounded_parameters(
             parameter.data = rounded
         yield
     finally:
+        answering.close()
         for parameter, data in stored:
             parameter.data = data
         spare.give_back(taken)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
 from sw_audit.errors import CorpusError
 from sw_audit.facts.arm import Smooth
+from sw_audit.intervene.opaque import matrix_answered
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.quantize.smoothing import find_smoothing_scales
 
@@ -42,8 +43,10 @@ def smoothed(act: Smooth, layer: DecoderLayer, calibration: Calibration | None) 
             "no calibration text is left beyond the scored windows",
             "give a longer text in `[corpus] source`, or fewer `[corpus] windows`",
         )
+    # The layer's own matrix, where it has one: it knows the dtype that a packed one is probed with.
     projections = {
-        matrix.parameter: (matrix, module) for matrix, module in list_projections(layer.module, layer.name)
+        matrix.parameter: (layer.find_matrix(matrix.parameter, None) or matrix, module)
+        for matrix, module in list_projections(layer.module, layer.name)
     }
     with ExitStack() as stack:
         for feed in calibration.feeds:
@@ -76,6 +79,10 @@ class _Divider:
 
 @contextmanager
 def _multiplied(matrix: Matrix, scales: Tensor) -> Iterator[None]:
+    if matrix.probed is not None:
+        with matrix_answered(matrix, matrix.weight * scales):
+            yield
+        return
     parameter = matrix.tensor
     stored = parameter.data
     try:

@@ -1,0 +1,212 @@
+"""What a configuration says of quantization, held against what is found in the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from formats.conftest import Opened
+from safetensors.torch import load_file, save_file
+from support.checkpoints import rewrite_config
+from support.stored import COLUMN, DOWN, ROW, STORED, VALUE
+
+from sw_audit.checkpoint.configured import describe_quantization
+from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checkpoint.patterns import Pattern, count_matches, is_left_out, list_patterns
+from sw_audit.facts.location import SuperWeight
+from sw_audit.facts.policy import ModelPolicy
+from sw_audit.facts.quantized import QuantizationReport
+
+SUPER_WEIGHT = SuperWeight(parameter=f"{DOWN}.weight", row=ROW, column=COLUMN, layer=1, value=VALUE, share=1.0)
+# Method, bits, group and activations of each format; what is not here is stored plainly.
+EXPECTED = {
+    "bitsandbytes-nf4": ("bitsandbytes", 4, 64, None),
+    "bitsandbytes-nf4-double": ("bitsandbytes", 4, 64, None),
+    "bitsandbytes-fp4": ("bitsandbytes", 4, 64, None),
+    "bitsandbytes-int8": ("bitsandbytes", 8, None, 8),
+    "torchao-int8": ("torchao", 8, None, None),
+    "torchao-int4": ("torchao", 4, 32, None),
+    "torchao-fp8": ("torchao", 8, None, None),
+    "torchao-int8-dynamic": ("torchao", 8, None, 8),
+    "compressed-tensors-w4a16": ("compressed-tensors", 4, 32, None),
+    "compressed-tensors-w8a8": ("compressed-tensors", 8, None, 8),
+    "compressed-tensors-fp8": ("compressed-tensors", 8, None, 8),
+    "compressed-tensors-nvfp4a16": ("compressed-tensors", 4, 16, None),
+    "compressed-tensors-mxfp4a16": ("compressed-tensors", 4, 32, None),
+    "gptq": ("gptq", 4, 32, None),
+    "awq": ("awq", 4, 32, None),
+    "auto-round": ("auto-round", 4, 32, None),
+    "gguf-q8_0": ("gguf", 8.5, 32, None),
+    "gguf-q4_0": ("gguf", 4.5, 32, None),
+    "fp8": ("fp8", 8, 32, None),
+}
+# Formats whose codes are whole numbers, and the number that the group's largest weight is stored as.
+LARGEST_CODE = {
+    "bitsandbytes-int8": 127,
+    "torchao-int8": 127,
+    "torchao-int8-dynamic": 127,
+    "torchao-int4": 7,
+    "compressed-tensors-w4a16": 7,
+    "compressed-tensors-w8a8": 127,
+    "gptq": 8,
+    "auto-round": 8,
+    "gguf-q8_0": 127,
+    "gguf-q4_0": 8,
+}
+
+
+def describe(opened: Opened) -> QuantizationReport | None:
+    wanted = ModelPolicy(source=str(opened.folder))
+    return describe_quantization(opened.checkpoint, wanted, (SUPER_WEIGHT,))
+
+
+def test_every_format_says_how_its_modules_are_stored(opened: Opened) -> None:
+    report = describe(opened)
+    if opened.stored.name not in EXPECTED:
+        assert report is None
+        return
+    assert report is not None
+    method, bits, group, activations = EXPECTED[opened.stored.name]
+    assert report.method == method
+    assert report.described
+    assert len(report.quantized) == 42
+    assert report.unquantized == ()
+    assert all(pattern.modules for pattern in report.patterns)
+    assert {(one.bits, one.group, one.activations) for one in report.quantized} == {(bits, group, activations)}
+    assert report.exact is not opened.stored.rounded
+    assert bool(report.because) is opened.stored.rounded
+
+
+def test_the_super_weights_own_code_is_told(opened: Opened) -> None:
+    report = describe(opened)
+    if report is None:
+        return
+    (held,) = report.super_weights
+    assert held.module is not None
+    assert held.module.module == DOWN
+    assert held.parent == VALUE
+    assert held.value == pytest.approx(float(opened.checkpoint.matrix(f"{DOWN}.weight").weight[ROW, COLUMN]))
+    assert held.step is not None
+    assert held.value is not None
+    if opened.stored.name in LARGEST_CODE:
+        # It is the largest of its group, so that it is this many steps from zero.
+        assert held.value / held.step == pytest.approx(LARGEST_CODE[opened.stored.name], rel=5e-3)
+    else:
+        # A float's neighbour is nearer the more bits it has; with 4 bits it is a third of it at most.
+        assert 0.05 * abs(held.value) < held.step < 0.4 * abs(held.value)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    (stored,) = (one for one in STORED if one.name == "compressed-tensors-w8a8")
+    return stored.make(tmp_path / "model")
+
+
+def test_a_pattern_that_matches_nothing_is_counted_as_such(packed: Path) -> None:
+    config = json.loads((packed / "config.json").read_text())
+    quantization = config["quantization_config"]
+    quantization["ignore"] += ["model.layer.1.mlp.down_proj", "re:.*experts.*"]
+    rewrite_config(packed, quantization_config=quantization)
+    wanted = ModelPolicy(source=str(packed))
+    report = describe_quantization(open_checkpoint(wanted), wanted)
+    assert report is not None
+    assert [(one.key, one.pattern, one.modules) for one in report.patterns] == [
+        ("ignore", "lm_head", 1),
+        ("ignore", "model.layer.1.mlp.down_proj", 0),
+        ("ignore", "re:.*experts.*", 0),
+        ("config_groups.group_0.targets", "Linear", 43),
+    ]
+    assert report.super_weights == ()
+
+
+def test_what_was_left_as_it_was_without_a_pattern_saying_so_is_listed(tmp_path: Path) -> None:
+    # What happens to fused experts in some libraries happens here to one matrix.
+    (stored,) = (one for one in STORED if one.name == "fp8")
+    folder = stored.make(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.2.mlp.up_proj.weight"
+    codes, scales = tensors[name].float(), tensors.pop(f"{name}_scale_inv")
+    tensors[name] = codes * scales.repeat_interleave(32, 0).repeat_interleave(32, 1)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    wanted = ModelPolicy(source=str(folder))
+    report = describe_quantization(open_checkpoint(wanted), wanted)
+    assert report is not None
+    assert report.unquantized == (name,)
+    assert len(report.quantized) == 41
+
+
+def test_a_super_weight_whose_module_is_gone_has_no_value(opened: Opened) -> None:
+    wanted = ModelPolicy(source=str(opened.folder))
+    gone = SUPER_WEIGHT.model_copy(update={"parameter": "model.layers.9.mlp.down_proj.weight"})
+    outside = SUPER_WEIGHT.model_copy(update={"column": 5000})
+    report = describe_quantization(opened.checkpoint, wanted, (gone, outside))
+    if report is not None:
+        assert [held.value for held in report.super_weights] == [None, None]
+        assert [held.step for held in report.super_weights] == [None, None]
+
+
+def test_patterns_of_every_library_are_read() -> None:
+    settings = {
+        "llm_int8_skip_modules": ["lm_head"],
+        "modules_to_not_convert": ["gate", "re:.*o_proj"],
+        "modules_in_block_to_quantize": [["self_attn.q_proj"], ["mlp.up_proj"]],
+        "dynamic": {"-:.*down_proj": {}, "+:.*up_proj": {"bits": 8}},
+        "extra_config": {"model.layers.0.mlp.up_proj": {"bits": 16}, "model.layers.1.mlp.up_proj": {"bits": 8}},
+        "config_groups": {"group_0": {"targets": ["Linear"]}},
+    }
+    found = {(one.key, one.text, one.skips) for one in list_patterns(settings)}
+    assert found == {
+        ("llm_int8_skip_modules", "lm_head", True),
+        ("modules_to_not_convert", "gate", True),
+        ("modules_to_not_convert", "re:.*o_proj", True),
+        ("modules_in_block_to_quantize", "self_attn.q_proj", False),
+        ("modules_in_block_to_quantize", "mlp.up_proj", False),
+        ("config_groups.group_0.targets", "Linear", False),
+        ("dynamic", "-:.*down_proj", True),
+        ("dynamic", "+:.*up_proj", False),
+        ("extra_config", "model.layers.0.mlp.up_proj", True),
+        ("extra_config", "model.layers.1.mlp.up_proj", False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "matches"),
+    [
+        ("lm_head", "lm_head", True),
+        ("layers.1", "model.layers.1.mlp.up_proj", False),
+        ("model.layers.1", "model.layers.1.mlp.up_proj", True),
+        ("model.layers.1", "model.layers.11.mlp.up_proj", False),
+        ("up_proj", "model.layers.1.mlp.up_proj", True),
+        ("p_proj", "model.layers.1.mlp.up_proj", False),
+        ("re:.*up_proj", "model.layers.1.mlp.up_proj", True),
+        ("re:up_proj", "model.layers.1.mlp.up_proj", False),
+        ("model.layers.*.mlp", "model.layers.3.mlp.up_proj", True),
+        ("(", "model.layers.3.mlp.up_proj", False),
+        ("re:(", "model.layers.3.mlp.up_proj", False),
+    ],
+)
+def test_a_pattern_matches_as_the_libraries_match_it(text: str, name: str, *, matches: bool) -> None:
+    assert Pattern("modules_to_not_convert", text, skips=True).matches(name) is matches
+
+
+def test_what_patterns_leave_out_is_told_from_what_they_do_not() -> None:
+    linear = torch.nn.Linear(2, 2)
+    skipping = list_patterns(
+        {"ignore": ["lm_head", "re:.*down_proj"], "config_groups": {"a": {"targets": ["Linear"]}}}
+    )
+    assert is_left_out(skipping, "model.layers.1.mlp.down_proj", linear)
+    assert not is_left_out(skipping, "model.layers.1.mlp.up_proj", linear)
+    choosing = list_patterns({"modules_in_block_to_quantize": [["mlp.up_proj"]]})
+    assert is_left_out(choosing, "model.layers.1.mlp.down_proj", linear)
+    assert not is_left_out(choosing, "model.layers.1.mlp.up_proj", linear)
+    assert not is_left_out((), "model.layers.1.mlp.up_proj", None)
+
+
+def test_a_name_that_only_the_files_know_counts_as_matched() -> None:
+    patterns = list_patterns({"modules_to_not_convert": ["block_sparse_moe.experts.0.w2"]})
+    (count,) = count_matches(patterns, {}, {}, {"model.layers.0.block_sparse_moe.experts.0.w2"})
+    assert count.modules == 1
+    (count,) = count_matches(patterns, {}, {}, {"model.layers.0.mlp.experts"})
+    assert count.modules == 0

@@ -1,0 +1,180 @@
+"""Quantized checkpoints that are broken or cannot be opened here: one clear line each, none opens in silence."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.checkpoints import rewrite_config, rewrite_weights
+from support.stored import DATA, DOWN, make, refuse
+
+from sw_audit.errors import BrokenWeightsError
+from sw_audit.specimen.shipped import specimen_path
+
+
+def strip_config(folder: Path) -> None:
+    rewrite_config(folder, quantization_config=None)
+
+
+def spoil(name: str, value: float) -> Callable[[dict[str, Any]], None]:
+    def change(tensors: dict[str, Any]) -> None:
+        tensors[name].view(-1)[0] = value
+
+    return change
+
+
+# Which format, what is done to it, what kind of flaw it is and what is said.
+W4, W8 = "compressed-tensors-w4a16", "compressed-tensors-w8a8"
+BROKEN: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
+    "codes read as floats": (W8, strip_config, "codes-without-config", "is stored as I8"),
+    "packed layers without a config": (W4, strip_config, "missing-tensor|unexpected-tensor", "tensor '.*'"),
+    "packed codes lost": (
+        W4,
+        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.weight_packed")),
+        "missing-tensor",
+        f"{DOWN}.weight_packed.* is missing",
+    ),
+    "scales lost": (
+        W8,
+        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.weight_scale")),
+        "missing-tensor",
+        f"{DOWN}.weight_scale",
+    ),
+    "scales lost of packed codes": (
+        W4,
+        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.weight_scale")),
+        "missing-tensor",
+        f"{DOWN}.weight_scale",
+    ),
+    "scales of another shape": (
+        W8,
+        lambda folder: rewrite_weights(
+            folder, lambda tensors: tensors.update({f"{DOWN}.weight_scale": torch.ones(7, 1)})
+        ),
+        "mismatched-tensor",
+        r"has shape \[7, 1\]",
+    ),
+    "a scale that is no number": (
+        W8,
+        lambda folder: rewrite_weights(folder, spoil(f"{DOWN}.weight_scale", float("nan"))),
+        "non-finite",
+        f"'{DOWN}.*' holds NaN",
+    ),
+    "an embedding that is no number": (
+        W8,
+        lambda folder: rewrite_weights(folder, spoil("model.embed_tokens.weight", float("inf"))),
+        "non-finite",
+        "'model.embed_tokens.weight' holds an infinity",
+    ),
+    "plain weights under a config": (
+        W8,
+        lambda folder: shutil.copyfile(specimen_path() / "model.safetensors", folder / "model.safetensors"),
+        "config-without-codes",
+        "config.json says compressed-tensors",
+    ),
+    "a method that nobody knows": (
+        W8,
+        lambda folder: rewrite_config(folder, quantization_config={"quant_method": "best8"}),
+        "unknown-method",
+        "knows no quant_method 'best8'",
+    ),
+    "a layer too many": (
+        W8,
+        lambda folder: rewrite_config(folder, num_hidden_layers=5),
+        "unexpected-tensor",
+        "has no place in the model",
+    ),
+    "a file that is cut off": (
+        W8,
+        lambda folder: (folder / "model.safetensors").write_bytes(
+            (DATA / "llm-compressor-W8A8" / "model.safetensors").read_bytes()[:-100]
+        ),
+        "unreadable",
+        "is cut off",
+    ),
+    "nf4 with a block's scale that is no number": (
+        "bitsandbytes-nf4",
+        lambda folder: rewrite_weights(folder, spoil(f"{DOWN}.weight.absmax", float("nan"))),
+        "non-finite",
+        f"module '{DOWN}' gives outputs that are not finite",
+    ),
+    "int8 with a row's scale that is infinite": (
+        "bitsandbytes-int8",
+        lambda folder: rewrite_weights(folder, spoil(f"{DOWN}.SCB", float("inf"))),
+        "non-finite",
+        f"'{DOWN}",
+    ),
+    "nf4 without its blocks' scales": (
+        "bitsandbytes-nf4",
+        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.weight.absmax")),
+        "unreadable",
+        "cannot read its weights",
+    ),
+    "gptq without zero points": (
+        "gptq",
+        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.qzeros")),
+        "missing-tensor",
+        f"{DOWN}.qzeros",
+    ),
+    "gptq with a scale that is no number": (
+        "gptq",
+        lambda folder: rewrite_weights(folder, spoil(f"{DOWN}.scales", float("nan"))),
+        "non-finite",
+        DOWN,
+    ),
+    "fp8 without scales": (
+        "fp8",
+        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.weight_scale_inv")),
+        "missing-tensor",
+        f"{DOWN}.weight.* has codes and no scales",
+    ),
+    "an adapter that is half there": (
+        "lora",
+        lambda folder: _rewrite_adapter(folder, lambda tensors: tensors.pop(next(iter(tensors)))),
+        "missing-tensor",
+        "lora_A.* is missing",
+    ),
+    "an adapter for other modules": (
+        "lora",
+        lambda folder: _rewrite_adapter(folder, lambda tensors: tensors.update(odd=torch.zeros(2, 2))),
+        "unexpected-tensor",
+        "odd",
+    ),
+    "an adapter without weights": (
+        "lora",
+        lambda folder: (folder / "adapter_model.safetensors").unlink(),
+        "unreadable",
+        "there is no adapter_model.safetensors",
+    ),
+    "an adapter that is no number": (
+        "lora",
+        lambda folder: _rewrite_adapter(folder, lambda tensors: next(iter(tensors.values())).fill_(float("nan"))),
+        "non-finite",
+        "lora_A.* holds NaN",
+    ),
+}
+
+
+def _rewrite_adapter(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_quantized_checkpoint_never_opens_in_silence(case: str, tmp_path: Path) -> None:
+    name, damage, kind, said = BROKEN[case]
+    folder = make(name, tmp_path)
+    damage(folder)
+    error = refuse(folder)
+    assert isinstance(error, BrokenWeightsError), error
+    assert error.kind in kind.split("|"), error
+    assert error.where or error.kind == "unreadable"
+    assert re.search(said, str(error)), error
