@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sw_audit.checkpoint.source import quote_source
-from sw_audit.errors import CheckpointError
+from sw_audit.errors import BrokenWeightsError
 from sw_audit.facts.policy import ModelPolicy
 
 
@@ -18,7 +18,7 @@ def refuse_non_finite(name: str, tensor: torch.Tensor, wanted: ModelPolicy) -> N
         wanted: The model it belongs to.
 
     Raises:
-        CheckpointError: Naming the tensor and what it holds.
+        BrokenWeightsError: Naming the tensor and what it holds.
     """
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return
@@ -27,4 +27,5 @@ def refuse_non_finite(name: str, tensor: torch.Tensor, wanted: ModelPolicy) -> N
     if not torch.isfinite(low + high * 0):
         kind = "NaN" if torch.isnan(low) else "an infinity"
         found = f"tensor {name!r} holds {kind}"
-        raise CheckpointError(quote_source(wanted), found, "repair the weights or take an earlier checkpoint")
+        remedy = "repair the weights or take an earlier checkpoint"
+        raise BrokenWeightsError(quote_source(wanted), found, remedy, kind="non-finite", where=name)

@@ -80,11 +80,11 @@ IN_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a header that is no JSON": (_write(WEIGHTS, b"\4\0\0\0\0\0\0\0oops"), "is not a safetensors file"),
     "a pickle only": (_pickle, "only pytorch_model.bin, a pickle.*allow_pickle = true"),
     "integer codes": (lambda folder: rewrite_weights(folder, _store_codes), f"'{DOWN}' is stored as I8"),
-    "a quantized checkpoint": (
-        lambda folder: rewrite_config(folder, quantization_config={"quant_method": "gptq"}),
-        r"stored quantized \(gptq\)",
+    "a format that nobody reads back": (
+        lambda folder: rewrite_config(folder, quantization_config={"quant_method": "hqq"}),
+        r"stored by hqq: transformers cannot read back",
     ),
-    "an adapter": (_write("adapter_config.json", b"{}"), "this is an adapter.*merge it"),
+    "an adapter beside a model": (_write("adapter_config.json", b"{}"), "there is an adapter beside the model"),
     "no tokenizer": (_lose_tokenizer, "there is no tokenizer in the folder"),
     "an encoder-decoder": (
         lambda folder: rewrite_config(folder, is_encoder_decoder=True),
