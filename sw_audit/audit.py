@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sw_audit import __version__
-from sw_audit.facts.arm import Arm, Quantize, is_dose
+from sw_audit.errors import BrokenWeightsError
+from sw_audit.examination import examine_model, locate_model
 from sw_audit.facts.identity import Tool
-from sw_audit.facts.location import Depth, Location, Outcome, PromptTrace
 from sw_audit.facts.policy import Policy
 from sw_audit.facts.progress import Progress, ignore_progress
 from sw_audit.facts.record import Evidence, ModelFailure, Record
-from sw_audit.facts.targets import PatternMatch, match_targets
 from sw_audit.facts.verdict import Verdict
-from sw_audit.index.doses import list_dose_curves
-from sw_audit.index.lookup import find_policy_model, open_index
+from sw_audit.gate import gate_model
+from sw_audit.index.lookup import find_policy_model
 from sw_audit.judge.bench import judge_evidence, list_checks
-from sw_audit.plan import CHOICE_ARMS, Needs, Roles, plan_arms, plan_needs, plan_trials
+from sw_audit.judge.waivers import apply_waivers
+from sw_audit.judge.weights import judge_failure
+from sw_audit.record.baselines import find_baseline
 from sw_audit.record.environment import describe_environment
+from sw_audit.record.memory import FORGETFUL, Memory
 
 __all__ = [
     "audit_models",
@@ -36,13 +38,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.opening import Checkpoint
-    from sw_audit.corpus.windows import Windows
-
-PUBLISHED_CHECK = "matches-published-index"
 
 
 def preflight(policy: Policy) -> None:
     """Complain about what can be known before anything heavy is loaded.
+
+    Weights of a descendant that are not what they should be are no complaint: that is for `weights-intact` to say.
 
     Raises:
         InputError: A model, a text, an item file or an index that cannot be used, as far as files and headers
@@ -51,13 +52,23 @@ def preflight(policy: Policy) -> None:
     from sw_audit.checkpoint.inspection import inspect_checkpoint
     from sw_audit.corpus.choices import read_choices
     from sw_audit.corpus.text import check_corpus
+    from sw_audit.measure.tasks import require_tasks
     from sw_audit.testing.optional import require_hypothesis
 
     for model in policy.models:
-        inspect_checkpoint(model)
+        parent = policy.find_parent(model)
+        if parent is None:
+            inspect_checkpoint(model)
+        else:
+            inspect_checkpoint(parent)
+            with suppress(BrokenWeightsError):
+                inspect_checkpoint(model)
         find_policy_model(policy, model)
-    check_corpus(policy.corpus)
+        find_baseline(policy, model)
+    for text in (policy.corpus, *policy.descent.texts):
+        check_corpus(text)
     read_choices(policy.corpus)
+    require_tasks(policy.descent)
     if policy.checks.super_activation_persists.examples:
         require_hypothesis("[checks.super-activation-persists] examples")
 
@@ -74,25 +85,17 @@ def open_model(model_id: str, policy: Policy) -> Checkpoint:
     return open_checkpoint(policy.find_model(model_id))
 
 
-def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
-    """Locate the super weights of an open model, and ask the weights alone about them.
-
-    See `locate_super_weights` and `call_witness`.
-    """
-    from sw_audit.locate.locator import locate_super_weights
-    from sw_audit.locate.witness import call_witness
-
-    return call_witness(checkpoint.layers, locate_super_weights(checkpoint, depth=depth))
-
-
 def measure_model(
     model_id: str,
     policy: Policy,
     checks: Collection[str],
     progress: Progress = ignore_progress,
     checkpoint: Checkpoint | None = None,
-) -> Evidence:
+    memory: Memory = FORGETFUL,
+) -> Evidence | ModelFailure:
     """Find and measure everything that the selected checks need to know about one model.
+
+    A model with a parent is held beside it (`gate_model`), any other is taken by itself (`examine_model`).
 
     Args:
         model_id: Id of one of the policy's models.
@@ -100,78 +103,20 @@ def measure_model(
         checks: Ids of the selected checks.
         progress: Told where the work stands.
         checkpoint: The model, if it is open already.
+        memory: What is remembered of it; see `measure_or_recall`.
+
+    Returns:
+        The evidence, or why the weights of a descendant are not fit to be opened.
 
     Raises:
         KeyError: If the policy has no such model.
         InputError: If the model or the text cannot be used.
     """
-    from sw_audit.corpus.choices import read_choices
-    from sw_audit.corpus.protocol import describe_protocol, list_cautions
-    from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
-    from sw_audit.corpus.text import read_corpus
-    from sw_audit.corpus.windows import cut_calibration, window_corpus
-    from sw_audit.locate.controls import count_weights
-    from sw_audit.measure.activations import prepare_activations
-    from sw_audit.measure.arms import measure_arms
-    from sw_audit.measure.mechanism import follow_super_activations
-    from sw_audit.testing.searching import search_prompts
-
-    started = time.perf_counter()
-    text = read_corpus(policy.corpus)
-    progress("opening", 0, 1)
-    checkpoint = checkpoint or open_model(model_id, policy)
-    tokenizer = checkpoint.tokenizer
-    windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions)
-    protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
-    progress("locating", 0, 1)
-    location = locate_model(checkpoint)
-    weights = count_weights(checkpoint.layers)
-    needs = plan_needs(policy, checks, weights)
-    roles = _cast_roles(checkpoint, location, needs, policy.seed)
-    unscored = cut_calibration(text, tokenizer, windows, policy.activations.calibration_windows)
-    setup = (
-        prepare_activations(checkpoint, location.token_ids, unscored, plan_trials(policy, checks, roles))
-        if needs.activations
-        else None
-    )
-    arms = plan_arms(policy, checks, roles, setup)
-    targets = _match_targets(checkpoint, arms, policy)
-    lookup = find_policy_model(policy, policy.find_model(model_id), checkpoint.identity.digest)
-    followed = needs.persistence and location.outcome is Outcome.LOCATED
-    measurements = measure_arms(
-        checkpoint,
-        arms,
-        windows,
-        protocol=protocol.signature,
-        choices=(read_choices(policy.corpus) if needs.choices else None) or (),
-        choice_arms=CHOICE_ARMS,
-        bos=tokenizer.bos_token_id,
-        stop_words=stop_word_ids(list_stop_words(policy.corpus), tokenizer),
-        calibration=unscored if needs.activations else None,
-        progress=progress,
-    )
-    return Evidence(
-        model=checkpoint.identity,
-        protocol=protocol,
-        location=location,
-        persistence=_follow(checkpoint, location, windows, policy) if followed else (),
-        prompt_search=search_prompts(checkpoint, location, policy.checks.super_activation_persists, policy.seed)
-        if followed
-        else None,
-        measurements=measurements,
-        mechanism=follow_super_activations(checkpoint, location) if needs.mechanism else (),
-        published_doses=list_dose_curves(open_index(policy.index), lookup.model)
-        if any(is_dose(arm) for arm in arms)
-        else (),
-        published=lookup if PUBLISHED_CHECK in checks else None,
-        activations=setup,
-        targets=targets,
-        decoder_weights=weights,
-        notes=list_cautions(
-            policy.corpus, checkpoint.vocabulary, uncalibrated=needs.activations and unscored is None
-        ),
-        seconds=time.perf_counter() - started,
-    )
+    wanted = policy.find_model(model_id)
+    parent = policy.find_parent(wanted)
+    if parent is None:
+        return examine_model(wanted, policy, checks, progress, checkpoint, memory)
+    return gate_model(wanted, parent, policy, checks, progress, checkpoint, memory)
 
 
 def compose_record(
@@ -203,44 +148,19 @@ def audit_models(
         InputError: If a model or the text cannot be used.
     """
     preflight(policy)
-    selected = [check.id for check in list_checks(policy) if checks is None or check.id in checks]
-    evidence = [measure_model(model.id, policy, selected, progress) for model in policy.models]
-    verdicts = [verdict for found in evidence for verdict in judge_evidence(found, policy, selected)]
-    return compose_record(evidence, verdicts, (), policy)
-
-
-def _cast_roles(checkpoint: Checkpoint, location: Location, needs: Needs, seed: int) -> Roles:
-    from sw_audit.locate.controls import draw_placebos, find_largest_weights
-
-    found = location.addresses
-    others = find_largest_weights(checkpoint.layers, needs.other_outliers, found)
-    placebos = {
-        name: draw_placebos(checkpoint.layers, found, kind, seed=f"{seed}/{name}")
-        for name, kind in needs.placebos.items()
-    }
-    channels = tuple(dict.fromkeys(one.channel for one in location.super_activations))
-    return Roles(super_weights=found, other_outliers=others, placebos=placebos, channels=channels)
-
-
-def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) -> tuple[PatternMatch, ...]:
-    """Prove that each pattern on the matrices to round matches some, where any arm rounds matrices."""
-    names = [matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices]
-    which = policy.quantization
-    rounds = any(isinstance(act, Quantize) for arm in arms for act in arm.acts)
-    return match_targets(names, which.targets, which.ignore) if rounds and (names or which.targets) else ()
-
-
-def _follow(
-    checkpoint: Checkpoint, location: Location, windows: Windows, policy: Policy
-) -> tuple[PromptTrace, ...]:
-    from sw_audit.corpus.prompts import draw_prompts
-    from sw_audit.locate.locator import encode_prompt
-    from sw_audit.locate.persistence import trace_prompts
-
-    channels = [activation.channel for activation in location.super_activations]
-    prompts: list[tuple[str, Sequence[int]]]
-    if policy.prompts is not None:
-        prompts = [(text, encode_prompt(checkpoint.tokenizer, text)[0]) for text in policy.prompts]
-    else:
-        prompts = [(location.prompt, location.token_ids), *draw_prompts(windows, checkpoint.tokenizer)]
-    return trace_prompts(checkpoint, channels, prompts)
+    found: list[Evidence | ModelFailure] = []
+    verdicts: list[Verdict] = []
+    for model in policy.models:
+        selected = [check.id for check in list_checks(policy, model) if checks is None or check.id in checks]
+        one = measure_model(model.id, policy, selected, progress)
+        found.append(one)
+        if isinstance(one, ModelFailure):
+            verdicts += judge_failure(one, policy, selected)
+        else:
+            verdicts += judge_evidence(one, policy, selected)
+    return compose_record(
+        [one for one in found if isinstance(one, Evidence)],
+        apply_waivers(verdicts, policy.waivers, datetime.now(UTC).date()),
+        [one for one in found if isinstance(one, ModelFailure)],
+        policy,
+    )

@@ -2,5 +2,15 @@
 
 from sw_audit.judge.bench import judge_evidence, list_checks
 from sw_audit.judge.extra import ExtraCheck, find_extra_checks
+from sw_audit.judge.waivers import apply_waivers, examine_waivers
+from sw_audit.judge.weights import judge_failure
 
-__all__ = ["ExtraCheck", "find_extra_checks", "judge_evidence", "list_checks"]
+__all__ = [
+    "ExtraCheck",
+    "apply_waivers",
+    "examine_waivers",
+    "find_extra_checks",
+    "judge_evidence",
+    "judge_failure",
+    "list_checks",
+]

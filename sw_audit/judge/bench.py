@@ -6,20 +6,29 @@ from collections.abc import Collection
 from difflib import get_close_matches
 
 from sw_audit.errors import PolicyError
-from sw_audit.facts.checks import CHECKS, CheckInfo
+from sw_audit.facts.checks import CHECKS, CheckInfo, Scope
+from sw_audit.facts.model_policy import ModelPolicy
 from sw_audit.facts.policy import Policy
 from sw_audit.facts.record import Evidence
-from sw_audit.facts.verdict import Verdict
+from sw_audit.facts.verdict import Status, Verdict
 from sw_audit.judge.activations import judge_activation_quality, judge_gap
+from sw_audit.judge.baseline import judge_not_worse, judge_unmoved_activations, judge_unmoved_weights
 from sw_audit.judge.case import Case, Rule
 from sw_audit.judge.confirmation import judge_dose, judge_rank
+from sw_audit.judge.continuations import judge_generation
+from sw_audit.judge.descent import judge_drift_to_stopwords, judge_perplexity
+from sw_audit.judge.divergence import judge_agreement, judge_divergence
 from sw_audit.judge.extra import ExtraCheck, find_extra_checks
+from sw_audit.judge.layers import judge_layer_error, judge_range
 from sw_audit.judge.location import judge_location
 from sw_audit.judge.persistence import judge_persistence
 from sw_audit.judge.pruning import judge_collapse, judge_healing, judge_others, judge_placebos
 from sw_audit.judge.published import judge_published
+from sw_audit.judge.retention import judge_retained_activations, judge_retained_weights
 from sw_audit.judge.rounding import judge_gain, judge_quality
+from sw_audit.judge.tasks import judge_tasks
 from sw_audit.judge.text import judge_accuracy, judge_stopwords
+from sw_audit.judge.weights import judge_configured, judge_weights
 
 RULES: dict[str, Rule] = {
     "super-weight-located": judge_location,
@@ -37,13 +46,35 @@ RULES: dict[str, Rule] = {
     "activation-holdout-quality": judge_activation_quality,
     "holdout-closes-gap": judge_gap,
     "matches-published-index": judge_published,
+    "weights-intact": judge_weights,
+    "quantization-as-configured": judge_configured,
+    "super-weight-retained": judge_retained_weights,
+    "super-activation-retained": judge_retained_activations,
+    "perplexity-ratio": judge_perplexity,
+    "kl-divergence": judge_divergence,
+    "top1-agreement": judge_agreement,
+    "generation-sane": judge_generation,
+    "stopwords-not-raised": judge_drift_to_stopwords,
+    "task-accuracy": judge_tasks,
+    "layer-error": judge_layer_error,
+    "range-fits-dtype": judge_range,
+    "super-weight-unmoved": judge_unmoved_weights,
+    "super-activation-unmoved": judge_unmoved_activations,
+    "quality-not-worse": judge_not_worse,
 }
 
 
-def list_checks(policy: Policy) -> tuple[CheckInfo, ...]:
-    """Return the checks that the policy runs: the built-in ones it has enabled, then the extra ones."""
-    built_in = tuple(check for check in CHECKS if _is_enabled(check.id, policy))
-    return built_in + tuple(check.info for check in find_extra_checks())
+def list_checks(policy: Policy, model: ModelPolicy | None = None) -> tuple[CheckInfo, ...]:
+    """Return the checks that the policy runs: the built-in ones it has enabled, then the extra ones.
+
+    Args:
+        policy: The policy.
+        model: One of its models: a descendant is held beside its parent, any other is taken by itself; by default
+            what any of them is asked.
+    """
+    models = policy.models if model is None else (model,)
+    scopes: set[Scope] = {"descendant" if one.parent else "model" for one in models} or {"model"}
+    return _list_checks(policy, scopes) + tuple(check.info for check in find_extra_checks())
 
 
 def judge_evidence(
@@ -56,7 +87,8 @@ def judge_evidence(
     Args:
         evidence: What was found and measured.
         policy: The limits, and how intervals are drawn.
-        checks: Ids of the checks to judge; by default those that the policy runs.
+        checks: Ids of the checks to judge; by default those that the policy runs on this model. One that is about
+            something this model has not, such as a parent, is skipped with that reason.
 
     Returns:
         One verdict per check, built-in ones in the order of `CHECKS`, then extra ones.
@@ -66,7 +98,7 @@ def judge_evidence(
     """
     extra = {check.info.id: check for check in find_extra_checks()}
     known = {**{check.id: check for check in CHECKS}, **{name: check.info for name, check in extra.items()}}
-    wanted = {name for name in known if _is_enabled(name, policy)} if checks is None else set(checks)
+    wanted = _choose_checks(evidence, policy) | set(extra) if checks is None else set(checks)
     for name in sorted(wanted - set(known)):
         near = get_close_matches(name, known, 1)
         remedy = f"write {near[0]!r}" if near else f"choose among {', '.join(known)}"
@@ -76,13 +108,42 @@ def judge_evidence(
     )
 
 
-def _is_enabled(check: str, policy: Policy) -> bool:
-    """Whether the policy runs a check; extra ones have no switch there."""
-    return check not in RULES or policy.checks.of(check).enabled
+def _list_checks(policy: Policy, scopes: Collection[Scope]) -> tuple[CheckInfo, ...]:
+    """Return the built-in checks that are enabled, of these scopes; and of the baseline's, if there is one."""
+    wanted = {*scopes, "baseline"} if policy.compare else {*scopes}
+    return tuple(check for check in CHECKS if check.scope in wanted and policy.checks.of(check.id).enabled)
+
+
+def _choose_checks(evidence: Evidence, policy: Policy) -> set[str]:
+    """Choose the built-in checks for one model: by what it has beside it, else by what the policy says of it."""
+    named = next((one for one in policy.models if one.id == evidence.model.id), None)
+    descends = evidence.descent is not None or (named is not None and named.parent is not None)
+    return {check.id for check in _list_checks(policy, {"descendant" if descends else "model"})}
 
 
 def _judge(case: Case, extra: ExtraCheck | None) -> Verdict:
+    if (unmet := _find_unmet(case)) is not None:
+        return unmet
     if case.check.needs_super_weight and not case.located:
         location = case.evidence.location
         return case.skip(f"No super weight was located (outcome {location.outcome}): {location.because}.")
     return RULES[case.check.id](case) if extra is None else extra.rule(case.evidence, case.policy)
+
+
+def _find_unmet(case: Case) -> Verdict | None:
+    """Conclude the case where what the check is about is not there."""
+    evidence, again = case.evidence, "Run the audit again with this check selected."
+    named = next((one for one in case.policy.models if one.id == evidence.model.id), None)
+    if case.check.scope == "descendant" and evidence.descent is None:
+        if named is None or named.parent is None:
+            return case.skip("This model has no parent (`parent` in its `[[model]]` table).")
+        because = f"It was not measured beside its parent, {named.parent}."
+        return case.conclude(Status.INCONCLUSIVE, because, remedy=again)
+    if case.check.scope == "baseline" and evidence.baseline is None:
+        if case.policy.compare is None:
+            return case.skip("There is no baseline to compare with (`compare` in the policy, or `--compare`).")
+        because = f"It was not held against the baseline {case.policy.compare!r}."
+        return case.conclude(Status.INCONCLUSIVE, because, remedy=again)
+    if case.check.scope == "model" and evidence.descent is not None and not evidence.measurements:
+        return case.skip("This model is held beside its parent; without `parent` it is taken by itself.")
+    return None

@@ -73,6 +73,13 @@ def hold_above(figure: Figure, limit: float) -> Status:
     return _status(passes=low > limit, fails=high <= limit)
 
 
+def hold_exactly(observed: float | None, *, low: float = -math.inf, high: float = math.inf) -> Status:
+    """PASS if a figure that has no interval, for it is no sample, is within both limits; not finite is FAIL."""
+    if observed is None or not math.isfinite(observed):
+        return Status.FAIL
+    return Status.PASS if low <= observed <= high else Status.FAIL
+
+
 def make_finding(label: str, figure: Figure, status: Status, limit: float | None, because: str = "") -> Finding:
     """Put a figure and what follows from it into a finding; infinite ends become `None`."""
     return Finding(

@@ -9,11 +9,13 @@ from typing import TypeAlias
 
 from sw_audit.facts.arm import BASELINE
 from sw_audit.facts.checks import CheckInfo
-from sw_audit.facts.location import Outcome
+from sw_audit.facts.descent import Descent
+from sw_audit.facts.location import Location, Outcome
 from sw_audit.facts.measurement import Measurement, TokenLoss
-from sw_audit.facts.policy import Expectation, Policy
+from sw_audit.facts.model_policy import Expectation
+from sw_audit.facts.policy import Policy
 from sw_audit.facts.record import Evidence
-from sw_audit.facts.verdict import Finding, Status, Verdict, worst_status
+from sw_audit.facts.verdict import Finding, Paste, Status, Verdict, worst_status
 from sw_audit.judge.bootstrap import Bootstrap, bound_mean_difference
 from sw_audit.judge.bounds import (
     Figure,
@@ -44,6 +46,26 @@ class Case:
     policy: Policy
 
     @property
+    def descent(self) -> Descent:
+        """The model beside its parent; the bench skips a descendant's check where there is none.
+
+        Raises:
+            LookupError: If there is none.
+        """
+        if self.evidence.descent is None:
+            raise LookupError(f"{self.check.id} needs a model that was measured beside its parent")
+        return self.evidence.descent
+
+    @property
+    def location(self) -> Location:
+        """Where the scalars are that the check is about: the parent's, the baseline's, or the model's own."""
+        if self.check.scope == "descendant" and self.evidence.descent is not None:
+            return self.evidence.descent.parent_location
+        if self.check.scope == "baseline" and self.evidence.baseline is not None:
+            return self.evidence.baseline.location
+        return self.evidence.location
+
+    @property
     def located(self) -> bool:
         """Whether super weights were located."""
         return self.evidence.location.outcome is Outcome.LOCATED
@@ -70,9 +92,17 @@ class Case:
         if ours is None or theirs is None:
             name = against if theirs is None else arm
             return Figure(Footing.MISSING, f"the arm {name!r} was not measured under this protocol")
-        return self._compare(arm, ours.loss, against, theirs.loss)
+        return self.compare_losses(arm, ours.loss, against, theirs.loss)
 
-    def _compare(self, arm: str, ours: TokenLoss, against: str, theirs: TokenLoss) -> Figure:
+    def compare_losses(self, arm: str, ours: TokenLoss, against: str, theirs: TokenLoss) -> Figure:
+        """Return the perplexity of one loss over that of another on the same tokens, with its interval.
+
+        Args:
+            arm: What the one is called.
+            ours: Its loss.
+            against: What the other is called.
+            theirs: Its loss.
+        """
         if ours.tokens != theirs.tokens or not sum(ours.tokens):
             return Figure(Footing.MISSING, f"the arms {arm!r} and {against!r} were not scored on the same tokens")
         if theirs.perplexity is None:
@@ -111,6 +141,8 @@ class Case:
         findings: Sequence[Finding] = (),
         quantity: str | None = None,
         measured: bool = True,
+        protocol: str | None = None,
+        paste: Sequence[Paste] = (),
     ) -> Verdict:
         """Conclude the case.
 
@@ -123,7 +155,11 @@ class Case:
             findings: The single figures.
             quantity: What the figure is, if not what the check usually measures.
             measured: Whether the figure was measured on the corpus, under the protocol.
+            protocol: Signature of the protocol, if not the evidence's own.
+            paste: The remedy as lines that can be pasted; left out where the remedy is.
         """
+        unwell = status in (Status.FAIL, Status.INCONCLUSIVE)
+        signature = protocol or self.evidence.protocol.signature
         return Verdict(
             check=self.check.id,
             model=self.evidence.model.id,
@@ -134,9 +170,10 @@ class Case:
             limit=limit,
             quantity=quantity or self.check.quantity,
             because=because,
-            remedy=remedy if status in (Status.FAIL, Status.INCONCLUSIVE) else None,
-            coordinates=tuple(str(address) for address in self.evidence.location.addresses),
-            protocol=self.evidence.protocol.signature if figure is not None and measured else None,
+            remedy=remedy if unwell else None,
+            paste=tuple(paste) if unwell else (),
+            coordinates=tuple(str(address) for address in self.location.addresses),
+            protocol=signature if figure is not None and measured else None,
             findings=tuple(findings),
         )
 

@@ -63,22 +63,35 @@ def _measure_shift(case: Case) -> Figure | None:
         return Figure(Footing.MISSING, f"The arm {name!r} was not measured under this protocol")
     if baseline.stop_words is None or pruned.stop_words is None:
         return None
-    return _compare_mass(case, baseline.stop_words, pruned.stop_words)
+    return compare_masses(case, baseline.stop_words, pruned.stop_words)
 
 
-def _compare_mass(case: Case, baseline: StopWordMass, pruned: StopWordMass) -> Figure:
-    before, after = baseline.mean_mass, pruned.mean_mass
-    if baseline.tokens != pruned.tokens:
+def compare_masses(
+    case: Case,
+    before: StopWordMass,
+    after: StopWordMass,
+    names: tuple[str, str] = ("the unpruned model", "the pruned model"),
+) -> Figure:
+    """Return the mass on stop words of one model over that of another at the same tokens, with its interval.
+
+    Args:
+        case: The case.
+        before: The mass below the line.
+        after: The mass above it.
+        names: What the two are called.
+    """
+    base_mean, mean = before.mean_mass, after.mean_mass
+    if before.tokens != after.tokens:
         return Figure(Footing.MISSING, "The two arms were not read at the same tokens")
-    if before is None or before <= 0:
-        return Figure(Footing.NO_BASIS, "The unpruned model's mass on stop words is zero or not finite")
-    if after is None:
-        return Figure(Footing.NOT_FINITE, "The pruned model's mass on stop words is not finite")
-    base = [one for one in baseline.mass if one is not None]
-    change = [one - other for one, other in zip(pruned.mass, base, strict=True) if one is not None]
-    # 1 + change / base instead of pruned / base: without a change it is exactly 1 in every draw.
+    if base_mean is None or base_mean <= 0:
+        return Figure(Footing.NO_BASIS, f"The mass on stop words of {names[0]} is zero or not finite")
+    if mean is None:
+        return Figure(Footing.NOT_FINITE, f"The mass on stop words of {names[1]} is not finite")
+    base = [one for one in before.mass if one is not None]
+    change = [one - other for one, other in zip(after.mass, base, strict=True) if one is not None]
+    # 1 + change / base instead of after / base: without a change it is exactly 1 in every draw.
     ratio, low, high = (1 + part for part in bound_ratio(change, base, case.bootstrap))
-    words = f"The mean mass on stop words goes from {write_number(before)} to {write_number(after)}"
+    words = f"The mean mass on stop words goes from {write_number(base_mean)} to {write_number(mean)}"
     if (few := case.count_short(len(base), "windows")) is not None:
         return Figure(Footing.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
     figure = Figure(Footing.MEASURED, words, ratio, low, high)

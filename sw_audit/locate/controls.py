@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from random import Random
 
@@ -50,7 +51,7 @@ def find_largest_weights(
         places = torch.cat([places, top.indices.cpu()[counts]])[order][:count]
         values = values[:count]
     return tuple(
-        _address(matrices[owner], *divmod(place, matrices[owner].weight.shape[1]))
+        _address(matrices[owner], *divmod(place, matrices[owner].shape[1]))
         for owner, place in zip(owners.tolist(), places.tolist(), strict=True)
     )
 
@@ -89,7 +90,7 @@ def draw_placebos(
 
 def count_weights(layers: Sequence[DecoderLayer]) -> int:
     """Count the scalars of the decoder's matrices."""
-    return sum(matrix.weight.numel() for matrix in list_matrices(layers))
+    return sum(math.prod(matrix.shape) for matrix in list_matrices(layers))
 
 
 def list_matrices(layers: Sequence[DecoderLayer]) -> tuple[Matrix, ...]:
@@ -101,7 +102,7 @@ def _draw(layers: Sequence[DecoderLayer], target: WeightAddress, kind: str, rand
     matrices = list_matrices(layers)
     own = (target.parameter, target.expert)
     home = next(matrix for matrix in matrices if (matrix.parameter, matrix.expert) == own)
-    height, width = home.weight.shape
+    height, width = home.shape
     match kind:
         case "same-row":
             return _address(home, target.row, random.randrange(width))
@@ -110,10 +111,8 @@ def _draw(layers: Sequence[DecoderLayer], target: WeightAddress, kind: str, rand
         case "same-magnitude":
             return _match_rank(layers, home, target, random)
         case "random":
-            matrix = random.choices(matrices, weights=[one.weight.numel() for one in matrices])[0]
-            return _address(
-                matrix, random.randrange(matrix.weight.shape[0]), random.randrange(matrix.weight.shape[1])
-            )
+            matrix = random.choices(matrices, weights=[math.prod(one.shape) for one in matrices])[0]
+            return _address(matrix, random.randrange(matrix.shape[0]), random.randrange(matrix.shape[1]))
     raise ValueError(f"no such kind of placebo: {kind!r}")
 
 
@@ -128,11 +127,11 @@ def _match_rank(
         for down in layer.down_projections
     ]
     # A rank means the same only among as many weights.
-    alike = [down for down in others if down.weight.shape == home.weight.shape]
+    alike = [down for down in others if down.shape == home.shape]
     matrix = random.choice(alike or others) if others else home
     magnitude = matrix.weight.abs().flatten()
     place = int(magnitude.topk(min(rank + 1, magnitude.numel())).indices[-1])
-    return _address(matrix, *divmod(place, matrix.weight.shape[1]))
+    return _address(matrix, *divmod(place, matrix.shape[1]))
 
 
 def _address(matrix: Matrix, row: int, column: int) -> WeightAddress:

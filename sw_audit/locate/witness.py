@@ -125,7 +125,7 @@ def measure_drive(down: DownProjection, inward: Sequence[Matrix]) -> Tensor:
     Returns:
         Float64 on the CPU, [inner].
     """
-    inner = down.weight.shape[1]
+    inner = down.shape[1]
     drive = torch.ones(inner, dtype=torch.float64)
     for matrix in inward:
         squared = torch.cat([part.square().sum(dim=1).double().cpu() for part in _read_parts(matrix)])

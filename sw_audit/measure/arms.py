@@ -14,7 +14,7 @@ from sw_audit.facts.arm import Arm
 from sw_audit.facts.measurement import Measurement
 from sw_audit.facts.progress import Progress, ignore_progress
 from sw_audit.measure.batches import ChoiceBatch, WindowBatch, batch_choices, batch_windows
-from sw_audit.measure.engine import LayerMaker, run_arms
+from sw_audit.measure.engine import LayerMaker, Observer, run_arms
 from sw_audit.measure.readers import ChoiceReader, WindowReader
 
 
@@ -30,13 +30,16 @@ def measure_arms(
     stop_words: Tensor | None = None,
     calibration: Windows | None = None,
     stand_ins: Mapping[str, LayerMaker] = MappingProxyType({}),
+    parent: Checkpoint | None = None,
+    observer: Observer | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[Measurement, ...]:
     """Measure a model in every arm, in one pass over its weights; what several arms do alike is run once.
 
     Args:
         checkpoint: The model; bit-identical afterwards.
-        arms: The conditions, the baseline first.
+        arms: The conditions, the baseline first; with a parent that is the parent, and the model as it is
+            comes second.
         windows: The text.
         protocol: Signature of the protocol, kept with every figure.
         choices: Multiple-choice items.
@@ -45,6 +48,8 @@ def measure_arms(
         stop_words: Ids of stop words, int64 [ids].
         calibration: Text that nothing is scored on, for the acts that learn ranges; see `run_arms`.
         stand_ins: What makes the layers that stand in for the model's own; see `run_arms`.
+        parent: What the model was made from: then agreement is with it, and its spread over tokens is kept.
+        observer: Watches the layers; see `run_arms`.
         progress: Told after each layer and each batch of logits.
 
     Returns:
@@ -53,15 +58,15 @@ def measure_arms(
     Raises:
         CorpusError: If an item does not suit the model.
     """
-    batches: list[WindowBatch | ChoiceBatch] = [*batch_windows(windows, checkpoint.vocabulary)]
-    batches += batch_choices(
-        choices, checkpoint.tokenizer, bos, checkpoint.vocabulary, checkpoint.maximum_positions
-    )
+    vocabulary = max(one.vocabulary for one in (checkpoint, parent) if one is not None)
+    batches: list[WindowBatch | ChoiceBatch] = [*batch_windows(windows, vocabulary)]
+    batches += batch_choices(choices, checkpoint.tokenizer, bos, vocabulary, checkpoint.maximum_positions)
     scored = len(batches)
-    batches += [] if calibration is None else batch_windows(calibration, checkpoint.vocabulary)
+    batches += [] if calibration is None else batch_windows(calibration, vocabulary)
     answers = [number == 0 or arm.name in choice_arms for number, arm in enumerate(arms)]
-    firsts, places = _find_alike(list(zip([arm.acts for arm in arms], answers, strict=True)))
-    reader = WindowReader(len(firsts), len(windows.token_ids), stop_words)
+    models = [checkpoint if number or parent is None else parent for number in range(len(arms))]
+    firsts, places = _find_alike(list(zip(map(id, models), [arm.acts for arm in arms], answers, strict=True)))
+    reader = WindowReader(len(firsts), len(windows.token_ids), stop_words, spread=parent is not None)
     chooser = ChoiceReader(len(firsts), [item.answer for item in choices], [len(item.choices) for item in choices])
 
     def read(batch: int, arm: int, logits: Tensor, baseline: Tensor) -> None:
@@ -80,11 +85,13 @@ def measure_arms(
         wanted=lambda number, arm: isinstance(batches[number], WindowBatch) or answers[firsts[arm]],
         calibrating=lambda number: number >= scored,
         stand_ins=stand_ins,
+        parent=parent,
+        observer=observer,
         progress=progress,
     )
     return tuple(
         Measurement(
-            model=checkpoint.identity.id,
+            model=models[number].identity.id,
             arm=arm,
             protocol=protocol,
             loss=reader.loss(place),

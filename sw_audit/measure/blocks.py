@@ -88,8 +88,7 @@ def see_layers(checkpoint: Checkpoint, token_ids: Sequence[int]) -> tuple[Seen, 
                 hook = partial(keep, mixes_tokens(part))
                 handles.append(part.register_forward_hook(hook, with_kwargs=True))
             handles.append(layer.module.register_forward_hook(end, with_kwargs=True))
-        device = next(checkpoint.model.parameters()).device
-        checkpoint.model(input_ids=torch.tensor([list(token_ids)], device=device), use_cache=False)
+        checkpoint.model(input_ids=torch.tensor([list(token_ids)], device=checkpoint.device), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.calls import LayerCall, split_call
+from sw_audit.checkpoint.calls import LayerCall
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.arm import Arm, StandIn
+from sw_audit.facts.arm import Arm, Borrow, StandIn
 from sw_audit.facts.progress import Progress, ignore_progress
+from sw_audit.intervene.borrowing import Lender
 from sw_audit.intervene.force import arm_in_force, touches
 from sw_audit.intervene.rounding import SpareTensors
 from sw_audit.measure.calibration import CalibrationNotes
+from sw_audit.measure.stage import Stage
+from sw_audit.quantize.calibration import Calibration
 
 LayerMaker = Callable[[DecoderLayer], nn.Module]
 """Makes a module that is called like a decoder layer and stands in for it."""
@@ -32,6 +34,29 @@ class Reader(Protocol):
 
     def __call__(self, batch: int, arm: int, logits: Tensor, baseline: Tensor) -> None:
         """Take the logits, [sequences, tokens, vocabulary], of one batch in one arm and in the baseline."""
+
+
+class Observer(Protocol):
+    """Watches the decoder layers as all arms pass through them."""
+
+    def watching(self, arm: int, layer: DecoderLayer) -> AbstractContextManager[None]:
+        """Return what is in force while one arm's batches run through a layer."""
+
+    def see(
+        self,
+        layer: DecoderLayer,
+        calls: Sequence[LayerCall],
+        entering: Sequence[Tensor],
+        leaving: list[list[Tensor]],
+    ) -> None:
+        """Take note of a layer that all arms have passed.
+
+        Args:
+            layer: The layer, of the model that is measured.
+            calls: How it is called, [batch].
+            entering: What entered it in the first arm, [batch].
+            leaving: What left it, [arm][batch].
+        """
 
 
 @dataclass
@@ -55,31 +80,37 @@ def run_arms(
     batches: Sequence[Tensor],
     reader: Reader,
     *,
+    parent: Checkpoint | None = None,
     watched: Callable[[int], bool] = lambda _: True,
     wanted: Callable[[int, int], bool] = lambda _, __: True,
     calibrating: Callable[[int], bool] = lambda _: False,
     stand_ins: Mapping[str, LayerMaker] = MappingProxyType({}),
+    observer: Observer | None = None,
     progress: Progress = ignore_progress,
 ) -> list[ArmRun]:
     """Run every arm over every batch and hand the logits to a reader.
 
-    The model's own `forward` is used three times per batch: once with its layers replaced by recorders, which
-    gives the embedded tokens and how each layer is called; then each layer is called by hand, arm by arm, with
-    that arm in force; last, `forward` runs again with the layers replaced by the stored results, so that final
-    norm, head and any scaling of logits are the model's own. Until its first touched layer an arm shares the
-    baseline's hidden states.
+    What comes before and after the layers is the model's own `forward` (see `Stage`); each layer is called by
+    hand, arm by arm, with that arm in force. Until its first touched layer an arm shares the hidden states of the
+    model as it is.
+
+    With a parent the first arm is the parent as it is, and what all others are compared with; the second is the
+    model as it is, and the acts of further ones may borrow modules from the parent. Both models go forward
+    together, so of a parent that was opened as a stream there is never more than one layer in memory.
 
     Args:
         checkpoint: The model.
-        arms: The conditions; the first must be the baseline (no acts).
+        arms: The conditions; the first must be the baseline (no acts), with a parent the second too.
         batches: Token ids, int64 [sequences, tokens] each; within a batch all sequences have one length.
         reader: Is given the logits.
+        parent: What the model was made from.
         watched: Which batches count for the peaks.
         wanted: Which batches, the first argument, are run in which arm, the second; the baseline runs all.
         calibrating: Which batches are there to calibrate on: only the baseline runs them, nobody reads their
             logits, and what they show of a layer is handed to every arm's acts on it.
         stand_ins: Per method that an arm's `StandIn` names, what makes a module of a layer. It is made once per
             layer and arm, run in the layer's place, and let go.
+        observer: Watches the layers.
         progress: Told after each layer and each batch of logits.
 
     Returns:
@@ -89,69 +120,104 @@ def run_arms(
         ValueError: If the first arm has acts, or an arm has others beside a `StandIn`.
         KeyError: If an arm names a stand-in that is not given.
     """
-    if arms[0].acts:
-        raise ValueError(f"the first arm must be the baseline, not {arms[0].name!r}")
+    own = 0 if parent is None else 1
+    if changed := [arm.name for arm in arms[: own + 1] if arm.acts]:
+        raise ValueError(f"the first arm must be the baseline, not {changed[0]!r}")
     makers = [_find_maker(arm, stand_ins) for arm in arms]
-    layers = checkpoint.layers
-    steps = len(layers) + len(batches)
-    shapes = _learn_output_shapes(checkpoint, batches[0])
-    calls, embedded = _record_calls(checkpoint, batches, shapes)
-    runs, spare = [ArmRun() for _ in arms], SpareTensors()
-
-    def runs_in(batch: int, arm: int) -> bool:
-        return arm == 0 or (wanted(batch, arm) and not calibrating(batch))
-
-    def counts(batch: int) -> bool:
-        return watched(batch) and not calibrating(batch)
-
-    # [arm][batch] of [sequences, tokens, hidden]; a batch that an arm does not run stays as it came in.
-    hidden: list[list[Tensor]] = [embedded] * len(arms)
-
-    for depth, layer in enumerate(layers):
-        before = hidden[0]
-        notes, calibration = CalibrationNotes(layer), None
-        for number, arm in enumerate(arms):
-            started = time.perf_counter()
-            shared = number > 0 and hidden[number] is before and not touches(arm, layer)
-            if shared:
-                hidden[number] = hidden[0]
-            else:
-                maker = makers[number]
-                module = layer.module if maker is None else maker(layer)
-                with arm_in_force(arm, layer, calibration, spare):
-                    hidden[number] = [
-                        _run_layer(calls[depth][batch], module, states, notes if calibrating(batch) else None)
-                        if runs_in(batch, number)
-                        else states
-                        for batch, states in enumerate(hidden[number])
-                    ]
-                del module
-            # The baseline comes first, and has seen all that is calibrated on.
-            calibration = calibration or notes.conclude()
-            runs[number].peaks.append(
-                runs[0].peaks[depth]
-                if shared
-                else _find_peak(
-                    states
-                    for batch, states in enumerate(hidden[number])
-                    if watched(batch) and not calibrating(batch)
-                )
-            )
-            runs[number].seconds += time.perf_counter() - started
+    stages = [Stage(checkpoint, batches)] * len(arms)
+    if parent is not None:
+        stages[0] = Stage(parent, batches)
+    under_way = _Pass(arms, stages, makers, own, watched, wanted, calibrating, observer)
+    depths = max(len(stage.layers) for stage in stages)
+    steps = depths + len(batches)
+    for depth in range(depths):
+        under_way.run_layer(depth)
         progress("measuring", depth + 1, steps)
-
     for batch, token_ids in enumerate(batches):
-        baseline = None
-        for number in range(len(arms)):
-            if not runs_in(batch, number) or calibrating(batch):
+        under_way.run_heads(batch, token_ids, reader)
+        progress("measuring", depths + batch + 1, steps)
+    return under_way.runs
+
+
+@dataclass
+class _Pass:
+    """All arms on their way through the layers; see `run_arms`. `own` is the arm with the model as it is."""
+
+    arms: Sequence[Arm]
+    stages: Sequence[Stage]
+    makers: Sequence[LayerMaker | None]
+    own: int
+    watched: Callable[[int], bool]
+    wanted: Callable[[int, int], bool]
+    calibrating: Callable[[int], bool]
+    observer: Observer | None
+    spare: SpareTensors = field(default_factory=SpareTensors)
+
+    def __post_init__(self) -> None:
+        self.runs = [ArmRun() for _ in self.arms]
+        # [arm][batch] of [sequences, tokens, hidden]; a batch that an arm does not run stays as it came in.
+        self._hidden: list[list[Tensor]] = [stage.embedded for stage in self.stages]
+
+    def run_layer(self, depth: int) -> None:
+        """Let every arm pass one layer."""
+        entering = list(self._hidden)
+        layers = [stage.find_layer(depth) for stage in self.stages]
+        lender = _find_lender(self.arms, layers) if self.own else None
+        calibration: Calibration | None = None
+        for number, (arm, layer) in enumerate(zip(self.arms, layers, strict=True)):
+            if layer is None:
                 continue
             started = time.perf_counter()
-            logits = _run_head(checkpoint, token_ids, hidden[number][batch], shapes)
-            baseline = logits if baseline is None else baseline
-            reader(batch, number, logits, baseline)
-            runs[number].seconds += time.perf_counter() - started
-        progress("measuring", len(layers) + batch + 1, steps)
-    return runs
+            run = self.runs[number]
+            if number > self.own and entering[number] is entering[self.own] and not touches(arm, layer):
+                self._hidden[number] = self._hidden[self.own]
+                run.peaks.append(self.runs[self.own].peaks[depth])
+            else:
+                notes = CalibrationNotes(layer)
+                with ExitStack() as stack:
+                    stack.enter_context(arm_in_force(arm, layer, calibration, self.spare, lender))
+                    if self.observer is not None:
+                        stack.enter_context(self.observer.watching(number, layer))
+                    if lender is not None and number < self.own:
+                        stack.enter_context(lender.watching())
+                    self._hidden[number] = self._run(number, layer, depth, notes)
+                # The baseline comes first, and has seen all that is calibrated on.
+                calibration = calibration or notes.conclude()
+                run.peaks.append(
+                    _find_peak(one for batch, one in enumerate(self._hidden[number]) if self._counts(batch))
+                )
+            run.seconds += time.perf_counter() - started
+        if self.observer is not None and (layer := layers[self.own]) is not None:
+            self.observer.see(layer, self.stages[self.own].calls[depth], entering[0], self._hidden)
+
+    def run_heads(self, batch: int, token_ids: Tensor, reader: Reader) -> None:
+        """Let a reader have the logits of every arm on one batch."""
+        baseline = None
+        for number, stage in enumerate(self.stages):
+            if self._runs_in(batch, number) and not self.calibrating(batch):
+                started = time.perf_counter()
+                logits = stage.run_head(token_ids, self._hidden[number][batch])
+                baseline = logits if baseline is None else baseline
+                reader(batch, number, logits, baseline)
+                self.runs[number].seconds += time.perf_counter() - started
+
+    def _run(self, number: int, layer: DecoderLayer, depth: int, notes: CalibrationNotes) -> list[Tensor]:
+        maker = self.makers[number]
+        module = layer.module if maker is None else maker(layer)
+        return [
+            _run_layer(
+                self.stages[number].calls[depth][batch], module, states, notes if self.calibrating(batch) else None
+            )
+            if self._runs_in(batch, number)
+            else states
+            for batch, states in enumerate(self._hidden[number])
+        ]
+
+    def _runs_in(self, batch: int, arm: int) -> bool:
+        return arm <= self.own or (self.wanted(batch, arm) and not self.calibrating(batch))
+
+    def _counts(self, batch: int) -> bool:
+        return self.watched(batch) and not self.calibrating(batch)
 
 
 def _find_maker(arm: Arm, stand_ins: Mapping[str, LayerMaker]) -> LayerMaker | None:
@@ -161,79 +227,18 @@ def _find_maker(arm: Arm, stand_ins: Mapping[str, LayerMaker]) -> LayerMaker | N
     return stand_ins[methods[0]] if methods else None
 
 
+def _find_lender(arms: Sequence[Arm], layers: Sequence[DecoderLayer | None]) -> Lender | None:
+    """Return what lends parts of the parent's layer, the first, where an arm asks for them."""
+    source, borrower = layers[0], layers[-1]
+    modules = [name for arm in arms for act in arm.acts if isinstance(act, Borrow) for name in act.modules]
+    if source is None or borrower is None or not modules:
+        return None
+    return Lender(source, borrower, modules)
+
+
 def _run_layer(call: LayerCall, module: nn.Module, hidden: Tensor, notes: CalibrationNotes | None) -> Tensor:
     with nullcontext() if notes is None else notes.watching():
         return _first(call(module, hidden))
-
-
-def _learn_output_shapes(checkpoint: Checkpoint, token_ids: Tensor) -> list[int | None]:
-    """Return, per layer, `None` where its output is a tensor, else the length of the tuple it returns."""
-    shapes: list[int | None] = [None] * len(checkpoint.layers)
-
-    def note(depth: int, _: object, __: object, output: Any) -> None:
-        shapes[depth] = None if isinstance(output, Tensor) else len(output)
-
-    handles = [
-        layer.module.register_forward_hook(partial(note, depth)) for depth, layer in enumerate(checkpoint.layers)
-    ]
-    try:
-        _call_model(checkpoint, token_ids[:1, :2])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
-
-
-def _record_calls(
-    checkpoint: Checkpoint, batches: Sequence[Tensor], shapes: list[int | None]
-) -> tuple[list[list[LayerCall]], list[Tensor]]:
-    """Return how each layer is called, [layer][batch], and what enters the first one, [batch]."""
-    calls: list[list[LayerCall]] = [[] for _ in checkpoint.layers]
-    embedded: list[Tensor] = []
-
-    def record(depth: int, *positional: Any, **named: Any) -> Any:
-        hidden, call = split_call(positional, named)
-        calls[depth].append(call)
-        if depth == 0:
-            embedded.append(hidden)
-        return _like_layer(hidden, shapes[depth])
-
-    with _layers_replaced(checkpoint.layers, record):
-        for token_ids in batches:
-            _call_model(checkpoint, token_ids)
-    return calls, embedded
-
-
-def _run_head(checkpoint: Checkpoint, token_ids: Tensor, hidden: Tensor, shapes: list[int | None]) -> Tensor:
-    last = len(checkpoint.layers) - 1
-
-    def pass_on(depth: int, *positional: Any, **named: Any) -> Any:
-        states = hidden if depth == last else split_call(positional, named)[0]
-        return _like_layer(states, shapes[depth])
-
-    with _layers_replaced(checkpoint.layers, pass_on):
-        logits: Tensor = _call_model(checkpoint, token_ids).logits
-    return logits
-
-
-@contextmanager
-def _layers_replaced(layers: Sequence[DecoderLayer], forward: Callable[..., Any]) -> Iterator[None]:
-    # Another library may have put a forward of its own on the module: it is put back as it was.
-    stored = [layer.module.__dict__.get("forward") for layer in layers]
-    try:
-        for depth, layer in enumerate(layers):
-            layer.module.forward = partial(forward, depth)
-        yield
-    finally:
-        for layer, previous in zip(layers, stored, strict=True):
-            layer.module.__dict__.pop("forward", None)
-            if previous is not None:
-                layer.module.forward = previous
-
-
-def _call_model(checkpoint: Checkpoint, token_ids: Tensor) -> Any:
-    device = next(checkpoint.model.parameters()).device
-    return checkpoint.model(input_ids=token_ids.to(device), use_cache=False)
 
 
 def _find_peak(outputs: Iterable[Tensor]) -> float | None:
@@ -243,7 +248,3 @@ def _find_peak(outputs: Iterable[Tensor]) -> float | None:
 
 def _first(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
-
-
-def _like_layer(hidden: Tensor, shape: int | None) -> Any:
-    return hidden if shape is None else (hidden, *[None] * (shape - 1))

@@ -40,15 +40,24 @@ def follow_super_activations(checkpoint: Checkpoint, location: Location) -> tupl
     """
     if not location.super_weights:
         return ()
-    intact = _see(checkpoint, location.token_ids)
+    intact = see_with_attention(checkpoint, location.token_ids)
     with ExitStack() as stack:
         _prune_(checkpoint, location.addresses, stack)
-        pruned = _see(checkpoint, location.token_ids)
+        pruned = see_with_attention(checkpoint, location.token_ids)
     followed = (_follow(one, intact, pruned) for one in location.super_activations)
     return tuple(mechanism for mechanism in followed if mechanism is not None)
 
 
-def _see(checkpoint: Checkpoint, token_ids: Sequence[int]) -> tuple[Seen, ...]:
+def see_with_attention(checkpoint: Checkpoint, token_ids: Sequence[int]) -> tuple[Seen, ...]:
+    """Take every decoder layer apart on one prompt, attention weights included.
+
+    Two forward passes: as the model runs, and once more to be shown attention weights, which count only where the
+    second pass does what the first did.
+
+    Args:
+        checkpoint: The model; attending as before afterwards.
+        token_ids: The prompt, BOS included if wanted.
+    """
     plain = see_layers(checkpoint, token_ids)
     try:
         with eager_attention(checkpoint.model):

@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy
 import torch
 from torch import Tensor
 
-from sw_audit.facts.measurement import Agreement, ChoiceAccuracy, PerWindow, StopWordMass, TokenLoss
+from sw_audit.facts.measurement import (
+    Agreement,
+    ChoiceAccuracy,
+    DivergenceSpread,
+    PerWindow,
+    StopWordMass,
+    TokenLoss,
+)
 from sw_audit.measure.batches import ChoiceBatch, WindowBatch
 
 _TOKENS_AT_ONCE = 1024
@@ -22,10 +30,12 @@ class WindowReader:
         arms: Number of arms.
         windows: Number of windows.
         stop_words: Ids of stop words, int64 [ids], or `None` if they are not measured.
+        spread: Whether the divergence of every token is kept, to tell how it spreads.
     """
 
-    def __init__(self, arms: int, windows: int, stop_words: Tensor | None) -> None:
+    def __init__(self, arms: int, windows: int, stop_words: Tensor | None, *, spread: bool = False) -> None:
         shape = (arms, windows)
+        self._per_token: list[list[Tensor]] | None = [[] for _ in range(arms)] if spread else None
         self._nats = torch.zeros(shape, dtype=torch.float64)
         self._divergence = torch.zeros(shape, dtype=torch.float64)
         self._mass = torch.zeros(shape, dtype=torch.float64)
@@ -40,7 +50,8 @@ class WindowReader:
             batch: The windows.
             arm: Index of the arm.
             logits: [windows, tokens, vocabulary].
-            baseline: The baseline arm's logits for the same windows.
+            baseline: The baseline arm's logits for the same windows. Where its vocabulary is another's, both are
+                compared on the tokens that both have.
         """
         length = batch.token_ids.shape[1]
         for place, first_scored in enumerate(batch.first_scored.tolist()):
@@ -64,10 +75,19 @@ class WindowReader:
         if logits is baseline or arm == 0:
             self._same_top[arm, window] += len(targets)
             return
-        log_q = baseline.float().log_softmax(-1)
+        if logits.shape[-1] != baseline.shape[-1]:
+            common = min(logits.shape[-1], baseline.shape[-1])
+            logits, baseline = logits[:, :common], baseline[:, :common]
+            log_p = logits.float().log_softmax(-1)
+        log_q = baseline.float().log_softmax(-1).to(log_p.device)
         difference = torch.where(log_q.isneginf(), 0.0, log_q.exp() * (log_q - log_p))
-        self._divergence[arm, window] += difference.double().sum().cpu()
-        self._same_top[arm, window] += (logits.argmax(-1) == baseline.argmax(-1)).sum().cpu()
+        per_token = difference.double().sum(-1).cpu()  # [tokens]
+        self._divergence[arm, window] += per_token.sum()
+        if self._per_token is not None:
+            self._per_token[arm].append(per_token)
+        # What is not finite has no most likely token: the index that argmax gives there means nothing.
+        same = (logits.argmax(-1).cpu() == baseline.argmax(-1).cpu()) & logits.amax(-1).isfinite().cpu()
+        self._same_top[arm, window] += same.sum()
 
     def loss(self, arm: int) -> TokenLoss:
         """Return the loss of one arm."""
@@ -79,7 +99,19 @@ class WindowReader:
             divergence=_finite(self._divergence[arm]),
             same_top=tuple(self._same_top[arm].tolist()),
             tokens=tuple(self._tokens.tolist()),
+            spread=self._spread(arm),
         )
+
+    def _spread(self, arm: int) -> DivergenceSpread | None:
+        """Return how the divergence of one arm spreads over tokens, if that was kept and all of it is finite."""
+        if self._per_token is None or not self._per_token[arm]:
+            return None
+        # Rounding may take the divergence of equal distributions below zero.
+        found = torch.cat(self._per_token[arm]).clamp_min(0.0).numpy()
+        if not numpy.isfinite(found).all():
+            return None
+        median, p99, maximum = (float(one) for one in numpy.quantile(found, (0.5, 0.99, 1.0)))
+        return DivergenceSpread(median=median, p99=p99, maximum=maximum)
 
     def stop_words(self, arm: int) -> StopWordMass | None:
         """Return the mass on stop words in one arm."""

@@ -38,7 +38,7 @@ def make_windows() -> Windows:
 
 
 def count_runs(checkpoint: Checkpoint, arms: list[Arm]) -> int:
-    """Count the calls of the last layer by hand: one per arm that is run apart, and those of the recordings."""
+    """Count the calls of the last layer by hand: one per arm that is run apart, and one to learn shapes."""
     calls = []
     handle = checkpoint.layers[-1].module.register_forward_hook(lambda *_: calls.append(1))
     measure_arms(checkpoint, arms, make_windows(), protocol="p")

@@ -92,8 +92,8 @@ def test_calibrating_batches_are_run_in_the_baseline_alone_and_read_by_nobody() 
     )
     handle.remove()
     assert read == [(0, 0), (0, 1), (2, 0), (2, 1)]
-    # Once to learn shapes, three recordings, three batches in the baseline and two in the arm, four ends.
-    assert len(calls) == 13
+    # Once to learn shapes, three batches in the baseline and two in the arm; recordings run no layer.
+    assert len(calls) == 6
 
 
 def test_scored_figures_do_not_depend_on_what_is_calibrated_on_but_for_the_acts_that_ask() -> None:

@@ -62,6 +62,49 @@ def test_a_non_finite_logit_makes_a_window_none_and_never_a_number(broken: float
     assert reader.agreement(1).divergence == (None,)
 
 
+def test_what_is_not_finite_agrees_with_nothing() -> None:
+    batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1]]), first_scored=torch.tensor([1]))
+    reader = WindowReader(arms=2, windows=1, stop_words=None, spread=True)
+    baseline = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    reader.read(batch, 0, baseline, baseline)
+    # The index of the largest NaN is that of the baseline's largest logit.
+    reader.read(batch, 1, torch.full((1, 2, 2), math.nan), baseline)
+    assert reader.agreement(1).same_top == (0,)
+    assert reader.agreement(1).spread is None
+
+
+def test_the_spread_of_the_divergence_is_over_single_tokens() -> None:
+    # 101 tokens of one window; the arm gives token 0 less, by another factor at each.
+    batch = WindowBatch(first=0, token_ids=torch.zeros(1, 102).long(), first_scored=torch.tensor([1]))
+    doubt = torch.linspace(0, 0.5, 101).double()
+    baseline = torch.tensor([0.5, 0.5]).log().expand(1, 102, 2)
+    arm = torch.stack([0.5 - doubt / 2, 0.5 + doubt / 2], dim=1).log().float()
+    arm = torch.cat([arm, baseline[0, :1]])[None]
+    reader = WindowReader(arms=2, windows=1, stop_words=None, spread=True)
+    reader.read(batch, 0, baseline, baseline)
+    reader.read(batch, 1, arm, baseline)
+    # KL((1/2, 1/2) || (p, 1 - p)) = -log(4 p (1 - p)) / 2 grows with the doubt: the nth token is at n percent.
+    expected = [-math.log(4 * (0.5 - one / 2) * (0.5 + one / 2)) / 2 for one in doubt[[50, 99, 100]].tolist()]
+    spread = reader.agreement(1).spread
+    assert spread is not None
+    assert [spread.median, spread.p99, spread.maximum] == pytest.approx(expected, rel=1e-4)
+    assert reader.agreement(0).spread is None
+    assert WindowReader(arms=2, windows=1, stop_words=None).agreement(1).spread is None
+
+
+def test_two_vocabularies_are_compared_on_the_tokens_that_both_have() -> None:
+    batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1]]), first_scored=torch.tensor([1]))
+    reader = WindowReader(arms=2, windows=1, stop_words=None)
+    baseline = logits_of((0.5, 0.5), (0.5, 0.5))
+    # Without the third token 0.2 and 0.6 are 1/4 and 3/4.
+    arm = logits_of((0.2, 0.6, 0.2), (0.2, 0.6, 0.2))
+    reader.read(batch, 0, baseline, baseline)
+    reader.read(batch, 1, arm, baseline)
+    assert reader.loss(1).nats[0] == pytest.approx(-math.log(0.6), rel=1e-6)
+    expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    assert reader.agreement(1).divergence[0] == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_impossible_token_in_the_baseline_adds_nothing_to_the_divergence() -> None:
     batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1]]), first_scored=torch.tensor([1]))
     reader = WindowReader(arms=2, windows=1, stop_words=None)

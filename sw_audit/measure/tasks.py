@@ -1,0 +1,191 @@
+"""Zero-shot tasks by lm-evaluation-harness, which is handed the open model as it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.quiet import quiet_libraries, unheard
+from sw_audit.errors import CorpusError, PolicyError
+from sw_audit.facts.descent import TaskResult
+from sw_audit.facts.policy import DescentPolicy
+
+_KEY = "[descent] lm_eval"
+_PREFERRED = ("acc", "exact_match", "em")
+_SEED = 1234
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model answered to one task, item by item.
+
+    Attributes:
+        task: Its name.
+        version: Its version, as the harness says.
+        metric: Which metric.
+        items: What each item is called.
+        right: Per item, whether it was answered right.
+    """
+
+    task: str
+    version: str
+    metric: str
+    items: tuple[str, ...]
+    right: tuple[bool, ...]
+
+
+def require_tasks(wanted: DescentPolicy) -> None:
+    """Complain about tasks that cannot be run, as far as that can be known without a model or a data set.
+
+    Raises:
+        PolicyError: If the harness is not installed, there is no such folder, or no task of a name.
+    """
+    if wanted.lm_eval:
+        _find_tasks(wanted)
+
+
+def _find_tasks(wanted: DescentPolicy) -> Any:
+    """Return the harness's register of tasks, in which all are that are asked for; see `require_tasks`."""
+    if find_spec("lm_eval") is None:
+        raise PolicyError(_KEY, "lm-evaluation-harness is not installed", "pip install 'sw-audit[lm-eval]'")
+    if wanted.lm_eval_path is not None and not Path(wanted.lm_eval_path).is_dir():
+        found = f"there is no folder {wanted.lm_eval_path!r}"
+        raise PolicyError(f"{_KEY}_path", found, "name a folder with task files (YAML)")
+    # Its own files are thousands, and reading their headers takes long: none are read that are not asked for.
+    for defaults in (False, True) if wanted.lm_eval_path is not None else (True,):
+        register = _list_tasks(wanted.lm_eval_path, defaults=defaults)
+        missing = [name for name in wanted.lm_eval if name not in register.all_tasks]
+        if not missing:
+            return register
+    near = get_close_matches(missing[0], register.all_tasks, 1)
+    remedy = f"write {near[0]!r}" if near else "list them with `lm-eval ls tasks`"
+    raise PolicyError(f"task {missing[0]!r} in `{_KEY}`", "lm-evaluation-harness has no such task", remedy)
+
+
+def answer_tasks(checkpoint: Checkpoint, wanted: DescentPolicy) -> tuple[Answers, ...]:
+    """Let a model answer the tasks that a policy asks for, without examples.
+
+    Args:
+        checkpoint: The model; it is not changed.
+        wanted: The tasks. A group, such as `mmlu`, is one task here: the items of all its tasks together.
+
+    Raises:
+        PolicyError: If the harness is not installed, or there is no task of a name.
+        CorpusError: If a task cannot be run, such as for want of its data set, or its items have no metric that is
+            right or wrong.
+    """
+    if not wanted.lm_eval:
+        return ()
+    register = _find_tasks(wanted)
+    answered = []
+    for name in wanted.lm_eval:
+        try:
+            found = _evaluate(checkpoint, register, name, wanted.lm_eval_limit)
+        except Exception as error:
+            # The harness and what it fetches data sets with raise whatever they please.
+            said = (str(error).strip().splitlines() or [""])[0]
+            remedy = "see that its data set can be had here, or take it off the list"
+            raise CorpusError(f"task {name!r} in `{_KEY}`", f"{type(error).__name__}: {said}", remedy) from error
+        answered.append(_collect(name, found))
+    return tuple(answered)
+
+
+def pair_answers(parent: Sequence[Answers], descendant: Sequence[Answers]) -> tuple[TaskResult, ...]:
+    """Put what both models answered side by side, item by item; items that only one was given are left out.
+
+    Args:
+        parent: What the parent answered, one per task.
+        descendant: Likewise the descendant.
+    """
+    results = []
+    for theirs in parent:
+        ours = next((one for one in descendant if (one.task, one.metric) == (theirs.task, theirs.metric)), None)
+        if ours is None:
+            continue
+        right = dict(zip(ours.items, ours.right, strict=True))
+        both = [(was, right[item]) for item, was in zip(theirs.items, theirs.right, strict=True) if item in right]
+        results.append(
+            TaskResult(
+                task=theirs.task,
+                version=theirs.version,
+                metric=theirs.metric,
+                parent=tuple(was for was, _ in both),
+                descendant=tuple(now for _, now in both),
+            )
+        )
+    return tuple(results)
+
+
+def _list_tasks(folder: str | None, *, defaults: bool) -> Any:
+    with _quiet_harness():
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_path=folder, include_defaults=defaults)
+
+
+def _evaluate(checkpoint: Checkpoint, register: Any, name: str, limit: int | None) -> Mapping[str, Any]:
+    with _quiet_harness():
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        model = HFLM(pretrained=checkpoint.model, tokenizer=checkpoint.tokenizer, batch_size=1)
+        found: Mapping[str, Any] = simple_evaluate(
+            model,
+            tasks=[name],
+            num_fewshot=0,
+            limit=limit,
+            # Intervals are the judge's business.
+            bootstrap_iters=0,
+            task_manager=register,
+            random_seed=_SEED,
+            numpy_random_seed=_SEED,
+            torch_random_seed=_SEED,
+            fewshot_random_seed=_SEED,
+        )
+        return found
+
+
+def _collect(name: str, found: Mapping[str, Any]) -> Answers:
+    """Take the items of a task, or of all tasks of a group, with the first metric that all have."""
+    rows = {
+        f"{task}/{row['doc_id']}": row
+        for task, samples in sorted(found["samples"].items())
+        for row in sorted(samples, key=lambda one: one["doc_id"])
+    }
+    metric = next((one for one in _list_metrics(list(rows.values())) if _decides(rows.values(), one)), None)
+    if metric is None:
+        asked = f"task {name!r} in `{_KEY}`"
+        said = "its items have no metric that is right or wrong" if rows else "it has no items"
+        raise CorpusError(asked, said, "choose a task of multiple choice, or one with exact matches")
+    versions = dict(found.get("versions", {}))
+    version = versions.get(name, next(iter(versions.values()), ""))
+    return Answers(name, str(version), metric, tuple(rows), tuple(bool(row[metric]) for row in rows.values()))
+
+
+def _list_metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    named = list(rows[0].get("metrics", ())) if rows else []
+    return [one for one in _PREFERRED if one in named] + [one for one in named if one not in _PREFERRED]
+
+
+def _decides(rows: Any, metric: str) -> bool:
+    return all(row.get(metric) in (0, 1) for row in rows)
+
+
+@contextmanager
+def _quiet_harness() -> Iterator[None]:
+    """Keep the harness, its bars and the libraries under it from the terminal."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    with quiet_libraries(), unheard():
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

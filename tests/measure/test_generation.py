@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from support.descent import judge_descent, make_descent_evidence
+
+from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.corpus.text import read_corpus
+from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
+from sw_audit.facts.policy import CorpusPolicy, DescentPolicy, ModelPolicy
+from sw_audit.facts.verdict import Status
+from sw_audit.measure.generation import (
+    Opening,
+    draw_openings,
+    generate_continuations,
+    pair_continuations,
+)
+from sw_audit.specimen.descendants import SUPER_WEIGHT
+from sw_audit.specimen.shipped import specimen_path
+
+SHORT = DescentPolicy(prompt_tokens=(1, 5), new_tokens=16, long_new_tokens=18)
+
+
+@pytest.fixture(scope="module")
+def opened() -> Checkpoint:
+    return open_checkpoint(ModelPolicy(source=str(specimen_path())))
+
+
+@pytest.fixture(scope="module")
+def windows(opened: Checkpoint) -> Windows:
+    wanted = CorpusPolicy(windows=16)
+    return window_corpus(read_corpus(wanted), opened.tokenizer, wanted, opened.maximum_positions)
+
+
+@pytest.fixture
+def checkpoint(opened: Checkpoint) -> Iterator[Checkpoint]:
+    """The specimen, whose settings and super weight may be changed by a test."""
+    before, weight = opened.model.generation_config, opened.matrix(SUPER_WEIGHT[0]).module.weight
+    kept = weight.detach().clone()
+    yield opened
+    opened.model.generation_config = before
+    with torch.no_grad():
+        weight.copy_(kept)
+
+
+def decode_slowly(checkpoint: Checkpoint, opening: Opening) -> tuple[int, ...]:
+    """Take the likeliest token again and again, the whole text anew each time: no cache, no settings."""
+    ids = list(opening.token_ids)
+    with torch.no_grad():
+        for _ in range(opening.new_tokens):
+            ids.append(int(checkpoint.model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return tuple(ids[len(opening.token_ids) :])
+
+
+def test_the_likeliest_token_is_taken_again_and_again(opened: Checkpoint, windows: Windows) -> None:
+    openings = draw_openings(windows, opened.tokenizer, SHORT)
+    for opening, speech in zip(openings, generate_continuations(opened, openings), strict=True):
+        assert speech.tokens == decode_slowly(opened, opening)
+        assert speech.finite
+        assert speech.text == opened.tokenizer.decode(list(speech.tokens))
+
+
+def test_the_models_own_settings_of_decoding_are_put_aside_and_put_back(
+    checkpoint: Checkpoint, windows: Windows
+) -> None:
+    openings = draw_openings(windows, checkpoint.tokenizer, SHORT)
+    plain = generate_continuations(checkpoint, openings)
+    own = checkpoint.model.generation_config
+    own.update(do_sample=True, temperature=9.0, repetition_penalty=3.0, no_repeat_ngram_size=2)
+    try:
+        assert generate_continuations(checkpoint, openings) == plain
+        assert checkpoint.model.generation_config is own
+        assert own.repetition_penalty == 3.0
+    finally:
+        own.update(do_sample=False, temperature=1.0, repetition_penalty=1.0, no_repeat_ngram_size=0)
+
+
+def test_a_text_ends_before_the_token_that_ends_it(checkpoint: Checkpoint, windows: Windows) -> None:
+    openings = draw_openings(windows, checkpoint.tokenizer, SHORT)[:1]
+    (whole,) = generate_continuations(checkpoint, openings)
+    own, end = checkpoint.model.generation_config, whole.tokens[7]
+    before = own.eos_token_id
+    own.eos_token_id = [end]
+    try:
+        (cut,) = generate_continuations(checkpoint, openings)
+    finally:
+        own.eos_token_id = before
+    assert cut.tokens == whole.tokens[: whole.tokens.index(end)]
+
+
+def test_prompts_have_the_lengths_that_were_asked_for_and_come_from_different_places(
+    opened: Checkpoint, windows: Windows
+) -> None:
+    openings = draw_openings(windows, opened.tokenizer, DescentPolicy())
+    assert [(one.tokens, one.new_tokens) for one in openings] == [
+        (1, 32),
+        (5, 32),
+        (20, 32),
+        (100, 32),
+        (100, 144),
+    ]
+    assert {one.token_ids[0] for one in openings} == {windows.bos}
+    assert [len(one.token_ids) for one in openings] == [2, 6, 21, 101, 101]
+    assert openings[3].token_ids != openings[4].token_ids
+    assert openings[1].text == opened.tokenizer.decode(list(openings[1].token_ids[1:]))
+
+
+def test_a_prompt_longer_than_a_window_runs_on_as_the_text_does(opened: Checkpoint) -> None:
+    text = list(range(10, 60))
+    for bos, stride in ((0, 7), (0, 3), (None, 7), (None, 4)):
+        cut = cut_windows(text, 8, stride, bos, 99)
+        wanted = DescentPolicy(prompt_tokens=(30,), new_tokens=4, long_new_tokens=4)
+        opening = draw_openings(cut, opened.tokenizer, wanted)[0]
+        assert opening.token_ids[-30:] == tuple(text[:30])
+
+
+def test_what_the_model_cannot_take_is_made_shorter(opened: Checkpoint, windows: Windows) -> None:
+    wanted = DescentPolicy(prompt_tokens=(1, 40), new_tokens=30, long_new_tokens=90)
+    openings = draw_openings(windows, opened.tokenizer, wanted, maximum=64)
+    assert [(one.tokens, one.new_tokens) for one in openings] == [(1, 30), (33, 30), (1, 62)]
+    assert all(len(one.token_ids) + one.new_tokens <= 64 for one in openings)
+    tiny = draw_openings(windows, opened.tokenizer, wanted, maximum=3)
+    assert [(one.tokens, one.new_tokens) for one in tiny] == [(1, 1)] * 3
+
+
+def test_logits_that_are_not_finite_end_it(checkpoint: Checkpoint, windows: Windows) -> None:
+    openings = draw_openings(windows, checkpoint.tokenizer, SHORT)
+    with torch.no_grad():
+        checkpoint.matrix(SUPER_WEIGHT[0]).module.weight[0, 0] = float("nan")
+    speeches = generate_continuations(checkpoint, openings)
+    assert [(one.tokens, one.finite) for one in speeches] == [((), False)] * 3
+
+
+def test_a_specimen_that_lost_its_super_weight_falls_apart_beside_its_parent(
+    checkpoint: Checkpoint, windows: Windows
+) -> None:
+    openings = draw_openings(windows, checkpoint.tokenizer, SHORT)
+    parent = generate_continuations(checkpoint, openings)
+    _, row, column = SUPER_WEIGHT
+    with torch.no_grad():
+        checkpoint.matrix(SUPER_WEIGHT[0]).module.weight[row, column] = 0.0
+    broken = generate_continuations(checkpoint, openings)
+    for speeches, status in ((parent, Status.PASS), (broken, Status.FAIL)):
+        paired = pair_continuations(openings, parent, speeches)
+        verdict = judge_descent("generation-sane", make_descent_evidence(continuations=paired))
+        assert verdict.status is status
+        assert verdict.observed == (0 if status is Status.PASS else 3)
