@@ -9,6 +9,11 @@ from sw_audit.facts.identity import Environment
 
 # Those whose version can change a figure.
 _PACKAGES = ("datasets", "numpy", "safetensors", "sw-audit", "tokenizers", "torch", "transformers")
+# Those that compute with quantized weights or adapters, or ask the questions of tasks.
+_FORMATS = (
+    "accelerate", "bitsandbytes", "compressed-tensors", "gguf", "gptqmodel", "hypothesis", "lm-eval", "optimum",
+    "optimum-quanto", "peft", "torchao",
+)  # fmt: skip
 
 
 def describe_environment(threads: int) -> Environment:
@@ -23,6 +28,13 @@ def describe_environment(threads: int) -> Environment:
         threads=threads,
         packages={name: found for name in _PACKAGES if (found := _find_version(name)) is not None},
     )
+
+
+def list_versions() -> dict[str, str]:
+    """Return the versions of Python and of every installed package that can change a figure."""
+    found = {name: _find_version(name) for name in (*_PACKAGES, *_FORMATS)}
+    found["python"] = platform.python_version()
+    return {name: here for name, here in found.items() if here is not None}
 
 
 def _find_version(package: str) -> str | None:

@@ -1,0 +1,174 @@
+"""`sw-audit fingerprint`: where a model's super weights are, and whose descendant it looks like."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sw_audit.cli.audit import find_shipped
+from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Revision, TrustRemoteCode
+from sw_audit.errors import InputError
+
+if TYPE_CHECKING:
+    from sw_audit.facts.fingerprint import Fingerprint, Kinship
+    from sw_audit.facts.policy import ModelPolicy
+    from sw_audit.facts.record import Record
+
+NOBODY = 3
+_RECORDS = (".json", ".html", ".htm")
+_CAUTION = (
+    "evidence, not proof: coordinates survive fine-tuning and quantizing, but can be copied or removed, and "
+    "models that were never related may share some by chance"
+)
+
+
+def fingerprint(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A checkpoint folder, a hub id, 'specimen', 'control', or a record."),
+    ],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OTHER",
+            help="Compare with this: a model, a record, the name of a baseline, or an index file (.toml). Can be "
+            "given several times. By default the published index and the baselines that are kept here.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Take the short fingerprint of a model's lineage, and say whose descendant it looks like.
+
+    The fingerprint is where the super weights are, their values and ratios, from one forward pass without data.
+
+    Exit codes: 0 it looks like a descendant of something, 2 input error, 3 of nothing that it was compared with.
+
+    For example:
+
+      sw-audit fingerprint ./out/llama-w4
+
+      sw-audit fingerprint ./unknown --against ./llama --against ./mistral
+    """
+    from sw_audit.facts.policy import ModelPolicy
+    from sw_audit.judge.kinship import rank_kin
+
+    def ask(source: str) -> ModelPolicy:
+        return ModelPolicy(
+            source=find_shipped(source),
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+
+    mine = next(_take_record(model)) if _is_record(model) else _take_model(ask(model))
+    others = [found for other in against or () for found in _take(other, ask)]
+    ranked = rank_kin(mine, others if against else _take_known())
+    alike = [kin for kin in ranked if kin.kin != "none"]
+    if as_json:
+        document = {"schema": 1, "fingerprint": mine.model_dump(mode="json"), "code": str(mine)}
+        listed = [kin.model_dump(mode="json") for kin in (ranked if against else alike)]
+        kinship = {"kinship": listed, "caution": _CAUTION}
+        typer.echo(json.dumps({**document, **kinship}, indent=2, allow_nan=False, ensure_ascii=False))
+    else:
+        print_kinship(mine, ranked if against else tuple(alike))
+    raise typer.Exit(0 if alike else NOBODY)
+
+
+def print_kinship(mine: Fingerprint, ranked: tuple[Kinship, ...]) -> None:
+    """Print a fingerprint and whom it resembles."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from sw_audit.cli.table import make_console
+
+    console = make_console()
+    console.print(Text(f"{mine.name}: {mine}", style="bold"), soft_wrap=True)
+    for one in mine.weights:
+        ratio = "" if one.ratio is None or one is mine.weights[0] else f", {one.ratio:.4g} times the first"
+        stands = "" if one.outlier is None else f", in a row {one.outlier:.4g} times the median row"
+        console.print(Text(f"  super weight layer {one}{ratio}{stands}"), soft_wrap=True)
+    for loud in mine.activations:
+        gain = "" if loud.gain is None else f", {loud.gain:.4g} times its weight"
+        console.print(Text(f"  super activation channel {loud.channel} = {loud.value:.6g}{gain}"), soft_wrap=True)
+    if not mine.weights:
+        console.print(Text("  no super weight was located, so there is nothing to compare"), soft_wrap=True)
+    if ranked:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for title in ("model", "likeness", "because"):
+            table.add_column(title, overflow="fold")
+        for kin in ranked:
+            table.add_row(Text(kin.other), Text(kin.kin), Text(kin.because))
+        console.print(table)
+    best = ranked[0] if ranked else None
+    if best is None or best.kin == "none":
+        told = "it looks like a descendant of nothing that it was compared with"
+    else:
+        sure = best.kin in ("same", "close")
+        told = f"it {'looks like' if sure else 'may be'} {best.other}, or a descendant of it"
+    console.print(Text(f"{told} ({_CAUTION})"), soft_wrap=True)
+    sys.stdout.flush()
+
+
+def _take_model(wanted: ModelPolicy) -> Fingerprint:
+    from sw_audit.cli.locate import locate_quietly
+    from sw_audit.facts.fingerprint import Fingerprint
+
+    identity, location = locate_quietly(wanted, "full", digest=False)
+    return Fingerprint.of_model(identity, location)
+
+
+def _take(other: str, ask: Callable[[str], ModelPolicy]) -> Iterator[Fingerprint]:
+    """Take what is to be compared with: an index file, a record, a baseline, or else a model."""
+    from sw_audit.facts.fingerprint import Fingerprint
+    from sw_audit.index.reading import read_index
+
+    if other.endswith(".toml"):
+        yield from (Fingerprint.of_entry(entry) for entry in read_index(Path(other)).models)
+    elif _is_record(other):
+        yield from _take_record(other)
+    else:
+        yield _take_model(ask(other))
+
+
+def _take_known() -> Iterator[Fingerprint]:
+    """Take the published index, and every baseline that is kept here."""
+    from sw_audit.facts.fingerprint import Fingerprint
+    from sw_audit.index.lookup import open_index
+    from sw_audit.record.baselines import list_baselines
+
+    yield from (Fingerprint.of_entry(entry) for entry in open_index().models)
+    for name in list_baselines():
+        yield from _take_record(name)
+
+
+def _is_record(word: str) -> bool:
+    """Whether a word is a record's file, or names a baseline and no model."""
+    from sw_audit.record.baselines import list_baselines
+
+    if word in ("specimen", "control") or Path(word).is_dir():
+        return False
+    return Path(word).suffix.lower() in _RECORDS or word in list_baselines()
+
+
+def _take_record(named: str) -> Iterator[Fingerprint]:
+    from sw_audit.facts.fingerprint import Fingerprint
+    from sw_audit.record.baselines import open_baseline
+
+    record: Record = open_baseline(named)
+    if not record.models:
+        raise InputError(f"record {named}", "it holds no model", "name one of a run that located something")
+    for identity in record.models:
+        yield Fingerprint.of_model(identity, record.locations[identity.id], f"{identity.id} ({named})")

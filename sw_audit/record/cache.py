@@ -1,0 +1,123 @@
+"""What was measured once is kept by what it rests on, and not measured again while that is the same.
+
+An entry's name is the sha256 of its question: everything that decides the answer, weights and program included.
+So nothing is ever out of date, two runs at once write the same bytes under the same name, and the folder can be
+deleted at any time. An entry that is damaged counts as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from sw_audit.errors import OutputError
+from sw_audit.record.store import check_writable, write_text
+
+FOLDER = Path(".sw-audit", "cache")
+"""Where the cache is by default, in the working folder."""
+
+_FORM = 1
+_MARKER = "Signature: 8a477f597d28d172789f06886806bc55\n# Measurements of sw-audit; this folder can be deleted.\n"
+
+Question = Mapping[str, Any]
+"""Everything that decides an answer, as plain JSON."""
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class Cache:
+    """A folder of answers.
+
+    Attributes:
+        folder: Where they lie.
+        trouble: Why nothing more is kept; one line.
+        found: How many answers were found here, and how many were not.
+    """
+
+    folder: Path
+    trouble: str | None = None
+    found: list[bool] = field(default_factory=list)
+
+    def find(self, kind: str, question: Question, form: type[_T]) -> _T | None:
+        """Return the answer to a question, if it was kept and is whole.
+
+        Args:
+            kind: What it is, such as `arm`; a subfolder.
+            question: What it rests on.
+            form: Of which type it is: a fact, or dataclasses and tuples of plain values and facts.
+        """
+        answer = self._read(kind, question, form)
+        self.found.append(answer is not None)
+        return answer
+
+    def keep(self, kind: str, question: Question, answer: Any, form: Any = None) -> None:
+        """Keep an answer; a cache that cannot be written to says why in `trouble` and keeps nothing more."""
+        if self.trouble is not None:
+            return
+        content = TypeAdapter(form or type(answer)).dump_python(answer, mode="json", by_alias=True)
+        entry = {"form": _FORM, "question": question, "digest": _digest(content), "answer": content}
+        place = self._place(kind, question)
+        try:
+            check_writable(place.parent)
+            if not (marker := self.folder / "CACHEDIR.TAG").exists():
+                write_text(marker, _MARKER)
+                write_text(self.folder / ".gitignore", "*\n")
+            write_text(place, _canonical(entry))
+        except OutputError as error:
+            self.trouble = str(error)
+
+    def _place(self, kind: str, question: Question) -> Path:
+        name = _digest(question)
+        return self.folder / kind / name[:2] / f"{name}.json"
+
+    def _read(self, kind: str, question: Question, form: type[_T]) -> _T | None:
+        try:
+            entry = json.loads(self._place(kind, question).read_text(encoding="utf-8"))
+            if entry["form"] != _FORM or _digest(entry["answer"]) != entry["digest"]:
+                return None
+            return TypeAdapter(form).validate_json(json.dumps(entry["answer"]), strict=True)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, ValidationError):
+            return None
+
+
+def digest_program() -> str:
+    """Return the sha256 over the source of sw-audit itself: figures of another version are none of this one."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted((*root.rglob("*.py"), *root.rglob("*.toml"))):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def open_cache(folder: Path | None, *, asked: bool) -> Cache:
+    """Return the cache in a folder.
+
+    Args:
+        folder: Where; by default `.sw-audit/cache` in the working folder.
+        asked: Whether the folder was named, so that one that cannot be used is an error.
+
+    Raises:
+        OutputError: If it was, and cannot be.
+    """
+    place = folder or Path.cwd() / FOLDER
+    if asked:
+        above = next(one for one in (place, *place.absolute().parents) if one.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK)):
+            raise OutputError(f"cache {place}", "it cannot be written there", "name another folder, or --no-cache")
+    return Cache(place)
+
+
+def _canonical(content: object) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()

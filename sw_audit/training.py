@@ -1,0 +1,184 @@
+"""Watching a training run: the super weights and the super activation every n steps, and a stop where they go.
+
+trainer = Trainer(..., processing_class=tokenizer, callbacks=[SuperWeightWatch(every=50, stop=True)])
+"""
+
+# ruff: noqa: ARG002 - the trainer calls every event with all of its arguments
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sw_audit.checkpoint.live import borrow_model
+from sw_audit.errors import CheckpointError, InputError
+from sw_audit.facts.baseline import HeldActivation, HeldWeight
+from sw_audit.facts.limits_of_descent import SuperActivationUnmovedLimits, SuperWeightUnmovedLimits
+from sw_audit.facts.location import Location
+from sw_audit.facts.verdict import Finding, Status
+from sw_audit.judge.baseline import judge_activation, judge_weight
+from sw_audit.locate.locator import locate_super_weights
+from sw_audit.measure.held import read_location
+from sw_audit.record.baselines import choose_baseline, open_baseline
+
+_LOG = logging.getLogger("sw_audit.training")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read at one step.
+
+    Attributes:
+        step: How many optimizer steps had been taken.
+        time: When, ISO 8601 in UTC.
+        weights: The watched super weights, before and now.
+        activations: The watched super activations, before and now.
+        findings: Each held against its limit, in the same order.
+    """
+
+    step: int
+    time: str
+    weights: tuple[HeldWeight, ...]
+    activations: tuple[HeldActivation, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def failed(self) -> Finding | None:
+        """The first that is out of its limits."""
+        return next((one for one in self.findings if one.status is not Status.PASS), None)
+
+    def figures(self) -> dict[str, float]:
+        """Return what is logged: values, and how far they have moved; what is not finite is left out."""
+        found: dict[str, float | None] = {}
+        for weight in self.weights:
+            name = f"super_weight/layer{weight.layer}[{weight.address.row},{weight.address.column}]"
+            found |= {name: weight.value, f"{name}/drift": weight.drift}
+        for loud in self.activations:
+            name = f"super_activation/channel{loud.channel}"
+            found |= {name: loud.value, f"{name}/ratio": None if loud.value is None else loud.value / loud.before}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class SuperWeightWatch(TrainerCallback):
+    """Logs the super weights and super activations of a model while it is trained, and can stop the run.
+
+    They are located when training begins, or taken from a baseline. Figures go into `state.log_history`, into
+    what the trainer logs next, and into `readings`. A reading is one pass over a prompt of a few tokens; weights,
+    random state and the mode of every module are as they were after it.
+
+    Args:
+        every: Read after so many optimizer steps; the first and last step are read anyway.
+        stop: Whether to end training where a limit is passed.
+        baseline: Name of a baseline or path of a record that says what to watch; by default the model itself as
+            it is when training begins.
+        weights: How far super weights may move.
+        activations: How far super activations may move.
+        report: Called with every reading, such as to log it elsewhere.
+
+    Attributes:
+        readings: All that was read, in order.
+        stopped: Why the run was ended; `None` if it was not.
+    """
+
+    def __init__(
+        self,
+        every: int = 50,
+        *,
+        stop: bool = False,
+        baseline: str | None = None,
+        weights: SuperWeightUnmovedLimits | None = None,
+        activations: SuperActivationUnmovedLimits | None = None,
+        report: Callable[[Reading], None] | None = None,
+    ) -> None:
+        if every < 1:
+            raise InputError(f"SuperWeightWatch(every={every})", "it is less than one step", "give 1 or more")
+        self.readings: list[Reading] = []
+        self.stopped: str | None = None
+        self._every, self._stop, self._report = every, stop, report
+        self._weights = weights or SuperWeightUnmovedLimits()
+        self._activations = activations or SuperActivationUnmovedLimits()
+        self._location = None if baseline is None else _find_location(baseline)
+        self._unlogged: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Locate what is to be watched, and read it once.
+
+        Raises:
+            InputError: If there is nothing to watch, or no tokenizer to read it with.
+        """
+        if not state.is_world_process_zero:
+            return
+        if given.get("processing_class") is None:
+            remedy = "give the Trainer its tokenizer as `processing_class`"
+            raise InputError("SuperWeightWatch", "the trainer has no tokenizer", remedy)
+        if self._location is None:
+            with borrow_model(given["model"], given["processing_class"]) as checkpoint:
+                self._location = locate_super_weights(checkpoint)
+        if not self._location.super_weights:
+            because = self._location.because
+            _LOG.warning("no super weight to watch (outcome %s): %s", self._location.outcome, because)
+            return
+        self._read(state, control, given)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Read what is watched, if it is time."""
+        if state.global_step % self._every == 0:
+            self._read(state, control, given)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Read what is watched a last time."""
+        if self.readings and self.readings[-1].step != state.global_step:
+            self._read(state, control, given)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **given: Any,
+    ) -> None:
+        """Add what was read since to what the trainer logs."""
+        if logs is not None:
+            logs.update(self._unlogged)
+            self._unlogged = {}
+
+    def _read(self, state: TrainerState, control: TrainerControl, given: dict[str, Any]) -> None:
+        location = self._location
+        if location is None or not location.super_weights or not state.is_world_process_zero:
+            return
+        with borrow_model(given["model"], given["processing_class"]) as checkpoint:
+            weights, activations = read_location(checkpoint, location)
+        limits, loud = self._weights, self._activations
+        findings = [judge_weight(one, limits.maximum_drift) for one in weights]
+        findings += [judge_activation(one, loud.minimum_ratio, loud.maximum_ratio) for one in activations]
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        reading = Reading(state.global_step, now, weights, activations, tuple(findings))
+        self.readings.append(reading)
+        self._unlogged = reading.figures()
+        state.log_history.append({**self._unlogged, "step": state.global_step})
+        if self._report is not None:
+            self._report(reading)
+        if (failed := reading.failed) is not None:
+            told = f"step {reading.step}: {failed.label} {failed.because}"
+            _LOG.warning("%s", told)
+            if self._stop and self.stopped is None:
+                self.stopped, control.should_training_stop = told, True
+
+
+def _find_location(named: str) -> Location:
+    found = choose_baseline(open_baseline(named), named, [])
+    if not found.location.super_weights:
+        raise CheckpointError(f"baseline {named!r}", "it has no super weight to watch", "name another")
+    return found.location

@@ -1,0 +1,154 @@
+"""A real trainer on the specimen: what is watched is logged, a run that loses it stops, and nothing is touched."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.evidence import make_evidence
+from support.tuning import make_trainer, read_super_weight
+from transformers import TrainerCallback
+
+from sw_audit.checkpoint.live import borrow_model
+from sw_audit.errors import CheckpointError, InputError, RecordError
+from sw_audit.facts.limits_of_descent import SuperWeightUnmovedLimits
+from sw_audit.facts.policy import Policy
+from sw_audit.facts.record import Record
+from sw_audit.record.baselines import keep_baseline
+from sw_audit.training import Reading, SuperWeightWatch
+
+WEIGHT = "super_weight/layer1[5,7]"
+LOUD = "super_activation/channel5"
+HALVING = {"steps": 40, "decay": 172.0}  # (1 - 1e-4 * 172) ** 40 = 0.4997
+
+
+def test_readings_are_taken_before_every_n_steps_and_last_and_are_what_the_weight_is(tmp_path: Path) -> None:
+    watch = SuperWeightWatch(every=2)
+    trainer = make_trainer(tmp_path, steps=5, callbacks=[watch])
+    first = read_super_weight(trainer.model)
+    trainer.train()
+    assert [one.step for one in watch.readings] == [0, 2, 4, 5]
+    assert watch.readings[0].figures()[WEIGHT] == first == pytest.approx(3.241, abs=1e-3)
+    assert watch.readings[-1].figures()[WEIGHT] == read_super_weight(trainer.model)
+    last = watch.readings[-1].figures()
+    assert last[f"{WEIGHT}/drift"] == pytest.approx((last[WEIGHT] - first) / first)
+    assert last[f"{LOUD}/ratio"] == pytest.approx(last[LOUD] / watch.readings[0].figures()[LOUD])
+    assert 0 < abs(last[f"{WEIGHT}/drift"]) < 0.01
+    assert watch.stopped is None
+    assert all(one.failed is None for one in watch.readings)
+
+
+def test_figures_are_in_the_history_of_the_trainer_and_in_what_it_logs(tmp_path: Path) -> None:
+    logged: list[dict[str, Any]] = []
+
+    class Note(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:  # noqa: ARG002
+            logged.append(dict(logs))
+
+    watch = SuperWeightWatch(every=1)
+    trainer = make_trainer(tmp_path, steps=3, callbacks=[watch, Note()], logging_steps=1)
+    trainer.train()
+    values = {one.step: one.figures()[WEIGHT] for one in watch.readings}
+    assert {one["step"]: one[WEIGHT] for one in trainer.state.log_history if WEIGHT in one} == values
+    assert [one[WEIGHT] for one in logged if "loss" in one] == [values[step] for step in (1, 2, 3)]
+
+
+def test_a_run_that_loses_the_super_weight_is_stopped_at_the_step_where_it_passes_the_limit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = SuperWeightWatch(every=2, stop=True, weights=SuperWeightUnmovedLimits(maximum_drift=0.1))
+    trainer = make_trainer(tmp_path, callbacks=[watch], **HALVING)  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING, logger="sw_audit.training"):
+        trainer.train()
+    # 1 - (1 - 0.0172) ** n is 0.099 after 6 steps and 0.1296 after 8, but for what gradients add.
+    assert trainer.state.global_step in (6, 8)
+    assert watch.stopped is not None
+    assert watch.stopped.startswith(f"step {trainer.state.global_step}: layer 1 [5, 7] was 3.241 and is")
+    assert watch.stopped in caplog.text
+
+
+def test_a_run_that_is_only_watched_goes_on_and_says_so(tmp_path: Path) -> None:
+    watch = SuperWeightWatch(every=4, weights=SuperWeightUnmovedLimits(maximum_drift=0.01))
+    trainer = make_trainer(tmp_path, callbacks=[watch], steps=8, decay=172.0)
+    trainer.train()
+    assert trainer.state.global_step == 8
+    assert watch.stopped is None
+    assert watch.readings[-1].failed is not None
+
+
+def test_watching_changes_nothing_that_is_trained(tmp_path: Path) -> None:
+    alone, watched = (make_trainer(tmp_path, steps=4, callbacks=one) for one in ((), (SuperWeightWatch(every=1),)))
+    for trainer in (alone, watched):
+        torch.manual_seed(1)
+        trainer.train()
+    for mine, theirs in zip(alone.model.parameters(), watched.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_mode_of_every_module_is_as_it_was_also_after_an_exception(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=1)
+    model, tokenizer = trainer.model, trainer.processing_class
+    model.train()
+    model.lm_head.eval()
+    before = [module.training for module in model.modules()]
+    with borrow_model(model, tokenizer):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(ZeroDivisionError), borrow_model(model, tokenizer):
+        raise ZeroDivisionError
+    assert [module.training for module in model.modules()] == before
+
+
+def test_weights_that_are_elsewhere_are_told_in_one_line(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=1)
+    trainer.model.lm_head.weight = torch.nn.Parameter(torch.empty(0))
+    with (
+        pytest.raises(CheckpointError, match="spread over several processes"),
+        borrow_model(trainer.model, trainer.processing_class),
+    ):
+        pytest.fail("it was lent")
+
+
+def test_without_a_tokenizer_there_is_no_prompt_to_read_on(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=1, callbacks=[SuperWeightWatch()])
+    trainer.callback_handler.processing_class = None
+    with pytest.raises(InputError, match="give the Trainer its tokenizer"):
+        trainer.train()
+
+
+def test_what_is_watched_can_come_from_a_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    read: list[Reading] = []
+    first = SuperWeightWatch()
+    trainer = make_trainer(tmp_path, steps=1, callbacks=[first])
+    trainer.train()
+    made_up = make_evidence("before")
+    located = first.readings[0].weights[0]
+    weight = made_up.location.super_weights[0].model_copy(
+        update={**located.address.model_dump(), "layer": located.layer, "value": 2 * located.before}
+    )
+    location = made_up.location.model_copy(update={"super_weights": (weight,), "super_activations": ()})
+    keep_baseline("before", wrap(made_up.model_copy(update={"location": location})))
+    watch = SuperWeightWatch(every=1, baseline="before", report=read.append)
+    make_trainer(tmp_path, steps=1, callbacks=[watch]).train()
+    assert read == watch.readings
+    assert read[0].weights[0].drift == pytest.approx(-0.5)
+    with pytest.raises(RecordError, match="did you mean 'before'"):
+        SuperWeightWatch(baseline="befor")
+
+
+def wrap(evidence: Any) -> Record:
+    """Return a record of one model."""
+    from support.evidence import make_record
+
+    whole = make_record()
+    said = {"tool": whole.tool, "created": whole.created, "environment": whole.environment, "policy": Policy()}
+    return Record.from_evidence([evidence], [], **said)  # type: ignore[arg-type]
+
+
+def test_less_than_one_step_is_refused() -> None:
+    with pytest.raises(InputError, match="give 1 or more"):
+        SuperWeightWatch(every=0)
