@@ -33,8 +33,21 @@ _SIDES = {
     "activation-holdout-quality": "at most",
     "holdout-closes-gap": "at least",
     "matches-published-index": "at least",
+    "weights-intact": "at most",
+    "quantization-as-configured": "at most",
+    "super-weight-retained": "at most",
+    "perplexity-ratio": "at most",
+    "kl-divergence": "at most",
+    "top1-agreement": "at least",
+    "generation-sane": "at most",
+    "stopwords-not-raised": "at most",
+    "task-accuracy": "at most",
+    "layer-error": "at most",
+    "range-fits-dtype": "at most",
+    "super-weight-unmoved": "at most",
+    "quality-not-worse": "at most",
 }
-_COUNTED = ("super-weight-located",)
+_COUNTED = ("super-weight-located", "weights-intact", "quantization-as-configured", "generation-sane")
 
 
 def build_cards(record: Record, model_id: str, anchor: str) -> tuple[Card, ...]:
@@ -45,7 +58,8 @@ def build_cards(record: Record, model_id: str, anchor: str) -> tuple[Card, ...]:
         model_id: Which model.
         anchor: What the ids of the model's section begin with.
     """
-    source = {model.id: model.source for model in record.models}.get(model_id, model_id)
+    asked = {model.id: model.source for model in record.policy.models}
+    source = (asked | {model.id: model.source for model in record.models}).get(model_id, model_id)
     verdicts = [verdict for verdict in record.verdicts if verdict.model == model_id]
     return tuple(_build_card(verdict, source, record.policy, anchor) for verdict in verdicts)
 
@@ -55,7 +69,7 @@ def summarize_cards(record: Record, model_id: str, anchor: str) -> Table:
     rows = (
         text_row(
             Cell(_describe(verdict.check).title, href=f"{anchor}-{verdict.check}"),
-            Cell("", badge=Badge.of(verdict.status)),
+            Cell("", badge=Badge.of(verdict.status, waived=verdict.waiver is not None)),
             _name_observed(verdict, verdict.check),
             format_interval(verdict.low, verdict.high, verdict.limit) or NOTHING,
             _name_limit(verdict, verdict.check) or NOTHING,
@@ -74,11 +88,13 @@ def _build_card(verdict: Verdict, source: str, policy: Policy, anchor: str) -> C
         id=f"{anchor}-{verdict.check}",
         check=verdict.check,
         title=info.title,
-        badge=Badge.of(verdict.status),
+        badge=Badge.of(verdict.status, waived=verdict.waiver is not None),
         meaning=info.meaning,
         terms=_list_terms(verdict, policy),
         because=split_code(verdict.because),
         remedy=split_code(verdict.remedy or ""),
+        paste=tuple((one.where, one.text) for one in verdict.paste),
+        waiver=f"Waived {verdict.waiver}" if verdict.waiver else "",
         findings=_list_findings(verdict),
         coordinates=verdict.coordinates,
         command=write_command(source, verdict.check, policy, verdict.model),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import altair
 
@@ -43,21 +43,34 @@ _LAYER_SERIES = {
 _RECIPE_SERIES = {TOUCHED: "Plain", INTACT: "Super weights held out"}
 
 
-def draw_layers(points: Sequence[LayerPoint], marked: Iterable[int], words: Words) -> tuple[Drawing, ...]:
-    """Draw the largest activation per layer, as the model is and with its super weights zeroed.
+def draw_layers(
+    points: Sequence[LayerPoint],
+    marked: Iterable[int],
+    words: Words,
+    names: Mapping[str, str] = _LAYER_SERIES,
+    span: Iterable[float] = (),
+) -> tuple[Drawing, ...]:
+    """Draw magnitudes of activations per layer, such as with and without the super weights.
 
     Args:
         points: Magnitudes, one at least.
         marked: Layers of the super weights, drawn as lines.
         words: What the chart is called.
+        names: What each series is called.
+        span: Further magnitudes that the axis is to reach.
     """
-    axis = fit_log_axis(point.value for point in points)
+    axis = fit_log_axis([*(point.value for point in points), *span])
     last = max(point.layer for point in points)
     seen = {point.series for point in points}
-    labels = {name: label for name, label in _LAYER_SERIES.items() if name in seen}
+    labels = {name: label for name, label in names.items() if name in seen}
     rows: dict[str, Rows] = {
         "points": [
-            {"layer": point.layer, "value": point.value, "series": point.series, "tip": _describe_layer(point)}
+            {
+                "layer": point.layer,
+                "value": point.value,
+                "series": point.series,
+                "tip": _describe_layer(point, names),
+            }
             for point in points
         ],
         "marks": [{"layer": layer, "label": "super weight"} for layer in sorted(set(marked))],
@@ -158,5 +171,5 @@ def _draw_recipe_layout(
     return finish(layers, rows, layout, words, width=layout.width, height=HEIGHT, autosize=FIT)
 
 
-def _describe_layer(point: LayerPoint) -> str:
-    return f"Layer {point.layer}, {_LAYER_SERIES[point.series].lower()}: {format_number(point.value)}"
+def _describe_layer(point: LayerPoint, names: Mapping[str, str]) -> str:
+    return f"Layer {point.layer}, {names[point.series].lower()}: {format_number(point.value)}"

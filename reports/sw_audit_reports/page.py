@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sw_audit.facts.verdict import Status
 
+_NAME = re.compile(r"[._\[/]")
 _WORDS = {
     Status.PASS: "Pass",
     Status.FAIL: "Fail",
@@ -28,9 +30,9 @@ class Badge:
     word: str
 
     @classmethod
-    def of(cls, status: Status) -> Badge:
-        """Return the badge of a status."""
-        return cls(status.value, _WORDS[status])
+    def of(cls, status: Status, *, waived: bool = False) -> Badge:
+        """Return the badge of a status; one that somebody answers for is told, and fails nothing."""
+        return cls("skipped", f"{_WORDS[status]}, waived") if waived else cls(status.value, _WORDS[status])
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class Card:
         terms: What was measured, the limit, the protocol.
         because: The reason.
         remedy: What to do, if anything.
+        paste: Lines that do it, each with where they go.
+        waiver: Who answers for it, if somebody does.
         findings: The single figures.
         coordinates: The scalars it is about.
         command: How to reproduce it.
@@ -133,6 +137,8 @@ class Card:
     terms: tuple[Term, ...]
     because: tuple[Cell, ...]
     remedy: tuple[Cell, ...]
+    paste: tuple[tuple[str, str], ...]
+    waiver: str
     findings: Table | None
     coordinates: tuple[str, ...]
     command: str
@@ -210,7 +216,9 @@ def split_code(text: str) -> tuple[Cell, ...]:
     if not plain:
         return ()
     ended = plain if plain.endswith((".", "!", "?", ":")) else f"{plain}."
-    pieces = f"{ended[0].upper()}{ended[1:]}".split("`")
+    # A name such as that of a parameter is spelt as it is.
+    first = ended.partition(" ")[0].rstrip(".,:;!?")
+    pieces = (ended if _NAME.search(first) else f"{ended[0].upper()}{ended[1:]}").split("`")
     return tuple(Cell(piece, code=bool(place % 2)) for place, piece in enumerate(pieces) if piece)
 
 

@@ -17,6 +17,7 @@ from sw_audit_reports.text import (
     format_bytes,
     format_number,
     format_percent,
+    format_ratio,
     format_seconds,
 )
 
@@ -156,19 +157,14 @@ def _list_rows(comparison: Comparison) -> Table:
 
 def _write_quality(quality: Quality) -> tuple[str, str, str, str, str]:
     ends = (quality.low, quality.high)
-    low, high = (NOTHING if end is None else _write_ratio(end) for end in ends)
+    low, high = (NOTHING if end is None else format_ratio(end) for end in ends)
     return (
-        NOT_FINITE if quality.ratio is None else _write_ratio(quality.ratio),
+        NOT_FINITE if quality.ratio is None else format_ratio(quality.ratio),
         NOTHING if None in ends else f"[{low},\N{NO-BREAK SPACE}{high}]",
         NOT_FINITE if quality.divergence is None else format_number(quality.divergence, 3),
         NOTHING if quality.top1 is None else format_percent(quality.top1),
         NOTHING if quality.accuracy is None else format_percent(quality.accuracy),
     )
-
-
-def _write_ratio(ratio: float) -> str:
-    """Write a ratio so that what is near 1 can be told from it."""
-    return f"{ratio:.4f}" if ratio < 10 else format_number(ratio)
 
 
 def _list_unmeasured(rows: Sequence[ComparedQuantizer]) -> Table:

@@ -21,7 +21,11 @@ _DEFAULTS: dict[str, object] = {
     "inconclusive": Policy().inconclusive,
     "seed": Policy().seed,
     "index": Policy().index,
+    "compare": Policy().compare,
+    "parent": None,
 }
+_OFFERED = ("dtype", "device", "expect", "parent")
+"""What there is an option for, of the keys of a model."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -49,6 +53,8 @@ def write_command(source: str, check: str, policy: Policy, model_id: str) -> str
         "inconclusive": policy.inconclusive,
         "seed": policy.seed,
         "index": policy.index,
+        "compare": policy.compare,
+        "parent": parent.source if (parent := policy.find_parent(asked)) else None,
     }
     options = [word for key, value in said.items() if value != _DEFAULTS[key] for word in (f"--{key}", str(value))]
     usual = ModelPolicy(source=source).id
@@ -77,10 +83,10 @@ def says_more_than_options(policy: Policy) -> bool:
     changes = {
         "models": (),
         "corpus": corpus,
-        **{key: _DEFAULTS[key] for key in ("expect", "inconclusive", "seed", "index")},
+        **{key: _DEFAULTS[key] for key in ("expect", "inconclusive", "seed", "index", "compare")},
     }
     hidden = any(
-        model.revision or model.trust_remote_code or model.allow_pickle or model.index for model in policy.models
+        model.model_dump(exclude={"id", "source", *_OFFERED}, exclude_defaults=True) for model in policy.models
     )
     return hidden or policy.model_copy(update=changes) != Policy()
 

@@ -24,11 +24,13 @@ _NAMED_AT_MOST = 2
 def conclude_model(record: Record, model_id: str) -> Status:
     """Return the worst of a model's verdicts; a model that could not be audited fails.
 
-    Where nothing was decided that is INCONCLUSIVE: it must not look like a pass.
+    Where nothing was decided that is INCONCLUSIVE: it must not look like a pass. What somebody answers for counts
+    as nothing, of a model that could not be audited as well.
     """
-    if any(failure.model == model_id for failure in record.failures):
+    verdicts = [verdict for verdict in record.verdicts if verdict.model == model_id]
+    status = worst_status(verdict.status for verdict in verdicts if verdict.waiver is None)
+    if any(failure.model == model_id for failure in record.failures) and not any(one.waiver for one in verdicts):
         return Status.FAIL
-    status = worst_status(verdict.status for verdict in record.verdicts if verdict.model == model_id)
     return Status.INCONCLUSIVE if status is Status.SKIPPED else status
 
 
@@ -44,14 +46,17 @@ def conclude_record(record: Record) -> Status:
     return Status.INCONCLUSIVE if status is Status.SKIPPED else status
 
 
-def tally(statuses: Iterable[Status]) -> tuple[Badge, ...]:
-    """Count how many ended how, leaving out what did not happen."""
-    counted = Counter(statuses)
-    return tuple(
+def tally(verdicts: Iterable[Verdict]) -> tuple[Badge, ...]:
+    """Count how many ended how, leaving out what did not happen; what somebody answers for is counted apart."""
+    told = list(verdicts)
+    counted = Counter(verdict.status for verdict in told if verdict.waiver is None)
+    badges = [
         Badge(status.value, f"{format_number(counted[status])} {word}")
         for status, word in _ENDED.items()
         if counted[status]
-    )
+    ]
+    waived = sum(verdict.waiver is not None for verdict in told)
+    return (*badges, *([Badge(Status.SKIPPED.value, f"{format_number(waived)} waived")] if waived else []))
 
 
 def tell_record(record: Record) -> tuple[Cell, ...]:

@@ -66,6 +66,11 @@ def format_beside(value: float, limit: float | None, digits: int = 4) -> str:
     return next((text for text in texts if text != shown), shown)
 
 
+def format_ratio(ratio: float) -> str:
+    """Write a ratio so that what is near 1 can be told from it."""
+    return f"{ratio:.4f}" if ratio < 10 else format_number(ratio)
+
+
 def format_interval(low: float | None, high: float | None, limit: float | None = None) -> str:
     """Write an interval as `[low, high]`; nothing if there is none."""
     if low is None and high is None:

@@ -10,8 +10,11 @@ from sw_audit.facts.policy import ModelPolicy
 from sw_audit.facts.record import Evidence, Record
 from sw_audit_reports import tables
 from sw_audit_reports.cards import build_cards, summarize_cards
+from sw_audit_reports.descent import build_beside, tell_descent
+from sw_audit_reports.earlier import build_earlier
 from sw_audit_reports.figures import build_figures
-from sw_audit_reports.outline import ModelView, Page
+from sw_audit_reports.outline import ModelView, Page, Unaudited
+from sw_audit_reports.overview import build_unaudited, list_models
 from sw_audit_reports.page import (
     Badge,
     Banner,
@@ -33,11 +36,11 @@ from sw_audit_reports.sentence import (
     tell_model,
     tell_record,
 )
-from sw_audit_reports.text import NOTHING, count, format_number, format_seconds
+from sw_audit_reports.stored import build_files, build_stored
+from sw_audit_reports.text import count, format_number, format_seconds
 from sw_audit_reports.works import build_works
 
 _POINTED_TO = ("fail", "inconclusive")
-_NOT_AUDITED = Badge("fail", "Not audited")
 
 
 def build_page(record: Record) -> Page:
@@ -45,18 +48,22 @@ def build_page(record: Record) -> Page:
     models = tuple(
         _build_model(record, model, f"model-{place}") for place, model in enumerate(record.models, start=1)
     )
+    failures = tuple(
+        build_unaudited(record, failure, f"failure-{place}")
+        for place, failure in enumerate(record.failures, start=1)
+    )
     ids = list_model_ids(record)
     compares = bool(record.models) and not record.failures and only_compares(record)
     what = "Quantizers compared on" if compares else "Audit of"
     heading = f"{what} {ids[0]}" if len(ids) == 1 else f"{what} {count(len(ids), 'model')}"
-    banner = _build_banner(record, models)
+    banner = _build_banner(record, models, failures)
     return Page(
         title=f"{banner.badge.word}: {heading} · sw-audit",
         heading=heading,
         banner=banner,
-        overview=_list_models(record, models) if len(ids) > 1 else None,
+        overview=list_models(record, models, failures) if len(ids) > 1 else None,
         models=models,
-        failures=tuple(Term(failure.model, split_code(failure.message)) for failure in record.failures),
+        failures=failures,
         made=_list_circumstances(record),
         packages=_list_packages(record),
         policy=write_policy(record.policy),
@@ -68,7 +75,7 @@ def build_page(record: Record) -> Page:
     )
 
 
-def _build_banner(record: Record, models: tuple[ModelView, ...]) -> Banner:
+def _build_banner(record: Record, models: tuple[ModelView, ...], failures: tuple[Unaudited, ...]) -> Banner:
     if len(models) == 1 and not record.failures:
         return models[0].banner
     pointers = [
@@ -76,11 +83,13 @@ def _build_banner(record: Record, models: tuple[ModelView, ...]) -> Banner:
         for view in models
         for pointer in view.banner.pointers
     ]
-    pointers += [Cell(one.model, href="failures", badge=_NOT_AUDITED) for one in record.failures]
+    pointers += [
+        Cell(one.name, href=one.id, badge=one.badge) for one in failures if one.badge.status in _POINTED_TO
+    ]
     return Banner(
         badge=Badge.of(conclude_record(record)),
         sentence=tell_record(record),
-        tally=tally(verdict.status for verdict in record.verdicts),
+        tally=tally(record.verdicts),
         pointers=_sort_pointers(pointers),
     )
 
@@ -91,10 +100,15 @@ def _build_model(record: Record, model: ModelIdentity, anchor: str) -> ModelView
     cards = build_cards(record, model.id, anchor)
     location = evidence.location
     compares = only_compares(record)
+    descent = evidence.descent
+    if descent is not None:
+        sentence = tell_descent(descent, verdicts, record.policy)
+    else:
+        sentence = tell_comparison(evidence) if compares else tell_model(evidence, verdicts)
     banner = Banner(
         badge=COMPARED if compares else Badge.of(conclude_model(record, model.id)),
-        sentence=tell_comparison(evidence) if compares else tell_model(evidence, verdicts),
-        tally=tally(verdict.status for verdict in verdicts),
+        sentence=sentence,
+        tally=tally(verdicts),
         pointers=_sort_pointers(
             [
                 Cell(card.title, href=card.id, badge=card.badge)
@@ -116,9 +130,15 @@ def _build_model(record: Record, model: ModelIdentity, anchor: str) -> ModelView
         candidates_summary=f"{count(len(location.candidates), 'candidate')} looked at, {refused} turned down",
         published=tables.list_sources(evidence.published),
         prompts=build_prompts(evidence),
-        figures=() if compares else build_figures(evidence, verdicts, record.policy, anchor),
+        figures=()
+        if compares or descent is not None
+        else build_figures(evidence, verdicts, record.policy, anchor),
         works=build_works(evidence, verdicts, record.policy, anchor),
         quantizers=build_quantizers(evidence, f"{anchor}-quantizers"),
+        beside=build_beside(descent, verdicts, record.policy, anchor),
+        stored=build_stored(evidence.quantization),
+        held=build_files(evidence.weights),
+        earlier=build_earlier(evidence.baseline),
         checks=None if compares else summarize_cards(record, model.id, anchor),
         cards=() if compares else cards,
         identity=_list_identity(record, evidence),
@@ -130,24 +150,6 @@ def _build_model(record: Record, model: ModelIdentity, anchor: str) -> ModelView
 def _sort_pointers(pointers: list[Cell]) -> tuple[Cell, ...]:
     """Put failures before what is merely undecided, otherwise keep the order."""
     return tuple(sorted(pointers, key=lambda one: _POINTED_TO.index(one.badge.status if one.badge else "fail")))
-
-
-def _list_models(record: Record, models: tuple[ModelView, ...]) -> Table:
-    rows = [
-        text_row(
-            Cell(view.name, href=view.id),
-            Cell("", badge=view.banner.badge),
-            str(record.locations[view.name].outcome),
-            format_number(len(record.locations[view.name].super_weights)),
-            ", ".join(part.word for part in view.banner.tally) or "no check",
-        )
-        for view in models
-    ]
-    rows += [
-        text_row(Cell(one.model, href="failures"), Cell("", badge=_NOT_AUDITED), NOTHING, NOTHING, NOTHING)
-        for one in record.failures
-    ]
-    return make_table("All models", ("Model", "Verdict", "Outcome", "#Super weights", "Checks"), rows)
 
 
 def _list_identity(record: Record, evidence: Evidence) -> tuple[Term, ...]:

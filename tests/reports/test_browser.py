@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from support.descent_records import make_descent_record
 from support.evidence import make_record
 from sw_audit_reports.html import render_html
 
@@ -103,6 +104,21 @@ def list_strangers(site: Site) -> list[str]:
     """List requests for anything but the pages of the test; the browser's own errands are not the page's."""
     own = ("google", "gvt1", "chromium.org", "gstatic")
     return [one for one in site.asked if one not in site.pages and not any(name in one for name in own)]
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_a_page_of_descendants_never_scrolls_sideways(site: Site, tmp_path: Path, width: int) -> None:
+    site.pages = {"/report.html": render_html(make_descent_record()), "/frame.html": FRAME.format(width=width)}
+    dom, console = open_browser(site, "/frame.html", tmp_path)
+    seen = re.search(r'<p id="seen">\[(\d+),(\d+),(\d+),(\d+)\]', dom)
+    assert seen, dom[-500:]
+    scrolled, width_shown, charts, widest = map(int, seen.groups())
+    assert scrolled <= width_shown
+    # Quality, activation and noise of each of the two that were opened.
+    assert charts == 6
+    assert widest <= width_shown
+    assert console == []
+    assert list_strangers(site) == []
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])

@@ -109,7 +109,13 @@ def test_code_in_a_message_is_set_as_code() -> None:
 def test_the_table_at_a_glance_has_a_row_per_check_that_leads_to_its_card() -> None:
     record = make_record()
     rows = read_rows(record)
-    assert len(rows) == len(CHECKS)
+    assert len(rows) == sum(check.scope == "model" for check in CHECKS)
     assert rows[2][:3] == ["Zeroing the super weights destroys the model", "Pass", "213.6"]
     anchors = [row[0].href for row in summarize_cards(record, "specimen", "m").rows]
     assert anchors == [card.id for card in build_cards(record, "specimen", "m")]
+
+
+def test_a_message_that_begins_with_a_parameters_name_keeps_its_spelling() -> None:
+    card = build(status="fail", because="model.layers.1.mlp.down_proj.weight[5, 7]: it is gone")
+    assert card.because[0].text == "model.layers.1.mlp.down_proj.weight[5, 7]: it is gone."
+    assert build(status="fail", because="it is gone").because[0].text == "It is gone."

@@ -190,14 +190,15 @@ def test_every_table_has_a_caption_and_heads_with_a_scope(name: str) -> None:
 def test_every_check_of_every_model_appears_with_its_verdict_reason_and_command() -> None:
     record, _, page = render("several")
     text = " ".join(page.text.split())
+    checks = [check for check in CHECKS if check.scope == "model"]
     for place, model in enumerate(record.models, start=1):
-        for check in CHECKS:
+        for check in checks:
             assert page.get(f"model-{place}-{check.id}").text == check.title
         for verdict in (one for one in record.verdicts if one.model == model.id):
             command = f"sw-audit audit {model.source} --check {verdict.check}"
             assert any(one.text == command for one in page.find("code"))
             assert verdict.because.split("`")[0][1:30] in text
-    for check in CHECKS:
+    for check in checks:
         assert check.meaning in text
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shlex
 import tomllib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sw_audit_reports.reproduce import POLICY_FILE, write_command, write_policy
@@ -79,3 +80,27 @@ def test_no_limits_at_all_read_back_as_no_limits_at_all() -> None:
     limits = RtnHoldoutQualityLimits(maximum_ratio={})
     policy = Policy(checks=CheckLimits(rtn_holdout_quality=limits))
     assert Policy.model_validate(tomllib.loads(write_policy(policy))) == policy
+
+
+def test_a_descendant_is_repeated_beside_its_parent_which_another_model_of_the_policy_may_be() -> None:
+    policy = Policy(
+        models=(
+            ModelPolicy(source="models/base"),
+            ModelPolicy(source="models/w4", parent="base"),
+            ModelPolicy(source="models/w8", parent="elsewhere/base"),
+        ),
+        compare="before",
+    )
+    commands = [write_command(f"models/{name}", "perplexity-ratio", policy, name) for name in ("w4", "w8", "base")]
+    asked = "--check perplexity-ratio --compare before"
+    assert commands == [
+        f"sw-audit audit models/w4 {asked} --parent models/base",
+        f"sw-audit audit models/w8 {asked} --parent elsewhere/base",
+        f"sw-audit audit models/base {asked}",
+    ]
+
+
+@pytest.mark.parametrize("key", ["base", "gguf", "manifest"])
+def test_what_there_is_no_option_for_names_the_policy_file(key: str) -> None:
+    policy = Policy(models=(ModelPolicy.model_validate({"source": "models/w4", key: "x"}),))
+    assert "audit.swaudit.toml" in write_command("models/w4", "perplexity-ratio", policy, "w4")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from support.descent_records import WAIVER
 from support.evidence import (
     PARAMETER,
     SUPER_WEIGHT,
@@ -109,5 +110,13 @@ def test_nothing_decided_is_inconclusive_and_never_a_pass() -> None:
 
 
 def test_the_tally_counts_what_happened_and_leaves_out_what_did_not() -> None:
-    badges = tally([Status.PASS, Status.SKIPPED, Status.PASS])
-    assert [(badge.status, badge.word) for badge in badges] == [("pass", "2 passed"), ("skipped", "1 skipped")]
+    verdicts = [
+        Verdict(check="a-check", model="m", status=status, because="of a reason")
+        for status in (Status.PASS, Status.SKIPPED, Status.PASS)
+    ]
+    assert [(badge.status, badge.word) for badge in tally(verdicts)] == [
+        ("pass", "2 passed"),
+        ("skipped", "1 skipped"),
+    ]
+    waived = Verdict(check="a-check", model="m", status=Status.FAIL, because="of a reason", waiver=WAIVER)
+    assert [badge.word for badge in tally([*verdicts, waived])] == ["2 passed", "1 skipped", "1 waived"]

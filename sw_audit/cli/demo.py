@@ -1,0 +1,29 @@
+"""`sw-audit demo`: what a passing and a failing gate look like, to try it out."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
+) -> None:
+    """Write the specimen, two sound and three broken descendants of it, and a policy that audits them all.
+
+    Nothing is fetched. The audit of them exits with code 1: it passes the sound ones and fails the others.
+
+    For example:
+
+      sw-audit demo d && sw-audit audit d/policy.swaudit.toml
+    """
+    from sw_audit.specimen.descendants import DESCENDANTS, write_demo
+
+    policy, *folders = write_demo(folder)
+    told = {one.name: " ".join(one.story.split()) for one in DESCENDANTS}
+    for written in folders:
+        typer.echo(f"{written}: {told.get(written.name, 'The parent: a model with exactly one super weight.')}")
+    typer.echo(f"{policy}: run `{shlex.join(['sw-audit', 'audit', str(policy)])}`")
