@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_sw_audit.anchoring import anchor_paths
 from pytest_sw_audit.options import Settings
 
 if TYPE_CHECKING:
@@ -41,13 +41,17 @@ class Assignment:
         key: Unique in the run, the same on every worker.
         name: Name of the folder for its files where there are several assignments.
         policy: The policy, settings included.
-        checks: Ids of the checks to run, in their order.
+        checks: Ids of the checks to run, in their order, by model.
     """
 
     key: str
     name: str
     policy: Policy
-    checks: tuple[str, ...]
+    checks: Mapping[str, tuple[str, ...]]
+
+    def list_checks(self, model_id: str) -> tuple[str, ...]:
+        """Return the ids of the checks to run on one model, in their order."""
+        return self.checks[model_id]
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -122,31 +126,6 @@ def load_tool_table(pyproject: Path) -> Any:
     return document.get("tool", {}).get("sw_audit", {})
 
 
-def anchor_paths(policy: Policy, folder: Path) -> Policy:
-    """Take the relative paths in a policy from the folder that it lies in.
-
-    What neither exists there nor begins with a dot is the id of a model, an entry or a data set, and stays as it
-    is; the policy's index is always a file.
-    """
-
-    def anchor(source: str) -> str:
-        place = folder / Path(source).expanduser()
-        if source in ("specimen", "none") or not (source.startswith((".", "~")) or place.exists()):
-            return source
-        path = os.path.relpath(place)
-        return path if place.exists() else f"./{path}"  # or it would read as a hub id
-
-    models = tuple(
-        model.model_copy(update={"source": anchor(model.source), "index": model.index and anchor(model.index)})
-        for model in policy.models
-    )
-    corpus = policy.corpus.model_copy(update={"source": anchor(policy.corpus.source)})
-    if corpus.choices is not None:
-        corpus = corpus.model_copy(update={"choices": anchor(corpus.choices)})
-    index = policy.index and os.path.relpath(folder / Path(policy.index).expanduser())
-    return policy.model_copy(update={"models": models, "corpus": corpus, "index": index})
-
-
 def find_checks() -> dict[str, CheckInfo]:
     """Return every check that there is, built-in and of other packages, by id."""
     from sw_audit.facts.checks import CHECKS
@@ -155,32 +134,41 @@ def find_checks() -> dict[str, CheckInfo]:
     return {check.id: check for check in (*CHECKS, *(extra.info for extra in find_extra_checks()))}
 
 
-def choose_checks(named: Collection[str], policy: Policy) -> tuple[str, ...]:
-    """Return the checks to run: those named, also where the policy leaves them out, else the policy's.
+def choose_checks(named: Collection[str], policy: Policy, model: ModelPolicy) -> tuple[str, ...]:
+    """Return the checks to run on a model: those named, also where the policy leaves them out, else the policy's.
+
+    Of those named, the ones that are about something else (a parent, or a model by itself) are left out, unless
+    they are all: then they say why they are skipped.
 
     Raises:
         PolicyError: If there is no check of a name; it tells the nearest.
     """
     from sw_audit.errors import PolicyError
+    from sw_audit.facts.checks import CHECKS
     from sw_audit.judge import list_checks
 
     if not named:
-        return tuple(check.id for check in list_checks(policy))
+        return tuple(check.id for check in list_checks(policy, model))
     known = find_checks()
     for check in named:
         if check not in known:
             near = get_close_matches(check, known, n=1, cutoff=0.4)
             remedy = f"did you mean {near[0]!r}?" if near else f"the checks are {', '.join(known)}"
             raise PolicyError(f"check {check!r}", "there is no such check", remedy)
-    return tuple(check for check in known if check in named)
+    wanted = tuple(check for check in known if check in named)
+    other = "model" if model.parent else "descendant"
+    foreign = {check.id for check in CHECKS if check.scope == other}
+    return tuple(check for check in wanted if check not in foreign) or wanted
 
 
 def _assign(key: str, name: str, policy: Policy, settings: Settings) -> Assignment:
     from sw_audit.audit import preflight
+    from sw_audit.judge import examine_waivers
     from sw_audit.policy import overlay_policy
 
     policy = overlay_policy(policy, **settings.overlay)
-    checks = choose_checks(settings.checks, policy)
+    checks = {model.id: choose_checks(settings.checks, policy, model) for model in policy.models}
+    examine_waivers(policy, tuple(find_checks()))
     preflight(policy)
     return Assignment(key, name, policy, checks)
 

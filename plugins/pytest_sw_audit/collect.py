@@ -49,7 +49,7 @@ class AuditedModel(pytest.Collector):
 
     def collect(self) -> Iterator[AuditItem]:
         """Yield one item per check."""
-        for check in self.assignment.checks:
+        for check in self.assignment.list_checks(self.case.model):
             yield AuditItem.from_parent(self, name=check, case=self.case)
 
 
@@ -87,6 +87,8 @@ class AuditItem(pytest.Item):
         for name in ("check", "model", *figures):
             if said[name] is not None:
                 self.user_properties.append((f"sw_audit.{name}", said[name]))
+        if verdict.waiver is not None:
+            self.user_properties.append(("sw_audit.waiver", str(verdict.waiver)))
 
     def runtest(self) -> None:
         """Pass, fail or skip as the verdict says."""
@@ -97,6 +99,8 @@ class AuditItem(pytest.Item):
         lenient = desk.assignments[self.case.key].policy.inconclusive == "warn"
         if verdict.status is Status.SKIPPED:
             pytest.skip(verdict.because)
+        if verdict.waiver is not None:
+            pytest.xfail(f"waived {verdict.waiver} ({verdict.status.upper()}: {verdict.because})")
         if verdict.status is Status.INCONCLUSIVE and lenient:
             pytest.skip(f"INCONCLUSIVE: {verdict.because}")
         if verdict.status is not Status.PASS:

@@ -19,6 +19,7 @@ from pytest_sw_audit.assignments import (
     load_tool_table,
 )
 from pytest_sw_audit.options import Settings
+from pytest_sw_audit.results import Result, judge_found
 
 if TYPE_CHECKING:
     from sw_audit import Checkpoint
@@ -26,19 +27,7 @@ if TYPE_CHECKING:
     from sw_audit.facts.progress import Progress
     from sw_audit.facts.record import Evidence
     from sw_audit.facts.verdict import Verdict
-
-
-@dataclass(frozen=True)
-class Result:
-    """What is known of one model after its measuring pass.
-
-    Attributes:
-        evidence: What was found and measured.
-        verdicts: What follows, by check.
-    """
-
-    evidence: Evidence
-    verdicts: dict[str, Verdict]
+    from sw_audit.record.cache import Cache
 
 
 @dataclass
@@ -73,6 +62,7 @@ class AuditDesk:
     failures: dict[Case, Exception] = field(default_factory=dict)
     interrupted: bool = False
     _open: tuple[Case, Checkpoint] | None = None
+    _cache: Cache | None = None
 
     def engage_options(self) -> Assignment:
         """Return the assignment that the options make; see `assign_options`."""
@@ -137,6 +127,18 @@ class AuditDesk:
                 raise
         return self.results[case]
 
+    def find_evidence(self, case: Case) -> Evidence:
+        """Return what was found and measured on one model.
+
+        Raises:
+            InputError: If the model or the text cannot be used.
+            RemoteError: If the model was not opened, for its weights are not intact.
+        """
+        found = self.find_result(case)
+        if found.evidence is None:
+            raise RemoteError(found.failure.message if found.failure else "")
+        return found.evidence
+
     def open_model(self, case: Case) -> Checkpoint:
         """Return the open model; the one that was open before is let go.
 
@@ -159,30 +161,49 @@ class AuditDesk:
         from sw_audit import audit
 
         if case in self.results or self.needed.get(case):
-            return self.find_result(case).evidence.location
+            return self.find_evidence(case).location
         location = audit.locate_model(self.open_model(case))
         if case not in self.lent:
             self.close_model()
         return location
 
+    def check_places(self) -> None:
+        """Complain before anything is measured about what could not be kept after.
+
+        Raises:
+            OutputError: If a baseline cannot have the name or be written, or a named cache cannot be used.
+        """
+        from sw_audit.record.baselines import check_name
+
+        self.open_cache()
+        if self.settings.save is not None:
+            check_name(self.settings.save)
+
+    def open_cache(self) -> Cache | None:
+        """Return where measurements are remembered, unless nothing is to be."""
+        from sw_audit.record.cache import open_cache
+
+        if self._cache is None and self.settings.caching:
+            self._cache = open_cache(self.settings.cache, asked=self.settings.cache is not None)
+        return self._cache
+
     def _measure(self, case: Case) -> Result:
-        from sw_audit import audit
-        from sw_audit.judge import judge_evidence
+        from sw_audit.recall import measure_or_recall
 
         assignment = self.assignments[case.key]
-        checks = [check for check in assignment.checks if check in self.needed[case]]
+        checks = [check for check in assignment.list_checks(case.model) if check in self.needed[case]]
         checks += sorted(self.needed[case] - set(checks))
         with self.report_progress(case.model) as progress:
-            if case in self.lent:
+            # A descendant is opened only when its files have been looked at, so it is lent after.
+            if case in self.lent and assignment.policy.find_model(case.model).parent is None:
                 self.open_model(case)
             elif self._open and self._open[0] != case:
                 self.close_model()
             checkpoint = self._open[1] if self._open else None
-            evidence = audit.measure_model(
-                case.model, assignment.policy, checks, progress=progress, checkpoint=checkpoint
+            found = measure_or_recall(
+                case.model, assignment.policy, checks, progress, checkpoint, self.open_cache()
             )
-        verdicts = judge_evidence(evidence, assignment.policy, checks)
-        return Result(evidence, {verdict.check: verdict for verdict in verdicts})
+        return judge_found(found, assignment.policy, checks)
 
 
 DESK = pytest.StashKey[AuditDesk]()
@@ -199,7 +220,7 @@ def is_worker(config: pytest.Config) -> bool:
 
 
 class RemoteError(Exception):
-    """An error that happened on a worker, as the line that tells it."""
+    """An error that happened on a worker or in measuring, as the line that tells it."""
 
 
 def tell_error(error: Exception) -> str:

@@ -34,13 +34,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_sw_audit.assignments import Case
-from pytest_sw_audit.desk import AuditDesk, Result, find_desk, tell_error
+from pytest_sw_audit.desk import AuditDesk, RemoteError, find_desk, tell_error
+from pytest_sw_audit.results import Result
 
 if TYPE_CHECKING:
     from sw_audit import Checkpoint
     from sw_audit.facts.location import Location
     from sw_audit.facts.measurement import Measurement
     from sw_audit.facts.policy import Policy
+    from sw_audit.facts.record import Evidence
     from sw_audit.facts.verdict import Verdict
 
 MARKER = (
@@ -90,8 +92,8 @@ def sw_measurements(_sw_audit_case: Case, pytestconfig: pytest.Config) -> dict[s
 
     The model is measured once for all tests and checks of the run.
     """
-    result: Result = _attempt(find_desk(pytestconfig).find_result, _sw_audit_case)
-    return {measured.arm.name: measured for measured in result.evidence.measurements}
+    evidence: Evidence = _attempt(find_desk(pytestconfig).find_evidence, _sw_audit_case)
+    return {measured.arm.name: measured for measured in evidence.measurements}
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +150,7 @@ def announce_tests(desk: AuditDesk, item: pytest.Item) -> None:
     if not isinstance(case, Case):
         return
     if used & _MEASURED:
-        desk.need(case, read_marker(item)[1] or desk.assignments[case.key].checks)
+        desk.need(case, read_marker(item)[1] or desk.assignments[case.key].list_checks(case.model))
     if "sw_model" in used:
         desk.lent.add(case)
 
@@ -171,5 +173,5 @@ def _attempt(act: Any, case: Case) -> Any:
 
     try:
         return act(case)
-    except AuditError as error:
+    except (AuditError, RemoteError) as error:
         pytest.fail(tell_error(error), pytrace=False)

@@ -22,7 +22,7 @@ class Entry:
 
     Attributes:
         record: The record.
-        files: `record`, and `report` if one was asked for.
+        files: `record`, and `report` and `baseline` if they were asked for.
     """
 
     record: Record
@@ -95,6 +95,7 @@ def write_ledger(config: pytest.Config, desk: AuditDesk) -> Ledger:
         trouble = None
         try:
             _write(entry, folder, report=desk.settings.report)
+            _keep(entry, desk.settings.save, assignment.name if len(audited) > 1 else None)
         except Exception as error:
             trouble = ledger.trouble = tell_error(error)
         config.hook.pytest_sw_audit_recorded(
@@ -109,19 +110,20 @@ def compose(config: pytest.Config, desk: AuditDesk, assignment: Assignment) -> R
     from sw_audit.facts.record import ModelFailure
 
     gated = _gated(desk, assignment)
-    found = [desk.results[case] for case in gated if case in desk.results]
+    results = [desk.results[case] for case in gated if case in desk.results]
     verdicts = [
         desk.results[case].verdicts[check] for case in gated if case in desk.results for check in desk.gated[case]
     ]
     missing = ((case, desk.failures.get(case)) for case in gated if case not in desk.results)
-    failures = [
+    failures = [one.failure for one in results if one.failure] + [
         ModelFailure(
             model=case.model,
             message=tell_error(error) if error else "not audited: the run ended before this model was reached",
         )
         for case, error in missing
     ]
-    record = compose_record([one.evidence for one in found], verdicts, failures, assignment.policy)
+    found = [one.evidence for one in results if one.evidence]
+    record = compose_record(found, verdicts, failures, assignment.policy)
     changed: Record | None = config.hook.pytest_sw_audit_modify_record(config=config, record=record)
     return changed or record
 
@@ -149,3 +151,11 @@ def _write(entry: Entry, folder: Path, *, report: bool) -> None:
     if report:
         write_text(folder / "report.html", render_record(entry.record, "html"))
         entry.files["report"] = folder / "report.html"
+
+
+def _keep(entry: Entry, name: str | None, among: str | None) -> None:
+    """Keep a record as a baseline, if that is asked for; of several, each under its policy's name too."""
+    from sw_audit.record.baselines import keep_baseline
+
+    if name:
+        entry.files["baseline"] = keep_baseline(f"{name}-{among}" if among else name, entry.record)

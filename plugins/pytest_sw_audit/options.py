@@ -86,6 +86,18 @@ SETTINGS = (
         "Index file of your own, which matches-published-index uses beside the published one.",
         "FILE",
     ),
+    Setting(
+        "parent",
+        "text",
+        "Hold every model beside this parent, which it was made from: a path, a hub id, or an id in the policy.",
+        "SOURCE",
+    ),
+    Setting("save", "text", "Keep the record as a baseline of this name, in .sw-audit/baselines.", "NAME"),
+    Setting(
+        "compare", "text", "Hold every model against this baseline: its name, or the path of a record.", "NAME"
+    ),
+    Setting("cache-dir", "text", "Folder of what was measured before (default: .sw-audit/cache).", "DIR"),
+    Setting("no-cache", "switch", "Measure everything again, and keep nothing for the next run."),
     Setting("out", "text", "Folder for record.json and report.html (default: sw-audit-out).", "DIR"),
     Setting("no-report", "switch", "Write record.json but no report.html."),
 )
@@ -95,7 +107,11 @@ _INI_TYPES: dict[str, Literal["linelist", "string", "int", "bool"]] = {
     "number": "int",
     "switch": "bool",
 }
-_OVERLAID = ("corpus", "windows", "dtype", "device", "expect", "inconclusive", "seed", "index")
+_OVERLAID = (
+    "corpus", "windows", "dtype", "device", "expect", "inconclusive", "seed", "index", "parent", "compare",
+)  # fmt: skip
+_PLACED = ("policy", "out", "index", "cache-dir")
+"""Settings that are paths whatever they look like."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +125,9 @@ class Settings:
         overlay: What is put on top of every policy.
         out: Folder for what is written.
         report: Whether a report is written.
+        save: Name under which the record is kept as a baseline.
+        cache: Folder of what was measured before, as it was named.
+        caching: Whether anything is remembered.
         requested: Whether an audit is asked for, on the command line or in the ini file.
         alone: Whether the command line asks for it, so that without file arguments nothing else is collected.
     """
@@ -119,6 +138,9 @@ class Settings:
     overlay: dict[str, Any]
     out: Path
     report: bool
+    save: str | None
+    cache: Path | None
+    caching: bool
     requested: bool
     alone: bool
 
@@ -162,6 +184,9 @@ def read_settings(config: pytest.Config) -> Settings:
         overlay={name: said[name] for name in _OVERLAID if said[name] is not None},
         out=here / (said["out"] or "sw-audit-out"),
         report=not said["no-report"],
+        save=said["save"],
+        cache=here / said["cache-dir"] if said["cache-dir"] else None,
+        caching=not said["no-cache"],
         requested=bool(config.getoption("sw_audit") or said["model"] or said["policy"]),
         alone=not given.isdisjoint(ASKING),
     )
@@ -177,9 +202,15 @@ def _read(config: pytest.Config, setting: Setting) -> Any:
         raise pytest.UsageError(f"{config.inipath}: {setting.key} is {value!r}; write one of {allowed}")
     if isinstance(value, list):
         return [_place(config, one) if setting.name == "model" else one for one in value]
-    if isinstance(value, str) and setting.name in ("policy", "out", "index"):
+    if isinstance(value, str) and setting.name in _PLACED:
         return str((config.inipath or config.rootpath).parent / value)
-    return _place(config, value) if setting.name == "corpus" and value else value
+    # What a baseline is called must not turn into the path of what happens to lie beside the ini file.
+    anchored = setting.name in ("corpus", "parent") or (setting.name == "compare" and _is_path(value))
+    return _place(config, value) if anchored and value else value
+
+
+def _is_path(value: str | None) -> bool:
+    return value is not None and (Path(value).suffix in (".json", ".html", ".htm") or "/" in value)
 
 
 def _place(config: pytest.Config, source: str) -> str:

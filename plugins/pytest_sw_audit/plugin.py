@@ -77,6 +77,7 @@ def _engage(config: pytest.Config, desk: AuditDesk, files: list[Path]) -> None:
             share_cores(config)
         else:
             examine_folder(desk.settings.out)
+            desk.check_places()
         if desk.settings.requested:
             desk.offer(desk.engage_options())
             take_named_items(config, desk)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sw_audit.facts.verdict import Verdict
 
 _HEAD = ("model", "check", "status", "observed [low, high]", "limit")
-_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "skipped": "cyan"}
+_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "waived": "yellow", "skipped": "cyan"}
 
 
 def write_header(desk: AuditDesk) -> str | None:
@@ -41,9 +41,13 @@ def list_verdicts(desk: AuditDesk) -> list[Verdict]:
 
 
 def count_verdicts(verdicts: Sequence[Verdict]) -> str:
-    """Write how many there are of each status, such as `9 pass, 1 fail`."""
-    counts = Counter(str(verdict.status) for verdict in verdicts)
+    """Write how many there are of each status, such as `9 pass, 1 fail, 1 waived`."""
+    counts = Counter(_name_status(verdict) for verdict in verdicts)
     return ", ".join(f"{counts[status]} {status}" for status in _COLOURS if counts[status])
+
+
+def _name_status(verdict: Verdict) -> str:
+    return str(verdict.status) if verdict.waiver is None else "waived"
 
 
 def tabulate_verdicts(verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
@@ -57,7 +61,7 @@ def tabulate_verdicts(verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return list(zip(lines, ["", *(str(verdict.status) for verdict in verdicts)], strict=True))
+    return list(zip(lines, ["", *(_name_status(verdict) for verdict in verdicts)], strict=True))
 
 
 def print_summary(reporter: pytest.TerminalReporter, desk: AuditDesk, ledger: Ledger) -> None:
@@ -74,6 +78,9 @@ def print_summary(reporter: pytest.TerminalReporter, desk: AuditDesk, ledger: Le
     reporter.write_sep("=", f"sw-audit: {count_verdicts(verdicts)}")
     for line, status in tabulate_verdicts(verdicts):
         reporter.write_line(line, **({_COLOURS[status]: True} if status else {"bold": True}))
+    for verdict in verdicts:
+        if verdict.waiver is not None:
+            reporter.write_line(f"waived {verdict.model} {verdict.check} {verdict.waiver}", yellow=True)
     for case, error in desk.failures.items():
         reporter.write_line(f"{case.model}: not audited: {tell_error(error)}", red=True)
     for entry in ledger.entries:
@@ -87,7 +94,7 @@ def _make_row(verdict: Verdict) -> tuple[str, ...]:
     return (
         verdict.model,
         verdict.check,
-        verdict.status.upper(),
+        f"{verdict.status.upper()}{'' if verdict.waiver is None else ' (waived)'}",
         write_figure(verdict) or "-",
         write_limit(verdict) or "-",
     )

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pytest_sw_audit.assignments import OPTIONS_KEY, SUFFIX, Assignment, Case
-from pytest_sw_audit.desk import AuditDesk, RemoteError, Result, find_desk, plain, tell_error
+from pytest_sw_audit.desk import AuditDesk, RemoteError, find_desk, plain, tell_error
+from pytest_sw_audit.results import Result
 
 OUTPUT = "sw_audit"
 """Key of what a worker sends, in its `workeroutput`."""
@@ -86,14 +87,15 @@ def make_output(desk: AuditDesk) -> dict[str, Any]:
     return {
         "interrupted": desk.interrupted,
         "assignments": [
-            {"key": one.key, "name": one.name, "policy": plain(one.policy), "checks": list(one.checks)}
+            {"key": one.key, "name": one.name, "policy": plain(one.policy), "checks": dict(one.checks)}
             for one in desk.assignments.values()
         ],
         "gated": [[*case, list(checks)] for case, checks in desk.gated.items()],
         "results": [
             [
                 *case,
-                plain(desk.results[case].evidence),
+                "failure" if desk.results[case].failure else "evidence",
+                plain(desk.results[case].found),
                 [plain(verdict) for verdict in desk.results[case].verdicts.values()],
             ]
             for case in cases
@@ -105,19 +107,21 @@ def make_output(desk: AuditDesk) -> dict[str, Any]:
 def merge_output(desk: AuditDesk, output: dict[str, Any]) -> None:
     """Put what a worker found on the controller's desk; the first to have measured a model counts."""
     from sw_audit.facts.policy import Policy
-    from sw_audit.facts.record import Evidence
+    from sw_audit.facts.record import Evidence, ModelFailure
     from sw_audit.facts.verdict import Verdict
 
     desk.interrupted |= output["interrupted"]
     for one in output["assignments"]:
         policy = Policy.model_validate(one["policy"])
-        assignment = Assignment(one["key"], one["name"], policy, tuple(one["checks"]))
+        checks = {model: tuple(names) for model, names in one["checks"].items()}
+        assignment = Assignment(one["key"], one["name"], policy, checks)
         desk.assignments.setdefault(assignment.key, assignment)
     for key, model, checks in output["gated"]:
         desk.gated.setdefault(Case(key, model), list(checks))
-    for key, model, evidence, verdicts in output["results"]:
+    for key, model, kind, said, verdicts in output["results"]:
         judged = [Verdict.model_validate(verdict) for verdict in verdicts]
-        result = Result(Evidence.model_validate(evidence), {verdict.check: verdict for verdict in judged})
+        fact: type[Evidence | ModelFailure] = ModelFailure if kind == "failure" else Evidence
+        result = Result(fact.model_validate(said), {verdict.check: verdict for verdict in judged})
         desk.results.setdefault(Case(key, model), result)
     for key, model, message in output["failures"]:
         desk.failures.setdefault(Case(key, model), RemoteError(message))

@@ -56,7 +56,29 @@ def audit(
             metavar="FILE", help="Index file of your own, for matches-published-index beside the published one."
         ),
     ] = None,
+    parent: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="Hold every model beside this one, which it was made from: a path or a hub id."
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Hold every model against a baseline: its name, or the path of a record."
+        ),
+    ] = None,
+    save: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Keep the record as a baseline of this name, in .sw-audit/baselines."),
+    ] = None,
     seed: Seed = None,
+    cache: Annotated[
+        bool, typer.Option(help="Remember what was measured; an unchanged model is not measured again.")
+    ] = True,
+    cache_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it is remembered (default: .sw-audit/cache).")
+    ] = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for record.json, report.html and junit.xml.")
     ] = Path("sw-audit-out"),
@@ -84,6 +106,10 @@ def audit(
       sw-audit audit w4=./out/llama-w4 w8=./out/llama-w8 -n 2
 
       sw-audit audit audit.swaudit.toml
+
+      sw-audit audit ./out/llama-w4 --parent ./llama
+
+      sw-audit audit ./llama --save before, then sw-audit audit ./llama-tuned --compare before
     """
     from sw_audit.cli.listener import Listener
     from sw_audit.cli.table import print_verdicts
@@ -99,10 +125,15 @@ def audit(
         "--sw-audit-inconclusive": [inconclusive] if inconclusive else [],
         "--sw-audit-seed": [] if seed is None else [seed],
         "--sw-audit-index": [index] if index else [],
+        "--sw-audit-parent": [find_shipped(parent)] if parent else [],
+        "--sw-audit-compare": [compare] if compare else [],
+        "--sw-audit-save": [save] if save else [],
+        "--sw-audit-cache-dir": [cache_dir] if cache_dir else [],
         "--sw-audit-out": [out],
     }
     arguments = [f"{option}={value}" for option, values in said.items() for value in values]
     arguments += [] if report else ["--sw-audit-no-report"]
+    arguments += [] if cache else ["--sw-audit-no-cache"]
     arguments += _name_targets(targets or [], policy)
     _check_place(junit)
     listener = Listener(quiet=quiet, debug=bool(context.find_root().params.get("debug")))

@@ -44,18 +44,23 @@ class Listener:
 
     @property
     def exit_code(self) -> int:
-        """How the program ends: what could not be done weighs most, then a failure, then a doubt."""
+        """How the program ends: what could not be done weighs most, then a failure, then a doubt.
+
+        Waived ones weigh nothing.
+        """
         if self.interrupted or self.complaints or self.defects:
             return BAD_INPUT
-        statuses = {verdict.status for verdict in self.verdicts}
+        statuses = {verdict.status for verdict in self.verdicts if verdict.waiver is None}
         if Status.FAIL in statuses:
             return FAILED
         doubtful = any(
             verdict.status is Status.INCONCLUSIVE and record.policy.inconclusive == "fail"
             for record in self.records
             for verdict in record.verdicts
+            if verdict.waiver is None
         )
-        return INCONCLUSIVE if doubtful or statuses <= {Status.SKIPPED} else PASSED
+        waived = any(verdict.waiver is not None for verdict in self.verdicts)
+        return INCONCLUSIVE if doubtful or (statuses <= {Status.SKIPPED} and not waived) else PASSED
 
     @pytest.hookimpl(wrapper=True)
     def pytest_cmdline_main(self) -> Generator[None, object, object]:

@@ -67,7 +67,7 @@ def locate(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
-    identity, location = _locate(wanted, depth, digest or update_index is not None)
+    identity, location = locate_quietly(wanted, depth, digest=digest or update_index is not None)
     if update_index is not None:
         typer.echo(update_own_index(update_index, identity, location), err=True)
     if as_json:
@@ -76,7 +76,12 @@ def locate(
         print_location(identity, location)
 
 
-def _locate(wanted: Any, depth: Depth, digest: bool) -> tuple[ModelIdentity, Location]:
+def locate_quietly(wanted: Any, depth: Depth, *, digest: bool) -> tuple[ModelIdentity, Location]:
+    """Locate with nothing but a bar on the terminal.
+
+    Raises:
+        InputError: If the model cannot be used.
+    """
     from rich.console import Console
     from tqdm import tqdm
 

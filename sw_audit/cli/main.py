@@ -13,9 +13,13 @@ from typer.core import TyperGroup
 from sw_audit import __version__
 from sw_audit.cli.audit import audit
 from sw_audit.cli.compare import compare_quantizers
+from sw_audit.cli.demo import demo
+from sw_audit.cli.diff import diff
+from sw_audit.cli.fingerprint import fingerprint
 from sw_audit.cli.index import index
 from sw_audit.cli.init import init
 from sw_audit.cli.locate import locate
+from sw_audit.cli.plan import plan
 from sw_audit.cli.quantize import quantize
 from sw_audit.cli.render import render
 from sw_audit.cli.schema import schema
@@ -87,7 +91,21 @@ def _options(
     pass  # Typer reads the options off the signature: `--version` acts by itself, `Commands` reads `--debug`.
 
 
-for _command in (audit, locate, compare_quantizers, quantize, index, render, init, specimen, schema):
+for _command in (
+    audit,
+    plan,
+    locate,
+    compare_quantizers,
+    quantize,
+    index,
+    fingerprint,
+    diff,
+    render,
+    init,
+    demo,
+    specimen,
+    schema,
+):
     app.command()(_command)
 
 

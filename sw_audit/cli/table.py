@@ -39,7 +39,7 @@ def print_verdicts(listener: Listener, files: Mapping[str, Path], *, quiet: bool
         console.print(tabulate(listener.verdicts, verbose=verbose))
         for text in listener.explanations:
             console.print(Text(f"{text}\n"))
-        for line in [] if verbose else list_skipped(listener.verdicts):
+        for line in [*list_waived(listener.verdicts), *([] if verbose else list_skipped(listener.verdicts))]:
             console.print(Text(line), soft_wrap=True)
         for kind, path in (*listener.files, *files.items()):
             console.print(Text(f"{kind:<8}{os.path.relpath(path)}"), soft_wrap=True)
@@ -94,12 +94,18 @@ def tabulate(verdicts: list[Verdict], *, verbose: bool) -> Table:
     if verbose:
         table.add_column("because")
     for verdict in verdicts:
-        row = [verdict.model, verdict.check, verdict.status.upper(), write_figure(verdict), write_limit(verdict)]
+        status = f"{verdict.status.upper()}{'' if verdict.waiver is None else ' (waived)'}"
+        row = [verdict.model, verdict.check, status, write_figure(verdict), write_limit(verdict)]
         row += [verdict.because] if verbose else []
         table.add_row(
-            *(Text(cell, style=_STYLES[verdict.status] if place == 2 else "") for place, cell in enumerate(row))
+            *(Text(cell, style=_choose_style(verdict) if place == 2 else "") for place, cell in enumerate(row))
         )
     return table
+
+
+def list_waived(verdicts: list[Verdict]) -> list[str]:
+    """Say who answers for what does not pass, until when, and why."""
+    return [f"waived {verdict.model} {verdict.check} {verdict.waiver}" for verdict in verdicts if verdict.waiver]
 
 
 def list_skipped(verdicts: list[Verdict]) -> list[str]:
@@ -133,7 +139,11 @@ def write_limit(verdict: Verdict) -> str:
 
 def conclude(listener: Listener) -> str:
     """Write what it comes to, such as `FAILED: 8 pass, 2 fail`."""
-    counts = Counter(verdict.status for verdict in listener.verdicts)
+    counts = Counter("waived" if verdict.waiver else str(verdict.status) for verdict in listener.verdicts)
     nothing = listener.exit_code == INCONCLUSIVE and Status.INCONCLUSIVE not in counts
     ending = "NOTHING AUDITED" if nothing else _ENDINGS[listener.exit_code]
-    return f"{ending}: {', '.join(f'{counts[one]} {one}' for one in Status if counts[one])}"
+    return f"{ending}: {', '.join(f'{counts[one]} {one}' for one in [*map(str, Status), 'waived'] if counts[one])}"
+
+
+def _choose_style(verdict: Verdict) -> str:
+    return _STYLES[verdict.status] if verdict.waiver is None else "yellow"

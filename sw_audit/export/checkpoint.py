@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sw_audit import __version__
-from sw_audit.checkpoint.loading import quiet_libraries
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.quiet import quiet_libraries
 from sw_audit.errors import PolicyError
 from sw_audit.export.card import write_card
 from sw_audit.export.folder import whole_folder

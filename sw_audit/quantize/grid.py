@@ -98,7 +98,7 @@ def _snap_to_levels_(numbers: Tensor, scale: Tensor, bits: int) -> Tensor:
     half = torch.tensor(_CELLS / 2, dtype=flat.dtype)
     cells, above = (torch.empty(min(_LOOKED_UP, flat.numel()), dtype=flat.dtype) for _ in range(2))
     places = torch.empty_like(cells, dtype=torch.int32)
-    for part in flat.split(_LOOKED_UP):
+    for part in torch.split(flat, _LOOKED_UP):
         cell, upper, place = cells[: len(part)], above[: len(part)], places[: len(part)]
         torch.add(half, part, alpha=_CELLS / 2, out=cell).floor_()
         torch.index_select(middles, 0, place.copy_(cell), out=upper)

@@ -20,12 +20,14 @@ from sw_audit.record import encode_record
 def test_help_names_every_command_and_the_exit_codes(program: Program) -> None:
     ending = program.run("--help")
     assert ending.code == 0
-    for word in ("audit", "locate", "index", "render", "init", "specimen", "schema", "Exit codes"):
+    for word in ("audit", "plan", "locate", "index", "render", "init", "demo", "specimen", "schema", "Exit codes"):
         assert word in ending.out
     assert program.run("-h").out == ending.out
 
 
-@pytest.mark.parametrize("command", ["audit", "locate", "index", "render", "init", "specimen", "schema"])
+@pytest.mark.parametrize(
+    "command", ["audit", "plan", "locate", "index", "render", "init", "demo", "specimen", "schema"]
+)
 def test_the_help_of_a_command_has_an_example(program: Program, command: str) -> None:
     ending = program.run(command, "--help")
     assert ending.code == 0

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from support.checkpoints import EXPERTS, GPT2, LLAMA, VISION, Family, make_model, make_tokenizer, save_checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-from sw_audit.checkpoint.loading import quiet_libraries
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.checkpoint.quiet import quiet_libraries
 from sw_audit.errors import CheckpointError, InputError, OutputError, PolicyError
 from sw_audit.export.checkpoint import METADATA_KEY, ExportOrder, export_checkpoint
 from sw_audit.export.folder import check_place, whole_folder

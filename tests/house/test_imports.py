@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judge": FACTS,
     "record": FACTS,
     "quantize": FACTS,
-    "specimen": FACTS,
+    "specimen": FACTS | {"quantize"},
     "index": FACTS,
     "checkpoint": FACTS,
     "corpus": FACTS | {"specimen"},
@@ -30,17 +30,33 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": FACTS | {"checkpoint", "locate"},
     "alternatives": FACTS | {"checkpoint"},
     "export": FACTS | {"__init__", "checkpoint", "intervene", "quantize"},
+    "examination": FACTS | {"index", "plan", "record", "checkpoint", "corpus", "locate", "measure", "testing"},
+    "gate": FACTS | {"examination", "judge", "record", "checkpoint", "corpus", "locate", "measure"},
     "audit": FACTS
-    | {"index", "plan", "judge", "record", "checkpoint", "corpus", "locate", "measure", "testing", "__init__"},
+    | {"__init__"}
+    | {
+        "examination",
+        "gate",
+        "index",
+        "judge",
+        "record",
+        "checkpoint",
+        "corpus",
+        "measure",
+        "testing",
+        "__init__",
+    },
     "compare": FACTS
     | {"audit", "judge", "record", "alternatives", "checkpoint", "corpus", "intervene", "locate", "measure"},
+    "recall": FACTS | {"audit", "record", "checkpoint", "corpus"},
+    "training": FACTS | {"checkpoint", "locate", "measure", "judge", "record"},
     "cli": PURE_MIDDLE | {"__init__", "compare", "index", "specimen", "checkpoint", "locate", "export"},
     "sw_audit_reports": FACTS,
-    "pytest_sw_audit": PURE_MIDDLE | {"__init__"},
+    "pytest_sw_audit": PURE_MIDDLE | {"__init__", "recall"},
 }
 TORCH_ROOMS = {
     "checkpoint", "corpus", "locate", "quantize", "intervene", "measure", "specimen", "testing", "export",
-    "alternatives",
+    "alternatives", "training",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "safetensors", "tokenizers", "accelerate"}
 HEAVY |= {"bitsandbytes", "torchao", "hqq", "optimum", "auto_round", "gptqmodel", "compressed_tensors"}
@@ -99,7 +115,7 @@ def target_room(name: str) -> str | None:
     return parts[1] if len(parts) > 1 and parts[1] in rooms else "__init__"
 
 
-EDGES = ("pytest_sw_audit", "cli", "audit", "compare", "__init__")
+EDGES = ("pytest_sw_audit", "cli", "audit", "compare", "examination", "gate", "__init__")
 # The front door names every room, lazily; tests/house/test_light_import.py opens it.
 ROOMS = [file for file in source_files() if room_of(file) != "__init__"]
 

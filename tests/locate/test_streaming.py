@@ -139,7 +139,7 @@ def test_a_checkpoint_that_cannot_be_streamed_is_loaded_whole_and_one_line_says_
     capsys.readouterr()
     assert stream_location(wanted, PROMPT, settings=LOOSE) == expected
     said = capsys.readouterr().err
-    assert said == f"sw-audit: model {str(folder)!r} is loaded whole, for its weights are pickles\n"
+    assert said == f"sw-audit: model {str(folder)!r} is loaded whole, for its weights are no safetensors\n"
 
 
 def test_without_a_digest_the_files_are_not_named(tmp_path: Path) -> None:

@@ -10,7 +10,11 @@ from support.runs import Inner
 
 # What an inner run is the first to import is forgotten after it, and imported anew by the next one.
 import sw_audit.audit
+import sw_audit.checkpoint.digest
+import sw_audit.corpus.choices
+import sw_audit.corpus.stopwords
 import sw_audit.policy
+import sw_audit.recall
 import sw_audit.record  # noqa: F401
 
 

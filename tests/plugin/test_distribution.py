@@ -24,11 +24,14 @@ pytestmark = pytest.mark.slow  # each run starts workers
 
 
 def make_desk(root: Path) -> AuditDesk:
-    settings = Settings((), None, (), {}, root, report=True, requested=True, alone=True)
+    settings = Settings(
+        models=(), policy=None, checks=(), overlay={}, out=root, report=True, save=None, cache=None,
+        caching=False, requested=True, alone=True,
+    )  # fmt: skip
     desk = AuditDesk(settings, root, lambda _: nullcontext(ignore_progress))
     keys = {OPTIONS_KEY: ("llama", "llama-w4"), str(root / "deep" / "audit.swaudit.toml"): ("other",)}
     for key, models in keys.items():
-        desk.assignments[key] = Assignment(key, "name", make_policy(*models), ("prune-collapses",))
+        desk.assignments[key] = Assignment(key, "name", make_policy(*models), {})
         desk.offer(desk.assignments[key])
     return desk
 
@@ -96,7 +99,7 @@ def test_a_model_that_cannot_be_used_is_told_the_same_way(separate: Inner) -> No
     run.assert_outcomes(errors=CHECKS, passed=CHECKS)
     line = "model 'gone': model.safetensors is truncated; copy it again"
     run.stdout.fnmatch_lines([line, f"gone: not audited: {line}"])
-    assert separate.record()["failures"] == [{"model": "gone", "message": line}]
+    assert separate.record()["failures"] == [{"model": "gone", "message": line, "weights": None}]
 
 
 def test_stopping_at_a_failure_leaves_the_record_of_what_was_measured(separate: Inner) -> None:

@@ -77,7 +77,11 @@ def test_stopping_at_a_failure_is_no_interruption(inner: Inner) -> None:
     record = inner.record()
     assert len(record["verdicts"]) == CHECKS
     assert record["failures"] == [
-        {"model": "llama-w4", "message": "not audited: the run ended before this model was reached"}
+        {
+            "model": "llama-w4",
+            "message": "not audited: the run ended before this model was reached",
+            "weights": None,
+        }
     ]
 
 

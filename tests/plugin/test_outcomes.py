@@ -69,7 +69,7 @@ def test_a_model_that_cannot_be_used_is_an_error_of_one_line_and_others_go_on(in
     run.stdout.no_fnmatch_line("*Traceback*")
     run.stdout.no_fnmatch_line("*During handling*")
     assert [note[0] for note in inner.noted("measure")] == ["gone", "llama-w4"]
-    assert inner.record()["failures"] == [{"model": "gone", "message": line}]
+    assert inner.record()["failures"] == [{"model": "gone", "message": line, "weights": None}]
 
 
 def test_a_defect_shows_its_traceback_once(inner: Inner) -> None:

@@ -67,6 +67,7 @@ class Program:
         return document
 
     def files(self) -> list[str]:
-        """Return every file in the folder."""
-        found = (path for path in self.folder.rglob("*") if path.is_file())
+        """Return every file in the folder, but for what is remembered of measurements."""
+        hidden = self.folder / ".sw-audit/cache"
+        found = (path for path in self.folder.rglob("*") if path.is_file() and hidden not in path.parents)
         return sorted(path.relative_to(self.folder).as_posix() for path in found)

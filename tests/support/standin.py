@@ -23,11 +23,12 @@ from support.evidence import (
 
 from sw_audit import audit, record
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.limits import CHECK_IDS
+from sw_audit.facts.checks import CHECKS as BUILT_IN
 from sw_audit.facts.policy import Policy
 from sw_audit.facts.progress import ignore_progress
-from sw_audit.facts.record import Evidence, Record
+from sw_audit.facts.record import Evidence, ModelFailure, Record
 from sw_audit.facts.verdict import Status
+from sw_audit.facts.weights import Flaw, WeightsReport
 from sw_audit.judge import judge_evidence
 
 CONFTEST = f"""
@@ -38,8 +39,13 @@ install(setattr)
 """
 """For runs in processes of their own, where what a test patches is not seen."""
 
-CHECKS = len(CHECK_IDS)
-"""Built-in checks; `llama-...` passes them all."""
+CHECKS = len([check for check in BUILT_IN if check.scope == "model"])
+"""Built-in checks on a model by itself; `llama-...` passes them all."""
+
+BESIDE = [check.id for check in BUILT_IN if check.scope == "descendant"]
+"""Built-in checks on a model beside its parent."""
+
+STRIPPED = "model.layers.0.mlp.down_proj.weight"
 
 
 def count_statuses(model_id: str) -> Counter[Status]:
@@ -63,7 +69,8 @@ def measure_model(
     checks: Collection[str],
     progress: Any = ignore_progress,
     checkpoint: Any = None,  # noqa: ARG001 - as in the real one
-) -> Evidence:
+    memory: Any = None,  # noqa: ARG001
+) -> Evidence | ModelFailure:
     """Return made-up evidence, or fail: the beginning of the id says of what kind."""
     note(f"measure {model_id} {os.getpid()} {' '.join(checks)}")
     for done in range(3):
@@ -74,7 +81,19 @@ def measure_model(
         raise ZeroDivisionError("a defect that nobody foresaw")
     if model_id.startswith("interrupt"):
         raise KeyboardInterrupt
+    if model_id.startswith("stripped"):
+        found = "it is stored as I8, and config.json has no quantization_config"
+        return ModelFailure(model=model_id, message=f"model {model_id!r}: {found}", weights=make_report(found))
     return make_evidence_of(model_id, policy)
+
+
+def make_report(found: str) -> WeightsReport:
+    """Return what a static look says of a checkpoint whose quantization config was lost."""
+    flaw = Flaw(kind="codes-without-config", where=STRIPPED, found=found)
+    remedy = "put the `quantization_config` of the quantized model back into config.json"
+    return WeightsReport(
+        files=1, tensors=30, scanned=30, flaws=(flaw,), counts={flaw.kind: 1}, serious=1, remedy=remedy
+    )
 
 
 def make_evidence_of(model_id: str, policy: Policy) -> Evidence:

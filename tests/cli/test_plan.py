@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.checkpoints import rewrite_weights, save_checkpoint
+from support.evidence import make_arms, make_policy
+from support.program import Program
+
+from sw_audit.checkpoint.sizes import Size
+from sw_audit.cli.plan import count_arms, estimate_weights, write_bytes
+from sw_audit.judge import list_checks
+
+DOWN = "model.layers.0.mlp.down_proj.weight"
+POLICY = """
+[[model]]
+source = "models/llama"
+
+[[model]]
+source = "models/w4"
+parent = "llama"
+
+[descent]
+modules = 2
+lm_eval = ["arc_easy"]
+"""
+
+
+@pytest.fixture
+def policy(program: Program) -> Path:
+    for name in ("llama", "w4"):
+        save_checkpoint(program.folder / "deep" / "models" / name)
+    path = program.folder / "deep" / "it.swaudit.toml"
+    path.write_text(POLICY)
+    return path
+
+
+def test_a_plan_says_what_is_read_and_measured_and_loads_nothing(program: Program, policy: Path) -> None:
+    ending = program.run("plan", policy)
+    assert (ending.code, ending.err) == (0, "")
+    lines = [line.rstrip() for line in ending.out.splitlines()]
+    stored = write_bytes((policy.parent / "models" / "llama" / "model.safetensors").stat().st_size)
+    assert lines[0] == "llama"
+    assert lines[1] == f"  reads     models/llama: 1 file, {stored}, plain weights"
+    # Its stories have 128 tokens, and the models of these tests take 64 at once.
+    assert lines[2] == "  text      specimen, at most 128 windows of 64 tokens"
+    assert lines[3].startswith("  measures  15 checks in about ")
+    assert lines[5] == "w4, beside its parent llama"
+    assert lines[7] == f"  parent    models/llama: 1 file, {stored}, plain weights"
+    assert lines[9].startswith(
+        "  measures  12 checks in 3 arms, 2 more with single modules put back where quality"
+    )
+    assert lines[9].endswith("5 continuations of each, 1 tasks")
+    assert all("  memory    about " in lines[number] for number in (4, 10))
+    assert sorted(path.name for path in policy.parent.iterdir()) == [policy.name, "models"]
+
+
+def test_a_plan_says_that_weights_are_not_what_they_should_be(program: Program, policy: Path) -> None:
+    folder = policy.parent / "models" / "w4"
+    rewrite_weights(folder, lambda tensors: tensors.update({DOWN: tensors[DOWN].to(torch.int8)}))
+    ending = program.run("plan", policy)
+    assert ending.code == 0
+    told = ending.out.splitlines()[-1]
+    assert told.startswith("  weights   not intact, so it would not be opened: ")
+    assert "I8" in told
+
+
+def test_a_plan_says_how_long_the_windows_of_the_specimen_s_text_are(program: Program) -> None:
+    path = program.folder / "it.swaudit.toml"
+    path.write_text('[[model]]\nsource = "specimen"\n')
+    assert "at most 128 windows of 128 tokens" in program.run("plan", path).out
+
+
+def test_the_arms_are_those_of_a_model_with_one_super_weight() -> None:
+    policy = make_policy("it")
+    checks = [check.id for check in list_checks(policy)]
+    # What else SmoothQuant's search turns up is known only when it has searched.
+    searched = [arm for arm in make_arms(policy) if arm.name.endswith("searched")]
+    assert count_arms(policy, checks, descends=False) == len(make_arms(policy)) - len(searched)
+    assert count_arms(policy, ["super-weight-located"], descends=False) == 1
+    assert count_arms(policy, checks, descends=True) == 3
+
+
+def test_a_parent_is_whole_alone_or_there_by_layers_beside_the_model() -> None:
+    def make(memory: int, layer: int) -> Size:
+        return Size("plain", 1, memory, memory, layer, 8, 4, None)
+
+    assert estimate_weights(make(100, 10), None) == 110
+    assert estimate_weights(make(30, 3), make(100, 10)) == 100
+    assert estimate_weights(make(95, 9), make(100, 10)) == 114
+
+
+def test_bytes_are_written_with_a_unit() -> None:
+    written = [write_bytes(count) for count in (7, 1500, 2_500_000_000, 10**14)]
+    assert written == ["7 bytes", "1.5 KB", "2.5 GB", "100 TB"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "it names no model"),
+        ('[[model]]\nsource = "./gone"\n', "there is no such folder"),
+        ('[[model]]\nsource = "models/llama"\n[[waiver]]\ncheck = "a"\nmodel = "*"\nuntil = 2030-01-01\n'
+         'owner = "x"\nreason = "y"\n', "waiver[0].check"),
+    ],
+    ids=["none", "gone", "waiver"],
+)  # fmt: skip
+def test_a_plan_of_what_there_is_not_is_one_line(program: Program, policy: Path, text: str, told: str) -> None:
+    policy.write_text(text)
+    ending = program.run("plan", policy)
+    assert ending.code == 2
+    [line] = ending.complaints
+    assert told in line

@@ -1,0 +1,50 @@
+"""Every path in a policy file is taken from the folder that it lies in; ids and names stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pytest_sw_audit.anchoring import anchor_paths
+
+from sw_audit.facts.policy import Policy
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep" / "base").mkdir(parents=True)
+    (tmp_path / "deep" / "text.txt").write_text("words")
+    return Path("deep")
+
+
+def test_the_paths_of_a_descendant_are_taken_from_there(folder: Path) -> None:
+    policy = Policy.model_validate(
+        {
+            "model": [
+                {"source": "./a", "parent": "base", "base": "./base", "manifest": "sums.txt", "gguf": "base"},
+                {"source": "./b", "parent": "a"},
+                {"source": "./c", "parent": "owner/name", "base": "owner/other"},
+                {"source": "./base"},
+                {"source": "./d", "parent": "base", "id": "e"},
+            ],
+            "descent": {"texts": [{"source": "text.txt"}, {"source": "wikitext"}], "lm_eval_path": "tasks"},
+        }
+    )
+    found = anchor_paths(policy, folder)
+    # The first names a folder that is also the id of a model: the id counts.
+    assert [model.parent for model in found.models] == ["base", "a", "owner/name", None, "base"]
+    assert [model.base for model in found.models[:3]] == ["deep/base", None, "owner/other"]
+    assert (found.models[0].manifest, found.models[0].gguf) == ("deep/sums.txt", "base")
+    assert [text.source for text in found.descent.texts] == ["deep/text.txt", "wikitext"]
+    assert found.descent.lm_eval_path == "deep/tasks"
+    parent = found.find_parent(found.models[0])
+    assert parent is not None
+    assert parent.source == "./deep/base" or parent.source == "deep/base"
+
+
+def test_a_parent_that_is_no_model_of_the_policy_is_a_path(folder: Path) -> None:
+    policy = Policy.model_validate(
+        {"model": [{"source": "./a", "parent": "base"}, {"source": "./b", "parent": "./gone"}]}
+    )
+    assert [model.parent for model in anchor_paths(policy, folder).models] == ["deep/base", "./deep/gone"]

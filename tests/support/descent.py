@@ -1,0 +1,145 @@
+"""Made-up evidence on a descendant beside its parent, each figure chosen by the caller. Nothing needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from support.evidence import (
+    BASELINE_PERPLEXITY,
+    CHANNEL,
+    LAYER,
+    LAYERS,
+    SUPER_WEIGHT,
+    make_identity,
+    make_location,
+    make_measurement,
+    make_protocol,
+)
+
+from sw_audit.facts.arm import Arm
+from sw_audit.facts.descent import (
+    DESCENDANT,
+    PARENT,
+    ComparedText,
+    Continuation,
+    Descent,
+    LayerError,
+    RetainedActivation,
+    RetainedWeight,
+)
+from sw_audit.facts.location import Outcome
+from sw_audit.facts.measurement import DivergenceSpread, Measurement
+from sw_audit.facts.policy import ModelPolicy, Policy
+from sw_audit.facts.protocol import Protocol
+from sw_audit.facts.record import Evidence
+from sw_audit.facts.verdict import Verdict
+from sw_audit.judge.bench import judge_evidence
+from sw_audit.judge.bounds import write_number
+
+CHILD = "child"
+MODULE = f"model.layers.{LAYER}.mlp.down_proj"
+PARENT_PERPLEXITY = write_number(BASELINE_PERPLEXITY)
+
+
+def make_descent_policy(**descent: Any) -> Policy:
+    """Return the default policy for one descendant."""
+    return Policy(models=(ModelPolicy(source="models/child", id=CHILD, parent="models/parent"),), descent=descent)
+
+
+def make_text(
+    ratios: Mapping[str, float | None], *, windows: int = 32, protocol: Protocol | None = None, **changes: Any
+) -> ComparedText:
+    """Return both models on one text.
+
+    Args:
+        ratios: Per arm, perplexity over 6.25; `None` is not finite. The parent is at 1 unless it is named.
+        windows: Windows of 63 scored tokens.
+        protocol: How it is measured.
+        changes: Of the descendant's measurement, by field.
+    """
+    protocol = protocol or make_protocol(windows=windows)
+    measured: list[Measurement] = []
+    for number, (arm, ratio) in enumerate({PARENT: 1.0, **ratios}.items()):
+        found = make_measurement(
+            Arm(name=arm), ratio, model_id=CHILD, protocol=protocol, windows=windows, seed=number, stop_mass=0.4
+        )
+        if ratio is not None and arm != PARENT:
+            spread = DivergenceSpread(median=0.002, p99=0.25, maximum=1.5)
+            found = found.model_copy(update={"agreement": found.agreement.model_copy(update={"spread": spread})})
+        measured.append(found.model_copy(update=changes) if arm == DESCENDANT else found)
+    return ComparedText(protocol=protocol, measurements=tuple(measured))
+
+
+def make_descent(*texts: ComparedText, **changes: Any) -> Descent:
+    """Return a sound descendant beside its parent, but for what is changed."""
+    carried = tuple(range(LAYER, LAYERS - 1))
+    fields: dict[str, Any] = {
+        "parent": make_identity("parent"),
+        "parent_location": make_location(Outcome.LOCATED),
+        "super_weights": (make_retained(1.0),),
+        "super_activations": (make_ridden([1.0] * len(carried)),),
+        "texts": texts or (make_text({DESCENDANT: 1.01}),),
+        "layers": make_layers([1e-2] * LAYERS),
+        "continuations": (make_continuation(range(40)),),
+    }
+    return Descent(**{**fields, **changes})
+
+
+def make_descent_evidence(*texts: ComparedText, **changes: Any) -> Evidence:
+    """Return the evidence on a descendant."""
+    descent = make_descent(*texts, **changes)
+    return Evidence(
+        model=make_identity(CHILD),
+        protocol=descent.texts[0].protocol,
+        location=make_location(Outcome.NONE),
+        descent=descent,
+    )
+
+
+def make_retained(factor: float | None, **changes: Any) -> RetainedWeight:
+    """Return the parent's super weight here: so many times its value there, or `None`."""
+    there = SUPER_WEIGHT.value
+    here = None if factor is None else factor * there
+    return RetainedWeight(
+        **{"address": SUPER_WEIGHT.address, "layer": LAYER, "parent": there, "value": here, **changes}
+    )
+
+
+def make_ridden(factors: Sequence[float | None], **changes: Any) -> RetainedActivation:
+    """Return the parent's super activation of 400 here: so many times its value, layer by layer."""
+    layers = tuple(range(LAYER, LAYER + len(factors)))
+    fields: dict[str, Any] = {
+        "channel": CHANNEL,
+        "token": 0,
+        "layers": layers,
+        "parent": (400.0,) * len(factors),
+        "value": tuple(None if one is None else 400.0 * one for one in factors),
+        "loudest": (True,) * len(factors),
+    }
+    return RetainedActivation(**{**fields, **changes})
+
+
+def make_layers(
+    own: Sequence[float | None], noise: Sequence[float | None] | None = None, **changes: Any
+) -> tuple[LayerError, ...]:
+    """Return layers whose signal is 1, with noise of their own, and noise after each: by default the same."""
+    after = own if noise is None else noise
+    fields: dict[str, Any] = {"down_input": 20.0, "down_output": 410.0, **changes}
+    return tuple(
+        LayerError(layer=layer, signal=1.0, noise=whole, own_noise=single, **fields)
+        for layer, (single, whole) in enumerate(zip(own, after, strict=True))
+    )
+
+
+def make_continuation(tokens: Sequence[int], parent: Sequence[int] = range(40), **changes: Any) -> Continuation:
+    """Return what both go on with after a prompt of five tokens."""
+    said = {"prompt": "a mill", "parent_text": "stands", "descendant_text": "stood"}
+    new = {"parent": tuple(parent), "descendant": tuple(tokens)}
+    return Continuation(**{**said, **new, "tokens": 5, **changes})
+
+
+def judge_descent(check: str, evidence: Evidence, policy: Policy | None = None) -> Verdict:
+    """Return what one check says of a descendant."""
+    (verdict,) = judge_evidence(evidence, policy or make_descent_policy(), [check])
+    return verdict
