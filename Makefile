@@ -1,5 +1,6 @@
 # make audit   audit the model that ships with sw-audit; the report is sw-audit-out/report.html
-# make test    run the fast tests with coverage
+# make test    run the fast tests
+# make cover   run them with coverage, which takes half as long again
 # make slow    run the slow tests: whole audits, training, a browser, the wheel
 # make others  run the tests of other libraries' quantizers and formats, in an environment of their own
 # make check   ruff, ruff format and mypy
@@ -14,13 +15,16 @@ OTHERS := .venv-quantizers
 # gptqmodel pins an older numpy than the rest needs, and runs with the newer one; this is what else it asks for.
 BESIDE_GPTQ := defuser device-smi logbar optimum pillow protobuf pypcre threadpoolctl tokenicer
 
-.PHONY: audit test slow others check format bench clean
+.PHONY: audit test cover slow others check format bench clean
 
 audit: $(READY)
 	$(BIN)/sw-audit audit specimen --out sw-audit-out
 
 # Two workers with one thread each: threads of two processes on one core wait for each other actively.
 test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m 'not slow'
+
+cover: $(READY)
 	$(BIN)/coverage erase
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 -q -m 'not slow'
 	$(BIN)/coverage combine -q

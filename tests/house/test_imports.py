@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"audit", "judge", "record", "alternatives", "checkpoint", "corpus", "intervene", "locate", "measure"},
     "recall": FACTS | {"audit", "record", "checkpoint", "corpus"},
     "training": FACTS | {"checkpoint", "locate", "measure", "judge", "record"},
-    "cli": PURE_MIDDLE | {"__init__", "compare", "index", "specimen", "checkpoint", "locate", "export"},
+    "cli": PURE_MIDDLE | {"__init__", "compare", "index", "specimen", "checkpoint", "corpus", "locate", "export"},
     "sw_audit_reports": FACTS,
     "pytest_sw_audit": PURE_MIDDLE | {"__init__", "recall"},
 }
