@@ -42,7 +42,7 @@ _REMEDIES: dict[FlawKind, str] = {
 }
 
 
-def lint_checkpoint(wanted: ModelPolicy) -> WeightsReport:
+def lint_checkpoint(wanted: ModelPolicy, *, headers_only: bool = False) -> WeightsReport:
     """Look at the files of a checkpoint, value by value, without making a model that could run.
 
     What headers tell comes first: whether files are whole and agree with the index and the manifest, whether
@@ -52,6 +52,7 @@ def lint_checkpoint(wanted: ModelPolicy) -> WeightsReport:
 
     Args:
         wanted: The model.
+        headers_only: Whether to look no further than headers, index and configuration.
 
     Returns:
         What was found; a healthy checkpoint has no serious flaw.
@@ -72,6 +73,8 @@ def lint_checkpoint(wanted: ModelPolicy) -> WeightsReport:
         return report_flaws([Flaw(kind="unreadable", where=error.where, found=error.found)], len(files))
     config = _read_config(folder)
     flaws = list(_hold_headers(folder, wanted, config, stored))
+    if headers_only:
+        return report_flaws(flaws, len(files), len(stored.shapes))
     if config is not None and not any(flaw.serious for flaw in flaws):
         flaws += hold_against_model(folder, wanted, config, stored)
     flaws += scan_values(stored, config)

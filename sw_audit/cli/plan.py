@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sw_audit.cli.audit import find_shipped
-from sw_audit.errors import BrokenWeightsError, PolicyError
+from sw_audit.errors import PolicyError
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.sizes import Size
@@ -58,7 +58,7 @@ def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
     yield f"  reads     {_tell_files(model, size)}"
     if parent:
         yield f"  parent    {_tell_files(parent, above)}"
-    if (flaw := _find_flaw(model)) is not None:
+    if (flaw := _find_flaw(model, size)) is not None:
         yield f"  weights   not intact, so it would not be opened: {flaw}"
         return
     yield f"  text      {_tell_texts(policy, size, descends=parent is not None)}"
@@ -72,15 +72,15 @@ def _size(model: ModelPolicy) -> Size | None:
     return size_checkpoint(model.model_copy(update={"source": find_shipped(model.source)}))
 
 
-def _find_flaw(model: ModelPolicy) -> str | None:
-    """Return what is wrong with a checkpoint's weights, as far as headers tell; other errors are raised."""
-    from sw_audit.checkpoint.inspection import inspect_checkpoint
+def _find_flaw(model: ModelPolicy, size: Size | None) -> str | None:
+    """Return what is wrong with a checkpoint's weights, as far as headers tell; of one on the hub nothing."""
+    from sw_audit.checkpoint.lint import lint_checkpoint
 
-    try:
-        inspect_checkpoint(model.model_copy(update={"source": find_shipped(model.source)}))
-    except BrokenWeightsError as error:
-        return error.found
-    return None
+    if size is None:
+        return None
+    wanted = model.model_copy(update={"source": find_shipped(model.source), "manifest": None})
+    flaw = next((one for one in lint_checkpoint(wanted, headers_only=True).flaws if one.serious), None)
+    return None if flaw is None else f"{flaw.where}: {flaw.found}"
 
 
 def _tell_files(model: ModelPolicy, size: Size | None) -> str:
