@@ -6,10 +6,10 @@ To keep what it says now, after a change that was meant:
 
 and read the difference before it is committed: a verdict, a located scalar, a sentence is one line each.
 
-Figures are compared to the last bit on the machine they were kept on, which a file tells by `machine`: the processor,
-what torch uses of it, and the versions of the libraries. Elsewhere other kernels round otherwise, so that a figure may
-be off by `RELATIVE`, and of the section `sentences` only the words are compared. Outcomes, statuses, exit codes,
-coordinates and error messages are compared exactly everywhere.
+Figures are compared to the last bit on the machine they were kept on, which a file tells by `machine`: the
+processor, what torch uses of it, and the versions of the libraries. Elsewhere other kernels round otherwise, so
+that a figure may be off by `RELATIVE`, and of the section `sentences` only the words are compared. Outcomes,
+statuses, exit codes, coordinates and error messages are compared exactly everywhere.
 """
 
 from __future__ import annotations
@@ -40,19 +40,21 @@ Sections = Mapping[str, Mapping[str, Any]]
 """Under a section's name, under an entry's key, what was said."""
 
 
-def compare_or_keep(name: str, seen: Sections) -> None:
+def compare_or_keep(name: str, seen: Sections, *, rounded: bool = True) -> None:
     """Fail with every difference from what was kept under a name, or keep it if that is asked for.
 
     Args:
         name: The file in `data/`, without `.json`.
         seen: What the program says now.
+        rounded: Whether there are figures in it, which depend on the machine.
     """
     path = DATA / f"{name}.json"
+    here = {"machine": describe_machine()} if rounded else {}
     if os.environ.get("SW_AUDIT_FREEZE") == "1":
-        path.write_text(write_lines({"machine": describe_machine(), **seen}), encoding="utf-8")
+        path.write_text(write_lines({**here, **seen}), encoding="utf-8")
         return
     kept = json.loads(path.read_text(encoding="utf-8"))
-    exact = kept.pop("machine") == describe_machine()
+    exact = kept.pop("machine", {}) == here.get("machine", {})
     differences = list(find_differences(kept, seen, exact=exact))
     how = "to the last bit" if exact else f"on another machine, within {RELATIVE:g}"
     assert not differences, f"{path.name}, compared {how}:\n" + "\n".join(differences)

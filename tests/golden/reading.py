@@ -13,9 +13,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +82,25 @@ def audit(folder: Path, *arguments: str) -> dict[str, Entries]:
     return {"ending": {"exit code": ending.code, "last line": last}, **read_record(record, folder)}
 
 
+def refuse(folder: Path, *arguments: str) -> list[Any]:
+    """Ask what is refused, and return the exit code and what is said; of an answer only that there is one."""
+    ending = run_program(folder, *arguments)
+    return [ending.code, *ending.err.splitlines(), *(["(an answer)"] if ending.out else [])]
+
+
+def find_specimen() -> Path:
+    """Return where the shipped specimen lies."""
+    from sw_audit.specimen.shipped import specimen_path
+
+    return Path(specimen_path())
+
+
+def switch_hub_off(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Let no model be fetched, nor found among those that were."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
 def write_demo(folder: Path) -> str:
     """Write the demo, and return the policy that audits it."""
     assert start_program(folder, "demo", "demo").code == 0
@@ -93,10 +114,8 @@ def write_shipped(folder: Path) -> Path:
 
 
 def _hide_paths(text: str, folder: Path) -> str:
-    from sw_audit.specimen.shipped import specimen_path
-
-    text = text.replace(str(specimen_path().parent), "SHIPPED")
-    return text.replace(str(folder), "FOLDER")
+    text = text.replace(str(find_specimen().parent), "SHIPPED").replace(str(folder), "FOLDER")
+    return text.replace(f"transformers {version('transformers')}", "transformers VERSION")
 
 
 # The record.

@@ -22,8 +22,8 @@ windows = 8
 
 [descent]
 prompt_tokens = [5]
-new_tokens = 6
-long_new_tokens = 6
+new_tokens = 32
+long_new_tokens = 64
 modules = 1
 """
 
