@@ -124,6 +124,7 @@ def _hide_paths(text: str, folder: Path) -> str:
 def read_record(record: dict[str, Any], folder: Path) -> dict[str, Entries]:
     """Read from a record what is said of each check, and of each finding below it."""
     figures: Entries = {}
+    findings: Entries = {}
     sentences: Entries = {}
     for verdict in record["verdicts"]:
         key = f"{verdict['model']} {verdict['check']}"
@@ -133,10 +134,10 @@ def read_record(record: dict[str, Any], folder: Path) -> dict[str, Entries]:
             for part in ("quantity", "because", "remedy")
         ]
         for finding in verdict["findings"]:
-            label = _number(f"{key} / {finding['label']}", figures)
-            figures[label] = _read_figures(finding)
+            label = _number(f"{key} / {finding['label']}", findings)
+            findings[label] = _read_figures(finding)
             sentences[label] = _hide_paths(finding["because"], folder)
-    return {"figures": figures, "sentences": sentences}
+    return {"figures": figures, "findings": findings, "sentences": sentences}
 
 
 def _read_figures(verdict: dict[str, Any]) -> Entries:
