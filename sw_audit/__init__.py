@@ -15,25 +15,25 @@ __version__ = "0.1.0"
 _ROOMS = {
     "AuditError": "errors",
     "Checkpoint": "checkpoint.opening",
-    "Evidence": "facts.record",
+    "ModelResult": "record.record",
     "InputError": "errors",
-    "Location": "facts.location",
-    "ModelPolicy": "facts.policy",
-    "Outcome": "facts.location",
-    "Policy": "facts.policy",
-    "Record": "facts.record",
-    "Status": "facts.verdict",
-    "SuperActivation": "facts.location",
-    "SuperWeight": "facts.location",
-    "Verdict": "facts.verdict",
-    "WeightAddress": "facts.address",
-    "audit_models": "audit",
-    "judge_evidence": "audit",
+    "Location": "record.location",
+    "ModelPolicy": "policy.policy",
+    "Outcome": "record.location",
+    "Policy": "policy.policy",
+    "Record": "record.record",
+    "Status": "record.verdict",
+    "SuperActivation": "record.location",
+    "SuperWeight": "record.location",
+    "Verdict": "record.verdict",
+    "WeightAddress": "record.address",
+    "audit_models": "runner.audit",
+    "judge_evidence": "checks.registry",
     "locate_super_weights": "locate.locator",
-    "measure_model": "audit",
+    "measure_model": "runner.audit",
     "open_checkpoint": "checkpoint.opening",
-    "parse_recipe": "facts.recipe",
-    "read_policy": "policy",
+    "parse_recipe": "policy.recipe",
+    "read_policy": "policy.reading",
     "read_record": "record.store",
     "round_to_nearest": "quantize.rtn",
     "stream_location": "locate.streaming",
@@ -42,10 +42,10 @@ _ROOMS = {
 __all__ = [
     "AuditError",
     "Checkpoint",
-    "Evidence",
     "InputError",
     "Location",
     "ModelPolicy",
+    "ModelResult",
     "Outcome",
     "Policy",
     "Record",
@@ -68,20 +68,20 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from sw_audit.audit import audit_models, judge_evidence, measure_model
     from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
     from sw_audit.errors import AuditError, InputError
-    from sw_audit.facts.address import WeightAddress
-    from sw_audit.facts.location import Location, Outcome, SuperActivation, SuperWeight
-    from sw_audit.facts.policy import ModelPolicy, Policy
-    from sw_audit.facts.recipe import parse_recipe
-    from sw_audit.facts.record import Evidence, Record
-    from sw_audit.facts.verdict import Status, Verdict
     from sw_audit.locate.locator import locate_super_weights
     from sw_audit.locate.streaming import stream_location
-    from sw_audit.policy import read_policy
+    from sw_audit.policy.policy import ModelPolicy, Policy
+    from sw_audit.policy.reading import read_policy
+    from sw_audit.policy.recipe import parse_recipe
     from sw_audit.quantize.rtn import round_to_nearest
+    from sw_audit.record.address import WeightAddress
+    from sw_audit.record.location import Location, Outcome, SuperActivation, SuperWeight
+    from sw_audit.record.record import ModelResult, Record
     from sw_audit.record.store import read_record
+    from sw_audit.record.verdict import Status, Verdict
+    from sw_audit.runner.audit import audit_models, judge_evidence, measure_model
 
 
 def __getattr__(name: str) -> object:

@@ -16,15 +16,15 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sw_audit.checkpoint.live import borrow_model
+from sw_audit.checks.baseline import judge_activation, judge_weight
+from sw_audit.checks.limits_of_descent import SuperActivationUnmovedLimits, SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError
-from sw_audit.facts.baseline import HeldActivation, HeldWeight
-from sw_audit.facts.limits_of_descent import SuperActivationUnmovedLimits, SuperWeightUnmovedLimits
-from sw_audit.facts.location import Location
-from sw_audit.facts.verdict import Finding, Status
-from sw_audit.judge.baseline import judge_activation, judge_weight
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.measure.held import read_location
+from sw_audit.record.baseline import HeldActivation, HeldWeight
 from sw_audit.record.baselines import choose_baseline, open_baseline
+from sw_audit.record.location import Location
+from sw_audit.record.verdict import Finding, Status
 
 _LOG = logging.getLogger("sw_audit.training")
 

@@ -9,13 +9,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support.pages import parse_page
 
-from sw_audit.audit import audit_models
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import InputError
-from sw_audit.facts.policy import ModelPolicy, Policy
-from sw_audit.facts.record import Record
-from sw_audit.facts.verdict import Status, Verdict
-from sw_audit.record import decode_record, encode_record, render_record
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.codec import decode_record, encode_record
+from sw_audit.record.record import Record
+from sw_audit.record.rendering import render_record
+from sw_audit.record.verdict import Status, Verdict
+from sw_audit.runner.audit import audit_models
 from sw_audit.specimen import specimen_path
 from sw_audit.testing import Stem, plant_stems_
 from sw_audit.testing.planting import choose_down

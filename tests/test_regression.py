@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from support.tuning import make_trainer, read_super_weight, save
 
-from sw_audit.audit import audit_models
+from sw_audit.checks.registry import judge_evidence
 from sw_audit.cli.diff import compare_quality
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Record
-from sw_audit.facts.verdict import Status, Verdict
-from sw_audit.judge import judge_evidence
-from sw_audit.record import decode_record, encode_record
+from sw_audit.policy.policy import Policy
 from sw_audit.record.baselines import keep_baseline
+from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.diff import compare_records
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Status, Verdict
+from sw_audit.runner.audit import audit_models
 from sw_audit.specimen.shipped import control_path, specimen_path
 
 CHECKS = ("super-weight-unmoved", "super-activation-unmoved", "quality-not-worse")

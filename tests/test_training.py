@@ -13,11 +13,11 @@ from support.tuning import make_trainer, read_super_weight
 from transformers import TrainerCallback
 
 from sw_audit.checkpoint.live import borrow_model
+from sw_audit.checks.limits_of_descent import SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError, RecordError
-from sw_audit.facts.limits_of_descent import SuperWeightUnmovedLimits
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Record
+from sw_audit.policy.policy import Policy
 from sw_audit.record.baselines import keep_baseline
+from sw_audit.record.record import Record
 from sw_audit.training import Reading, SuperWeightWatch
 
 WEIGHT = "super_weight/layer1[5,7]"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sw_audit.facts.policy import CorpusPolicy, Policy
+    from sw_audit.policy.policy import CorpusPolicy, Policy
 
 
 def anchor_paths(policy: Policy, folder: Path) -> Policy:

@@ -16,8 +16,8 @@ from pytest_sw_audit.anchoring import anchor_paths
 from pytest_sw_audit.options import Settings
 
 if TYPE_CHECKING:
-    from sw_audit.facts.checks import CheckInfo
-    from sw_audit.facts.policy import ModelPolicy, Policy
+    from sw_audit.checks.info import CheckInfo
+    from sw_audit.policy.policy import ModelPolicy, Policy
 
 SUFFIX = ".swaudit.toml"
 OPTIONS_KEY = ""
@@ -66,7 +66,7 @@ def assign_options(settings: Settings, root: Path) -> Assignment:
         InputError: If the policy does not say what it means, or names no model.
     """
     from sw_audit.errors import PolicyError
-    from sw_audit.policy import read_policy
+    from sw_audit.policy.reading import read_policy
 
     table = root / "pyproject.toml"
     policy = read_policy(settings.policy) if settings.policy else read_tool_table(table)
@@ -91,7 +91,7 @@ def assign_file(path: Path, settings: Settings) -> Assignment:
         InputError: If the policy does not say what it means, or names no model.
     """
     from sw_audit.errors import PolicyError
-    from sw_audit.policy import read_policy
+    from sw_audit.policy.reading import read_policy
 
     policy = anchor_paths(read_policy(path), path.parent)
     if not policy.models:
@@ -106,7 +106,7 @@ def read_tool_table(pyproject: Path) -> Policy:
         PolicyError: If the table does not say what it means.
     """
     from sw_audit.errors import PolicyError
-    from sw_audit.policy import parse_policy
+    from sw_audit.policy.reading import parse_policy
 
     origin = f"{pyproject}: [tool.sw_audit]"
     table = load_tool_table(pyproject)
@@ -128,8 +128,8 @@ def load_tool_table(pyproject: Path) -> Any:
 
 def find_checks() -> dict[str, CheckInfo]:
     """Return every check that there is, built-in and of other packages, by id."""
-    from sw_audit.facts.checks import CHECKS
-    from sw_audit.judge import find_extra_checks
+    from sw_audit.checks.extra import find_extra_checks
+    from sw_audit.checks.info import CHECKS
 
     return {check.id: check for check in (*CHECKS, *(extra.info for extra in find_extra_checks()))}
 
@@ -143,9 +143,9 @@ def choose_checks(named: Collection[str], policy: Policy, model: ModelPolicy) ->
     Raises:
         PolicyError: If there is no check of a name; it tells the nearest.
     """
+    from sw_audit.checks.info import CHECKS
+    from sw_audit.checks.registry import list_checks
     from sw_audit.errors import PolicyError
-    from sw_audit.facts.checks import CHECKS
-    from sw_audit.judge import list_checks
 
     if not named:
         return tuple(check.id for check in list_checks(policy, model))
@@ -162,9 +162,9 @@ def choose_checks(named: Collection[str], policy: Policy, model: ModelPolicy) ->
 
 
 def _assign(key: str, name: str, policy: Policy, settings: Settings) -> Assignment:
-    from sw_audit.audit import preflight
-    from sw_audit.judge import examine_waivers
-    from sw_audit.policy import overlay_policy
+    from sw_audit.checks.waivers import examine_waivers
+    from sw_audit.policy.overlaying import overlay_policy
+    from sw_audit.runner.audit import preflight
 
     policy = overlay_policy(policy, **settings.overlay)
     checks = {model.id: choose_checks(settings.checks, policy, model) for model in policy.models}
@@ -174,7 +174,7 @@ def _assign(key: str, name: str, policy: Policy, settings: Settings) -> Assignme
 
 
 def _choose_model(named: str, known: tuple[ModelPolicy, ...]) -> ModelPolicy:
-    from sw_audit.facts.policy import ModelPolicy
+    from sw_audit.policy.policy import ModelPolicy
 
     for model in known:
         if model.id == named:

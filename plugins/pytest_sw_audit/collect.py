@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_sw_audit.assignments import OPTIONS_KEY, SUFFIX, Assignment, Case
-from pytest_sw_audit.desk import AuditDesk, find_desk, plain, tell_error
 from pytest_sw_audit.explain import explain_verdict
+from pytest_sw_audit.session import AuditSession, find_desk, plain, tell_error
 
 if TYPE_CHECKING:
-    from sw_audit.facts.verdict import Verdict
+    from sw_audit.record.verdict import Verdict
 
 
 class VerdictError(Exception):
@@ -92,7 +92,7 @@ class AuditItem(pytest.Item):
 
     def runtest(self) -> None:
         """Pass, fail or skip as the verdict says."""
-        from sw_audit.facts.verdict import Status
+        from sw_audit.record.verdict import Status
 
         desk = find_desk(self.config)
         verdict = desk.find_verdict(self.case, self.name)
@@ -138,7 +138,7 @@ def collect_options(session: pytest.Session) -> list[AuditedModel]:
     ]
 
 
-def take_named_items(config: pytest.Config, desk: AuditDesk) -> None:
+def take_named_items(config: pytest.Config, desk: AuditSession) -> None:
     """Take node ids such as `llama-w4::prune-collapses` out of the file arguments."""
     models = {case.model for case in desk.assignments[OPTIONS_KEY].cases}
     for argument in list(config.args):
@@ -148,7 +148,7 @@ def take_named_items(config: pytest.Config, desk: AuditDesk) -> None:
             desk.named.append(argument)
 
 
-def keep_named_items(desk: AuditDesk, items: list[pytest.Item]) -> list[pytest.Item]:
+def keep_named_items(desk: AuditSession, items: list[pytest.Item]) -> list[pytest.Item]:
     """Return the items that the node ids on the command line leave; tests are not touched."""
     if not desk.named:
         return items

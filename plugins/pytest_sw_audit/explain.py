@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_sw_audit.assignments import find_checks
 
 if TYPE_CHECKING:
-    from sw_audit.facts.verdict import Finding, Verdict
+    from sw_audit.record.verdict import Finding, Verdict
 
 _LABEL_WIDTH = 10
 _LINE_WIDTH = 100
@@ -17,7 +17,7 @@ _SHOWN_COORDINATES = 8
 
 def write_figure(found: Verdict | Finding) -> str:
     """Write what was measured with its interval, such as `1.72 [1.61, 1.84]`; nothing if there is no figure."""
-    from sw_audit.judge.bounds import write_number
+    from sw_audit.checks.estimate import write_number
 
     if found.observed is None:
         return ""
@@ -57,7 +57,7 @@ def explain_verdict(verdict: Verdict) -> str:
 
 
 def _list_breaches(verdict: Verdict) -> list[Finding]:
-    from sw_audit.facts.verdict import Status
+    from sw_audit.record.verdict import Status
 
     held = [finding for finding in verdict.findings if finding.status in (Status.FAIL, Status.INCONCLUSIVE)]
     return held if len(verdict.findings) > 1 else []

@@ -34,16 +34,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_sw_audit.assignments import Case
-from pytest_sw_audit.desk import AuditDesk, RemoteError, find_desk, tell_error
 from pytest_sw_audit.results import Result
+from pytest_sw_audit.session import AuditSession, RemoteError, find_desk, tell_error
 
 if TYPE_CHECKING:
     from sw_audit import Checkpoint
-    from sw_audit.facts.location import Location
-    from sw_audit.facts.measurement import Measurement
-    from sw_audit.facts.policy import Policy
-    from sw_audit.facts.record import Evidence
-    from sw_audit.facts.verdict import Verdict
+    from sw_audit.policy.policy import Policy
+    from sw_audit.record.location import Location
+    from sw_audit.record.measurement import Measurement
+    from sw_audit.record.record import ModelResult
+    from sw_audit.record.verdict import Verdict
 
 MARKER = (
     "sw_audit(model=None, check=None): on a test with sw_... fixtures, run it only for this model (an id, or a "
@@ -92,7 +92,7 @@ def sw_measurements(_sw_audit_case: Case, pytestconfig: pytest.Config) -> dict[s
 
     The model is measured once for all tests and checks of the run.
     """
-    evidence: Evidence = _attempt(find_desk(pytestconfig).find_evidence, _sw_audit_case)
+    evidence: ModelResult = _attempt(find_desk(pytestconfig).find_evidence, _sw_audit_case)
     return {measured.arm.name: measured for measured in evidence.measurements}
 
 
@@ -142,7 +142,7 @@ def read_marker(node: pytest.Item) -> tuple[Collection[str] | None, Collection[s
     return restricted["model"], restricted["check"]
 
 
-def announce_tests(desk: AuditDesk, item: pytest.Item) -> None:
+def announce_tests(desk: AuditSession, item: pytest.Item) -> None:
     """Note what a test will read, so that the one measuring pass of its model serves it too."""
     used = set(getattr(item, "fixturenames", ()))
     parameters = getattr(getattr(item, "callspec", None), "params", {})
@@ -155,7 +155,7 @@ def announce_tests(desk: AuditDesk, item: pytest.Item) -> None:
         desk.lent.add(case)
 
 
-def _find_cases(desk: AuditDesk) -> dict[str, Case]:
+def _find_cases(desk: AuditSession) -> dict[str, Case]:
     """Return the models by label; those of `[tool.sw_audit]` count where nothing else is asked for."""
     from sw_audit.errors import AuditError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from sw_audit.facts.record import Record
+    from sw_audit.record.record import Record
 
 
 @pytest.hookspec(firstresult=True)

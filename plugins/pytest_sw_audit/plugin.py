@@ -21,7 +21,6 @@ from pytest_sw_audit.collect import (
     keep_named_items,
     take_named_items,
 )
-from pytest_sw_audit.desk import DESK, AuditDesk, find_desk, is_worker, tell_error
 from pytest_sw_audit.fixtures import (
     MARKER,
     _case,
@@ -34,9 +33,10 @@ from pytest_sw_audit.fixtures import (
     sw_policy,
     sw_verdicts,
 )
-from pytest_sw_audit.ledger import LEDGER, Interruption, Ledger, examine_folder, write_ledger
 from pytest_sw_audit.options import add_options, read_settings
+from pytest_sw_audit.output import LEDGER, Interruption, RunOutput, examine_folder, write_ledger
 from pytest_sw_audit.progress import report_progress
+from pytest_sw_audit.session import DESK, AuditSession, find_desk, is_worker, tell_error
 from pytest_sw_audit.summary import print_summary, write_header
 from pytest_sw_audit.xdist import OUTPUT, Distribution, make_output, share_cores
 
@@ -56,8 +56,8 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Set the desk up; complain now about whatever can be known now."""
     config.addinivalue_line("markers", MARKER)
-    desk = AuditDesk(read_settings(config), config.rootpath, partial(report_progress, config))
-    config.stash[DESK], config.stash[LEDGER] = desk, Ledger()
+    desk = AuditSession(read_settings(config), config.rootpath, partial(report_progress, config))
+    config.stash[DESK], config.stash[LEDGER] = desk, RunOutput()
     config.pluginmanager.register(Interruption(desk), "sw_audit-interruption")
     if hasattr(config.hook, "pytest_xdist_make_scheduler") and not is_worker(config):
         config.pluginmanager.register(Distribution(), "sw_audit-distribution")
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     _engage(config, desk, files)
 
 
-def _engage(config: pytest.Config, desk: AuditDesk, files: list[Path]) -> None:
+def _engage(config: pytest.Config, desk: AuditSession, files: list[Path]) -> None:
     from sw_audit.errors import AuditError
 
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from sw_audit.facts.progress import Progress
+    from sw_audit.progress import Progress
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def report_progress(config: pytest.Config, model: str) -> Iterator[Progress]:
         config: The pytest configuration.
         model: Id of the model.
     """
-    from sw_audit.facts.progress import ignore_progress
+    from sw_audit.progress import ignore_progress
 
     quiet = config.getoption("verbose", 0) < 0 or hasattr(config, "workerinput")
     with _show(config):

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sw_audit.facts.policy import Policy
-    from sw_audit.facts.record import Evidence, ModelFailure
-    from sw_audit.facts.verdict import Verdict
+    from sw_audit.policy.policy import Policy
+    from sw_audit.record.record import ModelFailure, ModelResult
+    from sw_audit.record.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -22,25 +22,25 @@ class Result:
         verdicts: What follows, by check.
     """
 
-    found: Evidence | ModelFailure
+    found: ModelResult | ModelFailure
     verdicts: dict[str, Verdict]
 
     @property
-    def evidence(self) -> Evidence | None:
+    def evidence(self) -> ModelResult | None:
         """What was found and measured; `None` if the model was not opened."""
-        from sw_audit.facts.record import Evidence
+        from sw_audit.record.record import ModelResult
 
-        return self.found if isinstance(self.found, Evidence) else None
+        return self.found if isinstance(self.found, ModelResult) else None
 
     @property
     def failure(self) -> ModelFailure | None:
         """Why the model was not opened; `None` if it was."""
-        from sw_audit.facts.record import ModelFailure
+        from sw_audit.record.record import ModelFailure
 
         return self.found if isinstance(self.found, ModelFailure) else None
 
 
-def judge_found(found: Evidence | ModelFailure, policy: Policy, checks: Sequence[str]) -> Result:
+def judge_found(found: ModelResult | ModelFailure, policy: Policy, checks: Sequence[str]) -> Result:
     """Judge what was found of a model, and put the policy's waivers on what follows.
 
     Args:
@@ -48,8 +48,10 @@ def judge_found(found: Evidence | ModelFailure, policy: Policy, checks: Sequence
         policy: The limits and the waivers.
         checks: Ids of the checks.
     """
-    from sw_audit.facts.record import ModelFailure
-    from sw_audit.judge import apply_waivers, judge_evidence, judge_failure
+    from sw_audit.checks.registry import judge_evidence
+    from sw_audit.checks.waivers import apply_waivers
+    from sw_audit.checks.weights import judge_failure
+    from sw_audit.record.record import ModelFailure
 
     if isinstance(found, ModelFailure):
         verdicts = judge_failure(found, policy, checks)

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_sw_audit.desk import AuditDesk, tell_error
 from pytest_sw_audit.explain import write_figure, write_limit
-from pytest_sw_audit.ledger import Ledger
+from pytest_sw_audit.output import RunOutput
+from pytest_sw_audit.session import AuditSession, tell_error
 
 if TYPE_CHECKING:
-    from sw_audit.facts.verdict import Verdict
+    from sw_audit.record.verdict import Verdict
 
 _HEAD = ("model", "check", "status", "observed [low, high]", "limit")
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "waived": "yellow", "skipped": "cyan"}
 
 
-def write_header(desk: AuditDesk) -> str | None:
+def write_header(desk: AuditSession) -> str | None:
     """Write the line for the start of the run, if an audit is asked for and known by then."""
     known = [desk.assignments[key] for key in desk.offered]
     models = [case.model for one in known for case in one.cases]
@@ -30,7 +30,7 @@ def write_header(desk: AuditDesk) -> str | None:
     return f"sw-audit: {', '.join(models)} on corpus {corpora}"
 
 
-def list_verdicts(desk: AuditDesk) -> list[Verdict]:
+def list_verdicts(desk: AuditSession) -> list[Verdict]:
     """Return the verdicts of this run's items, in order, as far as they were reached."""
     return [
         desk.results[case].verdicts[check]
@@ -64,7 +64,7 @@ def tabulate_verdicts(verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
     return list(zip(lines, ["", *(_name_status(verdict) for verdict in verdicts)], strict=True))
 
 
-def print_summary(reporter: pytest.TerminalReporter, desk: AuditDesk, ledger: Ledger) -> None:
+def print_summary(reporter: pytest.TerminalReporter, desk: AuditSession, ledger: RunOutput) -> None:
     """Print table and paths; under `-q` one line, under `-qq` nothing, and nothing where nothing was audited."""
     verbosity = reporter.verbosity
     verdicts = list_verdicts(desk)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pytest_sw_audit.assignments import OPTIONS_KEY, SUFFIX, Assignment, Case
-from pytest_sw_audit.desk import AuditDesk, RemoteError, find_desk, plain, tell_error
 from pytest_sw_audit.results import Result
+from pytest_sw_audit.session import AuditSession, RemoteError, find_desk, plain, tell_error
 
 OUTPUT = "sw_audit"
 """Key of what a worker sends, in its `workeroutput`."""
@@ -58,7 +58,7 @@ def share_cores(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
-def find_scope(nodeid: str, desk: AuditDesk, root: Path) -> str:
+def find_scope(nodeid: str, desk: AuditSession, root: Path) -> str:
     """Return what a test is kept together with: its model, else nothing but itself.
 
     Args:
@@ -81,7 +81,7 @@ def find_scope(nodeid: str, desk: AuditDesk, root: Path) -> str:
     return f"{os.path.relpath(key, root).replace(os.sep, '/')}::{model}" if key else model
 
 
-def make_output(desk: AuditDesk) -> dict[str, Any]:
+def make_output(desk: AuditSession) -> dict[str, Any]:
     """Put what this worker found into plain JSON types."""
     cases = [case for case in desk.gated if case in desk.results]
     return {
@@ -104,11 +104,11 @@ def make_output(desk: AuditDesk) -> dict[str, Any]:
     }
 
 
-def merge_output(desk: AuditDesk, output: dict[str, Any]) -> None:
+def merge_output(desk: AuditSession, output: dict[str, Any]) -> None:
     """Put what a worker found on the controller's desk; the first to have measured a model counts."""
-    from sw_audit.facts.policy import Policy
-    from sw_audit.facts.record import Evidence, ModelFailure
-    from sw_audit.facts.verdict import Verdict
+    from sw_audit.policy.policy import Policy
+    from sw_audit.record.record import ModelFailure, ModelResult
+    from sw_audit.record.verdict import Verdict
 
     desk.interrupted |= output["interrupted"]
     for one in output["assignments"]:
@@ -120,14 +120,14 @@ def merge_output(desk: AuditDesk, output: dict[str, Any]) -> None:
         desk.gated.setdefault(Case(key, model), list(checks))
     for key, model, kind, said, verdicts in output["results"]:
         judged = [Verdict.model_validate(verdict) for verdict in verdicts]
-        fact: type[Evidence | ModelFailure] = ModelFailure if kind == "failure" else Evidence
+        fact: type[ModelResult | ModelFailure] = ModelFailure if kind == "failure" else ModelResult
         result = Result(fact.model_validate(said), {verdict.check: verdict for verdict in judged})
         desk.results.setdefault(Case(key, model), result)
     for key, model, message in output["failures"]:
         desk.failures.setdefault(Case(key, model), RemoteError(message))
 
 
-def _expects_audit(config: pytest.Config, desk: AuditDesk) -> bool:
+def _expects_audit(config: pytest.Config, desk: AuditSession) -> bool:
     """Whether workers will find models to audit; the controller itself collects nothing."""
     from sw_audit.errors import AuditError
 

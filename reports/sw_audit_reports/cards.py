@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sw_audit.facts.checks import CHECKS, CheckInfo
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Record
-from sw_audit.facts.verdict import Finding, Status, Verdict
+from sw_audit.checks.info import CHECKS, CheckInfo
+from sw_audit.policy.policy import Policy
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Finding, Status, Verdict
 from sw_audit_reports.page import Badge, Card, Cell, Table, Term, make_table, split_code, text_row
 from sw_audit_reports.reproduce import write_command
 from sw_audit_reports.text import (

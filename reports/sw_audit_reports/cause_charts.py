@@ -7,7 +7,7 @@ from typing import Any
 
 import altair
 
-from sw_audit.facts.dose import DoseCurve
+from sw_audit.record.dose import DoseCurve
 from sw_audit_reports.canvas import (
     ABOVE,
     COLOURS,

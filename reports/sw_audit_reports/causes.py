@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sw_audit.facts.address import WeightAddress, list_addresses
-from sw_audit.facts.arm import BASELINE, FLIPPED, PRUNED, Arm, Scale
-from sw_audit.facts.location import SuperWeight
-from sw_audit.facts.mechanism import Mechanism
-from sw_audit.facts.record import Evidence
-from sw_audit.facts.subset import Subset, list_pruned, list_subsets
-from sw_audit.facts.verdict import Verdict
+from sw_audit.record.address import WeightAddress, list_addresses
+from sw_audit.record.arm import BASELINE, FLIPPED, PRUNED, Arm, Scale
+from sw_audit.record.location import SuperWeight
+from sw_audit.record.mechanism import Mechanism
+from sw_audit.record.record import ModelResult
+from sw_audit.record.subset import Subset, list_pruned, list_subsets
+from sw_audit.record.verdict import Verdict
 from sw_audit_reports.series import ATTENTION, INTACT, SPIKE, TOUCHED, Point, list_ratios
 from sw_audit_reports.text import count, name_subset
 
@@ -63,7 +63,7 @@ class StreamPoint:
     value: float
 
 
-def list_doses(evidence: Evidence, verdicts: Sequence[Verdict]) -> tuple[DoseFigure, ...]:
+def list_doses(evidence: ModelResult, verdicts: Sequence[Verdict]) -> tuple[DoseFigure, ...]:
     """List every factor that the whole set was multiplied by, with what it did; the smallest first."""
     ratios = list_ratios(verdicts)
     doses = {}
@@ -75,7 +75,7 @@ def list_doses(evidence: Evidence, verdicts: Sequence[Verdict]) -> tuple[DoseFig
     return tuple(doses[factor] for factor in sorted(doses))
 
 
-def list_sets(evidence: Evidence, verdicts: Sequence[Verdict]) -> tuple[SetRow, ...]:
+def list_sets(evidence: ModelResult, verdicts: Sequence[Verdict]) -> tuple[SetRow, ...]:
     """List what zeroing all of the set, its parts, and flipping its sign does.
 
     A part is looked up by its scalars, for what two parts have in common was measured once. Of a set of two, all
@@ -102,7 +102,7 @@ def list_sets(evidence: Evidence, verdicts: Sequence[Verdict]) -> tuple[SetRow, 
     return tuple(rows)
 
 
-def count_controls(evidence: Evidence) -> int:
+def count_controls(evidence: ModelResult) -> int:
     """Count the matched controls; those that hold the same scalars count once, as in their rank."""
     controls = (one.arm for one in evidence.measurements if one.arm.name.startswith("placebo/"))
     return len({frozenset(list_addresses(arm.addressed())) for arm in controls})
@@ -164,14 +164,14 @@ def _find_factor(arm: Arm, super_weights: frozenset[WeightAddress]) -> float | N
     return act.factor if super_weights and frozenset(list_addresses(act.addresses)) == super_weights else None
 
 
-def _measure(evidence: Evidence, arm: str, ratios: dict[str, Point]) -> Point:
+def _measure(evidence: ModelResult, arm: str, ratios: dict[str, Point]) -> Point:
     damage = _damage(evidence, arm)
     known = ratios.get(arm)
     ratio = None if damage is None or damage > math.log(1e300) else math.exp(damage)
     return Point(ratio, known.low, known.high) if known and ratio is not None else Point(ratio)
 
 
-def _damage(evidence: Evidence, arm: str) -> float | None:
+def _damage(evidence: ModelResult, arm: str) -> float | None:
     """Return how many nats per token an arm loses against the model as it is."""
     measured, baseline = evidence.measured(arm), evidence.measured(BASELINE.name)
     if measured is None or baseline is None:

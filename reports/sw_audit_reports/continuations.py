@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 
-from sw_audit.facts.descent import Continuation
-from sw_audit.facts.verdict import Status, Verdict
-from sw_audit_reports.outline import Continued, Went
+from sw_audit.record.descent import Continuation
+from sw_audit.record.verdict import Status, Verdict
+from sw_audit_reports.outline import Continued, SplitText
 from sw_audit_reports.text import count, format_number
 
 _LONGEST = 1_000
@@ -51,9 +51,9 @@ def _pair(one: Continuation, fault: str | None) -> Continued:
     )
 
 
-def _part(name: str, text: str, cut: int) -> Went:
+def _part(name: str, text: str, cut: int) -> SplitText:
     shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-    return Went(name, shown[:cut], shown[cut:])
+    return SplitText(name, shown[:cut], shown[cut:])
 
 
 def _name(one: Continuation) -> str:

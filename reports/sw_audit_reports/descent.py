@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sw_audit.facts.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, Descent, RetainedWeight
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.verdict import Verdict
+from sw_audit.policy.policy import Policy
+from sw_audit.record.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, Descent, RetainedWeight
+from sw_audit.record.verdict import Verdict
 from sw_audit_reports import descent_tables
 from sw_audit_reports.arm_chart import draw_arms
 from sw_audit_reports.canvas import Words
@@ -24,7 +24,7 @@ from sw_audit_reports.descent_series import (
 )
 from sw_audit_reports.noise_chart import draw_noise, name_decibels
 from sw_audit_reports.outline import Beside
-from sw_audit_reports.page import Cell, Figure
+from sw_audit_reports.page import Cell, Chart
 from sw_audit_reports.series import INTACT, TOUCHED
 from sw_audit_reports.text import NOTHING, count, format_interval, format_number, format_percent, format_ratio
 
@@ -139,7 +139,7 @@ def _tell_recovery(descent: Descent, verdicts: Sequence[Verdict]) -> list[Cell]:
     return [Cell(head), Cell(best.part, code=True), Cell(recovered)]
 
 
-def _show_quality(descent: Descent, verdicts: Sequence[Verdict], policy: Policy, id: str) -> Figure:  # noqa: A002
+def _show_quality(descent: Descent, verdicts: Sequence[Verdict], policy: Policy, id: str) -> Chart:  # noqa: A002
     title = "Perplexity beside the parent, and with parts of the parent put back"
     rows = list_perplexities(descent, verdicts)
     told = ["On a logarithmic axis. The diamond is this model, circles the parent and what has parts of it."]
@@ -151,10 +151,10 @@ def _show_quality(descent: Descent, verdicts: Sequence[Verdict], policy: Policy,
     alone = len(descent.texts) == 1 and parent is not None
     baseline = parent.loss.perplexity if alone and parent else None
     caption = " ".join(told)
-    return Figure(id, title, caption, draw_arms(rows, baseline, Words(id, title, caption)))
+    return Chart(id, title, caption, draw_arms(rows, baseline, Words(id, title, caption)))
 
 
-def _show_peaks(descent: Descent, policy: Policy, id: str) -> Figure | None:  # noqa: A002
+def _show_peaks(descent: Descent, policy: Policy, id: str) -> Chart | None:  # noqa: A002
     points = list_peaks(descent)
     if not points:
         return None
@@ -173,10 +173,10 @@ def _show_peaks(descent: Descent, policy: Policy, id: str) -> Figure | None:  # 
     ends = (allowed.minimum_ratio, allowed.maximum_ratio)
     span = [point.value * end for point in points if point.series == INTACT for end in ends if end]
     drawings = draw_layers(points, marked, Words(id, title, caption), _PEAK_SERIES, span)
-    return Figure(id, title, caption, drawings, descent_tables.list_points(points))
+    return Chart(id, title, caption, drawings, descent_tables.list_points(points))
 
 
-def _show_noise(descent: Descent, id: str) -> Figure | None:  # noqa: A002
+def _show_noise(descent: Descent, id: str) -> Chart | None:  # noqa: A002
     points = list_noise(descent)
     if not points:
         return None
@@ -193,4 +193,4 @@ def _show_noise(descent: Descent, id: str) -> Figure | None:  # noqa: A002
         told.append("A triangle at the upper edge marks noise that is not finite.")
     caption = " ".join(told)
     drawings = draw_noise(points, Words(id, title, caption))
-    return Figure(id, title, caption, drawings, descent_tables.list_noises(points))
+    return Chart(id, title, caption, drawings, descent_tables.list_noises(points))

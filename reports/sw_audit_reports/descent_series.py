@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sw_audit.facts.descent import (
+from sw_audit.record.descent import (
     DESCENDANT,
     PARENT,
     RESTORED_WEIGHTS,
@@ -15,8 +15,8 @@ from sw_audit.facts.descent import (
     Descent,
     name_restored_module,
 )
-from sw_audit.facts.measurement import Measurement
-from sw_audit.facts.verdict import Finding, Verdict
+from sw_audit.record.measurement import Measurement
+from sw_audit.record.verdict import Finding, Verdict
 from sw_audit_reports.series import INTACT, TOUCHED, ArmRow, LayerPoint, Point
 
 _MODULE = name_restored_module("")

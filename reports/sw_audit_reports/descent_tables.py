@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sw_audit.facts.descent import DESCENDANT, PARENT, ComparedText, Descent
-from sw_audit.facts.identity import ModelIdentity
-from sw_audit.facts.measurement import Measurement
-from sw_audit.facts.verdict import Verdict
+from sw_audit.record.descent import DESCENDANT, PARENT, ComparedText, Descent
+from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.measurement import Measurement
+from sw_audit.record.verdict import Verdict
 from sw_audit_reports.descent_series import (
     NoisePoint,
     Recovered,

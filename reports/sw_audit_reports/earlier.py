@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sw_audit.facts.baseline import Baseline
+from sw_audit.record.baseline import Baseline
 from sw_audit_reports.descent_tables import format_change
 from sw_audit_reports.outline import Earlier
 from sw_audit_reports.page import Cell, Table, make_table, text_row

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sw_audit.facts.arm import BASELINE
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Evidence
-from sw_audit.facts.verdict import Verdict
+from sw_audit.policy.policy import Policy
+from sw_audit.record.arm import BASELINE
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Verdict
 from sw_audit_reports import tables
 from sw_audit_reports.arm_chart import draw_arms
 from sw_audit_reports.canvas import Words
 from sw_audit_reports.charts import draw_layers, draw_recipes
-from sw_audit_reports.page import Figure
+from sw_audit_reports.page import Chart
 from sw_audit_reports.series import (
     INTACT,
     SPIKE,
@@ -30,8 +30,8 @@ _OFF_SCALE = "A triangle at the edge marks a perplexity that is not finite."
 
 
 def build_figures(
-    evidence: Evidence, verdicts: Sequence[Verdict], policy: Policy, anchor: str
-) -> tuple[Figure, ...]:
+    evidence: ModelResult, verdicts: Sequence[Verdict], policy: Policy, anchor: str
+) -> tuple[Chart, ...]:
     """Build the three charts of one model.
 
     Args:
@@ -47,39 +47,39 @@ def build_figures(
     )
 
 
-def _show_layers(evidence: Evidence, id: str) -> Figure:  # noqa: A002
+def _show_layers(evidence: ModelResult, id: str) -> Chart:  # noqa: A002
     title = "Largest activation per layer, with and without the super weights"
     points = list_layers(evidence)
     if not points:
-        return Figure(id, title, "Left out: no layer was traced and no arm was measured.")
+        return Chart(id, title, "Left out: no layer was traced and no arm was measured.")
     caption = _tell_layers(evidence, points)
     marked = [weight.layer for weight in evidence.location.super_weights]
-    return Figure(
+    return Chart(
         id, title, caption, draw_layers(points, marked, Words(id, title, caption)), tables.list_layers(points)
     )
 
 
-def _show_arms(evidence: Evidence, verdicts: Sequence[Verdict], policy: Policy, id: str) -> Figure:  # noqa: A002
+def _show_arms(evidence: ModelResult, verdicts: Sequence[Verdict], policy: Policy, id: str) -> Chart:  # noqa: A002
     title = "Perplexity in every arm"
     if not evidence.measurements:
-        return Figure(id, title, "Left out: no arm was measured.")
+        return Chart(id, title, "Left out: no arm was measured.")
     rows = list_arms(evidence, verdicts)
     baseline = evidence.measured(BASELINE.name)
     caption = _tell_arms(rows, policy)
     drawings = draw_arms(rows, baseline.loss.perplexity if baseline else None, Words(id, title, caption))
-    return Figure(id, title, caption, drawings, tables.list_measurements(evidence))
+    return Chart(id, title, caption, drawings, tables.list_measurements(evidence))
 
 
-def _show_recipes(evidence: Evidence, verdicts: Sequence[Verdict], policy: Policy, id: str) -> Figure:  # noqa: A002
+def _show_recipes(evidence: ModelResult, verdicts: Sequence[Verdict], policy: Policy, id: str) -> Chart:  # noqa: A002
     title = "Quality against block size, plain and with the super weights held out"
     points = list_recipes(evidence, verdicts, policy)
     if not points:
-        return Figure(id, title, "Left out: no rounding recipe was measured.")
+        return Chart(id, title, "Left out: no rounding recipe was measured.")
     caption = _tell_recipes(points)
-    return Figure(id, title, caption, draw_recipes(points, Words(id, title, caption)), tables.list_recipes(points))
+    return Chart(id, title, caption, draw_recipes(points, Words(id, title, caption)), tables.list_recipes(points))
 
 
-def _tell_layers(evidence: Evidence, points: Sequence[LayerPoint]) -> str:
+def _tell_layers(evidence: ModelResult, points: Sequence[LayerPoint]) -> str:
     top = {
         series: max(found, key=lambda point: point.value)
         for series in (INTACT, TOUCHED, SPIKE)

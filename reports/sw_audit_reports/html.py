@@ -9,7 +9,7 @@ from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sw_audit.facts.record import Record
+from sw_audit.record.record import Record
 from sw_audit_reports.view import build_page
 
 RECORD_ID = "sw-audit-record"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sw_audit_reports.page import Badge, Banner, Card, Cell, Figure, OtherPrompts, Quantizers, Table, Term, Works
+from sw_audit_reports.page import Badge, Banner, Card, Cell, Chart, OtherPrompts, Quantizers, Table, Term, Works
 
 
 @dataclass(frozen=True)
-class Went:
+class SplitText:
     """What one model goes on with: as far as it goes with the other, and from where they part.
 
     Attributes:
@@ -29,7 +29,7 @@ class Continued:
     title: str
     prompt: str
     told: str
-    sides: tuple[Went, Went]
+    sides: tuple[SplitText, SplitText]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Beside:
     parent: tuple[Term, ...]
     weights: Table | None
     activations: Table | None
-    figures: tuple[Figure, ...]
+    figures: tuple[Chart, ...]
     quality: tuple[Table, ...]
     recovered: Table | None
     modules: Table | None
@@ -124,7 +124,7 @@ class ModelView:
     candidates_summary: str
     published: Table | None
     prompts: OtherPrompts | None
-    figures: tuple[Figure, ...]
+    figures: tuple[Chart, ...]
     works: Works | None
     quantizers: Quantizers | None
     beside: Beside | None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sw_audit.facts.descent import DESCENDANT, PARENT
-from sw_audit.facts.record import ModelFailure, Record
-from sw_audit.facts.verdict import Status
+from sw_audit.record.descent import DESCENDANT, PARENT
+from sw_audit.record.record import ModelFailure, Record
+from sw_audit.record.verdict import Status
 from sw_audit_reports.cards import build_cards
 from sw_audit_reports.descent import describe_kept
 from sw_audit_reports.descent_series import divide_perplexity

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sw_audit.facts.verdict import Status
+from sw_audit.record.verdict import Status
 
 _NAME = re.compile(r"[._\[/]")
 _WORDS = {
@@ -91,7 +91,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Chart:
     """A chart with its caption and the figures behind it.
 
     Attributes:
@@ -172,7 +172,7 @@ class Works:
     """
 
     told: str
-    figures: tuple[Figure, ...]
+    figures: tuple[Chart, ...]
     sets: Table | None
 
 
@@ -188,7 +188,7 @@ class Quantizers:
     """
 
     told: str
-    figure: Figure | None
+    figure: Chart | None
     rows: Table
     unmeasured: Table | None
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sw_audit.facts.location import Location, PromptTrace, SuperActivation
-from sw_audit.facts.prompt_search import BreakingPrompt, PromptSearch
-from sw_audit.facts.record import Evidence
+from sw_audit.record.location import Location, PromptTrace, SuperActivation
+from sw_audit.record.prompt_search import BreakingPrompt, PromptSearch
+from sw_audit.record.record import ModelResult
 from sw_audit_reports.page import Cell, OtherPrompts, Table, Term, make_table, split_code, text_row
 from sw_audit_reports.text import NOT_FINITE, NOTHING, count, format_number
 
 
-def build_prompts(evidence: Evidence) -> OtherPrompts | None:
+def build_prompts(evidence: ModelResult) -> OtherPrompts | None:
     """Build the section of one model.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import altair
 
-from sw_audit.facts.dose import DoseCurve
+from sw_audit.record.dose import DoseCurve
 from sw_audit_reports.canvas import FIT, HEIGHT, LAYOUTS, MUTED, QUIET, TIP, Words, axis_plain, finish, read_rows
 from sw_audit_reports.page import Drawing
 from sw_audit_reports.text import format_number

@@ -8,7 +8,7 @@ from typing import Any
 
 import altair
 
-from sw_audit.facts.comparison import ROUND_TO_NEAREST, ComparedQuantizer
+from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer
 from sw_audit_reports.canvas import (
     ABOVE,
     GRID,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sw_audit.facts.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
-from sw_audit.facts.record import Evidence, Record
+from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
+from sw_audit.record.record import ModelResult, Record
 from sw_audit_reports.canvas import Words
-from sw_audit_reports.page import Badge, Cell, Figure, Quantizers, Table, make_table, text_row
+from sw_audit_reports.page import Badge, Cell, Chart, Quantizers, Table, make_table, text_row
 from sw_audit_reports.quantizer_chart import draw_quantizers
 from sw_audit_reports.text import (
     NOT_FINITE,
@@ -26,7 +26,7 @@ COMPARED = Badge("skipped", "Compared")
 
 _TITLE = "How far from the model as it is, against bits per weight"
 _FEW_BITS = 5.0
-_HEAD = ("Quantizer", "#Bits", "#Ratio", "Interval", "#KL, nats", "#Top-1", "#Accuracy", "#Time", "#Memory")
+_HEAD = ("Quantizer", "#Bits", "#Ratio", "Interval", "#KL, nats", "#Top-1", "#Accuracy", "#Time", "#ArmCache")
 
 
 def only_compares(record: Record) -> bool:
@@ -34,12 +34,12 @@ def only_compares(record: Record) -> bool:
     return bool(record.comparisons) and not record.verdicts
 
 
-def tell_comparison(evidence: Evidence) -> tuple[Cell, ...]:
+def tell_comparison(evidence: ModelResult) -> tuple[Cell, ...]:
     """Say in a sentence what a comparison came to."""
     return () if evidence.comparison is None else (Cell(_tell(evidence.comparison)),)
 
 
-def build_quantizers(evidence: Evidence, anchor: str) -> Quantizers | None:
+def build_quantizers(evidence: ModelResult, anchor: str) -> Quantizers | None:
     """Build the section of one model.
 
     Args:
@@ -79,9 +79,9 @@ def build_quantizers(evidence: Evidence, anchor: str) -> Quantizers | None:
     )
 
 
-def _show(rows: Sequence[ComparedQuantizer], id: str) -> Figure:  # noqa: A002
+def _show(rows: Sequence[ComparedQuantizer], id: str) -> Chart:  # noqa: A002
     caption = _tell_chart(rows)
-    return Figure(id, _TITLE, caption, draw_quantizers(rows, Words(id, _TITLE, caption)))
+    return Chart(id, _TITLE, caption, draw_quantizers(rows, Words(id, _TITLE, caption)))
 
 
 def _tell_chart(rows: Sequence[ComparedQuantizer]) -> str:

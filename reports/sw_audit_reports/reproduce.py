@@ -7,9 +7,9 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from sw_audit.facts.comparison import ROUND_TO_NEAREST
-from sw_audit.facts.policy import ModelPolicy, Policy
-from sw_audit.facts.record import Record
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.comparison import ROUND_TO_NEAREST
+from sw_audit.record.record import Record
 
 POLICY_FILE = "audit.swaudit.toml"
 _DEFAULTS: dict[str, object] = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from sw_audit.facts.arm import BASELINE, PRUNED
-from sw_audit.facts.location import Outcome
-from sw_audit.facts.record import Evidence, Record
-from sw_audit.facts.verdict import Status, Verdict, worst_status
+from sw_audit.record.arm import BASELINE, PRUNED
+from sw_audit.record.location import Outcome
+from sw_audit.record.record import ModelResult, Record
+from sw_audit.record.verdict import Status, Verdict, worst_status
 from sw_audit_reports.page import Badge, Cell
 from sw_audit_reports.text import count, format_interval, format_number, join_words, spell
 
@@ -74,7 +74,7 @@ def tell_record(record: Record) -> tuple[Cell, ...]:
     return (Cell(f"Of {count(len(ids), 'model')}, {join_words(ended)}."),)
 
 
-def tell_model(evidence: Evidence, verdicts: Sequence[Verdict]) -> tuple[Cell, ...]:
+def tell_model(evidence: ModelResult, verdicts: Sequence[Verdict]) -> tuple[Cell, ...]:
     """Say in a sentence what was found in one model and what it does.
 
     Args:
@@ -107,7 +107,7 @@ def tell_model(evidence: Evidence, verdicts: Sequence[Verdict]) -> tuple[Cell, .
     return (Cell(f"{found}: zeroing "), *named, Cell(f" {effect}."))
 
 
-def _name_coordinates(evidence: Evidence) -> tuple[Cell, ...]:
+def _name_coordinates(evidence: ModelResult) -> tuple[Cell, ...]:
     weights = evidence.location.super_weights
     if len(weights) > _NAMED_AT_MOST:
         layers = sorted({weight.layer for weight in weights})
@@ -117,7 +117,7 @@ def _name_coordinates(evidence: Evidence) -> tuple[Cell, ...]:
     return (cells[0],) if len(cells) == 1 else (cells[0], Cell(" and "), cells[1])
 
 
-def _tell_effect(evidence: Evidence, verdict: Verdict | None) -> str | None:
+def _tell_effect(evidence: ModelResult, verdict: Verdict | None) -> str | None:
     """Say what zeroing does to perplexity, from the verdict's figure or else from the measurements."""
     pruned, baseline = (evidence.measured(name) for name in (PRUNED, BASELINE.name))
     if pruned is None or baseline is None or baseline.loss.perplexity is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sw_audit.facts.arm import (
+from sw_audit.policy.policy import Policy
+from sw_audit.policy.recipe import Recipe
+from sw_audit.record.arm import (
     BASELINE,
     FLIPPED,
     OTHER_OUTLIERS,
@@ -16,12 +18,10 @@ from sw_audit.facts.arm import (
     is_dose,
     name_rounding,
 )
-from sw_audit.facts.measurement import Measurement
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.recipe import Recipe
-from sw_audit.facts.record import Evidence
-from sw_audit.facts.subset import SUBSET_KINDS
-from sw_audit.facts.verdict import Finding, Verdict
+from sw_audit.record.measurement import Measurement
+from sw_audit.record.record import ModelResult
+from sw_audit.record.subset import SUBSET_KINDS
+from sw_audit.record.verdict import Finding, Verdict
 from sw_audit_reports.text import name_arm, name_granularity
 
 INTACT = "intact"
@@ -117,7 +117,7 @@ def list_ratios(verdicts: Iterable[Verdict]) -> dict[str, Point]:
     return ratios
 
 
-def list_layers(evidence: Evidence) -> tuple[LayerPoint, ...]:
+def list_layers(evidence: ModelResult) -> tuple[LayerPoint, ...]:
     """List the largest magnitude per layer: as the model is, with super weights zeroed, and raw spikes."""
     points: list[LayerPoint] = []
     for arm, series in ((BASELINE.name, INTACT), (PRUNED, TOUCHED)):
@@ -133,7 +133,7 @@ def list_layers(evidence: Evidence) -> tuple[LayerPoint, ...]:
     return tuple(point for point in points if point.value > 0)
 
 
-def list_arms(evidence: Evidence, verdicts: Sequence[Verdict]) -> tuple[ArmRow, ...]:
+def list_arms(evidence: ModelResult, verdicts: Sequence[Verdict]) -> tuple[ArmRow, ...]:
     """List perplexities in the order in which the arms were measured, grouped for reading.
 
     What a dose does is shown by its own chart.
@@ -152,7 +152,7 @@ def list_arms(evidence: Evidence, verdicts: Sequence[Verdict]) -> tuple[ArmRow, 
     return tuple(sorted(rows.values(), key=lambda row: _GROUPS.index(row.group)))
 
 
-def list_recipes(evidence: Evidence, verdicts: Sequence[Verdict], policy: Policy) -> tuple[RecipePoint, ...]:
+def list_recipes(evidence: ModelResult, verdicts: Sequence[Verdict], policy: Policy) -> tuple[RecipePoint, ...]:
     """List each recipe's perplexity ratio, plain and with hold-out, in the policy's order."""
     ratios = list_ratios(verdicts)
     limits = policy.checks.rtn_holdout_quality.maximum_ratio

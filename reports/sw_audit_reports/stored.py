@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sw_audit.facts.quantized import HeldScalar, QuantizationReport, QuantizedModule
-from sw_audit.facts.weights import WeightsReport
+from sw_audit.record.quantized import HeldScalar, QuantizationReport, QuantizedModule
+from sw_audit.record.weights import WeightsReport
 from sw_audit_reports.descent_tables import format_change
 from sw_audit_reports.outline import Files, Stored
 from sw_audit_reports.page import Badge, Cell, Table, make_table, split_code, text_row

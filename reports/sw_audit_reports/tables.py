@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sw_audit.facts.arm import BASELINE
-from sw_audit.facts.identity import ModelIdentity
-from sw_audit.facts.location import Location
-from sw_audit.facts.lookup import Lookup
-from sw_audit.facts.measurement import Measurement
-from sw_audit.facts.record import Evidence
+from sw_audit.record.arm import BASELINE
+from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.location import Location
+from sw_audit.record.lookup import Lookup
+from sw_audit.record.measurement import Measurement
+from sw_audit.record.record import ModelResult
 from sw_audit_reports.page import Cell, Table, make_table, text_row
 from sw_audit_reports.series import INTACT, SPIKE, TOUCHED, LayerPoint, RecipePoint
 from sw_audit_reports.text import (
@@ -117,7 +117,7 @@ def list_layers(points: Sequence[LayerPoint]) -> Table:
     return make_table("Largest absolute activation", titles, rows)
 
 
-def list_measurements(evidence: Evidence) -> Table:
+def list_measurements(evidence: ModelResult) -> Table:
     """List what was measured in every arm."""
     baseline = evidence.measured(BASELINE.name)
     base = baseline.loss.perplexity if baseline else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sw_audit.facts.arm import (
+from sw_audit.policy.recipe import Recipe
+from sw_audit.policy.scheme import HELD_OUT, NAIVE, SEARCHED, SMOOTHED
+from sw_audit.record.arm import (
     BASELINE,
     FLIPPED,
     OTHER_OUTLIERS,
@@ -13,8 +15,6 @@ from sw_audit.facts.arm import (
     Quantize,
     QuantizeActivations,
 )
-from sw_audit.facts.recipe import Recipe
-from sw_audit.facts.scheme import HELD_OUT, NAIVE, SEARCHED, SMOOTHED
 
 NOT_FINITE = "not finite"
 NOT_MEASURED = "not measured"

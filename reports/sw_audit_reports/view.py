@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from datetime import datetime
 
-from sw_audit.facts.identity import ModelIdentity
-from sw_audit.facts.policy import ModelPolicy
-from sw_audit.facts.record import Evidence, Record
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.record import ModelResult, Record
 from sw_audit_reports import tables
 from sw_audit_reports.cards import build_cards, summarize_cards
 from sw_audit_reports.descent import build_beside, tell_descent
@@ -152,7 +152,7 @@ def _sort_pointers(pointers: list[Cell]) -> tuple[Cell, ...]:
     return tuple(sorted(pointers, key=lambda one: _POINTED_TO.index(one.badge.status if one.badge else "fail")))
 
 
-def _list_identity(record: Record, evidence: Evidence) -> tuple[Term, ...]:
+def _list_identity(record: Record, evidence: ModelResult) -> tuple[Term, ...]:
     model, protocol = evidence.model, evidence.protocol
     asked = next((one for one in record.policy.models if one.id == model.id), ModelPolicy(source=model.source))
     signature, _, words = str(protocol).partition(" ")

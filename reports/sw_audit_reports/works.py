@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sw_audit.facts.arm import FLIPPED, is_dose
-from sw_audit.facts.dose import DoseCurve
-from sw_audit.facts.mechanism import Mechanism
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Evidence
-from sw_audit.facts.verdict import Verdict
+from sw_audit.policy.policy import Policy
+from sw_audit.record.arm import FLIPPED, is_dose
+from sw_audit.record.dose import DoseCurve
+from sw_audit.record.mechanism import Mechanism
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Verdict
 from sw_audit_reports.canvas import Words
 from sw_audit_reports.cause_charts import draw_attended, draw_doses, draw_stream
 from sw_audit_reports.causes import (
@@ -21,7 +21,7 @@ from sw_audit_reports.causes import (
     list_sets,
     list_stream,
 )
-from sw_audit_reports.page import Figure, Table, Works, make_table, text_row
+from sw_audit_reports.page import Chart, Table, Works, make_table, text_row
 from sw_audit_reports.published_chart import draw_published
 from sw_audit_reports.text import (
     NOT_FINITE,
@@ -34,7 +34,7 @@ from sw_audit_reports.text import (
 )
 
 
-def build_works(evidence: Evidence, verdicts: Sequence[Verdict], policy: Policy, anchor: str) -> Works | None:
+def build_works(evidence: ModelResult, verdicts: Sequence[Verdict], policy: Policy, anchor: str) -> Works | None:
     """Build the section of one model.
 
     Args:
@@ -59,36 +59,36 @@ def build_works(evidence: Evidence, verdicts: Sequence[Verdict], policy: Policy,
     return Works(told, tuple(figures), _list_sets(sets) if sets else None) if figures or sets else None
 
 
-def _show_doses(evidence: Evidence, verdicts: Sequence[Verdict], policy: Policy, id: str) -> Figure:  # noqa: A002
+def _show_doses(evidence: ModelResult, verdicts: Sequence[Verdict], policy: Policy, id: str) -> Chart:  # noqa: A002
     title = "Perplexity ratio against what is left of the super weights"
     doses = list_doses(evidence, verdicts)
     curves = evidence.published_doses
     caption = _tell_doses(doses, curves, policy)
     compared = [curve for curve in curves if curve.is_perplexity_ratio]
     drawings = draw_doses(doses, compared, Words(id, title, caption))
-    return Figure(id, title, caption, drawings, _list_doses(doses, curves))
+    return Chart(id, title, caption, drawings, _list_doses(doses, curves))
 
 
-def _show_published(curve: DoseCurve, id: str) -> Figure:  # noqa: A002
+def _show_published(curve: DoseCurve, id: str) -> Chart:  # noqa: A002
     title = f"What others have measured of {curve.model} at each factor"
     caption = (
         f"Not measured here: {curve.quantity} ({curve.source}). Its shape can be compared with the curve above."
     )
-    return Figure(id, title, caption, draw_published(curve, Words(id, title, caption)))
+    return Chart(id, title, caption, draw_published(curve, Words(id, title, caption)))
 
 
-def _show_stream(mechanism: Mechanism, id: str) -> Figure:  # noqa: A002
+def _show_stream(mechanism: Mechanism, id: str) -> Chart:  # noqa: A002
     title = f"Who makes the super activation of channel {mechanism.channel}, and who carries it"
     caption = _tell_stream(mechanism)
     drawings = draw_stream(list_stream(mechanism), Words(id, title, caption))
-    return Figure(id, title, caption, drawings, _list_layers(mechanism))
+    return Chart(id, title, caption, drawings, _list_layers(mechanism))
 
 
-def _show_attended(mechanism: Mechanism, id: str) -> Figure:  # noqa: A002
+def _show_attended(mechanism: Mechanism, id: str) -> Chart:  # noqa: A002
     title = f"Attention that rests on token {mechanism.token}, where channel {mechanism.channel} is massive"
     points = list_attended(mechanism)
     if not points:
-        return Figure(id, title, "Left out: this model shows no attention weights, or no token follows that one.")
+        return Chart(id, title, "Left out: this model shows no attention weights, or no token follows that one.")
     later = [one for one in mechanism.layers if one.layer > mechanism.first_layer]
     before = [one.attended for one in later if one.attended is not None]
     after = [one.attended_pruned for one in later if one.attended_pruned is not None]
@@ -98,7 +98,7 @@ def _show_attended(mechanism: Mechanism, id: str) -> Figure:  # noqa: A002
             f" In the layers after the super activation is made it is {format_percent(sum(before) / len(before))}"
             f" on average, and with the super weights zeroed {format_percent(sum(after) / len(after))}."
         )
-    return Figure(id, title, caption, draw_attended(points, Words(id, title, caption)), _list_attended(mechanism))
+    return Chart(id, title, caption, draw_attended(points, Words(id, title, caption)), _list_attended(mechanism))
 
 
 def _tell_doses(doses: Sequence[DoseFigure], curves: Sequence[DoseCurve], policy: Policy) -> str:

@@ -21,11 +21,11 @@ from sw_audit.checkpoint.loading import (
     read_config,
 )
 from sw_audit.checkpoint.packed import refuse_noise, unpack_
-from sw_audit.checkpoint.quiet import unheard
 from sw_audit.checkpoint.source import find_folder, quote_source
 from sw_audit.checkpoint.stored import open_stored
+from sw_audit.checkpoint.suppress_output import unheard
 from sw_audit.errors import BrokenWeightsError, CheckpointError
-from sw_audit.facts.model_policy import ModelPolicy
+from sw_audit.policy.model_policy import ModelPolicy
 
 _FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 

@@ -28,9 +28,9 @@ from sw_audit.checkpoint.matrices import Matrix, is_conv1d
 from sw_audit.checkpoint.opening import Checkpoint, require_folder
 from sw_audit.checkpoint.patterns import Pattern, count_matches, is_left_out, list_patterns
 from sw_audit.checkpoint.stored import open_stored
-from sw_audit.facts.location import SuperWeight
-from sw_audit.facts.model_policy import ModelPolicy
-from sw_audit.facts.quantized import HeldScalar, QuantizationReport, QuantizedModule
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.location import SuperWeight
+from sw_audit.record.quantized import HeldScalar, QuantizationReport, QuantizedModule
 
 # Beyond this part of an output, what differs from the product is more than the rounding of a dtype.
 _ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}

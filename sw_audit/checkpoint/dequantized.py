@@ -13,7 +13,7 @@ import torch
 from sw_audit.checkpoint.described import Scaled, list_levels, pick_scale
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.stored import Shape, open_stored
-from sw_audit.facts.quantized import QuantizedModule
+from sw_audit.record.quantized import QuantizedModule
 
 _FP8 = ("F8_E4M3", "F8_E5M2")
 _SCALES = ("_scale_inv", "_scale")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sw_audit.facts.quantized import QuantizedModule
+from sw_audit.record.quantized import QuantizedModule
 
 # The levels of a 4-bit float (E2M1), which two more formats share; of 8 bits torch knows them.
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

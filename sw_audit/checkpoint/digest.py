@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sw_audit.checkpoint.inspection import list_weight_files
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.identity import FileDigest
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.identity import FileDigest
 
 # Large enough that hashing, not the calls, takes the time; small beside any layer.
 _CHUNK = 1 << 23

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.unread import Unread
+from sw_audit.checkpoint.lazy_tensor import LazyTensor
 
 _FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 # Unit vectors in one call; few enough that outputs take little memory beside the matrix.
@@ -51,7 +51,7 @@ def is_opaque(module: nn.Module) -> bool:
         # Modules of models that say how wide they are may do anything, as groups of experts do.
         return packed or not home.startswith(_KNOWN)
     weight = module._parameters.get("weight")
-    plain = type(weight) in (nn.Parameter, Unread) and weight is not None and weight.dtype in _FLOATS
+    plain = type(weight) in (nn.Parameter, LazyTensor) and weight is not None and weight.dtype in _FLOATS
     return packed or not plain or "forward" in module.__dict__
 
 

@@ -6,7 +6,7 @@ import torch
 
 from sw_audit.checkpoint.source import quote_source
 from sw_audit.errors import BrokenWeightsError
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 
 
 def refuse_non_finite(name: str, tensor: torch.Tensor, wanted: ModelPolicy) -> None:

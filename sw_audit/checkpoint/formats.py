@@ -11,7 +11,7 @@ from typing import Any
 
 from sw_audit.checkpoint.source import quote_source
 from sw_audit.errors import BrokenWeightsError, CheckpointError
-from sw_audit.facts.model_policy import ModelPolicy
+from sw_audit.policy.model_policy import ModelPolicy
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -20,7 +20,7 @@ from sw_audit.checkpoint.formats import (
 from sw_audit.checkpoint.headers import FLOATS, DamagedFileError, TensorHeader, read_header
 from sw_audit.checkpoint.source import find_folder, quote_source, refuse_pickle
 from sw_audit.errors import BrokenWeightsError, CheckpointError
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 
 _WEIGHTS, _PICKLE = "model.safetensors", "pytorch_model.bin"
 _INDEX_SUFFIX = ".index.json"

@@ -17,8 +17,8 @@ from sw_audit.checkpoint.lint_values import scan_values
 from sw_audit.checkpoint.source import find_folder, quote_source
 from sw_audit.checkpoint.stored import StoredTensors, open_stored
 from sw_audit.errors import BrokenWeightsError, CheckpointError
-from sw_audit.facts.model_policy import ModelPolicy
-from sw_audit.facts.weights import LISTED, Flaw, FlawKind, WeightsReport
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.weights import LISTED, Flaw, FlawKind, WeightsReport
 
 _AGAIN = "download or copy the checkpoint again, and compare its digests"
 _WRITER = "write the checkpoint again with the library that quantized it, config.json included"

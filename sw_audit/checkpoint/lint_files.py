@@ -11,8 +11,8 @@ from pathlib import Path
 from sw_audit.checkpoint.source import quote_source
 from sw_audit.checkpoint.stored import StoredTensors
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.model_policy import ModelPolicy
-from sw_audit.facts.weights import Flaw
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.weights import Flaw
 
 _INDEX = "model.safetensors.index.json"
 _LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")

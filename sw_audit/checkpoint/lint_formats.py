@@ -9,7 +9,7 @@ from typing import Any
 from sw_audit.checkpoint.formats import find_quantization, name_method
 from sw_audit.checkpoint.headers import FLOATS
 from sw_audit.checkpoint.stored import Shape, StoredTensors
-from sw_audit.facts.weights import Flaw
+from sw_audit.record.weights import Flaw
 
 
 @dataclass(frozen=True)

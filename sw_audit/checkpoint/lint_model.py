@@ -11,8 +11,8 @@ import torch
 from sw_audit.checkpoint.formats import find_quantization
 from sw_audit.checkpoint.stored import StoredTensors
 from sw_audit.errors import BrokenWeightsError, CheckpointError
-from sw_audit.facts.model_policy import ModelPolicy
-from sw_audit.facts.weights import Flaw
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.weights import Flaw
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _HEADS = ("lm_head.weight", "embed_out.weight")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sw_audit.checkpoint.lint_formats import find_packing, is_code
 from sw_audit.checkpoint.stored import StoredTensors
-from sw_audit.facts.weights import Flaw
+from sw_audit.record.weights import Flaw
 
 # Numbers at once, so that a copy in float32 stays small beside any layer.
 _SLAB = 1 << 24

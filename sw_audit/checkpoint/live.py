@@ -9,7 +9,7 @@ from typing import Any
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
 from sw_audit.checkpoint.opening import Checkpoint, identify_model
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 
 
 @contextmanager

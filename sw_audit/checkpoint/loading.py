@@ -15,7 +15,7 @@ from sw_audit.checkpoint.inspection import has_tokenizer, list_weight_files
 from sw_audit.checkpoint.packed import choose_settings
 from sw_audit.checkpoint.source import quote_source
 from sw_audit.errors import BrokenWeightsError, CheckpointError
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 
 # Characters of a library's own words that fit into one line with the rest.
 _LONGEST_REASON = 160

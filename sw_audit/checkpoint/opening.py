@@ -1,4 +1,4 @@
-"""Opening a checkpoint: everything is checked that the library would let pass in silence."""
+"""Prompt a checkpoint: everything is checked that the library would let pass in silence."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sw_audit.checkpoint.families import find_decoder_layers, require_down_proje
 from sw_audit.checkpoint.inspection import list_weight_files
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.checkpoint.packed import count_parameters
-from sw_audit.checkpoint.quiet import quiet_libraries
 from sw_audit.checkpoint.source import find_folder, quote_source
+from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.identity import FileDigest, ModelIdentity
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.identity import FileDigest, ModelIdentity
 
 
 @dataclass

@@ -9,10 +9,10 @@ from torch import nn
 
 from sw_audit.checkpoint.effective import find_sizes, is_opaque
 from sw_audit.checkpoint.formats import StoredFormat
-from sw_audit.checkpoint.quiet import quiet_calls, unheard
 from sw_audit.checkpoint.source import quote_source
+from sw_audit.checkpoint.suppress_output import quiet_calls, unheard
 from sw_audit.errors import BrokenWeightsError
-from sw_audit.facts.model_policy import ModelPolicy
+from sw_audit.policy.model_policy import ModelPolicy
 
 # No dtype that a model computes in takes fewer bytes.
 _LEAST = 2

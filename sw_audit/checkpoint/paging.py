@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sw_audit.checkpoint.finite import refuse_non_finite
+from sw_audit.checkpoint.lazy_tensor import LazyTensor, list_sources, make_entry_real, make_real
 from sw_audit.checkpoint.mapped import MappedFiles
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, list_projections
-from sw_audit.checkpoint.unread import Unread, list_sources, make_entry_real, make_real
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Slot:
     module: nn.Module
     key: str
     name: str
-    source: Unread
+    source: LazyTensor
     empty: Tensor
 
     def put(self, tensor: Tensor) -> None:
@@ -45,10 +45,10 @@ class Slot:
 
 
 def empty_model(model: nn.Module) -> list[Slot]:
-    """Take every `Unread` tensor out of a model and leave an empty place; tied tensors stay tied.
+    """Take every `LazyTensor` tensor out of a model and leave an empty place; tied tensors stay tied.
 
     Args:
-        model: The model, whose parameters and persistent buffers are `Unread`.
+        model: The model, whose parameters and persistent buffers are `LazyTensor`.
 
     Returns:
         The places.
@@ -57,7 +57,7 @@ def empty_model(model: nn.Module) -> list[Slot]:
     for prefix, module in model.named_modules():
         for held in (module._parameters, module._buffers):
             for key, tensor in held.items():
-                if isinstance(tensor, Unread):
+                if isinstance(tensor, LazyTensor):
                     if id(tensor) not in made:
                         bare = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
                         made[id(tensor)] = (
@@ -166,7 +166,7 @@ class Pager:
         for slot in slots:
             slot.put(slot.empty)
 
-    def _make_readable(self, layer: DecoderLayer, sources: Mapping[str, Unread]) -> DecoderLayer:
+    def _make_readable(self, layer: DecoderLayer, sources: Mapping[str, LazyTensor]) -> DecoderLayer:
         def read(parameter: str, expert: int | None) -> Tensor:
             source = sources[parameter]
             if expert is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sw_audit.facts.quantized import PatternCount
+from sw_audit.record.quantized import PatternCount
 
 _SKIPPING = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")
 _CHOOSING = ("modules_in_block_to_quantize", "modules_to_convert")

@@ -16,7 +16,7 @@ from sw_audit.checkpoint.inspection import list_weight_files
 from sw_audit.checkpoint.source import find_folder, quote_source
 from sw_audit.checkpoint.stored import Shape, open_stored
 from sw_audit.errors import BrokenWeightsError
-from sw_audit.facts.model_policy import ModelPolicy
+from sw_audit.policy.model_policy import ModelPolicy
 
 _LAYER = re.compile(r"(?:layers|h|blocks|blk)\.(\d+)\.")
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 
 # How long the hub may take to say whether a repository exists, in seconds.
 _PATIENCE = 5.0

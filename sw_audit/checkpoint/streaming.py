@@ -1,4 +1,4 @@
-"""Opening a checkpoint that need not fit into memory: each decoder layer is there only while it runs."""
+"""Prompt a checkpoint that need not fit into memory: each decoder layer is there only while it runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
 from sw_audit.checkpoint.formats import find_format
 from sw_audit.checkpoint.inspection import inspect_folder, list_weight_files
+from sw_audit.checkpoint.lazy_tensor import LazyTensor
 from sw_audit.checkpoint.loading import (
     check_loading,
     choose_own_class,
@@ -17,6 +18,7 @@ from sw_audit.checkpoint.loading import (
     read_config,
 )
 from sw_audit.checkpoint.mapped import MappedFiles, UnknownDtypeError
+from sw_audit.checkpoint.meta_model import build_meta_model
 from sw_audit.checkpoint.opening import (
     Checkpoint,
     check_vocabulary,
@@ -26,10 +28,8 @@ from sw_audit.checkpoint.opening import (
     require_folder,
 )
 from sw_audit.checkpoint.paging import Pager, empty_model
-from sw_audit.checkpoint.quiet import quiet_libraries
-from sw_audit.checkpoint.skeleton import build_skeleton
-from sw_audit.checkpoint.unread import Unread
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.checkpoint.suppress_output import quiet_libraries
+from sw_audit.policy.policy import ModelPolicy
 
 
 class CannotStreamError(Exception):
@@ -88,8 +88,9 @@ def open_streaming(
 def _load_skeleton(files: MappedFiles, config: Any, wanted: ModelPolicy) -> Any:
     """Make the model without data; where that is no simple matter the library does, and says what does not fit."""
     try:
-        tensors: Mapping[str, Unread] = {
-            name: Unread.of(name, header.shape, files.find_dtype(name)) for name, header in files.headers.items()
+        tensors: Mapping[str, LazyTensor] = {
+            name: LazyTensor.of(name, header.shape, files.find_dtype(name))
+            for name, header in files.headers.items()
         }
     except UnknownDtypeError as error:
         raise CannotStreamError(str(error)) from error
@@ -98,7 +99,7 @@ def _load_skeleton(files: MappedFiles, config: Any, wanted: ModelPolicy) -> Any:
         raise CannotStreamError("it runs code of its own")
     with one_line_refusals(wanted, "its weights"):
         # The library writes into a configuration that it is given.
-        model = build_skeleton(own_class, copy.deepcopy(config), wanted.dtype, tensors)
+        model = build_meta_model(own_class, copy.deepcopy(config), wanted.dtype, tensors)
         if model is not None:
             return model
         model, info = own_class.from_pretrained(

@@ -212,7 +212,7 @@ def _check_place(junit: Path | None) -> None:
 
 
 def _keep_junit(written: Path, wanted: Path) -> Path:
-    from sw_audit.record import write_text
+    from sw_audit.record.store import write_text
 
     wanted.parent.mkdir(parents=True, exist_ok=True)
     write_text(wanted, written.read_text(encoding="utf-8"))

@@ -26,8 +26,8 @@ from sw_audit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from sw_audit.facts.policy import Policy
-    from sw_audit.facts.record import Record
+    from sw_audit.policy.policy import Policy
+    from sw_audit.record.record import Record
 
 NOTHING_COMPARED = 3
 _NONE = "none"
@@ -92,10 +92,11 @@ def compare_quantizers(
 
       sw-audit compare-quantizers specimen --methods none --json
     """
-    from sw_audit.compare import RECIPES
-    from sw_audit.facts.policy import Policy
-    from sw_audit.policy import overlay_policy, read_policy
-    from sw_audit.record import check_writable
+    from sw_audit.policy.overlaying import overlay_policy
+    from sw_audit.policy.policy import Policy
+    from sw_audit.policy.reading import read_policy
+    from sw_audit.record.store import check_writable
+    from sw_audit.runner.compare import RECIPES
 
     wanted: dict[str, Any] = {
         "source": find_shipped(model),
@@ -140,8 +141,8 @@ def _split(names: str) -> list[str]:
 def _compare(policy: Policy, methods: Sequence[str] | None) -> Record:
     from tqdm import tqdm
 
-    from sw_audit.audit import preflight
-    from sw_audit.compare import check_methods, compare_quantizers
+    from sw_audit.runner.audit import preflight
+    from sw_audit.runner.compare import check_methods, compare_quantizers
 
     preflight(policy)
     check_methods(methods)
@@ -158,7 +159,9 @@ def _compare(policy: Policy, methods: Sequence[str] | None) -> Record:
 
 
 def _write(record: Record, folder: Path, report: bool) -> dict[str, Path]:
-    from sw_audit.record import encode_record, render_record, write_text
+    from sw_audit.record.codec import encode_record
+    from sw_audit.record.rendering import render_record
+    from sw_audit.record.store import write_text
 
     files = {"record": folder / "record.json"}
     write_text(files["record"], encode_record(record))

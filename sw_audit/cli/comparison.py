@@ -11,12 +11,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from sw_audit.checks.estimate import write_number
 from sw_audit.cli.table import make_console
-from sw_audit.facts.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
-from sw_audit.judge.bounds import write_number
+from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 
 if TYPE_CHECKING:
-    from sw_audit.facts.record import Record
+    from sw_audit.record.record import Record
 
 _NOTHING = "-"
 _HEAD = ("quantizer", "bits", "perplexity ratio [low, high]", "KL nats", "top-1", "accuracy", "seconds", "memory")

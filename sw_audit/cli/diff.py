@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sw_audit.cli.options import AsJson
-from sw_audit.facts.verdict import Status
+from sw_audit.record.verdict import Status
 
 if TYPE_CHECKING:
-    from sw_audit.facts.record import Record
     from sw_audit.record.diff import Change
+    from sw_audit.record.record import Record
 
 WORSE = 1
 _QUALITY = "quality-not-worse"
@@ -57,8 +57,8 @@ def diff(before: Side, after: Side, as_json: AsJson = False) -> None:
 
 def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
     """Hold the perplexity of each model against the earlier one's, where it was measured in the same way."""
-    from sw_audit.judge import judge_evidence
-    from sw_audit.judge.bounds import Figure, Footing, write_interval
+    from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval
+    from sw_audit.checks.registry import judge_evidence
     from sw_audit.record.baselines import choose_baseline
     from sw_audit.record.diff import Change, pair_models
 
@@ -74,7 +74,7 @@ def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
         [verdict] = judge_evidence(held, after.policy.model_copy(update={"compare": named}), [_QUALITY])
         doubt = verdict.status is Status.INCONCLUSIVE and after.policy.inconclusive == "fail"
         worse = True if verdict.status is Status.FAIL or doubt else None
-        figure = Figure(Footing.MEASURED, "", verdict.observed, verdict.low, verdict.high)
+        figure = Estimate(EstimateStatus.MEASURED, "", verdict.observed, verdict.low, verdict.high)
         times = write_interval(figure, after.policy.confidence)
         perplexities = [one.loss.perplexity for one in (earlier.unedited, later.unedited)]
         was, here = ("not finite" if one is None else f"{one:.6g}" for one in perplexities)

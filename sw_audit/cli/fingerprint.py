@@ -15,9 +15,9 @@ from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Revision, T
 from sw_audit.errors import InputError
 
 if TYPE_CHECKING:
-    from sw_audit.facts.fingerprint import Fingerprint, Kinship
-    from sw_audit.facts.policy import ModelPolicy
-    from sw_audit.facts.record import Record
+    from sw_audit.policy.policy import ModelPolicy
+    from sw_audit.record.fingerprint import Fingerprint, Kinship
+    from sw_audit.record.record import Record
 
 NOBODY = 3
 _RECORDS = (".json", ".html", ".htm")
@@ -59,8 +59,8 @@ def fingerprint(
 
       sw-audit fingerprint ./unknown --against ./llama --against ./mistral
     """
-    from sw_audit.facts.policy import ModelPolicy
-    from sw_audit.judge.kinship import rank_kin
+    from sw_audit.checks.kinship import rank_kin
+    from sw_audit.policy.policy import ModelPolicy
 
     def ask(source: str) -> ModelPolicy:
         return ModelPolicy(
@@ -124,7 +124,7 @@ def print_kinship(mine: Fingerprint, ranked: tuple[Kinship, ...]) -> None:
 
 def _take_model(wanted: ModelPolicy) -> Fingerprint:
     from sw_audit.cli.locate import locate_quietly
-    from sw_audit.facts.fingerprint import Fingerprint
+    from sw_audit.record.fingerprint import Fingerprint
 
     identity, location = locate_quietly(wanted, "full", digest=False)
     return Fingerprint.of_model(identity, location)
@@ -132,8 +132,8 @@ def _take_model(wanted: ModelPolicy) -> Fingerprint:
 
 def _take(other: str, ask: Callable[[str], ModelPolicy]) -> Iterator[Fingerprint]:
     """Take what is to be compared with: an index file, a record, a baseline, or else a model."""
-    from sw_audit.facts.fingerprint import Fingerprint
     from sw_audit.index.reading import read_index
+    from sw_audit.record.fingerprint import Fingerprint
 
     if other.endswith(".toml"):
         yield from (Fingerprint.of_entry(entry) for entry in read_index(Path(other)).models)
@@ -145,9 +145,9 @@ def _take(other: str, ask: Callable[[str], ModelPolicy]) -> Iterator[Fingerprint
 
 def _take_known() -> Iterator[Fingerprint]:
     """Take the published index, and every baseline that is kept here."""
-    from sw_audit.facts.fingerprint import Fingerprint
     from sw_audit.index.lookup import open_index
     from sw_audit.record.baselines import list_baselines
+    from sw_audit.record.fingerprint import Fingerprint
 
     yield from (Fingerprint.of_entry(entry) for entry in open_index().models)
     for name in list_baselines():
@@ -164,8 +164,8 @@ def _is_record(word: str) -> bool:
 
 
 def _take_record(named: str) -> Iterator[Fingerprint]:
-    from sw_audit.facts.fingerprint import Fingerprint
     from sw_audit.record.baselines import open_baseline
+    from sw_audit.record.fingerprint import Fingerprint
 
     record: Record = open_baseline(named)
     if not record.models:

@@ -14,10 +14,10 @@ import typer
 from sw_audit.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from sw_audit.facts.identity import ModelIdentity
-    from sw_audit.facts.index import PublishedIndex, Source
-    from sw_audit.facts.location import Location
-    from sw_audit.facts.lookup import Lookup
+    from sw_audit.record.identity import ModelIdentity
+    from sw_audit.record.location import Location
+    from sw_audit.record.lookup import Lookup
+    from sw_audit.record.published import PublishedIndex, Source
 
 NOT_FOUND = 3
 

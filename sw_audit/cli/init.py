@@ -22,8 +22,8 @@ def init(
 
       sw-audit init llama.swaudit.toml
     """
-    from sw_audit.policy import commented_policy
-    from sw_audit.record import write_text
+    from sw_audit.policy.writing import commented_policy
+    from sw_audit.record.store import write_text
 
     if file.exists() and not force:
         raise OutputError(f"output {file}", "it exists already", "name another file, or overwrite it with --force")

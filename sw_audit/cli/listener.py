@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sw_audit.facts.verdict import Status, Verdict
+from sw_audit.record.verdict import Status, Verdict
 
 if TYPE_CHECKING:
-    from sw_audit.facts.record import Record
+    from sw_audit.record.record import Record
 
 PASSED, FAILED, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3
 

@@ -13,8 +13,8 @@ from sw_audit.cli.audit import find_shipped
 from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode
 
 if TYPE_CHECKING:
-    from sw_audit.facts.identity import ModelIdentity
-    from sw_audit.facts.location import Depth, Location
+    from sw_audit.record.identity import ModelIdentity
+    from sw_audit.record.location import Depth, Location
 
 
 def locate(
@@ -54,7 +54,7 @@ def locate(
       sw-audit locate ./larger-than-memory --depth early
     """
     from sw_audit.cli.index import check_own_index, update_own_index
-    from sw_audit.facts.policy import ModelPolicy
+    from sw_audit.policy.policy import ModelPolicy
 
     if update_index is not None:
         check_own_index(update_index)
@@ -85,8 +85,8 @@ def locate_quietly(wanted: Any, depth: Depth, *, digest: bool) -> tuple[ModelIde
     from rich.console import Console
     from tqdm import tqdm
 
-    from sw_audit.audit import locate_model
     from sw_audit.checkpoint.inspection import inspect_checkpoint
+    from sw_audit.runner.audit import locate_model
 
     inspect_checkpoint(wanted)
     bar: Any = tqdm(

@@ -14,8 +14,8 @@ from sw_audit.errors import PolicyError
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.sizes import Size
-    from sw_audit.facts.model_policy import ModelPolicy
-    from sw_audit.facts.policy import CorpusPolicy, Policy
+    from sw_audit.policy.model_policy import ModelPolicy
+    from sw_audit.policy.policy import CorpusPolicy, Policy
 
 _LONGEST_WINDOW = 2048
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
@@ -32,9 +32,10 @@ def plan(
 
       sw-audit plan audit.swaudit.toml
     """
-    from sw_audit.facts.checks import CHECKS
-    from sw_audit.judge import examine_waivers, find_extra_checks
-    from sw_audit.policy import read_policy
+    from sw_audit.checks.extra import find_extra_checks
+    from sw_audit.checks.info import CHECKS
+    from sw_audit.checks.waivers import examine_waivers
+    from sw_audit.policy.reading import read_policy
 
     read = read_policy(policy)
     if not read.models:
@@ -49,7 +50,7 @@ def plan(
 
 
 def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
-    from sw_audit.judge import list_checks
+    from sw_audit.checks.registry import list_checks
 
     parent = policy.find_parent(model)
     checks = [check.id for check in list_checks(policy, model)]
@@ -129,15 +130,15 @@ def count_arms(policy: Policy, checks: list[str], *, descends: bool) -> int:
         descends: Whether the model has a parent: then it is measured beside it, and with its super weights put
             back.
     """
-    from sw_audit.facts.address import WeightAddress
-    from sw_audit.facts.scheme import ActivationSetup
-    from sw_audit.plan import MOST_OUTLIERS, Roles, plan_arms, plan_needs
+    from sw_audit.policy.scheme import ActivationSetup
+    from sw_audit.record.address import WeightAddress
+    from sw_audit.runner.plan import MOST_OUTLIERS, ArmTargets, plan_arms, plan_needs
 
     if descends:
         return 3
     some = (WeightAddress(parameter="one", row=0, column=0),)
     needs = plan_needs(policy, checks, MOST_OUTLIERS)
-    roles = Roles(
+    roles = ArmTargets(
         super_weights=some,
         other_outliers=some if needs.other_outliers else (),
         placebos=dict.fromkeys(needs.placebos, some),

@@ -14,10 +14,10 @@ from sw_audit.errors import PolicyError
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.opening import Checkpoint
-    from sw_audit.facts.address import WeightAddress
-    from sw_audit.facts.export import Export
-    from sw_audit.facts.policy import ModelPolicy
-    from sw_audit.facts.recipe import Recipe
+    from sw_audit.policy.policy import ModelPolicy
+    from sw_audit.policy.recipe import Recipe
+    from sw_audit.record.address import WeightAddress
+    from sw_audit.record.export import Export
 
 
 def quantize(
@@ -77,8 +77,8 @@ def quantize(
     from sw_audit.checkpoint.source import find_folder
     from sw_audit.export.folder import check_place
     from sw_audit.export.packing import require_packing
-    from sw_audit.facts.policy import ModelPolicy
-    from sw_audit.facts.recipe import parse_recipe
+    from sw_audit.policy.policy import ModelPolicy
+    from sw_audit.policy.recipe import parse_recipe
     from sw_audit.record.store import check_writable
 
     parsed = parse_recipe(recipe)
@@ -141,7 +141,7 @@ def _read_holdout(said: list[str] | None) -> tuple[WeightAddress, ...] | None:
     Raises:
         PolicyError: If that is not what was said.
     """
-    from sw_audit.facts.address import parse_address
+    from sw_audit.record.address import parse_address
 
     words = said or ["auto"]
     if len(words) > 1 and {"auto", "none"} & set(words):
@@ -155,7 +155,7 @@ def _read_holdout(said: list[str] | None) -> tuple[WeightAddress, ...] | None:
 def _choose_holdout(
     checkpoint: Checkpoint, named: tuple[WeightAddress, ...] | None
 ) -> tuple[tuple[WeightAddress, ...], str]:
-    from sw_audit.audit import locate_model
+    from sw_audit.runner.audit import locate_model
 
     if named is not None:
         return named, "named by the user" if named else "nothing was to be held out"
@@ -164,8 +164,8 @@ def _choose_holdout(
 
 
 def _print(done: Export, out: Path) -> None:
-    from sw_audit.facts.recipe import parse_recipe
-    from sw_audit.facts.storage import explain_holdout
+    from sw_audit.policy.recipe import parse_recipe
+    from sw_audit.policy.storage import explain_holdout
 
     matrices = "1 matrix" if done.matrices == 1 else f"{done.matrices} matrices"
     typer.echo(f"{done.source}: {matrices} rounded with {done.recipe}, {done.bits_per_weight:.3f} bits per weight")

@@ -23,7 +23,8 @@ def render(
 
       sw-audit render sw-audit-out/record.json -o report.html
     """
-    from sw_audit.record import read_record, render_record, write_text
+    from sw_audit.record.rendering import render_record
+    from sw_audit.record.store import read_record, write_text
 
     text = render_record(read_record(record), form)
     if str(output) == "-":

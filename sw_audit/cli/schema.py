@@ -20,7 +20,7 @@ def schema(
 
       sw-audit schema record > record.schema.json
     """
-    from sw_audit.record import json_schema
+    from sw_audit.record.schema import json_schema
 
     schemas = json_schema()
     typer.echo(json.dumps(schemas if which is None else schemas[which], indent=2))

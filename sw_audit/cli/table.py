@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sw_audit.cli.listener import BAD_INPUT, FAILED, INCONCLUSIVE, PASSED, Listener
-from sw_audit.facts.record import Record
-from sw_audit.facts.verdict import Status, Verdict
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Status, Verdict
 
 _STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.INCONCLUSIVE: "yellow", Status.SKIPPED: "dim"}
 _ENDINGS = {PASSED: "PASSED", FAILED: "FAILED", INCONCLUSIVE: "INCONCLUSIVE", BAD_INPUT: "NOT COMPLETE"}
@@ -122,7 +122,7 @@ def list_skipped(verdicts: list[Verdict]) -> list[str]:
 
 def write_figure(verdict: Verdict) -> str:
     """Write what was measured with its interval."""
-    from sw_audit.judge.bounds import write_number
+    from sw_audit.checks.estimate import write_number
 
     if verdict.observed is None:
         return "-"

@@ -9,7 +9,7 @@ from typing import Any
 
 from sw_audit.corpus.text import SPECIMEN
 from sw_audit.errors import CorpusError
-from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.specimen.shipped import choices_path
 
 _FORM = 'write one object a line, such as {"context": "the fox", "choices": ["ran", "sang"], "answer": 0}'

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sw_audit.errors import CorpusError
-from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.policy.policy import CorpusPolicy
 
 # How long the hub may take to say whether a data set exists, in seconds.
 _PATIENCE = 5.0

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sw_audit.corpus.text import SPECIMEN
-from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.specimen.language import STOP_WORDS
 
 _ENGLISH = """

@@ -11,8 +11,8 @@ from typing import Any
 
 from sw_audit.corpus.dataset import read_data_set
 from sw_audit.errors import CorpusError
-from sw_audit.facts.identity import CorpusIdentity
-from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.policy.policy import CorpusPolicy
+from sw_audit.record.identity import CorpusIdentity
 from sw_audit.specimen.shipped import corpus_path
 
 SPECIMEN = "specimen"

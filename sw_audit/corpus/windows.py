@@ -11,7 +11,7 @@ import torch
 
 from sw_audit.corpus.text import Text
 from sw_audit.errors import CorpusError
-from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.policy.policy import CorpusPolicy
 
 # Longer windows cost memory and hardly change a perplexity.
 _LONGEST = 2048

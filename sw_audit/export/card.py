@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from sw_audit.facts.export import Export
-from sw_audit.facts.recipe import parse_recipe
-from sw_audit.facts.storage import explain_holdout
+from sw_audit.policy.recipe import parse_recipe
+from sw_audit.policy.storage import explain_holdout
+from sw_audit.record.export import Export
 
 _FORMS = {
     "dense": (

@@ -9,20 +9,20 @@ from typing import Any
 
 from sw_audit import __version__
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.checkpoint.quiet import quiet_libraries
+from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import PolicyError
 from sw_audit.export.card import write_card
 from sw_audit.export.folder import whole_folder
 from sw_audit.export.metadata import add_metadata
 from sw_audit.export.packing import describe_packing, pack_model_, require_packable
 from sw_audit.export.rounding import list_missing, round_model_
-from sw_audit.facts.address import WeightAddress, group_addresses
-from sw_audit.facts.arm import Quantize
-from sw_audit.facts.clip import SearchClip
-from sw_audit.facts.export import Export, Form
-from sw_audit.facts.progress import Progress, ignore_progress
-from sw_audit.facts.recipe import Recipe
-from sw_audit.facts.targets import PatternMatch, is_targeted, match_targets
+from sw_audit.policy.clip import SearchClip
+from sw_audit.policy.recipe import Recipe
+from sw_audit.policy.targets import PatternMatch, is_targeted, match_targets
+from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.address import WeightAddress, group_addresses
+from sw_audit.record.arm import Quantize
+from sw_audit.record.export import Export, Form
 
 METADATA_KEY = "sw_audit"
 _COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".py"}

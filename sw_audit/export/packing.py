@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sw_audit.checkpoint.matrices import DecoderLayer, is_conv1d, list_projections
 from sw_audit.errors import CheckpointError, InputError, PolicyError
-from sw_audit.facts.recipe import PerBlock, PerGroup, PerRow, PerTensor, Recipe
+from sw_audit.policy.recipe import PerBlock, PerGroup, PerRow, PerTensor, Recipe
 
 
 def require_packing(recipe: Recipe) -> None:

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sw_audit.arms.indexing import index_scalars
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
-from sw_audit.facts.address import AddressGroup, WeightAddress
-from sw_audit.facts.arm import Quantize
-from sw_audit.facts.export import HeldWeight
-from sw_audit.facts.progress import Progress, ignore_progress
-from sw_audit.facts.storage import count_bits
-from sw_audit.facts.targets import is_targeted
-from sw_audit.intervene.places import index_scalars
+from sw_audit.policy.storage import count_bits
+from sw_audit.policy.targets import is_targeted
+from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.rtn import round_to_nearest_
+from sw_audit.record.address import AddressGroup, WeightAddress
+from sw_audit.record.arm import Quantize
+from sw_audit.record.export import HeldWeight
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sw_audit.facts.dose import DoseCurve
-from sw_audit.facts.index import PublishedIndex, PublishedModel
+from sw_audit.record.dose import DoseCurve
+from sw_audit.record.published import PublishedIndex, PublishedModel
 
 
 def list_dose_curves(index: PublishedIndex, model: PublishedModel | None) -> tuple[DoseCurve, ...]:

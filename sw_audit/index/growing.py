@@ -11,9 +11,11 @@ from itertools import count
 from pathlib import Path
 
 from sw_audit.errors import IndexFileError, OutputError
-from sw_audit.facts.identity import ModelIdentity
-from sw_audit.facts.index import (
-    Bearing,
+from sw_audit.index.reading import MARK, list_citations, parse_index, read_text
+from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.location import Location
+from sw_audit.record.published import (
+    Impact,
     LocalFinding,
     PublishedIndex,
     PublishedModel,
@@ -21,8 +23,6 @@ from sw_audit.facts.index import (
     Remark,
     Source,
 )
-from sw_audit.facts.location import Location
-from sw_audit.index.reading import MARK, list_citations, parse_index, read_text
 
 _HEAD = f"""\
 # An index of super weights, found by sw-audit. `sw-audit index --file THIS_FILE` shows it, and
@@ -85,7 +85,7 @@ def describe_finding(
             expert=weight.expert,
             parameter=weight.parameter,
             value=weight.value,
-            bearing=Bearing.UNMEASURED,
+            bearing=Impact.UNMEASURED,
             sources=(source.key,),
         )
         for weight in location.super_weights

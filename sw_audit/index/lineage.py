@@ -24,7 +24,7 @@ _LARGEST = 1_000_000
 
 
 @dataclass(frozen=True)
-class Ancestor:
+class BaseModelName:
     """A hub id that a folder's files name.
 
     Attributes:
@@ -38,7 +38,7 @@ class Ancestor:
     same: bool = False
 
 
-def read_ancestors(folder: Path) -> tuple[Ancestor, ...]:
+def read_ancestors(folder: Path) -> tuple[BaseModelName, ...]:
     """Read which models a folder says it is or was made from, the most reliable first.
 
     Args:
@@ -47,16 +47,16 @@ def read_ancestors(folder: Path) -> tuple[Ancestor, ...]:
     return tuple(_list_ancestors(folder))
 
 
-def _list_ancestors(folder: Path) -> Iterator[Ancestor]:
+def _list_ancestors(folder: Path) -> Iterator[BaseModelName]:
     place = folder.absolute()
     if place.parent.name == "snapshots" and (cached := _CACHED.fullmatch(place.parent.parent.name)):
-        yield Ancestor(cached["name"].replace("--", "/"), "its place in the hub's cache", same=True)
+        yield BaseModelName(cached["name"].replace("--", "/"), "its place in the hub's cache", same=True)
     card = _FRONT_MATTER.match(_read(folder / "README.md").replace("\r\n", "\n"))
     if card is not None and (base := _BASE_MODEL.search(card["yaml"] + "\n")):
         items = [base["one"].strip("[] \t"), *(line.strip(" \t-") for line in base["more"].splitlines())]
         parents = {name for item in items for part in item.split(",") if (name := part.strip(" \t'\""))}
         if len(parents) == 1 and _HUB_ID.fullmatch(parent := parents.pop()):
-            yield Ancestor(parent, "`base_model` of its model card")
+            yield BaseModelName(parent, "`base_model` of its model card")
     for file, key in (("adapter_config.json", "base_model_name_or_path"), ("config.json", "_name_or_path")):
         try:
             document = json.loads(_read(folder / file))
@@ -64,7 +64,7 @@ def _list_ancestors(folder: Path) -> Iterator[Ancestor]:
             continue
         named = document.get(key) if isinstance(document, dict) else None
         if isinstance(named, str) and _HUB_ID.fullmatch(named):
-            yield Ancestor(named, f"`{key}` of its {file}")
+            yield BaseModelName(named, f"`{key}` of its {file}")
 
 
 def _read(path: Path) -> str:

@@ -8,11 +8,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sw_audit.errors import PolicyError
-from sw_audit.facts.index import PublishedIndex, PublishedModel
-from sw_audit.facts.lookup import Lookup, Match
-from sw_audit.facts.policy import ModelPolicy, Policy
 from sw_audit.index.lineage import read_ancestors
 from sw_audit.index.reading import list_citations, merge_indexes, read_index, read_published
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.lookup import Lookup, Match
+from sw_audit.record.published import PublishedIndex, PublishedModel
 
 NO_ENTRY = "none"
 """What a policy gives as a model's `index` if no entry applies to it."""

@@ -13,7 +13,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from sw_audit.errors import IndexFileError
-from sw_audit.facts.index import Bearing, PublishedIndex, PublishedModel, PublishedWeight
+from sw_audit.record.published import Impact, PublishedIndex, PublishedModel, PublishedWeight
 
 MARK = "sw-audit-index"
 """The key that every index begins with; its value is the version of the form."""
@@ -124,7 +124,7 @@ def _merge_weights(one: PublishedWeight, other: PublishedWeight) -> PublishedWei
         update={
             "parameter": one.parameter or other.parameter,
             "value": other.value if one.value is None else one.value,
-            "bearing": other.bearing if one.bearing is Bearing.UNMEASURED else one.bearing,
+            "bearing": other.bearing if one.bearing is Impact.UNMEASURED else one.bearing,
             "sources": _unite(one.sources, other.sources),
             "effects": _unite(one.effects, other.effects),
             "note": " ".join(note for note in notes if note),

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sw_audit.facts.location import SuperActivation, SuperWeight
 from sw_audit.locate.observation import DownObservation, read_row
 from sw_audit.locate.probe import Probe
 from sw_audit.locate.settings import LocatorSettings
+from sw_audit.record.location import SuperActivation, SuperWeight
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import torch
 
 from sw_audit.checkpoint.matrices import DownProjection
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.address import WeightAddress
-from sw_audit.facts.location import Candidate, SuperActivation, SuperWeight
 from sw_audit.locate.observation import read_row
 from sw_audit.locate.probe import Probe
+from sw_audit.record.address import WeightAddress
+from sw_audit.record.location import Candidate, SuperActivation, SuperWeight
 
 
 def describe_spikes(

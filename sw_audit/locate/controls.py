@@ -9,7 +9,7 @@ from random import Random
 import torch
 
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
-from sw_audit.facts.address import WeightAddress
+from sw_audit.record.address import WeightAddress
 
 
 def find_largest_weights(

@@ -7,11 +7,10 @@ from typing import Any
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.location import Depth, Location, Outcome, SuperActivation, SuperWeight
 from sw_audit.locate.attribute import Attribution, attribute_activations
 from sw_audit.locate.candidates import describe_spikes
+from sw_audit.locate.contribution import choose_layers_to_explain, measure_reach
 from sw_audit.locate.probe import Probe, probe_prompt
-from sw_audit.locate.reach import choose_layers_to_explain, measure_reach
 from sw_audit.locate.settings import DEFAULT_SETTINGS, LocatorSettings
 from sw_audit.locate.trace import (
     count_early_layers,
@@ -20,6 +19,7 @@ from sw_audit.locate.trace import (
     measure_standing,
     trace_layers,
 )
+from sw_audit.record.location import Depth, Location, Outcome, SuperActivation, SuperWeight
 
 DEFAULT_PROMPT = "Apple Inc. is a worldwide tech company."
 """The prompt of the paper's released code; any text serves, for the spike does not depend on it."""

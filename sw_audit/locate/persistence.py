@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.location import PromptTrace, SuperActivation
 from sw_audit.locate.probe import probe_prompt
+from sw_audit.record.location import PromptTrace, SuperActivation
 
 
 def trace_prompts(

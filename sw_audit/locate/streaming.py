@@ -6,12 +6,12 @@ import sys
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
-from sw_audit.facts.location import Depth, Location
-from sw_audit.facts.policy import ModelPolicy
-from sw_audit.facts.progress import Progress, ignore_progress
 from sw_audit.locate.locator import DEFAULT_PROMPT, locate_super_weights
 from sw_audit.locate.settings import DEFAULT_SETTINGS, LocatorSettings
 from sw_audit.locate.trace import count_early_layers
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.location import Depth, Location
 
 STAGE = "locating"
 

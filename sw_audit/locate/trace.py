@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sw_audit.facts.location import LayerTrace, SuperActivation
 from sw_audit.locate.probe import Probe
 from sw_audit.locate.settings import LocatorSettings
+from sw_audit.record.location import LayerTrace, SuperActivation
 
 
 @dataclass(frozen=True)

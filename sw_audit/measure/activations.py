@@ -7,14 +7,14 @@ from contextlib import ExitStack
 
 import torch
 
+from sw_audit.arms.activations import explain_unroundable
 from sw_audit.checkpoint.matrices import list_projections
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.windows import Windows
-from sw_audit.facts.arm import BASELINE, Arm, Smooth
-from sw_audit.facts.scheme import ActivationSetup, AlphaSearch, AlphaTrial
-from sw_audit.intervene.activations import explain_unroundable
 from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.calibration import CalibrationNotes
+from sw_audit.policy.scheme import ActivationSetup, AlphaSearch, AlphaTrial
+from sw_audit.record.arm import BASELINE, Arm, Smooth
 
 _CHOOSING = 4
 """Of so many calibration windows, alpha is chosen on one and the ranges are learned on the others."""

@@ -10,12 +10,12 @@ from torch import Tensor
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.corpus.windows import Windows
-from sw_audit.facts.arm import Arm
-from sw_audit.facts.measurement import Measurement
-from sw_audit.facts.progress import Progress, ignore_progress
 from sw_audit.measure.batches import ChoiceBatch, WindowBatch, batch_choices, batch_windows
-from sw_audit.measure.engine import LayerMaker, Observer, run_arms
+from sw_audit.measure.engine import LayerFactory, Observer, run_arms
 from sw_audit.measure.readers import ChoiceReader, WindowReader
+from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.arm import Arm
+from sw_audit.record.measurement import Measurement
 
 
 def measure_arms(
@@ -29,7 +29,7 @@ def measure_arms(
     bos: int | None = None,
     stop_words: Tensor | None = None,
     calibration: Windows | None = None,
-    stand_ins: Mapping[str, LayerMaker] = MappingProxyType({}),
+    stand_ins: Mapping[str, LayerFactory] = MappingProxyType({}),
     parent: Checkpoint | None = None,
     observer: Observer | None = None,
     progress: Progress = ignore_progress,

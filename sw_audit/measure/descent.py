@@ -13,9 +13,15 @@ from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, window_corpus
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.address import group_addresses
-from sw_audit.facts.arm import Arm, Borrow, SetTo
-from sw_audit.facts.descent import (
+from sw_audit.measure.arms import measure_arms
+from sw_audit.measure.batches import batch_windows
+from sw_audit.measure.layers import LayerNotes
+from sw_audit.measure.retention import is_alike, translate_address
+from sw_audit.policy.policy import CorpusPolicy
+from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.address import group_addresses
+from sw_audit.record.arm import Arm, SetTo, SwapModules
+from sw_audit.record.descent import (
     DESCENDANT,
     PARENT,
     RESTORED_WEIGHTS,
@@ -23,15 +29,9 @@ from sw_audit.facts.descent import (
     LayerError,
     name_restored_module,
 )
-from sw_audit.facts.identity import ModelIdentity
-from sw_audit.facts.location import SuperWeight
-from sw_audit.facts.policy import CorpusPolicy
-from sw_audit.facts.progress import Progress, ignore_progress
-from sw_audit.facts.protocol import Protocol
-from sw_audit.measure.arms import measure_arms
-from sw_audit.measure.batches import batch_windows
-from sw_audit.measure.layers import LayerNotes
-from sw_audit.measure.retention import is_alike, translate_address
+from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.location import SuperWeight
+from sw_audit.record.protocol import Protocol
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ def restore_module(module: str) -> Arm:
     Args:
         module: Its qualified name in the descendant.
     """
-    return Arm(name=name_restored_module(module), acts=(Borrow(modules=(module,)),))
+    return Arm(name=name_restored_module(module), acts=(SwapModules(modules=(module,)),))
 
 
 def list_differences(parent: Checkpoint, descendant: Checkpoint, there: ModelIdentity) -> Iterator[str]:

@@ -13,19 +13,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sw_audit.arms.apply import applied_arm, touches
+from sw_audit.arms.rounding import SpareTensors
+from sw_audit.arms.swapping import ModuleSource
 from sw_audit.checkpoint.calls import LayerCall
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.arm import Arm, Borrow, StandIn
-from sw_audit.facts.progress import Progress, ignore_progress
-from sw_audit.intervene.borrowing import Lender
-from sw_audit.intervene.force import arm_in_force, touches
-from sw_audit.intervene.rounding import SpareTensors
 from sw_audit.measure.calibration import CalibrationNotes
-from sw_audit.measure.stage import Stage
+from sw_audit.measure.layerwise import LayerwiseRunner
+from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.calibration import Calibration
+from sw_audit.record.arm import Arm, ReplaceLayer, SwapModules
 
-LayerMaker = Callable[[DecoderLayer], nn.Module]
+LayerFactory = Callable[[DecoderLayer], nn.Module]
 """Makes a module that is called like a decoder layer and stands in for it."""
 
 
@@ -84,15 +84,15 @@ def run_arms(
     watched: Callable[[int], bool] = lambda _: True,
     wanted: Callable[[int, int], bool] = lambda _, __: True,
     calibrating: Callable[[int], bool] = lambda _: False,
-    stand_ins: Mapping[str, LayerMaker] = MappingProxyType({}),
+    stand_ins: Mapping[str, LayerFactory] = MappingProxyType({}),
     observer: Observer | None = None,
     progress: Progress = ignore_progress,
 ) -> list[ArmRun]:
     """Run every arm over every batch and hand the logits to a reader.
 
-    What comes before and after the layers is the model's own `forward` (see `Stage`); each layer is called by
-    hand, arm by arm, with that arm in force. Until its first touched layer an arm shares the hidden states of the
-    model as it is.
+    What comes before and after the layers is the model's own `forward` (see `LayerwiseRunner`). Each layer is
+    called by hand, arm by arm, with that arm applied. Up to its first changed layer an arm shares the hidden
+    states of the model as it is.
 
     With a parent the first arm is the parent as it is, and what all others are compared with; the second is the
     model as it is, and the acts of further ones may borrow modules from the parent. Both models go forward
@@ -108,8 +108,8 @@ def run_arms(
         wanted: Which batches, the first argument, are run in which arm, the second; the baseline runs all.
         calibrating: Which batches are there to calibrate on: only the baseline runs them, nobody reads their
             logits, and what they show of a layer is handed to every arm's acts on it.
-        stand_ins: Per method that an arm's `StandIn` names, what makes a module of a layer. It is made once per
-            layer and arm, run in the layer's place, and let go.
+        stand_ins: Per method that an arm's `ReplaceLayer` names, what makes a module of a layer. It is made once
+            per layer and arm, run in the layer's place, and let go.
         observer: Watches the layers.
         progress: Told after each layer and each batch of logits.
 
@@ -117,16 +117,16 @@ def run_arms(
         One entry per arm.
 
     Raises:
-        ValueError: If the first arm has acts, or an arm has others beside a `StandIn`.
+        ValueError: If the first arm has acts, or an arm has others beside a `ReplaceLayer`.
         KeyError: If an arm names a stand-in that is not given.
     """
     own = 0 if parent is None else 1
     if changed := [arm.name for arm in arms[: own + 1] if arm.acts]:
         raise ValueError(f"the first arm must be the baseline, not {changed[0]!r}")
     makers = [_find_maker(arm, stand_ins) for arm in arms]
-    stages = [Stage(checkpoint, batches)] * len(arms)
+    stages = [LayerwiseRunner(checkpoint, batches)] * len(arms)
     if parent is not None:
-        stages[0] = Stage(parent, batches)
+        stages[0] = LayerwiseRunner(parent, batches)
     under_way = _Pass(arms, stages, makers, own, watched, wanted, calibrating, observer)
     depths = max(len(stage.layers) for stage in stages)
     steps = depths + len(batches)
@@ -144,8 +144,8 @@ class _Pass:
     """All arms on their way through the layers; see `run_arms`. `own` is the arm with the model as it is."""
 
     arms: Sequence[Arm]
-    stages: Sequence[Stage]
-    makers: Sequence[LayerMaker | None]
+    stages: Sequence[LayerwiseRunner]
+    makers: Sequence[LayerFactory | None]
     own: int
     watched: Callable[[int], bool]
     wanted: Callable[[int, int], bool]
@@ -175,7 +175,7 @@ class _Pass:
             else:
                 notes = CalibrationNotes(layer)
                 with ExitStack() as stack:
-                    stack.enter_context(arm_in_force(arm, layer, calibration, self.spare, lender))
+                    stack.enter_context(applied_arm(arm, layer, calibration, self.spare, lender))
                     if self.observer is not None:
                         stack.enter_context(self.observer.watching(number, layer))
                     if lender is not None and number < self.own:
@@ -220,20 +220,20 @@ class _Pass:
         return self.watched(batch) and not self.calibrating(batch)
 
 
-def _find_maker(arm: Arm, stand_ins: Mapping[str, LayerMaker]) -> LayerMaker | None:
-    methods = [act.method for act in arm.acts if isinstance(act, StandIn)]
+def _find_maker(arm: Arm, stand_ins: Mapping[str, LayerFactory]) -> LayerFactory | None:
+    methods = [act.method for act in arm.acts if isinstance(act, ReplaceLayer)]
     if methods and len(arm.acts) > 1:
         raise ValueError(f"arm {arm.name!r} changes a layer that something else stands in for")
     return stand_ins[methods[0]] if methods else None
 
 
-def _find_lender(arms: Sequence[Arm], layers: Sequence[DecoderLayer | None]) -> Lender | None:
+def _find_lender(arms: Sequence[Arm], layers: Sequence[DecoderLayer | None]) -> ModuleSource | None:
     """Return what lends parts of the parent's layer, the first, where an arm asks for them."""
     source, borrower = layers[0], layers[-1]
-    modules = [name for arm in arms for act in arm.acts if isinstance(act, Borrow) for name in act.modules]
+    modules = [name for arm in arms for act in arm.acts if isinstance(act, SwapModules) for name in act.modules]
     if source is None or borrower is None or not modules:
         return None
-    return Lender(source, borrower, modules)
+    return ModuleSource(source, borrower, modules)
 
 
 def _run_layer(call: LayerCall, module: nn.Module, hidden: Tensor, notes: CalibrationNotes | None) -> Tensor:

@@ -12,13 +12,13 @@ import torch
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.quiet import quiet_libraries
 from sw_audit.corpus.windows import Windows
-from sw_audit.facts.descent import Continuation
-from sw_audit.facts.policy import DescentPolicy
-from sw_audit.facts.progress import Progress, ignore_progress
+from sw_audit.policy.policy import DescentPolicy
+from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.descent import Continuation
 
 
 @dataclass(frozen=True)
-class Opening:
+class Prompt:
     """A prompt, and how far a model is to go on with it.
 
     Attributes:
@@ -35,7 +35,7 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Speech:
+class GreedyContinuation:
     """What one model goes on with.
 
     Attributes:
@@ -51,7 +51,7 @@ class Speech:
 
 def draw_openings(
     windows: Windows, tokenizer: Any, wanted: DescentPolicy, maximum: int | None = None
-) -> tuple[Opening, ...]:
+) -> tuple[Prompt, ...]:
     """Take prompts from a text, each from another place; the longest comes once more, to be gone on with for long.
 
     Args:
@@ -72,13 +72,13 @@ def draw_openings(
         start = min(starts[number * len(starts) // len(asked)], len(stream) - kept)
         token_ids = stream[start : start + kept]
         text = tokenizer.decode(token_ids, skip_special_tokens=True)
-        openings.append(Opening(text, (*lead, *token_ids), kept, fresh))
+        openings.append(Prompt(text, (*lead, *token_ids), kept, fresh))
     return tuple(openings)
 
 
 def generate_continuations(
-    checkpoint: Checkpoint, openings: Sequence[Opening], progress: Progress = ignore_progress
-) -> tuple[Speech, ...]:
+    checkpoint: Checkpoint, openings: Sequence[Prompt], progress: Progress = ignore_progress
+) -> tuple[GreedyContinuation, ...]:
     """Let a model go on with each prompt, greedily, one at a time: padding would be another thing to go wrong.
 
     Args:
@@ -95,7 +95,7 @@ def generate_continuations(
 
 
 def pair_continuations(
-    openings: Sequence[Opening], parent: Sequence[Speech], descendant: Sequence[Speech]
+    openings: Sequence[Prompt], parent: Sequence[GreedyContinuation], descendant: Sequence[GreedyContinuation]
 ) -> tuple[Continuation, ...]:
     """Put what both models go on with side by side.
 
@@ -130,7 +130,7 @@ def _join(windows: Windows) -> tuple[list[int], list[int]]:
     return stream, starts
 
 
-def _go_on(checkpoint: Checkpoint, opening: Opening, ends: frozenset[int]) -> Speech:
+def _go_on(checkpoint: Checkpoint, opening: Prompt, ends: frozenset[int]) -> GreedyContinuation:
     prompt = torch.tensor([opening.token_ids], device=checkpoint.device)  # [1, tokens]
     found = checkpoint.model.generate(
         prompt,
@@ -145,7 +145,7 @@ def _go_on(checkpoint: Checkpoint, opening: Opening, ends: frozenset[int]) -> Sp
     finite = all(sound)
     tokens = new if finite else new[: sound.index(False)]
     tokens = tokens[:-1] if finite and tokens and tokens[-1] in ends else tokens
-    return Speech(tuple(tokens), checkpoint.tokenizer.decode(tokens), finite)
+    return GreedyContinuation(tuple(tokens), checkpoint.tokenizer.decode(tokens), finite)
 
 
 @contextmanager

@@ -9,11 +9,11 @@ import torch
 from sw_audit.checkpoint.matrices import Matrix
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.baseline import Baseline, HeldActivation, HeldWeight
-from sw_audit.facts.location import Location, SuperActivation, SuperWeight
 from sw_audit.locate.probe import Probe, probe_prompt
 from sw_audit.locate.settings import DEFAULT_SETTINGS
 from sw_audit.locate.trace import find_span
+from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
+from sw_audit.record.location import Location, SuperActivation, SuperWeight
 
 
 def hold_against(checkpoint: Checkpoint, location: Location, baseline: Baseline) -> Baseline:

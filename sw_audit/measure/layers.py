@@ -16,8 +16,8 @@ from sw_audit.checkpoint.experts import FusedExperts
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.routing import find_first_tensor, follow_experts
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.descent import LayerError
 from sw_audit.measure.batches import WindowBatch
+from sw_audit.record.descent import LayerError
 
 _DESCENDANT = 1
 

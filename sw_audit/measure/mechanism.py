@@ -10,14 +10,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sw_audit.arms.apply import applied_arm, touches
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.address import WeightAddress, group_addresses
-from sw_audit.facts.arm import PRUNED, Arm, Scale
-from sw_audit.facts.location import Location, SuperActivation
-from sw_audit.facts.mechanism import Contribution, LayerMechanism, Mechanism
-from sw_audit.intervene.force import arm_in_force, touches
 from sw_audit.measure.attention import eager_attention, measure_attended
 from sw_audit.measure.blocks import Seen, see_layers
+from sw_audit.record.address import WeightAddress, group_addresses
+from sw_audit.record.arm import PRUNED, Arm, Scale
+from sw_audit.record.location import Location, SuperActivation
+from sw_audit.record.mechanism import Contribution, LayerMechanism, Mechanism
 
 # Two ways to compute attention differ by rounding, which a few layers let grow; a wrong mask differs by much more.
 _NEAR = 1e-3
@@ -82,7 +82,7 @@ def _prune_(checkpoint: Checkpoint, super_weights: Sequence[WeightAddress], stac
     arm = Arm(name=PRUNED, acts=(Scale(addresses=group_addresses(super_weights), factor=0.0),))
     for layer in checkpoint.layers:
         if touches(arm, layer):
-            stack.enter_context(arm_in_force(arm, layer))
+            stack.enter_context(applied_arm(arm, layer))
 
 
 def _follow(activation: SuperActivation, intact: Sequence[Seen], pruned: Sequence[Seen]) -> Mechanism | None:

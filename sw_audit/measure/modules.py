@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.address import WeightAddress
+from sw_audit.record.address import WeightAddress
 
 # Columns that are looked at of a matrix that has to be probed, besides those of super weights.
 _PROBED_COLUMNS = 64

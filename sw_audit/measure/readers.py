@@ -9,7 +9,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from sw_audit.facts.measurement import (
+from sw_audit.measure.batches import ChoiceBatch, WindowBatch
+from sw_audit.record.measurement import (
     Agreement,
     ChoiceAccuracy,
     DivergenceSpread,
@@ -17,7 +18,6 @@ from sw_audit.facts.measurement import (
     StopWordMass,
     TokenLoss,
 )
-from sw_audit.measure.batches import ChoiceBatch, WindowBatch
 
 _TOKENS_AT_ONCE = 1024
 """Log-probabilities are taken over so many tokens at a time, which bounds memory for large vocabularies."""

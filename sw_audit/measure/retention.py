@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.address import WeightAddress
-from sw_audit.facts.descent import RetainedActivation, RetainedWeight
-from sw_audit.facts.location import Location, SuperActivation, SuperWeight
 from sw_audit.measure.attention import measure_attended
 from sw_audit.measure.blocks import Seen
 from sw_audit.measure.mechanism import see_with_attention
+from sw_audit.record.address import WeightAddress
+from sw_audit.record.descent import RetainedActivation, RetainedWeight
+from sw_audit.record.location import Location, SuperActivation, SuperWeight
 
 
 def translate_address(parent: Checkpoint, descendant: Checkpoint, address: WeightAddress) -> WeightAddress | None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.checkpoint.quiet import quiet_libraries, unheard
+from sw_audit.checkpoint.suppress_output import quiet_libraries, unheard
 from sw_audit.errors import CorpusError, PolicyError
-from sw_audit.facts.descent import TaskResult
-from sw_audit.facts.policy import DescentPolicy
+from sw_audit.policy.policy import DescentPolicy
+from sw_audit.record.descent import TaskResult
 
 _KEY = "[descent] lm_eval"
 _PREFERRED = ("acc", "exact_match", "em")

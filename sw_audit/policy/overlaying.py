@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sw_audit.facts.fact import Fact
-from sw_audit.facts.policy import Policy
+from sw_audit.fact import Fact
+from sw_audit.policy.policy import Policy
 from sw_audit.policy.reading import parse_policy
 
 # Options that people give flat, and the table that they belong to.

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sw_audit.errors import PolicyError
-from sw_audit.facts.policy import Policy
+from sw_audit.policy.policy import Policy
 
 _INIT = "`sw-audit init` writes a policy file with every key"
 

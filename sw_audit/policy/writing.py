@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sw_audit.facts.checks import CHECKS
-from sw_audit.facts.fact import Fact
-from sw_audit.facts.model_policy import ModelPolicy
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.waiver import Waiver
+from sw_audit.checks.info import CHECKS
+from sw_audit.fact import Fact
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.policy.policy import Policy
+from sw_audit.policy.waiver import Waiver
 
 _HEAD = """\
 # A policy of sw-audit: which models to audit, on which text, and the limits of each check.

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sw_audit.facts.recipe import Granularity
+from sw_audit.policy.recipe import Granularity
 from sw_audit.quantize.groups import Place, cut_pieces, split_groups
 
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ DEVICE_SIZED = 2**24
 
 @dataclass(frozen=True, eq=False)
 class Scratch:
-    """Memory that pieces are brought into, one after the other: fresh memory for each takes a tenth longer."""
+    """ArmCache that pieces are brought into, one after the other: fresh memory for each takes a tenth longer."""
 
     _held: dict[str, Tensor] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sw_audit.facts.clip import IqrClip, PercentileClip, ZScoreClip
+from sw_audit.policy.clip import IqrClip, PercentileClip, ZScoreClip
 from sw_audit.quantize.batch import Batch, Piece
 from sw_audit.quantize.ranks import select_ranks
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import torch
 
-from sw_audit.facts.recipe import Granularity, PerBlock, PerGroup, PerRow, PerRun
+from sw_audit.policy.recipe import Granularity, PerBlock, PerGroup, PerRow, PerRun
 
 Place: TypeAlias = tuple[slice, slice, slice, slice]
 """Where a piece lies in a view of [bands, height, parts, width]."""

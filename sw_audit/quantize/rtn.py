@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sw_audit.facts.clip import SearchClip
-from sw_audit.facts.recipe import PerRun, PerTensor, Recipe
+from sw_audit.policy.clip import SearchClip
+from sw_audit.policy.recipe import PerRun, PerTensor, Recipe
 from sw_audit.quantize.batch import Batch, Material, cut_batches
 from sw_audit.quantize.clip import Range, clip_range, find_bounds, find_range
 from sw_audit.quantize.grid import Grid

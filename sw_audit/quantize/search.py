@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sw_audit.facts.recipe import Recipe
+from sw_audit.policy.recipe import Recipe
 from sw_audit.quantize.batch import Batch, Piece
 from sw_audit.quantize.clip import Range, clip_range
 from sw_audit.quantize.grid import Grid

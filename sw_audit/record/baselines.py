@@ -7,11 +7,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sw_audit.errors import OutputError, RecordError
-from sw_audit.facts.baseline import Baseline
-from sw_audit.facts.model_policy import ModelPolicy
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Record
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.policy.policy import Policy
+from sw_audit.record.baseline import Baseline
 from sw_audit.record.codec import encode_record
+from sw_audit.record.record import Record
 from sw_audit.record.store import check_writable, read_record, write_text
 
 FOLDER = Path(".sw-audit", "baselines")

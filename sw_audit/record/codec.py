@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from sw_audit.errors import RecordError
-from sw_audit.facts.record import Record
+from sw_audit.record.record import Record
 from sw_audit.record.upgrades import upgrade_document
 
 _REMEDY = "give a record as sw-audit wrote it (record.json, or the HTML report)"

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sw_audit.facts.location import SuperActivation, SuperWeight
-from sw_audit.facts.protocol import compare_protocols
-from sw_audit.facts.record import Evidence, Record
-from sw_audit.facts.verdict import Status, Verdict
+from sw_audit.record.location import SuperActivation, SuperWeight
+from sw_audit.record.protocol import compare_protocols
+from sw_audit.record.record import ModelResult, Record
+from sw_audit.record.verdict import Status, Verdict
 
 _RANKS = {Status.PASS: 0, Status.SKIPPED: 1, Status.INCONCLUSIVE: 2, Status.FAIL: 3}
 
@@ -91,7 +91,7 @@ def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _compare_evidence(old: Evidence, new: Evidence, after: Record) -> Iterator[Change]:
+def _compare_evidence(old: ModelResult, new: ModelResult, after: Record) -> Iterator[Change]:
     name = new.model.id
     if old.model.digest != new.model.digest:
         yield Change(

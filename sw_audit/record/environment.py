@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from sw_audit.facts.identity import Environment
+from sw_audit.record.identity import Environment
 
 # Those whose version can change a figure.
 _PACKAGES = ("datasets", "numpy", "safetensors", "sw-audit", "tokenizers", "torch", "transformers")

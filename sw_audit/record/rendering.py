@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from sw_audit.errors import OutputError
-from sw_audit.facts.record import Record
+from sw_audit.record.record import Record
 
 GROUP = "sw_audit.renderers"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Record
+from sw_audit.policy.policy import Policy
+from sw_audit.record.record import Record
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from sw_audit.errors import OutputError, RecordError
-from sw_audit.facts.record import Record
 from sw_audit.record.codec import decode_record
+from sw_audit.record.record import Record
 
 EMBEDDED_ID = "sw-audit-record"
 

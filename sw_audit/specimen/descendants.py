@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sw_audit.errors import InputError, OutputError
-from sw_audit.facts.recipe import parse_recipe
+from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.specimen.forward import make_rotation, run_training_pass
 from sw_audit.specimen.language import tell_stories

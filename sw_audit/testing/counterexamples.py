@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from random import Random
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.location import Location, PromptTrace
 from sw_audit.locate.persistence import find_break, trace_prompts
+from sw_audit.record.location import Location, PromptTrace
 from sw_audit.testing.optional import require_hypothesis
 from sw_audit.testing.strategies import prompts
 

@@ -8,7 +8,7 @@ import torch
 
 from sw_audit.checkpoint.families import find_decoder_layers
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.identity import ModelIdentity
+from sw_audit.record.identity import ModelIdentity
 
 HIDDEN, INNER, VOCABULARY = 64, 112, 101
 """Sizes that no two matrices of a layer share, so that mistaking one for another shows."""

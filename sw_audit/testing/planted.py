@@ -10,7 +10,7 @@ import torch
 
 from sw_audit.checkpoint.matrices import DownProjection
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.address import WeightAddress
+from sw_audit.record.address import WeightAddress
 from sw_audit.testing.decoys import (
     heat_column_,
     plant_attended_activation_,

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checks.limits import SuperActivationPersistsLimits
 from sw_audit.errors import CheckpointError, InputError
-from sw_audit.facts.limits import SuperActivationPersistsLimits
-from sw_audit.facts.location import Location
-from sw_audit.facts.prompt_search import BreakingPrompt, PromptSearch
+from sw_audit.record.location import Location
+from sw_audit.record.prompt_search import BreakingPrompt, PromptSearch
 from sw_audit.testing.counterexamples import find_counterexample
 from sw_audit.testing.optional import require_hypothesis
 

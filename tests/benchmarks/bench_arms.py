@@ -12,11 +12,11 @@ from support.planted import wrap_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.address import AddressGroup
-from sw_audit.facts.arm import BASELINE, Arm, Quantize, Scale
-from sw_audit.facts.recipe import parse_recipe
 from sw_audit.measure.engine import run_arms
+from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import BASELINE, Arm, Quantize, Scale
 
 RECIPES = ("int4/row", "int4/64x64", "int4/tensor")
 

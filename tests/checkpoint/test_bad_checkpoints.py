@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from sw_audit.checkpoint.inspection import inspect_checkpoint
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 
 Act = Callable[[ModelPolicy], object]
 DOWN = "model.layers.1.mlp.down_proj.weight"

@@ -10,7 +10,7 @@ import pytest
 from sw_audit.checkpoint import digest
 from sw_audit.checkpoint.digest import digest_files, digest_manifest
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.identity import FileDigest
+from sw_audit.record.identity import FileDigest
 
 
 def _fill(folder: Path, **files: bytes) -> Path:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.lint_values import count_inside, cut_blocks
-from sw_audit.facts.model_policy import ModelPolicy
-from sw_audit.facts.weights import WeightsReport
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.weights import WeightsReport
 
 Tensors = dict[str, Tensor]
 DOWN = "model.layers.1.mlp.down_proj.weight"

@@ -14,8 +14,8 @@ from torch import Tensor
 from sw_audit.checkpoint.headers import DamagedFileError, read_header
 from sw_audit.checkpoint.lint import add_flaw, lint_checkpoint, report_flaws
 from sw_audit.errors import BrokenWeightsError, CheckpointError
-from sw_audit.facts.model_policy import ModelPolicy
-from sw_audit.facts.weights import Flaw, WeightsReport
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.weights import Flaw, WeightsReport
 
 Tensors = dict[str, Tensor]
 DOWN = "model.layers.1.mlp.down_proj.weight"

@@ -23,11 +23,11 @@ from support.stored import STORED, Stored
 from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
-from sw_audit.facts.export import Form
-from sw_audit.facts.model_policy import ModelPolicy
-from sw_audit.facts.recipe import parse_recipe
-from sw_audit.facts.weights import WeightsReport
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
+from sw_audit.record.export import Form
+from sw_audit.record.weights import WeightsReport
 from sw_audit.specimen.shipped import control_path, specimen_path
 
 DOWN = "model.layers.1.mlp.down_proj.weight"

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from sw_audit.checkpoint.digest import digest_manifest
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 

@@ -13,7 +13,7 @@ from support.checkpoints import EXPERTS, GPT2, LLAMA, Family, rewrite_config, sa
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checkpoint.sizes import Size, size_checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.model_policy import ModelPolicy
+from sw_audit.policy.model_policy import ModelPolicy
 
 DATA = Path(__file__).parents[1] / "formats" / "data"
 

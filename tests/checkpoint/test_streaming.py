@@ -24,12 +24,12 @@ from support.checkpoints import (
     save_checkpoint,
 )
 
+from sw_audit.checkpoint.lazy_tensor import LazyTensor, list_sources, make_entry_real, make_real
 from sw_audit.checkpoint.mapped import MappedFiles
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
-from sw_audit.checkpoint.unread import Unread, list_sources, make_entry_real, make_real
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 
 TOKENS = torch.tensor([[1, 5, 6, 7, 8]])
 
@@ -183,7 +183,7 @@ def test_mapped_tensors_are_those_of_the_file(tmp_path: Path) -> None:
 def test_what_is_done_without_data_is_done_again_on_data(choice: list[int], parts: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     real = {name: torch.randn(6, 4, generator=generator) for name in "abc"}
-    pretended = {name: Unread.of(name, tensor.shape, tensor.dtype) for name, tensor in real.items()}
+    pretended = {name: LazyTensor.of(name, tensor.shape, tensor.dtype) for name, tensor in real.items()}
 
     def make(tensors: dict[str, Any]) -> torch.Tensor:
         state: torch.Tensor = torch.stack([one[...] for one in tensors.values()])
@@ -203,7 +203,7 @@ def test_what_is_done_without_data_is_done_again_on_data(choice: list[int], part
         return torch.nn.Parameter(state)
 
     expected, unread = make(real), make(pretended)
-    assert isinstance(unread, Unread)
+    assert isinstance(unread, LazyTensor)
     assert unread.is_meta
     found = make_real(unread, real.__getitem__)
     assert (found.dtype, found.shape, found.stride()) == (expected.dtype, expected.shape, expected.stride())
@@ -214,7 +214,7 @@ def test_what_is_done_without_data_is_done_again_on_data(choice: list[int], part
 
 
 def test_one_of_several_stacked_tensors_is_made_from_its_own_source_only() -> None:
-    pretended = [Unread.of(str(number), (2, 3), torch.float32).to(torch.float64) for number in range(4)]
+    pretended = [LazyTensor.of(str(number), (2, 3), torch.float32).to(torch.float64) for number in range(4)]
     stacked = torch.stack(pretended, dim=0)
     asked: list[str] = []
 

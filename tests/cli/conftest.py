@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import standin
+from support import fake_runner
 from support.program import Program
 
 
@@ -20,5 +20,5 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
 def quick(program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Program:
     """The program, with the stand-in for measuring; only for runs in this process."""
     monkeypatch.setenv("STANDIN_NOTES", str(tmp_path_factory.mktemp("notes") / "notes.txt"))
-    standin.install(monkeypatch.setattr)
+    fake_runner.install(monkeypatch.setattr)
     return program

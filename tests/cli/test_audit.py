@@ -4,13 +4,13 @@ import importlib.util
 import re
 
 import pytest
+from support.fake_runner import CHECKS, count_statuses
 from support.program import Program
-from support.standin import CHECKS, count_statuses
 
 import sw_audit.cli.audit
 import sw_audit.specimen.shipped
 from sw_audit.cli.listener import Listener
-from sw_audit.facts.verdict import Status
+from sw_audit.record.verdict import Status
 
 PASSED = f"PASSED: {CHECKS} pass"
 POLICY = '[[model]]\nsource = "models/llama-w4"\n'

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.program import COMMAND, Program
 
-from sw_audit.recall import REMEMBERED
+from sw_audit.runner.cached import REMEMBERED
 
 FEW = ("--no-report", "-q", "--windows=8", "--check=super-weight-located", "--check=prune-collapses")
 

@@ -12,9 +12,9 @@ from support.evidence import make_record
 from support.program import COMMAND, Program
 
 from sw_audit import __version__
-from sw_audit.facts.policy import Policy
-from sw_audit.policy import read_policy
-from sw_audit.record import encode_record
+from sw_audit.policy.policy import Policy
+from sw_audit.policy.reading import read_policy
+from sw_audit.record.codec import encode_record
 
 
 def test_help_names_every_command_and_the_exit_codes(program: Program) -> None:

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from support.alternatives import write_few_choices
+from support.backends import write_few_choices
 from support.comparison import FAILED, MISSING, make_comparison, make_comparison_record
 from support.program import Program
 
 from sw_audit.cli.comparison import conclude, print_comparison
-from sw_audit.record import read_record
+from sw_audit.record.store import read_record
 
 FAST = ("compare-quantizers", "specimen", "--windows", 8, "--recipes", "int4/tensor", "--methods", "none")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from support.program import Program
 
-from sw_audit.facts.verdict import Status
-from sw_audit.record import decode_record
+from sw_audit.record.codec import decode_record
+from sw_audit.record.verdict import Status
 
 
 @pytest.mark.slow

@@ -9,17 +9,17 @@ import pytest
 from support.evidence import HEALTHY, make_evidence, make_policy, make_record
 from support.program import Ending, Program
 
-from sw_audit.facts.measurement import TokenLoss
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Evidence, Record
-from sw_audit.judge import judge_evidence
-from sw_audit.record import encode_record
+from sw_audit.checks.registry import judge_evidence
+from sw_audit.policy.policy import Policy
 from sw_audit.record.baselines import keep_baseline
+from sw_audit.record.codec import encode_record
+from sw_audit.record.measurement import TokenLoss
+from sw_audit.record.record import ModelResult, Record
 
 WHOLE = make_record()
 
 
-def wrap(evidence: Evidence, policy: Policy | None = None) -> Record:
+def wrap(evidence: ModelResult, policy: Policy | None = None) -> Record:
     """Judge evidence and put it into a record."""
     policy = policy or make_policy("a")
     verdicts = judge_evidence(evidence, policy)
@@ -27,7 +27,7 @@ def wrap(evidence: Evidence, policy: Policy | None = None) -> Record:
     return Record.from_evidence([evidence], verdicts, policy=policy, **said)  # type: ignore[arg-type]
 
 
-def worsen(evidence: Evidence, times: float) -> Evidence:
+def worsen(evidence: ModelResult, times: float) -> ModelResult:
     """Make nats of every window of every arm that many times what they were."""
 
     def scale(loss: TokenLoss) -> TokenLoss:

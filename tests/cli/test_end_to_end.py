@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.program import Program
 
-from sw_audit.facts import checks
+from sw_audit.checks import info as checks
 from sw_audit.specimen.shipped import specimen_path
 
 CHECKS = ("super-weight-located", "prune-collapses", "other-outliers-harmless")

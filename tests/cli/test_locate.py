@@ -7,7 +7,7 @@ from support.evidence import make_identity, make_location
 from support.program import Program
 
 from sw_audit.cli.locate import describe
-from sw_audit.facts.location import Outcome
+from sw_audit.record.location import Outcome
 
 
 def test_json_is_exactly_one_object_of_the_promised_form(program: Program) -> None:

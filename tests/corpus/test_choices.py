@@ -8,7 +8,7 @@ import pytest
 
 from sw_audit.corpus.choices import ChoiceItem, read_choices
 from sw_audit.errors import CorpusError
-from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.policy.policy import CorpusPolicy
 
 GOOD: dict[str, Any] = {"context": "the fox", "choices": ["ran", "sang"], "answer": 1}
 

@@ -7,7 +7,7 @@ from support.checkpoints import make_tokenizer
 from sw_audit.corpus.prompts import PROMPT_LENGTHS, draw_prompts
 from sw_audit.corpus.protocol import list_cautions
 from sw_audit.corpus.windows import Windows
-from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.policy.policy import CorpusPolicy
 
 
 def make_windows(rows: int, length: int, *, bos: int | None = None) -> Windows:

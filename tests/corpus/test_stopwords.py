@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from sw_audit.corpus.stopwords import ENGLISH, list_stop_words, stop_word_ids
-from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.specimen import STOP_WORDS
 
 

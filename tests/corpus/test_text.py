@@ -16,7 +16,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from sw_audit.corpus.text import check_corpus, read_corpus
 from sw_audit.errors import CorpusError
-from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.policy.policy import CorpusPolicy
 
 
 def _refusal(source: Path | str, **options: Any) -> str:
@@ -120,7 +120,7 @@ def _in_new_process(source: str, environment: dict[str, str]) -> tuple[str, str,
     probe = (
         "import sys\n"
         "from sw_audit.corpus.text import read_corpus\n"
-        "from sw_audit.facts.policy import CorpusPolicy\n"
+        "from sw_audit.policy.policy import CorpusPolicy\n"
         "from sw_audit.errors import CorpusError\n"
         "try: read_corpus(CorpusPolicy(source=sys.argv[1], config='raw'))\n"
         "except CorpusError as error: print(error)"

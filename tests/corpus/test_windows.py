@@ -12,8 +12,8 @@ from sw_audit.corpus.protocol import describe_protocol, digest_tokenizer
 from sw_audit.corpus.text import Text, read_corpus
 from sw_audit.corpus.windows import Windows, cut_calibration, cut_windows, window_corpus
 from sw_audit.errors import CorpusError
-from sw_audit.facts.identity import CorpusIdentity
-from sw_audit.facts.policy import CorpusPolicy
+from sw_audit.policy.policy import CorpusPolicy
+from sw_audit.record.identity import CorpusIdentity
 
 BOS = -7
 # Length of the text, window, stride, BOS, limit.

@@ -13,17 +13,17 @@ from safetensors import safe_open
 from support.checkpoints import EXPERTS, GPT2, LLAMA, VISION, Family, make_model, make_tokenizer, save_checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+from sw_audit.arms.apply import applied_arm
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
-from sw_audit.checkpoint.quiet import quiet_libraries
+from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import CheckpointError, InputError, OutputError, PolicyError
 from sw_audit.export.checkpoint import METADATA_KEY, ExportOrder, export_checkpoint
 from sw_audit.export.folder import check_place, whole_folder
-from sw_audit.facts.address import WeightAddress, group_addresses
-from sw_audit.facts.arm import Arm, Quantize
-from sw_audit.facts.export import Export, Form
-from sw_audit.facts.policy import ModelPolicy
-from sw_audit.facts.recipe import parse_recipe
-from sw_audit.intervene.force import arm_in_force
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.policy.recipe import parse_recipe
+from sw_audit.record.address import WeightAddress, group_addresses
+from sw_audit.record.arm import Arm, Quantize
+from sw_audit.record.export import Export, Form
 
 TOKENS = torch.tensor([[1, 5, 6, 7, 8, 9]])
 MIXTRAL = next(family for family in EXPERTS if family.model_type == "mixtral")
@@ -45,7 +45,7 @@ def run_arm(checkpoint: Checkpoint, order: ExportOrder) -> torch.Tensor:
     )
     with ExitStack() as stack:
         for layer in checkpoint.layers:
-            stack.enter_context(arm_in_force(Arm(name="x", acts=(act,)), layer))
+            stack.enter_context(applied_arm(Arm(name="x", acts=(act,)), layer))
         return run(checkpoint.model)
 
 

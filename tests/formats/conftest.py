@@ -9,7 +9,7 @@ import pytest
 from support.stored import STORED, Stored
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from support.stored import COLUMN, DOWN, ROW, STORED, VALUE
 from sw_audit.checkpoint.configured import describe_quantization
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checkpoint.patterns import Pattern, count_matches, is_left_out, list_patterns
-from sw_audit.facts.location import SuperWeight
-from sw_audit.facts.policy import ModelPolicy
-from sw_audit.facts.quantized import QuantizationReport
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.location import SuperWeight
+from sw_audit.record.quantized import QuantizationReport
 
 SUPER_WEIGHT = SuperWeight(parameter=f"{DOWN}.weight", row=ROW, column=COLUMN, layer=1, value=VALUE, share=1.0)
 # Method, bits, group and activations of each format; what is not here is stored plainly.

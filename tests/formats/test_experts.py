@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sw_audit.checkpoint.configured import describe_quantization
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.facts.location import SuperWeight
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.location import SuperWeight
 
 GPT_OSS = next(one for one in EXPERTS if one.model_type == "gpt_oss")
 QWEN2_MOE = next(one for one in EXPERTS if one.model_type == "qwen2_moe")

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from support.checkpoints import rewrite_weights
 from support.stored import COLUMN, DOWN, ROW, STORED, VALUE
 
-from sw_audit.audit import audit_models
-from sw_audit.facts.model_policy import ModelPolicy
-from sw_audit.facts.policy import CorpusPolicy, DescentPolicy, Policy
-from sw_audit.facts.record import Record
-from sw_audit.facts.verdict import Status
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, Policy
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Status
+from sw_audit.runner.audit import audit_models
 from sw_audit.specimen.shipped import specimen_path
 
 CHECKS = (

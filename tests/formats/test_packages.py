@@ -17,7 +17,7 @@ from support.stored import make, refuse
 from sw_audit.checkpoint.inspection import inspect_checkpoint
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import BrokenWeightsError, CheckpointError
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 from sw_audit.specimen.shipped import specimen_path
 
 

@@ -10,11 +10,11 @@ import torch
 from support.tuning import COORDINATE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sw_audit.audit import audit_models
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Record
-from sw_audit.facts.verdict import Status
+from sw_audit.policy.policy import Policy
 from sw_audit.record.baselines import keep_baseline
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Status
+from sw_audit.runner.audit import audit_models
 from sw_audit.specimen.shipped import specimen_path
 
 CHECKS = ("super-weight-unmoved", "super-activation-unmoved", "quality-not-worse")

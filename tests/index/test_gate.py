@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from sw_audit.audit import measure_model, open_model, preflight
+from sw_audit.checks.registry import judge_evidence
 from sw_audit.errors import PolicyError
-from sw_audit.facts.lookup import Match
-from sw_audit.facts.policy import ModelPolicy, Policy
-from sw_audit.facts.verdict import Status, Verdict
 from sw_audit.index.growing import add_finding, describe_finding
-from sw_audit.judge.bench import judge_evidence
 from sw_audit.locate.locator import locate_super_weights
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.lookup import Match
 from sw_audit.record.store import write_text
+from sw_audit.record.verdict import Status, Verdict
+from sw_audit.runner.audit import measure_model, open_model, preflight
 from sw_audit.specimen.shipped import specimen_path
 
 CHECK = "matches-published-index"

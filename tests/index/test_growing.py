@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from support.evidence import make_identity, make_location
 
 from sw_audit.errors import IndexFileError, OutputError
-from sw_audit.facts.index import Bearing, LocalFinding, PublishedModel, Source
-from sw_audit.facts.location import Outcome
-from sw_audit.facts.lookup import Match
 from sw_audit.index import growing
 from sw_audit.index.growing import Finding, add_finding, describe_finding, encode_entry
 from sw_audit.index.lookup import find_published, open_index
 from sw_audit.index.reading import parse_index, read_index
+from sw_audit.record.location import Outcome
+from sw_audit.record.lookup import Match
+from sw_audit.record.published import Impact, LocalFinding, PublishedModel, Source
 from sw_audit.record.store import write_text
 
 HAND_WRITTEN = """\
@@ -62,7 +62,7 @@ def test_a_finding_makes_the_index_and_is_read_back_with_its_provenance(tmp_path
     assert (weight.parameter, weight.value, weight.bearing) == (
         located.parameter,
         located.value,
-        Bearing.UNMEASURED,
+        Impact.UNMEASURED,
     )
     assert (model.id, model.digests) == ("models/specimen", (make_identity().digest,))
     finding = source.finding
@@ -217,7 +217,7 @@ def test_findings_added_at_once_by_many_threads_are_all_there(tmp_path: Path) ->
 ADDER = """
 import sys
 from pathlib import Path
-from sw_audit.facts.index import PublishedModel, Source
+from sw_audit.record.published import PublishedModel, Source
 from sw_audit.index.growing import add_finding
 from sw_audit.record.store import write_text
 
@@ -249,7 +249,7 @@ def test_whatever_a_finding_says_comes_back_from_toml(
         settings={"number": number, "flag": flag, "word": prompt, "count": 3},
     )  # fmt: skip
     source = Source(key="K", title=prompt, trust="good", finding=finding)
-    weight = {"layer": 0, "row": 1, "column": 2, "value": number, "bearing": Bearing.UNMEASURED, "sources": ("K",)}
+    weight = {"layer": 0, "row": 1, "column": 2, "value": number, "bearing": Impact.UNMEASURED, "sources": ("K",)}
     model = PublishedModel(id=model_id, aliases=(prompt,), weight=(weight,))
     text = f"sw-audit-index = 1\n{encode_entry(source, model)}"
     assert tomllib.loads(text)

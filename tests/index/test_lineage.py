@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sw_audit.facts.lookup import Match
 from sw_audit.index.lineage import read_ancestors
 from sw_audit.index.lookup import find_published
 from sw_audit.index.reading import read_published
+from sw_audit.record.lookup import Match
 
 INDEX = read_published()
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from sw_audit.errors import IndexFileError, PolicyError
-from sw_audit.facts.index import PublishedIndex, PublishedModel
-from sw_audit.facts.lookup import Match
-from sw_audit.facts.policy import ModelPolicy, Policy
 from sw_audit.index.lookup import find_nearest, find_policy_model, find_published, open_index
 from sw_audit.index.reading import read_published
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.lookup import Match
+from sw_audit.record.published import PublishedIndex, PublishedModel
 
 INDEX = read_published()
 

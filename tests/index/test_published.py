@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sw_audit.facts.index import Bearing, PublishedModel, PublishedWeight
 from sw_audit.index.reading import list_citations, merge_indexes, read_published
+from sw_audit.record.published import Impact, PublishedModel, PublishedWeight
 
 INDEX = read_published()
 MODELS = {model.id: model for model in INDEX.models}
@@ -212,7 +212,7 @@ def test_exactly_five_of_the_papers_coordinates_are_catastrophic_alone() -> None
         (model_id, *weight.coordinate[:3]): max(effect.ratio or 0 for effect in weight.effects)
         for model_id in TABLE_2
         for weight in MODELS[model_id].weights
-        if weight.bearing is Bearing.ALONE
+        if weight.bearing is Impact.ALONE
     }
     assert alone == CATASTROPHIC_ALONE
 
@@ -224,7 +224,7 @@ def test_joint_effects_are_told_of_the_model(model_id: str, ratio: float) -> Non
 
 def test_what_is_borne_jointly_has_a_joint_collapse_behind_it() -> None:
     for model in INDEX.models:
-        if any(weight.bearing is Bearing.JOINTLY for weight in model.weights):
+        if any(weight.bearing is Impact.JOINTLY for weight in model.weights):
             assert any(effect.zeroed == "set" for effect in model.effects), model.id
 
 
@@ -232,8 +232,8 @@ def test_a_minor_scalar_grows_perplexity_less_than_ten_times_and_one_alone_at_le
     for model in INDEX.models:
         for weight in model.weights:
             ratios = [effect.ratio for effect in weight.effects if effect.ratio is not None]
-            assert all(ratio < 10 for ratio in ratios) or weight.bearing is Bearing.ALONE, model.id
-            assert all(ratio >= 10 for ratio in ratios) or weight.bearing is not Bearing.ALONE, model.id
+            assert all(ratio < 10 for ratio in ratios) or weight.bearing is Impact.ALONE, model.id
+            assert all(ratio >= 10 for ratio in ratios) or weight.bearing is not Impact.ALONE, model.id
 
 
 def test_the_disagreement_about_olmo_1b_stays_visible() -> None:
@@ -243,11 +243,11 @@ def test_the_disagreement_about_olmo_1b_stays_visible() -> None:
     assert "CODE" in right.sources
     assert "TEX" not in right.sources
     assert "TEX" in misprint.sources
-    assert misprint.bearing is Bearing.REFUTED
+    assert misprint.bearing is Impact.REFUTED
     [told] = [remark.words for remark in model.remarks if remark.kind == "disagreement"]
     for fact in ("in layer 1", "in layer 2", "13,035,937", "16,777,216", "68.4"):
         assert fact in told
-    refuted = [weight for weight in model.weights if weight.bearing is Bearing.REFUTED]
+    refuted = [weight for weight in model.weights if weight.bearing is Impact.REFUTED]
     assert {(model.id, *weight.coordinate[:3]): weight.value for weight in refuted} == FALSE_POSITIVES
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sw_audit.errors import IndexFileError
-from sw_audit.facts.index import Bearing
 from sw_audit.index.reading import merge_indexes, parse_index, read_index
+from sw_audit.record.published import Impact
 
 HEAD = "sw-audit-index = 1\n"
 SOURCE = '[[source]]\nkey = "{key}"\ntitle = "{key} says so"\ntrust = "good"\n'
@@ -65,12 +65,12 @@ def test_two_indexes_of_one_model_become_one_entry_and_nothing_is_lost() -> None
     assert [source.key for source in merged.sources] == ["A", "B", "C"]
     one, other = model.weights
     assert one.sources == ("A", "B")
-    assert (one.value, one.bearing, one.note) == (-2.5, Bearing.ALONE, "first second")
-    assert (other.layer, other.bearing, other.sources) == (4, Bearing.MINOR, ("C",))
+    assert (one.value, one.bearing, one.note) == (-2.5, Impact.ALONE, "first second")
+    assert (other.layer, other.bearing, other.sources) == (4, Impact.MINOR, ("C",))
 
 
 def test_a_bearing_that_was_measured_is_not_overwritten() -> None:
     first, second = parse_index(write("A", "minor"), "a"), parse_index(write("B", "alone"), "b")
-    assert merge_indexes(first, second).models[0].weights[0].bearing is Bearing.MINOR
-    assert merge_indexes(second, first).models[0].weights[0].bearing is Bearing.ALONE
+    assert merge_indexes(first, second).models[0].weights[0].bearing is Impact.MINOR
+    assert merge_indexes(second, first).models[0].weights[0].bearing is Impact.ALONE
     assert merge_indexes(first, first) == first

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.planted import build_gpt2, build_llama, wrap_model
 
-from sw_audit.facts.address import WeightAddress
-from sw_audit.facts.arm import PLACEBO_KINDS
 from sw_audit.locate.controls import count_weights, draw_placebos, find_largest_weights, list_matrices
+from sw_audit.record.address import WeightAddress
+from sw_audit.record.arm import PLACEBO_KINDS
 
 LLAMA = wrap_model(build_llama())
 DOWN = "model.layers.2.mlp.down_proj.weight"

@@ -7,8 +7,8 @@ import torch
 from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.location import Outcome
 from sw_audit.locate.locator import encode_prompt, locate_super_weights
+from sw_audit.record.location import Outcome
 
 
 class Words:

@@ -27,12 +27,12 @@ from support.planted import Planted, plant_, wrap_model
 
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.location import Outcome
-from sw_audit.facts.policy import ModelPolicy
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.settings import LocatorSettings
 from sw_audit.locate.streaming import open_for_locating, stream_location
 from sw_audit.locate.trace import count_early_layers
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.location import Outcome
 
 PROMPT = " ".join(WORDS[:9])
 # Random weights hold no super weight; with these settings there is always something to compare.

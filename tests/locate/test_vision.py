@@ -6,8 +6,8 @@ import pytest
 from support.checkpoints import VISION, Family, make_model
 from support.planted import Planted, plant_, wrap_model
 
-from sw_audit.facts.location import Outcome
 from sw_audit.locate.locator import locate_super_weights
+from sw_audit.record.location import Outcome
 
 LAYERS = 6
 

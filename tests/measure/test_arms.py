@@ -9,9 +9,9 @@ from support.planted import Planted, build_llama, plant_, wrap_model
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.corpus.windows import Windows
-from sw_audit.facts.address import AddressGroup
-from sw_audit.facts.arm import BASELINE, Arm, Scale
 from sw_audit.measure.arms import measure_arms
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import BASELINE, Arm, Scale
 from sw_audit.testing.families import Numerals
 
 LAYER = 2

@@ -19,11 +19,11 @@ from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.address import AddressGroup
-from sw_audit.facts.arm import Arm, Borrow, SetTo
-from sw_audit.facts.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, name_restored_module
-from sw_audit.facts.policy import ModelPolicy
 from sw_audit.measure.engine import run_arms
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import Arm, SetTo, SwapModules
+from sw_audit.record.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, name_restored_module
 
 AS_IT_IS = [Arm(name=PARENT), Arm(name=DESCENDANT)]
 ROW, COLUMN, LAYER = 17, 11, 1
@@ -85,7 +85,7 @@ def check_every_arm(parent: Checkpoint, descendant: Checkpoint, reference: Check
     arms = [
         *AS_IT_IS,
         Arm(name=RESTORED_WEIGHTS, acts=(SetTo(addresses=(group,), value=value),)),
-        Arm(name=name_restored_module(module), acts=(Borrow(modules=(module,)),)),
+        Arm(name=name_restored_module(module), acts=(SwapModules(modules=(module,)),)),
     ]
     before = {name: tensor.clone() for name, tensor in descendant.model.state_dict().items()}
     modules = dict(descendant.model.named_modules())
@@ -162,7 +162,7 @@ def test_what_is_put_back_shares_the_descendants_states_up_to_its_layer() -> Non
     ran: list[int] = []
     for depth, layer in enumerate(descendant.layers):
         layer.module.register_forward_hook(lambda *_, depth=depth: ran.append(depth))
-    arm = Arm(name="b", acts=(Borrow(modules=(name_module(descendant),)),))
+    arm = Arm(name="b", acts=(SwapModules(modules=(name_module(descendant),)),))
     run_beside(parent, descendant, [*AS_IT_IS, arm])
     # Once each to learn the outputs' shapes; then three batches, from layer 1 on in two arms.
     assert ran == [0, 1, 2, *[0] * 3, *[1] * 6, *[2] * 6]
@@ -172,7 +172,7 @@ def test_a_borrowed_module_computes_in_the_dtype_of_the_parent() -> None:
     parent = wrap_model(make_model(LLAMA))
     descendant = wrap_model(copy.deepcopy(parent.model).to(torch.bfloat16))
     module = name_module(descendant)
-    seen = run_beside(parent, descendant, [*AS_IT_IS, Arm(name="b", acts=(Borrow(modules=(module,)),))])
+    seen = run_beside(parent, descendant, [*AS_IT_IS, Arm(name="b", acts=(SwapModules(modules=(module,)),))])
 
     def put_module_(model: Any) -> None:
         wide = copy.deepcopy(parent.model.get_submodule(module))
@@ -201,7 +201,7 @@ def test_a_module_that_one_of_the_two_lacks_cannot_be_borrowed(module: str, who:
     parent = wrap_model(make_model(LLAMA))
     descendant = disturb(parent)
     descendant.model.model.layers[LAYER].mlp.extra = nn.Identity()
-    arm = Arm(name="b", acts=(Borrow(modules=(f"model.layers.{LAYER}.{module}",)),))
+    arm = Arm(name="b", acts=(SwapModules(modules=(f"model.layers.{LAYER}.{module}",)),))
     with pytest.raises(CheckpointError, match=who):
         run_beside(parent, descendant, [*AS_IT_IS, arm])
     assert equal(run_alone(descendant), run_beside(parent, descendant, AS_IT_IS)[1])
@@ -209,13 +209,13 @@ def test_a_module_that_one_of_the_two_lacks_cannot_be_borrowed(module: str, who:
 
 def test_nothing_can_be_borrowed_where_there_is_no_parent() -> None:
     descendant = wrap_model(make_model(LLAMA))
-    arm = Arm(name="b", acts=(Borrow(modules=(name_module(descendant),)),))
+    arm = Arm(name="b", acts=(SwapModules(modules=(name_module(descendant),)),))
     with pytest.raises(ValueError, match="only where a parent runs"):
         run_arms(descendant, [AS_IT_IS[1], arm], batches(), lambda *_: None)
 
 
 def test_parent_and_descendant_come_first_as_they_are() -> None:
     parent = wrap_model(make_model(LLAMA))
-    arm = Arm(name="b", acts=(Borrow(modules=(name_module(parent),)),))
+    arm = Arm(name="b", acts=(SwapModules(modules=(name_module(parent),)),))
     with pytest.raises(ValueError, match="must be the baseline, not 'b'"):
         run_beside(parent, disturb(parent), [AS_IT_IS[0], arm])

@@ -12,13 +12,13 @@ from torch import nn
 from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.windows import Windows
-from sw_audit.facts.address import AddressGroup
-from sw_audit.facts.arm import BASELINE, Arm, QuantizeActivations, Scale, Smooth, StandIn
-from sw_audit.facts.measurement import Measurement
 from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.calibration import CalibrationNotes
 from sw_audit.measure.engine import run_arms
 from sw_audit.quantize.calibration import Operand
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import BASELINE, Arm, QuantizeActivations, ReplaceLayer, Scale, Smooth
+from sw_audit.record.measurement import Measurement
 
 BUILDERS = {"llama": build_llama, "gpt2": build_gpt2}
 SUPER = Planted(layer=2, row=17, column=90)
@@ -177,7 +177,7 @@ def test_a_stand_in_runs_in_the_layers_place_and_leaves_the_layer_alone() -> Non
 
     arms = [
         BASELINE,
-        Arm(name="other library", acts=(StandIn(method="zeros"),)),
+        Arm(name="other library", acts=(ReplaceLayer(method="zeros"),)),
         Arm(
             name="by hand",
             acts=tuple(Scale(addresses=(_whole(layer),), factor=0.0) for layer in checkpoint.layers),
@@ -204,9 +204,9 @@ def _whole(layer: DecoderLayer) -> AddressGroup:
 def test_a_stand_in_that_is_not_given_or_not_alone_is_refused() -> None:
     checkpoint = open_model("llama")
     scored = make_windows(1, 0)
-    arm = Arm(name="x", acts=(StandIn(method="gone"),))
+    arm = Arm(name="x", acts=(ReplaceLayer(method="gone"),))
     with pytest.raises(KeyError, match="gone"):
         measure_arms(checkpoint, [BASELINE, arm], scored, protocol="p")
-    both = Arm(name="x", acts=(StandIn(method="zeros"), Smooth(alpha=0.5)))
+    both = Arm(name="x", acts=(ReplaceLayer(method="zeros"), Smooth(alpha=0.5)))
     with pytest.raises(ValueError, match="stands in"):
         measure_arms(checkpoint, [BASELINE, both], scored, protocol="p", stand_ins={"zeros": stand_in})

@@ -15,10 +15,6 @@ from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.corpus.windows import Windows
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.arm import Borrow, SetTo
-from sw_audit.facts.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, name_restored_module
-from sw_audit.facts.location import SuperWeight
-from sw_audit.facts.policy import CorpusPolicy, ModelPolicy
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.measure.descent import (
     compare_on_text,
@@ -26,6 +22,10 @@ from sw_audit.measure.descent import (
     restore_super_weights,
     share_text,
 )
+from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
+from sw_audit.record.arm import SetTo, SwapModules
+from sw_audit.record.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, name_restored_module
+from sw_audit.record.location import SuperWeight
 from sw_audit.specimen import specimen_path
 
 TEXT = CorpusPolicy(windows=12)
@@ -145,7 +145,7 @@ def test_the_acts_that_put_back_name_what_the_descendant_has(
     assert restore_super_weights(parent, copy_of(parent), ()) is None
     gone = weight.model_copy(update={"parameter": "model.layers.1.mlp.gone.weight"})
     assert restore_super_weights(parent, copy_of(parent), (gone,)) is None
-    assert restore_module("a.b").acts == (Borrow(modules=("a.b",)),)
+    assert restore_module("a.b").acts == (SwapModules(modules=("a.b",)),)
 
 
 def test_two_tokenizers_that_make_other_tokens_cannot_be_compared(parent: Checkpoint, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import torch
 from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.address import AddressGroup
-from sw_audit.facts.arm import BASELINE, Arm, Quantize, RestoreActivation, Scale, SetTo
-from sw_audit.facts.recipe import parse_recipe
 from sw_audit.measure.engine import run_arms
+from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import BASELINE, Arm, Quantize, RestoreActivation, Scale, SetTo
 
 BUILDERS = {"llama": build_llama, "gpt2": build_gpt2}
 SUPER = Planted(layer=2, row=17, column=90)

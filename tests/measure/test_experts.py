@@ -15,15 +15,15 @@ from support.experts import make_experts, take_experts_apart_
 from support.planted import wrap_model
 from torch import Tensor
 
+from sw_audit.arms.apply import applied_arm
 from sw_audit.checkpoint.matrices import DownProjection
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.address import AddressGroup
-from sw_audit.facts.arm import BASELINE, Arm, Quantize, RestoreActivation, Scale, SetTo
-from sw_audit.facts.recipe import parse_recipe
-from sw_audit.intervene.force import arm_in_force
 from sw_audit.measure.engine import run_arms
+from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import BASELINE, Arm, Quantize, RestoreActivation, Scale, SetTo
 
 BY_NAME = {str(family): family for family in (*EXPERTS, *DEEPSEEK)}
 LAYER, EXPERT, ROW, COLUMN = 1, 2, 17, 11
@@ -68,7 +68,7 @@ def test_an_arm_on_one_expert_changes_its_scalar_and_no_other(name: str) -> None
     expected[place] = -2.5 * WEIGHT
     group = (address(checkpoint),)
     acts = (SetTo(addresses=group, value=-WEIGHT), Scale(addresses=group, factor=2.5))
-    with torch.no_grad(), arm_in_force(Arm(name="x", acts=acts), checkpoint.layers[LAYER]):
+    with torch.no_grad(), applied_arm(Arm(name="x", acts=acts), checkpoint.layers[LAYER]):
         assert torch.equal(tensor, expected)
     assert torch.equal(tensor, before)
 
@@ -84,7 +84,7 @@ def test_experts_are_rounded_one_by_one_and_the_held_out_scalar_is_exact(name: s
         own = (matrix.parameter, matrix.expert) == (down.parameter, down.expert)
         expected.append(round_to_nearest(matrix.weight, recipe, held if own else None))
     arm = Arm(name="x", acts=(Quantize(recipe=recipe, holdout=(address(checkpoint),)),))
-    with torch.no_grad(), arm_in_force(arm, layer):
+    with torch.no_grad(), applied_arm(arm, layer):
         for matrix, wanted in zip(layer.matrices, expected, strict=True):
             assert torch.equal(matrix.weight, wanted)
         assert down.weight[ROW, COLUMN] == WEIGHT

@@ -12,11 +12,11 @@ from support.experts import make_experts
 from support.planted import wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.address import AddressGroup
-from sw_audit.facts.arm import BASELINE, Arm, Quantize, Scale, SetTo
-from sw_audit.facts.recipe import parse_recipe
 from sw_audit.measure.engine import run_arms
+from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import BASELINE, Arm, Quantize, Scale, SetTo
 
 MIXED = (*EXPERTS, *DEEPSEEK)
 # One for each way of calling layers, of returning from them, and of keeping their matrices.

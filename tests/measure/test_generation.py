@@ -9,14 +9,14 @@ from support.descent import judge_descent, make_descent_evidence
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
-from sw_audit.facts.policy import CorpusPolicy, DescentPolicy, ModelPolicy
-from sw_audit.facts.verdict import Status
 from sw_audit.measure.generation import (
-    Opening,
+    Prompt,
     draw_openings,
     generate_continuations,
     pair_continuations,
 )
+from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, ModelPolicy
+from sw_audit.record.verdict import Status
 from sw_audit.specimen.descendants import SUPER_WEIGHT
 from sw_audit.specimen.shipped import specimen_path
 
@@ -45,7 +45,7 @@ def checkpoint(opened: Checkpoint) -> Iterator[Checkpoint]:
         weight.copy_(kept)
 
 
-def decode_slowly(checkpoint: Checkpoint, opening: Opening) -> tuple[int, ...]:
+def decode_slowly(checkpoint: Checkpoint, opening: Prompt) -> tuple[int, ...]:
     """Take the likeliest token again and again, the whole text anew each time: no cache, no settings."""
     ids = list(opening.token_ids)
     with torch.no_grad():

@@ -14,11 +14,11 @@ from support.planted import build_gpt2, build_llama, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.windows import Windows
-from sw_audit.facts.arm import Arm
-from sw_audit.facts.descent import DESCENDANT, PARENT, LayerError
 from sw_audit.measure.batches import batch_windows
 from sw_audit.measure.engine import run_arms
 from sw_audit.measure.layers import LayerNotes
+from sw_audit.record.arm import Arm
+from sw_audit.record.descent import DESCENDANT, PARENT, LayerError
 
 LAYER = 2
 MIXTRAL = next(family for family in EXPERTS if family.model_type == "mixtral")

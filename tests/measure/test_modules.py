@@ -15,9 +15,9 @@ from torch import nn
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
-from sw_audit.facts.address import WeightAddress
-from sw_audit.facts.policy import ModelPolicy
 from sw_audit.measure.modules import rank_modules
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.address import WeightAddress
 from sw_audit.specimen import specimen_path
 
 NAME = "model.layers.1.mlp.down_proj.weight"

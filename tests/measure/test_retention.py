@@ -12,14 +12,14 @@ from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
-from sw_audit.facts.location import Location, SuperWeight
-from sw_audit.facts.policy import ModelPolicy
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.measure.retention import (
     follow_retained_activations,
     read_retained_weights,
     translate_address,
 )
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.location import Location, SuperWeight
 from sw_audit.specimen import specimen_path
 
 SUPER = Planted(layer=1, row=17, column=30)

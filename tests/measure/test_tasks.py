@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sw_audit.errors import InputError, PolicyError
-from sw_audit.facts.policy import DescentPolicy
 from sw_audit.measure.tasks import Answers, pair_answers, require_tasks
+from sw_audit.policy.policy import DescentPolicy
 from sw_audit.specimen.shipped import choices_path
 
 TASK = """
@@ -35,7 +35,7 @@ PROGRAM = """
 import sys
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.corpus.choices import read_choices
-from sw_audit.facts.policy import CorpusPolicy, DescentPolicy, ModelPolicy
+from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, ModelPolicy
 from sw_audit.measure.tasks import answer_tasks, pair_answers
 from sw_audit.specimen.shipped import specimen_path
 import torch

@@ -1,21 +1,14 @@
-"""Runs of pytest inside pytest, in which measuring is the stand-in of `support.standin`."""
+"""Runs of pytest inside pytest, in which measuring is the stand-in of `support.fake_runner`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from support import standin
+from support import fake_runner
 from support.runs import Inner
 
 # What an inner run is the first to import is forgotten after it, and imported anew by the next one.
-import sw_audit.audit
-import sw_audit.checkpoint.digest
-import sw_audit.corpus.choices
-import sw_audit.corpus.stopwords
-import sw_audit.policy
-import sw_audit.recall
-import sw_audit.record  # noqa: F401
 
 
 @pytest.fixture
@@ -30,7 +23,7 @@ def inner(
     monkeypatch.setenv("PYTEST_PLUGINS", "pytest_sw_audit.plugin")
     for name in ("PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
-    standin.install(monkeypatch.setattr)
+    fake_runner.install(monkeypatch.setattr)
     return Inner(pytester, notes, pytester.runpytest_inprocess)
 
 
@@ -38,7 +31,7 @@ def inner(
 def separate(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> Inner:
     """Run pytest in a process of its own, as pytest-xdist needs it."""
     monkeypatch.setenv("PYTEST_PLUGINS", "pytest_sw_audit.plugin,xdist.plugin")
-    inner.pytester.makeconftest(standin.CONFTEST)
+    inner.pytester.makeconftest(fake_runner.CONFTEST)
     return Inner(inner.pytester, inner.notes, inner.pytester.runpytest_subprocess)
 
 

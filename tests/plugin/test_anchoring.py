@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pytest_sw_audit.anchoring import anchor_paths
 
-from sw_audit.facts.policy import Policy
+from sw_audit.policy.policy import Policy
 
 
 @pytest.fixture

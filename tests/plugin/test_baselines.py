@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.runs import Inner
 
-from sw_audit.record import read_record
+from sw_audit.record.store import read_record
 
 ONE = ("-k", "prune-collapses")
 BASELINES = Path(".sw-audit/baselines")

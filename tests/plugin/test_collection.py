@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.fake_runner import CHECKS
 from support.runs import Inner
-from support.standin import CHECKS
 
 MINE = "def test_mine(): pass\n"
 

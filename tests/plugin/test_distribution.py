@@ -10,25 +10,25 @@ from pathlib import Path
 
 import pytest
 from pytest_sw_audit.assignments import OPTIONS_KEY, Assignment
-from pytest_sw_audit.desk import AuditDesk
 from pytest_sw_audit.options import Settings
+from pytest_sw_audit.session import AuditSession
 from pytest_sw_audit.xdist import find_scope
 from support.evidence import make_policy
+from support.fake_runner import CHECKS, count_statuses
 from support.runs import Inner
-from support.standin import CHECKS, count_statuses
 
-from sw_audit.facts.progress import ignore_progress
-from sw_audit.facts.verdict import Status
+from sw_audit.progress import ignore_progress
+from sw_audit.record.verdict import Status
 
 pytestmark = pytest.mark.slow  # each run starts workers
 
 
-def make_desk(root: Path) -> AuditDesk:
+def make_desk(root: Path) -> AuditSession:
     settings = Settings(
         models=(), policy=None, checks=(), overlay={}, out=root, report=True, save=None, cache=None,
         caching=False, requested=True, alone=True,
     )  # fmt: skip
-    desk = AuditDesk(settings, root, lambda _: nullcontext(ignore_progress))
+    desk = AuditSession(settings, root, lambda _: nullcontext(ignore_progress))
     keys = {OPTIONS_KEY: ("llama", "llama-w4"), str(root / "deep" / "audit.swaudit.toml"): ("other",)}
     for key, models in keys.items():
         desk.assignments[key] = Assignment(key, "name", make_policy(*models), {})

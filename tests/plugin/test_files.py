@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.fake_runner import CHECKS
 from support.runs import Inner
-from support.standin import CHECKS
 
-from sw_audit.record import read_record
+from sw_audit.record.store import read_record
 
 
 def list_files(folder: Path) -> list[str]:

@@ -5,8 +5,8 @@ import textwrap
 
 import pytest
 import pytest_sw_audit.fixtures
+from support.fake_runner import CHECKS
 from support.runs import Inner
-from support.standin import CHECKS
 
 USES = """
 def test_location(sw_location): assert sw_location.super_weights

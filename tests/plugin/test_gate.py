@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.fake_runner import BESIDE, CHECKS, STRIPPED
 from support.runs import Inner
-from support.standin import BESIDE, CHECKS, STRIPPED
 
 POLICY = """
 [[model]]

@@ -3,8 +3,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from support.fake_runner import CHECKS
 from support.runs import Inner
-from support.standin import CHECKS
 
 
 def read_junit(path: Path) -> dict[str, ElementTree.Element]:

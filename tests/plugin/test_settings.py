@@ -5,11 +5,11 @@ from typing import get_args
 
 import pytest
 from pytest_sw_audit.options import SETTINGS
+from support.fake_runner import CHECKS
 from support.runs import Inner
-from support.standin import CHECKS
 
-from sw_audit.facts.model_policy import Dtype, Expectation
-from sw_audit.facts.policy import Policy
+from sw_audit.policy.model_policy import Dtype, Expectation
+from sw_audit.policy.policy import Policy
 
 
 @pytest.fixture

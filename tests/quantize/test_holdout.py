@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rounding import bound_by_hand, draw_matrix, label_groups
 
-from sw_audit.facts.recipe import parse_recipe
-from sw_audit.facts.storage import find_survivors
+from sw_audit.policy.recipe import parse_recipe
+from sw_audit.policy.storage import find_survivors
 from sw_audit.quantize.rtn import round_to_nearest
 
 ROW, COLUMN = 5, 9

@@ -17,7 +17,7 @@ from support.rounding import (
     shapes,
 )
 
-from sw_audit.facts.recipe import Recipe, parse_recipe
+from sw_audit.policy.recipe import Recipe, parse_recipe
 from sw_audit.quantize.batch import CACHE_SIZED
 from sw_audit.quantize.rtn import round_into_, round_to_nearest, round_to_nearest_
 

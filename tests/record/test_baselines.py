@@ -8,9 +8,7 @@ import pytest
 from support.evidence import make_evidence, make_record
 
 from sw_audit.errors import OutputError, RecordError
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Record
-from sw_audit.record import encode_record
+from sw_audit.policy.policy import Policy
 from sw_audit.record.baselines import (
     check_name,
     choose_baseline,
@@ -20,6 +18,8 @@ from sw_audit.record.baselines import (
     list_baselines,
     open_baseline,
 )
+from sw_audit.record.codec import encode_record
+from sw_audit.record.record import Record
 
 
 @pytest.fixture(autouse=True)

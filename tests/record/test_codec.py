@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.evidence import make_record
 
+from sw_audit.checks.registry import judge_evidence
 from sw_audit.errors import RecordError
-from sw_audit.facts.record import Record
-from sw_audit.facts.verdict import Status, Verdict
-from sw_audit.judge.bench import judge_evidence
 from sw_audit.record.codec import decode_record, encode_record
+from sw_audit.record.record import Record
 from sw_audit.record.schema import json_schema
 from sw_audit.record.upgrades import STEPS, upgrade_document
+from sw_audit.record.verdict import Status, Verdict
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = sorted(DATA.glob("schema-*.json"))

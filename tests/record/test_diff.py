@@ -7,18 +7,18 @@ from datetime import date
 import pytest
 from support.evidence import SUPER_ACTIVATION, SUPER_WEIGHT, make_evidence, make_record
 
-from sw_audit.facts.location import Outcome
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Evidence, ModelFailure, Record
-from sw_audit.facts.verdict import Status, Verdict
-from sw_audit.facts.waiver import Waiver
+from sw_audit.policy.policy import Policy
+from sw_audit.policy.waiver import Waiver
 from sw_audit.record.diff import Change, compare_records, pair_models
+from sw_audit.record.location import Outcome
+from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.verdict import Status, Verdict
 
 WHOLE = make_record()
 WAIVER = Waiver(check="c", model="*", until=date(2027, 1, 1), owner="lab", reason="known")
 
 
-def make(*evidence: Evidence, verdicts: tuple[Verdict, ...] = (), **more: object) -> Record:
+def make(*evidence: ModelResult, verdicts: tuple[Verdict, ...] = (), **more: object) -> Record:
     said = {"tool": WHOLE.tool, "created": WHOLE.created, "environment": WHOLE.environment}
     return Record.from_evidence(evidence, verdicts, policy=Policy(), **said).model_copy(update=more)  # type: ignore[arg-type]
 
@@ -28,7 +28,7 @@ def conclude(status: Status, observed: float | None = None, *, waived: bool = Fa
     return Verdict(check="c", model=model, status=status, observed=observed, because="so", waiver=waiver)
 
 
-def place(value: float | None = SUPER_WEIGHT.value, loud: float = SUPER_ACTIVATION.value) -> Evidence:
+def place(value: float | None = SUPER_WEIGHT.value, loud: float = SUPER_ACTIVATION.value) -> ModelResult:
     """Return evidence whose super weight and activation have these values; without a value none is located."""
     evidence = make_evidence("a")
     weights = () if value is None else (SUPER_WEIGHT.model_copy(update={"value": value}),)

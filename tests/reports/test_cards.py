@@ -5,9 +5,9 @@ from support.evidence import make_record
 from sw_audit_reports.cards import build_cards, summarize_cards
 from sw_audit_reports.page import Card
 
-from sw_audit.facts.checks import CHECKS
-from sw_audit.facts.record import Record
-from sw_audit.facts.verdict import Finding, Status, Verdict
+from sw_audit.checks.info import CHECKS
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Finding, Status, Verdict
 
 
 def build(**figures: object) -> Card:

@@ -19,18 +19,18 @@ from support.evidence import (
 from sw_audit_reports.causes import count_controls, list_attended, list_doses, list_sets, list_stream
 from sw_audit_reports.series import ATTENTION, INTACT, SPIKE, TOUCHED
 
-from sw_audit.facts.arm import FLIPPED, PRUNED
-from sw_audit.facts.location import SuperWeight
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.record import Evidence
-from sw_audit.facts.verdict import Verdict
-from sw_audit.judge import judge_evidence
-from sw_audit.plan import Roles, plan_arms
+from sw_audit.checks.registry import judge_evidence
+from sw_audit.policy.policy import Policy
+from sw_audit.record.arm import FLIPPED, PRUNED
+from sw_audit.record.location import SuperWeight
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Verdict
+from sw_audit.runner.plan import ArmTargets, plan_arms
 
 RATIOS = {PRUNED: 100.0, "alone/1": 10.0, "alone/2": 1.0, "row/1": 100.0, FLIPPED: 1000.0}
 
 
-def judge(evidence: Evidence) -> tuple[Verdict, ...]:
+def judge(evidence: ModelResult) -> tuple[Verdict, ...]:
     return judge_evidence(evidence, make_policy())
 
 
@@ -40,10 +40,10 @@ def make_scalar(layer: int, row: int, column: int, expert: int | None = None) ->
     return SUPER_WEIGHT.model_copy(update=changes)
 
 
-def make_set(*scalars: SuperWeight) -> Evidence:
+def make_set(*scalars: SuperWeight) -> ModelResult:
     """Return the evidence on a set, its parts measured as they are planned; parts without a ratio do nothing."""
     location = make_location().model_copy(update={"super_weights": scalars})
-    arms = plan_arms(Policy(), ("prune-collapses",), Roles(location.addresses))
+    arms = plan_arms(Policy(), ("prune-collapses",), ArmTargets(location.addresses))
     measurements = tuple(
         make_measurement(arm, RATIOS.get(arm.name, 1.0), protocol=make_protocol(windows=32), windows=32)
         for arm in arms

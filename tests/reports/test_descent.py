@@ -17,9 +17,9 @@ from sw_audit_reports.page import Table
 from sw_audit_reports.series import TOUCHED
 from sw_audit_reports.text import MINUS, NOTHING
 
-from sw_audit.facts.descent import Continuation, Descent, LayerError, RetainedWeight
-from sw_audit.facts.policy import Policy
-from sw_audit.facts.verdict import Finding, Status, Verdict
+from sw_audit.policy.policy import Policy
+from sw_audit.record.descent import Continuation, Descent, LayerError, RetainedWeight
+from sw_audit.record.verdict import Finding, Status, Verdict
 
 
 def build(*, kept: bool, finite: bool = True) -> Beside:

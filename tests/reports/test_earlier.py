@@ -7,8 +7,8 @@ from support.pages import parse_page
 from sw_audit_reports.earlier import build_earlier
 from sw_audit_reports.html import render_html
 
-from sw_audit.facts.baseline import Baseline, HeldActivation, HeldWeight
-from sw_audit.facts.identity import Tool
+from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
+from sw_audit.record.identity import Tool
 
 
 def make_baseline() -> Baseline:

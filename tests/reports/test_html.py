@@ -13,18 +13,20 @@ from support.evidence import make_evidence, make_failing_evidence, make_none_evi
 from support.pages import ParsedPage, parse_page
 from sw_audit_reports.html import RECORD_ID, render_html
 
-from sw_audit.facts.arm import PRUNED, Arm
-from sw_audit.facts.checks import CHECKS
-from sw_audit.facts.location import Outcome
-from sw_audit.facts.record import Evidence, ModelFailure, Record
-from sw_audit.facts.verdict import Status, Verdict
-from sw_audit.judge import judge_evidence
-from sw_audit.record import decode_record, read_record, render_record, write_text
+from sw_audit.checks.info import CHECKS
+from sw_audit.checks.registry import judge_evidence
+from sw_audit.record.arm import PRUNED, Arm
+from sw_audit.record.codec import decode_record
+from sw_audit.record.location import Outcome
+from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.rendering import render_record
+from sw_audit.record.store import read_record, write_text
+from sw_audit.record.verdict import Status, Verdict
 
 HOSTILE = "</script></style><script>alert(1)</script><img src=http://evil.test/x onerror=alert(1)>\"'<!--"
 
 
-def compose(*evidence: Evidence) -> Record:
+def compose(*evidence: ModelResult) -> Record:
     policy = make_policy(*(one.model.id for one in evidence))
     judged = [verdict for one in evidence for verdict in judge_evidence(one, policy)]
     whole = make_record(windows=8, items=8)

@@ -16,13 +16,13 @@ from sw_audit_reports.html import render_html
 from sw_audit_reports.page import OtherPrompts, Table
 from sw_audit_reports.prompts import build_prompts
 
-from sw_audit.facts.prompt_search import PromptSearch
-from sw_audit.facts.record import Evidence
+from sw_audit.record.prompt_search import PromptSearch
+from sw_audit.record.record import ModelResult
 
 MINUS = "\N{MINUS SIGN}"
 
 
-def build(evidence: Evidence) -> tuple[OtherPrompts, str]:
+def build(evidence: ModelResult) -> tuple[OtherPrompts, str]:
     section = build_prompts(evidence)
     assert section is not None
     return section, "".join(cell.text for cell in section.told).strip()

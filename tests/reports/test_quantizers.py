@@ -14,10 +14,10 @@ from sw_audit_reports.page import Quantizers
 from sw_audit_reports.quantizer_chart import _spread
 from sw_audit_reports.quantizers import build_quantizers, only_compares
 
-from sw_audit.facts.record import Evidence
+from sw_audit.record.record import ModelResult
 
 
-def build(evidence: Evidence) -> Quantizers:
+def build(evidence: ModelResult) -> Quantizers:
     found = build_quantizers(evidence, "m")
     assert found is not None
     return found

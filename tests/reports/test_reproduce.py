@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sw_audit_reports.reproduce import POLICY_FILE, write_command, write_policy
 
-from sw_audit.facts.limits import CheckLimits, PruneCollapsesLimits, RtnHoldoutQualityLimits
-from sw_audit.facts.policy import CorpusPolicy, ModelPolicy, Policy
+from sw_audit.checks.limits import CheckLimits, PruneCollapsesLimits, RtnHoldoutQualityLimits
+from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 
 
 def test_a_default_audit_is_repeated_by_naming_the_model_and_the_check() -> None:

@@ -13,10 +13,10 @@ from support.evidence import (
 from sw_audit_reports.page import Cell
 from sw_audit_reports.sentence import conclude_model, conclude_record, tally, tell_model, tell_record
 
-from sw_audit.facts.arm import PRUNED
-from sw_audit.facts.location import Outcome
-from sw_audit.facts.record import Record
-from sw_audit.facts.verdict import Status, Verdict
+from sw_audit.record.arm import PRUNED
+from sw_audit.record.location import Outcome
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Status, Verdict
 
 COORDINATE = f"{PARAMETER}[37, 211]"
 

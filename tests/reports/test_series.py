@@ -4,9 +4,9 @@ import pytest
 from support.evidence import BASELINE_PERPLEXITY, make_evidence, make_none_evidence
 from sw_audit_reports.series import INTACT, SPIKE, TOUCHED, list_arms, list_layers, list_recipes
 
-from sw_audit.facts.arm import PRUNED
-from sw_audit.facts.policy import Policy, QuantizationPolicy
-from sw_audit.facts.verdict import Finding, Status, Verdict
+from sw_audit.policy.policy import Policy, QuantizationPolicy
+from sw_audit.record.arm import PRUNED
+from sw_audit.record.verdict import Finding, Status, Verdict
 
 
 def make_verdict(check: str, **figures: object) -> Verdict:

@@ -6,7 +6,7 @@ from support.descent_pages import MODULE, make_flawed, make_quantization
 from sw_audit_reports.page import Table
 from sw_audit_reports.stored import build_files, build_stored
 
-from sw_audit.facts.weights import Flaw, WeightsReport
+from sw_audit.record.weights import Flaw, WeightsReport
 
 
 def read(table: Table | None) -> list[list[str]]:

@@ -22,8 +22,9 @@ from sw_audit_reports.text import (
     spell,
 )
 
-from sw_audit.facts.address import AddressGroup
-from sw_audit.facts.arm import (
+from sw_audit.policy.recipe import parse_recipe
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import (
     BASELINE,
     OTHER_OUTLIERS,
     Arm,
@@ -33,7 +34,6 @@ from sw_audit.facts.arm import (
     name_placebo,
     name_rounding,
 )
-from sw_audit.facts.recipe import parse_recipe
 
 finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
 

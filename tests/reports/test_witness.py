@@ -5,7 +5,7 @@ from support.pages import parse_page
 from sw_audit_reports.html import render_html
 from sw_audit_reports.tables import list_witness
 
-from sw_audit.facts.location import Outcome
+from sw_audit.record.location import Outcome
 
 
 def test_what_the_weights_alone_say_has_one_line_per_super_weight() -> None:

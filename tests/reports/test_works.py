@@ -7,12 +7,12 @@ from support.evidence import HEALTHY, make_evidence, make_none_evidence, make_po
 from sw_audit_reports.page import Table, Works
 from sw_audit_reports.works import build_works
 
-from sw_audit.facts.arm import FLIPPED, PRUNED, is_dose, name_placebo
-from sw_audit.facts.record import Evidence
-from sw_audit.judge import judge_evidence
+from sw_audit.checks.registry import judge_evidence
+from sw_audit.record.arm import FLIPPED, PRUNED, is_dose, name_placebo
+from sw_audit.record.record import ModelResult
 
 
-def build(evidence: Evidence) -> Works:
+def build(evidence: ModelResult) -> Works:
     policy = make_policy()
     works = build_works(evidence, judge_evidence(evidence, policy), policy, "m")
     assert works is not None

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sw_audit.errors import InputError
-from sw_audit.policy import read_policy
+from sw_audit.policy.reading import read_policy
 from sw_audit.specimen import specimen_path
 from sw_audit.specimen.descendants import (
     BOUND,

@@ -10,16 +10,16 @@ from functools import cache
 
 import pytest
 
-from sw_audit.audit import locate_model, open_model
+from sw_audit.checks.bootstrap import Bootstrap, bound_mean_difference
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
-from sw_audit.facts.address import group_addresses
-from sw_audit.facts.arm import BASELINE, Arm, Quantize
-from sw_audit.facts.measurement import TokenLoss
-from sw_audit.facts.policy import ModelPolicy, Policy
-from sw_audit.facts.recipe import parse_recipe
-from sw_audit.judge.bootstrap import Bootstrap, bound_mean_difference
 from sw_audit.measure.arms import measure_arms
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.policy.recipe import parse_recipe
+from sw_audit.record.address import group_addresses
+from sw_audit.record.arm import BASELINE, Arm, Quantize
+from sw_audit.record.measurement import TokenLoss
+from sw_audit.runner.audit import locate_model, open_model
 from sw_audit.specimen import control_path, specimen_path
 
 SIZES = ("8x8", "16x16", "32x32", "64x64", "128x128", "512x512", "tensor")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from support.evidence import BASELINE_PERPLEXITY, make_evidence, make_protocol
 from support.evidence import make_record as make_audit_record
 
-from sw_audit.facts.arm import BASELINE
-from sw_audit.facts.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
-from sw_audit.facts.location import Outcome
-from sw_audit.facts.record import Evidence, Record
+from sw_audit.record.arm import BASELINE
+from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
+from sw_audit.record.location import Outcome
+from sw_audit.record.record import ModelResult, Record
 
 MISSING = "gptqmodel is not installed (pip install 'gptqmodel>=7.6')"
 FAILED = "ValueError: groups of 64 do not divide 40 input channels"
@@ -92,11 +92,11 @@ def make_comparison(*, located: bool = True) -> Comparison:
     )
 
 
-def make_comparison_evidence(*, located: bool = True) -> Evidence:
+def make_comparison_evidence(*, located: bool = True) -> ModelResult:
     """Return evidence that holds a comparison and nothing of an audit but where the super weights are."""
     evidence = make_evidence(outcome=Outcome.LOCATED if located else Outcome.NONE)
     measured = tuple(one for one in evidence.measurements if one.arm.name == BASELINE.name)
-    return Evidence(
+    return ModelResult(
         model=evidence.model,
         protocol=evidence.protocol,
         location=evidence.location,

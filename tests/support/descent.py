@@ -17,8 +17,11 @@ from support.evidence import (
     make_protocol,
 )
 
-from sw_audit.facts.arm import Arm
-from sw_audit.facts.descent import (
+from sw_audit.checks.estimate import write_number
+from sw_audit.checks.registry import judge_evidence
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.arm import Arm
+from sw_audit.record.descent import (
     DESCENDANT,
     PARENT,
     ComparedText,
@@ -28,14 +31,11 @@ from sw_audit.facts.descent import (
     RetainedActivation,
     RetainedWeight,
 )
-from sw_audit.facts.location import Outcome
-from sw_audit.facts.measurement import DivergenceSpread, Measurement
-from sw_audit.facts.policy import ModelPolicy, Policy
-from sw_audit.facts.protocol import Protocol
-from sw_audit.facts.record import Evidence
-from sw_audit.facts.verdict import Verdict
-from sw_audit.judge.bench import judge_evidence
-from sw_audit.judge.bounds import write_number
+from sw_audit.record.location import Outcome
+from sw_audit.record.measurement import DivergenceSpread, Measurement
+from sw_audit.record.protocol import Protocol
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Verdict
 
 CHILD = "child"
 MODULE = f"model.layers.{LAYER}.mlp.down_proj"
@@ -86,10 +86,10 @@ def make_descent(*texts: ComparedText, **changes: Any) -> Descent:
     return Descent(**{**fields, **changes})
 
 
-def make_descent_evidence(*texts: ComparedText, **changes: Any) -> Evidence:
+def make_descent_evidence(*texts: ComparedText, **changes: Any) -> ModelResult:
     """Return the evidence on a descendant."""
     descent = make_descent(*texts, **changes)
-    return Evidence(
+    return ModelResult(
         model=make_identity(CHILD),
         protocol=descent.texts[0].protocol,
         location=make_location(Outcome.NONE),
@@ -139,7 +139,7 @@ def make_continuation(tokens: Sequence[int], parent: Sequence[int] = range(40), 
     return Continuation(**{**said, **new, "tokens": 5, **changes})
 
 
-def judge_descent(check: str, evidence: Evidence, policy: Policy | None = None) -> Verdict:
+def judge_descent(check: str, evidence: ModelResult, policy: Policy | None = None) -> Verdict:
     """Return what one check says of a descendant."""
     (verdict,) = judge_evidence(evidence, policy or make_descent_policy(), [check])
     return verdict

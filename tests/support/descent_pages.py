@@ -16,9 +16,9 @@ from support.evidence import (
     make_protocol,
 )
 
-from sw_audit.facts.address import group_addresses
-from sw_audit.facts.arm import Arm, Borrow, SetTo
-from sw_audit.facts.descent import (
+from sw_audit.record.address import group_addresses
+from sw_audit.record.arm import Arm, SetTo, SwapModules
+from sw_audit.record.descent import (
     DESCENDANT,
     PARENT,
     RESTORED_WEIGHTS,
@@ -31,11 +31,11 @@ from sw_audit.facts.descent import (
     TaskResult,
     name_restored_module,
 )
-from sw_audit.facts.location import Outcome
-from sw_audit.facts.measurement import DivergenceSpread, Measurement
-from sw_audit.facts.quantized import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
-from sw_audit.facts.record import Evidence
-from sw_audit.facts.weights import Flaw, WeightsReport
+from sw_audit.record.location import Outcome
+from sw_audit.record.measurement import DivergenceSpread, Measurement
+from sw_audit.record.quantized import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
+from sw_audit.record.record import ModelResult
+from sw_audit.record.weights import Flaw, WeightsReport
 
 MODULE = f"model.layers.{LAYER}.mlp.down_proj"
 OTHER_MODULE = "model.layers.0.self_attn.o_proj"
@@ -48,9 +48,9 @@ _LOOP = "with sarah and bob bob bob bob bob bob bob bob bob bob bob bob bob bob"
 def make_arm(name: str, ratio: float | None, seed: int, *, spread: float | None = None) -> Measurement:
     """Return one arm on the text, with how its divergence spreads if that is wanted."""
     address = group_addresses([SUPER_WEIGHT.address])
-    acts: dict[str, tuple[SetTo | Borrow, ...]] = {
+    acts: dict[str, tuple[SetTo | SwapModules, ...]] = {
         RESTORED_WEIGHTS: (SetTo(addresses=address, value=SUPER_WEIGHT.value),),
-        name_restored_module(OTHER_MODULE): (Borrow(modules=(OTHER_MODULE,)),),
+        name_restored_module(OTHER_MODULE): (SwapModules(modules=(OTHER_MODULE,)),),
     }
     found = make_measurement(Arm(name=name, acts=acts.get(name, ())), ratio, protocol=_PROTOCOL, seed=seed)
     if spread is None:
@@ -186,9 +186,9 @@ def make_flawed() -> WeightsReport:
     )
 
 
-def make_evidence(name: str, *, kept: bool, finite: bool = True) -> Evidence:
+def make_evidence(name: str, *, kept: bool, finite: bool = True) -> ModelResult:
     """Return the evidence on one descendant."""
-    return Evidence(
+    return ModelResult(
         model=make_identity(name),
         protocol=_PROTOCOL,
         location=make_location(Outcome.LOCATED if kept else Outcome.NONE),

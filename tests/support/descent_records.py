@@ -7,11 +7,11 @@ from datetime import date
 from support.descent_pages import MODULE, OTHER_MODULE, make_evidence, make_flawed
 from support.evidence import SUPER_WEIGHT, make_protocol
 
-from sw_audit.facts.identity import Environment, Tool
-from sw_audit.facts.policy import ModelPolicy, Policy
-from sw_audit.facts.record import ModelFailure, Record
-from sw_audit.facts.verdict import Finding, Paste, Status, Verdict
-from sw_audit.facts.waiver import Waiver
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.policy.waiver import Waiver
+from sw_audit.record.identity import Environment, Tool
+from sw_audit.record.record import ModelFailure, Record
+from sw_audit.record.verdict import Finding, Paste, Status, Verdict
 
 _PROTOCOL = make_protocol()
 WAIVER = Waiver(

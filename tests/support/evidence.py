@@ -12,8 +12,19 @@ from collections.abc import Mapping
 
 import numpy
 
-from sw_audit.facts.address import AddressGroup, WeightAddress, group_addresses
-from sw_audit.facts.arm import (
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.policy.scheme import (
+    HELD_OUT,
+    NAIVE,
+    SEARCHED,
+    SMOOTHED,
+    ActivationSetup,
+    AlphaSearch,
+    AlphaTrial,
+    name_scheme,
+)
+from sw_audit.record.address import AddressGroup, WeightAddress, group_addresses
+from sw_audit.record.arm import (
     BASELINE,
     FLIPPED,
     OTHER_OUTLIERS,
@@ -30,10 +41,9 @@ from sw_audit.facts.arm import (
     name_placebo,
     name_rounding,
 )
-from sw_audit.facts.dose import DoseCurve
-from sw_audit.facts.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Tool
-from sw_audit.facts.index import Bearing, LocalFinding, PublishedModel, PublishedWeight, Source
-from sw_audit.facts.location import (
+from sw_audit.record.dose import DoseCurve
+from sw_audit.record.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Tool
+from sw_audit.record.location import (
     Candidate,
     LayerTrace,
     Location,
@@ -41,26 +51,16 @@ from sw_audit.facts.location import (
     PromptTrace,
     SuperActivation,
     SuperWeight,
-    Witness,
+    WeightNormPrediction,
     WitnessedWeight,
 )
-from sw_audit.facts.lookup import Lookup, Match
-from sw_audit.facts.measurement import Agreement, ChoiceAccuracy, Measurement, StopWordMass, TokenLoss
-from sw_audit.facts.mechanism import Contribution, LayerMechanism, Mechanism
-from sw_audit.facts.policy import ModelPolicy, Policy
-from sw_audit.facts.prompt_search import BreakingPrompt, PromptSearch
-from sw_audit.facts.protocol import Protocol
-from sw_audit.facts.record import Evidence, ModelFailure, Record
-from sw_audit.facts.scheme import (
-    HELD_OUT,
-    NAIVE,
-    SEARCHED,
-    SMOOTHED,
-    ActivationSetup,
-    AlphaSearch,
-    AlphaTrial,
-    name_scheme,
-)
+from sw_audit.record.lookup import Lookup, Match
+from sw_audit.record.measurement import Agreement, ChoiceAccuracy, Measurement, StopWordMass, TokenLoss
+from sw_audit.record.mechanism import Contribution, LayerMechanism, Mechanism
+from sw_audit.record.prompt_search import BreakingPrompt, PromptSearch
+from sw_audit.record.protocol import Protocol
+from sw_audit.record.published import Impact, LocalFinding, PublishedModel, PublishedWeight, Source
+from sw_audit.record.record import ModelFailure, ModelResult, Record
 
 LAYERS = 8
 HIDDEN = 128
@@ -74,7 +74,7 @@ PROMPTS = ("the mill stands by the river", "a letter came from the coast", "nobo
 SUPER_WEIGHT = SuperWeight(
     parameter=PARAMETER, row=CHANNEL, column=COLUMN, layer=LAYER, value=-1.9268, share=0.9731
 )
-WITNESS = Witness(
+WITNESS = WeightNormPrediction(
     agrees=True,
     because="from the weights alone, 1 of 1 stand first in their layer",
     weights=(
@@ -314,7 +314,7 @@ def make_search(
 def make_published(*weights: PublishedWeight, match: Match = Match.LISTED, own: bool = False) -> Lookup:
     """Return what an index says of the made-up model: by default its super weight, load-bearing alone."""
     published = weights or (
-        PublishedWeight(layer=LAYER, row=CHANNEL, column=COLUMN, bearing=Bearing.ALONE, sources=("PAPER",)),
+        PublishedWeight(layer=LAYER, row=CHANNEL, column=COLUMN, bearing=Impact.ALONE, sources=("PAPER",)),
     )
     finding = LocalFinding(tool="sw-audit 0.1.0", created="", digest="", dtype="float32", prompt="a", bos=True)
     return Lookup(
@@ -464,7 +464,7 @@ def make_evidence(
     location: Location | None = None,
     published: Lookup | None = None,
     activations: ActivationSetup | None = SETUP,
-) -> Evidence:
+) -> ModelResult:
     """Return the evidence on one model.
 
     Args:
@@ -489,7 +489,7 @@ def make_evidence(
     masses: dict[str, float | None] = {PRUNED: 0.58, **(stop_mass or {})}
     ratios = {BASELINE.name: 1.0, **ratios}
     found = location or make_location(outcome)
-    return Evidence(
+    return ModelResult(
         model=make_identity(model_id),
         protocol=protocol,
         location=found,
@@ -531,7 +531,7 @@ def make_policy(*model_ids: str) -> Policy:
 
 def make_failing_evidence(
     model_id: str = "broken", policy: Policy | None = None, *, windows: int = 32, items: int = 200
-) -> Evidence:
+) -> ModelResult:
     """Return the evidence on a model whose located scalar does not carry it: several checks fail."""
     return make_evidence(
         model_id,
@@ -548,7 +548,7 @@ def make_failing_evidence(
 
 def make_none_evidence(
     model_id: str = "control", policy: Policy | None = None, *, windows: int = 32, items: int = 200
-) -> Evidence:
+) -> ModelResult:
     """Return the evidence on a model without a super weight."""
     return make_evidence(
         model_id,
@@ -569,7 +569,7 @@ def make_none_evidence(
 
 def make_record(*, windows: int = 32, items: int = 200) -> Record:
     """Return the record of an audit of three models, and of a fourth that could not be opened."""
-    from sw_audit.judge import judge_evidence
+    from sw_audit.checks.registry import judge_evidence
 
     policy = make_policy("specimen", "broken", "control", "gone")
     evidence = (

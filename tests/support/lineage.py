@@ -24,15 +24,15 @@ from support.evidence import (
     make_protocol,
 )
 
-from sw_audit.facts.arm import Borrow
-from sw_audit.facts.baseline import Baseline, HeldActivation, HeldWeight
-from sw_audit.facts.descent import DESCENDANT, RESTORED_WEIGHTS, TaskResult
-from sw_audit.facts.fact import Fact
-from sw_audit.facts.fingerprint import Fingerprint, FingerprintActivation, FingerprintWeight, Kinship
-from sw_audit.facts.identity import Tool
-from sw_audit.facts.quantized import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
-from sw_audit.facts.waiver import Waiver
-from sw_audit.facts.weights import Flaw, WeightsReport
+from sw_audit.fact import Fact
+from sw_audit.policy.waiver import Waiver
+from sw_audit.record.arm import SwapModules
+from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
+from sw_audit.record.descent import DESCENDANT, RESTORED_WEIGHTS, TaskResult
+from sw_audit.record.fingerprint import Fingerprint, FingerprintActivation, FingerprintWeight, Kinship
+from sw_audit.record.identity import Tool
+from sw_audit.record.quantized import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
+from sw_audit.record.weights import Flaw, WeightsReport
 
 
 def list_lineage() -> tuple[Fact, ...]:
@@ -86,7 +86,7 @@ def list_lineage() -> tuple[Fact, ...]:
             weights=(HeldWeight(address=SUPER_WEIGHT.address, layer=LAYER, before=-1.9, value=None),),
             activations=(HeldActivation(channel=CHANNEL, token=0, before=-412.5, value=-400.0),),
         ),
-        Borrow(modules=(MODULE,)),
+        SwapModules(modules=(MODULE,)),
         print_of_child,
         Kinship(other="parent", kin="close", shared=1, of=1, drift=0.01, because="1 of 1 coordinates"),
     )

@@ -19,12 +19,12 @@ import torch
 import transformers.models.llama.modeling_llama  # noqa: F401 - imports are not what is measured
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sw_audit.audit import locate_model
-from sw_audit.facts.location import Location
-from sw_audit.facts.policy import ModelPolicy
 from sw_audit.locate import witness  # noqa: F401 - imports are not what is measured
 from sw_audit.locate.locator import DEFAULT_PROMPT
 from sw_audit.locate.streaming import open_for_locating
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.location import Location
+from sw_audit.runner.audit import locate_model
 
 STATUS = Path("/proc/self/status")
 OUTSIDE = ("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head")

@@ -8,7 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.address import AddressGroup
+from sw_audit.record.address import AddressGroup
 from sw_audit.testing import Stem, plant_stems_, wrap_model
 from sw_audit.testing.planting import choose_down
 

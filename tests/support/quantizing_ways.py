@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sw_audit.arms.apply import applied_arm
+from sw_audit.arms.rounding import SpareTensors
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.facts.arm import Arm, Quantize
-from sw_audit.facts.policy import ModelPolicy
-from sw_audit.facts.recipe import parse_recipe
-from sw_audit.intervene.force import arm_in_force
-from sw_audit.intervene.rounding import SpareTensors
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_into_, round_to_nearest
+from sw_audit.record.arm import Arm, Quantize
 
 GROUP = 64
 REPEATS = 3
@@ -178,7 +178,7 @@ def measure_model(name: str, way: Way, folder: str) -> dict[str, Any]:
     for layer in layers:
         if name in ACTS:
             arm = Arm(name=name, acts=(Quantize(recipe=parse_recipe(ACTS[name])),))
-            with arm_in_force(arm, layer, None, spare):
+            with applied_arm(arm, layer, None, spare):
                 pass
         else:
             quantize_layer(layer, way)

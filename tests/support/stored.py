@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.policy import ModelPolicy
+from sw_audit.policy.policy import ModelPolicy
 from sw_audit.specimen.shipped import specimen_path
 
 DATA = Path(__file__).parents[1] / "formats" / "data"

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import torch
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.facts.address import WeightAddress
 from sw_audit.locate.attribute import attribute_activations
+from sw_audit.locate.contribution import measure_reach
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.probe import Probe, probe_prompt
-from sw_audit.locate.reach import measure_reach
 from sw_audit.locate.settings import DEFAULT_SETTINGS, LocatorSettings
 from sw_audit.locate.trace import count_early_layers, find_span, find_super_activations
+from sw_audit.record.address import WeightAddress
 from sw_audit.testing import Design, PlantedModel, build_planted_model, draw_design
 from sw_audit.testing.families import DENSE, EXPERTS, VISION
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from sw_audit.facts.location import Location
 from sw_audit.locate.locator import locate_super_weights
+from sw_audit.record.location import Location
 from sw_audit.testing import PlantedModel, build_planted_model, find_counterexample, make_design
 
 

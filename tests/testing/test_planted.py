@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from sw_audit.facts.location import Outcome
 from sw_audit.locate.locator import locate_super_weights
+from sw_audit.record.location import Outcome
 from sw_audit.testing import (
     PlantedModel,
     build_planted_model,

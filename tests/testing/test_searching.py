@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import configuration
 
+from sw_audit.checks.limits import SuperActivationPersistsLimits
 from sw_audit.errors import CheckpointError
-from sw_audit.facts.limits import SuperActivationPersistsLimits
-from sw_audit.facts.location import Location
 from sw_audit.locate.locator import locate_super_weights
+from sw_audit.record.location import Location
 from sw_audit.testing import PlantedModel, build_planted_model, make_design
 from sw_audit.testing.searching import DEFAULT_EXAMPLES, search_prompts
 
@@ -94,7 +94,7 @@ def test_a_prompt_on_which_the_model_is_not_finite_stops_it_and_not_the_audit(
 
 
 SEARCH = """
-from sw_audit.facts.limits import SuperActivationPersistsLimits
+from sw_audit.checks.limits import SuperActivationPersistsLimits
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.testing import build_planted_model, make_design
 from sw_audit.testing.searching import search_prompts

@@ -1,0 +1,140 @@
+"""Puts a super activation back that a changed weight took away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix
+from sw_audit.checkpoint.routing import find_first_tensor, follow_experts, match_rows
+from sw_audit.record.address import AddressGroup
+
+
+@contextmanager
+def restored_activation(
+    layer: DecoderLayer, matrix: Matrix, group: AddressGroup, original: Tensor
+) -> Iterator[None]:
+    """Let a down-projection give its original output at the one token where a row is largest.
+
+    The original output is the changed output plus what the changed scalars would have added,
+    `(W_original - W_now)[row, column] * x[column]`: the same sum that the paper gets by running the layer
+    twice (Yu et al. 2024, section 3.2, "Prune SW, +SA"). An expert restores one of the tokens that were routed
+    to it: where experts are fused, the one at which its output times its routing weight is largest; an expert
+    that is a module of its own is not told its routing weights.
+
+    Args:
+        layer: The decoder layer, whose call tells how many tokens a sequence has.
+        matrix: The down-projection's matrix, already changed.
+        group: The changed scalars.
+        original: Their original values, [scalars].
+
+    Raises:
+        CheckpointError: When the layer is called, if its experts cannot be followed.
+    """
+    own = (matrix.parameter, matrix.expert)
+    down = next((one for one in layer.down_projections if (one.parameter, one.expert) == own), None)
+    if down is None:
+        yield
+        return
+    rows = torch.tensor(group.rows, device=original.device)
+    columns = torch.tensor(group.columns, device=original.device)
+    loss = _Loss(rows, columns, original.float() - matrix.read_scalars(rows, columns).float())
+    handles = list(_Restorer(layer, down, loss).hook())
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class _Loss:
+    """What changed scalars no longer add: `missing[i] * x[columns[i]]` to row `rows[i]`, [scalars] each."""
+
+    rows: Tensor
+    columns: Tensor
+    missing: Tensor
+
+    def of_row(self, row: int, x: Tensor) -> Tensor:
+        """Return what a row lacks, float32 [served], given what enters, [served, inner]."""
+        here = self.rows == row
+        return (x[:, self.columns[here]].float() * self.missing[here]).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Served:
+    """What a down-projection did in one call, of all sequences.
+
+    Attributes:
+        tokens: Which tokens it served, counted over all sequences, int64 [served].
+        places: Where its output goes in the output that a hook sees, int64 [served].
+        inputs: What entered, [served, inner].
+        outputs: What left, [served, hidden].
+        scales: What the output is multiplied by, [served].
+    """
+
+    tokens: Tensor
+    places: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    scales: Tensor
+
+
+@dataclass
+class _Restorer:
+    layer: DecoderLayer
+    down: DownProjection
+    loss: _Loss
+    length: int = 1
+    entering: Tensor = field(default_factory=lambda: torch.empty(0))
+    entered: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def hook(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        """Put the hooks on, and yield what takes them off."""
+        yield self.layer.module.register_forward_pre_hook(self._note_length, with_kwargs=True)
+        if self.down.expert_module is not None:
+            block = next(one for one in self.layer.module.children() if self.down.module in set(one.modules()))
+            yield block.register_forward_pre_hook(partial(self._note, "entering"), with_kwargs=True)
+            expert = self.down.expert_module
+            yield expert.register_forward_pre_hook(partial(self._note, "entered"), with_kwargs=True)
+        yield self.down.module.register_forward_hook(self._put_back, with_kwargs=True)
+
+    def _note_length(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        hidden = inputs[0] if inputs else named["hidden_states"]
+        self.length = hidden.shape[1]
+
+    def _note(self, name: str, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        states = find_first_tensor((*inputs, *named.values()))
+        setattr(self, name, states.reshape(-1, states.shape[-1]))
+
+    def _put_back(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor:
+        restored = output.clone().reshape(-1, output.shape[-1])  # [places, hidden]
+        for served in self._list_served(inputs, named, restored):
+            sequences = served.tokens // self.length
+            for row in sorted(set(self.loss.rows.tolist())):
+                lost = self.loss.of_row(row, served.inputs)  # [served]
+                scales = served.scales.float()
+                whole = ((served.outputs[:, row].float() + lost) * scales).abs()
+                for sequence in sorted(set(sequences.tolist())):
+                    largest = whole.where(sequences == sequence, -1.0).argmax()
+                    place = served.places[largest]
+                    restored[place, row] = restored[place, row].float() + lost[largest] * scales[largest]
+        return restored.reshape(output.shape)
+
+    def _list_served(self, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Iterator[_Served]:
+        if self.down.fused is not None and self.down.expert is not None:
+            for one in follow_experts(self.down.fused, inputs, named, only=(self.down.expert,)):
+                yield _Served(one.tokens, one.places, one.inputs, one.outputs, one.scales)
+            return
+        # Some families flatten sequences and tokens into one dimension.
+        x = find_first_tensor((*inputs, *named.values()))
+        x = x.reshape(-1, x.shape[-1])
+        places = torch.arange(len(x), device=x.device)
+        tokens = places if self.down.expert_module is None else match_rows(self.entered, self.entering)
+        yield _Served(tokens, places, x, output, torch.ones_like(output[:, 0]))

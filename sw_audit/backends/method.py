@@ -1,0 +1,117 @@
+"""One way of another library to quantize: what it is called, what it needs, what it does to a projection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from sw_audit.backends.costs import ProcessMeter
+from sw_audit.checkpoint.opening import Checkpoint
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a library made of one projection.
+
+    Attributes:
+        module: Is called instead of the projection.
+        tensors: What it stores in place of the weight, scales and codebooks included.
+    """
+
+    module: nn.Module
+    tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A whole model to quantize.
+
+    Attributes:
+        checkpoint: The model, open; it may be changed.
+        folder: Where its files are.
+        calibration: Token ids, int64 [windows, tokens].
+        seed: Of everything that is drawn.
+        saved: An empty folder for what the library writes.
+        meter: Is entered while the library quantizes, and not while files are written.
+    """
+
+    checkpoint: Checkpoint
+    folder: Path
+    calibration: Tensor
+    seed: int
+    saved: Path
+    meter: ProcessMeter
+
+
+Pack = Callable[[nn.Linear], Packed]
+"""Quantizes one projection; it must leave the weight that it is given as it is."""
+
+Train = Callable[[Task], Mapping[str, Tensor]]
+"""Quantizes a whole model, saves it packed, and returns its parameters, by the names that they had before, at the
+values that the codes stand for."""
+
+GROUP = 64
+"""Weights that share a scale wherever a library leaves it to its caller, so that all are compared at one size."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One quantizer of one library; either `pack` or `train` is there.
+
+    Attributes:
+        name: What it is called, such as `bitsandbytes-nf4`.
+        package: What pip installs.
+        minimum: Oldest version that it is known to work with.
+        what: What it is, one clause.
+        settings: How it is used here, one clause.
+        pack: Quantizes projection by projection.
+        train: Quantizes a whole model on calibration text, in a process of its own.
+    """
+
+    name: str
+    package: str
+    minimum: str
+    what: str
+    settings: str
+    pack: Pack | None = None
+    train: Train | None = None
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it looks at text."""
+        return self.train is not None
+
+
+def find_version(package: str) -> str | None:
+    """Return a package's installed version, if it is installed; nothing is imported for it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def find_obstacle(method: Method) -> str | None:
+    """Say in one line why a method cannot be run here; `None` if nothing is known to stand in its way."""
+    from packaging.version import Version
+
+    found = find_version(method.package)
+    remedy = f"pip install '{method.package}>={method.minimum}'"
+    if found is None:
+        return f"{method.package} is not installed ({remedy})"
+    if Version(found) < Version(method.minimum):
+        return f"{method.package} {found} is older than {method.minimum} ({remedy})"
+    return None
+
+
+def tell_failure(error: BaseException) -> str:
+    """Tell an exception in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 1]}…"
+
+
+_LONGEST = 200

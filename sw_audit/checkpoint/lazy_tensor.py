@@ -1,0 +1,148 @@
+"""Tensors without data that remember how they are made, so that it can be done on real data later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Where data goes is decided when there is data.
+_MOVES = {Tensor.cpu, Tensor.cuda, Tensor.detach}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call that made a tensor.
+
+    Attributes:
+        function: What was called.
+        positional: Its arguments; tensors among them, also in lists, may be `LazyTensor`.
+        named: Its named arguments.
+        part: Which of its results the tensor is, where it returns several.
+    """
+
+    function: Callable[..., Any]
+    positional: tuple[Any, ...]
+    named: Mapping[str, Any]
+    part: int | None = None
+
+
+class LazyTensor(Tensor):
+    """A tensor on the meta device that stands for one in a file, or for one made from such.
+
+    Attributes:
+        origin: Name of the tensor in the files, or the step that makes it.
+    """
+
+    origin: str | Step
+
+    @classmethod
+    def of(cls, name: str, shape: Sequence[int], dtype: torch.dtype) -> LazyTensor:
+        """Stand for a tensor in a file."""
+        return _mark(torch.empty(tuple(shape), dtype=dtype, device="meta"), name)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Do it without data, and note that it was done."""
+        named = dict(kwargs or {})
+        if func is Tensor.to:
+            args, named = _leave_device_out(args, named)
+        with torch._C.DisableTorchFunctionSubclass():
+            if _changes_nothing(func, args, named):
+                # Not the object itself: a parameter made of it must be another one.
+                return _mark(args[0].as_subclass(Tensor).detach(), args[0].origin)
+            result = func(*args, **named)
+            if result is args[0]:
+                return result
+            if isinstance(result, Tensor):
+                return _mark(result, Step(func, args, named))
+            if isinstance(result, tuple | list) and any(isinstance(one, Tensor) for one in result):
+                return [_mark(one, Step(func, args, named, part)) for part, one in enumerate(result)]
+        return result
+
+
+def make_real(tensor: LazyTensor, read: Callable[[str], Tensor]) -> Tensor:
+    """Do on real data what was done to a tensor without.
+
+    Args:
+        tensor: The tensor.
+        read: Returns a tensor of the files by its name.
+
+    Returns:
+        Where nothing was done to it, what `read` returned.
+    """
+    made: Tensor = _repeat(tensor, read, {})
+    return made
+
+
+def make_entry_real(tensor: LazyTensor, index: int, read: Callable[[str], Tensor]) -> Tensor:
+    """Return `make_real(tensor, read)[index]`, without the other entries where these were stacked.
+
+    Args:
+        tensor: The tensor, such as the matrices of all experts.
+        index: Along its first dimension.
+        read: Returns a tensor of the files by its name.
+    """
+    step = tensor.origin
+    if isinstance(step, Step) and step.function is torch.stack and step.named.get("dim", 0) == 0:
+        entries = step.positional[0]
+        if len(step.positional) == 1 and isinstance(entries[index], LazyTensor):
+            return make_real(entries[index], read)
+    return make_real(tensor, read)[index]
+
+
+def list_sources(tensor: LazyTensor) -> list[str]:
+    """List the names of the tensors in the files that one is made from."""
+    if isinstance(tensor.origin, str):
+        return [tensor.origin]
+    arguments = _flatten([tensor.origin.positional, list(tensor.origin.named.values())])
+    return [name for one in arguments if isinstance(one, LazyTensor) for name in list_sources(one)]
+
+
+def _repeat(value: Any, read: Callable[[str], Tensor], made: dict[int, Any]) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(_repeat(one, read, made) for one in value)
+    if not isinstance(value, LazyTensor):
+        return value
+    if isinstance(value.origin, str):
+        return read(value.origin)
+    step = value.origin
+    # Parts of one result are made together; the key is what the parts share.
+    key = id(step.positional)
+    if key not in made:
+        named = {name: _repeat(one, read, made) for name, one in step.named.items()}
+        made[key] = step.function(*_repeat(step.positional, read, made), **named)
+    return made[key] if step.part is None else made[key][step.part]
+
+
+def _mark(tensor: Tensor, origin: str | Step) -> LazyTensor:
+    marked = tensor.as_subclass(LazyTensor)
+    marked.origin = origin
+    return marked
+
+
+def _changes_nothing(func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
+    if func is Tensor.to:
+        return (*args[1:], *named.values()) in ((), (args[0].dtype,))
+    return func in _MOVES or (func is Tensor.__getitem__ and args[1] is Ellipsis)
+
+
+def _leave_device_out(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Keep the dtype that a tensor is converted to, and drop the place it is sent to, and how."""
+    dtypes = [one for one in (*args[1:], *named.values()) if isinstance(one, torch.dtype)]
+    return (args[0], *dtypes), {}
+
+
+def _flatten(value: Any) -> list[Any]:
+    if isinstance(value, tuple | list):
+        return [one for inner in value for one in _flatten(inner)]
+    return [value]

@@ -1,0 +1,1 @@
+"""The checks: what each claims, its limits, and the pure rule that holds measurements against them."""

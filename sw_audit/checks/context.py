@@ -1,0 +1,246 @@
+"""One check before the bench: what is known of the model, what the policy wants, how to conclude."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sw_audit.checks.bootstrap import Bootstrap, bound_mean_difference
+from sw_audit.checks.estimate import (
+    Estimate,
+    EstimateStatus,
+    hold_at_most,
+    keep_finite,
+    make_finding,
+    write_interval,
+    write_number,
+)
+from sw_audit.checks.info import CheckInfo
+from sw_audit.policy.model_policy import Expectation
+from sw_audit.policy.policy import Policy
+from sw_audit.record.arm import BASELINE
+from sw_audit.record.descent import Descent
+from sw_audit.record.location import Location, Outcome
+from sw_audit.record.measurement import Measurement, TokenLoss
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Finding, Paste, Status, Verdict, worst_status
+
+# exp() of more nats than this overflows; TokenLoss.perplexity draws the same line.
+_MAXIMUM_NATS = 700
+
+
+@dataclass(frozen=True)
+class CheckContext:
+    """One check on one model.
+
+    Attributes:
+        check: Which check.
+        evidence: What was found and measured.
+        policy: The limits.
+    """
+
+    check: CheckInfo
+    evidence: ModelResult
+    policy: Policy
+
+    @property
+    def descent(self) -> Descent:
+        """The model beside its parent; the bench skips a descendant's check where there is none.
+
+        Raises:
+            LookupError: If there is none.
+        """
+        if self.evidence.descent is None:
+            raise LookupError(f"{self.check.id} needs a model that was measured beside its parent")
+        return self.evidence.descent
+
+    @property
+    def location(self) -> Location:
+        """Where the scalars are that the check is about: the parent's, the baseline's, or the model's own."""
+        if self.check.scope == "descendant" and self.evidence.descent is not None:
+            return self.evidence.descent.parent_location
+        if self.check.scope == "baseline" and self.evidence.baseline is not None:
+            return self.evidence.baseline.location
+        return self.evidence.location
+
+    @property
+    def located(self) -> bool:
+        """Whether super weights were located."""
+        return self.evidence.location.outcome is Outcome.LOCATED
+
+    @property
+    def expectation(self) -> Expectation:
+        """What the policy expects of this model; a model it does not name is under the general rule."""
+        named = next((one for one in self.policy.models if one.id == self.evidence.model.id), None)
+        return self.policy.expect if named is None else self.policy.expectation(named)
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How intervals are drawn."""
+        return Bootstrap.of(self.policy)
+
+    def find_measurement(self, arm: str) -> Measurement | None:
+        """Return an arm's measurement; one made under another protocol does not count."""
+        found = self.evidence.measured(arm)
+        return found if found and found.protocol == self.evidence.protocol.signature else None
+
+    def compare_perplexities(self, arm: str, against: str = BASELINE.name) -> Estimate:
+        """Return one arm's perplexity over another's, with its interval."""
+        ours, theirs = self.find_measurement(arm), self.find_measurement(against)
+        if ours is None or theirs is None:
+            name = against if theirs is None else arm
+            return Estimate(EstimateStatus.MISSING, f"the arm {name!r} was not measured under this protocol")
+        return self.compare_losses(arm, ours.loss, against, theirs.loss)
+
+    def compare_losses(self, arm: str, ours: TokenLoss, against: str, theirs: TokenLoss) -> Estimate:
+        """Return the perplexity of one loss over that of another on the same tokens, with its interval.
+
+        Args:
+            arm: What the one is called.
+            ours: Its loss.
+            against: What the other is called.
+            theirs: Its loss.
+        """
+        if ours.tokens != theirs.tokens or not sum(ours.tokens):
+            return Estimate(
+                EstimateStatus.MISSING, f"the arms {arm!r} and {against!r} were not scored on the same tokens"
+            )
+        if theirs.perplexity is None:
+            return Estimate(EstimateStatus.NO_BASIS, f"the perplexity of the arm {against!r} is not finite")
+        if ours.perplexity is None:
+            return Estimate(EstimateStatus.NOT_FINITE, f"the perplexity of the arm {arm!r} is not finite")
+        nats = [one for one in ours.nats if one is not None]
+        base = [one for one in theirs.nats if one is not None]
+        logs = bound_mean_difference(nats, base, ours.tokens, self.bootstrap)
+        ratio, low, high = (_exponential(log) for log in logs)
+        words = f"perplexity {write_number(theirs.perplexity)} becomes {write_number(ours.perplexity)}"
+        if (few := self.count_short(len(nats), "windows")) is not None:
+            return Estimate(EstimateStatus.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
+        figure = Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
+        return Estimate(
+            EstimateStatus.MEASURED,
+            f"{words}, times {write_interval(figure, self.policy.confidence)}",
+            ratio,
+            low,
+            high,
+        )
+
+    def count_short(self, count: int, what: str) -> str | None:
+        """Say that there are too few windows or items for an interval, if there are."""
+        enough = self.policy.minimum_windows
+        return None if count >= enough else f"{count} {what} give no interval, {enough} are needed"
+
+    def conclude(
+        self,
+        status: Status,
+        because: str,
+        *,
+        remedy: str | None = None,
+        figure: Estimate | Finding | None = None,
+        limit: float | None = None,
+        findings: Sequence[Finding] = (),
+        quantity: str | None = None,
+        measured: bool = True,
+        protocol: str | None = None,
+        paste: Sequence[Paste] = (),
+    ) -> Verdict:
+        """Conclude the case.
+
+        Args:
+            status: The verdict.
+            because: The reason, in words.
+            remedy: What to do about it; left out of a pass and of a skipped check.
+            figure: The figure that decided.
+            limit: What it was held against.
+            findings: The single figures.
+            quantity: What the figure is, if not what the check usually measures.
+            measured: Whether the figure was measured on the corpus, under the protocol.
+            protocol: Signature of the protocol, if not the evidence's own.
+            paste: The remedy as lines that can be pasted; left out where the remedy is.
+        """
+        unwell = status in (Status.FAIL, Status.INCONCLUSIVE)
+        signature = protocol or self.evidence.protocol.signature
+        return Verdict(
+            check=self.check.id,
+            model=self.evidence.model.id,
+            status=status,
+            observed=keep_finite(figure.observed) if figure else None,
+            low=keep_finite(figure.low) if figure else None,
+            high=keep_finite(figure.high) if figure else None,
+            limit=limit,
+            quantity=quantity or self.check.quantity,
+            because=because,
+            remedy=remedy if unwell else None,
+            paste=tuple(paste) if unwell else (),
+            coordinates=tuple(str(address) for address in self.location.addresses),
+            protocol=signature if figure is not None and measured else None,
+            findings=tuple(findings),
+        )
+
+    def skip(self, because: str, findings: Sequence[Finding] = ()) -> Verdict:
+        """Conclude that the check does not apply."""
+        return self.conclude(Status.SKIPPED, because, findings=findings)
+
+    def advise(self, status: Status, footing: EstimateStatus, *, failed: str, key: str, more: str = "") -> str:
+        """Return what to do about a verdict.
+
+        Args:
+            status: The verdict.
+            footing: What the figure that decided rests on.
+            failed: What to do if the figure is on the wrong side of its limit.
+            key: The policy key of the limit, such as `[checks.prune-collapses] minimum_ratio`.
+            more: How to get more windows or items, if not by more text.
+        """
+        more = more or "give a longer text in `[corpus] source` or raise `[corpus] windows`"
+        if footing is EstimateStatus.MISSING:
+            return "Run the audit again with this check selected, so that its arms are measured."
+        if footing is EstimateStatus.NO_BASIS:
+            return 'Look at the model itself: set `dtype = "float32"` for it, and see whether it is finite then.'
+        if footing is EstimateStatus.TOO_FEW:
+            return f"Measure more: {more}; or lower `minimum_windows`."
+        if status is Status.INCONCLUSIVE:
+            return f"Measure more ({more}) until the interval clears the limit, or change `{key}`."
+        return failed
+
+
+Rule: TypeAlias = Callable[[CheckContext], Verdict]
+
+
+def decide_finding(findings: Sequence[Finding], key: Callable[[Finding], float]) -> Finding:
+    """Return the finding that decides: of the worst status, the one with the largest key.
+
+    A finding whose figure is missing or not finite comes before all others of its status.
+
+    Args:
+        findings: At least one.
+        key: The larger, the worse.
+    """
+    status = worst_status(finding.status for finding in findings)
+    worst = [finding for finding in findings if finding.status is status]
+    return max(worst, key=lambda finding: math.inf if finding.observed is None else key(finding))
+
+
+def hold_where_limited(figures: Mapping[str, Estimate], limits: Mapping[str, float]) -> list[Finding]:
+    """Hold figures against their limits; those without one are reported and decide nothing.
+
+    Args:
+        figures: By label.
+        limits: The largest that is allowed, by label.
+    """
+    return [
+        make_finding(label, figure, hold_at_most(figure, limits[label]), limits[label])
+        if label in limits
+        else report_figure(label, figure)
+        for label, figure in figures.items()
+    ]
+
+
+def report_figure(label: str, figure: Estimate) -> Finding:
+    """Return a finding that is only reported: held against nothing, it decides nothing."""
+    return make_finding(label, figure, Status.SKIPPED, None)
+
+
+def _exponential(nats: float) -> float:
+    return math.inf if nats > _MAXIMUM_NATS else math.exp(nats)

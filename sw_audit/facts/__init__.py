@@ -1,1 +1,0 @@
-"""The vocabulary of sw-audit: frozen values without torch, files or clocks."""

@@ -1,0 +1,65 @@
+"""One model that an audit is asked for: where it is, how it is opened, and what it was made from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sw_audit.fact import Fact
+
+Expectation = Literal["some", "none", "any"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class ModelPolicy(Fact):
+    """One model to audit.
+
+    Attributes:
+        source: Path of a checkpoint folder, or a hub id.
+        id: Short name; the last part of the source by default.
+        revision: Hub revision: a branch, a tag, or a commit (40 hex digits, which fixes the bytes).
+        dtype: Dtype to load in; `auto` is what the checkpoint says.
+        device: Where to run, such as `cpu` or `cuda:0`.
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+        allow_pickle: Whether `.bin` files may be read where there is no safetensors file.
+        expect: Overrides the policy's expectation for this model.
+        parent: What it was made from: the id of another model of the policy, the path of a checkpoint folder, or a
+            hub id. With a parent it is a descendant, and other checks apply.
+        base: Base model of an adapter, by path or hub id; by default what its configuration says.
+        gguf: Name of a GGUF file in the folder, where there are several.
+        manifest: Path of a file with one `sha256  name` a line (as `sha256sum` writes) that its files are held
+            against.
+        index: Id of its entry in the index of published coordinates, or `none` if no entry applies; by
+            default it is found by the source.
+    """
+
+    source: str = Field(min_length=1)
+    id: str = ""
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    device: str = "cpu"
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    expect: Expectation | None = None
+    parent: str | None = Field(default=None, min_length=1)
+    base: str | None = Field(default=None, min_length=1)
+    gguf: str | None = Field(default=None, min_length=1)
+    manifest: str | None = Field(default=None, min_length=1)
+    index: str | None = Field(default=None, min_length=1)
+
+    @field_validator("id")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if any(mark in value for mark in "[]:/\\") or value.strip() != value:
+            raise ValueError("an id has no brackets, colons, slashes or outer spaces")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, data: object) -> object:
+        if isinstance(data, dict) and not data.get("id") and isinstance(data.get("source"), str):
+            last = data["source"].replace("\\", "/").rstrip("/").rpartition("/")[2]
+            name = last.translate(str.maketrans("[]:", "---")).strip()
+            return {**data, "id": name if name not in ("", ".", "..") else "model"}
+        return data

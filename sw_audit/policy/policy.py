@@ -1,0 +1,243 @@
+"""What an audit is asked to do: models, text, recipes, and the limits of each check."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.fact import Fact
+from sw_audit.policy.model_policy import Expectation, ModelPolicy
+from sw_audit.policy.recipe import Recipe, parse_recipe
+from sw_audit.policy.scheme import ActivationPolicy
+from sw_audit.policy.waiver import Waiver
+
+__all__ = [
+    "ConfirmationPolicy",
+    "CorpusPolicy",
+    "DescentPolicy",
+    "Expectation",
+    "ModelPolicy",
+    "Policy",
+    "QuantizationPolicy",
+]
+
+Pattern = Annotated[str, Field(min_length=1)]
+
+
+class CorpusPolicy(Fact):
+    """The text that quality is measured on.
+
+    Attributes:
+        source: `specimen` (the text that ships with sw-audit), the path of a text, JSON or Parquet file,
+            or the name of a data set.
+        config: Configuration of the data set, such as `wikitext-2-raw-v1`.
+        split: Split of the data set.
+        field: Column that holds the text.
+        revision: Revision of the data set.
+        window: Tokens the model sees at once, BOS included; by default the specimen text's own length
+            (64 or so), else what the model allows, at most 2048.
+        stride: New tokens per window; by default all of them, so that windows do not overlap.
+        windows: At most so many windows.
+        choices: Path of multiple-choice items (JSON lines with `context`, `choices`, `answer`), or
+            `specimen`; by default the specimen's items with the specimen's text, else none.
+        stop_words: Words counted as stop words; by default the specimen's or the common English ones.
+    """
+
+    source: str = Field(default="specimen", min_length=1)
+    config: str | None = None
+    split: str = "test"
+    field: str = "text"
+    revision: str | None = None
+    window: int | None = Field(default=None, ge=2)
+    stride: int | None = Field(default=None, ge=1)
+    windows: int = Field(default=128, ge=1)
+    choices: str | None = None
+    stop_words: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _stride_fits(self) -> Self:
+        if self.window is not None and self.stride is not None and self.stride > self.window:
+            raise ValueError(f"stride {self.stride} is larger than window {self.window}")
+        return self
+
+
+class QuantizationPolicy(Fact):
+    """Which recipes are measured, each with and without hold-out.
+
+    Attributes:
+        recipes: In the notation of `parse_recipe`, such as `int4/64x64`.
+        targets: Which decoder matrices are rounded: glob patterns on their names without `.weight`, such as
+            `*.down_proj`; none means all. Embeddings, head and norms are never among them.
+        ignore: Which of these are left alone, likewise. Every pattern has to match something.
+    """
+
+    recipes: tuple[str, ...] = ("int4/16x16", "int4/64x64", "int4/256x256", "int4/tensor")
+    targets: tuple[Pattern, ...] = ()
+    ignore: tuple[Pattern, ...] = ()
+
+    @field_validator("recipes")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = [str(parse_recipe(notation)) for notation in value]
+        if len(set(names)) < len(names):
+            raise ValueError("a recipe is named twice")
+        return tuple(names)
+
+    def parsed(self) -> tuple[Recipe, ...]:
+        """Return the recipes as values, in the policy's order."""
+        return tuple(parse_recipe(notation) for notation in self.recipes)
+
+
+class ConfirmationPolicy(Fact):
+    """How far it is taken apart what zeroing the super weights does.
+
+    Attributes:
+        enabled: Whether parts of the set are zeroed on their own, its sign is flipped, it is scaled, and the
+            mechanism is followed layer by layer. Without it `damage-follows-dose` is skipped.
+        doses: What the set is multiplied by; 0 (zeroed) and 1 (the model as it is) are measured anyway.
+    """
+
+    enabled: bool = True
+    doses: tuple[Annotated[float, Field(ge=0)], ...] = (0.1, 0.25, 0.5, 0.75, 1.5, 2.0, 3.0)
+
+    @field_validator("doses")
+    @classmethod
+    def _distinct(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a dose is named twice")
+        return value
+
+
+class DescentPolicy(Fact):
+    """How a descendant is held beside its parent.
+
+    Attributes:
+        texts: Further texts, in the form of `[corpus]`, that both are measured on.
+        prompt_tokens: Lengths of the prompts that both go on with.
+        new_tokens: How many tokens are generated after each.
+        long_new_tokens: How many are generated after the longest, once more.
+        lm_eval: Names of tasks of lm-evaluation-harness (`pip install 'sw-audit[lm-eval]'`).
+        lm_eval_limit: At most so many items of each.
+        lm_eval_path: Folder with task files of your own.
+        modules: So many of the worst modules are put back, one by one, where quality fails.
+    """
+
+    texts: tuple[CorpusPolicy, ...] = ()
+    prompt_tokens: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 20, 100)
+    new_tokens: int = Field(default=32, ge=1)
+    long_new_tokens: int = Field(default=144, ge=1)
+    lm_eval: tuple[Pattern, ...] = ()
+    lm_eval_limit: int | None = Field(default=None, ge=1)
+    lm_eval_path: str | None = None
+    modules: int = Field(default=4, ge=0)
+
+
+class Policy(Fact):
+    """Everything an audit is asked for; an empty file is a valid policy.
+
+    Attributes:
+        schema_number: Version of the policy's form.
+        models: The models, `[[model]]` tables in a policy file.
+        corpus: The text.
+        quantization: The recipes.
+        activations: How activations are quantized.
+        confirmation: How far the effect of the super weights is taken apart.
+        descent: How a descendant is held beside its parent.
+        compare: Name of a baseline (`--save NAME` keeps one) that every model is held against, or the path of a
+            record.
+        waivers: Checks that may be other than PASS until a day, `[[waiver]]` tables in a policy file.
+        checks: Limits, one table per check.
+        expect: What to expect of a model: `some` super weights, `none`, or `any` outcome.
+        inconclusive: Whether an inconclusive verdict fails the run or only warns.
+        prompts: Prompts for `super-activation-persists`; by default a built-in set.
+        index: Path of an index file of your own (`sw-audit locate --update-index` writes one), for
+            `matches-published-index` to use beside the published coordinates.
+        confidence: Of every interval.
+        resamples: Bootstrap resamples.
+        minimum_windows: With fewer windows (or items) there is no interval, so no verdict.
+        seed: Of everything that is drawn.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_number: Literal[1] = Field(default=1, alias="schema")
+    models: tuple[ModelPolicy, ...] = Field(default=(), alias="model")
+    corpus: CorpusPolicy = CorpusPolicy()
+    quantization: QuantizationPolicy = QuantizationPolicy()
+    activations: ActivationPolicy = ActivationPolicy()
+    confirmation: ConfirmationPolicy = ConfirmationPolicy()
+    descent: DescentPolicy = DescentPolicy()
+    compare: str | None = Field(default=None, min_length=1)
+    waivers: tuple[Waiver, ...] = Field(default=(), alias="waiver")
+    checks: CheckLimits = CheckLimits()
+    expect: Expectation = "some"
+    inconclusive: Literal["fail", "warn"] = "fail"
+    prompts: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    index: str | None = Field(default=None, min_length=1)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    resamples: int = Field(default=2000, ge=100, le=100_000)
+    minimum_windows: int = Field(default=8, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _distinct_ids(self) -> Self:
+        ids = [model.id for model in self.models]
+        twice = sorted({name for name in ids if ids.count(name) > 1})
+        if twice:
+            raise ValueError(f"two models are called {twice[0]!r}: give one of them another id")
+        return self
+
+    @model_validator(mode="after")
+    def _descended_from_others(self) -> Self:
+        for model in self.models:
+            same_files = model.parent == model.source and model.revision is None and model.gguf is None
+            if model.parent is not None and (model.parent == model.id or same_files):
+                raise ValueError(
+                    f"model {model.id!r} is its own parent: name what it was made from, or change its id"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _limits_name_recipes(self) -> Self:
+        limits = self.checks.rtn_holdout_quality
+        unmeasured = [name for name in limits.maximum_ratio if name not in self.quantization.recipes]
+        # A policy that is read back from a record has every default written out.
+        if unmeasured and limits.maximum_ratio != type(limits)().maximum_ratio:
+            raise ValueError(f"rtn-holdout-quality limits {unmeasured[0]!r}, which is not among the recipes")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_name_schemes(self) -> Self:
+        limits = self.checks.activation_holdout_quality
+        unmeasured = [name for name in limits.maximum_ratio if name not in self.activations.schemes]
+        if unmeasured and limits.maximum_ratio != type(limits)().maximum_ratio:
+            raise ValueError(
+                f"activation-holdout-quality limits {unmeasured[0]!r}, which is not among the schemes"
+            )
+        return self
+
+    def expectation(self, model: ModelPolicy) -> Expectation:
+        """Return what is expected of one model."""
+        return model.expect or self.expect
+
+    def find_model(self, model_id: str) -> ModelPolicy:
+        """Return the model of that id.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        return {model.id: model for model in self.models}[model_id]
+
+    def find_parent(self, model: ModelPolicy) -> ModelPolicy | None:
+        """Return what a model was made from: another of the policy's models, or what its source says."""
+        if model.parent is None:
+            return None
+        known = {one.id: one for one in self.models}
+        return known.get(model.parent) or ModelPolicy(
+            source=model.parent,
+            device=model.device,
+            trust_remote_code=model.trust_remote_code,
+            allow_pickle=model.allow_pickle,
+        )

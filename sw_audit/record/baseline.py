@@ -1,0 +1,89 @@
+"""A baseline: what was once known of a model, kept to hold its successors against."""
+
+from __future__ import annotations
+
+from sw_audit.fact import Fact
+from sw_audit.record.address import Index, WeightAddress
+from sw_audit.record.identity import ModelIdentity, Tool
+from sw_audit.record.location import Location
+from sw_audit.record.measurement import Measurement
+from sw_audit.record.protocol import Protocol
+
+
+class HeldWeight(Fact):
+    """One of the baseline's super weights, then and now.
+
+    Attributes:
+        address: Which scalar, by its name in the baseline.
+        layer: Decoder layer.
+        before: Its value then.
+        value: The effective value in the model that is held against the baseline; `None` if it has no such
+            scalar, or it is not finite.
+    """
+
+    address: WeightAddress
+    layer: Index
+    before: float
+    value: float | None
+
+    @property
+    def drift(self) -> float | None:
+        """(value - before) / |before|; `None` where there is no value."""
+        return None if self.value is None or not self.before else (self.value - self.before) / abs(self.before)
+
+
+class HeldActivation(Fact):
+    """One of the baseline's super activations on the locating prompt, then and now.
+
+    Attributes:
+        channel: Channel of the residual stream.
+        token: Position in the prompt.
+        before: Its value then, the median over the layers that were read.
+        value: Likewise in the model that is held against the baseline; `None` if not finite.
+    """
+
+    channel: Index
+    token: Index
+    before: float
+    value: float | None
+
+
+class Baseline(Fact):
+    """What was once known of a model; it stands in for its weights where these are not at hand.
+
+    Attributes:
+        name: What it is called.
+        created: When its record was made, ISO 8601 in UTC.
+        tool: What made it.
+        model: Which model it was.
+        protocol: How figures were measured.
+        location: Where its super weights were.
+        measurement: The model as it was, no act in force.
+        weights: Its super weights in the model that is held against it; empty until that is open.
+        activations: Likewise its super activations; empty where prompt, dtype or shape of the models differ.
+    """
+
+    name: str
+    created: str
+    tool: Tool
+    model: ModelIdentity
+    protocol: Protocol
+    location: Location
+    measurement: Measurement
+    weights: tuple[HeldWeight, ...] = ()
+    activations: tuple[HeldActivation, ...] = ()
+
+    def list_obstacles(self, model: ModelIdentity, location: Location) -> tuple[str, ...]:
+        """Say in words why a model's super activations cannot be held against this; nothing where they can."""
+        then, now = self.model, model
+        found = []
+        if (then.layers, then.hidden_size) != (now.layers, now.hidden_size):
+            shape = f"{then.layers} layers of width {then.hidden_size}"
+            found.append(f"it has {shape}, this model {now.layers} of width {now.hidden_size}")
+        if self.location.token_ids != location.token_ids:
+            found.append("it was located on another prompt, or with another tokenizer")
+        if then.dtype != now.dtype:
+            found.append(f"it was run in {then.dtype}, this model in {now.dtype}")
+        if (self.location.depth, location.depth) != ("full", "full"):
+            found.append("not all layers were read")
+        return tuple(found)

@@ -1,0 +1,185 @@
+"""A descendant beside its parent: what was kept, what it costs, and what putting parts back recovers."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sw_audit.fact import Fact
+from sw_audit.record.address import Index, WeightAddress
+from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.location import Location
+from sw_audit.record.measurement import Measurement
+from sw_audit.record.protocol import Protocol
+
+PARENT = "parent"
+DESCENDANT = "descendant"
+RESTORED_WEIGHTS = "parent-super-weights"
+"""Names of the arms that every descendant is measured in."""
+
+
+def name_restored_module(module: str) -> str:
+    """Name the arm in which one module is the parent's, such as `parent-module/model.layers.2.mlp.down_proj`."""
+    return f"parent-module/{module}"
+
+
+class RetainedWeight(Fact):
+    """One of the parent's super weights, there and here.
+
+    Attributes:
+        address: Which scalar.
+        layer: Decoder layer.
+        parent: Value in the parent.
+        value: Effective value in the descendant; `None` if it cannot be read or is not finite.
+        finite: Whether it is finite, where it can be read.
+        row_error: Relative error of the rest of its row: norm of the difference over norm of the parent's; `None`
+            where it cannot be had.
+        column_error: Likewise of the rest of its column.
+    """
+
+    address: WeightAddress
+    layer: Index
+    parent: float
+    value: float | None
+    finite: bool = True
+    row_error: float | None = None
+    column_error: float | None = None
+
+    @property
+    def relative_error(self) -> float | None:
+        """(value - parent) / |parent|; `None` where the value is missing."""
+        return None if self.value is None or not self.parent else (self.value - self.parent) / abs(self.parent)
+
+
+class RetainedActivation(Fact):
+    """One of the parent's super activations on the locating prompt, there and here.
+
+    Attributes:
+        channel: Channel of the residual stream.
+        token: Position in the prompt.
+        layers: The decoder layers it persists through in the parent.
+        parent: Its value after each of these layers in the parent.
+        value: Likewise in the descendant, at the same channel and token; `None` where not finite.
+        loudest: Per layer, whether in the descendant the channel is the largest at that token.
+        sink_parent: Share of attention that later tokens give to that token, mean over layers and heads; `None`
+            where attention weights cannot be had.
+        sink: Likewise in the descendant.
+    """
+
+    channel: Index
+    token: Index
+    layers: tuple[Index, ...]
+    parent: tuple[float, ...]
+    value: tuple[float | None, ...]
+    loudest: tuple[bool, ...]
+    sink_parent: float | None = None
+    sink: float | None = None
+
+
+class LayerError(Fact):
+    """How far a layer's output is from the parent's.
+
+    Attributes:
+        layer: Decoder layer.
+        signal: Sum of squares of the parent's residual stream after it, over scored tokens.
+        noise: Sum of squares of the difference; `None` if not finite.
+        own_noise: Sum of squares of the difference that this layer alone makes: the descendant's layer on the
+            parent's input; `None` where not measured or not finite.
+        down_input: Largest magnitude that enters its down-projection in the descendant; `None` if not finite or
+            there is none.
+        down_output: Largest magnitude that leaves it.
+        finite: Whether all that enters and leaves it is finite, where it can be seen.
+    """
+
+    layer: Index
+    signal: float
+    noise: float | None
+    own_noise: float | None = None
+    down_input: float | None = None
+    down_output: float | None = None
+    finite: bool = True
+
+
+class ComparedText(Fact):
+    """Parent and descendant on one text.
+
+    Attributes:
+        protocol: How figures were measured.
+        measurements: The parent's first, the descendant's second, then what putting parts back gives. Agreement
+            is with the parent.
+    """
+
+    protocol: Protocol
+    measurements: tuple[Measurement, ...]
+
+    def measured(self, arm: str) -> Measurement | None:
+        """Return the measurement of the arm of that name, if it was measured."""
+        return next((found for found in self.measurements if found.arm.name == arm), None)
+
+
+class Continuation(Fact):
+    """What both models go on with after one prompt, greedily.
+
+    Attributes:
+        prompt: The prompt, as text.
+        tokens: Its length in tokens.
+        parent: The parent's new tokens.
+        descendant: The descendant's; `None` in place of a token where logits were not finite ends it.
+        parent_text: The parent's, as text.
+        descendant_text: The descendant's, as text.
+        finite: Whether all the descendant's logits were finite.
+    """
+
+    prompt: str
+    tokens: Index
+    parent: tuple[int, ...]
+    descendant: tuple[int, ...]
+    parent_text: str = ""
+    descendant_text: str = ""
+    finite: bool = True
+
+
+class TaskResult(Fact):
+    """One task of lm-evaluation-harness, item by item.
+
+    Attributes:
+        task: Its name.
+        version: Its version, as the harness says.
+        metric: Which metric, such as `acc`.
+        parent: Per item, whether the parent is right.
+        descendant: Likewise the descendant.
+    """
+
+    task: str
+    version: str
+    metric: str
+    parent: tuple[bool, ...]
+    descendant: tuple[bool, ...]
+
+
+class Descent(Fact):
+    """Everything that was found and measured on a descendant and its parent together.
+
+    Attributes:
+        parent: Which model the parent is.
+        parent_location: Where the parent's super weights are.
+        super_weights: The parent's super weights, there and here.
+        super_activations: The parent's super activations, there and here.
+        texts: Both on each text, the policy's `[corpus]` first.
+        layers: Per decoder layer, on the first text.
+        continuations: What both go on with.
+        tasks: Tasks of lm-evaluation-harness.
+        worst_modules: Modules whose weights differ most from the parent's, with their relative error, worst first;
+            `None` where it is not finite. Looked for where quality fails.
+        notes: What a reader should know.
+    """
+
+    parent: ModelIdentity
+    parent_location: Location
+    super_weights: tuple[RetainedWeight, ...] = ()
+    super_activations: tuple[RetainedActivation, ...] = ()
+    texts: tuple[ComparedText, ...] = Field(min_length=1)
+    layers: tuple[LayerError, ...] = ()
+    continuations: tuple[Continuation, ...] = ()
+    tasks: tuple[TaskResult, ...] = ()
+    worst_modules: tuple[tuple[str, float | None], ...] = ()
+    notes: tuple[str, ...] = ()

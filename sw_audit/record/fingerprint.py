@@ -1,0 +1,155 @@
+"""The short fingerprint of a model's lineage: where its super weights are, their values and ratios."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from sw_audit.fact import Fact
+from sw_audit.record.address import Index
+from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.location import Location
+from sw_audit.record.published import Impact, PublishedModel
+
+Kin = Literal["same", "close", "moved", "partial", "none"]
+"""How alike two fingerprints are, the most alike first."""
+KIN: tuple[Kin, ...] = ("same", "close", "moved", "partial", "none")
+
+
+class FingerprintWeight(Fact):
+    """One super weight of a fingerprint.
+
+    Attributes:
+        layer: Decoder layer, counted from 0.
+        row: Output channel of its down-projection.
+        column: Input channel.
+        expert: Index of the expert, where there are several.
+        value: The weight; `None` where it is not known.
+        ratio: Its value over that of the first one; `None` where one of them is not known.
+        outlier: By how much its row stands out from the median row, from the weights alone; `None` if unknown.
+    """
+
+    layer: Index
+    row: Index
+    column: Index
+    expert: Index | None = None
+    value: float | None = None
+    ratio: float | None = None
+    outlier: float | None = None
+
+    @property
+    def coordinate(self) -> tuple[int, int, int, int | None]:
+        """Layer, row, column and expert."""
+        return self.layer, self.row, self.column, self.expert
+
+    def __str__(self) -> str:
+        expert = "" if self.expert is None else f"{self.expert}:"
+        value = "" if self.value is None else f"={self.value:+.4g}"
+        return f"{self.layer}[{expert}{self.row},{self.column}]{value}"
+
+
+class FingerprintActivation(Fact):
+    """One super activation of a fingerprint.
+
+    Attributes:
+        channel: Channel of the residual stream.
+        value: Its value on the locating prompt.
+        gain: That over the value of the largest super weight of its row; `None` if there is none.
+    """
+
+    channel: Index
+    value: float
+    gain: float | None = None
+
+
+class Fingerprint(Fact):
+    """What a model shows of its lineage; fine-tuning and quantizing hardly change it.
+
+    Attributes:
+        schema_number: Version of the form.
+        name: What the model is called.
+        family: Its `model_type`; `None` where it is not known.
+        layers: Number of decoder layers; `None` where it is not known.
+        hidden_size: Width of the residual stream; `None` where it is not known.
+        weights: Its super weights, by coordinate.
+        activations: Its super activations, by channel.
+    """
+
+    schema_number: Literal[1] = 1
+    name: str
+    family: str | None = None
+    layers: Index | None = None
+    hidden_size: Index | None = None
+    weights: tuple[FingerprintWeight, ...] = ()
+    activations: tuple[FingerprintActivation, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Layers and width, if both are known."""
+        return None if self.layers is None or self.hidden_size is None else (self.layers, self.hidden_size)
+
+    def __str__(self) -> str:
+        shape = "?" if self.shape is None else f"{self.layers}x{self.hidden_size}"
+        return " ".join((f"{self.family or '?'}/{shape}", *(str(one) for one in self.weights))) or "none"
+
+    @classmethod
+    def of_model(cls, identity: ModelIdentity, location: Location, name: str | None = None) -> Self:
+        """Take the fingerprint of a model that was located."""
+        found = sorted(location.super_weights, key=lambda one: (one.layer, one.expert or 0, one.row, one.column))
+        seen = () if location.witness is None else location.witness.weights
+        outliers = {one.model_dump_json(include={"parameter", "row", "column", "expert"}): one for one in seen}
+        weights = []
+        for one in found:
+            witnessed = outliers.get(one.address.model_dump_json())
+            weights.append(
+                FingerprintWeight(
+                    **one.model_dump(include={"layer", "row", "column", "expert", "value"}),
+                    ratio=one.value / found[0].value if found[0].value else None,
+                    outlier=None if witnessed is None else witnessed.row_ratio,
+                )
+            )
+        activations = []
+        for loud in sorted(location.super_activations, key=lambda one: one.channel):
+            own = max((one.value for one in found if one.row == loud.channel), key=abs, default=0.0)
+            gain = loud.value / own if own else None
+            activations.append(FingerprintActivation(channel=loud.channel, value=loud.value, gain=gain))
+        return cls(
+            name=name or identity.id,
+            family=identity.family,
+            layers=identity.layers,
+            hidden_size=identity.hidden_size,
+            weights=tuple(weights),
+            activations=tuple(activations),
+        )
+
+    @classmethod
+    def of_entry(cls, entry: PublishedModel) -> Self:
+        """Take what an entry of the index tells: whole coordinates that nobody has refuted."""
+        known = [
+            FingerprintWeight(layer=one.layer, row=one.row, column=one.column, expert=one.expert, value=one.value)
+            for one in entry.weights
+            if one.layer is not None
+            and one.row is not None
+            and one.column is not None
+            and one.bearing is not Impact.REFUTED
+        ]
+        return cls(name=entry.id, weights=tuple(known))
+
+
+class Kinship(Fact):
+    """How alike the fingerprints of two models are.
+
+    Attributes:
+        other: The model that was compared with.
+        kin: How alike.
+        shared: How many coordinates both have.
+        of: How many the other has.
+        drift: Largest relative difference of a shared value; `None` if no value is known on both sides.
+        because: The same in words.
+    """
+
+    other: str
+    kin: Kin
+    shared: Index
+    of: Index
+    drift: float | None = None
+    because: str

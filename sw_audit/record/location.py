@@ -1,0 +1,213 @@
+"""What locating found: super weights, super activations, and what was looked at and turned down."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from sw_audit.fact import Fact
+from sw_audit.record.address import Index, WeightAddress
+
+Depth = Literal["full", "early"]
+"""How far the locating pass goes through the decoder layers."""
+
+
+class Outcome(StrEnum):
+    """What locating ended with.
+
+    `located`: at most six scalars explain a super activation. `distributed`: there is a massive activation
+    that so few scalars do not explain. `none`: there is none.
+    """
+
+    LOCATED = "located"
+    DISTRIBUTED = "distributed"
+    NONE = "none"
+
+
+class SuperWeight(WeightAddress):
+    """A scalar that makes a super activation (Yu et al. 2024, section 3.1).
+
+    Attributes:
+        layer: Decoder layer, counted from 0.
+        value: The weight.
+        share: Part of the super activation that the product `W[row, column] * x[column]` explains.
+    """
+
+    layer: Index
+    value: float
+    share: float
+
+    @property
+    def address(self) -> WeightAddress:
+        """Where the scalar is, without what it is like."""
+        return WeightAddress(parameter=self.parameter, row=self.row, column=self.column, expert=self.expert)
+
+
+class SuperActivation(Fact):
+    """A massive activation that rides the residual stream (Sun et al. 2024; Yu et al. 2024, section 3.2).
+
+    Attributes:
+        channel: Channel of the residual stream.
+        token: Position in the prompt.
+        value: Value in the residual stream, the median over the layers it persists through.
+        first_layer: First decoder layer whose output holds it.
+        last_layer: Last decoder layer whose output holds it.
+    """
+
+    channel: Index
+    token: Index
+    value: float
+    first_layer: Index
+    last_layer: Index
+
+
+class Candidate(Fact):
+    """A scalar, or a spike, that was looked at: what it is, and why it is or is not a super weight.
+
+    Attributes:
+        layer: Decoder layer.
+        parameter: Qualified name of the down-projection.
+        row: Output channel of the spike.
+        column: Input channel of the largest product in that output.
+        expert: Index of the expert, if experts are fused.
+        token: Position in the prompt.
+        input_value: The down-projection's input `x[column]` there.
+        output_value: The down-projection's output `y[row]` there.
+        weight: `W[row, column]`.
+        share: Part of the output that the product explains.
+        accepted: Whether it is one of the located super weights.
+        because: The reason, in words.
+    """
+
+    layer: Index
+    parameter: str
+    row: Index
+    column: Index
+    expert: Index | None = None
+    token: Index
+    input_value: float
+    output_value: float
+    weight: float
+    share: float
+    accepted: bool
+    because: str
+
+
+class LayerTrace(Fact):
+    """What one decoder layer showed on the locating prompt; magnitudes are absolute values.
+
+    Attributes:
+        layer: Decoder layer.
+        residual: Largest magnitude in the layer's output.
+        residual_channel: Its channel.
+        residual_token: Its token.
+        typical: Median magnitude in the layer's output.
+        down_input: Largest magnitude in the down-projection's input, `None` without a down-projection.
+        down_output: Largest magnitude in the down-projection's output.
+    """
+
+    layer: Index
+    residual: float
+    residual_channel: Index
+    residual_token: Index
+    typical: float
+    down_input: float | None
+    down_output: float | None
+
+
+class WitnessedWeight(WeightAddress):
+    """What the weights alone, without a forward pass, say of a located super weight.
+
+    Attributes:
+        layer: Decoder layer, counted from 0.
+        row_rank: Place of its row among the rows of its down-projection, by the predictor's score; 1 is first.
+        rows: How many rows there are.
+        column_rank: Place of its column within that row's score.
+        columns: How many columns there are.
+        row_ratio: Its row's score over the median row's; `None` if the median is zero.
+        largest_ratio: The largest row's score over the median row's.
+        share: Part of its row's squared score that its column makes.
+        agrees: Whether row and column are first, sharing first places with the other located scalars.
+    """
+
+    layer: Index
+    row_rank: Index
+    rows: Index
+    column_rank: Index
+    columns: Index
+    row_ratio: float | None
+    largest_ratio: float | None
+    share: float | None
+    agrees: bool
+
+
+class WeightNormPrediction(Fact):
+    """A second opinion on the located super weights, from the weights alone; it never overrules the first.
+
+    Attributes:
+        agrees: Whether it agrees on all of them; `None` if it could not look at all of them.
+        because: The same in words.
+        weights: What it says of each.
+    """
+
+    agrees: bool | None
+    because: str
+    weights: tuple[WitnessedWeight, ...] = ()
+
+
+class Location(Fact):
+    """The answer to "where are the super weights?", from one forward pass on one prompt.
+
+    Attributes:
+        outcome: Located, distributed or none.
+        because: The outcome's reason, in words.
+        prompt: The prompt, as text.
+        token_ids: The prompt, as the model saw it.
+        bos: Whether a BOS token was prepended.
+        super_weights: Largest share first.
+        super_activations: Largest magnitude first.
+        candidates: What was looked at.
+        trace: One entry per decoder layer.
+        depth: Whether the pass went through all decoder layers, or stopped after the early ones; then that super
+            activations persist is known for the layers that ran, and no further.
+        layers_seen: How many decoder layers ran; `None` in records that do not say, where all did.
+        witness: A second opinion from the weights alone; `None` if nothing was located, or it was not asked.
+    """
+
+    outcome: Outcome
+    because: str
+    prompt: str
+    token_ids: tuple[int, ...]
+    bos: bool
+    super_weights: tuple[SuperWeight, ...]
+    super_activations: tuple[SuperActivation, ...]
+    candidates: tuple[Candidate, ...]
+    trace: tuple[LayerTrace, ...]
+    depth: Depth = "full"
+    layers_seen: Index | None = None
+    witness: WeightNormPrediction | None = None
+
+    @property
+    def addresses(self) -> tuple[WeightAddress, ...]:
+        """The addresses of the super weights."""
+        return tuple(weight.address for weight in self.super_weights)
+
+
+class PromptTrace(Fact):
+    """A super activation's channel, followed through the layers on one prompt.
+
+    Attributes:
+        prompt: The prompt, as text.
+        tokens: Length of the prompt in tokens, BOS included.
+        channel: The channel that is followed.
+        peaks: Per decoder layer, the token at which the channel is largest.
+        values: Per decoder layer, the value there; `None` where it is not finite.
+        ranks: Per decoder layer, how many other channels are larger at that token (0: it is the largest).
+    """
+
+    prompt: str
+    tokens: Index
+    channel: Index
+    peaks: tuple[Index, ...]
+    values: tuple[float | None, ...]
+    ranks: tuple[Index, ...]

@@ -1,0 +1,243 @@
+"""Quantizers side by side, on one page: round-to-nearest and what other libraries make of a model, in one pass."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sw_audit.checks.comparison import rate_quality
+from sw_audit.policy.clip import SearchClip
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.policy.recipe import PerTensor
+from sw_audit.policy.storage import count_bits, count_groups
+from sw_audit.policy.targets import is_targeted, match_targets
+from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.address import AddressGroup, group_addresses
+from sw_audit.record.arm import BASELINE, Arm, Quantize, ReplaceLayer, name_rounding
+from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
+from sw_audit.record.record import ModelResult, Record
+from sw_audit.runner.audit import compose_record, locate_model, open_model
+
+if TYPE_CHECKING:
+    from sw_audit.backends.method import Method
+    from sw_audit.checkpoint.matrices import DecoderLayer
+    from sw_audit.checkpoint.opening import Checkpoint
+
+RECIPES = (
+    "int4/group64",
+    "int4/16x16",
+    *(f"int4/{block}{clip}" for clip in ("", "/z9", "/search") for block in ("64x64", "512x512", "tensor")),
+    "nf4/group64",
+    "int8/row",
+)
+"""What is compared by default: block sizes, large ones also clipped, and the other libraries' formats."""
+
+
+def compare_quantizers(
+    policy: Policy, methods: Sequence[str] | None = None, progress: Progress = ignore_progress
+) -> Record:
+    """Compare quantizers on the one model of a policy, and return a record that holds nothing else.
+
+    Every recipe of the policy is measured plain, and once more with the located super weights held out if there
+    are any; blocks that hold every matrix whole are left out where the whole matrix is measured anyway. Every
+    method of another library is measured as that library's own layers compute, where it works on layers; one that
+    works on a whole model quantizes in a process of its own. A method whose package is missing, or that fails, is
+    a row that says so.
+
+    Args:
+        policy: The model, the text, the recipes and which matrices they are for, how intervals are drawn; how many
+            windows are calibrated on (`activations.calibration_windows`).
+        methods: Names of other libraries' methods; by default all that there are.
+        progress: Told where the work stands.
+
+    Raises:
+        InputError: If the model, the text or a name cannot be used.
+    """
+    from sw_audit.backends.registry import METHODS, find_methods
+    from sw_audit.backends.suppress_output import quiet_alternatives
+
+    started = time.perf_counter()
+    (wanted,) = policy.models
+    chosen = METHODS if methods is None else find_methods(methods)
+    progress("opening", 0, 1)
+    checkpoint = open_model(wanted.id, policy)
+    with ExitStack() as stack:
+        stack.enter_context(quiet_alternatives())
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sw-audit-")))
+        evidence = _gather(checkpoint, wanted, policy, chosen, scratch, progress)
+    seconds = time.perf_counter() - started
+    return compose_record([evidence.model_copy(update={"seconds": seconds})], (), (), policy)
+
+
+def check_methods(names: Sequence[str] | None) -> None:
+    """Complain about the name of a method that there is not, before anything heavy is done.
+
+    Raises:
+        InputError: If there is none.
+    """
+    from sw_audit.backends.registry import find_methods
+
+    find_methods(names or ())
+
+
+def _gather(
+    checkpoint: Checkpoint,
+    wanted: ModelPolicy,
+    policy: Policy,
+    methods: Sequence[Method],
+    scratch: Path,
+    progress: Progress,
+) -> ModelResult:
+    from sw_audit.backends.preparing import describe_method, prepare_methods
+    from sw_audit.corpus.choices import read_choices
+    from sw_audit.corpus.protocol import describe_protocol, list_cautions
+    from sw_audit.corpus.text import read_corpus
+    from sw_audit.corpus.windows import cut_calibration, window_corpus
+    from sw_audit.locate.controls import count_weights
+    from sw_audit.measure.arms import measure_arms
+
+    text, tokenizer = read_corpus(policy.corpus), checkpoint.tokenizer
+    windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions)
+    protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
+    unscored = cut_calibration(text, tokenizer, windows, policy.activations.calibration_windows)
+    parameters = [matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices]
+    targets = match_targets(parameters, policy.quantization.targets, policy.quantization.ignore)
+    progress("locating", 0, 1)
+    location = locate_model(checkpoint)
+    shapes = {matrix.shape for layer in checkpoint.layers for matrix in layer.matrices}
+    ours = plan_rounding(policy, group_addresses(location.addresses), shapes)
+    tokens = None if unscored is None else unscored.token_ids
+    quantizers, obstacles = prepare_methods(methods, wanted, tokens, policy.seed, scratch, progress)
+    theirs = [Arm(name=name, acts=(ReplaceLayer(method=name),)) for name in quantizers]
+    arms = [BASELINE, *ours, *theirs]
+    measurements = measure_arms(
+        checkpoint,
+        arms,
+        windows,
+        protocol=protocol.signature,
+        choices=read_choices(policy.corpus) or (),
+        choice_arms=[arm.name for arm in arms],
+        bos=tokenizer.bos_token_id,
+        calibration=unscored if _any_searches_corpus(ours) else None,
+        stand_ins=quantizers,
+        progress=progress,
+    )
+    # A method that failed on its way was run as the model itself from there: that is no measurement of it.
+    obstacles |= {name: one.failure for name, one in quantizers.items() if one.failure is not None}
+    kept = {one.arm.name: one for one in measurements if one.arm.name not in obstacles}
+    quality = {name: rate_quality(one, measurements[0], policy) for name, one in kept.items()}
+    rows = [_describe_rounding(arm, quality[arm.name], checkpoint, bool(location.addresses)) for arm in ours]
+    rows += [
+        describe_method(method, quality.get(method.name), quantizers.get(method.name), obstacles.get(method.name))
+        for method in methods
+    ]
+    return ModelResult(
+        model=checkpoint.identity,
+        protocol=protocol,
+        location=location,
+        measurements=tuple(kept.values()),
+        targets=targets,
+        comparison=Comparison(
+            protocol=protocol.signature,
+            baseline=quality[BASELINE.name],
+            dtype_bits=8 * checkpoint.layers[0].matrices[0].tensor.element_size(),
+            confidence=policy.confidence,
+            calibration_windows=0 if unscored is None else len(unscored.token_ids),
+            rows=tuple(rows),
+        ),
+        decoder_weights=count_weights(checkpoint.layers),
+        notes=list_cautions(policy.corpus, checkpoint.vocabulary),
+    )
+
+
+def plan_rounding(
+    policy: Policy, held: tuple[AddressGroup, ...], shapes: Collection[tuple[int, int]] = ()
+) -> list[Arm]:
+    """List the arms of the policy's recipes: each one plain, and held out if there is anything to hold out.
+
+    Args:
+        policy: Recipes, and which matrices they are for.
+        held: What is held out.
+        shapes: Of the matrices; a recipe is left out that cuts none of them and is another one but for that.
+    """
+    which, recipes = policy.quantization, policy.quantization.parsed()
+    whole = {recipe for recipe in recipes if recipe.granularity == PerTensor()}
+    kept = [
+        recipe
+        for recipe in recipes
+        if recipe in whole
+        or recipe.model_copy(update={"granularity": PerTensor()}) not in whole
+        or any(count_groups(recipe, shape) > 1 for shape in shapes)
+    ]
+    return [
+        Arm(
+            name=name_rounding(recipe, holdout=bool(groups)),
+            acts=(Quantize(recipe=recipe, holdout=groups, targets=which.targets, ignore=which.ignore),),
+        )
+        for recipe in kept
+        for groups in dict.fromkeys(((), held))
+    ]
+
+
+def _describe_rounding(arm: Arm, quality: Quality, checkpoint: Checkpoint, located: bool) -> ComparedQuantizer:
+    (act,) = (act for act in arm.acts if isinstance(act, Quantize))
+    seconds, peak = _time_rounding(arm, act, checkpoint)
+    matrices = [matrix for layer in checkpoint.layers for matrix in layer.matrices]
+    held = Counter((group.parameter, group.expert) for group in act.holdout for _ in group.rows)
+    bits, left = 0.0, 0
+    for matrix in matrices:
+        if is_targeted(matrix.parameter, act.targets, act.ignore):
+            bits += count_bits(act.recipe, matrix.shape, held[matrix.parameter, matrix.expert])
+        else:
+            bits, left = bits + 8 * math.prod(matrix.shape) * matrix.tensor.element_size(), left + 1
+    return ComparedQuantizer(
+        method=ROUND_TO_NEAREST,
+        settings=str(act.recipe),
+        hold_out="held" if act.holdout else "none" if located else "nothing-to-hold",
+        what="round-to-nearest, simulated",
+        arm=arm.name,
+        quality=quality,
+        bits_per_weight=bits / sum(math.prod(matrix.shape) for matrix in matrices),
+        seconds=seconds,
+        peak_bytes=peak,
+        left_alone=left,
+    )
+
+
+def _time_rounding(arm: Arm, act: Quantize, checkpoint: Checkpoint) -> tuple[float | None, int | None]:
+    """Round every layer once more for the clock, and one of each shape for the memory that it takes."""
+    from sw_audit.arms.apply import applied_arm
+    from sw_audit.arms.rounding import SpareTensors
+    from sw_audit.backends.costs import measure_peak
+
+    if act.recipe.clip == SearchClip(on="corpus"):
+        return None, None  # what the text showed of each layer is not kept
+    spare, seconds, peak, measured = SpareTensors(), 0.0, 0, set()
+    for layer in checkpoint.layers:
+        shape = tuple(sorted(matrix.shape for matrix in layer.matrices))
+        if shape not in measured:
+            measured.add(shape)
+            peak = max(peak, measure_peak(partial(_round_once, arm, layer))[1])
+        started = time.perf_counter()
+        with applied_arm(arm, layer, None, spare):
+            seconds += time.perf_counter() - started
+    return seconds, peak
+
+
+def _round_once(arm: Arm, layer: DecoderLayer) -> None:
+    from sw_audit.arms.apply import applied_arm
+
+    with ExitStack() as stack:
+        stack.enter_context(applied_arm(arm, layer))
+
+
+def _any_searches_corpus(arms: Iterable[Arm]) -> bool:
+    acts = [act for arm in arms for act in arm.acts if isinstance(act, Quantize)]
+    return any(act.recipe.clip == SearchClip(on="corpus") for act in acts)

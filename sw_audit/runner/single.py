@@ -1,0 +1,172 @@
+"""One model by itself: where its super weights are, and what it is worth in every arm that is asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sw_audit.index.doses import list_dose_curves
+from sw_audit.index.lookup import find_policy_model, open_index
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.policy.targets import PatternMatch, match_targets
+from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.arm import BASELINE, Arm, Quantize, is_dose
+from sw_audit.record.baselines import find_baseline
+from sw_audit.record.location import Depth, Location, Outcome, PromptTrace
+from sw_audit.record.record import ModelResult
+from sw_audit.runner.arm_cache import NO_CACHE, ArmCache
+from sw_audit.runner.plan import CHOICE_ARMS, ArmTargets, Needs, plan_arms, plan_needs, plan_trials
+
+if TYPE_CHECKING:
+    from sw_audit.checkpoint.opening import Checkpoint
+    from sw_audit.corpus.windows import Windows
+
+PUBLISHED_CHECK = "matches-published-index"
+
+
+def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
+    """Locate the super weights of an open model, and ask the weights alone about them.
+
+    See `locate_super_weights` and `predict_from_weights`.
+    """
+    from sw_audit.locate.locator import locate_super_weights
+    from sw_audit.locate.weight_norms import predict_from_weights
+
+    return predict_from_weights(checkpoint.layers, locate_super_weights(checkpoint, depth=depth))
+
+
+def measure_single(
+    wanted: ModelPolicy,
+    policy: Policy,
+    checks: Collection[str],
+    progress: Progress = ignore_progress,
+    checkpoint: Checkpoint | None = None,
+    memory: ArmCache = NO_CACHE,
+) -> ModelResult:
+    """Find and measure everything that the selected checks need to know about one model.
+
+    Args:
+        wanted: The model.
+        policy: The policy.
+        checks: Ids of the selected checks.
+        progress: Told where the work stands.
+        checkpoint: The model, if it is open already.
+        memory: What is remembered of it; see `measure_or_recall`.
+
+    Raises:
+        InputError: If the model or the text cannot be used.
+    """
+    from sw_audit.checkpoint.opening import open_checkpoint
+    from sw_audit.corpus.choices import read_choices
+    from sw_audit.corpus.protocol import describe_protocol, list_cautions
+    from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
+    from sw_audit.corpus.text import read_corpus
+    from sw_audit.corpus.windows import cut_calibration, window_corpus
+    from sw_audit.locate.controls import count_weights
+    from sw_audit.measure.activations import prepare_activations
+    from sw_audit.measure.arms import measure_arms
+    from sw_audit.measure.held import hold_against
+    from sw_audit.measure.mechanism import follow_super_activations
+    from sw_audit.testing.searching import search_prompts
+
+    started = time.perf_counter()
+    text = read_corpus(policy.corpus)
+    progress("opening", 0, 1)
+    checkpoint = checkpoint or open_checkpoint(wanted)
+    tokenizer = checkpoint.tokenizer
+    windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions)
+    protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
+    progress("locating", 0, 1)
+    location = locate_model(checkpoint)
+    weights = count_weights(checkpoint.layers)
+    needs = plan_needs(policy, checks, weights)
+    roles = _select_targets(checkpoint, location, needs, policy.seed)
+    unscored = cut_calibration(text, tokenizer, windows, policy.activations.calibration_windows)
+    setup = (
+        prepare_activations(checkpoint, location.token_ids, unscored, plan_trials(policy, checks, roles))
+        if needs.activations
+        else None
+    )
+    arms = plan_arms(policy, checks, roles, setup)
+    targets = _match_targets(checkpoint, arms, policy)
+    lookup = find_policy_model(policy, wanted, checkpoint.identity.digest)
+    followed = needs.persistence and location.outcome is Outcome.LOCATED
+    baseline = find_baseline(policy, wanted)
+    measure = partial(
+        measure_arms,
+        checkpoint,
+        windows=windows,
+        protocol=protocol.signature,
+        choices=(read_choices(policy.corpus) if needs.choices else None) or (),
+        choice_arms=CHOICE_ARMS,
+        bos=tokenizer.bos_token_id,
+        stop_words=stop_word_ids(list_stop_words(policy.corpus), tokenizer),
+        calibration=unscored if needs.activations else None,
+        progress=progress,
+    )
+    answering = (BASELINE.name, *CHOICE_ARMS) if needs.choices else ()
+    measurements = memory.recall_arms(
+        arms, measure, model_id=wanted.id, protocol=protocol.signature, answering=answering
+    )
+    return ModelResult(
+        model=checkpoint.identity,
+        protocol=protocol,
+        location=location,
+        persistence=_follow(checkpoint, location, windows, policy) if followed else (),
+        prompt_search=search_prompts(checkpoint, location, policy.checks.super_activation_persists, policy.seed)
+        if followed
+        else None,
+        measurements=measurements,
+        mechanism=follow_super_activations(checkpoint, location) if needs.mechanism else (),
+        published_doses=list_dose_curves(open_index(policy.index), lookup.model)
+        if any(is_dose(arm) for arm in arms)
+        else (),
+        published=lookup if PUBLISHED_CHECK in checks else None,
+        activations=setup,
+        targets=targets,
+        baseline=baseline and hold_against(checkpoint, location, baseline),
+        decoder_weights=weights,
+        notes=list_cautions(
+            policy.corpus, checkpoint.vocabulary, uncalibrated=needs.activations and unscored is None
+        ),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _select_targets(checkpoint: Checkpoint, location: Location, needs: Needs, seed: int) -> ArmTargets:
+    from sw_audit.locate.controls import draw_placebos, find_largest_weights
+
+    found = location.addresses
+    others = find_largest_weights(checkpoint.layers, needs.other_outliers, found)
+    placebos = {
+        name: draw_placebos(checkpoint.layers, found, kind, seed=f"{seed}/{name}")
+        for name, kind in needs.placebos.items()
+    }
+    channels = tuple(dict.fromkeys(one.channel for one in location.super_activations))
+    return ArmTargets(super_weights=found, other_outliers=others, placebos=placebos, channels=channels)
+
+
+def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) -> tuple[PatternMatch, ...]:
+    """Prove that each pattern on the matrices to round matches some, where any arm rounds matrices."""
+    names = [matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices]
+    which = policy.quantization
+    rounds = any(isinstance(act, Quantize) for arm in arms for act in arm.acts)
+    return match_targets(names, which.targets, which.ignore) if rounds and (names or which.targets) else ()
+
+
+def _follow(
+    checkpoint: Checkpoint, location: Location, windows: Windows, policy: Policy
+) -> tuple[PromptTrace, ...]:
+    from sw_audit.corpus.prompts import draw_prompts
+    from sw_audit.locate.locator import encode_prompt
+    from sw_audit.locate.persistence import trace_prompts
+
+    channels = [activation.channel for activation in location.super_activations]
+    prompts: list[tuple[str, Sequence[int]]]
+    if policy.prompts is not None:
+        prompts = [(text, encode_prompt(checkpoint.tokenizer, text)[0]) for text in policy.prompts]
+    else:
+        prompts = [(location.prompt, location.token_ids), *draw_prompts(windows, checkpoint.tokenizer)]
+    return trace_prompts(checkpoint, channels, prompts)

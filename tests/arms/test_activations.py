@@ -1,0 +1,184 @@
+"""A layer whose activations are rounded: what is rounded, what is held out, and that nothing stays."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+import torch
+from support.planted import Planted, build_gpt2, build_llama, name_planted, plant_, wrap_model
+
+from sw_audit.arms.activations import (
+    explain_unroundable,
+    list_hot_channels,
+    quantized_activations,
+)
+from sw_audit.arms.apply import applied_arm
+from sw_audit.checkpoint.matrices import list_projections
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.errors import CheckpointError, CorpusError
+from sw_audit.policy.recipe import parse_recipe
+from sw_audit.quantize.activations import round_activations
+from sw_audit.quantize.calibration import Calibration
+from sw_audit.record.arm import Arm, Quantize, QuantizeActivations
+from sw_audit.testing.families import DENSE, build_random_model
+from sw_audit.testing.planting import look
+
+PROMPT = [1, 5, 7, 11, 30, 42]
+SUPER = Planted(layer=1, row=17, column=90)
+BUILDERS = {"llama": build_llama, "gpt2": build_gpt2}
+
+
+def open_planted(family: str) -> Checkpoint:
+    checkpoint = wrap_model(BUILDERS[family](layers=3))
+    plant_(checkpoint, SUPER)
+    return checkpoint
+
+
+@torch.no_grad()
+def see_products(checkpoint: Checkpoint, depth: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Return what enters each projection of a layer and what it gives, on two prompts at once."""
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    layer = checkpoint.layers[depth]
+    with ExitStack() as stack:
+        for matrix, module in list_projections(layer.module, layer.name):
+
+            def keep(
+                _: object, given: tuple[torch.Tensor], output: torch.Tensor, name: str = matrix.parameter
+            ) -> None:
+                seen[name] = (given[0].clone(), output.clone())
+
+            stack.callback(module.register_forward_hook(keep).remove)
+        checkpoint.model(input_ids=torch.tensor([PROMPT, [1, 9, 8, 50, 3, 4]]), use_cache=False)
+    return seen
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_what_reads_the_residual_stream_has_a_scalar_held_out_and_nothing_else_has(family: str) -> None:
+    checkpoint = wrap_model(build_random_model(family, layers=1))
+    layer = checkpoint.layers[0]
+    with torch.no_grad(), quantized_activations(QuantizeActivations(bits=2, channels=(3,)), layer):
+        seen = see_products(checkpoint, 0)
+    # 2 bits: a token has one magnitude besides 0, and a second one only where a scalar is held out.
+    held = {
+        name
+        for name, (entered, _) in seen.items()
+        if any(len(row.abs().unique()) > 2 for row in entered.view(-1, entered.shape[-1]))
+    }
+    down = layer.down_projection
+    assert down is not None
+    pairs = list(list_projections(layer.module, layer.name))
+    names = {module: matrix.parameter for matrix, module in pairs}
+    ran = [names[module] for module in look(checkpoint, PROMPT, list(names)).order]
+    # Of the projections in attention, all but the one that runs last; of those in the MLP, all but the last.
+    attending = [name for name in ran if "attn" in name or "attention" in name]
+    assert len(attending) > 1
+    assert held == set(ran) - {down.parameter, attending[-1]}
+
+
+def test_held_channels_are_those_of_the_stream_and_the_column_of_the_super_weight() -> None:
+    checkpoint = open_planted("llama")
+    act = QuantizeActivations(bits=8, channels=(17, 3), columns=(name_planted(checkpoint, SUPER),))
+    own, other = checkpoint.layers[SUPER.layer], checkpoint.layers[0]
+    hot = {
+        matrix.parameter.split(".")[-2]: list_hot_channels(act, own, matrix)
+        for matrix, _ in list_projections(own.module, own.name)
+    }
+    streams = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"), (3, 17))
+    assert {name: tuple(channels) for name, channels in hot.items()} == {**streams, "down_proj": (90,)}
+    assert list_hot_channels(act, other, other.down_projections[0]) == []
+
+
+@pytest.mark.parametrize("family", sorted(BUILDERS))
+@pytest.mark.parametrize("held", [False, True])
+def test_every_projection_is_given_its_rounded_input(family: str, held: bool) -> None:
+    checkpoint = open_planted(family)
+    depth = SUPER.layer
+    layer = checkpoint.layers[depth]
+    group = name_planted(checkpoint, SUPER)
+    act = QuantizeActivations(bits=4, channels=(17,) if held else (), columns=(group,) if held else ())
+    plain = see_products(checkpoint, depth)
+    with torch.no_grad(), quantized_activations(act, layer):
+        seen = see_products(checkpoint, depth)
+    for name, (entered, _) in seen.items():
+        rows = entered.view(-1, entered.shape[-1])
+        # 4 bits: 15 levels, so 8 magnitudes at most, and one more where a scalar is held out.
+        counts = [len(row.abs().unique()) for row in rows]
+        assert max(counts) <= 8 + held, name
+        if name == group.parameter:
+            # The planted neuron answers to the first token of each sequence: beside it hardly a level is left.
+            others = torch.arange(rows.shape[1]) != SUPER.column
+            levels = [len(rows[first, others].abs().unique()) for first in (0, len(PROMPT))]
+            assert all(count > 4 if held else count <= 2 for count in levels), levels
+    # What enters first is not yet touched by rounding: it can be compared with the plain run.
+    first = next(iter(seen))
+    token = seen[first][0].view(-1, seen[first][0].shape[-1])[2]
+    torch.testing.assert_close(token, round_activations(plain[first][0].view(-1, len(token))[2:3], 4)[0])
+
+
+def test_a_static_range_comes_from_the_calibration_and_a_held_channel_from_its_runner_up() -> None:
+    largest, second = torch.tensor([5.0, 90.0, 2.0]), torch.tensor([4.0, 6.0, 1.0])
+    calibration = Calibration(
+        largest={"a": largest}, runner_up={"a": second}, mean_square={"a": largest}, tokens=9
+    )
+    assert calibration.find_range("a") == 90.0
+    assert calibration.find_range("a", [1]) == 6.0
+    assert calibration.find_range("a", [0, 1]) == 6.0
+    divided = calibration.divide(["a"], torch.tensor([1.0, 10.0, 0.5]))
+    assert divided.find_range("a") == 9.0
+    assert divided.find_range("a", [1]) == 5.0
+    with pytest.raises(CorpusError, match="never reached"):
+        calibration.find_range("b")
+
+
+def test_static_scales_without_calibration_are_refused_in_one_line() -> None:
+    checkpoint = open_planted("llama")
+    arm = Arm(name="static", acts=(QuantizeActivations(bits=8, scale="tensor"),))
+    with (
+        pytest.raises(CorpusError, match="no calibration text") as caught,
+        applied_arm(arm, checkpoint.layers[0]),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_layer_with_experts_is_refused() -> None:
+    checkpoint = wrap_model(build_random_model("mixtral", layers=1))
+    assert "experts" in (explain_unroundable(checkpoint.layers) or "")
+    with (
+        pytest.raises(CheckpointError, match="experts"),
+        quantized_activations(QuantizeActivations(bits=8), checkpoint.layers[0]),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_no_dense_family_is_refused_and_eight_bits_change_little(family: str) -> None:
+    checkpoint = wrap_model(build_random_model(family, layers=1))
+    assert explain_unroundable(checkpoint.layers) is None
+    token_ids = torch.tensor([PROMPT])
+    with torch.no_grad():
+        plain = checkpoint.model(input_ids=token_ids, use_cache=False).logits
+        with quantized_activations(QuantizeActivations(bits=8), checkpoint.layers[0]):
+            rounded = checkpoint.model(input_ids=token_ids, use_cache=False).logits
+        again = checkpoint.model(input_ids=token_ids, use_cache=False).logits
+    error = float((rounded - plain).norm() / plain.norm())
+    assert 0 < error < 0.05, error
+    assert torch.equal(again, plain)
+
+
+def test_no_hook_is_left_after_an_exception() -> None:
+    checkpoint = open_planted("gpt2")
+    arm = Arm(name="all", acts=(Quantize(recipe=parse_recipe("int8/row/symmetric")), QuantizeActivations(bits=8)))
+
+    def interrupted() -> None:
+        with applied_arm(arm, checkpoint.layers[1]):
+            raise RuntimeError("power cut")
+
+    before = [matrix.tensor.data_ptr() for matrix in checkpoint.layers[1].matrices]
+    with pytest.raises(RuntimeError, match="power cut"):
+        interrupted()
+    for module in checkpoint.model.modules():
+        assert not module._forward_pre_hooks
+        assert "forward" not in module.__dict__
+    assert [matrix.tensor.data_ptr() for matrix in checkpoint.layers[1].matrices] == before

@@ -1,0 +1,97 @@
+"""One arm on one layer: what is in force inside, and that nothing stays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.planted import build_gpt2, build_llama, wrap_model
+
+from sw_audit.arms.apply import applied_arm, touches
+from sw_audit.errors import CheckpointError
+from sw_audit.policy.recipe import parse_recipe
+from sw_audit.quantize.rtn import round_to_nearest
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import Arm, Quantize, Scale, SetTo
+
+MODELS = {"llama": wrap_model(build_llama()), "gpt2": wrap_model(build_gpt2())}
+DOWN = {"llama": "model.layers.2.mlp.down_proj.weight", "gpt2": "transformer.h.2.mlp.c_proj.weight"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    family=st.sampled_from(sorted(MODELS)),
+    places=st.lists(st.tuples(st.integers(0, 47), st.integers(0, 111)), min_size=1, max_size=5, unique=True),
+    factor=st.sampled_from([0.0, -1.0, 0.5, 3.0]),
+)
+def test_scaling_changes_the_addressed_scalars_and_no_other(
+    family: str, places: list[tuple[int, int]], factor: float
+) -> None:
+    model = MODELS[family]
+    rows, columns = zip(*places, strict=True)
+    group = AddressGroup(parameter=DOWN[family], rows=rows, columns=columns)
+    weight = model.matrix(DOWN[family]).weight
+    before = weight.clone()
+    expected = before.clone()
+    for row, column in places:
+        expected[row, column] = before[row, column] * factor
+    with (
+        torch.no_grad(),
+        applied_arm(Arm(name="x", acts=(Scale(addresses=(group,), factor=factor),)), model.layers[2]),
+    ):
+        assert torch.equal(weight, expected)
+    assert torch.equal(weight, before)
+
+
+def test_acts_are_done_in_order_and_undone_in_reverse() -> None:
+    model = MODELS["llama"]
+    weight = model.matrix(DOWN["llama"]).weight
+    before = weight.clone()
+    group = (AddressGroup(parameter=DOWN["llama"], rows=(4,), columns=(9,)),)
+    acts = (SetTo(addresses=group, value=2.0), Scale(addresses=group, factor=3.0))
+    with torch.no_grad(), applied_arm(Arm(name="x", acts=acts), model.layers[2]):
+        assert float(weight[4, 9]) == 6.0
+    assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("family", sorted(MODELS))
+def test_a_rounded_layer_has_every_matrix_rounded_in_its_own_layout(family: str) -> None:
+    layer = MODELS[family].layers[2]
+    held = AddressGroup(parameter=DOWN[family], rows=(4,), columns=(9,))
+    recipe = parse_recipe("int3/8x8")
+    before = [matrix.tensor.data for matrix in layer.matrices]
+    expected = [
+        round_to_nearest(
+            matrix.weight,
+            recipe,
+            (torch.tensor([4]), torch.tensor([9])) if matrix.parameter == DOWN[family] else None,
+        )
+        for matrix in layer.matrices
+    ]
+    arm = Arm(name="x", acts=(Quantize(recipe=recipe, holdout=(held,)),))
+    with torch.no_grad(), applied_arm(arm, layer):
+        for matrix, wanted, stored in zip(layer.matrices, expected, before, strict=True):
+            assert torch.equal(matrix.weight, wanted)
+            assert matrix.tensor.shape == stored.shape
+            assert not torch.equal(matrix.tensor, stored)
+    for matrix, stored in zip(layer.matrices, before, strict=True):
+        assert matrix.tensor.data_ptr() == stored.data_ptr()
+
+
+def test_an_arm_touches_only_the_layers_it_names() -> None:
+    layers = MODELS["llama"].layers
+    group = (AddressGroup(parameter=DOWN["llama"], rows=(0,), columns=(0,)),)
+    scaled = Arm(name="x", acts=(Scale(addresses=group, factor=0.0),))
+    assert [touches(scaled, layer) for layer in layers] == [False, False, True, False, False, False]
+    rounded = Arm(name="y", acts=(Quantize(recipe=parse_recipe("int4/row")),))
+    assert all(touches(rounded, layer) for layer in layers)
+    assert not any(touches(Arm(name="baseline"), layer) for layer in layers)
+
+
+def test_a_transposed_address_is_refused_in_one_line() -> None:
+    group = AddressGroup(parameter=DOWN["llama"], rows=(100,), columns=(3,))
+    arm = Arm(name="x", acts=(Scale(addresses=(group,), factor=0.0),))
+    refused = pytest.raises(CheckpointError, match="the matrix is 48 x 112; give row")
+    with refused, torch.no_grad(), applied_arm(arm, MODELS["llama"].layers[2]):
+        raise AssertionError("the arm was put in force")

@@ -1,0 +1,120 @@
+"""Rounded matrices that stand in for a layer's own: which ones, on what, and in whose memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.planted import build_gpt2, build_llama, wrap_model
+
+from sw_audit.arms.apply import applied_arm, touches
+from sw_audit.arms.rounding import SpareTensors
+from sw_audit.checkpoint.matrices import DecoderLayer
+from sw_audit.errors import CorpusError
+from sw_audit.policy.recipe import parse_recipe
+from sw_audit.quantize.calibration import Calibration
+from sw_audit.quantize.rtn import round_to_nearest
+from sw_audit.record.arm import Arm, Quantize
+
+LLAMA, GPT2 = wrap_model(build_llama()), wrap_model(build_gpt2())
+RECIPE = parse_recipe("int3/group16")
+
+
+def list_changed(layer: DecoderLayer, act: Quantize) -> list[str]:
+    """Return the short names of the matrices that are others while an act is in force."""
+    before = [matrix.weight.clone() for matrix in layer.matrices]
+    with torch.no_grad(), applied_arm(Arm(name="x", acts=(act,)), layer):
+        changed = [
+            matrix.parameter.split(".")[-2]
+            for matrix, stored in zip(layer.matrices, before, strict=True)
+            if not torch.equal(matrix.weight, stored)
+        ]
+    assert all(torch.equal(matrix.weight, one) for matrix, one in zip(layer.matrices, before, strict=True))
+    return changed
+
+
+def test_only_targets_that_are_not_ignored_are_rounded() -> None:
+    layer = LLAMA.layers[2]
+    mlp = ["gate_proj", "up_proj", "down_proj"]
+    everything = ["q_proj", "k_proj", "v_proj", "o_proj", *mlp]
+    assert list_changed(layer, Quantize(recipe=RECIPE)) == everything
+    assert list_changed(layer, Quantize(recipe=RECIPE, targets=("*.mlp.*",))) == mlp
+    assert list_changed(layer, Quantize(recipe=RECIPE, targets=("*.mlp.*",), ignore=("*.up_proj",))) == [
+        "gate_proj",
+        "down_proj",
+    ]
+    assert list_changed(layer, Quantize(recipe=RECIPE, ignore=("*.mlp.*",))) == everything[:4]
+
+
+def test_a_layer_without_a_target_is_not_touched() -> None:
+    arm = Arm(name="x", acts=(Quantize(recipe=RECIPE, targets=("model.layers.[24].*",)),))
+    assert [touches(arm, layer) for layer in LLAMA.layers] == [False, False, True, False, True, False]
+    assert list_changed(LLAMA.layers[3], Quantize(recipe=RECIPE, targets=("model.layers.[24].*",))) == []
+
+
+@pytest.mark.parametrize("model", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_memory_is_used_again_and_what_was_in_it_does_not_matter(model: object) -> None:
+    layers = model.layers  # type: ignore[attr-defined]
+    arms = [Arm(name=name, acts=(Quantize(recipe=parse_recipe(name)),)) for name in ("int4/row", "int2/8x8/z2")]
+    spare = SpareTensors()
+    seen = set()
+    for layer in layers:
+        for arm in arms:
+            act = arm.acts[0]
+            assert isinstance(act, Quantize)
+            expected = [round_to_nearest(matrix.weight, act.recipe) for matrix in layer.matrices]
+            with torch.no_grad(), applied_arm(arm, layer, None, spare):
+                for matrix, wanted in zip(layer.matrices, expected, strict=True):
+                    assert torch.equal(matrix.weight, wanted)
+                    seen.add(matrix.tensor.data_ptr())
+    assert len(seen) == len(layers[0].matrices)
+
+
+def test_spare_memory_never_holds_more_than_one_layer() -> None:
+    spare = SpareTensors()
+    taken = [spare.take(torch.empty(2, 3)), spare.take(torch.empty(3, 2))]
+    spare.give_back(taken)
+    assert spare.take(torch.empty(3, 2)) is taken[1]
+    # What does not fit is let go: another dtype is another layer's.
+    spare.take(torch.empty(2, 3, dtype=torch.bfloat16))
+    assert spare.take(torch.empty(2, 3)) is not taken[0]
+
+
+def test_memory_comes_back_after_an_exception_and_the_layer_is_as_it_was() -> None:
+    spare, layer = SpareTensors(), LLAMA.layers[1]
+    before = [matrix.tensor.data_ptr() for matrix in layer.matrices]
+    with (
+        pytest.raises(KeyboardInterrupt),
+        torch.no_grad(),
+        applied_arm(Arm(name="x", acts=(Quantize(recipe=RECIPE),)), layer, None, spare),
+    ):
+        raise KeyboardInterrupt
+    assert [matrix.tensor.data_ptr() for matrix in layer.matrices] == before
+    first = layer.matrices[0].tensor.data
+    assert spare.take(first).data_ptr() not in (0, first.data_ptr())
+
+
+def test_a_search_on_a_corpus_counts_errors_by_what_the_calibration_text_showed() -> None:
+    layer, recipe = LLAMA.layers[2], parse_recipe("int2/row/search-corpus")
+    generator = torch.Generator().manual_seed(0)
+    shown = {one.parameter: torch.rand(one.shape[1], generator=generator) ** 8 for one in layer.matrices}
+    calibration = Calibration(largest={}, runner_up={}, mean_square=shown)
+    expected = [
+        round_to_nearest(matrix.weight, recipe, None, shown[matrix.parameter]) for matrix in layer.matrices
+    ]
+    free = [round_to_nearest(matrix.weight, parse_recipe("int2/row/search")) for matrix in layer.matrices]
+    arm = Arm(name="x", acts=(Quantize(recipe=recipe),))
+    with torch.no_grad(), applied_arm(arm, layer, calibration):
+        for matrix, wanted, without in zip(layer.matrices, expected, free, strict=True):
+            assert torch.equal(matrix.weight, wanted)
+            assert not torch.equal(matrix.weight, without)
+
+
+@pytest.mark.parametrize("calibration", [None, Calibration(largest={}, runner_up={}, mean_square={})])
+def test_a_search_on_a_corpus_that_never_reached_a_matrix_is_one_line(calibration: Calibration | None) -> None:
+    arm = Arm(name="x", acts=(Quantize(recipe=parse_recipe("int4/row/search-corpus")),))
+    layer = LLAMA.layers[2]
+    before = [matrix.tensor.data_ptr() for matrix in layer.matrices]
+    refused = pytest.raises(CorpusError, match=r"search-corpus' for model\.layers\.2\.self_attn\.q_")
+    with refused, torch.no_grad(), applied_arm(arm, layer, calibration):
+        raise AssertionError("the arm was put in force")
+    assert [matrix.tensor.data_ptr() for matrix in layer.matrices] == before

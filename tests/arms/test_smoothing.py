@@ -1,0 +1,142 @@
+"""Smoothing alone changes a model by rounding errors only, and leaves no trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.planted import Planted, plant_, wrap_model
+
+from sw_audit.arms.apply import applied_arm
+from sw_audit.arms.smoothing import smoothed
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.errors import CorpusError
+from sw_audit.measure.calibration import CalibrationNotes
+from sw_audit.quantize.calibration import Calibration
+from sw_audit.quantize.smoothing import find_smoothing_scales
+from sw_audit.record.arm import Arm, QuantizeActivations, Smooth
+from sw_audit.testing.families import DENSE, build_random_model
+
+TOKEN_IDS = torch.tensor([[1, 5, 7, 11, 30, 42], [1, 9, 8, 50, 3, 4]])
+# Nothing that enters a projection comes straight from a norm, or the norm has no weights.
+UNSMOOTHABLE = {"olmo", "olmo2", "olmo3"}
+
+
+def open_planted(family: str) -> Checkpoint:
+    checkpoint = wrap_model(build_random_model(family, layers=2))
+    plant_(checkpoint, Planted(layer=0, row=17, column=90))
+    return checkpoint
+
+
+@torch.no_grad()
+def calibrate(checkpoint: Checkpoint, depth: int) -> Calibration:
+    notes = CalibrationNotes(checkpoint.layers[depth])
+    with notes.watching():
+        checkpoint.model(input_ids=TOKEN_IDS, use_cache=False)
+    found = notes.conclude()
+    assert found is not None
+    return found
+
+
+@torch.no_grad()
+def run(checkpoint: Checkpoint) -> torch.Tensor:
+    logits: torch.Tensor = checkpoint.model(input_ids=TOKEN_IDS, use_cache=False).logits
+    return logits
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_smoothing_alone_changes_logits_by_rounding_errors_only(family: str) -> None:
+    checkpoint = open_planted(family)
+    plain = run(checkpoint)
+    layer = checkpoint.layers[1]
+    calibration = calibrate(checkpoint, 1)
+    before = {matrix.parameter: matrix.weight.clone() for matrix in layer.matrices}
+    with torch.no_grad(), applied_arm(Arm(name="s", acts=(Smooth(alpha=0.85),)), layer, calibration):
+        after = {matrix.parameter: matrix.weight for matrix in layer.matrices}
+        changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+        smooth = run(checkpoint)
+    torch.testing.assert_close(smooth, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+    # The test can fail: something was smoothed, where there is something to smooth.
+    assert changed == {name for feed in calibration.feeds if feed.weighted for name in feed.parameters}
+    assert bool(changed) is (family not in UNSMOOTHABLE)
+    for matrix in layer.matrices:
+        assert torch.equal(matrix.weight, before[matrix.parameter])
+    assert torch.equal(run(checkpoint), plain)
+
+
+@pytest.mark.parametrize(
+    ("family", "groups"),
+    [
+        ("llama", [{"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}]),
+        ("gpt2", [{"c_attn"}, {"c_fc"}]),
+        ("opt", [{"q_proj", "k_proj", "v_proj"}, {"fc1"}]),
+        # One norm feeds both blocks.
+        ("gptj", [{"q_proj", "k_proj", "v_proj", "fc_in"}]),
+        ("phi", [{"q_proj", "k_proj", "v_proj", "fc1"}]),
+        ("gpt_neox", [{"query_key_value"}, {"dense_h_to_4h"}]),
+        ("bloom", [{"query_key_value"}, {"dense_h_to_4h"}]),
+        ("gemma2", [{"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}]),
+    ],
+)
+def test_each_norm_is_smoothed_together_with_all_that_it_feeds(family: str, groups: list[set[str]]) -> None:
+    calibration = calibrate(open_planted(family), 1)
+    found = [{name.split(".")[-2] for name in feed.parameters} for feed in calibration.feeds if feed.weighted]
+    assert found == groups
+
+
+def test_a_norm_without_weights_is_seen_and_not_smoothed() -> None:
+    calibration = calibrate(open_planted("olmo"), 1)
+    assert [feed.weighted for feed in calibration.feeds] == [False, False]
+    assert calibrate(open_planted("olmo2"), 1).feeds == ()
+
+
+def test_what_enters_is_divided_by_the_scales_that_the_weights_are_multiplied_by() -> None:
+    checkpoint = open_planted("llama")
+    layer = checkpoint.layers[1]
+    calibration = calibrate(checkpoint, 1)
+    q, k, v = (layer.matrices[place] for place in range(3))
+    expected = find_smoothing_scales(calibration.largest[q.parameter], [q.weight, k.weight, v.weight], 0.5)
+    weight = q.weight.clone()
+    with smoothed(Smooth(alpha=0.5), layer, calibration) as after:
+        torch.testing.assert_close(q.weight, weight * expected)
+        seen = calibrate(checkpoint, 1)
+    for name in calibration.largest:
+        torch.testing.assert_close(after.largest[name], seen.largest[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(after.runner_up[name], seen.runner_up[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(after.mean_square[name], seen.mean_square[name], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(after.largest[q.parameter], calibration.largest[q.parameter])
+
+
+def test_static_ranges_are_those_of_the_smoothed_activations() -> None:
+    checkpoint = open_planted("llama")
+    layer = checkpoint.layers[1]
+    calibration = calibrate(checkpoint, 1)
+    plain = run(checkpoint)
+    acts = (Smooth(alpha=0.5), QuantizeActivations(bits=8, scale="tensor"))
+    with torch.no_grad(), applied_arm(Arm(name="s", acts=acts), layer, calibration):
+        right = run(checkpoint)
+    # As if nobody had told the ranges that the activations are smaller or larger now.
+    unaware = applied_arm(Arm(name="s", acts=acts[1:]), layer, calibration)
+    with torch.no_grad(), smoothed(acts[0], layer, calibration), unaware:
+        wrong = run(checkpoint)
+    assert float((right - plain).norm()) < 0.5 * float((wrong - plain).norm())
+
+
+def test_without_calibration_text_there_is_nothing_to_smooth_by() -> None:
+    checkpoint = open_planted("llama")
+    arm = Arm(name="s", acts=(Smooth(alpha=0.85),))
+    with pytest.raises(CorpusError, match="no calibration text"), applied_arm(arm, checkpoint.layers[0]):
+        pass
+
+
+def test_nothing_is_left_after_an_exception() -> None:
+    checkpoint = open_planted("gpt2")
+    plain, calibration = run(checkpoint), calibrate(checkpoint, 1)
+
+    def interrupted() -> None:
+        with smoothed(Smooth(alpha=0.5), checkpoint.layers[1], calibration):
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        interrupted()
+    assert all(not module._forward_pre_hooks for module in checkpoint.model.modules())
+    assert torch.equal(run(checkpoint), plain)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from sw_audit.backends.method import find_obstacle, tell_failure
+from sw_audit.backends.registry import METHODS, find_methods
+from sw_audit.errors import InputError
+
+
+def test_every_method_has_a_name_of_its_own_and_one_way_to_work() -> None:
+    assert len({method.name for method in METHODS}) == len(METHODS)
+    assert all((method.pack is None) != (method.train is None) for method in METHODS)
+    assert [method.name for method in METHODS if method.calibrates] == [
+        "auto-round-awq",
+        "auto-round-signround",
+        "gptqmodel-gptq",
+    ]
+
+
+def test_methods_come_in_the_order_of_the_names() -> None:
+    assert [method.name for method in find_methods(["hqq-int4", "bitsandbytes-nf4"])] == [
+        "hqq-int4",
+        "bitsandbytes-nf4",
+    ]
+
+
+def test_a_name_that_is_nearly_right_is_corrected() -> None:
+    with pytest.raises(InputError, match=r"method 'bitsandbytes-nf5': .* write 'bitsandbytes-nf4'"):
+        find_methods(["bitsandbytes-nf5"])
+
+
+def test_a_package_that_is_missing_or_too_old_is_told_in_one_line() -> None:
+    missing = dataclasses.replace(METHODS[0], package="sw-audit-has-no-such-package")
+    assert find_obstacle(missing) == (
+        "sw-audit-has-no-such-package is not installed (pip install 'sw-audit-has-no-such-package>=0.46')"
+    )
+    ancient = dataclasses.replace(METHODS[0], package="torch", minimum="1000")
+    assert (find_obstacle(ancient) or "").startswith("torch 2.")
+    assert "is older than 1000" in (find_obstacle(ancient) or "")
+    assert find_obstacle(dataclasses.replace(ancient, minimum="2.0")) is None
+
+
+def test_a_failure_is_one_line_however_much_the_library_says() -> None:
+    assert tell_failure(ValueError("\n  first\nsecond")) == "ValueError: first"
+    assert tell_failure(KeyError()) == "KeyError"
+    assert len(tell_failure(ValueError("x" * 1000))) == 200
+
+
+def test_the_list_of_methods_opens_no_library() -> None:
+    names = ("bitsandbytes", "torchao", "hqq", "optimum", "auto_round", "gptqmodel")
+    code = f"import sys, sw_audit.backends.registry; print([n for n in {names!r} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+from support.descent import judge_descent, make_descent_evidence, make_descent_policy, make_text
+
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.limits_of_descent import KlDivergenceLimits
+from sw_audit.policy.policy import Policy
+from sw_audit.record.descent import DESCENDANT
+from sw_audit.record.measurement import Agreement, DivergenceSpread
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Status
+
+TOKENS = (63,) * 32
+
+
+def with_agreement(
+    mean: float | None = 0.01, same: int = 60, spread: DivergenceSpread | None = None, windows: int = 32
+) -> ModelResult:
+    """Return the evidence where every window has the same divergence per token."""
+    agreement = Agreement(
+        divergence=tuple(None if mean is None else 63 * mean for _ in range(windows)),
+        same_top=(same,) * windows,
+        tokens=(63,) * windows,
+        spread=spread,
+    )
+    return make_descent_evidence(make_text({DESCENDANT: 1.01}, windows=windows, agreement=agreement))
+
+
+def with_limits(**limits: float) -> Policy:
+    checks = CheckLimits(kl_divergence=KlDivergenceLimits(**limits))
+    return make_descent_policy().model_copy(update={"checks": checks})
+
+
+@pytest.mark.parametrize(("mean", "status"), [(0.0, Status.PASS), (0.0999, Status.PASS), (0.1001, Status.FAIL)])
+def test_the_mean_divergence_is_held_against_its_limit(mean: float, status: Status) -> None:
+    verdict = judge_descent("kl-divergence", with_agreement(mean))
+    assert verdict.status is status
+    assert verdict.observed == pytest.approx(mean)
+    assert verdict.quantity == "Mean KLD, nats per token"
+
+
+def test_an_interval_that_straddles_the_limit_is_inconclusive() -> None:
+    agreement = Agreement(divergence=(0.0, 63 * 0.2) * 16, same_top=(60,) * 32, tokens=TOKENS)
+    evidence = make_descent_evidence(make_text({DESCENDANT: 1.01}, agreement=agreement))
+    verdict = judge_descent("kl-divergence", evidence)
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.low is not None
+    assert verdict.high is not None
+    assert verdict.low < 0.1 < verdict.high
+
+
+def test_the_spread_is_told_under_llama_cpps_names_and_decides_only_with_a_limit() -> None:
+    spread = DivergenceSpread(median=0.003, p99=0.7, maximum=4.0)
+    verdict = judge_descent("kl-divergence", with_agreement(spread=spread))
+    told = {one.label: (one.observed, one.status) for one in verdict.findings[1:]}
+    assert told == {
+        "specimen: Median KLD": (0.003, Status.SKIPPED),
+        "specimen: 99.0% KLD": (0.7, Status.SKIPPED),
+        "specimen: Maximum KLD": (4.0, Status.SKIPPED),
+    }
+    strict = judge_descent("kl-divergence", with_agreement(spread=spread), with_limits(maximum_p99=0.5))
+    assert strict.status is Status.FAIL
+    assert (strict.observed, strict.limit) == (0.7, 0.5)
+    assert strict.remedy is not None
+    assert "[checks.kl-divergence] maximum_p99" in strict.remedy
+    lenient = with_limits(maximum_p99=0.7, maximum_median=0.003)
+    assert judge_descent("kl-divergence", with_agreement(spread=spread), lenient).status is Status.PASS
+
+
+def test_a_limit_on_a_figure_that_was_not_measured_is_inconclusive() -> None:
+    verdict = judge_descent("kl-divergence", with_agreement(), with_limits(maximum_median=0.5))
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.because.startswith("specimen: Median KLD is not measured")
+
+
+def test_a_distribution_that_rules_out_what_the_parent_expects_fails() -> None:
+    for check in ("kl-divergence", "top1-agreement"):
+        verdict = judge_descent(check, with_agreement(None))
+        assert verdict.status is Status.FAIL
+        assert "gives no chance to what its parent expects" in verdict.because
+
+
+@pytest.mark.parametrize(("same", "status"), [(63, Status.PASS), (54, Status.PASS), (53, Status.FAIL)])
+def test_agreement_is_a_share_of_all_tokens(same: int, status: Status) -> None:
+    # 54 / 63 = 0.857 and 53 / 63 = 0.841, without any spread between windows.
+    verdict = judge_descent("top1-agreement", with_agreement(same=same))
+    assert verdict.status is status
+    assert verdict.observed == pytest.approx(same / 63)
+
+
+def test_too_few_windows_give_no_verdict() -> None:
+    for check in ("kl-divergence", "top1-agreement"):
+        verdict = judge_descent(check, with_agreement(windows=3))
+        assert verdict.status is Status.INCONCLUSIVE
+        assert "3 windows give no interval" in verdict.because
+
+
+def test_figures_of_other_tokens_are_never_compared() -> None:
+    agreement = Agreement(divergence=(0.0,) * 32, same_top=(60,) * 32, tokens=(62,) * 32)
+    evidence = make_descent_evidence(make_text({DESCENDANT: 1.01}, agreement=agreement))
+    for check in ("kl-divergence", "top1-agreement"):
+        verdict = judge_descent(check, evidence)
+        assert verdict.status is Status.INCONCLUSIVE
+        assert "not read at the same tokens" in verdict.because

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from support.descent import MODULE, judge_descent, make_descent_evidence, make_retained, make_ridden
+from support.evidence import CHANNEL, PARAMETER, SUPER_WEIGHT, make_location
+
+from sw_audit.record.location import Outcome
+from sw_audit.record.quantized import QuantizationReport
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Status
+
+WEIGHT, ACTIVATION = "super-weight-retained", "super-activation-retained"
+
+
+def with_weights(*factors: float | None) -> ModelResult:
+    return make_descent_evidence(super_weights=tuple(make_retained(factor) for factor in factors))
+
+
+@pytest.mark.parametrize(
+    ("factor", "status"),
+    [
+        (1.0, Status.PASS),
+        (0.7500001, Status.PASS),
+        (1.2499999, Status.PASS),
+        (0.7499, Status.FAIL),
+        (1.2501, Status.FAIL),
+        (0.0, Status.FAIL),
+        (-1.0, Status.FAIL),
+    ],
+)
+def test_a_super_weight_may_be_off_by_a_quarter(factor: float, status: Status) -> None:
+    verdict = judge_descent(WEIGHT, with_weights(factor))
+    assert verdict.status is status
+    assert verdict.observed == pytest.approx(abs(factor - 1))
+    assert verdict.coordinates == (f"{PARAMETER}[37, 211]",)
+    assert verdict.protocol is None
+
+
+def test_a_turned_sign_is_said() -> None:
+    assert "its sign has turned" in judge_descent(WEIGHT, with_weights(-1.0)).because
+    assert "sign" not in judge_descent(WEIGHT, with_weights(0.0)).because
+
+
+def test_the_worst_of_several_decides() -> None:
+    verdict = judge_descent(WEIGHT, with_weights(1.0, 0.3, 0.9))
+    assert verdict.observed == pytest.approx(0.7)
+    assert [one.status for one in verdict.findings] == [Status.PASS, Status.FAIL, Status.PASS]
+
+
+def test_what_cannot_be_read_is_inconclusive_and_what_is_not_finite_fails() -> None:
+    unread = judge_descent(WEIGHT, make_descent_evidence(super_weights=(make_retained(None),)))
+    assert unread.status is Status.INCONCLUSIVE
+    assert "cannot be read" in unread.because
+    broken = judge_descent(WEIGHT, make_descent_evidence(super_weights=(make_retained(None, finite=False),)))
+    assert broken.status is Status.FAIL
+    assert broken.observed is None
+    assert "not finite" in broken.because
+
+
+def test_neighbours_are_told_and_decide_nothing() -> None:
+    weight = make_retained(1.0, row_error=0.97, column_error=0.1)
+    verdict = judge_descent(WEIGHT, make_descent_evidence(super_weights=(weight,)))
+    row, column = verdict.findings[1:]
+    assert verdict.status is Status.PASS
+    assert (row.observed, column.observed) == (0.97, 0.1)
+    assert "its neighbours are lost" in row.because
+    assert "lost" not in column.because
+
+
+def test_a_quantized_model_is_told_what_to_leave_out_and_a_trained_one_what_to_put_back() -> None:
+    trained = with_weights(0.1)
+    quantized = trained.model_copy(update={"quantization": QuantizationReport(method="gptq")})
+    for evidence, begins in ((trained, "Put the parent's values back"), (quantized, f"Leave {MODULE} out")):
+        verdict = judge_descent(WEIGHT, evidence)
+        assert verdict.remedy is not None
+        assert verdict.remedy.startswith(begins)
+        assert f'ignore=["lm_head", "{MODULE}"]' in verdict.remedy
+        assert len(verdict.paste) == 3
+    assert f"[37, 211] = {SUPER_WEIGHT.value!r}" in (judge_descent(WEIGHT, trained).remedy or "")
+
+
+def test_a_parent_without_super_weights_has_none_to_keep() -> None:
+    none = make_descent_evidence(parent_location=make_location(Outcome.NONE))
+    for check in (WEIGHT, ACTIVATION):
+        verdict = judge_descent(check, none)
+        assert verdict.status is Status.SKIPPED
+        assert "outcome none" in verdict.because
+
+
+def test_what_was_not_looked_up_is_inconclusive() -> None:
+    assert judge_descent(WEIGHT, make_descent_evidence(super_weights=())).status is Status.INCONCLUSIVE
+    assert judge_descent(ACTIVATION, make_descent_evidence(super_activations=())).status is Status.INCONCLUSIVE
+    unfollowed = make_descent_evidence(super_activations=(make_ridden([]),))
+    assert judge_descent(ACTIVATION, unfollowed).status is Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("factors", "status", "observed"),
+    [
+        ([1.0, 1.02, 0.99], Status.PASS, 1.02),
+        ([1.0, 0.6, 1.0], Status.PASS, 0.6),
+        ([1.0, 0.5999, 1.0], Status.FAIL, 0.5999),
+        ([1.0, 1.671, 1.0], Status.FAIL, 1.671),
+        ([1.0, 0.0, 1.0], Status.FAIL, 0.0),
+        ([-1.0, -1.0, -1.0], Status.FAIL, -1.0),
+    ],
+)
+def test_the_layer_whose_ratio_is_furthest_from_one_decides(
+    factors: list[float], status: Status, observed: float
+) -> None:
+    verdict = judge_descent(ACTIVATION, make_descent_evidence(super_activations=(make_ridden(factors),)))
+    assert verdict.status is status
+    assert verdict.observed == pytest.approx(observed)
+    assert verdict.because.startswith(f"channel {CHANNEL}, token 0, ")
+
+
+def test_an_activation_that_is_not_finite_fails_and_names_the_layer() -> None:
+    verdict = judge_descent(ACTIVATION, make_descent_evidence(super_activations=(make_ridden([1.0, None, 1.0]),)))
+    assert verdict.status is Status.FAIL
+    assert "after layer 2 it is not finite" in verdict.because
+    assert verdict.observed is None
+
+
+def test_a_louder_channel_and_the_attention_are_told() -> None:
+    ridden = make_ridden([1.0, 1.0, 1.0], loudest=(True, False, True), sink_parent=0.9, sink=0.85)
+    verdict = judge_descent(ACTIVATION, make_descent_evidence(super_activations=(ridden,)))
+    assert verdict.status is Status.PASS
+    loudest, sink = verdict.findings[2:]
+    assert loudest.observed == 2
+    assert "another channel is louder after layer 2" in loudest.because
+    assert sink.observed == 0.85
+    assert all(math.isfinite(one.observed or 0.0) for one in verdict.findings)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import pytest
+from support.evidence import make_evidence, make_policy
+
+from sw_audit.checks.limits import AccuracyFallsToChanceLimits, CheckLimits, StopwordShiftLimits
+from sw_audit.checks.registry import judge_evidence
+from sw_audit.policy.policy import Policy
+from sw_audit.record.arm import BASELINE, PRUNED
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Status, Verdict
+
+
+def judge_shift(evidence: ModelResult, low: float | None = None, high: float | None = None) -> Verdict:
+    limits = CheckLimits(stopword_shift=StopwordShiftLimits(minimum_ratio=low, maximum_ratio=high))
+    return judge_evidence(evidence, Policy(checks=limits), ["stopword-shift"])[0]
+
+
+def judge_accuracy(evidence: ModelResult, lost: float = 0.6) -> Verdict:
+    limits = CheckLimits(accuracy_falls_to_chance=AccuracyFallsToChanceLimits(minimum_lost=lost))
+    return judge_evidence(evidence, Policy(checks=limits), ["accuracy-falls-to-chance"])[0]
+
+
+def test_without_a_limit_the_shift_is_measured_and_reported() -> None:
+    verdict = judge_shift(make_evidence())
+    assert verdict.status is Status.PASS
+    assert verdict.limit is None
+    assert verdict.observed == pytest.approx(0.58 / 0.31, rel=0.05)
+    assert verdict.low is not None
+    assert "no limit is set" in verdict.because
+
+
+def test_a_fall_is_reported_as_well_as_a_rise() -> None:
+    verdict = judge_shift(make_evidence(stop_mass={PRUNED: 0.05}))
+    assert verdict.status is Status.PASS
+    assert verdict.observed is not None
+    assert verdict.observed < 0.2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "status", "limit"),
+    [
+        (1.2, None, Status.PASS, 1.2),
+        (None, 5.0, Status.PASS, 5.0),
+        (1.2, 5.0, Status.PASS, 1.2),
+        (3.0, None, Status.FAIL, 3.0),
+        (1.2, 1.5, Status.FAIL, 1.5),
+        (1.86, 5.0, Status.INCONCLUSIVE, 1.86),
+    ],
+)
+def test_limits_of_the_policy_are_held(
+    low: float | None, high: float | None, status: Status, limit: float
+) -> None:
+    verdict = judge_shift(make_evidence(), low, high)
+    assert (verdict.status, verdict.limit) == (status, limit)
+    assert (verdict.remedy is None) == (status is Status.PASS)
+
+
+def test_a_mass_that_is_not_finite_fails_even_without_a_limit() -> None:
+    verdict = judge_shift(make_evidence(ratios={PRUNED: None}))
+    assert verdict.status is Status.FAIL
+    assert verdict.remedy
+
+
+def test_no_mass_before_pruning_is_no_basis_for_a_ratio() -> None:
+    for evidence in (make_evidence(stop_mass={BASELINE.name: 0.0}), make_evidence(ratios={BASELINE.name: None})):
+        verdict = judge_shift(evidence)
+        assert verdict.status is Status.INCONCLUSIVE
+        assert verdict.remedy is not None
+        assert "stop_words" in verdict.remedy
+
+
+def test_the_same_mass_in_every_window_is_a_ratio_of_exactly_one() -> None:
+    evidence = make_evidence()
+    baseline = evidence.measured(BASELINE.name)
+    assert baseline is not None
+    measurements = tuple(
+        one.model_copy(update={"stop_words": baseline.stop_words}) if one.arm.name == PRUNED else one
+        for one in evidence.measurements
+    )
+    verdict = judge_shift(evidence.model_copy(update={"measurements": measurements}))
+    assert (verdict.observed, verdict.low, verdict.high) == (1.0, 1.0, 1.0)
+
+
+def test_without_stop_words_the_shift_is_skipped_but_a_missing_arm_is_inconclusive() -> None:
+    assert judge_shift(make_evidence(stop_mass={PRUNED: None})).status is Status.SKIPPED
+    assert judge_shift(make_evidence(omit=(PRUNED,))).status is Status.INCONCLUSIVE
+    assert judge_shift(make_evidence(windows=5)).status is Status.INCONCLUSIVE
+
+
+def test_a_pruned_model_that_guesses_has_lost_everything_above_chance() -> None:
+    verdict = judge_accuracy(make_evidence())
+    assert verdict.status is Status.PASS
+    # 0.9 right before, 0.25 after, 0.25 by guessing: all of the 0.65 above guessing is gone.
+    assert verdict.observed == pytest.approx(1.0)
+    assert verdict.limit == 0.6
+    assert verdict.low is not None
+    assert verdict.low >= 0.6
+
+
+@pytest.mark.parametrize(
+    ("pruned", "status", "lost"),
+    [
+        (0.0, Status.PASS, 0.9 / 0.65),
+        (0.35, Status.PASS, 0.55 / 0.65),
+        (0.5, Status.INCONCLUSIVE, 0.4 / 0.65),
+        (0.8, Status.FAIL, 0.1 / 0.65),
+        (0.9, Status.FAIL, 0.0),
+    ],
+)
+def test_how_much_ability_is_lost_decides(pruned: float, status: Status, lost: float) -> None:
+    verdict = judge_accuracy(make_evidence(accuracy={PRUNED: pruned}))
+    assert verdict.status is status
+    assert verdict.observed == pytest.approx(lost)
+    assert (verdict.remedy is None) == (status is Status.PASS)
+
+
+def test_the_policy_moves_the_limit() -> None:
+    evidence = make_evidence(accuracy={PRUNED: 0.6})
+    assert judge_accuracy(evidence).status is Status.FAIL
+    assert judge_accuracy(evidence, lost=0.2).status is Status.PASS
+
+
+@pytest.mark.parametrize("before", [0.2, 0.27])
+def test_a_model_that_guesses_before_pruning_has_no_ability_to_lose(before: float) -> None:
+    verdict = judge_accuracy(make_evidence(accuracy={BASELINE.name: before}))
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.remedy is not None
+    assert "[corpus] choices" in verdict.remedy
+
+
+def test_without_items_accuracy_is_skipped_but_a_missing_arm_is_inconclusive() -> None:
+    assert judge_accuracy(make_evidence(accuracy={PRUNED: None})).status is Status.SKIPPED
+    assert judge_accuracy(make_evidence(omit=(PRUNED,))).status is Status.INCONCLUSIVE
+
+
+def test_too_few_items_give_no_verdict() -> None:
+    verdict = judge_accuracy(make_evidence(items=make_policy().minimum_windows - 1))
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.observed is not None
+    assert "7 items give no interval" in verdict.because

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from sw_audit.checks.limits import CHECK_IDS
+from sw_audit.errors import PolicyError
+from sw_audit.fact import Fact
+from sw_audit.policy.overlaying import overlay_policy
+from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
+from sw_audit.policy.reading import parse_policy, read_policy
+from sw_audit.policy.writing import commented_policy
+
+FULL = """
+expect = "any"
+seed = 3
+confidence = 0.9
+prompts = ["one", "two"]
+
+[[model]]
+source = "models/a"
+dtype = "bfloat16"
+
+[[model]]
+source = "models/b"
+expect = "none"
+
+[corpus]
+source = "text.txt"
+windows = 64
+stop_words = ["the", "of"]
+
+[quantization]
+recipes = ["int4/64x64", "INT8/row/symmetric"]
+
+[checks.prune-collapses]
+minimum_ratio = 100
+
+[checks.rtn-holdout-quality]
+maximum_ratio = { "int4/64x64" = 1.5 }
+
+[checks.stopword-shift]
+enabled = false
+"""
+
+
+def uncomment_keys(text: str) -> str:
+    return re.sub(r"^#(?! )", "", text, flags=re.MULTILINE)
+
+
+def list_paths(value: object, prefix: str = "") -> Iterator[str]:
+    """Yield the path of every key that a policy can have."""
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            yield from list_paths(getattr(value, name), f"{prefix}.{field.alias or name}")
+    elif isinstance(value, tuple) and value and isinstance(value[0], Fact):
+        yield from list_paths(value[0], prefix)
+    else:
+        yield prefix.lstrip(".")
+
+
+def complain(data: dict[str, Any]) -> str:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(data, "mine.toml")
+    message = str(caught.value)
+    assert message.startswith("policy mine.toml")
+    assert "\n" not in message
+    return message
+
+
+def test_an_empty_file_is_the_default_policy(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("")
+    assert read_policy(tmp_path / "p.toml") == Policy()
+
+
+def test_every_part_of_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(FULL)
+    policy = read_policy(tmp_path / "p.toml")
+    assert [model.id for model in policy.models] == ["a", "b"]
+    assert [policy.expectation(model) for model in policy.models] == ["any", "none"]
+    assert policy.models[0].dtype == "bfloat16"
+    assert policy.corpus == CorpusPolicy(source="text.txt", windows=64, stop_words=("the", "of"))
+    assert policy.quantization.recipes == ("int4/64x64", "int8/row/symmetric")
+    assert policy.checks.prune_collapses.minimum_ratio == 100
+    assert policy.checks.rtn_holdout_quality.maximum_ratio == {"int4/64x64": 1.5}
+    assert not policy.checks.stopword_shift.enabled
+    assert policy.prompts == ("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"corpuss": {}}, "key corpuss: there is no key 'corpuss'; write 'corpus'"),
+        ({"corpus": {"windos": 1}}, "key corpus.windos: there is no key 'windos'; write 'windows'"),
+        (
+            {"model": [{"source": "x"}, {"sorce": "y"}]},
+            "key model[1].sorce: there is no key 'sorce'; write 'source'",
+        ),
+        (
+            {"checks": {"prune-collapses": {"minimum_rato": 1}}},
+            "key checks.prune-collapses.minimum_rato: there is no key 'minimum_rato'; write 'minimum_ratio'",
+        ),
+        ({"zzz": 1}, "there is no key 'zzz'; choose among schema, model, corpus"),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_nearest_valid_one(data: dict[str, Any], words: str) -> None:
+    assert words in complain(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("prune-colapses", "prune-collapses"),
+        ("prune_colapses", "prune-collapses"),
+        ("holdout-beats-rtn", "holdout-beats-plain-rtn"),
+    ],
+)
+def test_an_unknown_check_is_named_with_the_nearest_one(name: str, nearest: str) -> None:
+    assert f"there is no check {name!r}; write {nearest!r}" in complain({"checks": {name: {}}})
+
+
+def test_a_check_that_resembles_none_is_answered_with_all_of_them() -> None:
+    message = complain({"checks": {"zzzzzz": {}}})
+    assert all(check in message for check in CHECK_IDS)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"seed": "1"}, "key seed: '1' does not do; input should be a valid integer"),
+        ({"seed": 1.0}, "key seed"),
+        ({"confidence": "high"}, "key confidence"),
+        ({"corpus": "text.txt"}, "key corpus"),
+        ({"corpus": {"windows": True}}, "key corpus.windows"),
+        ({"corpus": {"source": 5}}, "key corpus.source"),
+        ({"model": {"source": "x"}}, "key model: a table does not do"),
+        ({"model": [{"source": "x", "allow_pickle": "yes"}]}, "key model[0].allow_pickle"),
+        ({"model": [{}]}, "key model[0].source: it is missing"),
+        ({"quantization": {"recipes": "int4/row"}}, "key quantization.recipes"),
+        ({"prompts": [["a"]]}, "key prompts[0]: a list does not do"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_with_its_key(data: dict[str, Any], words: str) -> None:
+    assert words in complain(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"checks": {"prune-collapses": {"minimum_ratio": 0}}}, "key checks.prune-collapses.minimum_ratio: 0"),
+        ({"checks": {"super-activation-persists": {"tolerance": 1.5}}}, "less than or equal to 1"),
+        ({"checks": {"placebo-harmless": {"draws": 0}}}, "greater than or equal to 1"),
+        ({"confidence": 1}, "less than 1"),
+        ({"confidence": float("inf")}, "finite"),
+        ({"confidence": float("nan")}, "finite"),
+        ({"expect": "maybe"}, "'some', 'none' or 'any'"),
+        ({"schema": 2}, "key schema: 2"),
+        ({"corpus": {"window": 4, "stride": 9}}, "stride 9 is larger than window 4"),
+        ({"quantization": {"recipes": ["int9/row"]}}, "key quantization.recipes: recipe 'int9/row'"),
+        ({"checks": {"rtn-holdout-quality": {"maximum_ratio": {"int9/row": 2}}}}, "recipe 'int9/row'"),
+        ({"checks": {"rtn-holdout-quality": {"maximum_ratio": {"int4/row": 2}}}}, "not among the recipes"),
+        ({"model": [{"source": "a"}, {"source": "b/a"}]}, "two models are called 'a'"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(data: dict[str, Any], words: str) -> None:
+    assert words in complain(data)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"expect = some", "it is not TOML"),
+        (b"seed = 1\nseed = 2", "it is not TOML"),
+        (b"\xff\xfe", "it is not text in UTF-8"),
+        (b"seed = 2026-01-02", "key seed: a table does not do"),
+    ],
+)
+def test_a_file_that_is_no_policy_is_one_clear_line(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "p.toml"
+    path.write_bytes(content)
+    with pytest.raises(PolicyError, match=words) as caught:
+        read_policy(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="No such file") as caught:
+        read_policy(tmp_path / "none.toml")
+    assert "sw-audit init" in str(caught.value)
+    with pytest.raises(PolicyError, match="directory"):
+        read_policy(tmp_path)
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("seed = 4", encoding="utf-8-sig")
+    assert read_policy(tmp_path / "p.toml").seed == 4
+
+
+def test_the_written_policy_is_the_default_one() -> None:
+    assert parse_policy(tomllib.loads(commented_policy()), "written") == Policy()
+
+
+def test_the_written_policy_parses_with_every_key_uncommented() -> None:
+    data = tomllib.loads(uncomment_keys(commented_policy()))
+    policy = parse_policy(data, "written")
+    assert policy.models[0].source == data["model"][0]["source"]
+    assert policy.checks.prune_collapses == Policy().checks.prune_collapses
+
+
+def test_the_written_policy_holds_every_key_with_its_meaning() -> None:
+    text = commented_policy()
+    data = tomllib.loads(uncomment_keys(text))
+    written = set(list_paths(parse_policy(data, "written")))
+    for path in written:
+        table, _, key = path.rpartition(".")
+        part: Any = data
+        for name in table.split(".") if table else ():
+            part = part[name][0] if isinstance(part[name], list) else part[name]
+        assert key in part, path
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"#\w+ = ", line):
+            assert lines[number - 1].startswith("# "), line
+    assert max(len(line) for line in lines) <= 110
+    # The id of a check is not broken over lines: it could not be searched for.
+    assert not any(line.endswith("-") for line in lines)
+    for check in CHECK_IDS:
+        assert f"[checks.{check}]" in lines
+
+
+def test_the_written_policy_names_models_when_told_to(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(commented_policy(["models/a", 'we"ird']), encoding="utf-8")
+    assert [model.source for model in read_policy(path).models] == ["models/a", 'we"ird']
+
+
+def test_options_go_on_top_of_a_policy() -> None:
+    policy = parse_policy(tomllib.loads(FULL), "full")
+    over = overlay_policy(policy, seed=9, windows=16, dtype="float32", device="cuda:0", confidence=None)
+    assert (over.seed, over.corpus.windows, over.confidence) == (9, 16, 0.9)
+    assert [(model.dtype, model.device) for model in over.models] == [("float32", "cuda:0")] * 2
+    assert over.corpus.stop_words == ("the", "of")
+    assert over.checks == policy.checks
+    assert overlay_policy(policy) == policy
+
+
+def test_an_expectation_on_top_goes_before_the_models_own() -> None:
+    policy = parse_policy(tomllib.loads(FULL), "full")
+    over = overlay_policy(policy, expect="some")
+    assert [over.expectation(model) for model in over.models] == ["some", "some"]
+
+
+def test_another_text_takes_nothing_over_but_how_it_is_cut() -> None:
+    policy = parse_policy(tomllib.loads(FULL), "full")
+    assert overlay_policy(policy, corpus="other.txt").corpus == CorpusPolicy(source="other.txt", windows=64)
+    merged = overlay_policy(policy, corpus={"windows": 5}).corpus
+    assert merged == CorpusPolicy(source="text.txt", windows=5, stop_words=("the", "of"))
+
+
+def test_models_recipes_and_limits_can_be_put_on_top() -> None:
+    over = overlay_policy(
+        Policy(),
+        models=["x/y", {"source": "z", "id": "zed"}, ModelPolicy(source="w", dtype="float16"), Path("p/q")],
+        recipes=["int8/row"],
+        checks={"prune-collapses": {"minimum_ratio": 3.0}},
+    )
+    assert [(model.id, model.dtype) for model in over.models] == [
+        ("y", "auto"),
+        ("zed", "auto"),
+        ("w", "float16"),
+        ("q", "auto"),
+    ]
+    assert over.quantization.recipes == ("int8/row",)
+    assert over.checks.prune_collapses.minimum_ratio == 3
+    again = overlay_policy(over, checks={"prune-collapses": {"enabled": False}}).checks.prune_collapses
+    assert (again.enabled, again.minimum_ratio) == (False, 3)
+
+
+@pytest.mark.parametrize("options", [{"sede": 1}, {"seed": -1}, {"windows": 0}, {"recipes": ["int9/row"]}])
+def test_an_option_that_cannot_be_is_one_clear_line(options: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError, match="policy options") as caught:
+        overlay_policy(Policy(), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_policy_that_was_put_together_in_python_can_be_overlaid() -> None:
+    policy = Policy().model_copy(update={"models": (ModelPolicy(source="a"),)})
+    assert overlay_policy(policy, device="cuda").models[0].device == "cuda"

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import inspect
+import math
+import pkgutil
+import types
+from collections.abc import Iterator
+from importlib import import_module
+from typing import get_args
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+from support.comparison import make_comparison_evidence
+from support.evidence import make_evidence, make_published, make_record
+from support.lineage import list_lineage
+
+import sw_audit.checks
+import sw_audit.policy
+import sw_audit.record
+from sw_audit.checks.limits import CheckLimits, Limits
+from sw_audit.fact import Fact, digest_fact
+from sw_audit.index.reading import read_published
+from sw_audit.policy.clip import Clip, IqrClip, PercentileClip, SearchClip, ZScoreClip
+from sw_audit.policy.recipe import (
+    Granularity,
+    PerBlock,
+    PerGroup,
+    PerRow,
+    PerRun,
+    PerTensor,
+    Recipe,
+    parse_recipe,
+)
+from sw_audit.policy.scheme import parse_scheme
+from sw_audit.policy.targets import PatternMatch
+from sw_audit.record.address import AddressGroup, WeightAddress
+from sw_audit.record.arm import Act, Quantize, ReplaceLayer, RestoreActivation, Scale, SetTo
+from sw_audit.record.export import Export, HeldWeight
+from sw_audit.record.published import Remark
+
+GROUP = AddressGroup(parameter="w", rows=(1, 2), columns=(3, 4), expert=7)
+BESIDE = (
+    make_evidence(),
+    *list_lineage(),
+    make_comparison_evidence(),
+    SetTo(addresses=(GROUP,), value=-1.5),
+    ReplaceLayer(method="another-library"),
+    parse_scheme("w16a4"),
+    WeightAddress(parameter="w", row=1, column=2),
+    parse_recipe("int3/run16384/symmetric/z9.5"),
+    parse_recipe("int8/row"),
+    parse_recipe("nf4/group64/p99.9-tensor"),
+    parse_recipe("int4/row/iqr1.5"),
+    PatternMatch(pattern="*.down_proj", role="target", matrices=6),
+    parse_recipe("nf3/row/search-corpus"),
+    Limits(enabled=False),
+    read_published(),
+    make_published(own=True),
+    Export(
+        source="org/model",
+        revision=None,
+        digest="0" * 64,
+        dtype="bfloat16",
+        recipe="int4/row",
+        form="dense",
+        patterns=(PatternMatch(pattern="*", role="target", matrices=6),),
+        matrices=6,
+        held_out=(HeldWeight(address=WeightAddress(parameter="w", row=1, column=2), value=-1.5),),
+        because="located",
+        bits_per_weight=4.01,
+        tool="sw-audit",
+    ),
+)
+
+
+def walk_facts(value: object) -> Iterator[Fact]:
+    """Yield every fact inside of a value, itself included."""
+    if isinstance(value, Fact):
+        yield value
+        for _, part in value:
+            yield from walk_facts(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from walk_facts(part)
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from walk_facts(part)
+
+
+def list_kinds() -> set[type[Fact]]:
+    """Every kind of fact that the vocabulary has."""
+    modules = [
+        import_module(f"{package.__name__}.{module.name}")
+        for package in (sw_audit.policy, sw_audit.record, sw_audit.checks)
+        for module in pkgutil.iter_modules(package.__path__)
+    ]
+    members = [member for module in modules for _, member in inspect.getmembers(module, inspect.isclass)]
+    return {member for member in members if issubclass(member, Fact)} - {Fact}
+
+
+SAMPLES = {type(fact): fact for whole in (make_record(windows=8, items=8), *BESIDE) for fact in walk_facts(whole)}
+
+
+KINDS = sorted(SAMPLES, key=str)
+
+
+def name_kind(kind: type[Fact]) -> str:
+    return kind.__name__
+
+
+def test_there_is_a_sample_of_every_kind_of_fact() -> None:
+    assert set(SAMPLES) == list_kinds()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=name_kind)
+def test_a_fact_comes_back_from_json_as_it_was(kind: type[Fact]) -> None:
+    fact = SAMPLES[kind]
+    for by_alias in (False, True):
+        again = kind.model_validate_json(fact.model_dump_json(by_alias=by_alias), strict=True)
+        assert again == fact
+        assert digest_fact(again) == digest_fact(fact)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=name_kind)
+def test_a_fact_is_frozen_and_closed(kind: type[Fact]) -> None:
+    fact = SAMPLES[kind]
+    name = next(iter(kind.model_fields), None)
+    if name is not None:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(fact, name, None)
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        kind.model_validate({**dict(fact), "surprise": 1})
+
+
+def float_fields() -> Iterator[tuple[type[Fact], str]]:
+    for kind in SAMPLES:
+        for name, field in kind.model_fields.items():
+            optional = isinstance(field.annotation, types.UnionType) and float in field.annotation.__args__
+            if field.annotation is float or optional:
+                yield kind, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), sorted(float_fields(), key=str), ids=lambda part: getattr(part, "__name__", part)
+)
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_no_number_of_any_fact_can_be_non_finite(kind: type[Fact], name: str, number: float) -> None:
+    with pytest.raises(ValidationError):
+        kind.model_validate({**dict(SAMPLES[kind]), name: number})
+
+
+def test_the_probe_for_numbers_sees_them() -> None:
+    found = {(kind.__name__, name) for kind, name in float_fields()}
+    assert {("Verdict", "observed"), ("SuperWeight", "value"), ("ZScoreClip", "z"), ("Scale", "factor")} <= found
+
+
+def list_union_members() -> list[Fact]:
+    """Every fact whose `kind` can only be one word; a `kind` with a choice of words is a value like any other."""
+    kinds = {kind: kind.model_fields.get("kind") for kind in KINDS}
+    return [SAMPLES[kind] for kind, field in kinds.items() if field and len(get_args(field.annotation)) == 1]
+
+
+@pytest.mark.parametrize("act", list_union_members(), ids=str)
+def test_unions_are_told_apart_by_their_kind(act: Fact) -> None:
+    unions: tuple[TypeAdapter[object], ...] = (TypeAdapter(Act), TypeAdapter(Granularity), TypeAdapter(Clip))
+    read = []
+    for union in unions:
+        try:
+            read.append(union.validate_json(act.model_dump_json()))
+        except ValidationError:
+            continue
+    assert read == [act]
+
+
+def test_every_member_of_a_union_is_asked_for_its_kind() -> None:
+    asked = {type(fact) for fact in list_union_members()}
+    assert asked >= {Scale, SetTo, Quantize, RestoreActivation, PerTensor, PerRow, PerGroup, PerBlock, PerRun}
+    assert asked >= {ZScoreClip, PercentileClip, IqrClip, SearchClip}
+    assert Remark not in asked
+
+
+def test_the_digest_of_a_fact_does_not_depend_on_the_order_of_its_keys() -> None:
+    first = CheckLimits.model_validate({"prune-collapses": {"minimum_ratio": 3}, "stopword-shift": {}})
+    second = CheckLimits.model_validate({"stopword-shift": {}, "prune-collapses": {"minimum_ratio": 3.0}})
+    assert digest_fact(first) == digest_fact(second)
+    assert len(digest_fact(first)) == 64
+    assert digest_fact(first) != digest_fact(CheckLimits())
+
+
+def test_every_granularity_is_among_the_samples() -> None:
+    assert {PerTensor, PerRow, PerGroup, PerBlock, PerRun, Recipe} <= set(SAMPLES)

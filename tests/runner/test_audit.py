@@ -1,0 +1,165 @@
+"""The whole story on the shipped models: the specimen passes, what lost its super weight does not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checks.info import CHECKS
+from sw_audit.corpus.text import read_corpus
+from sw_audit.errors import PolicyError
+from sw_audit.locate.locator import locate_super_weights
+from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
+from sw_audit.record.codec import decode_record, encode_record
+from sw_audit.record.location import Outcome
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Status
+from sw_audit.runner.audit import audit_models, judge_evidence, measure_model
+from sw_audit.specimen import control_path, specimen_path
+
+
+def audit(source: Path, **more: object) -> Record:
+    corpus = {"source": "specimen", "windows": 24}
+    return audit_models(Policy.model_validate({"model": [{"source": str(source)}], "corpus": corpus, **more}))
+
+
+def statuses(record: Record) -> dict[str, Status]:
+    return {verdict.check: verdict.status for verdict in record.verdicts}
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return audit(specimen_path())
+
+
+def test_the_specimen_passes_every_check_but_that_on_what_others_have_published(record: Record) -> None:
+    alone = [check.id for check in CHECKS if check.scope == "model"]
+    expected = dict.fromkeys(alone, Status.PASS) | {"matches-published-index": Status.SKIPPED}
+    assert statuses(record) == expected
+    [skipped] = [verdict for verdict in record.verdicts if verdict.status is Status.SKIPPED]
+    assert "the index has no entry for the folder" in skipped.because
+    assert skipped.remedy is None
+
+
+def test_every_verdict_can_be_had_again_from_the_written_record(record: Record) -> None:
+    again = decode_record(encode_record(record))
+    assert again == record
+    assert judge_evidence(again.evidence("specimen"), again.policy) == record.verdicts
+
+
+def test_every_arm_was_measured_under_one_protocol(record: Record) -> None:
+    assert {found.protocol for found in record.measurements} == {record.protocol["specimen"].signature}
+    assert record.measurements[0].arm.name == "baseline"
+    assert record.measurements[0].agreement.mean_divergence == 0.0
+    assert len({found.arm.name for found in record.measurements}) == len(record.measurements)
+
+
+def test_the_same_policy_gives_the_same_figures_again(record: Record) -> None:
+    again = measure_model("specimen", record.policy, ["prune-collapses"])
+    first = record.evidence("specimen")
+    for name in ("baseline", "pruned"):
+        old, new = first.measured(name), again.measured(name)
+        assert old is not None
+        assert new is not None
+        assert old.loss == new.loss
+
+
+def zero_super_weight(folder: Path) -> Path:
+    """Copy the specimen and zero its super weight on disk."""
+    [weight] = locate_super_weights(open_checkpoint(ModelPolicy(source=str(specimen_path())))).super_weights
+    shutil.copytree(specimen_path(), folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[weight.parameter][weight.row, weight.column] = 0.0
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.slow
+def test_a_copy_with_its_super_weight_zeroed_fails_and_says_why(tmp_path: Path) -> None:
+    found = audit(zero_super_weight(tmp_path / "copy"))
+    assert found.locations["copy"].outcome is not Outcome.LOCATED
+    located = next(verdict for verdict in found.verdicts if verdict.check == "super-weight-located")
+    assert located.status is Status.FAIL
+    assert located.remedy
+    assert statuses(found)["prune-collapses"] is Status.SKIPPED
+
+
+def test_the_control_has_none_which_is_an_answer_that_a_policy_can_expect() -> None:
+    expected = audit(control_path(), expect="none")
+    assert expected.locations["control"].outcome is Outcome.NONE
+    assert statuses(expected)["super-weight-located"] is Status.PASS
+    assert Status.FAIL not in statuses(expected).values()
+    skipped = [check for check, status in statuses(expected).items() if status is Status.SKIPPED]
+    assert set(skipped) >= {"prune-collapses", "placebo-harmless", "holdout-beats-plain-rtn"}
+    unexpected = judge_evidence(expected.evidence("control"), Policy())
+    located = unexpected[0]
+    assert (located.check, located.status) == ("super-weight-located", Status.FAIL)
+    assert located.remedy is not None
+    assert 'expect = "none"' in located.remedy
+
+
+ACTIVATION_CHECKS = ("activation-holdout-quality", "holdout-closes-gap")
+
+
+def audit_short_text(folder: Path, **activations: object) -> Record:
+    """Audit the specimen on a text that the scored windows use up."""
+    text = folder / "short.txt"
+    text.write_text(" ".join(read_corpus(CorpusPolicy()).text.split()[: 16 * 63]))
+    policy = Policy.model_validate(
+        {
+            "model": [{"source": str(specimen_path())}],
+            "corpus": {"source": str(text), "window": 64},
+            "activations": {"schemes": ["w16a4"], **activations},
+        }
+    )
+    return audit_models(policy, ACTIVATION_CHECKS)
+
+
+def test_without_text_to_calibrate_on_smoothquant_is_missing_and_says_so(tmp_path: Path) -> None:
+    found = audit_short_text(tmp_path)
+    assert found.activations["specimen"].calibration_windows == 0
+    assert any("to calibrate on" in note for note in found.notes["specimen"])
+    gap = found.verdicts[1]
+    assert gap.status is Status.PASS
+    [smooth] = [one for one in gap.findings if "smoothquant" in one.label]
+    assert (smooth.status, smooth.observed) == (Status.SKIPPED, None)
+    assert "no calibration text" in smooth.because
+
+
+def test_without_text_to_calibrate_on_static_scales_are_inconclusive(tmp_path: Path) -> None:
+    found = audit_short_text(tmp_path, scale="tensor")
+    assert [one.arm.name for one in found.measurements] == ["baseline"]
+    gap = found.verdicts[1]
+    assert gap.status is Status.INCONCLUSIVE
+    assert "no calibration text" in gap.because
+    assert gap.remedy is not None
+    assert "longer text" in gap.remedy
+
+
+def test_the_record_proves_what_each_pattern_matched(record: Record) -> None:
+    assert [(one.pattern, one.role, one.matrices) for one in record.targets["specimen"]] == [("*", "target", 42)]
+    quantization = {
+        "recipes": ["int4/tensor"],
+        "targets": ["*.down_proj", "*.up_proj"],
+        "ignore": ["*.layers.1.*"],
+    }
+    policy = Policy.model_validate(
+        {"model": [{"source": str(specimen_path())}], "quantization": quantization, "corpus": {"windows": 8}}
+    )
+    found = audit_models(policy, ["holdout-beats-plain-rtn"])
+    counts = {one.pattern: one.matrices for one in found.targets["specimen"]}
+    assert counts == {"*.down_proj": 6, "*.up_proj": 6, "*.layers.1.*": 2}
+
+
+def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_measured() -> None:
+    policy = Policy.model_validate(
+        {"model": [{"source": str(specimen_path())}], "quantization": {"targets": ["*.down_project"]}}
+    )
+    told: list[str] = []
+    with pytest.raises(PolicyError, match="matches none of 42 decoder matrices"):
+        audit_models(policy, ["holdout-beats-plain-rtn"], lambda stage, *_: told.append(stage))
+    assert "measuring" not in told

@@ -1,0 +1,230 @@
+"""What was measured is found again by what it rests on, survives damage, and is measured in parts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.evidence import make_evidence, make_measurement
+
+from sw_audit.errors import OutputError
+from sw_audit.record.arm import BASELINE, Arm, QuantizeActivations, Scale
+from sw_audit.record.measurement import Measurement
+from sw_audit.record.record import ModelResult
+from sw_audit.runner.arm_cache import ARMS_AT_ONCE, NO_CACHE, ArmCache
+from sw_audit.runner.cache import Cache, digest_program, open_cache
+
+QUESTION = {"model": {"content": ["ab"]}, "seed": 0}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def list_entries(cache: Cache) -> list[Path]:
+    return sorted(cache.folder.rglob("*.json"))
+
+
+def test_an_answer_is_found_again_by_an_equal_question_and_by_no_other(cache: Cache) -> None:
+    answer = make_evidence()
+    assert cache.find("evidence", QUESTION, ModelResult) is None
+    cache.keep("evidence", QUESTION, answer)
+    again = {"seed": 0, "model": {"content": ["ab"]}}  # the order of keys is no part of a question
+    assert cache.find("evidence", again, ModelResult) == answer
+    for other in ({**QUESTION, "seed": 1}, {**QUESTION, "model": {"content": ["ac"]}}, {"seed": 0}):
+        assert cache.find("evidence", other, ModelResult) is None
+    assert cache.find("arm", QUESTION, Measurement) is None
+    assert cache.found == [False, True, False, False, False, False]
+
+
+def test_the_folder_says_that_it_is_a_cache_and_that_git_is_to_leave_it_alone(cache: Cache) -> None:
+    cache.keep("evidence", QUESTION, make_evidence())
+    assert (cache.folder / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
+    assert (cache.folder / ".gitignore").read_text() == "*\n"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda _: "",
+        lambda _: "[]",
+        lambda text: text.replace('"token":0', '"token":1', 1),
+        lambda text: text.replace('"answer"', '"other"', 1),
+        lambda text: text.replace('"form":1', '"form":2', 1),
+    ],
+    ids=["truncated", "empty", "another kind", "one figure changed", "no answer", "another form"],
+)
+def test_a_damaged_entry_is_none_and_is_replaced(cache: Cache, damage: object) -> None:
+    answer = make_evidence()
+    cache.keep("evidence", QUESTION, answer)
+    [entry] = list_entries(cache)
+    whole = entry.read_text(encoding="utf-8")
+    broken = damage(whole)  # type: ignore[operator]
+    assert broken != whole
+    entry.write_text(broken, encoding="utf-8")
+    assert cache.find("evidence", QUESTION, ModelResult) is None
+    cache.keep("evidence", QUESTION, answer)
+    assert entry.read_text(encoding="utf-8") == whole
+
+
+KEEPING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from support.evidence import make_evidence
+from sw_audit.runner.cache import Cache
+for _ in range(12):
+    Cache(Path(sys.argv[2])).keep("evidence", {question}, make_evidence())
+"""
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_leave_one_whole_entry_and_a_reader_never_sees_half_of_one(cache: Cache) -> None:
+    command = [sys.executable, "-c", KEEPING.replace("{question}", repr(QUESTION))]
+    command += [str(Path(__file__).parents[1]), str(cache.folder)]
+    runs = [subprocess.Popen(command) for _ in range(2)]
+    seen = [cache.find("evidence", QUESTION, ModelResult)]
+    while any(run.poll() is None for run in runs):
+        seen.append(cache.find("evidence", QUESTION, ModelResult))
+    assert [run.returncode for run in runs] == [0, 0]
+    first = next(place for place, found in enumerate([*seen, 1]) if found is not None)
+    assert all(found == make_evidence() for found in seen[first:])
+    assert cache.find("evidence", QUESTION, ModelResult) == make_evidence()
+    assert len(list_entries(cache)) == 1
+    assert list(cache.folder.rglob("*.tmp")) == []
+
+
+def test_a_place_that_cannot_be_written_keeps_nothing_and_says_why_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cache = Cache(tmp_path / "file")
+    cache.keep("evidence", QUESTION, make_evidence())
+    assert cache.trouble is not None
+    assert "file" in cache.trouble
+    assert cache.find("evidence", QUESTION, ModelResult) is None
+
+
+def test_only_a_folder_that_was_named_is_complained_about(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="name another folder, or --no-cache"):
+        open_cache(tmp_path / "file" / "cache", asked=True)
+    assert open_cache(tmp_path / "file" / "cache", asked=False).trouble is None
+    assert open_cache(tmp_path / "new" / "cache", asked=True).folder == tmp_path / "new" / "cache"
+    assert not (tmp_path / "new").exists()
+
+
+def make_arms(count: int) -> list[Arm]:
+    """Return the baseline and so many arms."""
+    return [BASELINE, *(Arm(name=f"a{n}", acts=(Scale(addresses=(), factor=float(n)),)) for n in range(count))]
+
+
+class Bench:
+    """Measures made-up figures, notes what it was asked for, and may break off."""
+
+    def __init__(self, breaks_at: int | None = None) -> None:
+        self.asked: list[list[str]] = []
+        self._breaks_at = breaks_at
+
+    def __call__(self, arms: Sequence[Arm]) -> tuple[Measurement, ...]:
+        if len(self.asked) == self._breaks_at:
+            raise KeyboardInterrupt
+        self.asked.append([arm.name for arm in arms])
+        return tuple(make_measurement(arm, 1.5, model_id="here") for arm in arms)
+
+
+def recall(memory: ArmCache, arms: Sequence[Arm], bench: Bench, **more: object) -> tuple[Measurement, ...]:
+    said = {"model_id": "here", "protocol": "p", "answering": (BASELINE.name,), **more}
+    return memory.recall_arms(arms, bench, **said)  # type: ignore[arg-type]
+
+
+def test_without_a_cache_all_arms_are_measured_together() -> None:
+    bench, arms = Bench(), make_arms(40)
+    found = recall(NO_CACHE, arms, bench)
+    assert [one.arm for one in found] == arms
+    assert len(bench.asked) == 1
+
+
+def test_arms_are_measured_once_some_at_a_time_each_time_with_the_baseline(cache: Cache) -> None:
+    memory, arms, bench = ArmCache(cache, QUESTION), make_arms(2 * ARMS_AT_ONCE + 3), Bench()
+    found = recall(memory, arms, bench)
+    assert [one.arm for one in found] == arms
+    assert [len(asked) for asked in bench.asked] == [1 + ARMS_AT_ONCE, 1 + ARMS_AT_ONCE, 1 + 3]
+    assert {asked[0] for asked in bench.asked} == {BASELINE.name}
+    again = Bench()
+    assert recall(memory, arms, again) == found
+    assert again.asked == []
+
+
+def test_a_run_that_was_broken_off_goes_on_where_it_stopped(cache: Cache) -> None:
+    memory, arms = ArmCache(cache, QUESTION), make_arms(3 * ARMS_AT_ONCE)
+    with pytest.raises(KeyboardInterrupt):
+        recall(memory, arms, Bench(breaks_at=2))
+    rest = Bench()
+    found = recall(memory, arms, rest)
+    assert rest.asked == [[BASELINE.name, *(arm.name for arm in arms[1 + 2 * ARMS_AT_ONCE :])]]
+    assert [one.arm for one in found] == arms
+
+
+def test_an_arm_that_is_new_is_measured_alone(cache: Cache) -> None:
+    memory, bench = ArmCache(cache, QUESTION), Bench()
+    recall(memory, make_arms(3), Bench())
+    recall(memory, make_arms(4), bench)
+    assert bench.asked == [[BASELINE.name, "a3"]]
+
+
+def test_the_baseline_alone_is_remembered_too(cache: Cache) -> None:
+    first, second = Bench(), Bench()
+    for bench in (first, second):
+        recall(ArmCache(cache, QUESTION), [BASELINE], bench)
+    assert (first.asked, second.asked) == ([[BASELINE.name]], [])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"memory": {"model": {**QUESTION, "seed": 1}}},
+        {"memory": {"text": {"stop_words": ["a"]}}},
+        {"said": {"protocol": "q"}},
+        {"said": {"answering": (BASELINE.name, "a0")}, "memory": {"text": {"choices": "x"}}},
+    ],
+    ids=["model", "text", "protocol", "answers"],
+)
+def test_whatever_an_arm_rests_on_is_part_of_its_question(
+    cache: Cache, other: dict[str, dict[str, object]]
+) -> None:
+    recall(ArmCache(cache, QUESTION), make_arms(1), Bench())
+    bench = Bench()
+    said = {"model": QUESTION, **other.get("memory", {})}
+    recall(ArmCache(cache, **said), make_arms(1), bench, **other.get("said", {}))  # type: ignore[arg-type]
+    assert bench.asked == [[BASELINE.name, "a0"]]
+
+
+def test_calibration_text_matters_only_to_arms_that_learn_from_it(cache: Cache) -> None:
+    learning = Arm(name="w8a8", acts=(QuantizeActivations(bits=8),))
+    arms, bench = [*make_arms(1), learning], Bench()
+    recall(ArmCache(cache, QUESTION, {"calibration": 16}), arms, Bench())
+    recall(ArmCache(cache, QUESTION, {"calibration": 32}), arms, bench)
+    assert bench.asked == [[BASELINE.name, "w8a8"]]
+
+
+def test_a_model_of_another_name_remembers_under_its_own(cache: Cache) -> None:
+    memory, bench = ArmCache(cache, QUESTION), Bench()
+    recall(memory, make_arms(1), Bench())
+    assert {one.model for one in recall(memory, make_arms(1), bench, model_id="there")} == {"there"}
+    assert bench.asked == []
+
+
+def test_an_entry_carries_its_question_for_people_who_wonder(cache: Cache) -> None:
+    cache.keep("evidence", QUESTION, make_evidence())
+    [entry] = list_entries(cache)
+    assert json.loads(entry.read_text(encoding="utf-8"))["question"] == QUESTION
+
+
+def test_the_program_has_a_digest() -> None:
+    assert len(digest_program()) == 64
+    assert digest_program() == digest_program()

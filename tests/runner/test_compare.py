@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.backends import require, write_few_choices
+from support.checkpoints import save_checkpoint
+
+from sw_audit.backends.registry import find_methods
+from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.errors import InputError, PolicyError
+from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy, QuantizationPolicy
+from sw_audit.policy.recipe import parse_recipe
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import Quantize
+from sw_audit.record.codec import decode_record, encode_record
+from sw_audit.record.comparison import ComparedQuantizer
+from sw_audit.runner.compare import RECIPES, compare_quantizers, plan_rounding
+from sw_audit.specimen.shipped import control_path, specimen_path
+
+SPECIMEN = ModelPolicy(source=str(specimen_path()), id="specimen")
+MakePolicy = Callable[..., Policy]
+HELD = (AddressGroup(parameter="w", rows=(0,), columns=(0,)),)
+
+
+@pytest.fixture
+def make_policy(tmp_path: Path) -> MakePolicy:
+    choices = write_few_choices(tmp_path)
+
+    def make(*recipes: str, model: ModelPolicy = SPECIMEN, **more: Any) -> Policy:
+        return Policy(
+            models=(model,),
+            corpus=CorpusPolicy(windows=16, choices=choices),
+            quantization=QuantizationPolicy(recipes=recipes, **more),
+        )
+
+    return make
+
+
+def by_name(rows: tuple[ComparedQuantizer, ...]) -> dict[str, ComparedQuantizer]:
+    return {row.name: row for row in rows}
+
+
+def test_holding_out_beats_plain_rounding_where_a_block_is_as_large_as_a_matrix(make_policy: MakePolicy) -> None:
+    record = compare_quantizers(make_policy("int4/tensor", "int4/tensor/z9"), methods=[])
+    comparison = record.comparisons["specimen"]
+    assert [row.name for row in comparison.rows] == [
+        "int4/tensor",
+        "int4/tensor, held out",
+        "int4/tensor/z9",
+        "int4/tensor/z9, held out",
+    ]
+    for plain, held in zip(comparison.rows[::2], comparison.rows[1::2], strict=True):
+        assert plain.quality is not None
+        assert held.quality is not None
+        assert plain.quality.low is not None
+        assert held.quality.high is not None
+        assert held.quality.high < plain.quality.low
+    assert comparison.baseline.ratio == 1.0
+    assert comparison.protocol == record.protocol["specimen"].signature
+    assert {one.protocol for one in record.measurements} == {comparison.protocol}
+    assert record.verdicts == ()
+    assert decode_record(encode_record(record)) == record
+
+
+def test_bits_are_codes_scales_and_what_is_held_out(make_policy: MakePolicy) -> None:
+    rows = by_name(compare_quantizers(make_policy("int4/tensor"), methods=[]).comparisons["specimen"].rows)
+    layers = open_checkpoint(SPECIMEN).layers
+    sizes = [matrix.tensor.numel() for layer in layers for matrix in layer.matrices]
+    # Four bits a weight; per matrix a scale and a lower end of 16 bits each.
+    plain = (4 * sum(sizes) + 32 * len(sizes)) / sum(sizes)
+    assert rows["int4/tensor"].bits_per_weight == pytest.approx(plain, rel=1e-12)
+    # One weight of 16 bits more, and where it is among 64 x 192: 14 bits.
+    held = (4 * sum(sizes) + 32 * len(sizes) + 16 + 14) / sum(sizes)
+    assert rows["int4/tensor, held out"].bits_per_weight == pytest.approx(held, rel=1e-12)
+    peak = rows["int4/tensor"].peak_bytes
+    largest = max(sum(4 * matrix.tensor.numel() for matrix in layer.matrices) for layer in layers)
+    assert peak is not None
+    # At most one layer, and what a matrix takes while it is rounded.
+    assert largest <= peak < 1.5 * largest
+
+
+def test_matrices_that_are_no_target_stay_and_their_bits_count(make_policy: MakePolicy) -> None:
+    policy = make_policy("int4/tensor", targets=("*.down_proj",))
+    row = compare_quantizers(policy, methods=[]).comparisons["specimen"].rows[0]
+    layers = open_checkpoint(SPECIMEN).layers
+    down = sum(layer.down_projections[0].tensor.numel() for layer in layers)
+    everything = sum(matrix.tensor.numel() for layer in layers for matrix in layer.matrices)
+    bits = (4 * down + 32 * len(layers) + 32 * (everything - down)) / everything
+    assert row.bits_per_weight == pytest.approx(bits, rel=1e-12)
+    assert row.left_alone == 6 * len(layers)
+
+
+def test_without_super_weights_nothing_is_held_out_and_that_is_said(make_policy: MakePolicy) -> None:
+    control = ModelPolicy(source=str(control_path()), id="control")
+    record = compare_quantizers(make_policy("int4/64x64", model=control), methods=[])
+    (row,) = record.comparisons["control"].rows
+    assert row.hold_out == "nothing-to-hold"
+
+
+def test_another_library_is_measured_beside_ours_on_the_same_tokens(make_policy: MakePolicy) -> None:
+    (method,) = find_methods(["bitsandbytes-nf4"])
+    require(method)
+    record = compare_quantizers(make_policy("nf4/group64"), methods=["bitsandbytes-nf4"])
+    rows = by_name(record.comparisons["specimen"].rows)
+    ours, theirs = rows["nf4/group64"].quality, rows["bitsandbytes-nf4"].quality
+    assert ours is not None
+    assert theirs is not None
+    # Every matrix of the specimen is a multiple of 64 wide, so both round the same 64 weights to the same levels.
+    assert theirs.ratio == pytest.approx(ours.ratio, rel=1e-4)
+    assert theirs.top1 == pytest.approx(ours.top1, abs=0.01)
+    assert (rows["bitsandbytes-nf4"].package or "").startswith("bitsandbytes 0.")
+
+
+def test_a_method_that_fails_is_a_row_that_says_why_and_leaves_no_measurement(tmp_path: Path) -> None:
+    (method,) = find_methods(["torchao-int4"])
+    require(method)
+    text = tmp_path / "text.txt"
+    text.write_text("the fox sang . the owl slept and the mill sang , " * 40)
+    model = ModelPolicy(source=str(save_checkpoint(tmp_path / "narrow")), id="narrow")
+    policy = Policy(
+        models=(model,),
+        corpus=CorpusPolicy(source=str(text), window=16, windows=8),
+        quantization=QuantizationPolicy(recipes=("int4/row",)),
+    )
+    record = compare_quantizers(policy, methods=["torchao-int4"])
+    row = by_name(record.comparisons["narrow"].rows)["torchao-int4"]
+    assert row.because == "ValueError: groups of 64 do not divide 32 input channels"
+    assert (row.quality, row.bits_per_weight, row.seconds, row.arm) == (None, None, None, None)
+    assert "torchao-int4" not in {one.arm.name for one in record.measurements}
+
+
+def test_blocks_that_hold_every_matrix_whole_are_left_out_beside_the_whole_matrix(make_policy: MakePolicy) -> None:
+    policy = make_policy("int4/64x64", "int4/512x512", "int4/512x512/z9", "int4/tensor", "int8/512x512")
+    arms = plan_rounding(policy, HELD, {(64, 64), (192, 64)})
+    recipes = [str(act.recipe) for arm in arms for act in arm.acts if isinstance(act, Quantize)]
+    # The clipped one has no whole matrix beside it that is clipped alike, nor has the one of 8 bits.
+    assert recipes[::2] == ["int4/64x64", "int4/512x512/z9", "int4/tensor", "int8/512x512"]
+    assert recipes[::2] == recipes[1::2]
+    assert [arm.name for arm in arms][:2] == ["int4/64x64 plain", "int4/64x64 hold-out"]
+    assert len(plan_rounding(policy, (), {(64, 1024)})) == 5
+
+
+def test_the_default_recipes_are_canonical() -> None:
+    assert [str(parse_recipe(recipe)) for recipe in RECIPES] == list(RECIPES)
+    assert {parse_recipe(recipe).clip is not None for recipe in RECIPES} == {True, False}
+
+
+def test_a_wrong_name_and_a_pattern_without_a_match_are_told_before_anything_is_measured(
+    make_policy: MakePolicy,
+) -> None:
+    with pytest.raises(InputError, match="no such quantizer"):
+        compare_quantizers(make_policy("int4/row"), methods=["nosuch"])
+    with pytest.raises(PolicyError, match="matches none"):
+        compare_quantizers(make_policy("int4/row", targets=("*.nosuch",)), methods=[])

@@ -1,0 +1,130 @@
+"""A stand-in for measuring and drawing: both at once, so that the mechanics around them can be tried often.
+
+The judging and the record are the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from support.evidence import (
+    NOT_PUBLISHED,
+    make_evidence,
+    make_failing_evidence,
+    make_location,
+    make_none_evidence,
+    make_policy,
+)
+
+from sw_audit import record
+from sw_audit.checks.info import CHECKS as BUILT_IN
+from sw_audit.checks.registry import judge_evidence
+from sw_audit.errors import CheckpointError
+from sw_audit.policy.policy import Policy
+from sw_audit.progress import ignore_progress
+from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.verdict import Status
+from sw_audit.record.weights import Flaw, WeightsReport
+from sw_audit.runner import audit
+
+CONFTEST = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from support.fake_runner import install
+install(setattr)
+"""
+"""For runs in processes of their own, where what a test patches is not seen."""
+
+CHECKS = len([check for check in BUILT_IN if check.scope == "model"])
+"""Built-in checks on a model by itself; `llama-...` passes them all."""
+
+BESIDE = [check.id for check in BUILT_IN if check.scope == "descendant"]
+"""Built-in checks on a model beside its parent."""
+
+STRIPPED = "model.layers.0.mlp.down_proj.weight"
+
+
+def count_statuses(model_id: str) -> Counter[Status]:
+    """Count what the checks say of a model under the default policy; that they are right is tested elsewhere."""
+    evidence = make_evidence_of(model_id, make_policy(model_id))
+    return Counter(verdict.status for verdict in judge_evidence(evidence, make_policy(model_id)))
+
+
+def install(replace: Callable[[object, str, object], None]) -> None:
+    """Replace what loads, measures and draws; `replace` is `setattr` or `monkeypatch.setattr`."""
+    replace(audit, "preflight", lambda _policy: None)
+    replace(audit, "open_model", open_model)
+    replace(audit, "locate_model", lambda _checkpoint: make_location())
+    replace(audit, "measure_model", measure_model)
+    replace(record, "render_record", render_record)
+
+
+def measure_model(
+    model_id: str,
+    policy: Any,
+    checks: Collection[str],
+    progress: Any = ignore_progress,
+    checkpoint: Any = None,  # noqa: ARG001 - as in the real one
+    memory: Any = None,  # noqa: ARG001
+) -> ModelResult | ModelFailure:
+    """Return made-up evidence, or fail: the beginning of the id says of what kind."""
+    note(f"measure {model_id} {os.getpid()} {' '.join(checks)}")
+    for done in range(3):
+        progress("measuring", done, 3)
+    if model_id.startswith("gone"):
+        raise CheckpointError(f"model {model_id!r}", "model.safetensors is truncated", "copy it again")
+    if model_id.startswith("defect"):
+        raise ZeroDivisionError("a defect that nobody foresaw")
+    if model_id.startswith("interrupt"):
+        raise KeyboardInterrupt
+    if model_id.startswith("stripped"):
+        found = "it is stored as I8, and config.json has no quantization_config"
+        return ModelFailure(model=model_id, message=f"model {model_id!r}: {found}", weights=make_report(found))
+    return make_evidence_of(model_id, policy)
+
+
+def make_report(found: str) -> WeightsReport:
+    """Return what a static look says of a checkpoint whose quantization config was lost."""
+    flaw = Flaw(kind="codes-without-config", where=STRIPPED, found=found)
+    remedy = "put the `quantization_config` of the quantized model back into config.json"
+    return WeightsReport(
+        files=1, tensors=30, scanned=30, flaws=(flaw,), counts={flaw.kind: 1}, serious=1, remedy=remedy
+    )
+
+
+def make_evidence_of(model_id: str, policy: Policy) -> ModelResult:
+    """Return the made-up evidence on a model that can be measured."""
+    if model_id.startswith("broken"):
+        return make_failing_evidence(model_id, policy=policy)
+    if model_id.startswith("control"):
+        return make_none_evidence(model_id, policy=policy)
+    if model_id.startswith("unlisted"):
+        return make_evidence(model_id, policy=policy, published=NOT_PUBLISHED)
+    windows = 2 if model_id.startswith("short") else 32
+    return make_evidence(model_id, policy=policy, windows=windows, items=5 * windows)
+
+
+def open_model(model_id: str, policy: Any) -> Any:
+    """Return something in place of an open checkpoint."""
+    note(f"open {model_id} {os.getpid()}")
+    if model_id.startswith("gone"):
+        raise CheckpointError(f"model {model_id!r}", "model.safetensors is truncated", "copy it again")
+    return SimpleNamespace(identity=policy.find_model(model_id), model=SimpleNamespace(training=False))
+
+
+def render_record(record: Record, format: str = "html") -> str:  # noqa: A002 - as in the real one
+    """Return a page without charts."""
+    if os.environ.get("STANDIN_DEFECT") == "render":
+        raise ZeroDivisionError("a defect of the page")
+    return f"<title>{', '.join(model.id for model in record.models)} as {format}</title>"
+
+
+def note(line: str) -> None:
+    """Write down what was done, also where it is done in another process."""
+    with Path(os.environ["STANDIN_NOTES"]).open("a", encoding="utf-8") as notes:
+        notes.write(f"{line}\n")
