@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from support.pages import parse_page
 
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.errors import InputError
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.record import Record
@@ -22,7 +21,6 @@ from sw_audit.testing import Stem, plant_stems_
 from sw_audit.testing.planting import choose_down
 
 CHECK = "super-activation-persists"
-MISSING = "hypothesis is not installed"
 
 
 def audit(source: Path, **limits: object) -> tuple[Record, Verdict]:
@@ -82,22 +80,10 @@ def test_the_fixed_prompts_alone_do_not_show_it(moody: tuple[Path, str]) -> None
     assert "No other prompt was tried" in parse_page(render_record(record)).text
 
 
-def test_without_hypothesis_the_fixed_prompts_decide_and_the_verdict_says_so(
-    moody: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sw_audit.testing.optional.find_spec", lambda _: None)
-    record, verdict = audit(moody[0])
-    assert verdict.status is Status.PASS
-    assert f"no other prompt was tried: {MISSING} (install it: pip install hypothesis)" in verdict.because
-    assert MISSING in parse_page(render_record(record)).text
-
-
-def test_a_search_that_a_policy_asks_for_needs_hypothesis_before_anything_is_opened(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("sw_audit.testing.optional.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=rf"super-activation-persists\] examples: {MISSING}"):
-        audit(specimen_path(), examples=10)
+def test_two_audits_with_one_seed_agree_on_prompt_and_verdict(moody: tuple[Path, str]) -> None:
+    (first, verdict), (second, again) = (audit(moody[0], examples=20) for _ in range(2))
+    assert first.prompt_searches == second.prompt_searches
+    assert verdict == again
 
 
 def test_no_prompt_breaks_the_specimen() -> None:

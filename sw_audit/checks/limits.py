@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field
+from typing import Annotated
+
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from sw_audit.checks.limits_of_descent import (
     GenerationSaneLimits,
@@ -75,12 +77,16 @@ class SuperActivationPersistsLimits(Limits):
         tolerance: Largest relative deviation from the median magnitude, over layers and prompts. With BOS
             the value is constant; without it replications see 5 to 30 percent.
         examples: How many more prompts, of random tokens, runs of the vocabulary, one token over and over, are
-            tried in search of one that breaks the law; the shortest that does fails the check. By default 50
-            if hypothesis is installed, which draws them, else none, and the verdict says so; 0 is no search.
+            tried in search of one that breaks the law; the shortest that does fails the check. 0 is no search.
     """
 
     tolerance: Share = 0.3
-    examples: int | None = Field(default=None, ge=0, le=10_000)
+    examples: Annotated[int, BeforeValidator(lambda value: 50 if value is None else value)] = Field(
+        # Records of 0.1.0 hold null for the default.
+        default=50,
+        ge=0,
+        le=10_000,
+    )
 
 
 class PruneCollapsesLimits(Limits):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.checkpoint.quiet import quiet_libraries
+from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.corpus.windows import Windows
 from sw_audit.policy.policy import DescentPolicy
 from sw_audit.progress import Progress, ignore_progress

@@ -56,7 +56,6 @@ _EXAMPLES: Mapping[str, Any] = {
     "corpus.choices": "items.jsonl",
     "corpus.stop_words": ("the", "of", "and"),
     "checks.other-outliers-harmless.count": 7000,
-    "checks.super-activation-persists.examples": 200,
     "checks.stopword-shift.minimum_ratio": 1.2,
     "checks.stopword-shift.maximum_ratio": 5.0,
 }

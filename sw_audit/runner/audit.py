@@ -53,7 +53,6 @@ def preflight(policy: Policy) -> None:
     from sw_audit.corpus.choices import read_choices
     from sw_audit.corpus.text import check_corpus
     from sw_audit.measure.tasks import require_tasks
-    from sw_audit.testing.optional import require_hypothesis
 
     for model in policy.models:
         parent = policy.find_parent(model)
@@ -69,8 +68,6 @@ def preflight(policy: Policy) -> None:
         check_corpus(text)
     read_choices(policy.corpus)
     require_tasks(policy.descent)
-    if policy.checks.super_activation_persists.examples:
-        require_hypothesis("[checks.super-activation-persists] examples")
 
 
 def open_model(model_id: str, policy: Policy) -> Checkpoint:

@@ -2,8 +2,7 @@
 
     from sw_audit.testing import draw_planted_model, find_counterexample, planted_models, prompts
 
-`planted_models` and `prompts` are hypothesis strategies, and `find_counterexample` searches with hypothesis:
-it need not be installed for anything else.
+`planted_models` and `prompts` are hypothesis strategies, and `find_counterexample` searches with hypothesis.
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from hypothesis import HealthCheck, Phase, Verbosity, find, settings
+from hypothesis.errors import NoSuchExample
+
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.locate.persistence import find_break, trace_prompts
 from sw_audit.record.location import Location, PromptTrace
-from sw_audit.testing.optional import require_hypothesis
 from sw_audit.testing.strategies import prompts
 
 
@@ -57,10 +59,8 @@ def find_counterexample(
         The prompt, or `None` if none turned up, also where there is no super activation.
 
     Raises:
-        InputError: If hypothesis is not installed.
         CheckpointError: If the residual stream is not finite on a prompt.
     """
-    require_hypothesis("sw_audit.testing.find_counterexample")
     activations = location.super_activations
     if not activations or examples < 1:
         return None
@@ -101,13 +101,14 @@ def _search(
     examples: int,
     random: Random,
 ) -> tuple[int, ...] | None:
-    from hypothesis import HealthCheck, Phase, find, settings
-    from hypothesis.errors import NoSuchExample
-
     if longest < 1:
         return None
+    # Everything is set, so that no profile of the user's tests changes what is drawn.
     limits = settings(
         max_examples=examples,
+        derandomize=False,
+        backend="hypothesis",
+        verbosity=Verbosity.quiet,
         deadline=None,
         database=None,
         phases=(Phase.generate, Phase.shrink),

@@ -6,23 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
+from hypothesis import configuration
+
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checks.limits import SuperActivationPersistsLimits
-from sw_audit.errors import CheckpointError, InputError
+from sw_audit.errors import CheckpointError
 from sw_audit.record.location import Location
 from sw_audit.record.prompt_search import BreakingPrompt, PromptSearch
 from sw_audit.testing.counterexamples import find_counterexample
-from sw_audit.testing.optional import require_hypothesis
 
 EXAMPLES_KEY = "[checks.super-activation-persists] examples"
-DEFAULT_EXAMPLES = 50
-"""How many prompts are tried where the policy does not say: about a second on the specimen, import included."""
 
 
 def search_prompts(
     checkpoint: Checkpoint, location: Location, limits: SuperActivationPersistsLimits, seed: int = 0
 ) -> PromptSearch:
-    """Search as a policy asks, and say what came of it; where there can be no search, say why.
+    """Search as a policy asks, and say what came of it, or why there was no search.
 
     Args:
         checkpoint: The model; it is not changed.
@@ -30,17 +29,14 @@ def search_prompts(
         limits: How many prompts, and how far the super activation may deviate on one.
         seed: Of the search: the same seed finds the same prompt.
     """
-    examples = DEFAULT_EXAMPLES if limits.examples is None else limits.examples
-    search = PromptSearch(examples=examples, tolerance=limits.tolerance)
-    if not examples:
+    search = PromptSearch(examples=limits.examples, tolerance=limits.tolerance)
+    if not limits.examples:
         return search.model_copy(update={"omitted": f"`{EXAMPLES_KEY}` is 0"})
     try:
-        require_hypothesis(EXAMPLES_KEY)
-    except InputError as error:
-        return search.model_copy(update={"examples": 0, "omitted": f"{error.found} ({error.remedy})"})
-    try:
         with _notes_thrown_away():
-            found = find_counterexample(checkpoint, location, limits.tolerance, examples=examples, seed=seed)
+            found = find_counterexample(
+                checkpoint, location, limits.tolerance, examples=limits.examples, seed=seed
+            )
     except CheckpointError as error:
         return search.model_copy(update={"stopped": error.found})
     if found is None:
@@ -54,8 +50,6 @@ def search_prompts(
 @contextmanager
 def _notes_thrown_away() -> Iterator[None]:
     """Keep hypothesis from leaving a folder of its own where the audit is run."""
-    from hypothesis import configuration
-
     home = getattr(configuration, "__hypothesis_home_directory", None)
     with TemporaryDirectory() as elsewhere:
         configuration.set_hypothesis_home_dir(elsewhere)

@@ -3,48 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
 
 from sw_audit.testing.designs import SHAPES, TRAPS, Design, make_design, takes_trap
 from sw_audit.testing.families import DENSE
-from sw_audit.testing.optional import require_hypothesis
 from sw_audit.testing.planted import PlantedModel, build_planted_model
 
-if TYPE_CHECKING:
-    from hypothesis.strategies import DrawFn, SearchStrategy
+# Hypothesis likes to draw integers that stand in the source of whatever local modules are loaded, so a seed would
+# draw other prompts in another program. No source holds integers from here on, so it has none to prefer.
+_BEYOND_LITERALS = 2**90
 
 
 def prompts(vocabulary: Any, *, shortest: int = 1, longest: int = 64) -> SearchStrategy[tuple[int, ...]]:
     """Draw prompts as token ids, without BOS: ids at random, one token over and over, runs of the vocabulary.
 
     Languages lie in runs of the vocabulary, and one token over and over is known to move massive activations
-    (Yona et al. 2025). A failing prompt shrinks to a short one with small ids.
+    (Yona et al. 2025). A failing prompt shrinks to a short one with small ids. A seed gives the same prompts
+    whatever else is installed or imported.
 
     Args:
         vocabulary: A tokenizer, whose special tokens are left out, or the number of tokens.
         shortest: Fewest tokens.
         longest: Most tokens.
-
-    Raises:
-        InputError: If hypothesis is not installed.
     """
-    require_hypothesis("sw_audit.testing.prompts")
-    from hypothesis import strategies as st
-
     size = vocabulary if isinstance(vocabulary, int) else len(vocabulary)
     special = set() if isinstance(vocabulary, int) else set(vocabulary.all_special_ids)
     ordinary = [token_id for token_id in range(size) if token_id not in special]
-    one, length = st.sampled_from(ordinary), st.integers(shortest, longest)
-    place = st.integers(0, len(ordinary) - 1)
-    return st.one_of(
-        st.lists(one, min_size=shortest, max_size=longest).map(tuple),
-        st.builds(lambda token_id, times: (token_id,) * times, one, length),
-        st.builds(
-            lambda first, count: tuple(ordinary[(first + step) % len(ordinary)] for step in range(count)),
-            place,
-            length,
-        ),
-    )
+    place = _integers(0, len(ordinary) - 1)
+
+    @st.composite
+    def draw_prompt(draw: DrawFn) -> tuple[int, ...]:
+        kind = draw(_integers(0, 2))
+        if kind == 0:
+            return tuple(ordinary[each] for each in draw(st.lists(place, min_size=shortest, max_size=longest)))
+        first, length = draw(place), draw(_integers(shortest, longest))
+        if kind == 1:
+            return (ordinary[first],) * length
+        return tuple(ordinary[(first + step) % len(ordinary)] for step in range(length))
+
+    return draw_prompt()
+
+
+def _integers(least: int, most: int) -> SearchStrategy[int]:
+    shifted = st.integers(_BEYOND_LITERALS + least, _BEYOND_LITERALS + most)
+    return shifted.map(lambda value: value - _BEYOND_LITERALS)
 
 
 def planted_models(
@@ -63,12 +68,7 @@ def planted_models(
         traps: What may stand beside them; at most three do.
         layers: Fewest and most decoder layers.
         dtypes: Which dtypes.
-
-    Raises:
-        InputError: If hypothesis is not installed.
     """
-    require_hypothesis("sw_audit.testing.planted_models")
-    from hypothesis import strategies as st
 
     @st.composite
     def designs(draw: DrawFn) -> Design:

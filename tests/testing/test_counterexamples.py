@@ -38,6 +38,7 @@ def test_a_spike_that_needs_one_token_is_broken_by_a_single_other_one() -> None:
 def test_the_same_seed_finds_the_same_prompt() -> None:
     planted, location = locate_planted("first")
     first, again = (find_counterexample(planted.checkpoint, location, examples=20, seed=9) for _ in range(2))
+    assert first is not None
     assert first == again
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from itertools import pairwise
+from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 from support.checkpoints import WORDS, make_tokenizer
 
-from sw_audit.errors import InputError
-from sw_audit.testing import planted_models, prompts
+from sw_audit.testing import prompts
 
 QUIET = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
@@ -44,10 +48,23 @@ def test_a_failing_prompt_shrinks_to_a_short_one_of_small_ids() -> None:
     assert find(prompts(1000), lambda one: any(token_id >= 7 for token_id in one), settings=QUIET) == (7,)
 
 
-@pytest.mark.parametrize("strategy", [lambda: prompts(10), planted_models], ids=["prompts", "planted_models"])
-def test_without_hypothesis_one_line_says_what_to_install(
-    strategy: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sw_audit.testing.optional.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"hypothesis is not installed; install it: pip install hypothesis"):
-        strategy()  # type: ignore[operator]
+def draw_seeded(seed: int) -> list[tuple[int, ...]]:
+    drawn: list[tuple[int, ...]] = []
+    with pytest.raises(NoSuchExample):
+        find(prompts(1000), lambda prompt: bool(drawn.append(prompt)), settings=QUIET, random=Random(seed))  # noqa: S311
+    return drawn
+
+
+def test_a_seed_draws_the_same_prompts_whatever_else_is_imported(tmp_path: Path) -> None:
+    before = draw_seeded(5)
+    # Hypothesis prefers integers that stand in the source of local modules.
+    (tmp_path / "audited.py").write_text(f"NUMBERS = {list(range(200, 900))}\n")
+    specification = importlib.util.spec_from_file_location("audited", tmp_path / "audited.py")
+    assert specification is not None
+    sys.modules["audited"] = importlib.util.module_from_spec(specification)
+    try:
+        after = draw_seeded(5)
+    finally:
+        del sys.modules["audited"]
+    assert len(before) > 100
+    assert after == before

@@ -14,7 +14,7 @@ from sw_audit.errors import CheckpointError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.record.location import Location
 from sw_audit.testing import PlantedModel, build_planted_model, make_design
-from sw_audit.testing.searching import DEFAULT_EXAMPLES, search_prompts
+from sw_audit.testing.searching import search_prompts
 
 
 def locate_planted(start: str) -> tuple[PlantedModel, Location]:
@@ -37,7 +37,7 @@ def moody() -> tuple[PlantedModel, Location]:
 def test_a_law_that_holds_leaves_a_search_without_a_find(steady: tuple[PlantedModel, Location]) -> None:
     planted, location = steady
     search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits())
-    assert (search.examples, search.tolerance) == (DEFAULT_EXAMPLES, 0.3)
+    assert (search.examples, search.tolerance) == (50, 0.3)
     assert (search.found, search.omitted, search.stopped) == (None, None, None)
 
 
@@ -60,17 +60,6 @@ def test_a_policy_can_ask_for_none(moody: tuple[PlantedModel, Location]) -> None
     search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits(examples=0))
     assert (search.examples, search.found) == (0, None)
     assert search.omitted == "`[checks.super-activation-persists] examples` is 0"
-
-
-@pytest.mark.parametrize("examples", [None, 7])
-def test_without_hypothesis_it_is_left_out_and_said(
-    moody: tuple[PlantedModel, Location], examples: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sw_audit.testing.optional.find_spec", lambda _: None)
-    planted, location = moody
-    search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits(examples=examples))
-    assert (search.examples, search.found) == (0, None)
-    assert search.omitted == "hypothesis is not installed (install it: pip install hypothesis)"
 
 
 def test_a_prompt_on_which_the_model_is_not_finite_stops_it_and_not_the_audit(
@@ -111,7 +100,7 @@ def test_nothing_is_left_in_the_folder_it_was_started_in(tmp_path: Path) -> None
     done = subprocess.run(
         [sys.executable, "-c", SEARCH], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=120
     )
-    assert done.stdout.split() == [str(DEFAULT_EXAMPLES)]
+    assert done.stdout.split() == ["50"]
     assert list(tmp_path.iterdir()) == []
 
 
