@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sw_audit.checkpoint.live import borrow_model
+from sw_audit.checkpoint.opening import open_live_model
 from sw_audit.checks.baseline import judge_activation, judge_weight
 from sw_audit.checks.limits_of_descent import SuperActivationUnmovedLimits, SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError
@@ -119,7 +119,7 @@ class SuperWeightWatch(TrainerCallback):
             remedy = "give the Trainer its tokenizer as `processing_class`"
             raise InputError("SuperWeightWatch", "the trainer has no tokenizer", remedy)
         if self._location is None:
-            with borrow_model(given["model"], given["processing_class"]) as checkpoint:
+            with open_live_model(given["model"], given["processing_class"]) as checkpoint:
                 self._location = locate_super_weights(checkpoint)
         if not self._location.super_weights:
             because = self._location.because
@@ -158,7 +158,7 @@ class SuperWeightWatch(TrainerCallback):
         location = self._location
         if location is None or not location.super_weights or not state.is_world_process_zero:
             return
-        with borrow_model(given["model"], given["processing_class"]) as checkpoint:
+        with open_live_model(given["model"], given["processing_class"]) as checkpoint:
             weights, activations = read_location(checkpoint, location)
         limits, loud = self._weights, self._activations
         findings = [judge_weight(one, limits.maximum_drift) for one in weights]

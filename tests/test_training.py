@@ -12,7 +12,7 @@ from support.evidence import make_evidence
 from support.tuning import make_trainer, read_super_weight
 from transformers import TrainerCallback
 
-from sw_audit.checkpoint.live import borrow_model
+from sw_audit.checkpoint.opening import open_live_model
 from sw_audit.checks.limits_of_descent import SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError, RecordError
 from sw_audit.policy.policy import Policy
@@ -94,10 +94,10 @@ def test_the_mode_of_every_module_is_as_it_was_also_after_an_exception(tmp_path:
     model.train()
     model.lm_head.eval()
     before = [module.training for module in model.modules()]
-    with borrow_model(model, tokenizer):
+    with open_live_model(model, tokenizer):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == before
-    with pytest.raises(ZeroDivisionError), borrow_model(model, tokenizer):
+    with pytest.raises(ZeroDivisionError), open_live_model(model, tokenizer):
         raise ZeroDivisionError
     assert [module.training for module in model.modules()] == before
 
@@ -107,7 +107,7 @@ def test_weights_that_are_elsewhere_are_told_in_one_line(tmp_path: Path) -> None
     trainer.model.lm_head.weight = torch.nn.Parameter(torch.empty(0))
     with (
         pytest.raises(CheckpointError, match="spread over several processes"),
-        borrow_model(trainer.model, trainer.processing_class),
+        open_live_model(trainer.model, trainer.processing_class),
     ):
         pytest.fail("it was lent")
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from sw_audit.arms.attention import attention_products, explain_unseen
+from sw_audit.checkpoint.families import mixes_tokens
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
-from sw_audit.checkpoint.mlp import mixes_tokens
 from sw_audit.errors import CheckpointError, CorpusError
 from sw_audit.quantize.activations import find_largest_tokens, round_activations
 from sw_audit.quantize.calibration import Calibration, Operand

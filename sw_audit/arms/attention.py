@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sw_audit.checkpoint.families import mixes_tokens
 from sw_audit.checkpoint.matrices import DecoderLayer
-from sw_audit.checkpoint.mlp import mixes_tokens
 from sw_audit.errors import CheckpointError
 from sw_audit.quantize.calibration import Operand
 

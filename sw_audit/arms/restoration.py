@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sw_audit.checkpoint.experts import find_first_tensor, follow_experts, match_rows
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix
-from sw_audit.checkpoint.routing import find_first_tensor, follow_experts, match_rows
 from sw_audit.record.address import AddressGroup
 
 

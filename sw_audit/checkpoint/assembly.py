@@ -23,7 +23,7 @@ from sw_audit.checkpoint.loading import (
 from sw_audit.checkpoint.packed import refuse_noise, unpack_
 from sw_audit.checkpoint.source import find_folder, quote_source
 from sw_audit.checkpoint.stored import open_stored
-from sw_audit.checkpoint.suppress_output import unheard
+from sw_audit.checkpoint.suppress_output import suppress_output
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 
@@ -71,7 +71,7 @@ def assemble(folder: Path, wanted: ModelPolicy, device: torch.device) -> Assembl
     else:
         if stored is not GGUF:
             refuse_disagreement(folder, declared, wanted)
-        with unheard():
+        with suppress_output():
             model = load_model(folder, config, device, wanted)
         with one_line_refusals(wanted, "its quantized weights"):
             unpack_(model, stored, wanted)
@@ -109,7 +109,7 @@ def _assemble_adapted(folder: Path, wanted: ModelPolicy, device: torch.device) -
     if place is None:  # pragma: no cover - fetching finds a folder or raises
         raise CheckpointError(quote_source(base), "there is no such folder", "correct `base`")
     below = assemble(place, base, device)
-    with one_line_refusals(wanted, "its adapter"), unheard():
+    with one_line_refusals(wanted, "its adapter"), suppress_output():
         info = below.model.load_adapter(str(folder))
         names = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
         check_loading({name: getattr(info, name, None) or () for name in names}, wanted)

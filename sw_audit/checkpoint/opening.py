@@ -1,8 +1,9 @@
-"""Prompt a checkpoint: everything is checked that the library would let pass in silence."""
+"""Opening a checkpoint: everything is checked that the library would let pass in silence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -173,3 +174,31 @@ def identify_model(
         files=tuple(files),
         digest=digest_manifest(files) if files else "",
     )
+
+
+@contextmanager
+def open_live_model(model: Any, tokenizer: Any, name: str = "model") -> Iterator[Checkpoint]:
+    """Take a live model, such as a trainer's, for an open checkpoint; afterwards every module is as it was.
+
+    Args:
+        model: A transformers model, with or without an adapter on it.
+        tokenizer: Its tokenizer.
+        name: What it is called.
+
+    Raises:
+        CheckpointError: If it is no decoder, or its weights are not all in this process.
+    """
+    inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    if any(not parameter.numel() for parameter in inner.parameters()):
+        found = "its weights are spread over several processes, none of which holds them all"
+        raise CheckpointError(f"model {name!r}", found, "audit the checkpoints that it saves instead")
+    modes = {module: module.training for module in model.modules()}
+    model.train(False)
+    try:
+        layers = find_decoder_layers(inner)
+        require_down_projections(layers, name)
+        wanted = ModelPolicy(source=name, device=str(inner.device))
+        yield Checkpoint(inner, tokenizer, identify_model(inner, layers, wanted, ()), layers)
+    finally:
+        for module, training in modes.items():
+            module.training = training

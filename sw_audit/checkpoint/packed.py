@@ -10,7 +10,7 @@ from torch import nn
 from sw_audit.checkpoint.effective import find_sizes, is_opaque
 from sw_audit.checkpoint.formats import StoredFormat
 from sw_audit.checkpoint.source import quote_source
-from sw_audit.checkpoint.suppress_output import quiet_calls, unheard
+from sw_audit.checkpoint.suppress_output import quiet_calls, suppress_output
 from sw_audit.errors import BrokenWeightsError
 from sw_audit.policy.model_policy import ModelPolicy
 
@@ -48,7 +48,7 @@ def unpack_(model: Any, stored: StoredFormat, wanted: ModelPolicy) -> None:
     """
     if hasattr(model, "ct_decompress_hook"):
         # compressed-tensors unpacks at the first call of the whole model, which may never come.
-        with unheard():
+        with suppress_output():
             model.hf_quantizer.compressor.decompress_model(model)
     if stored.dequantized:
         for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Prompt a checkpoint that need not fit into memory: each decoder layer is there only while it runs."""
+"""Opening a checkpoint that need not fit into memory: each decoder layer is there only while it runs."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
+def suppress_output() -> Iterator[None]:
     """Keep what is printed from the terminal: some libraries have banners and bars that cannot be turned off."""
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         yield

@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sw_audit.checkpoint.calls import copy_rows
-from sw_audit.checkpoint.experts import FusedExperts
+from sw_audit.checkpoint.experts import (
+    FusedExperts,
+    check_passes,
+    find_first_tensor,
+    follow_experts,
+    match_rows,
+    refuse_experts,
+)
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection
-from sw_audit.checkpoint.routing import check_passes, find_first_tensor, follow_experts, match_rows, refuse_experts
 from sw_audit.locate.observation import DownObservation, observe_every_token
 
 

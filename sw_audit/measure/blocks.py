@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sw_audit.checkpoint.calls import copy_rows
-from sw_audit.checkpoint.mlp import mixes_tokens
+from sw_audit.checkpoint.families import mixes_tokens
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.measure.attention import find_weights
 

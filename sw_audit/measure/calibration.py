@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sw_audit.arms.attention import attention_products, explain_unseen
+from sw_audit.checkpoint.experts import find_first_tensor
 from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
-from sw_audit.checkpoint.routing import find_first_tensor
 from sw_audit.quantize.calibration import Calibration, NormFeed, Operand
 
 

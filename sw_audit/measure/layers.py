@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sw_audit.checkpoint.calls import LayerCall
-from sw_audit.checkpoint.experts import FusedExperts
+from sw_audit.checkpoint.experts import FusedExperts, find_first_tensor, follow_experts
 from sw_audit.checkpoint.matrices import DecoderLayer
-from sw_audit.checkpoint.routing import find_first_tensor, follow_experts
 from sw_audit.errors import CheckpointError
 from sw_audit.measure.batches import WindowBatch
 from sw_audit.record.descent import LayerError

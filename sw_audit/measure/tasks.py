@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.checkpoint.suppress_output import quiet_libraries, unheard
+from sw_audit.checkpoint.suppress_output import quiet_libraries, suppress_output
 from sw_audit.errors import CorpusError, PolicyError
 from sw_audit.policy.policy import DescentPolicy
 from sw_audit.record.descent import TaskResult
@@ -183,7 +183,7 @@ def _quiet_harness() -> Iterator[None]:
     """Keep the harness, its bars and the libraries under it from the terminal."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
-    with quiet_libraries(), unheard():
+    with quiet_libraries(), suppress_output():
         logger.setLevel(logging.CRITICAL)
         try:
             yield

@@ -9,9 +9,15 @@ import torch
 from support.checkpoints import DEEPSEEK, EXPERTS, HIDDEN, LAYERS, Family
 from support.experts import make_experts, take_experts_apart_
 
-from sw_audit.checkpoint.experts import FusedExperts, find_fused_experts
+from sw_audit.checkpoint.experts import (
+    ExpertPass,
+    FusedExperts,
+    check_passes,
+    find_fused_experts,
+    follow_experts,
+    match_rows,
+)
 from sw_audit.checkpoint.families import find_decoder_layers
-from sw_audit.checkpoint.routing import ExpertPass, check_passes, follow_experts, match_rows
 from sw_audit.errors import CheckpointError
 
 MIXTRAL = EXPERTS[0]
