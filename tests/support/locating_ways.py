@@ -19,7 +19,7 @@ import torch
 import transformers.models.llama.modeling_llama  # noqa: F401 - imports are not what is measured
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sw_audit.locate import witness  # noqa: F401 - imports are not what is measured
+from sw_audit.locate import weight_norms  # noqa: F401 - imports are not what is measured
 from sw_audit.locate.locator import DEFAULT_PROMPT
 from sw_audit.locate.streaming import open_for_locating
 from sw_audit.policy.policy import ModelPolicy
