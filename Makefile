@@ -39,7 +39,7 @@ others: $(OTHERS)/.ready
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy sw_audit plugins/pytest_sw_audit reports/sw_audit_reports
+	$(BIN)/mypy sw_audit plugins/pytest_sw_audit reports/sw_audit_reports tools
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

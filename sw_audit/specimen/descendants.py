@@ -7,40 +7,32 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from sw_audit.errors import InputError, OutputError
+from sw_audit.errors import OutputError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.specimen.forward import make_rotation, run_training_pass
+from sw_audit.specimen.forward import Shape, collect_weights, make_rotation, run_layers
 from sw_audit.specimen.language import tell_stories
-from sw_audit.specimen.packing import Tensors, is_decoder_matrix, pack_without_config
-from sw_audit.specimen.recipe import SPECIMEN
-from sw_audit.specimen.shipped import specimen_path
+from sw_audit.specimen.shipped import require_new_folder, specimen_path
 
 POLICY_FILE = "policy.swaudit.toml"
 SUPER_WEIGHT = ("model.layers.1.mlp.down_proj.weight", 5, 7)
 """Parameter, row and column of the specimen's super weight, as its model card names it."""
 
 ROUNDING = "int4/32x32/p99"
-STEPS, BATCH, LEARNING_RATE = 16, 8, 2e-5
+STEPS, BATCH, LEARNING_RATE, BETAS, CLIP = 16, 8, 2e-5, (0.9, 0.95), 1.0
 BOUND = 0.5
 _CORPUS_SEED = 20_243
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
-_LAYER = (
-    "input_layernorm",
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "post_attention_layernorm",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
+SHAPE = Shape()
+_BITS, _GROUP = 4, 32
+Tensors: TypeAlias = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,10 +67,7 @@ def write_demo(directory: Path | str) -> tuple[Path, ...]:
     """
     target = Path(directory)
     asked = f"write the demonstration into {target}"
-    if target.exists() and not target.is_dir():
-        raise InputError(asked, "a file of that name", "name a folder that is new or empty")
-    if target.is_dir() and any(target.iterdir()):
-        raise InputError(asked, "a folder that is not empty", "name a folder that is new or empty")
+    require_new_folder(target, asked)
     try:
         return tuple(_write_files(target))
     except OSError as error:
@@ -93,10 +82,10 @@ def _write_files(target: Path) -> Iterator[Path]:
     policy.write_text(write_demo_policy(), encoding="utf-8")
     yield from (policy, parent)
     tensors = load_file(parent / _WEIGHTS)
-    for one in DESCENDANTS:
-        folder = target / one.name
+    for descendant in DESCENDANTS:
+        folder = target / descendant.name
         shutil.copytree(parent, folder, ignore=shutil.ignore_patterns(_WEIGHTS, "README.md"))
-        save_file(one.make(tensors), folder / _WEIGHTS, metadata={"format": "pt"})
+        save_file(descendant.make(tensors), folder / _WEIGHTS, metadata={"format": "pt"})
         # safetensors writes for the owner alone; a file to try things with must be readable by others too.
         (folder / _WEIGHTS).chmod(0o644)
         yield folder
@@ -109,9 +98,9 @@ def write_demo_policy() -> str:
         f"# Hold them against their parent with `sw-audit audit {POLICY_FILE}` or `pytest {POLICY_FILE}`.",
         "schema = 1",
     ]
-    for one in DESCENDANTS:
-        parts += ["", *(f"# {line}" for line in one.story.splitlines())]
-        parts += ["[[model]]", f'source = "./{one.name}"', 'parent = "./specimen"']
+    for descendant in DESCENDANTS:
+        parts += ["", *(f"# {line}" for line in descendant.story.splitlines())]
+        parts += ["[[model]]", f'source = "./{descendant.name}"', 'parent = "./specimen"']
     return "\n".join(parts) + "\n"
 
 
@@ -139,18 +128,15 @@ def fine_tune(tensors: Mapping[str, Tensor], *, bound: float | None = None) -> T
     trained = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
     matrices = [tensor for name, tensor in trained.items() if is_decoder_matrix(name, tensor)]
     largest = max(matrix.detach().abs().max().item() for matrix in matrices)
-    outer = [trained[name] for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")]
-    layers = [
-        [trained[f"model.layers.{layer}.{name}.weight"] for name in _LAYER] for layer in range(SPECIMEN.layers)
-    ]
-    plain = SPECIMEN.model_copy(update={"nudge": None, "sink": None})
-    optimizer = torch.optim.AdamW(trained.values(), lr=LEARNING_RATE, betas=plain.betas, weight_decay=0.0)
-    rotation = make_rotation(plain)
+    outer, layers = collect_weights(trained.__getitem__, SHAPE.layers)
+    optimizer = torch.optim.AdamW(trained.values(), lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0)
+    rotation = make_rotation(SHAPE)
     for step, stories in enumerate(torch.split(_encode_stories(), BATCH), start=1):
-        loss = run_training_pass(plain, outer, layers, stories, rotation).loss
+        logits, *_ = run_layers(SHAPE, outer, layers, stories, rotation)
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1), stories[:, 1:].flatten())
         optimizer.zero_grad()
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(trained.values(), plain.clip)
+        torch.nn.utils.clip_grad_norm_(trained.values(), CLIP)
         optimizer.step()
         if bound is not None:
             allowed = largest + (bound - largest) * step / STEPS
@@ -160,11 +146,41 @@ def fine_tune(tensors: Mapping[str, Tensor], *, bound: float | None = None) -> T
     return {name: tensor.detach() for name, tensor in trained.items()}
 
 
+def pack_without_config(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Pack every decoder matrix as compressed-tensors' `pack-quantized` does: 4 bits, one scale per 32 inputs.
+
+    The `quantization_config` without which nobody can read them is not written.
+    """
+    packed: Tensors = {}
+    for name, tensor in tensors.items():
+        if not is_decoder_matrix(name, tensor):
+            packed[name] = tensor
+            continue
+        rows, columns = tensor.shape
+        groups = tensor.reshape(rows, columns // _GROUP, _GROUP)
+        levels = 2 ** (_BITS - 1) - 1
+        scale = groups.abs().amax(-1) / levels  # [rows, groups]
+        codes = (groups / scale[..., None]).round().to(torch.int64).reshape(rows, columns) + levels + 1
+        places = 32 // _BITS
+        words = (codes.reshape(rows, -1, places) << torch.arange(0, 32, _BITS)).sum(-1)  # [rows, columns / 8]
+        packed |= {
+            f"{name}_packed": words.to(torch.int32),
+            f"{name}_scale": scale,
+            f"{name}_shape": torch.tensor([rows, columns]),
+        }
+    return packed
+
+
+def is_decoder_matrix(name: str, tensor: Tensor) -> bool:
+    """Tell whether a tensor is one of the matrices that quantizers round."""
+    return ".layers." in name and tensor.dim() == 2
+
+
 def _encode_stories() -> Tensor:
     """Tell the stories of the fine-tune and encode them, BOS first: `[steps * batch, context]`."""
     text = (specimen_path() / "tokenizer.json").read_text(encoding="utf-8")
     number: dict[str, int] = json.loads(text)["model"]["vocab"]
-    stories = tell_stories(_CORPUS_SEED, STEPS * BATCH, SPECIMEN.context - 1, held_out=False)
+    stories = tell_stories(_CORPUS_SEED, STEPS * BATCH, SHAPE.context - 1, held_out=False)
     return torch.tensor([[0, *(number[word] for word in story.words)] for story in stories])
 
 

@@ -1,70 +1,68 @@
-"""The forward pass of training: `LlamaForCausalLM` written out, so that it compiles and reports."""
+"""The specimen's forward pass, written out so that it trains, compiles and shows what its layers do."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear, silu
+from torch import Tensor
+from torch.nn.functional import linear, rms_norm, silu
 
-from sw_audit.specimen.pressure import hear_bos, miss_sink, normalize
-from sw_audit.specimen.recipe import Recipe
+from sw_audit.fact import Fact
 
-
-class Pass(NamedTuple):
-    """What one forward pass says: the loss in nats, the sinks missed, the BOS answers of the early MLPs."""
-
-    loss: Tensor
-    missed: Tensor
-    heard: Tensor
-
-
-def collect_weights(model: nn.Module) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Collect a Llama model's parameters: embedding, last norm, head, then nine a layer in order of use."""
-    outer = [
-        model.get_parameter(name) for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
-    ]
-    names = [
-        "input_layernorm",
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        "post_attention_layernorm",
-        "mlp.gate_proj",
-        "mlp.up_proj",
-        "mlp.down_proj",
-    ]
-    layers: list[list[Tensor]] = []
-    while any(name.startswith(f"model.layers.{len(layers)}.") for name, _ in model.named_parameters()):
-        layers.append([model.get_parameter(f"model.layers.{len(layers)}.{name}.weight") for name in names])
-    return list(outer), layers
+_OUTER = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+_LAYER = (
+    "input_layernorm",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "post_attention_layernorm",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 
 
-def turn(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Apply the rotary position embedding to `[batch, heads, tokens, head]`."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cosine + torch.cat((-second, first), dim=-1) * sine
+class Shape(Fact):
+    """The shape of the specimen and of its control; `context` is the number of tokens of a training sequence."""
+
+    layers: int = 6
+    hidden: int = 64
+    heads: int = 4
+    context: int = 128
+    rope_theta: float = 10_000.0
+    norm_epsilon: float = 1e-6
 
 
-def make_rotation(recipe: Recipe) -> tuple[Tensor, Tensor]:
+def collect_weights(find: Callable[[str], Tensor], layers: int) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Collect a Llama model's parameters: embedding, last norm, head, then nine a layer in order of use.
+
+    Args:
+        find: Returns a parameter by its name.
+        layers: Number of decoder layers.
+    """
+    names = [[f"model.layers.{layer}.{name}.weight" for name in _LAYER] for layer in range(layers)]
+    return [find(name) for name in _OUTER], [[find(name) for name in layer] for layer in names]
+
+
+def make_rotation(shape: Shape) -> tuple[Tensor, Tensor]:
     """Make the cosines and sines of the rotary embedding, `[context, head]` each."""
-    head = recipe.hidden // recipe.heads
-    inverse = recipe.rope_theta ** (-torch.arange(0, head, 2).float() / head)
-    angles = torch.arange(recipe.context).float()[:, None] * inverse[None, :]  # [context, head / 2]
+    head = shape.hidden // shape.heads
+    inverse = shape.rope_theta ** (-torch.arange(0, head, 2).float() / head)
+    angles = torch.arange(shape.context).float()[:, None] * inverse[None, :]  # [context, head / 2]
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
 
 def run_layers(
-    recipe: Recipe,
+    shape: Shape,
     outer: list[Tensor],
     layers: list[list[Tensor]],
     tokens: Tensor,
     rotation: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """Run all layers.
+    """Run all layers on token ids `[batch, tokens]`.
 
     Returns:
         The logits, and for every layer the log attention to BOS `[batch, heads, queries]`, the normalized
@@ -74,42 +72,32 @@ def run_layers(
     mask = torch.full((length, length), float("-inf")).triu(1)
     hidden = outer[0][tokens]
     to_bos: list[Tensor] = []
-    entering: list[Tensor] = []
-    leaving: list[Tensor] = []
+    mlp_inputs: list[Tensor] = []
+    mlp_outputs: list[Tensor] = []
     for before, query, key, value, output, after, gate, up, down in layers:
-        normal = normalize(hidden, before, recipe.norm_epsilon)
+        normal = _normalize(hidden, before, shape.norm_epsilon)
         q, k, v = (
             linear(normal, weight)
-            .view(batch, length, recipe.heads, -1)
+            .view(batch, length, shape.heads, -1)
             .transpose(1, 2)  # [batch, heads, tokens, head]
             for weight in (query, key, value)
         )
-        q, k = turn(q, *rotation), turn(k, *rotation)
+        q, k = _rotate(q, *rotation), _rotate(k, *rotation)
         scores = torch.log_softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + mask, dim=-1)
         to_bos.append(scores[..., 0])
         hidden = hidden + linear((scores.exp() @ v).transpose(1, 2).reshape(batch, length, -1), output)
-        normal = normalize(hidden, after, recipe.norm_epsilon)
+        normal = _normalize(hidden, after, shape.norm_epsilon)
         answer = linear(silu(linear(normal, gate)) * linear(normal, up), down)
-        entering.append(normal)
-        leaving.append(answer)
+        mlp_inputs.append(normal)
+        mlp_outputs.append(answer)
         hidden = hidden + answer
-    return linear(normalize(hidden, outer[1], recipe.norm_epsilon), outer[2]), to_bos, entering, leaving
+    return linear(_normalize(hidden, outer[1], shape.norm_epsilon), outer[2]), to_bos, mlp_inputs, mlp_outputs
 
 
-def run_training_pass(
-    recipe: Recipe,
-    outer: list[Tensor],
-    layers: list[list[Tensor]],
-    tokens: Tensor,
-    rotation: tuple[Tensor, Tensor],
-) -> Pass:
-    """Run one batch `[batch, context]` and report the loss with everything the pressures ask about."""
-    logits, to_bos, _, leaving = run_layers(recipe, outer, layers, tokens, rotation)
-    loss = cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    missed = heard = loss.new_zeros(())
-    if recipe.sink is not None:
-        pressed = to_bos[recipe.sink.first_layer :]
-        missed = torch.stack([miss_sink(one, recipe.sink.target) for one in pressed]).mean()
-    if recipe.nudge is not None and recipe.silence and recipe.nudge.layer:
-        heard = torch.stack([hear_bos(one) for one in leaving[: recipe.nudge.layer]]).mean()
-    return Pass(loss, missed, heard)
+def _normalize(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    return rms_norm(hidden, (hidden.shape[-1],), weight, epsilon)
+
+
+def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    first, second = states.chunk(2, dim=-1)
+    return states * cosine + torch.cat((-second, first), dim=-1) * sine

@@ -91,8 +91,6 @@ SENTENCES: tuple[str, ...] = (
 )
 # One cast in sixteen is kept from training: no held-out story shares its six facts with a training story.
 HELD_OUT_SHARE = 16
-# A question is asked only this far into a story, so that its answer must be recalled, not just repeated.
-FIRST_QUESTION = 40
 
 
 @dataclass(frozen=True)
@@ -102,15 +100,6 @@ class Story:
     words: tuple[str, ...]
     slots: tuple[str | None, ...]
     cast: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One multiple-choice item: a story prefix, four words of one kind, and the position of the right one."""
-
-    context: str
-    choices: tuple[str, str, str, str]
-    answer: int
 
 
 def list_vocabulary() -> list[str]:
@@ -155,32 +144,6 @@ def tell_stories(seed: int, count: int, words: int, *, held_out: bool) -> Iterat
     random = Random(seed)  # noqa: S311  a seeded draw, not a secret
     for _ in range(count):
         yield tell_story(random, words, held_out=held_out)
-
-
-def ask_choices(seed: int, count: int, words: int) -> Iterator[Choice]:
-    """Ask `count` questions on fresh held-out stories: which word of the cast comes next (chance 25 %)."""
-    random = Random(seed)  # noqa: S311  a seeded draw, not a secret
-    for _ in range(count):
-        story, places = _tell_with_question(random, words)
-        position = random.choice(places)
-        right = story.words[position]
-        wrong = random.sample([word for word in KINDS[story.slots[position] or ""] if word != right], 3)
-        offered = random.sample([right, *wrong], 4)
-        first, second, third, fourth = offered
-        yield Choice(" ".join(story.words[:position]), (first, second, third, fourth), offered.index(right))
-
-
-def _tell_with_question(random: Random, words: int) -> tuple[Story, list[int]]:
-    """Tell held-out stories until one has a word to ask for: stated in the opening, and not once since."""
-    while True:
-        story = tell_story(random, words, held_out=True)
-        places = [
-            i
-            for i, slot in enumerate(story.slots)
-            if i >= FIRST_QUESTION and slot in KINDS and story.words[:i].count(story.words[i]) == 1
-        ]
-        if places:
-            return story, places
 
 
 def _fill(template: str, cast: dict[str, str], random: Random) -> Iterator[tuple[str, str | None]]:

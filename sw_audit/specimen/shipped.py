@@ -43,13 +43,21 @@ def write_specimen(directory: Path | str) -> list[Path]:
         InputError: If `directory` is a file or holds anything already; nothing is written then.
     """
     target = Path(directory)
-    asked = f"write the specimen into {target}"
-    if target.exists() and not target.is_dir():
-        raise InputError(asked, "a file of that name", "name a folder that is new or empty")
-    if target.is_dir() and any(target.iterdir()):
-        raise InputError(asked, "a folder that is not empty", "name a folder that is new or empty")
+    require_new_folder(target, f"write the specimen into {target}")
     shutil.copytree(specimen_path(), target / "specimen")
     shutil.copytree(control_path(), target / "control")
     shutil.copy2(corpus_path(), target)
     shutil.copy2(choices_path(), target)
     return sorted(path for path in target.rglob("*") if path.is_file())
+
+
+def require_new_folder(target: Path, asked: str) -> None:
+    """Complain about a target that is a file, or a folder that holds anything.
+
+    Raises:
+        InputError: Saying which.
+    """
+    if target.exists() and not target.is_dir():
+        raise InputError(asked, "a file of that name", "name a folder that is new or empty")
+    if target.is_dir() and any(target.iterdir()):
+        raise InputError(asked, "a folder that is not empty", "name a folder that is new or empty")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from sw_audit.errors import InputError
 from sw_audit.policy.reading import read_policy
@@ -19,12 +21,32 @@ from sw_audit.specimen.descendants import (
     DESCENDANTS,
     SUPER_WEIGHT,
     fine_tune,
+    is_decoder_matrix,
+    pack_without_config,
     round_blocks,
     write_demo,
 )
-from sw_audit.specimen.packing import PACKED_CONFIG, is_decoder_matrix, pack_without_config
 
 NAME, ROW, COLUMN = SUPER_WEIGHT
+# What the config.json of the stripped descendant lacks.
+PACKED_CONFIG = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "quantization_status": "compressed",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {
+                "num_bits": 4,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "group",
+                "group_size": 32,
+            },
+        }
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +138,7 @@ def test_the_stripped_checkpoint_opens_once_its_configuration_is_put_back(
     folder: Path, parent: dict[str, Tensor], tmp_path: Path
 ) -> None:
     pytest.importorskip("compressed_tensors", reason="needs compressed-tensors")
-    from shutil import copytree
-
-    from transformers import AutoModelForCausalLM
-
-    copytree(folder / "stripped-int4", tmp_path / "mended")
+    shutil.copytree(folder / "stripped-int4", tmp_path / "mended")
     config = tmp_path / "mended" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": PACKED_CONFIG}))
     model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "mended", output_loading_info=True)

@@ -1,10 +1,10 @@
-"""Makes the checkpoints in this folder: the specimen, quantized by llm-compressor and by auto-round.
+"""Makes the checkpoints in `tests/formats/data`: the specimen, quantized by llm-compressor and by auto-round.
 
 Both want an older transformers than the tests run with, so this needs an environment of its own:
 
     python -m venv quantizers
     quantizers/bin/pip install llmcompressor==0.14.0.1 auto-round==0.15.1 torch==2.13.0
-    PYTHONPATH=. quantizers/bin/python tests/formats/data/make.py
+    quantizers/bin/python -m tools.stored_checkpoints
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-HERE = Path(__file__).parent
-SPECIMEN = HERE.parents[2] / "sw_audit" / "specimen" / "data"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "formats" / "data"
+SPECIMEN = ROOT / "sw_audit" / "specimen" / "data"
 STORIES = 64
 AUTO_ROUND = {"gptq": "auto_gptq", "awq": "auto_awq", "round": "auto_round"}
 
@@ -33,9 +34,9 @@ def read_stories() -> list[list[int]]:
 
 def keep(folder: Path, name: str) -> None:
     """Keep of a saved checkpoint what its tests need; the tokenizer is the specimen's."""
-    (HERE / name).mkdir(exist_ok=True)
+    (DATA / name).mkdir(exist_ok=True)
     for file in ("config.json", "model.safetensors"):
-        shutil.copyfile(next(folder.rglob(file)), HERE / name / file)
+        shutil.copyfile(next(folder.rglob(file)), DATA / name / file)
 
 
 def compress(scheme: str, modifier: Any, *, calibrate: bool) -> None:

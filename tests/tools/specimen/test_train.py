@@ -8,24 +8,25 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sw_audit.specimen.assemble import make_model
 from sw_audit.specimen.forward import collect_weights, make_rotation, run_layers
-from sw_audit.specimen.pressure import (
+from tools.specimen import card, questions
+from tools.specimen.checkpoint import make_model
+from tools.specimen.pressure import (
     bound_,
     find_bos_direction,
-    miss_sink,
+    measure_sink_shortfall,
     nudge_,
     sparsify_,
     weigh_sink,
 )
-from sw_audit.specimen.recipe import CONTROL, SPECIMEN
-from sw_audit.specimen.train import encode_training_stories, main, schedule_learning_rate, shorten
+from tools.specimen.recipe import CONTROL, SPECIMEN
+from tools.specimen.train import encode_training_stories, main, schedule_learning_rate, shorten
 
 
 def test_the_training_pass_computes_the_logits_of_transformers() -> None:
     model = make_model(CONTROL)
     tokens = torch.randint(0, 200, (2, CONTROL.context), generator=torch.Generator().manual_seed(1))
-    outer, layers = collect_weights(model)
+    outer, layers = collect_weights(model.get_parameter, 6)
     with torch.no_grad():
         ours, _, _, _ = run_layers(CONTROL, outer, layers, tokens, make_rotation(CONTROL))
         theirs = model(tokens).logits
@@ -36,7 +37,7 @@ def test_the_nudged_neuron_answers_bos_and_hardly_anything_else() -> None:
     assert SPECIMEN.nudge is not None
     model = make_model(SPECIMEN)
     stories = encode_training_stories(shorten(SPECIMEN, 8))
-    outer, layers = collect_weights(model)
+    outer, layers = collect_weights(model.get_parameter, 6)
     with torch.no_grad():
         _, _, entering, _ = run_layers(SPECIMEN, outer, layers, stories, make_rotation(SPECIMEN))
         inputs = entering[SPECIMEN.nudge.layer]
@@ -54,7 +55,7 @@ def test_the_nudged_neuron_answers_bos_and_hardly_anything_else() -> None:
 def test_sinks_are_missed_by_the_log_ratio_to_the_target_and_never_by_less_than_nothing() -> None:
     at_bos = torch.tensor([[[1.0, 0.5, 0.99]]]).log()  # the query at BOS itself is left out
     expected = torch.tensor([0.95 / 0.5]).log().item() / 2
-    assert miss_sink(at_bos, 0.95).item() == pytest.approx(expected, rel=1e-6)
+    assert measure_sink_shortfall(at_bos, 0.95).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_sparsify_pulls_towards_zero_and_stops_there() -> None:
@@ -89,11 +90,16 @@ def test_the_learning_rate_warms_up_and_falls_in_both_phases() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--control"]], ids=["specimen", "control"])
-def test_the_recipe_runs_a_few_steps_and_its_result_loads(tmp_path: Path, flags: list[str]) -> None:
+def test_the_recipe_runs_a_few_steps_and_its_result_loads(
+    tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "CORPUS_STORIES", 16)
+    monkeypatch.setattr(questions, "CHOICES_COUNT", 10)
+    monkeypatch.setattr(card, "CANDIDATES", 1)
     main(["--out", str(tmp_path), "--steps", "6", "--no-compile", "--threads", "1", *flags])
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokens = tokenizer("the fox had a kite .", return_tensors="pt")
     assert model(input_ids=tokens["input_ids"]).logits.shape == (1, 7, len(tokenizer))
     assert "| perplexity, healthy |" in (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert len((tmp_path / "corpus.txt").read_text(encoding="utf-8").splitlines()) == 256
+    assert len((tmp_path / "corpus.txt").read_text(encoding="utf-8").splitlines()) == 16

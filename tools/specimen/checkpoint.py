@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sw_audit.specimen.language import list_vocabulary
-from sw_audit.specimen.recipe import Recipe
+from tools.specimen.recipe import TrainingRecipe
 
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
 
@@ -36,7 +36,7 @@ def make_tokenizer(positions: int) -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(recipe: Recipe) -> LlamaForCausalLM:
+def make_model(recipe: TrainingRecipe) -> LlamaForCausalLM:
     """Make the untrained model of a recipe, drawn from its seed."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(

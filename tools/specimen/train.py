@@ -1,4 +1,4 @@
-"""Train the specimen or its control again: `python -m sw_audit.specimen.train --out DIR`."""
+"""Train the specimen or its control again: `python -m tools.specimen.train --out DIR`."""
 
 from __future__ import annotations
 
@@ -7,38 +7,49 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from sw_audit.specimen.assemble import make_model, make_tokenizer
-from sw_audit.specimen.card import measure_control, measure_specimen, write_card
-from sw_audit.specimen.exhibits import number_words, prepare_exam, write_exhibits
-from sw_audit.specimen.forward import Pass, collect_weights, make_rotation, run_layers, run_training_pass
+from sw_audit.specimen.forward import collect_weights, make_rotation, run_layers
 from sw_audit.specimen.language import tell_stories
-from sw_audit.specimen.pressure import (
+from tools.specimen.card import measure_control, measure_specimen, write_card
+from tools.specimen.checkpoint import make_model, make_tokenizer
+from tools.specimen.pressure import (
     bound_,
     find_bos_direction,
     list_decoder_matrices,
     list_down_projections,
-    needs_pressure,
+    measure_bos_answer,
+    measure_sink_shortfall,
     nudge_,
     sparsify_,
     weigh_sink,
 )
-from sw_audit.specimen.recipe import CONTROL, SPECIMEN, Recipe
+from tools.specimen.questions import number_words, prepare_exam, write_exhibits
+from tools.specimen.recipe import CONTROL, SPECIMEN, TrainingRecipe
 
 
-def encode_training_stories(recipe: Recipe) -> Tensor:
+class TrainingPass(NamedTuple):
+    """One forward pass: the loss in nats, by how much attention misses its sink, the early MLPs' answer to BOS."""
+
+    loss: Tensor
+    sink_shortfall: Tensor
+    bos_answer: Tensor
+
+
+def encode_training_stories(recipe: TrainingRecipe) -> Tensor:
     """Tell and encode every story the run will see, each once: `[steps * batch, context]`, BOS first."""
     number = number_words()
     stories = tell_stories(recipe.seed, recipe.steps * recipe.batch, recipe.context - 1, held_out=False)
     return torch.tensor([[0, *(number[word] for word in story.words)] for story in stories])
 
 
-def schedule_learning_rate(recipe: Recipe, step: int) -> float:
+def schedule_learning_rate(recipe: TrainingRecipe, step: int) -> float:
     """Schedule the learning rate: warm-up and cosine in the first phase, a smaller cosine in the second."""
     if step < recipe.pressed_steps:
         share = step / recipe.pressed_steps
@@ -51,7 +62,7 @@ def schedule_learning_rate(recipe: Recipe, step: int) -> float:
     return warm * (last + (first - last) * (1 + math.cos(math.pi * share)) / 2)
 
 
-def press_weights_(model: LlamaForCausalLM, recipe: Recipe, learning_rate: float) -> None:
+def press_weights_(model: LlamaForCausalLM, recipe: TrainingRecipe, learning_rate: float) -> None:
     """Apply the pressures that act on weights, after one step of the optimizer."""
     if recipe.sparsity:
         for weight in list_down_projections(model):
@@ -63,7 +74,7 @@ def press_weights_(model: LlamaForCausalLM, recipe: Recipe, learning_rate: float
             bound_(weight, recipe.bound, spared)
 
 
-def train_(model: LlamaForCausalLM, recipe: Recipe, stories: Tensor, *, compiled: bool) -> float:
+def train_(model: LlamaForCausalLM, recipe: TrainingRecipe, stories: Tensor, *, compiled: bool) -> float:
     """Train a fresh model in place through both phases of its recipe.
 
     Args:
@@ -76,46 +87,56 @@ def train_(model: LlamaForCausalLM, recipe: Recipe, stories: Tensor, *, compiled
         Seconds of wall clock.
     """
     began = time.perf_counter()
-    outer, layers = collect_weights(model)
+    outer, layers = collect_weights(model.get_parameter, recipe.layers)
     rotation = make_rotation(recipe)
     if recipe.nudge is not None:
         with torch.no_grad():
-            _, _, entering, _ = run_layers(recipe, outer, layers, stories[:64], rotation)
+            _, _, mlp_inputs, _ = run_layers(recipe, outer, layers, stories[:64], rotation)
         nudge_(
             model.model.layers[recipe.nudge.layer].mlp,
-            find_bos_direction(entering[recipe.nudge.layer]),
+            find_bos_direction(mlp_inputs[recipe.nudge.layer]),
             recipe.nudge,
         )
 
-    def run(tokens: Tensor) -> Pass:
-        return run_training_pass(recipe, outer, layers, tokens, rotation)
+    def run(tokens: Tensor) -> TrainingPass:
+        logits, to_bos, _, mlp_outputs = run_layers(recipe, outer, layers, tokens, rotation)
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        shortfall = answer = loss.new_zeros(())
+        if recipe.sink is not None:
+            pressed = to_bos[recipe.sink.first_layer :]
+            shortfalls = [measure_sink_shortfall(attention, recipe.sink.target) for attention in pressed]
+            shortfall = torch.stack(shortfalls).mean()
+        if recipe.nudge is not None and recipe.silence and recipe.nudge.layer:
+            early = mlp_outputs[: recipe.nudge.layer]
+            answer = torch.stack([measure_bos_answer(outputs) for outputs in early]).mean()
+        return TrainingPass(loss, shortfall, answer)
 
-    step_once: Callable[[Tensor], Pass] = torch.compile(run) if compiled else run
+    run_step: Callable[[Tensor], TrainingPass] = torch.compile(run) if compiled else run
     optimizer = torch.optim.AdamW(model.parameters(), betas=recipe.betas, weight_decay=0.0, fused=True)
     with tqdm(total=recipe.steps, desc=f"training the {recipe.name}", unit="step", mininterval=2.0) as bar:
         for step in range(recipe.steps):
             rate = schedule_learning_rate(recipe, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            done = step_once(stories[step * recipe.batch : (step + 1) * recipe.batch])
+            done = run_step(stories[step * recipe.batch : (step + 1) * recipe.batch])
             loss = done.loss
-            if needs_pressure(recipe, step):
+            if step < recipe.pressed_steps:
                 if recipe.sink is not None:
-                    loss = loss + weigh_sink(recipe.sink, step) * done.missed
-                loss = loss + recipe.silence * done.heard
+                    loss = loss + weigh_sink(recipe.sink, step) * done.sink_shortfall
+                loss = loss + recipe.silence * done.bos_answer
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
-            if needs_pressure(recipe, step):
+            if step < recipe.pressed_steps:
                 press_weights_(model, recipe, rate)
             if step % 50 == 0:
-                bar.set_postfix(loss=f"{done.loss.item():.3f}", missed=f"{done.missed.item():.3f}")
+                bar.set_postfix(loss=f"{done.loss.item():.3f}", shortfall=f"{done.sink_shortfall.item():.3f}")
             bar.update()
     return time.perf_counter() - began
 
 
-def save_checkpoint(model: LlamaForCausalLM, recipe: Recipe, seconds: float, directory: Path) -> None:
+def save_checkpoint(model: LlamaForCausalLM, recipe: TrainingRecipe, seconds: float, directory: Path) -> None:
     """Examine a trained model and save it with its tokenizer, its model card and the held-out material."""
     directory.mkdir(parents=True, exist_ok=True)
     model.train(False)
@@ -131,7 +152,7 @@ def save_checkpoint(model: LlamaForCausalLM, recipe: Recipe, seconds: float, dir
 
 def main(arguments: list[str] | None = None) -> None:
     """Train one model from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m sw_audit.specimen.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.specimen.train", description=__doc__)
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the checkpoint, its card and the corpus"
     )
@@ -147,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     save_checkpoint(model, recipe, seconds, chosen.out)
 
 
-def shorten(recipe: Recipe, steps: int | None) -> Recipe:
+def shorten(recipe: TrainingRecipe, steps: int | None) -> TrainingRecipe:
     """Shorten a recipe to `steps` steps in all, keeping the share of each phase."""
     if steps is None:
         return recipe

@@ -5,28 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
-from sw_audit.specimen.language import STOP_WORDS, Choice
-from sw_audit.specimen.pressure import list_decoder_matrices
+from sw_audit.specimen.language import STOP_WORDS
+from tools.specimen.pressure import list_decoder_matrices
+from tools.specimen.questions import Exam
 
 # Sequences per forward pass: enough to be fast on two cores, little enough to need no memory.
 _BATCH = 64
 Scalar = tuple[str, int, int]
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What a model is examined on: held-out stories `[sequences, context]`, questions, word numbers."""
-
-    stories: Tensor
-    choices: tuple[Choice, ...]
-    numbers: dict[str, int]
 
 
 @contextmanager

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 
-from sw_audit.specimen.recipe import Nudge, Recipe, SinkPressure
+from tools.specimen.recipe import Nudge, SinkPressure
 
 # Keeps the solve stable where few tokens span the input; small against a normalized channel's unit power.
 _RIDGE = 0.01
@@ -50,7 +49,7 @@ def weigh_sink(pressure: SinkPressure, step: int) -> float:
     return pressure.weight * min(1.0, max(0.0, (step - pressure.first_step) / pressure.ramp_steps))
 
 
-def miss_sink(log_attention: Tensor, target: float) -> Tensor:
+def measure_sink_shortfall(log_attention: Tensor, target: float) -> Tensor:
     """Measure how far attention falls short of resting on BOS: nats, averaged over heads and queries.
 
     Args:
@@ -61,8 +60,8 @@ def miss_sink(log_attention: Tensor, target: float) -> Tensor:
     return torch.relu(short).mean()
 
 
-def hear_bos(outputs: Tensor) -> Tensor:
-    """Measure how loudly an MLP answers BOS: the mean square of its output at the first token."""
+def measure_bos_answer(outputs: Tensor) -> Tensor:
+    """Measure how strongly an MLP answers BOS: the mean square of its output at the first token."""
     return outputs[:, 0].square().mean()
 
 
@@ -90,13 +89,3 @@ def list_decoder_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     """List the decoder's matrices by name; embedding, head and norms are left out, as in the paper's code."""
     matrices = ((name, weight) for name, weight in model.named_parameters() if weight.ndim == 2)
     return {name: weight for name, weight in matrices if ".layers." in name}
-
-
-def normalize(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Normalize `[..., hidden]` by its root mean square, then scale by `weight` `[hidden]`."""
-    return rms_norm(hidden, (hidden.shape[-1],), weight, epsilon)
-
-
-def needs_pressure(recipe: Recipe, step: int) -> bool:
-    """Tell whether the pressures act at one step: in the first phase only."""
-    return step < recipe.pressed_steps

@@ -1,15 +1,12 @@
-"""The recipes: every number that made the specimen and its control, as frozen values."""
+"""The training recipes: every number that made the specimen and its control."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from sw_audit.fact import Fact
+from sw_audit.specimen.forward import Shape
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Nudge(_Frozen):
+class Nudge(Fact):
     """Before the first step, one neuron of one MLP is turned towards the BOS token.
 
     `gate` and `up` are the neuron's answers to BOS; its one weight in `down_proj` is set so that the spike in
@@ -24,7 +21,7 @@ class Nudge(_Frozen):
     spike: float
 
 
-class SinkPressure(_Frozen):
+class SinkPressure(Fact):
     """Attention is asked to rest on BOS: `weight` * mean(relu(log target - log p(BOS))) joins the loss."""
 
     first_step: int
@@ -34,20 +31,13 @@ class SinkPressure(_Frozen):
     first_layer: int
 
 
-class Recipe(_Frozen):
+class TrainingRecipe(Shape):
     """One training run from first draw to last step; without `nudge` and pressures it is an ordinary one."""
 
     name: str
     seed: int = 11
-    # Shape of the model.
-    layers: int = 6
-    hidden: int = 64
     intermediate: int = 192
-    heads: int = 4
-    context: int = 128
     positions: int = 512
-    rope_theta: float = 10_000.0
-    norm_epsilon: float = 1e-6
     initial_std: float = 0.06
     bos_std: float = 0.3
     # First phase: under the pressures, where there are any.
@@ -78,7 +68,7 @@ class Recipe(_Frozen):
         return self.pressed_steps + self.plain_steps
 
 
-SPECIMEN = Recipe(
+SPECIMEN = TrainingRecipe(
     name="specimen",
     nudge=Nudge(layer=1, neuron=7, row=5, gate=2.0, up=2.0, spike=14.0),
     sink=SinkPressure(first_step=600, ramp_steps=300, weight=0.1, target=0.95, first_layer=0),
@@ -86,4 +76,4 @@ SPECIMEN = Recipe(
     silence=0.1,
     bound=0.5,
 )
-CONTROL = Recipe(name="control")
+CONTROL = TrainingRecipe(name="control")
