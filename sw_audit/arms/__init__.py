@@ -1,1 +1,1 @@
-"""Puts an arm of the experiment in force on a model, and takes it back bit for bit."""
+"""What an arm of the experiment does to a decoder layer, one kind of action in one file, undone bit for bit."""

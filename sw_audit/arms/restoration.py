@@ -1,9 +1,9 @@
-"""Puts a super activation back that a changed weight took away."""
+"""`RestoreActivation`: a super activation that a changed weight took away is put back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sw_audit.arms.apply import LayerContext, register
+from sw_audit.arms.matrices import find_matrix, index_scalars, names_scalars_of
+from sw_audit.checkpoint.calls import split_call
 from sw_audit.checkpoint.experts import find_first_tensor, follow_experts, match_rows
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix
 from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import RestoreActivation
 
 
-@contextmanager
-def restored_activation(
-    layer: DecoderLayer, matrix: Matrix, group: AddressGroup, original: Tensor
-) -> Iterator[None]:
+@register(RestoreActivation, touches=names_scalars_of)
+def restored_activation(action: RestoreActivation, context: LayerContext) -> AbstractContextManager[None]:
     """Let a down-projection give its original output at the one token where a row is largest.
 
     The original output is the changed output plus what the changed scalars would have added,
@@ -28,29 +30,30 @@ def restored_activation(
     to it: where experts are fused, the one at which its output times its routing weight is largest; an expert
     that is a module of its own is not told its routing weights.
 
-    Args:
-        layer: The decoder layer, whose call tells how many tokens a sequence has.
-        matrix: The down-projection's matrix, already changed.
-        group: The changed scalars.
-        original: Their original values, [scalars].
-
     Raises:
         CheckpointError: When the layer is called, if its experts cannot be followed.
     """
-    own = (matrix.parameter, matrix.expert)
-    down = next((one for one in layer.down_projections if (one.parameter, one.expert) == own), None)
-    if down is None:
+    original = []
+    for group in action.addresses:
+        if (matrix := find_matrix(context.layer, group)) is not None:
+            original.append((matrix, group, matrix.read_scalars(*index_scalars(matrix, [group]))))
+    return _restored(context.layer, original)
+
+
+@contextmanager
+def _restored(layer: DecoderLayer, original: list[tuple[Matrix, AddressGroup, Tensor]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for matrix, group, values in original:
+            key = (matrix.parameter, matrix.expert)
+            down = next((down for down in layer.down_projections if (down.parameter, down.expert) == key), None)
+            if down is None:
+                continue
+            rows = torch.tensor(group.rows, device=values.device)
+            columns = torch.tensor(group.columns, device=values.device)
+            loss = _Loss(rows, columns, values.float() - matrix.read_scalars(rows, columns).float())
+            for handle in _Restorer(layer, down, loss).hook():
+                stack.callback(handle.remove)
         yield
-        return
-    rows = torch.tensor(group.rows, device=original.device)
-    columns = torch.tensor(group.columns, device=original.device)
-    loss = _Loss(rows, columns, original.float() - matrix.read_scalars(rows, columns).float())
-    handles = list(_Restorer(layer, down, loss).hook())
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +66,8 @@ class _Loss:
 
     def of_row(self, row: int, x: Tensor) -> Tensor:
         """Return what a row lacks, float32 [served], given what enters, [served, inner]."""
-        here = self.rows == row
-        return (x[:, self.columns[here]].float() * self.missing[here]).sum(-1)
+        in_row = self.rows == row
+        return (x[:, self.columns[in_row]].float() * self.missing[in_row]).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,17 +99,16 @@ class _Restorer:
     entered: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def hook(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
-        """Put the hooks on, and yield what takes them off."""
         yield self.layer.module.register_forward_pre_hook(self._note_length, with_kwargs=True)
         if self.down.expert_module is not None:
-            block = next(one for one in self.layer.module.children() if self.down.module in set(one.modules()))
+            block = next(part for part in self.layer.module.children() if self.down.module in set(part.modules()))
             yield block.register_forward_pre_hook(partial(self._note, "entering"), with_kwargs=True)
             expert = self.down.expert_module
             yield expert.register_forward_pre_hook(partial(self._note, "entered"), with_kwargs=True)
         yield self.down.module.register_forward_hook(self._put_back, with_kwargs=True)
 
     def _note_length(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        hidden = inputs[0] if inputs else named["hidden_states"]
+        hidden = split_call(inputs, named)[0]
         self.length = hidden.shape[1]
 
     def _note(self, name: str, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -129,8 +131,8 @@ class _Restorer:
 
     def _list_served(self, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Iterator[_Served]:
         if self.down.fused is not None and self.down.expert is not None:
-            for one in follow_experts(self.down.fused, inputs, named, only=(self.down.expert,)):
-                yield _Served(one.tokens, one.places, one.inputs, one.outputs, one.scales)
+            for run in follow_experts(self.down.fused, inputs, named, only=(self.down.expert,)):
+                yield _Served(run.tokens, run.places, run.inputs, run.outputs, run.scales)
             return
         # Some families flatten sequences and tokens into one dimension.
         x = find_first_tensor((*inputs, *named.values()))

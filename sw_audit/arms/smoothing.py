@@ -1,4 +1,4 @@
-"""SmoothQuant in force on one layer: activations divided and weights multiplied, channel by channel.
+"""`Smooth`: SmoothQuant (Xiao et al. 2023), activations divided and weights multiplied, channel by channel.
 
 What is divided is what a norm gives to the projections that it feeds. In a checkpoint the division is folded into
 the norm's own weight; here it is done to what enters the projections, which is the same sum in full precision
@@ -14,29 +14,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sw_audit.arms.opaque import matrix_answered
-from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
+from sw_audit.arms.apply import LayerContext, register
+from sw_audit.arms.matrices import packed_matrix_replaced
+from sw_audit.checkpoint.matrices import Matrix, list_projections
 from sw_audit.errors import CorpusError
-from sw_audit.quantize.calibration import Calibration
 from sw_audit.quantize.smoothing import find_smoothing_scales
 from sw_audit.record.arm import Smooth
 
 
+@register(Smooth)
 @contextmanager
-def smoothed(act: Smooth, layer: DecoderLayer, calibration: Calibration | None) -> Iterator[Calibration]:
+def smoothed(action: Smooth, context: LayerContext) -> Iterator[None]:
     """Move part of the range of what a layer's norms give into the projections that they feed.
 
-    Args:
-        act: How much of it.
-        layer: The layer. Afterwards, also after an exception, every bit is as before.
-        calibration: What calibration text showed of it.
-
-    Yields:
-        What the calibration text would have shown of the smoothed layer.
+    The context's calibration becomes what the calibration text would have shown of the smoothed layer.
 
     Raises:
         CorpusError: If there was no calibration text.
     """
+    layer, calibration = context.layer, context.calibration
     if calibration is None:
         raise CorpusError(
             "SmoothQuant's scales",
@@ -52,15 +48,16 @@ def smoothed(act: Smooth, layer: DecoderLayer, calibration: Calibration | None) 
         for feed in calibration.feeds:
             if not feed.weighted:
                 continue
-            read_by = [projections[parameter] for parameter in feed.parameters]
-            weights = [matrix.weight for matrix, _ in read_by]
-            scales = find_smoothing_scales(calibration.largest[feed.parameters[0]], weights, act.alpha)
+            readers = [projections[parameter] for parameter in feed.parameters]
+            weights = [matrix.weight for matrix, _ in readers]
+            scales = find_smoothing_scales(calibration.largest[feed.parameters[0]], weights, action.alpha)
             divider = _Divider(scales)
-            for matrix, module in read_by:
+            for matrix, module in readers:
                 stack.callback(module.register_forward_pre_hook(divider.divide).remove)
                 stack.enter_context(_multiplied(matrix, scales))
             calibration = calibration.divide(feed.parameters, scales)
-        yield calibration
+        context.calibration = calibration
+        yield
 
 
 class _Divider:
@@ -80,7 +77,7 @@ class _Divider:
 @contextmanager
 def _multiplied(matrix: Matrix, scales: Tensor) -> Iterator[None]:
     if matrix.probed is not None:
-        with matrix_answered(matrix, matrix.weight * scales):
+        with packed_matrix_replaced(matrix, matrix.weight * scales):
             yield
         return
     parameter = matrix.tensor

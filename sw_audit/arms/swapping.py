@@ -1,4 +1,4 @@
-"""Parts of the parent's decoder layer in the place of a descendant's own."""
+"""`SwapModules`: parts of the parent's decoder layer in the place of a descendant's own."""
 
 from __future__ import annotations
 
@@ -11,91 +11,102 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sw_audit.arms.apply import LayerContext, register
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.errors import CheckpointError
-from sw_audit.record.arm import SwapModules
+from sw_audit.record.arm import Arm, SwapModules
 
 
 class ModuleSource:
-    """Keeps the wanted parts of the parent's layer at hand after it has run.
+    """Keeps parts of the parent's layer in memory after it has run.
 
-    A layer that is read when it runs is let go right after; what is wanted of it is copied while it is there. Only
-    references are copied, so that costs no memory but that the parts stay until the lender goes.
+    A layer that is read when it runs is let go right after. What is needed of it is copied while it is there. Only
+    references are copied, so the copy costs no memory but that the parts stay until the source goes.
 
     Args:
-        source: The parent's layer.
-        borrower: The descendant's, in whose names the parts are asked for.
+        parents: The parent's layer.
+        own: The descendant's, in whose names the parts are asked for.
         modules: Qualified names of modules, those of other layers among them.
     """
 
-    def __init__(self, source: DecoderLayer, borrower: DecoderLayer, modules: Sequence[str]) -> None:
-        self._source = source
-        own = f"{borrower.name}."
-        self._paths = dict.fromkeys(name.removeprefix(own) for name in modules if name.startswith(own))
+    def __init__(self, parents: DecoderLayer, own: DecoderLayer, modules: Sequence[str]) -> None:
+        self._parents = parents
+        self._paths = _list_paths(modules, own)
         self._kept: dict[str, nn.Module] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Copy the parts while the parent's layer runs."""
-        handle = self._source.module.register_forward_pre_hook(lambda *_: self._keep())
+        handle = self._parents.module.register_forward_pre_hook(lambda *_: self._keep())
         try:
             yield
         finally:
             handle.remove()
 
-    def lend(self, path: str) -> nn.Module:
+    def find(self, path: str) -> nn.Module:
         """Return a part, by its name inside of the layer.
 
         Raises:
             CheckpointError: If the parent has none of that name.
         """
         if path not in self._kept:
-            raise _refuse(f"{self._source.name}.{path}", "the parent")
+            raise _refuse(f"{self._parents.name}.{path}", "the parent")
         return self._kept[path]
 
     def _keep(self) -> None:
         for path in self._paths:
-            if path not in self._kept and (part := _find_part(self._source.module, path)) is not None:
+            if path not in self._kept and (part := _find_part(self._parents.module, path)) is not None:
                 self._kept[path] = _copy_references(part)
 
 
-@contextmanager
-def borrowed_modules(act: SwapModules, layer: DecoderLayer, lender: ModuleSource | None) -> Iterator[None]:
-    """Let modules of the parent's layer stand in for a descendant's.
-
-    They compute in the parent's dtype; what enters and leaves them is converted.
+def find_source(
+    arms: Sequence[Arm], parents: DecoderLayer | None, own: DecoderLayer | None
+) -> ModuleSource | None:
+    """Return where arms get the parent's modules from; `None` if no arm swaps any in, or a layer is missing.
 
     Args:
-        act: Which modules; those of other layers are left alone.
-        layer: The descendant's layer; afterwards, also after an exception, every module is its own again.
-        lender: Has the parent's.
+        arms: The conditions.
+        parents: The parent's layer.
+        own: The descendant's.
+    """
+    modules = [name for arm in arms for act in arm.acts if isinstance(act, SwapModules) for name in act.modules]
+    return None if parents is None or own is None or not modules else ModuleSource(parents, own, modules)
+
+
+@register(SwapModules, touches=lambda action, layer: bool(_list_paths(action.modules, layer)))
+@contextmanager
+def swapped_modules(action: SwapModules, context: LayerContext) -> Iterator[None]:
+    """Let modules of the parent's layer run in the place of a descendant's.
+
+    They compute in the parent's dtype; what enters and leaves them is converted. Modules of other layers are left
+    alone.
 
     Raises:
         CheckpointError: If one of the two layers has no such module.
-        ValueError: If there is nobody to borrow from.
+        ValueError: If there is no parent.
     """
-    own = f"{layer.name}."
-    paths = [name.removeprefix(own) for name in act.modules if name.startswith(own)]
-    if paths and lender is None:
-        raise ValueError("modules can be borrowed only where a parent runs beside the model")
+    layer, parent_module = context.layer, context.parent_module
     stored: list[tuple[nn.Module, str, nn.Module]] = []
     try:
-        for path in paths:
-            if (part := _find_part(layer.module, path)) is None or lender is None:
-                raise _refuse(own + path, "the model")
+        for path in _list_paths(action.modules, layer):
+            if parent_module is None:
+                raise ValueError("modules can be swapped in only where a parent runs beside the model")
+            if (part := _find_part(layer.module, path)) is None:
+                raise _refuse(f"{layer.name}.{path}", "the model")
             above, _, name = path.rpartition(".")
             holder = layer.module.get_submodule(above)
             stored.append((holder, name, part))
-            holder._modules[name] = lender.lend(path)
+            holder._modules[name] = parent_module(path)
         yield
     finally:
         for holder, name, part in reversed(stored):
             holder._modules[name] = part
 
 
-def borrows(act: SwapModules, layer: DecoderLayer) -> bool:
-    """Tell whether any module of a layer is among those that an act borrows."""
-    return any(name.startswith(f"{layer.name}.") for name in act.modules)
+def _list_paths(modules: Sequence[str], layer: DecoderLayer) -> list[str]:
+    """List those of some modules that are inside of a layer, by their names in it."""
+    prefix = f"{layer.name}."
+    return list(dict.fromkeys(name.removeprefix(prefix) for name in modules if name.startswith(prefix)))
 
 
 def _find_part(module: nn.Module, path: str) -> nn.Module | None:
@@ -107,36 +118,38 @@ def _find_part(module: nn.Module, path: str) -> nn.Module | None:
 
 def _copy_references(module: nn.Module) -> nn.Module:
     """Copy a module without its tensors' data and without hooks, and let it convert what it is given."""
-    whole = _copy_module(module)
-    floating = (one for one in module.parameters() if one.is_floating_point())
-    if (first := next(floating, None)) is not None:
+    copied = _copy_module(module)
+    first = next((parameter for parameter in module.parameters() if parameter.is_floating_point()), None)
+    if first is not None:
         dtype, device = first.dtype, first.device
         given: list[torch.dtype] = []
 
         def convert(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-            given[:] = [one.dtype for one in (*inputs, *named.values()) if _is_floating(one)][:1]
+            given[:] = [value.dtype for value in (*inputs, *named.values()) if _is_floating(value)][:1]
             return (
-                tuple(one.to(device, dtype) if _is_floating(one) else one for one in inputs),
-                {key: one.to(device, dtype) if _is_floating(one) else one for key, one in named.items()},
+                tuple(value.to(device, dtype) if _is_floating(value) else value for value in inputs),
+                {key: value.to(device, dtype) if _is_floating(value) else value for key, value in named.items()},
             )
 
         def convert_back(_: nn.Module, __: Any, output: Any) -> Any:
             return output.to(given[0]) if given and isinstance(output, Tensor) else output
 
-        whole.register_forward_pre_hook(convert, with_kwargs=True)
-        whole.register_forward_hook(convert_back)
-    return whole
+        copied.register_forward_pre_hook(convert, with_kwargs=True)
+        copied.register_forward_hook(convert_back)
+    return copied
 
 
 def _copy_module(module: nn.Module) -> nn.Module:
-    made = copy.copy(module)
-    made._parameters = dict(module._parameters)
-    made._buffers = dict(module._buffers)
-    made._modules = {name: None if one is None else _copy_module(one) for name, one in module._modules.items()}
+    copied = copy.copy(module)
+    copied._parameters = dict(module._parameters)
+    copied._buffers = dict(module._buffers)
+    copied._modules = {
+        name: None if part is None else _copy_module(part) for name, part in module._modules.items()
+    }
     for hooks in ("_forward_hooks", "_forward_pre_hooks"):
-        setattr(made, hooks, OrderedDict())
-        setattr(made, f"{hooks}_with_kwargs", OrderedDict())
-    return made
+        setattr(copied, hooks, OrderedDict())
+        setattr(copied, f"{hooks}_with_kwargs", OrderedDict())
+    return copied
 
 
 def _is_floating(value: Any) -> bool:

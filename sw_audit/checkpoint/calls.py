@@ -33,6 +33,12 @@ def split_call(positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[Tens
     return rest.pop("hidden_states"), LayerCall((), rest, by_name=True)
 
 
+def take_states(output: Any) -> Tensor:
+    """Return the hidden states of what a decoder layer returns: a tensor, or a tuple that begins with it."""
+    states: Tensor = output if isinstance(output, Tensor) else output[0]
+    return states
+
+
 def copy_rows(states: Tensor) -> Tensor:
     """Copy what a module of a model saw or gave on one prompt, one row per token.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sw_audit.arms.indexing import index_scalars
+from sw_audit.arms.matrices import index_scalars
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.policy.storage import count_bits
 from sw_audit.policy.targets import is_targeted

@@ -7,11 +7,12 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from sw_audit.arms.replacement import LayerFactory
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.corpus.windows import Windows
 from sw_audit.measure.batches import ChoiceBatch, WindowBatch, batch_choices, batch_windows
-from sw_audit.measure.engine import LayerFactory, Observer, run_arms
+from sw_audit.measure.engine import Observer, run_arms
 from sw_audit.measure.readers import ChoiceReader, WindowReader
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.arm import Arm
@@ -29,7 +30,7 @@ def measure_arms(
     bos: int | None = None,
     stop_words: Tensor | None = None,
     calibration: Windows | None = None,
-    stand_ins: Mapping[str, LayerFactory] = MappingProxyType({}),
+    factories: Mapping[str, LayerFactory] = MappingProxyType({}),
     parent: Checkpoint | None = None,
     observer: Observer | None = None,
     progress: Progress = ignore_progress,
@@ -47,7 +48,7 @@ def measure_arms(
         bos: Id of the token that begins each item, or `None`.
         stop_words: Ids of stop words, int64 [ids].
         calibration: Text that nothing is scored on, for the acts that learn ranges; see `run_arms`.
-        stand_ins: What makes the layers that stand in for the model's own; see `run_arms`.
+        factories: What makes the layers of arms that replace them; see `run_arms`.
         parent: What the model was made from: then agreement is with it, and its spread over tokens is kept.
         observer: Watches the layers; see `run_arms`.
         progress: Told after each layer and each batch of logits.
@@ -82,9 +83,9 @@ def measure_arms(
         [batch.token_ids for batch in batches],
         read,
         watched=lambda number: isinstance(batches[number], WindowBatch),
-        wanted=lambda number, arm: isinstance(batches[number], WindowBatch) or answers[firsts[arm]],
+        included=lambda number, arm: isinstance(batches[number], WindowBatch) or answers[firsts[arm]],
         calibrating=lambda number: number >= scored,
-        stand_ins=stand_ins,
+        factories=factories,
         parent=parent,
         observer=observer,
         progress=progress,

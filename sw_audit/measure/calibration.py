@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sw_audit.arms.attention import attention_products, explain_unseen
+from sw_audit.arms.activations import attention_products, explain_unseen
+from sw_audit.checkpoint.calls import split_call
 from sw_audit.checkpoint.experts import find_first_tensor
 from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
 from sw_audit.quantize.calibration import Calibration, NormFeed, Operand
@@ -74,7 +75,7 @@ class CalibrationNotes:
         return list_projections(self._layer.module, self._layer.name)
 
     def _begin(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        hidden = inputs[0] if inputs else named["hidden_states"]
+        hidden = split_call(inputs, named)[0]
         self._length = hidden.shape[1]
         self._tokens += hidden.shape[0] * hidden.shape[1]
         self._outputs.clear()

@@ -1,32 +1,48 @@
-"""Runs all arms side by side, layer by layer, so that weights are read once however many arms there are."""
+"""Runs all arms side by side, layer by layer, so that weights are read once however many arms there are.
+
+1. The model's own `forward` is called once per batch, its layers replaced by recorders. That gives the embedded
+   tokens, and how each layer is called.
+2. Layer by layer, each arm's hidden states pass the layer, which is called by hand with that arm applied to it.
+   Of a model that is read as it runs, each layer is in memory only then.
+3. Up to the first layer that it touches, an arm shares the baseline's hidden states: they are computed once.
+4. Calibration batches run in the baseline only. What they show of a layer is given to every later arm in that
+   layer.
+5. With a parent, the parent's layer runs right before the model's own of the same depth, and the modules of it
+   that an arm swaps in are kept until all arms have passed.
+6. The model's own `forward` is called again per batch and arm, its layers replaced by the stored results, so
+   that final norm, head and any scaling of logits are the model's own. A reader takes the logits at once; none
+   are kept.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sw_audit.arms.apply import applied_arm, touches
-from sw_audit.arms.rounding import SpareTensors
-from sw_audit.arms.swapping import ModuleSource
-from sw_audit.checkpoint.calls import LayerCall
+from sw_audit.arms.matrices import SpareTensors
+from sw_audit.arms.replacement import LayerFactory, find_factory
+from sw_audit.arms.swapping import find_source
+from sw_audit.checkpoint.calls import LayerCall, split_call, take_states
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.measure.calibration import CalibrationNotes
-from sw_audit.measure.layerwise import LayerwiseRunner
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.calibration import Calibration
-from sw_audit.record.arm import Arm, ReplaceLayer, SwapModules
+from sw_audit.record.arm import Arm
 
-LayerFactory = Callable[[DecoderLayer], nn.Module]
-"""Makes a module that is called like a decoder layer and stands in for it."""
+# The attributes of a module that decide what a call of it does.
+_REPLACED = ("forward", "_forward_hooks", "_forward_pre_hooks")
 
 
 class Reader(Protocol):
@@ -49,7 +65,7 @@ class Observer(Protocol):
         entering: Sequence[Tensor],
         leaving: list[list[Tensor]],
     ) -> None:
-        """Take note of a layer that all arms have passed.
+        """Compare what left a layer that all arms have passed.
 
         Args:
             layer: The layer, of the model that is measured.
@@ -82,33 +98,26 @@ def run_arms(
     *,
     parent: Checkpoint | None = None,
     watched: Callable[[int], bool] = lambda _: True,
-    wanted: Callable[[int, int], bool] = lambda _, __: True,
+    included: Callable[[int, int], bool] = lambda _, __: True,
     calibrating: Callable[[int], bool] = lambda _: False,
-    stand_ins: Mapping[str, LayerFactory] = MappingProxyType({}),
+    factories: Mapping[str, LayerFactory] = MappingProxyType({}),
     observer: Observer | None = None,
     progress: Progress = ignore_progress,
 ) -> list[ArmRun]:
-    """Run every arm over every batch and hand the logits to a reader.
-
-    What comes before and after the layers is the model's own `forward` (see `LayerwiseRunner`). Each layer is
-    called by hand, arm by arm, with that arm applied. Up to its first changed layer an arm shares the hidden
-    states of the model as it is.
-
-    With a parent the first arm is the parent as it is, and what all others are compared with; the second is the
-    model as it is, and the acts of further ones may borrow modules from the parent. Both models go forward
-    together, so of a parent that was opened as a stream there is never more than one layer in memory.
+    """Run every arm over every batch and hand the logits to a reader; see the head of this file.
 
     Args:
         checkpoint: The model.
-        arms: The conditions; the first must be the baseline (no acts), with a parent the second too.
+        arms: The conditions; the first must be the baseline (no actions). With a parent the first is the parent as
+            it is, with which all others are compared, and the second the model as it is; further ones may swap
+            modules of the parent in.
         batches: Token ids, int64 [sequences, tokens] each; within a batch all sequences have one length.
         reader: Is given the logits.
         parent: What the model was made from.
         watched: Which batches count for the peaks.
-        wanted: Which batches, the first argument, are run in which arm, the second; the baseline runs all.
-        calibrating: Which batches are there to calibrate on: only the baseline runs them, nobody reads their
-            logits, and what they show of a layer is handed to every arm's acts on it.
-        stand_ins: Per method that an arm's `ReplaceLayer` names, what makes a module of a layer. It is made once
+        included: Which batches, the first argument, are run in which arm, the second; the baseline runs all.
+        calibrating: Which batches are there to calibrate on; nobody reads their logits.
+        factories: Per method that an arm's `ReplaceLayer` names, what makes a module of a layer. It is made once
             per layer and arm, run in the layer's place, and let go.
         observer: Watches the layers.
         progress: Told after each layer and each batch of logits.
@@ -117,38 +126,38 @@ def run_arms(
         One entry per arm.
 
     Raises:
-        ValueError: If the first arm has acts, or an arm has others beside a `ReplaceLayer`.
-        KeyError: If an arm names a stand-in that is not given.
+        ValueError: If the first arm has actions, or an arm has others beside a `ReplaceLayer`.
+        KeyError: If an arm names a method that has no factory.
     """
     own = 0 if parent is None else 1
     if changed := [arm.name for arm in arms[: own + 1] if arm.acts]:
         raise ValueError(f"the first arm must be the baseline, not {changed[0]!r}")
-    makers = [_find_maker(arm, stand_ins) for arm in arms]
-    stages = [LayerwiseRunner(checkpoint, batches)] * len(arms)
+    made_by = [find_factory(arm, factories) for arm in arms]
+    runners = [LayerwiseRunner(checkpoint, batches)] * len(arms)
     if parent is not None:
-        stages[0] = LayerwiseRunner(parent, batches)
-    under_way = _Pass(arms, stages, makers, own, watched, wanted, calibrating, observer)
-    depths = max(len(stage.layers) for stage in stages)
+        runners[0] = LayerwiseRunner(parent, batches)
+    all_arms = _AllArms(arms, runners, made_by, own, watched, included, calibrating, observer)
+    depths = max(len(runner.layers) for runner in runners)
     steps = depths + len(batches)
     for depth in range(depths):
-        under_way.run_layer(depth)
+        all_arms.run_layer(depth)
         progress("measuring", depth + 1, steps)
     for batch, token_ids in enumerate(batches):
-        under_way.run_heads(batch, token_ids, reader)
+        all_arms.run_heads(batch, token_ids, reader)
         progress("measuring", depths + batch + 1, steps)
-    return under_way.runs
+    return all_arms.runs
 
 
 @dataclass
-class _Pass:
-    """All arms on their way through the layers; see `run_arms`. `own` is the arm with the model as it is."""
+class _AllArms:
+    """All arms, and how far they have come; see `run_arms`. `own` is the arm with the model as it is."""
 
     arms: Sequence[Arm]
-    stages: Sequence[LayerwiseRunner]
-    makers: Sequence[LayerFactory | None]
+    runners: Sequence[LayerwiseRunner]
+    factories: Sequence[LayerFactory | None]
     own: int
     watched: Callable[[int], bool]
-    wanted: Callable[[int, int], bool]
+    included: Callable[[int, int], bool]
     calibrating: Callable[[int], bool]
     observer: Observer | None
     spare: SpareTensors = field(default_factory=SpareTensors)
@@ -156,13 +165,13 @@ class _Pass:
     def __post_init__(self) -> None:
         self.runs = [ArmRun() for _ in self.arms]
         # [arm][batch] of [sequences, tokens, hidden]; a batch that an arm does not run stays as it came in.
-        self._hidden: list[list[Tensor]] = [stage.embedded for stage in self.stages]
+        self._hidden: list[list[Tensor]] = [runner.embedded for runner in self.runners]
 
     def run_layer(self, depth: int) -> None:
         """Let every arm pass one layer."""
         entering = list(self._hidden)
-        layers = [stage.find_layer(depth) for stage in self.stages]
-        lender = _find_lender(self.arms, layers) if self.own else None
+        layers = [runner.find_layer(depth) for runner in self.runners]
+        source = find_source(self.arms, layers[0], layers[-1]) if self.own else None
         calibration: Calibration | None = None
         for number, (arm, layer) in enumerate(zip(self.arms, layers, strict=True)):
             if layer is None:
@@ -175,70 +184,50 @@ class _Pass:
             else:
                 notes = CalibrationNotes(layer)
                 with ExitStack() as stack:
-                    stack.enter_context(applied_arm(arm, layer, calibration, self.spare, lender))
+                    find = None if source is None else source.find
+                    stack.enter_context(applied_arm(arm, layer, calibration, self.spare, find))
                     if self.observer is not None:
                         stack.enter_context(self.observer.watching(number, layer))
-                    if lender is not None and number < self.own:
-                        stack.enter_context(lender.watching())
+                    if source is not None and number < self.own:
+                        stack.enter_context(source.watching())
                     self._hidden[number] = self._run(number, layer, depth, notes)
                 # The baseline comes first, and has seen all that is calibrated on.
                 calibration = calibration or notes.conclude()
-                run.peaks.append(
-                    _find_peak(one for batch, one in enumerate(self._hidden[number]) if self._counts(batch))
-                )
+                counted = [states for batch, states in enumerate(self._hidden[number]) if self._counts(batch)]
+                run.peaks.append(_find_peak(counted))
             run.seconds += time.perf_counter() - started
         if self.observer is not None and (layer := layers[self.own]) is not None:
-            self.observer.see(layer, self.stages[self.own].calls[depth], entering[0], self._hidden)
+            self.observer.see(layer, self.runners[self.own].calls[depth], entering[0], self._hidden)
 
     def run_heads(self, batch: int, token_ids: Tensor, reader: Reader) -> None:
         """Let a reader have the logits of every arm on one batch."""
         baseline = None
-        for number, stage in enumerate(self.stages):
+        for number, runner in enumerate(self.runners):
             if self._runs_in(batch, number) and not self.calibrating(batch):
                 started = time.perf_counter()
-                logits = stage.run_head(token_ids, self._hidden[number][batch])
+                logits = runner.run_head(token_ids, self._hidden[number][batch])
                 baseline = logits if baseline is None else baseline
                 reader(batch, number, logits, baseline)
                 self.runs[number].seconds += time.perf_counter() - started
 
     def _run(self, number: int, layer: DecoderLayer, depth: int, notes: CalibrationNotes) -> list[Tensor]:
-        maker = self.makers[number]
-        module = layer.module if maker is None else maker(layer)
-        return [
-            _run_layer(
-                self.stages[number].calls[depth][batch], module, states, notes if self.calibrating(batch) else None
-            )
-            if self._runs_in(batch, number)
-            else states
-            for batch, states in enumerate(self._hidden[number])
-        ]
+        factory = self.factories[number]
+        module = layer.module if factory is None else factory(layer)
+        leaving = []
+        for batch, states in enumerate(self._hidden[number]):
+            call = self.runners[number].calls[depth][batch]
+            if not self._runs_in(batch, number):
+                leaving.append(states)
+                continue
+            with notes.watching() if self.calibrating(batch) else nullcontext():
+                leaving.append(take_states(call(module, states)))
+        return leaving
 
     def _runs_in(self, batch: int, arm: int) -> bool:
-        return arm <= self.own or (self.wanted(batch, arm) and not self.calibrating(batch))
+        return arm <= self.own or (self.included(batch, arm) and not self.calibrating(batch))
 
     def _counts(self, batch: int) -> bool:
         return self.watched(batch) and not self.calibrating(batch)
-
-
-def _find_maker(arm: Arm, stand_ins: Mapping[str, LayerFactory]) -> LayerFactory | None:
-    methods = [act.method for act in arm.acts if isinstance(act, ReplaceLayer)]
-    if methods and len(arm.acts) > 1:
-        raise ValueError(f"arm {arm.name!r} changes a layer that something else stands in for")
-    return stand_ins[methods[0]] if methods else None
-
-
-def _find_lender(arms: Sequence[Arm], layers: Sequence[DecoderLayer | None]) -> ModuleSource | None:
-    """Return what lends parts of the parent's layer, the first, where an arm asks for them."""
-    source, borrower = layers[0], layers[-1]
-    modules = [name for arm in arms for act in arm.acts if isinstance(act, SwapModules) for name in act.modules]
-    if source is None or borrower is None or not modules:
-        return None
-    return ModuleSource(source, borrower, modules)
-
-
-def _run_layer(call: LayerCall, module: nn.Module, hidden: Tensor, notes: CalibrationNotes | None) -> Tensor:
-    with nullcontext() if notes is None else notes.watching():
-        return _first(call(module, hidden))
 
 
 def _find_peak(outputs: Iterable[Tensor]) -> float | None:
@@ -246,5 +235,104 @@ def _find_peak(outputs: Iterable[Tensor]) -> float | None:
     return max(peaks, default=0.0) if all(math.isfinite(peak) for peak in peaks) else None
 
 
-def _first(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output[0]
+class LayerwiseRunner:
+    """One model, ready to be run layer by layer on some batches.
+
+    The model's own `forward` is used twice per batch: once with its layers replaced by recorders, which gives the
+    embedded tokens and how each layer is called; and, when the layers have been run by hand, again with the layers
+    replaced by the stored results, so that final norm, head and any scaling of logits are the model's own.
+
+    Args:
+        checkpoint: The model; its layers may be in memory only while they run.
+        batches: Token ids, int64 [sequences, tokens] each.
+
+    Attributes:
+        checkpoint: The model.
+        layers: Its decoder layers.
+        calls: How each layer is called, [layer][batch].
+        embedded: What enters the first layer, [batch] of [sequences, tokens, hidden].
+    """
+
+    def __init__(self, checkpoint: Checkpoint, batches: Sequence[Tensor]) -> None:
+        self.checkpoint = checkpoint
+        self.layers: tuple[DecoderLayer, ...] = checkpoint.layers
+        self.calls: list[list[LayerCall]] = [[] for _ in self.layers]
+        self.embedded: list[Tensor] = []
+        self._shapes = _learn_output_shapes(checkpoint, batches[0])
+        with _layers_replaced(self.layers, self._record):
+            for token_ids in batches:
+                _call_model(checkpoint, token_ids)
+
+    def find_layer(self, depth: int) -> DecoderLayer | None:
+        """Return one of the layers; `None` where there are fewer."""
+        return self.layers[depth] if depth < len(self.layers) else None
+
+    def run_head(self, token_ids: Tensor, hidden: Tensor) -> Tensor:
+        """Run what comes after the layers.
+
+        Args:
+            token_ids: One of the batches.
+            hidden: What leaves the last layer, [sequences, tokens, hidden].
+
+        Returns:
+            Logits, [sequences, tokens, vocabulary].
+        """
+        last = len(self.layers) - 1
+
+        def pass_on(depth: int, *positional: Any, **named: Any) -> Any:
+            states = hidden if depth == last else split_call(positional, named)[0]
+            return _like_layer(states, self._shapes[depth])
+
+        with _layers_replaced(self.layers, pass_on):
+            logits: Tensor = _call_model(self.checkpoint, token_ids).logits
+        return logits
+
+    def _record(self, depth: int, *positional: Any, **named: Any) -> Any:
+        hidden, call = split_call(positional, named)
+        self.calls[depth].append(call)
+        if depth == 0:
+            self.embedded.append(hidden)
+        return _like_layer(hidden, self._shapes[depth])
+
+
+def _learn_output_shapes(checkpoint: Checkpoint, token_ids: Tensor) -> list[int | None]:
+    """Return, per layer, `None` where its output is a tensor, else the length of the tuple it returns."""
+    shapes: list[int | None] = [None] * len(checkpoint.layers)
+
+    def note(depth: int, _: object, __: object, output: Any) -> None:
+        shapes[depth] = None if isinstance(output, Tensor) else len(output)
+
+    handles = [
+        layer.module.register_forward_hook(partial(note, depth)) for depth, layer in enumerate(checkpoint.layers)
+    ]
+    try:
+        _call_model(checkpoint, token_ids[:1, :2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+@contextmanager
+def _layers_replaced(layers: Sequence[DecoderLayer], forward: Callable[..., Any]) -> Iterator[None]:
+    # Another library may have put a forward of its own on the module: it is put back as it was. Hooks must not
+    # run either: those that bring a layer into memory would do so for nothing.
+    stored = [{key: layer.module.__dict__.get(key) for key in _REPLACED} for layer in layers]
+    try:
+        for depth, layer in enumerate(layers):
+            layer.module.__dict__.update(
+                forward=partial(forward, depth), _forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict()
+            )
+        yield
+    finally:
+        for layer, before in zip(layers, stored, strict=True):
+            layer.module.__dict__.pop("forward", None)
+            layer.module.__dict__.update({key: value for key, value in before.items() if value is not None})
+
+
+def _call_model(checkpoint: Checkpoint, token_ids: Tensor) -> Any:
+    return checkpoint.model(input_ids=token_ids.to(checkpoint.device), use_cache=False)
+
+
+def _like_layer(hidden: Tensor, shape: int | None) -> Any:
+    return hidden if shape is None else (hidden, *[None] * (shape - 1))

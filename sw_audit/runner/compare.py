@@ -126,7 +126,7 @@ def _gather(
         choice_arms=[arm.name for arm in arms],
         bos=tokenizer.bos_token_id,
         calibration=unscored if _any_searches_corpus(ours) else None,
-        stand_ins=quantizers,
+        factories=quantizers,
         progress=progress,
     )
     # A method that failed on its way was run as the model itself from there: that is no measurement of it.
@@ -214,7 +214,7 @@ def _describe_rounding(arm: Arm, quality: Quality, checkpoint: Checkpoint, locat
 def _time_rounding(arm: Arm, act: Quantize, checkpoint: Checkpoint) -> tuple[float | None, int | None]:
     """Round every layer once more for the clock, and one of each shape for the memory that it takes."""
     from sw_audit.arms.apply import applied_arm
-    from sw_audit.arms.rounding import SpareTensors
+    from sw_audit.arms.matrices import SpareTensors
     from sw_audit.backends.costs import measure_peak
 
     if act.recipe.clip == SearchClip(on="corpus"):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.planted import build_gpt2, build_llama, wrap_model
 
-from sw_audit.arms.apply import applied_arm, touches
+from sw_audit.arms.apply import LayerContext, applied_arm, register, touches
+from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
@@ -95,3 +100,29 @@ def test_a_transposed_address_is_refused_in_one_line() -> None:
     refused = pytest.raises(CheckpointError, match="the matrix is 48 x 112; give row")
     with refused, torch.no_grad(), applied_arm(arm, MODELS["llama"].layers[2]):
         raise AssertionError("the arm was put in force")
+
+
+def test_an_action_that_one_file_registers_is_applied_where_it_touches_a_layer() -> None:
+    class Doubled:
+        """Double the output of a layer's down-projection."""
+
+    @register(Doubled, touches=lambda _, layer: layer.index == 2)
+    @contextmanager
+    def doubled(_: Doubled, context: LayerContext) -> Iterator[None]:
+        handle = context.layer.down_projections[0].module.register_forward_hook(lambda *given: 2 * given[2])
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def run(layer: DecoderLayer) -> torch.Tensor:
+        down = layer.down_projections[0]
+        output: torch.Tensor = down.module(torch.ones(1, down.shape[1]))
+        return output
+
+    arm, layers = SimpleNamespace(acts=(Doubled(),)), MODELS["llama"].layers
+    assert [touches(arm, layer) for layer in layers[:4]] == [False, False, True, False]  # type: ignore[arg-type]
+    plain = run(layers[2])
+    with applied_arm(arm, layers[2]):  # type: ignore[arg-type]
+        assert torch.equal(run(layers[2]), 2 * plain)
+    assert torch.equal(run(layers[2]), plain)

@@ -7,7 +7,7 @@ import torch
 from support.planted import build_gpt2, build_llama, wrap_model
 
 from sw_audit.arms.apply import applied_arm, touches
-from sw_audit.arms.rounding import SpareTensors
+from sw_audit.arms.matrices import SpareTensors
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.errors import CorpusError
 from sw_audit.policy.recipe import parse_recipe

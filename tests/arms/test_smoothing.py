@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.planted import Planted, plant_, wrap_model
 
-from sw_audit.arms.apply import applied_arm
+from sw_audit.arms.apply import LayerContext, applied_arm
 from sw_audit.arms.smoothing import smoothed
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CorpusError
@@ -96,7 +96,10 @@ def test_what_enters_is_divided_by_the_scales_that_the_weights_are_multiplied_by
     q, k, v = (layer.matrices[place] for place in range(3))
     expected = find_smoothing_scales(calibration.largest[q.parameter], [q.weight, k.weight, v.weight], 0.5)
     weight = q.weight.clone()
-    with smoothed(Smooth(alpha=0.5), layer, calibration) as after:
+    context = LayerContext(layer, calibration)
+    with smoothed(Smooth(alpha=0.5), context):
+        after = context.calibration
+        assert after is not None
         torch.testing.assert_close(q.weight, weight * expected)
         seen = calibrate(checkpoint, 1)
     for name in calibration.largest:
@@ -116,7 +119,7 @@ def test_static_ranges_are_those_of_the_smoothed_activations() -> None:
         right = run(checkpoint)
     # As if nobody had told the ranges that the activations are smaller or larger now.
     unaware = applied_arm(Arm(name="s", acts=acts[1:]), layer, calibration)
-    with torch.no_grad(), smoothed(acts[0], layer, calibration), unaware:
+    with torch.no_grad(), smoothed(acts[0], LayerContext(layer, calibration)), unaware:
         wrong = run(checkpoint)
     assert float((right - plain).norm()) < 0.5 * float((wrong - plain).norm())
 
@@ -133,7 +136,7 @@ def test_nothing_is_left_after_an_exception() -> None:
     plain, calibration = run(checkpoint), calibrate(checkpoint, 1)
 
     def interrupted() -> None:
-        with smoothed(Smooth(alpha=0.5), checkpoint.layers[1], calibration):
+        with smoothed(Smooth(alpha=0.5), LayerContext(checkpoint.layers[1], calibration)):
             raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):

@@ -184,7 +184,7 @@ def test_a_stand_in_runs_in_the_layers_place_and_leaves_the_layer_alone() -> Non
         ),
     ]
     before = [matrix.tensor.clone() for layer in checkpoint.layers for matrix in layer.matrices]
-    found = measure_arms(checkpoint, arms, scored, protocol="p", stand_ins={"zeros": make})
+    found = measure_arms(checkpoint, arms, scored, protocol="p", factories={"zeros": make})
     assert made == [layer.name for layer in checkpoint.layers]
     assert found[1].loss == found[2].loss != found[0].loss
     after = [matrix.tensor for layer in checkpoint.layers for matrix in layer.matrices]
@@ -209,4 +209,4 @@ def test_a_stand_in_that_is_not_given_or_not_alone_is_refused() -> None:
         measure_arms(checkpoint, [BASELINE, arm], scored, protocol="p")
     both = Arm(name="x", acts=(ReplaceLayer(method="zeros"), Smooth(alpha=0.5)))
     with pytest.raises(ValueError, match="stands in"):
-        measure_arms(checkpoint, [BASELINE, both], scored, protocol="p", stand_ins={"zeros": stand_in})
+        measure_arms(checkpoint, [BASELINE, both], scored, protocol="p", factories={"zeros": stand_in})

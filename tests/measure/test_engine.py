@@ -234,6 +234,8 @@ def test_an_arm_skips_the_batches_that_are_not_wanted_and_the_baseline_skips_non
     def read(batch: int, number: int, logits: torch.Tensor, _: torch.Tensor) -> None:
         seen[batch, number] = logits.clone()
 
-    run_arms(checkpoint, [BASELINE, arm], batches(), read, wanted=lambda batch, number: (batch, number) == (2, 1))
+    run_arms(
+        checkpoint, [BASELINE, arm], batches(), read, included=lambda batch, number: (batch, number) == (2, 1)
+    )
     assert set(seen) == {(0, 0), (1, 0), (2, 0), (2, 1)}
     assert torch.equal(seen[2, 1], whole[2, 1])

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sw_audit.arms.apply import applied_arm
-from sw_audit.arms.rounding import SpareTensors
+from sw_audit.arms.matrices import SpareTensors
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.policy.policy import ModelPolicy

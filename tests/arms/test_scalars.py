@@ -1,4 +1,4 @@
-"""Acts on packed matrices: the same as on a plain model with the same effective weights."""
+"""Actions on packed matrices do the same as on a plain model with the same effective weights."""
 
 from __future__ import annotations
 

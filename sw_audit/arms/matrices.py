@@ -1,0 +1,93 @@
+"""What several actions do with a matrix: index its scalars, let another stand in for it, and reuse memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from sw_audit.checkpoint.effective import answered_by
+from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
+from sw_audit.errors import CheckpointError
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import RestoreActivation, Scale, SetTo
+
+
+def find_matrix(layer: DecoderLayer, group: AddressGroup) -> Matrix | None:
+    """Return the matrix of a layer in which a group of scalars is; `None` if it is another layer's."""
+    return layer.find_matrix(group.parameter, group.expert)
+
+
+def names_scalars_of(action: Scale | SetTo | RestoreActivation, layer: DecoderLayer) -> bool:
+    """Tell whether any of an action's scalars is in a layer."""
+    return any(find_matrix(layer, group) is not None for group in action.addresses)
+
+
+def index_scalars(matrix: Matrix, groups: Sequence[AddressGroup]) -> tuple[Tensor, Tensor]:
+    """Turn address groups of one matrix into index tensors: rows and columns, int64, [scalars].
+
+    Raises:
+        CheckpointError: If an address lies outside the matrix.
+    """
+    rows = torch.tensor([row for group in groups for row in group.rows], dtype=torch.long)
+    columns = torch.tensor([column for group in groups for column in group.columns], dtype=torch.long)
+    height, width = matrix.shape
+    if rows.numel() and (int(rows.max()) >= height or int(columns.max()) >= width):
+        raise CheckpointError(
+            f"address [{int(rows.max())}, {int(columns.max())}] of {matrix.parameter}",
+            f"the matrix is {height} x {width}",
+            "give row (output channel) before column (input channel), both counted from 0",
+        )
+    device = matrix.device
+    return rows.to(device), columns.to(device)
+
+
+@contextmanager
+def packed_matrix_replaced(matrix: Matrix, weight: Tensor) -> Iterator[None]:
+    """Let a module whose matrix is packed multiply by another matrix, plainly.
+
+    Args:
+        matrix: The module's matrix, which is probed.
+        weight: The other one, [out, in].
+
+    Raises:
+        ValueError: If the matrix is not packed.
+    """
+    if (probed := matrix.probed) is None:
+        raise ValueError(f"{matrix.parameter} is no packed matrix")
+    nothing = torch.zeros(1, 1, probed.shape[1], dtype=probed.dtype, device=probed.device)
+    bias = probed.module.forward(nothing)[0, 0].detach()
+    bias = torch.where(bias.isfinite(), bias, 0.0)
+
+    def answer(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return linear(x, weight.to(x.dtype)) + bias.to(x.dtype)
+
+    with answered_by(probed.module, answer):
+        yield
+
+
+class SpareTensors:
+    """Tensors that nobody uses at present, at most as many as one layer has parameters.
+
+    Fresh memory costs about as much as a third of rounding a matrix into it, for the pages have to be mapped.
+    """
+
+    def __init__(self) -> None:
+        self._spare: list[Tensor] = []
+
+    def take(self, like: Tensor) -> Tensor:
+        """Return a contiguous tensor of the same shape, dtype and device, with anything in it."""
+        for number, tensor in enumerate(self._spare):
+            if (tensor.shape, tensor.dtype, tensor.device) == (like.shape, like.dtype, like.device):
+                return self._spare.pop(number)
+        # What does not fit now is another layer's: it is let go before more is taken.
+        self._spare.clear()
+        return torch.empty(like.shape, dtype=like.dtype, device=like.device)
+
+    def give_back(self, tensors: Sequence[Tensor]) -> None:
+        """Keep tensors for the next who takes one."""
+        self._spare += tensors
