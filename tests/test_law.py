@@ -59,7 +59,7 @@ def test_a_spike_that_depends_on_the_prompt_is_told_by_the_one_word_that_moves_i
     assert f"on the prompt {word!r} (2 tokens), the shortest found to break the law" in verdict.because
     # The text's own prompts do not show it.
     assert [one.status for one in verdict.findings] == [Status.PASS, Status.FAIL]
-    found = record.prompt_searches["moody"].found
+    found = record.find_model("moody").prompt_search.found
     assert found is not None
     assert found.prompt == word
     [trace] = found.traces
@@ -82,7 +82,7 @@ def test_the_fixed_prompts_alone_do_not_show_it(moody: tuple[Path, str]) -> None
 
 def test_two_audits_with_one_seed_agree_on_prompt_and_verdict(moody: tuple[Path, str]) -> None:
     (first, verdict), (second, again) = (audit(moody[0], examples=20) for _ in range(2))
-    assert first.prompt_searches == second.prompt_searches
+    assert first.find_model("moody").prompt_search == second.find_model("moody").prompt_search
     assert verdict == again
 
 

@@ -100,8 +100,8 @@ def test_one_trained_until_the_super_weight_has_halved_fails(home: Path, before:
 def test_verdicts_on_a_baseline_can_be_had_again_from_the_written_record(home: Path) -> None:
     found = audit(specimen_path(), compare="before")
     again = decode_record(encode_record(found))
-    assert again.baselines["specimen"].name == "before"
-    assert judge_evidence(again.evidence("specimen"), again.policy, CHECKS) == found.verdicts
+    assert again.find_model("specimen").baseline.name == "before"
+    assert judge_evidence(again.find_model("specimen"), again.policy, CHECKS) == found.verdicts
     assert (home / ".sw-audit/baselines/before.json").is_file()
 
 

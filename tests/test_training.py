@@ -15,7 +15,6 @@ from transformers import TrainerCallback
 from sw_audit.checkpoint.opening import open_live_model
 from sw_audit.checks.limits_of_descent import SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError, RecordError
-from sw_audit.policy.policy import Policy
 from sw_audit.record.baselines import keep_baseline
 from sw_audit.record.record import Record
 from sw_audit.training import Reading, SuperWeightWatch
@@ -142,11 +141,9 @@ def test_what_is_watched_can_come_from_a_baseline(tmp_path: Path, monkeypatch: p
 
 def wrap(evidence: Any) -> Record:
     """Return a record of one model."""
-    from support.evidence import make_record
+    from support.evidence import compose
 
-    whole = make_record()
-    said = {"tool": whole.tool, "created": whole.created, "environment": whole.environment, "policy": Policy()}
-    return Record.from_evidence([evidence], [], **said)  # type: ignore[arg-type]
+    return compose(evidence)
 
 
 def test_less_than_one_step_is_refused() -> None:

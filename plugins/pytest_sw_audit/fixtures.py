@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_sw_audit.assignments import Case
-from pytest_sw_audit.results import Result
 from pytest_sw_audit.session import AuditSession, RemoteError, find_desk, tell_error
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from sw_audit.policy.policy import Policy
     from sw_audit.record.location import Location
     from sw_audit.record.measurement import Measurement
-    from sw_audit.record.record import ModelResult
+    from sw_audit.record.record import ModelFailure, ModelResult
     from sw_audit.record.verdict import Verdict
 
 MARKER = (
@@ -92,15 +91,15 @@ def sw_measurements(_sw_audit_case: Case, pytestconfig: pytest.Config) -> dict[s
 
     The model is measured once for all tests and checks of the run.
     """
-    evidence: ModelResult = _attempt(find_desk(pytestconfig).find_evidence, _sw_audit_case)
-    return {measured.arm.name: measured for measured in evidence.measurements}
+    result: ModelResult = _attempt(find_desk(pytestconfig).find_result, _sw_audit_case)
+    return {measured.arm.name: measured for measured in result.measurements}
 
 
 @pytest.fixture(scope="session")
 def sw_verdicts(_sw_audit_case: Case, pytestconfig: pytest.Config) -> dict[str, Verdict]:
     """Every verdict on the model by the id of its check, such as `prune-collapses`."""
-    result: Result = _attempt(find_desk(pytestconfig).find_result, _sw_audit_case)
-    return dict(result.verdicts)
+    model: ModelResult | ModelFailure = _attempt(find_desk(pytestconfig).find_model, _sw_audit_case)
+    return {verdict.check: verdict for verdict in model.verdicts}
 
 
 def parametrize_models(metafunc: pytest.Metafunc) -> None:

@@ -13,7 +13,7 @@ from pytest_sw_audit.assignments import Assignment, Case
 from pytest_sw_audit.session import AuditSession, tell_error
 
 if TYPE_CHECKING:
-    from sw_audit.record.record import Record
+    from sw_audit.record.record import ModelFailure, ModelResult, Record
 
 
 @dataclass(frozen=True)
@@ -106,26 +106,23 @@ def write_ledger(config: pytest.Config, desk: AuditSession) -> RunOutput:
 
 def compose(config: pytest.Config, desk: AuditSession, assignment: Assignment) -> Record:
     """Put the results of one policy into a record; a model that was not reached is among its failures."""
-    from sw_audit.record.record import ModelFailure
     from sw_audit.runner.audit import compose_record
 
     gated = _gated(desk, assignment)
-    results = [desk.results[case] for case in gated if case in desk.results]
-    verdicts = [
-        desk.results[case].verdicts[check] for case in gated if case in desk.results for check in desk.gated[case]
-    ]
-    missing = ((case, desk.failures.get(case)) for case in gated if case not in desk.results)
-    failures = [one.failure for one in results if one.failure] + [
-        ModelFailure(
-            model=case.model,
-            message=tell_error(error) if error else "not audited: the run ended before this model was reached",
-        )
-        for case, error in missing
-    ]
-    found = [one.evidence for one in results if one.evidence]
-    record = compose_record(found, verdicts, failures, assignment.policy)
+    record = compose_record((_take_model(desk, case) for case in gated), assignment.policy)
     changed: Record | None = config.hook.pytest_sw_audit_modify_record(config=config, record=record)
     return changed or record
+
+
+def _take_model(desk: AuditSession, case: Case) -> ModelResult | ModelFailure:
+    from sw_audit.record.record import ModelFailure
+
+    if case in desk.results:
+        verdicts = [desk.find_verdict(case, check) for check in desk.gated[case]]
+        return desk.results[case].model_copy(update={"verdicts": tuple(verdicts)})
+    error = desk.failures.get(case)
+    unreached = "not audited: the run ended before this model was reached"
+    return ModelFailure(model=case.model, message=tell_error(error) if error else unreached)
 
 
 def _gated(desk: AuditSession, assignment: Assignment) -> list[Case]:

@@ -19,13 +19,12 @@ from pytest_sw_audit.assignments import (
     load_tool_table,
 )
 from pytest_sw_audit.options import Settings
-from pytest_sw_audit.results import Result, judge_found
 
 if TYPE_CHECKING:
     from sw_audit import Checkpoint
     from sw_audit.progress import Progress
     from sw_audit.record.location import Location
-    from sw_audit.record.record import ModelResult
+    from sw_audit.record.record import ModelFailure, ModelResult
     from sw_audit.record.verdict import Verdict
     from sw_audit.runner.cache import Cache
 
@@ -58,7 +57,7 @@ class AuditSession:
     gated: dict[Case, list[str]] = field(default_factory=dict)
     needed: dict[Case, set[str]] = field(default_factory=dict)
     lent: set[Case] = field(default_factory=set)
-    results: dict[Case, Result] = field(default_factory=dict)
+    results: dict[Case, ModelResult | ModelFailure] = field(default_factory=dict)
     failures: dict[Case, Exception] = field(default_factory=dict)
     interrupted: bool = False
     _open: tuple[Case, Checkpoint] | None = None
@@ -103,9 +102,9 @@ class AuditSession:
         Raises:
             InputError: If the model or the text cannot be used.
         """
-        return self.find_result(case, (check,)).verdicts[check]
+        return next(one for one in self.find_model(case, (check,)).verdicts if one.check == check)
 
-    def find_result(self, case: Case, checks: Iterable[str] = ()) -> Result:
+    def find_model(self, case: Case, checks: Iterable[str] = ()) -> ModelResult | ModelFailure:
         """Return everything known of one model, measuring it first if it has not been.
 
         Args:
@@ -127,17 +126,19 @@ class AuditSession:
                 raise
         return self.results[case]
 
-    def find_evidence(self, case: Case) -> ModelResult:
+    def find_result(self, case: Case) -> ModelResult:
         """Return what was found and measured on one model.
 
         Raises:
             InputError: If the model or the text cannot be used.
             RemoteError: If the model was not opened, for its weights are not intact.
         """
-        found = self.find_result(case)
-        if found.evidence is None:
-            raise RemoteError(found.failure.message if found.failure else "")
-        return found.evidence
+        from sw_audit.record.record import ModelFailure
+
+        model = self.find_model(case)
+        if isinstance(model, ModelFailure):
+            raise RemoteError(model.message)
+        return model
 
     def open_model(self, case: Case) -> Checkpoint:
         """Return the open model; the one that was open before is let go.
@@ -161,7 +162,7 @@ class AuditSession:
         from sw_audit.runner import audit
 
         if case in self.results or self.needed.get(case):
-            return self.find_evidence(case).location
+            return self.find_result(case).location
         location = audit.locate_model(self.open_model(case))
         if case not in self.lent:
             self.close_model()
@@ -187,7 +188,8 @@ class AuditSession:
             self._cache = open_cache(self.settings.cache, asked=self.settings.cache is not None)
         return self._cache
 
-    def _measure(self, case: Case) -> Result:
+    def _measure(self, case: Case) -> ModelResult | ModelFailure:
+        from sw_audit.runner import audit
         from sw_audit.runner.cached import measure_or_recall
 
         assignment = self.assignments[case.key]
@@ -203,7 +205,7 @@ class AuditSession:
             found = measure_or_recall(
                 case.model, assignment.policy, checks, progress, checkpoint, self.open_cache()
             )
-        return judge_found(found, assignment.policy, checks)
+        return audit.judge_model(found, assignment.policy, checks)
 
 
 DESK = pytest.StashKey[AuditSession]()

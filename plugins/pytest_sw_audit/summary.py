@@ -33,7 +33,7 @@ def write_header(desk: AuditSession) -> str | None:
 def list_verdicts(desk: AuditSession) -> list[Verdict]:
     """Return the verdicts of this run's items, in order, as far as they were reached."""
     return [
-        desk.results[case].verdicts[check]
+        desk.find_verdict(case, check)
         for case, checks in desk.gated.items()
         if case in desk.results
         for check in checks

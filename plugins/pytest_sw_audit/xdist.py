@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from pytest_sw_audit.assignments import OPTIONS_KEY, SUFFIX, Assignment, Case
-from pytest_sw_audit.results import Result
 from pytest_sw_audit.session import AuditSession, RemoteError, find_desk, plain, tell_error
 
 OUTPUT = "sw_audit"
@@ -91,24 +90,17 @@ def make_output(desk: AuditSession) -> dict[str, Any]:
             for one in desk.assignments.values()
         ],
         "gated": [[*case, list(checks)] for case, checks in desk.gated.items()],
-        "results": [
-            [
-                *case,
-                "failure" if desk.results[case].failure else "evidence",
-                plain(desk.results[case].found),
-                [plain(verdict) for verdict in desk.results[case].verdicts.values()],
-            ]
-            for case in cases
-        ],
+        "results": [[*case, plain(desk.results[case])] for case in cases],
         "failures": [[*case, tell_error(error)] for case, error in desk.failures.items()],
     }
 
 
 def merge_output(desk: AuditSession, output: dict[str, Any]) -> None:
     """Put what a worker found on the controller's desk; the first to have measured a model counts."""
+    from pydantic import TypeAdapter
+
     from sw_audit.policy.policy import Policy
-    from sw_audit.record.record import ModelFailure, ModelResult
-    from sw_audit.record.verdict import Verdict
+    from sw_audit.record.record import AuditedModel
 
     desk.interrupted |= output["interrupted"]
     for one in output["assignments"]:
@@ -118,11 +110,9 @@ def merge_output(desk: AuditSession, output: dict[str, Any]) -> None:
         desk.assignments.setdefault(assignment.key, assignment)
     for key, model, checks in output["gated"]:
         desk.gated.setdefault(Case(key, model), list(checks))
-    for key, model, kind, said, verdicts in output["results"]:
-        judged = [Verdict.model_validate(verdict) for verdict in verdicts]
-        fact: type[ModelResult | ModelFailure] = ModelFailure if kind == "failure" else ModelResult
-        result = Result(fact.model_validate(said), {verdict.check: verdict for verdict in judged})
-        desk.results.setdefault(Case(key, model), result)
+    audited: TypeAdapter[AuditedModel] = TypeAdapter(AuditedModel)
+    for key, model, content in output["results"]:
+        desk.results.setdefault(Case(key, model), audited.validate_python(content))
     for key, model, message in output["failures"]:
         desk.failures.setdefault(Case(key, model), RemoteError(message))
 

@@ -59,7 +59,7 @@ def build_cards(record: Record, model_id: str, anchor: str) -> tuple[Card, ...]:
         anchor: What the ids of the model's section begin with.
     """
     asked = {model.id: model.source for model in record.policy.models}
-    source = (asked | {model.id: model.source for model in record.models}).get(model_id, model_id)
+    source = (asked | {result.id: result.model.source for result in record.results}).get(model_id, model_id)
     verdicts = [verdict for verdict in record.verdicts if verdict.model == model_id]
     return tuple(_build_card(verdict, source, record.policy, anchor) for verdict in verdicts)
 

@@ -23,23 +23,24 @@ _EXCUSED = Badge("skipped", "Not audited, waived")
 def list_models(record: Record, models: Sequence[ModelView], failures: Sequence[Unaudited]) -> Table:
     """List all models with their verdict; where one has a parent, with what it lost beside it."""
     rows = []
+    descends = any(result.descent for result in record.results)
     for view in models:
-        location = record.locations[view.name]
+        location = record.find_model(view.name).location
         found = (str(location.outcome), format_number(len(location.super_weights)))
         rows.append(
             text_row(
                 Cell(view.name, href=view.id),
                 Cell("", badge=view.banner.badge),
-                *(_describe_descent(record, view.name) if record.descents else found),
+                *(_describe_descent(record, view.name) if descends else found),
                 ", ".join(part.word for part in view.banner.tally) or "no check",
             )
         )
     for one in failures:
         verdicts = [verdict for verdict in record.verdicts if verdict.model == one.name]
         ended = ", ".join(part.word for part in tally(verdicts)) or NOTHING
-        unknown = [NOTHING] * (3 if record.descents else 2)
+        unknown = [NOTHING] * (3 if descends else 2)
         rows.append(text_row(Cell(one.name, href=one.id), Cell("", badge=one.badge), *unknown, ended))
-    about = ("Parent", "#Perplexity ratio", "Parent's super weights") if record.descents else (
+    about = ("Parent", "#Perplexity ratio", "Parent's super weights") if descends else (
         "Outcome", "#Super weights",
     )  # fmt: skip
     return make_table("All models", ("Model", "Verdict", *about, "Checks"), rows)
@@ -65,7 +66,7 @@ def build_unaudited(record: Record, failure: ModelFailure, anchor: str) -> Unaud
 
 
 def _describe_descent(record: Record, model_id: str) -> tuple[str, str, str]:
-    descent = record.descents.get(model_id)
+    descent = record.find_model(model_id).descent
     if descent is None:
         return NOTHING, NOTHING, NOTHING
     text = descent.texts[0]

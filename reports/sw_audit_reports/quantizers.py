@@ -31,7 +31,7 @@ _HEAD = ("Quantizer", "#Bits", "#Ratio", "Interval", "#KL, nats", "#Top-1", "#Ac
 
 def only_compares(record: Record) -> bool:
     """Tell whether a record holds comparisons of quantizers and nothing that was judged."""
-    return bool(record.comparisons) and not record.verdicts
+    return any(result.comparison for result in record.results) and not record.verdicts
 
 
 def tell_comparison(evidence: ModelResult) -> tuple[Cell, ...]:

@@ -64,12 +64,13 @@ def write_command(source: str, check: str, policy: Policy, model_id: str) -> str
 
 def write_comparison_command(record: Record) -> str:
     """Write the command that repeats a comparison of quantizers, with the policy saved as a file."""
-    model = record.models[0]
+    result = record.results[0]
+    model = result.model
     asked = next((one for one in record.policy.models if one.id == model.id), ModelPolicy(source=model.source))
     said = {"revision": asked.revision, "dtype": asked.dtype, "device": asked.device}
     usual = {"revision": None, "dtype": "auto", "device": "cpu"}
     options = [word for key, value in said.items() if value != usual[key] for word in (f"--{key}", str(value))]
-    rows = record.comparisons[model.id].rows
+    rows = result.comparison.rows if result.comparison else ()
     methods = [row.method for row in rows if row.method != ROUND_TO_NEAREST] or ["none"]
     command = ["sw-audit", "compare-quantizers", model.source, "--policy", POLICY_FILE]
     return shlex.join([*command, "--methods", ",".join(methods), *options])

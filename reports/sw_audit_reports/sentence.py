@@ -35,9 +35,8 @@ def conclude_model(record: Record, model_id: str) -> Status:
 
 
 def list_model_ids(record: Record) -> list[str]:
-    """List every model the record speaks of: the audited ones, then those that could not be."""
-    ids = [model.id for model in record.models] + [failure.model for failure in record.failures]
-    return list(dict.fromkeys(ids))
+    """List every model the record speaks of, also those that could not be audited."""
+    return [model.id for model in record.models]
 
 
 def conclude_record(record: Record) -> Status:
@@ -62,9 +61,9 @@ def tally(verdicts: Iterable[Verdict]) -> tuple[Badge, ...]:
 def tell_record(record: Record) -> tuple[Cell, ...]:
     """Say in a sentence how a run of several models ended, or what was found in a run of one."""
     ids = list_model_ids(record)
-    if len(record.models) == 1 and len(ids) == 1:
-        model_id = record.models[0].id
-        return tell_model(record.evidence(model_id), [one for one in record.verdicts if one.model == model_id])
+    if len(record.results) == 1 and len(ids) == 1:
+        [result] = record.results
+        return tell_model(result, result.verdicts)
     if not ids:
         return (Cell("No model was audited."),)
     unread = {failure.model for failure in record.failures}

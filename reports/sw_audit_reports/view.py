@@ -6,7 +6,6 @@ import shlex
 from datetime import datetime
 
 from sw_audit.policy.policy import ModelPolicy
-from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.record import ModelResult, Record
 from sw_audit_reports import tables
 from sw_audit_reports.cards import build_cards, summarize_cards
@@ -46,14 +45,14 @@ _POINTED_TO = ("fail", "inconclusive")
 def build_page(record: Record) -> Page:
     """Build the whole page from the record and nothing else."""
     models = tuple(
-        _build_model(record, model, f"model-{place}") for place, model in enumerate(record.models, start=1)
+        _build_model(record, result, f"model-{place}") for place, result in enumerate(record.results, start=1)
     )
     failures = tuple(
         build_unaudited(record, failure, f"failure-{place}")
         for place, failure in enumerate(record.failures, start=1)
     )
     ids = list_model_ids(record)
-    compares = bool(record.models) and not record.failures and only_compares(record)
+    compares = bool(record.results) and not record.failures and only_compares(record)
     what = "Quantizers compared on" if compares else "Audit of"
     heading = f"{what} {ids[0]}" if len(ids) == 1 else f"{what} {count(len(ids), 'model')}"
     banner = _build_banner(record, models, failures)
@@ -94,9 +93,8 @@ def _build_banner(record: Record, models: tuple[ModelView, ...], failures: tuple
     )
 
 
-def _build_model(record: Record, model: ModelIdentity, anchor: str) -> ModelView:
-    evidence = record.evidence(model.id)
-    verdicts = [verdict for verdict in record.verdicts if verdict.model == model.id]
+def _build_model(record: Record, evidence: ModelResult, anchor: str) -> ModelView:
+    model, verdicts = evidence.model, evidence.verdicts
     cards = build_cards(record, model.id, anchor)
     location = evidence.location
     compares = only_compares(record)

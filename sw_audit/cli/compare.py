@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sw_audit.cli.audit import find_shipped
+from sw_audit.cli.comparison import print_comparison, take_comparison
 from sw_audit.cli.options import (
     AllowPickle,
     AsJson,
@@ -127,10 +128,8 @@ def compare_quantizers(
     if as_json:
         typer.echo(json.dumps(describe(record), indent=2, allow_nan=False, ensure_ascii=False))
     else:
-        from sw_audit.cli.comparison import print_comparison
-
         print_comparison(record, {kind: os.path.relpath(path) for kind, path in files.items()}, quiet=quiet)
-    if not next(iter(record.comparisons.values())).measured:
+    if not take_comparison(record)[1].measured:
         raise typer.Exit(NOTHING_COMPARED)
 
 
@@ -173,20 +172,20 @@ def _write(record: Record, folder: Path, report: bool) -> dict[str, Path]:
 
 def describe(record: Record) -> dict[str, Any]:
     """Put a comparison into the JSON object that other programs read."""
-    (model,) = record.models
-    comparison = record.comparisons[model.id]
+    result, comparison = take_comparison(record)
     found = comparison.model_dump(mode="json")
     return {
         "schema": 1,
         "model": {
-            key: getattr(model, key) for key in ("source", "family", "layers", "revision", "dtype", "device")
+            key: getattr(result.model, key)
+            for key in ("source", "family", "layers", "revision", "dtype", "device")
         }
-        | {"digest": model.digest or None},
+        | {"digest": result.model.digest or None},
         "protocol": {
             "signature": comparison.protocol,
-            **record.protocol[model.id].model_dump(mode="json"),
+            **result.protocol.model_dump(mode="json"),
         },
         **{key: found[key] for key in ("baseline", "dtype_bits", "confidence", "calibration_windows")},
         "rows": [{"name": row.name, **plain} for row, plain in zip(comparison.rows, found["rows"], strict=True)],
-        "seconds": record.seconds[model.id],
+        "seconds": result.seconds,
     }

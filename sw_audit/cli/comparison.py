@@ -16,12 +16,20 @@ from sw_audit.cli.table import make_console
 from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 
 if TYPE_CHECKING:
-    from sw_audit.record.record import Record
+    from sw_audit.record.record import ModelResult, Record
 
 _NOTHING = "-"
 _HEAD = ("quantizer", "bits", "perplexity ratio [low, high]", "KL nats", "top-1", "accuracy", "seconds", "memory")
 _FEW_BITS = 5
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def take_comparison(record: Record) -> tuple[ModelResult, Comparison]:
+    """Return the model of a comparison's record, and the comparison."""
+    (result,) = record.results
+    if result.comparison is None:
+        raise ValueError(f"no quantizers were compared on {result.id}")
+    return result, result.comparison
 
 
 def print_comparison(record: Record, files: Mapping[str, str], *, quiet: bool) -> None:
@@ -33,21 +41,20 @@ def print_comparison(record: Record, files: Mapping[str, str], *, quiet: bool) -
         quiet: Only the last line.
     """
     console = make_console()
-    (model,) = record.models
-    comparison = record.comparisons[model.id]
+    result, comparison = take_comparison(record)
+    model, location = result.model, result.location
     if not quiet:
         console.print(
             Text(f"{model.id}  {model.family}, {model.layers} layers, {model.parameters:,} parameters"),
             soft_wrap=True,
         )
-        location = record.locations[model.id]
         for weight in location.super_weights:
             console.print(Text(f"  held out: {weight.address} = {weight.value:.4g}"), soft_wrap=True)
         if not location.super_weights:
             console.print(Text(f"  nothing to hold out: {location.outcome}, {location.because}"), soft_wrap=True)
-        console.print(Text(f"  protocol {record.protocol[model.id]}"), soft_wrap=True)
+        console.print(Text(f"  protocol {result.protocol}"), soft_wrap=True)
         console.print(Text(f"  calibrated on {comparison.calibration_windows} windows beside it"), soft_wrap=True)
-        for note in record.notes.get(model.id, ()):
+        for note in result.notes:
             console.print(Text(f"  note: {note}"), soft_wrap=True)
         _print_wide(console, tabulate(comparison))
         for row in comparison.rows:

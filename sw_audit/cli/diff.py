@@ -64,7 +64,7 @@ def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
 
     changes = []
     for old, new in pair_models(before, after):
-        earlier, later = before.evidence(old), after.evidence(new)
+        earlier, later = before.find_model(old), after.find_model(new)
         same = earlier.protocol.signature == later.protocol.signature
         if not same or earlier.unedited is None or later.unedited is None:
             continue

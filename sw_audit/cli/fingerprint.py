@@ -168,7 +168,7 @@ def _take_record(named: str) -> Iterator[Fingerprint]:
     from sw_audit.record.fingerprint import Fingerprint
 
     record: Record = open_baseline(named)
-    if not record.models:
+    if not record.results:
         raise InputError(f"record {named}", "it holds no model", "name one of a run that located something")
-    for identity in record.models:
-        yield Fingerprint.of_model(identity, record.locations[identity.id], f"{identity.id} ({named})")
+    for result in record.results:
+        yield Fingerprint.of_model(result.model, result.location, f"{result.id} ({named})")

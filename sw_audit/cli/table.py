@@ -69,8 +69,8 @@ def make_console() -> Console:
 
 def print_models(console: Console, record: Record) -> None:
     """Print what each model is, where its super weights are, and how its figures were measured."""
-    for model in record.models:
-        location = record.locations[model.id]
+    for result in record.results:
+        model, location = result.model, result.location
         console.print(Text(f"{model.id}", style="bold"), end="")
         console.print(
             Text(f"  {model.family}, {model.layers} layers, {model.parameters:,} parameters, {model.digest[:12]}")
@@ -79,8 +79,8 @@ def print_models(console: Console, record: Record) -> None:
             console.print(Text(f"  super weight {weight.address} = {weight.value:.4g}, share {weight.share:.3f}"))
         if not location.super_weights:
             console.print(Text(f"  no super weight: {location.outcome}, {location.because}"))
-        console.print(Text(f"  protocol {record.protocol[model.id]}"))
-        for note in record.notes.get(model.id, ()):
+        console.print(Text(f"  protocol {result.protocol}"))
+        for note in result.notes:
             console.print(Text(f"  note: {note}"))
 
 

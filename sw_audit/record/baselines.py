@@ -63,7 +63,7 @@ def keep_baseline(name: str, record: Record) -> Path:
         OutputError: If the name or the place cannot be used, or the record holds no model that was measured.
     """
     check_name(name)
-    if not any(record.evidence(model.id).unedited for model in record.models):
+    if not any(result.unedited for result in record.results):
         remedy = "look at why the model could not be audited, then save again"
         raise OutputError(f"baseline {name!r}", "no model was measured, so there is nothing to keep", remedy)
     path = find_shelf() / f"{name}.json"
@@ -117,7 +117,7 @@ def choose_baseline(record: Record, named: str, wanted: list[str]) -> Baseline:
         RecordError: If the record holds none of them, and not just one model, or that was not measured.
     """
     asked = f"baseline {named!r}"
-    ids = [model.id for model in record.models]
+    ids = [result.id for result in record.results]
     found = next((one for one in wanted if one in ids), ids[0] if len(ids) == 1 else None)
     if found is None:
         holds = f"it holds {', '.join(ids)}, and no {wanted[0]}" if ids else "it holds no model"
@@ -125,16 +125,16 @@ def choose_baseline(record: Record, named: str, wanted: list[str]) -> Baseline:
             "give the model one of these ids (ID=SOURCE)" if ids else "keep a record of a run that measured one"
         )
         raise RecordError(asked, holds, remedy)
-    evidence = record.evidence(found)
-    if evidence.unedited is None:
+    result = record.find_model(found)
+    if result.unedited is None:
         remedy = "keep a record of a run that measured it"
         raise RecordError(asked, f"{found} was not measured in it", remedy)
     return Baseline(
         name=named,
         created=record.created,
         tool=record.tool,
-        model=evidence.model,
-        protocol=evidence.protocol,
-        location=evidence.location,
-        measurement=evidence.unedited,
+        model=result.model,
+        protocol=result.protocol,
+        location=result.location,
+        measurement=result.unedited,
     )

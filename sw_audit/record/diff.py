@@ -43,11 +43,11 @@ def compare_records(before: Record, after: Record) -> tuple[Change, ...]:
     changes: list[Change] = list(_compare_policies(before, after))
     pairs = pair_models(before, after)
     for old, new in pairs:
-        changes += _compare_evidence(before.evidence(old), after.evidence(new), after)
-        changes += _compare_verdicts(before, after, old, new)
+        changes += _compare_results(before.find_model(old), after.find_model(new), after)
+        changes += _compare_verdicts(before.find_model(old), after.find_model(new))
     kept_old, kept_new = {old for old, _ in pairs}, {new for _, new in pairs}
     was_broken = {failure.model: failure.message for failure in before.failures}
-    audited = {model.id for model in before.models}
+    audited = {model.id for model in before.results}
     for failure in after.failures:
         was = was_broken.get(failure.model, "audited" if failure.model in audited else None)
         if was != failure.message:
@@ -56,12 +56,12 @@ def compare_records(before: Record, after: Record) -> tuple[Change, ...]:
     broken = {failure.model for failure in after.failures}
     changes += [
         Change(model.id, "model", "audited", None)
-        for model in before.models
+        for model in before.results
         if model.id not in kept_old and model.id not in broken
     ]
     changes += [
         Change(model.id, "model", None, "audited", False if model.id in was_broken else None)
-        for model in after.models
+        for model in after.results
         if model.id not in kept_new
     ]
     return tuple(changes)
@@ -69,7 +69,7 @@ def compare_records(before: Record, after: Record) -> tuple[Change, ...]:
 
 def pair_models(before: Record, after: Record) -> tuple[tuple[str, str], ...]:
     """Pair the models of two records by id, or the only ones that both hold."""
-    old, new = [model.id for model in before.models], [model.id for model in after.models]
+    old, new = [model.id for model in before.results], [model.id for model in after.results]
     if len(old) == len(new) == 1 and not before.failures and not after.failures:
         return ((old[0], new[0]),)
     return tuple((one, one) for one in old if one in new)
@@ -91,7 +91,7 @@ def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _compare_evidence(old: ModelResult, new: ModelResult, after: Record) -> Iterator[Change]:
+def _compare_results(old: ModelResult, new: ModelResult, after: Record) -> Iterator[Change]:
     name = new.model.id
     if old.model.digest != new.model.digest:
         yield Change(
@@ -140,9 +140,9 @@ def _compare_values(
             yield Change(model, what, f"{was.value:.6g}", times, None if kept else True)
 
 
-def _compare_verdicts(before: Record, after: Record, old: str, new: str) -> Iterator[Change]:
-    then = {verdict.check: verdict for verdict in before.verdicts if verdict.model == old}
-    now = {verdict.check: verdict for verdict in after.verdicts if verdict.model == new}
+def _compare_verdicts(old: ModelResult, new: ModelResult) -> Iterator[Change]:
+    then = {verdict.check: verdict for verdict in old.verdicts}
+    now = {verdict.check: verdict for verdict in new.verdicts}
     for check in dict.fromkeys((*then, *now)):
         was, here = then.get(check), now.get(check)
         before_it, after_it = (None if verdict is None else _tell(verdict) for verdict in (was, here))
@@ -152,7 +152,7 @@ def _compare_verdicts(before: Record, after: Record, old: str, new: str) -> Iter
         worse = None
         if ranks[0] is not None and ranks[1] is not None and ranks[0] != ranks[1]:
             worse = ranks[1] > ranks[0]
-        yield Change(new, f"check {check}", before_it, after_it, worse)
+        yield Change(new.id, f"check {check}", before_it, after_it, worse)
 
 
 def _rank(verdict: Verdict) -> int:

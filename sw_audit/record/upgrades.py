@@ -13,10 +13,73 @@ from sw_audit.errors import RecordError
 
 Document: TypeAlias = dict[str, Any]
 
-CURRENT = 1
+CURRENT = 2
 
-# From a schema number to the step that leads to the next one; 1 is the first form, so there is none yet.
-STEPS: Mapping[int, Callable[[Document], Document]] = {}
+_OF_ONE_MODEL = {
+    "protocol": "protocol",
+    "locations": "location",
+    "persistence": "persistence",
+    "prompt_searches": "prompt_search",
+    "mechanism": "mechanism",
+    "published_doses": "published_doses",
+    "published": "published",
+    "activations": "activations",
+    "targets": "targets",
+    "comparisons": "comparison",
+    "weights": "weights",
+    "quantization": "quantization",
+    "descents": "descent",
+    "baselines": "baseline",
+    "decoder_weights": "decoder_weights",
+    "notes": "notes",
+    "seconds": "seconds",
+}
+"""What schema 1 keeps in a table by model id, and the field of the model's own result that it becomes."""
+_ACTS = {"stand-in": "replace-layer", "borrow": "swap-modules"}
+"""Kinds of acts that were renamed."""
+
+
+def _gather_by_model(document: Document) -> Document:
+    """From schema 1 to 2: a model holds everything about it, its verdicts included; two kinds of acts are renamed.
+
+    1. What stood in a table by model id becomes a field of that model.
+    2. Measurements and verdicts go to the model that they name.
+    3. Models and failures become one list, in the order of the policy.
+    """
+    tables = {field: document.get(table, {}) for table, field in _OF_ONE_MODEL.items()}
+    measurements, verdicts = document.get("measurements", []), document.get("verdicts", [])
+    models = {}
+    for identity in document.get("models", []):
+        name = identity["id"]
+        models[name] = {
+            "kind": "result",
+            "model": identity,
+            "measurements": [measured for measured in measurements if measured["model"] == name],
+            **{field: table[name] for field, table in tables.items() if name in table},
+        }
+    for failure in document.get("failures", []):
+        models[failure["model"]] = {"kind": "failure", **failure}
+    for name, model in models.items():
+        model["verdicts"] = [verdict for verdict in verdicts if verdict["model"] == name]
+    order = [model["id"] for model in document["policy"]["model"]]
+    ranked = sorted(models, key=lambda name: order.index(name) if name in order else len(order))
+    kept = {key: document[key] for key in ("tool", "created", "environment", "policy")}
+    return {"schema": 2, **kept, "models": [_rename_acts(models[name]) for name in ranked]}
+
+
+def _rename_acts(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_rename_acts(element) for element in part]
+    if not isinstance(part, dict):
+        return part
+    renamed = {key: _rename_acts(value) for key, value in part.items()}
+    if "acts" in renamed:
+        renamed["acts"] = [{**act, "kind": _ACTS.get(act["kind"], act["kind"])} for act in renamed["acts"]]
+    return renamed
+
+
+STEPS: Mapping[int, Callable[[Document], Document]] = {1: _gather_by_model}
+"""From a schema number to the step that leads to the next one."""
 
 
 def upgrade_document(
@@ -53,5 +116,10 @@ def upgrade_document(
             f"record {origin}", f"schema {number} does not exist", "give a record that sw-audit wrote"
         )
     for step in range(number, current):
-        document = {**steps[step](document), "schema": step + 1}
+        try:
+            document = {**steps[step](document), "schema": step + 1}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RecordError(
+                f"record {origin}", f"it is no record of schema {step}", "give a record that sw-audit wrote"
+            ) from error
     return document

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -20,7 +20,6 @@ from sw_audit.record.baselines import find_baseline
 from sw_audit.record.environment import describe_environment
 from sw_audit.record.identity import Tool
 from sw_audit.record.record import ModelFailure, ModelResult, Record
-from sw_audit.record.verdict import Verdict
 from sw_audit.runner.arm_cache import NO_CACHE, ArmCache
 from sw_audit.runner.pair import measure_pair
 from sw_audit.runner.single import locate_model, measure_single
@@ -29,6 +28,7 @@ __all__ = [
     "audit_models",
     "compose_record",
     "judge_evidence",
+    "judge_model",
     "list_checks",
     "locate_model",
     "measure_model",
@@ -116,17 +116,10 @@ def measure_model(
     return measure_pair(wanted, parent, policy, checks, progress, checkpoint, memory)
 
 
-def compose_record(
-    evidence: Sequence[ModelResult],
-    verdicts: Sequence[Verdict],
-    failures: Sequence[ModelFailure],
-    policy: Policy,
-) -> Record:
+def compose_record(models: Iterable[ModelResult | ModelFailure], policy: Policy) -> Record:
     """Put everything about one audit into one document."""
-    return Record.from_evidence(
-        evidence,
-        verdicts,
-        failures,
+    return Record(
+        models=tuple(models),
         tool=Tool(version=__version__),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=describe_environment(threads=os.cpu_count() or 1),
@@ -145,19 +138,26 @@ def audit_models(
         InputError: If a model or the text cannot be used.
     """
     preflight(policy)
-    found: list[ModelResult | ModelFailure] = []
-    verdicts: list[Verdict] = []
+    models = []
     for model in policy.models:
         selected = [check.id for check in list_checks(policy, model) if checks is None or check.id in checks]
-        one = measure_model(model.id, policy, selected, progress)
-        found.append(one)
-        if isinstance(one, ModelFailure):
-            verdicts += judge_failure(one, policy, selected)
-        else:
-            verdicts += judge_evidence(one, policy, selected)
-    return compose_record(
-        [one for one in found if isinstance(one, ModelResult)],
-        apply_waivers(verdicts, policy.waivers, datetime.now(UTC).date()),
-        [one for one in found if isinstance(one, ModelFailure)],
-        policy,
-    )
+        models.append(judge_model(measure_model(model.id, policy, selected, progress), policy, selected))
+    return compose_record(models, policy)
+
+
+def judge_model(
+    model: ModelResult | ModelFailure, policy: Policy, checks: Sequence[str]
+) -> ModelResult | ModelFailure:
+    """Return a measured model with its verdicts, the policy's waivers put on them.
+
+    Args:
+        model: What was measured, or why it was not.
+        policy: The limits and the waivers.
+        checks: Ids of the checks.
+    """
+    if isinstance(model, ModelFailure):
+        verdicts = judge_failure(model, policy, checks)
+    else:
+        verdicts = judge_evidence(model, policy, checks)
+    today = datetime.now(UTC).date()
+    return model.model_copy(update={"verdicts": apply_waivers(verdicts, policy.waivers, today)})

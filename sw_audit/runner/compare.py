@@ -73,7 +73,7 @@ def compare_quantizers(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sw-audit-")))
         evidence = _gather(checkpoint, wanted, policy, chosen, scratch, progress)
     seconds = time.perf_counter() - started
-    return compose_record([evidence.model_copy(update={"seconds": seconds})], (), (), policy)
+    return compose_record([evidence.model_copy(update={"seconds": seconds})], policy)
 
 
 def check_methods(names: Sequence[str] | None) -> None:

@@ -25,7 +25,6 @@ from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import Policy
 from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.location import Outcome
-from sw_audit.record.record import Record
 from sw_audit.record.verdict import Status
 
 MODEL_CHECKS = [check.id for check in CHECKS if check.scope == "model"]
@@ -100,17 +99,11 @@ def test_stored_verdicts_are_had_again_from_the_stored_evidence_and_policy(
     evidence = make_evidence(ratios=changed, omit=tuple(omitted), outcome=outcome, windows=windows, items=windows)
     template = TEMPLATE
     verdicts = judge_evidence(evidence, policy)
-    record = Record.from_evidence(
-        [evidence],
-        verdicts,
-        tool=template.tool,
-        created=template.created,
-        environment=template.environment,
-        policy=policy,
-    )
+    judged = evidence.model_copy(update={"verdicts": verdicts})
+    record = template.model_copy(update={"models": (judged,), "policy": policy})
     again = decode_record(encode_record(record))
     assert again == record
-    assert judge_evidence(again.evidence("specimen"), again.policy) == verdicts
+    assert judge_evidence(again.find_model("specimen"), again.policy) == verdicts
     for verdict in verdicts:
         assert verdict.because
         assert (verdict.remedy is not None) == (verdict.status in (Status.FAIL, Status.INCONCLUSIVE))
@@ -118,7 +111,7 @@ def test_stored_verdicts_are_had_again_from_the_stored_evidence_and_policy(
 
 def test_every_verdict_on_every_model_of_a_record_is_had_again() -> None:
     record = decode_record(encode_record(make_record()))
-    again = [one for model in record.models for one in judge_evidence(record.evidence(model.id), record.policy)]
+    again = [one for result in record.results for one in judge_evidence(result, record.policy)]
     assert tuple(again) == record.verdicts
 
 

@@ -113,7 +113,7 @@ def test_a_model_that_cannot_be_used_does_not_stop_the_others(quick: Program) ->
     assert ending.code == 2
     assert ending.complaints == ["sw-audit: model 'gone': model.safetensors is truncated; copy it again"]
     assert ending.out.splitlines()[-1] == f"NOT COMPLETE: {CHECKS} pass"
-    assert [model["id"] for model in quick.record()["models"]] == ["llama-w4"]
+    assert [model.id for model in quick.record().models] == ["gone", "llama-w4"]
 
 
 def test_debug_shows_the_traceback_of_what_could_not_be_used(quick: Program) -> None:
@@ -153,7 +153,7 @@ def test_every_option_reaches_the_policy(quick: Program) -> None:
         "--expect=any", "--inconclusive=warn", "--seed=5", "--index=i.toml", "--out=here",
         "--junit=j.xml", "--no-report",
     )  # fmt: skip
-    policy = quick.record("here/record.json")["policy"]
+    policy = quick.policy("here/record.json")
     assert policy["model"][0] | {"dtype": "bfloat16", "device": "cuda:1", "id": "w4"} == policy["model"][0]
     assert (policy["corpus"]["windows"], policy["seed"], policy["index"]) == (9, 5, "i.toml")
     assert (policy["expect"], policy["inconclusive"]) == ("any", "warn")
@@ -177,7 +177,7 @@ def test_any_other_name_is_a_policy_too_if_it_stands_alone(quick: Program) -> No
 def test_a_policy_for_other_models_is_given_by_option(quick: Program) -> None:
     (quick.folder / "mine.toml").write_text("seed = 7\n")
     quick.run("audit", "llama-w4", "--policy", "mine.toml")
-    assert quick.record()["policy"]["seed"] == 7
+    assert quick.policy()["seed"] == 7
 
 
 def test_without_arguments_the_models_of_pyproject_are_audited_from_below_too(

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-from pathlib import Path
-from typing import Any
 
 import pytest
 from support.program import COMMAND, Program
 
+from sw_audit.record.verdict import Status
 from sw_audit.runner.cached import REMEMBERED
 
 FEW = ("--no-report", "-q", "--windows=8", "--check=super-weight-located", "--check=prune-collapses")
-
-
-def read(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    return document
 
 
 @pytest.mark.slow
@@ -29,20 +22,20 @@ def test_two_runs_at_once_find_the_same_and_a_third_remembers_it(program: Progra
     assert [run.wait(300) for run in runs] == [0, 0]
     third = program.start("audit", "specimen", "--out=c", "--cache-dir=shared", *FEW)
     assert (third.code, third.err) == (0, "")
-    first, second, last = (read(program.folder / out) for out in "abc")
-    assert first["verdicts"] == second["verdicts"] == last["verdicts"]
-    assert last["notes"]["specimen"][-1] == REMEMBERED
+    first, second, last = (program.record(f"{out}/record.json") for out in "abc")
+    assert first.verdicts == second.verdicts == last.verdicts
+    assert last.find_model("specimen").notes[-1] == REMEMBERED
     assert list((program.folder / "shared").rglob("*.tmp")) == []
 
 
 @pytest.mark.slow
 def test_a_second_run_remembers_unless_it_is_told_not_to(program: Program) -> None:
     assert program.run("audit", "specimen", *FEW).code == 0
-    assert REMEMBERED not in program.record()["notes"]["specimen"]
+    assert REMEMBERED not in program.record().find_model("specimen").notes
     assert program.run("audit", "specimen", *FEW).code == 0
-    assert REMEMBERED in program.record()["notes"]["specimen"]
+    assert REMEMBERED in program.record().find_model("specimen").notes
     assert program.run("audit", "specimen", "--no-cache", *FEW).code == 0
-    assert REMEMBERED not in program.record()["notes"]["specimen"]
+    assert REMEMBERED not in program.record().find_model("specimen").notes
     assert (program.folder / ".sw-audit/cache/CACHEDIR.TAG").is_file()
 
 
@@ -51,8 +44,8 @@ def test_what_was_saved_can_be_compared_with(program: Program) -> None:
     assert program.run("audit", "specimen", "--save=before", *FEW).code == 0
     ending = program.run("audit", "specimen", "--compare=before", "--check=quality-not-worse", *FEW)
     assert ending.code == 0
-    compared = {one["check"]: one for one in program.record()["verdicts"]}["quality-not-worse"]
-    assert (compared["status"], compared["observed"]) == ("pass", 1.0)
+    compared = {one.check: one for one in program.record().verdicts}["quality-not-worse"]
+    assert (compared.status, compared.observed) == (Status.PASS, 1.0)
     unknown = program.run("audit", "specimen", "--compare=befor", *FEW)
     assert (unknown.code, len(unknown.complaints)) == (2, 1)
     assert "did you mean 'before'?" in unknown.err

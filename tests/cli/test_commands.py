@@ -86,7 +86,7 @@ def test_a_record_is_rendered_into_a_file_or_onto_standard_output(quick: Program
     (quick.folder / "record.json").write_text(encode_record(make_record()))
     assert quick.run("render", "record.json", "-o", "page.html").out == "wrote page.html\n"
     page = (quick.folder / "page.html").read_text()
-    assert page == "<title>specimen, broken, control as html</title>"
+    assert page == "<title>specimen, broken, control, gone as html</title>"
     assert quick.run("render", "record.json", "--output=-").out == page
 
 

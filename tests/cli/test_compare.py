@@ -65,7 +65,7 @@ def test_a_record_and_a_report_are_written_on_request(program: Program, fast: tu
     assert program.files() == ["out/record.json", "out/report.html"]
     record = read_record(program.folder / "out" / "record.json")
     assert read_record(program.folder / "out" / "report.html") == record
-    assert [row.name for row in record.comparisons["specimen"].rows] == ["int4/tensor", "int4/tensor, held out"]
+    assert [row.name for row in record.results[0].comparison.rows] == ["int4/tensor", "int4/tensor, held out"]
     program.run(*fast, "--out", program.folder / "plain", "--no-report")
     assert not (program.folder / "plain" / "report.html").exists()
 

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from support.evidence import HEALTHY, make_evidence, make_policy, make_record
+from support.evidence import HEALTHY, compose, judge_model, make_evidence, make_policy, make_record
 from support.program import Ending, Program
 
-from sw_audit.checks.registry import judge_evidence
 from sw_audit.policy.policy import Policy
 from sw_audit.record.baselines import keep_baseline
 from sw_audit.record.codec import encode_record
@@ -22,9 +21,7 @@ WHOLE = make_record()
 def wrap(evidence: ModelResult, policy: Policy | None = None) -> Record:
     """Judge evidence and put it into a record."""
     policy = policy or make_policy("a")
-    verdicts = judge_evidence(evidence, policy)
-    said = {"tool": WHOLE.tool, "created": WHOLE.created, "environment": WHOLE.environment}
-    return Record.from_evidence([evidence], verdicts, policy=policy, **said)  # type: ignore[arg-type]
+    return compose(judge_model(evidence, policy), policy=policy)
 
 
 def worsen(evidence: ModelResult, times: float) -> ModelResult:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from support.program import Program
 
 from sw_audit.checks import info as checks
+from sw_audit.record.verdict import Status
 from sw_audit.specimen.shipped import specimen_path
 
 CHECKS = ("super-weight-located", "prune-collapses", "other-outliers-harmless")
@@ -59,7 +60,7 @@ def test_a_copy_that_lost_its_super_weight_fails_and_says_why(program: Program, 
     assert "FAIL maimed super-weight-located" in ending.out
     for label in ("because", "to do"):
         assert f"  {label}" in ending.out
-    failed = [one["check"] for one in program.record()["verdicts"] if one["status"] == "fail"]
+    failed = [one.check for one in program.record().verdicts if one.status is Status.FAIL]
     assert all(f"FAIL maimed {check}" in ending.out for check in failed)
 
 
@@ -69,13 +70,13 @@ def test_a_copy_that_lost_its_super_weight_fails_and_says_why(program: Program, 
 )
 def test_the_control_is_judged_by_what_is_expected(program: Program, expect: str, code: int, status: str) -> None:
     ending = program.run("audit", "control", f"--expect={expect}", *FEW)
-    verdicts = {one["check"]: one for one in program.record()["verdicts"]}
+    verdicts = {one.check: one for one in program.record().verdicts}
     assert ending.code == code
-    assert [verdicts[check]["status"] for check in CHECKS] == [status, "skipped", "pass"]
-    assert "No super weight was located" in verdicts["prune-collapses"]["because"]
-    assert program.record()["locations"]["control"]["outcome"] == "none"
+    assert [str(verdicts[check].status) for check in CHECKS] == [status, "skipped", "pass"]
+    assert "No super weight was located" in verdicts["prune-collapses"].because
+    assert program.record().find_model("control").location.outcome == "none"
     if expect == "some":
-        assert "expect" in verdicts["super-weight-located"]["remedy"]
+        assert "expect" in (verdicts["super-weight-located"].remedy or "")
 
 
 @pytest.mark.slow
@@ -83,7 +84,7 @@ def test_models_are_shared_among_workers(program: Program) -> None:
     ending = program.start("audit", "specimen", "control", "-n", "2", *FEW)
     assert (ending.code, ending.err) == (1, "")
     assert ending.out.splitlines()[-1] == "FAILED: 4 pass, 1 fail, 1 skipped"
-    assert [model["id"] for model in program.record()["models"]] == ["specimen", "control"]
+    assert [model.id for model in program.record().models] == ["specimen", "control"]
     (program.folder / "broken").mkdir()
     broken = program.start("audit", "./broken", "-n", "2")
     assert (broken.code, broken.out, len(broken.complaints)) == (2, "", 1)

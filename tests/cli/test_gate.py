@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.checkpoints import rewrite_weights, save_checkpoint
@@ -34,11 +32,6 @@ def waive(policy: Path, model: str, until: str) -> None:
     policy.write_text(f"{policy.read_text()}\n[[waiver]]\n{keys}", encoding="utf-8")
 
 
-def read_record(program: Program) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((program.folder / "sw-audit-out" / "record.json").read_text())
-    return record
-
-
 @pytest.mark.parametrize(
     "workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "shared"]
 )
@@ -52,9 +45,9 @@ def test_broken_descendants_fail_the_run_each_with_its_reason(
     assert f"because   {DOWN}: it holds 40 NaN." in ending.out
     assert "because   model.safetensors: model.safetensors is cut off" in ending.out
     assert ending.out.splitlines()[-1] == "FAILED: 2 fail, 22 skipped"
-    record = read_record(program)
-    assert [one["model"] for one in record["failures"]] == ["nan", "cut"]
-    assert [one["weights"]["flaws"][0]["kind"] for one in record["failures"]] == ["non-finite", "unreadable"]
+    failures = program.record().failures
+    assert [one.id for one in failures] == ["nan", "cut"]
+    assert [one.weights.flaws[0].kind for one in failures if one.weights] == ["non-finite", "unreadable"]
     assert (program.folder / "sw-audit-out" / "report.html").exists()
 
 

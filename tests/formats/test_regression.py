@@ -54,7 +54,7 @@ def test_an_adapter_is_the_model_that_it_was_merged_into(adapted: Path) -> None:
     drift, ratio, times = (verdict.observed for verdict in found.verdicts)
     assert drift == pytest.approx(0.0, abs=1e-6)
     assert (ratio, times) == (pytest.approx(1.0, abs=1e-5), pytest.approx(1.0, abs=1e-5))
-    [weight] = merged.locations["merged"].super_weights
+    [weight] = merged.find_model("merged").location.super_weights
     assert (weight.layer, weight.row, weight.column) == COORDINATE
     plain = audit({"source": str(specimen_path())}, compare="merged")
     assert plain.verdicts[0].observed != 0.0  # the adapter did move the scalar

@@ -126,7 +126,7 @@ def read_record(record: dict[str, Any], folder: Path) -> dict[str, Entries]:
     figures: Entries = {}
     findings: Entries = {}
     sentences: Entries = {}
-    for verdict in record["verdicts"]:
+    for verdict in (verdict for model in record["models"] for verdict in model["verdicts"]):
         key = f"{verdict['model']} {verdict['check']}"
         figures[key] = _read_figures(verdict)
         sentences[key] = [

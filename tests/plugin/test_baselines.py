@@ -59,7 +59,7 @@ def test_a_run_in_which_nothing_was_measured_keeps_nothing(inner: Inner) -> None
 
 def test_what_is_compared_with_stands_in_the_policy_and_adds_its_checks(inner: Inner) -> None:
     inner.audit("llama-w4", options=("--sw-audit-compare=before",))
-    assert inner.record()["policy"]["compare"] == "before"
+    assert inner.policy()["compare"] == "before"
     checks = {check for _, check in inner.verdicts()}
     assert {"super-weight-unmoved", "super-activation-unmoved", "quality-not-worse"} <= checks
 
@@ -68,7 +68,7 @@ def test_a_baseline_in_an_ini_file_stays_a_name_whatever_lies_beside_it(inner: I
     inner.pytester.makeini("[pytest]\nsw_audit_compare = before\n")
     inner.pytester.mkdir("before")
     inner.audit("llama-w4", options=ONE)
-    assert inner.record()["policy"]["compare"] == "before"
+    assert inner.policy()["compare"] == "before"
 
 
 def test_a_record_in_an_ini_file_is_taken_from_where_that_lies(
@@ -79,13 +79,13 @@ def test_a_record_in_an_ini_file_is_taken_from_where_that_lies(
     folder = inner.pytester.mkdir("sub")
     monkeypatch.chdir(folder)
     inner.audit("llama-w4", options=ONE)
-    compared = inner.record("sub/sw-audit-out/record.json")["policy"]["compare"]
+    compared = inner.policy("sub/sw-audit-out/record.json")["compare"]
     assert (folder / compared).resolve() == inner.pytester.path / "kept/record.json"
 
 
 def test_a_parent_is_given_to_every_model_but_itself(inner: Inner) -> None:
     inner.audit("llama-w4", "llama-base", options=("--sw-audit-parent=llama-base",))
-    models = inner.record()["policy"]["model"]
+    models = inner.policy()["model"]
     assert {one["id"]: one["parent"] for one in models} == {"llama-w4": "llama-base", "llama-base": None}
 
 

@@ -18,6 +18,7 @@ from support.fake_runner import CHECKS, count_statuses
 from support.runs import Inner
 
 from sw_audit.progress import ignore_progress
+from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Status
 
 pytestmark = pytest.mark.slow  # each run starts workers
@@ -65,9 +66,7 @@ def test_two_workers_give_the_verdicts_of_one_process(separate: Inner) -> None:
     shared = separate.audit("llama-w4", "broken", options=options)
     assert shared.parseoutcomes() == alone.parseoutcomes()
     record = separate.record()
-    assert [record[part] for part in ("verdicts", "models", "measurements", "locations")] == [
-        expected[part] for part in ("verdicts", "models", "measurements", "locations")
-    ]
+    assert record.models == expected.models
     assert (separate.pytester.path / "x.xml").read_text().count("<testcase") == 2 * CHECKS
     found = count_statuses("llama-w4") + count_statuses("broken")
     shared.stdout.fnmatch_lines([f"*= sw-audit: {found[Status.PASS]} pass, {found[Status.FAIL]} fail =*"])
@@ -91,7 +90,7 @@ def test_a_policy_file_that_is_only_found_by_collecting_goes_to_one_worker(
     found = count_statuses("llama-w4") + count_statuses("broken")
     assert run.parseoutcomes()["passed"] == found[Status.PASS]
     assert sorted(note[0] for note in separate.noted("measure")) == ["broken", "llama-w4"]
-    assert len(separate.record()["verdicts"]) == 2 * CHECKS
+    assert len(separate.record().verdicts) == 2 * CHECKS
 
 
 def test_a_model_that_cannot_be_used_is_told_the_same_way(separate: Inner) -> None:
@@ -99,13 +98,13 @@ def test_a_model_that_cannot_be_used_is_told_the_same_way(separate: Inner) -> No
     run.assert_outcomes(errors=CHECKS, passed=CHECKS)
     line = "model 'gone': model.safetensors is truncated; copy it again"
     run.stdout.fnmatch_lines([line, f"gone: not audited: {line}"])
-    assert separate.record()["failures"] == [{"model": "gone", "message": line, "weights": None}]
+    assert separate.record().failures == (ModelFailure(model="gone", message=line),)
 
 
 def test_stopping_at_a_failure_leaves_the_record_of_what_was_measured(separate: Inner) -> None:
     run = separate.audit("broken", options=("-n", "2", "-x", "--tb=no"))
     assert run.ret != 0
-    assert len(separate.record()["verdicts"]) == CHECKS
+    assert len(separate.record().verdicts) == CHECKS
 
 
 def test_another_way_of_distributing_is_left_as_the_user_wants_it(separate: Inner) -> None:

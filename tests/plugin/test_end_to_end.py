@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import json
 import textwrap
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_sw_audit.fixtures
 
+from sw_audit.record.store import read_record
+from sw_audit.record.verdict import Verdict
 from sw_audit.specimen.shipped import control_path, specimen_path
 
 pytestmark = pytest.mark.slow
@@ -29,10 +29,8 @@ def outer(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     return pytester
 
 
-def read_verdicts(folder: Path) -> list[dict[str, Any]]:
-    record: dict[str, Any] = json.loads((folder / "sw-audit-out" / "record.json").read_text(encoding="utf-8"))
-    verdicts: list[dict[str, Any]] = record["verdicts"]
-    return verdicts
+def read_verdicts(folder: Path) -> tuple[Verdict, ...]:
+    return read_record(folder / "sw-audit-out" / "record.json").verdicts
 
 
 def count_cases(path: Path) -> int:
@@ -46,7 +44,7 @@ def test_two_workers_conclude_what_one_process_does(outer: pytest.Pytester) -> N
     assert read_verdicts(outer.path) == expected
     assert shared.parseoutcomes() == alone.parseoutcomes()
     assert alone.ret == shared.ret == 1  # the control has no super weight, and some are expected
-    statuses = {(one["model"], one["check"]): one["status"] for one in expected}
+    statuses = {(one.model, one.check): str(one.status) for one in expected}
     assert [statuses["specimen", check] for check in CHECKS] == ["pass", "pass", "pass"]
     assert [statuses["control", check] for check in CHECKS] == ["fail", "skipped", "pass"]
     assert count_cases(outer.path / "one.xml") == count_cases(outer.path / "two.xml") == 6

@@ -6,6 +6,7 @@ import pytest
 from support.fake_runner import CHECKS
 from support.runs import Inner
 
+from sw_audit.record.record import ModelFailure
 from sw_audit.record.store import read_record
 
 
@@ -37,7 +38,7 @@ def test_several_policies_leave_a_record_each(inner: Inner, policy_file: Path) -
         "audit/record.json",
         "models/record.json",
     ]
-    assert len(inner.record("out/audit/record.json")["models"]) == 2
+    assert len(inner.record("out/audit/record.json").models) == 2
     assert len(inner.noted("measure")) == 4
 
 
@@ -75,14 +76,9 @@ def test_pytest_exit_and_an_internal_error_leave_no_record(inner: Inner) -> None
 def test_stopping_at_a_failure_is_no_interruption(inner: Inner) -> None:
     inner.audit("broken", "llama-w4", options=("-x", "--tb=no"))
     record = inner.record()
-    assert len(record["verdicts"]) == CHECKS
-    assert record["failures"] == [
-        {
-            "model": "llama-w4",
-            "message": "not audited: the run ended before this model was reached",
-            "weights": None,
-        }
-    ]
+    assert len(record.verdicts) == CHECKS
+    message = "not audited: the run ended before this model was reached"
+    assert record.failures == (ModelFailure(model="llama-w4", message=message),)
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
@@ -120,4 +116,4 @@ def test_a_conftest_can_change_the_record_and_hears_where_it_lies(inner: Inner) 
     )
     run = inner.audit("llama-w4", options=("-s", "-k", "prune"))
     run.stdout.fnmatch_lines(["*heard withheld record,report True None"])
-    assert inner.record()["environment"]["platform"] == "withheld"
+    assert inner.record().environment.platform == "withheld"

@@ -8,6 +8,8 @@ import pytest
 from support.fake_runner import BESIDE, CHECKS, STRIPPED
 from support.runs import Inner
 
+from sw_audit.record.verdict import Status
+
 POLICY = """
 [[model]]
 source = "models/llama"
@@ -51,20 +53,20 @@ def test_broken_weights_fail_one_check_and_skip_the_others(inner: Inner, gate: P
         ]
     )
     verdicts = {check: inner.verdicts()["stripped", check] for check in BESIDE}
-    assert verdicts.pop("weights-intact")["status"] == "fail"
-    assert {one["status"] for one in verdicts.values()} == {"skipped"}
-    assert {one["because"] for one in verdicts.values()} == {
+    assert verdicts.pop("weights-intact").status is Status.FAIL
+    assert {one.status for one in verdicts.values()} == {Status.SKIPPED}
+    assert {one.because for one in verdicts.values()} == {
         "The weights are not intact, so the model was not opened."
     }
-    [failure] = inner.record()["failures"]
-    assert (failure["model"], failure["weights"]["flaws"][0]["where"]) == ("stripped", STRIPPED)
-    assert [model["id"] for model in inner.record()["models"]] == ["llama"]
+    [failure] = inner.record().failures
+    assert (failure.model, failure.weights.flaws[0].where) == ("stripped", STRIPPED)
+    assert [model.id for model in inner.record().results] == ["llama"]
 
 
 def test_a_broken_model_passes_no_check_that_is_asked_alone(inner: Inner, gate: Path) -> None:
     run = inner.run(str(gate), "--sw-audit-check=kl-divergence", "--sw-audit-check=prune-collapses")
     run.assert_outcomes(passed=1, failed=1)
-    assert inner.verdicts()["stripped", "kl-divergence"]["status"] == "inconclusive"
+    assert inner.verdicts()["stripped", "kl-divergence"].status is Status.INCONCLUSIVE
     assert ("stripped", "prune-collapses") not in inner.verdicts()
 
 
@@ -85,7 +87,9 @@ def test_a_live_waiver_is_shown_and_does_not_fail(inner: Inner, gate: Path) -> N
     run.stdout.fnmatch_lines([f"waived stripped weights-intact {told}", f"XFAIL*waived {told} (FAIL: *"])
     run.stdout.fnmatch_lines(["stripped  weights-intact*FAIL (waived)*"])
     verdict = inner.verdicts()["stripped", "weights-intact"]
-    assert (verdict["status"], verdict["waiver"]["owner"]) == ("fail", "Ada")
+    assert verdict.status is Status.FAIL
+    assert verdict.waiver is not None
+    assert verdict.waiver.owner == "Ada"
 
 
 def test_a_waived_verdict_fails_where_expected_failures_are_run(inner: Inner, gate: Path) -> None:
@@ -98,7 +102,7 @@ def test_an_expired_waiver_fails_and_says_so(inner: Inner, gate: Path) -> None:
     run = inner.run(str(gate))
     assert run.ret == 1
     run.stdout.fnmatch_lines(["  because   The waiver of Ada expired on 2020-02-29 (the mirror is being*"])
-    assert inner.verdicts()["stripped", "weights-intact"]["waiver"] is None
+    assert inner.verdicts()["stripped", "weights-intact"].waiver is None
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,5 @@ def test_workers_tell_broken_weights_and_waivers_the_same_way(separate: Inner, g
     shared = separate.run(str(gate), "-n", "2")
     assert shared.parseoutcomes() == alone.parseoutcomes()
     assert shared.ret == alone.ret == 0
-    assert [separate.record()[part] for part in ("verdicts", "failures")] == [
-        expected[part] for part in ("verdicts", "failures")
-    ]
+    assert (separate.record().verdicts, separate.record().failures) == (expected.verdicts, expected.failures)
     shared.stdout.fnmatch_lines(["waived stripped weights-intact until 2999-12-31 by Ada: *"])

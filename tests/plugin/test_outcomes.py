@@ -6,6 +6,9 @@ from pathlib import Path
 from support.fake_runner import CHECKS
 from support.runs import Inner
 
+from sw_audit.record.record import ModelFailure
+from sw_audit.record.verdict import Status
+
 
 def read_junit(path: Path) -> dict[str, ElementTree.Element]:
     cases = ElementTree.parse(path).getroot().iter("testcase")  # noqa: S314 - written by this test
@@ -57,7 +60,7 @@ def test_an_inconclusive_verdict_fails_unless_it_is_only_to_warn(inner: Inner) -
     assert lenient.ret == 0
     lenient.assert_outcomes(skipped=1)
     lenient.stdout.fnmatch_lines(["*sw-audit: 1 inconclusive*", "SKIPPED*INCONCLUSIVE: *"])
-    assert inner.verdicts()["short", "prune-collapses"]["status"] == "inconclusive"
+    assert inner.verdicts()["short", "prune-collapses"].status is Status.INCONCLUSIVE
 
 
 def test_a_model_that_cannot_be_used_is_an_error_of_one_line_and_others_go_on(inner: Inner) -> None:
@@ -69,7 +72,7 @@ def test_a_model_that_cannot_be_used_is_an_error_of_one_line_and_others_go_on(in
     run.stdout.no_fnmatch_line("*Traceback*")
     run.stdout.no_fnmatch_line("*During handling*")
     assert [note[0] for note in inner.noted("measure")] == ["gone", "llama-w4"]
-    assert inner.record()["failures"] == [{"model": "gone", "message": line, "weights": None}]
+    assert inner.record().failures == (ModelFailure(model="gone", message=line),)
 
 
 def test_a_defect_shows_its_traceback_once(inner: Inner) -> None:
@@ -91,7 +94,7 @@ def test_junit_has_as_many_cases_as_checks_and_carries_the_figures(inner: Inner)
     properties = {one.get("name"): one.get("value") for one in cases["llama-w4::prune-collapses"].iter("property")}
     verdict = inner.verdicts()["llama-w4", "prune-collapses"]
     assert properties["sw_audit.status"] == "pass"
-    assert float(str(properties["sw_audit.observed"])) == verdict["observed"]
+    assert float(str(properties["sw_audit.observed"])) == verdict.observed
     assert float(str(properties["sw_audit.limit"])) == 10
     assert cases["gone::prune-collapses"].find("error") is not None
 

@@ -27,31 +27,31 @@ POLICY_FILE = "--sw-audit-policy=policy.toml"
 
 def test_the_command_line_goes_before_the_ini_file(all_places: Inner) -> None:
     all_places.audit("llama-w4", options=(*ONE, POLICY_FILE, "--sw-audit-seed=4"))
-    assert all_places.record()["policy"]["seed"] == 4
+    assert all_places.policy()["seed"] == 4
 
 
 def test_the_ini_file_goes_before_the_policy(all_places: Inner) -> None:
     all_places.audit("llama-w4", options=(*ONE, POLICY_FILE))
-    assert all_places.record()["policy"]["seed"] == 3
+    assert all_places.policy()["seed"] == 3
 
 
 def test_the_policy_file_stands_in_place_of_pyproject(all_places: Inner) -> None:
     all_places.pytester.makeini("[pytest]\n")
     all_places.audit("llama-w4", options=(*ONE, POLICY_FILE))
-    policy = all_places.record()["policy"]
+    policy = all_places.policy()
     assert (policy["seed"], policy["confidence"]) == (2, Policy().confidence)
 
 
 def test_pyproject_goes_before_the_defaults(all_places: Inner) -> None:
     all_places.pytester.makeini("[pytest]\n")
     all_places.audit("llama-w4", options=ONE)
-    policy = all_places.record()["policy"]
+    policy = all_places.policy()
     assert (policy["seed"], policy["confidence"]) == (1, 0.8)
 
 
 def test_the_defaults_are_the_policys_own(inner: Inner) -> None:
     inner.audit("llama-w4", options=ONE)
-    policy = inner.record()["policy"]
+    policy = inner.policy()
     assert policy.pop("model")[0]["source"] == "llama-w4"
     assert Policy.model_validate(policy) == Policy()
 
@@ -59,7 +59,7 @@ def test_the_defaults_are_the_policys_own(inner: Inner) -> None:
 def test_options_go_before_a_collected_policy_file_too(inner: Inner, policy_file: Path) -> None:
     policy_file.write_text(f'seed = 5\nexpect = "any"\n{policy_file.read_text()}')
     inner.run(str(policy_file), *ONE, "--sw-audit-seed=6", "--sw-audit-dtype=bfloat16", "--sw-audit-windows=9")
-    policy = inner.record()["policy"]
+    policy = inner.policy()
     assert (policy["seed"], policy["expect"], policy["corpus"]["windows"]) == (6, "any", 9)
     assert [model["dtype"] for model in policy["model"]] == ["bfloat16", "bfloat16"]
 
@@ -99,7 +99,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         )
         inner.pytester.makefile(".toml", pytest="[pytest]\n" + "\n".join(texts))
     inner.run("--tb=no").assert_outcomes(passed=1, failed=1)
-    policy = inner.record("elsewhere/record.json")["policy"]
+    policy = inner.policy("elsewhere/record.json")
     assert [model["id"] for model in policy["model"]] == ["llama-w4", "broken"]
     assert {model["dtype"] for model in policy["model"]} == {"float32"}
     assert {model["device"] for model in policy["model"]} == {"cuda:1"}
@@ -125,7 +125,7 @@ def test_paths_in_an_ini_file_are_taken_from_where_it_lies(inner: Inner, monkeyp
     folder = inner.pytester.mkdir("sub")
     monkeypatch.chdir(folder)
     inner.run(*ONE).assert_outcomes(passed=1, deselected=CHECKS - 1)
-    source = inner.record("reports/record.json")["policy"]["model"][0]["source"]
+    source = inner.policy("reports/record.json")["model"][0]["source"]
     assert (folder / source).resolve() == inner.pytester.path / "models" / "llama"
 
 
@@ -158,7 +158,7 @@ def test_a_models_id_can_be_chosen_and_two_of_one_name_need_that(inner: Inner) -
     assert twice.ret == 4
     twice.stderr.fnmatch_lines(["ERROR: --sw-audit-model: two models are called 'llama'; *ID=SOURCE*"])
     inner.audit("a/llama", "w8=b/llama", options=ONE)
-    assert [(one["id"], one["source"]) for one in inner.record()["policy"]["model"]] == [
+    assert [(one["id"], one["source"]) for one in inner.policy()["model"]] == [
         ("llama", "a/llama"),
         ("w8", "b/llama"),
     ]
@@ -167,13 +167,13 @@ def test_a_models_id_can_be_chosen_and_two_of_one_name_need_that(inner: Inner) -
 def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(inner: Inner) -> None:
     (inner.pytester.path / "bits=4").mkdir()
     inner.audit("bits=4", options=ONE)
-    assert inner.record()["policy"]["model"][0]["source"] == "bits=4"
+    assert inner.policy()["model"][0]["source"] == "bits=4"
 
 
 def test_a_model_of_the_policy_can_be_named_by_its_id(inner: Inner, policy_file: Path) -> None:
     policy_file.write_text('[[model]]\nsource = "x/y"\nid = "llama"\nrevision = "v1"\n[[model]]\nsource = "z"\n')
     inner.audit("llama", options=(*ONE, f"--sw-audit-policy={policy_file}"))
-    models = inner.record()["policy"]["model"]
+    models = inner.policy()["model"]
     assert [(one["source"], one["revision"]) for one in models] == [("x/y", "v1")]
 
 
@@ -215,7 +215,7 @@ def test_paths_in_a_policy_file_are_taken_from_where_it_lies(inner: Inner) -> No
     index = folder / "audit.swaudit.toml"
     index.write_text(f'index = "mine.toml"\n{index.read_text()}')
     inner.run("deep/audit.swaudit.toml", *ONE)
-    policy = inner.record()["policy"]
+    policy = inner.policy()
     assert [model["source"] for model in policy["model"]] == ["deep/models/llama", "./deep/lost", "owner/name"]
     assert [model["index"] for model in policy["model"]] == ["deep/models", "none", "huggyllama/llama-7b"]
     assert (policy["corpus"]["source"], policy["index"]) == ("deep/text.txt", "deep/mine.toml")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.evidence import make_evidence, make_record
+from support.evidence import compose, make_evidence, make_record
 
 from sw_audit.errors import OutputError, RecordError
 from sw_audit.policy.policy import Policy
@@ -30,11 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_alone(model_id: str = "specimen") -> Record:
     """Return a record of one model."""
-    evidence = make_evidence(model_id)
-    whole = make_record()
-    return Record.from_evidence(
-        [evidence], [], tool=whole.tool, created=whole.created, environment=whole.environment, policy=Policy()
-    )
+    return compose(make_evidence(model_id))
 
 
 def policy(**more: object) -> Policy:
@@ -119,7 +115,7 @@ def test_a_baseline_says_what_was_known_and_nothing_of_what_was_done_to_it() -> 
     record = make_alone()
     found = choose_baseline(record, "main", ["specimen"])
     assert found.measurement.arm.acts == ()
-    assert found.location == record.locations["specimen"]
+    assert found.location == record.find_model("specimen").location
     assert found.protocol.signature == found.measurement.protocol
     assert found.created == record.created
 

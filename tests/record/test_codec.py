@@ -14,9 +14,9 @@ from support.evidence import make_record
 from sw_audit.checks.registry import judge_evidence
 from sw_audit.errors import RecordError
 from sw_audit.record.codec import decode_record, encode_record
-from sw_audit.record.record import Record
+from sw_audit.record.record import ModelFailure
 from sw_audit.record.schema import json_schema
-from sw_audit.record.upgrades import STEPS, upgrade_document
+from sw_audit.record.upgrades import CURRENT, upgrade_document
 from sw_audit.record.verdict import Status, Verdict
 
 DATA = Path(__file__).parent / "data"
@@ -57,9 +57,8 @@ def test_every_number_and_every_text_comes_back_to_the_last_bit(numbers: list[fl
         limit=limit,
         because=because,
     )
-    small = Record(
-        tool=RECORD.tool, created="", environment=RECORD.environment, policy=RECORD.policy, verdicts=(verdict,)
-    )
+    failure = ModelFailure(model="m", message="", verdicts=(verdict,))
+    small = RECORD.model_copy(update={"models": (failure,)})
     (again,) = decode_record(encode_record(small)).verdicts
     assert again == verdict
     assert [str(one) for one in (again.observed, again.low)] == [str(observed), str(low)]
@@ -67,17 +66,21 @@ def test_every_number_and_every_text_comes_back_to_the_last_bit(numbers: list[fl
 
 def test_the_document_has_the_keys_that_readers_count_on() -> None:
     document = json.loads(encode_record(RECORD))
-    assert document["schema"] == 1
-    assert {"tool", "models", "protocol", "policy", "locations", "measurements", "verdicts"} <= document.keys()
-    assert {"id", "source", "digest"} <= document["models"][0].keys()
+    assert document.keys() == {"schema", "tool", "created", "environment", "policy", "models"}
+    assert document["schema"] == 2
+    assert [model["kind"] for model in document["models"]] == ["result", "result", "result", "failure"]
+    result, failure = document["models"][0], document["models"][-1]
+    assert {"model", "protocol", "location", "measurements", "verdicts"} <= result.keys()
+    assert {"model", "message", "verdicts"} <= failure.keys()
+    assert {"id", "source", "digest"} <= result["model"].keys()
     keys = {"check", "model", "status", "observed", "low", "high", "limit", "because"}
-    assert keys <= document["verdicts"][0].keys()
-    assert {one["status"] for one in document["verdicts"]} <= {"pass", "fail", "inconclusive", "skipped"}
+    assert keys <= result["verdicts"][0].keys()
+    assert {one["status"] for one in result["verdicts"]} <= {"pass", "fail", "inconclusive", "skipped"}
 
 
 def test_plain_lists_stay_on_one_line_and_tables_are_indented() -> None:
     lines = encode_record(RECORD).splitlines()
-    assert lines[:2] == ["{", '  "schema": 1,']
+    assert lines[:2] == ["{", '  "schema": 2,']
     assert any(line.strip().startswith('"nats": [') and line.strip().endswith("],") for line in lines)
 
 
@@ -91,21 +94,21 @@ def test_the_text_holds_no_word_that_json_does_not_know() -> None:
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_records_of_every_schema_load_for_ever_and_are_judged_the_same(path: Path) -> None:
     record = decode_record(path.read_text(encoding="utf-8"))
-    assert record.schema_number == 1
-    assert [model.id for model in record.models] == ["specimen", "broken", "control"]
-    assert record.failures[0].model == "gone"
-    for model in record.models:
-        stored = [one for one in record.verdicts if one.model == model.id]
+    assert record.schema_number == CURRENT
+    assert [model.id for model in record.models] == ["specimen", "broken", "control", "gone"]
+    assert [failure.id for failure in record.failures] == ["gone"]
+    for result in record.results:
+        assert result.verdicts
         # Checks that are younger than the record have nothing to go by in it.
-        known = [one.check for one in stored]
-        again = judge_evidence(record.evidence(model.id), record.policy, known)
-        assert [(one.check, one.status) for one in again] == [(one.check, one.status) for one in stored]
-        for new, old in zip(again, stored, strict=True):
+        known = [one.check for one in result.verdicts]
+        again = judge_evidence(result, record.policy, known)
+        assert [(one.check, one.status) for one in again] == [(one.check, one.status) for one in result.verdicts]
+        for new, old in zip(again, result.verdicts, strict=True):
             assert [new.observed, new.low, new.high] == pytest.approx([old.observed, old.low, old.high])
 
 
-def test_there_is_a_golden_record_of_every_schema() -> None:
-    assert [path.stem for path in GOLDEN] == [f"schema-{number}" for number in range(1, len(STEPS) + 2)]
+def test_there_is_a_golden_record_of_every_former_schema() -> None:
+    assert [path.stem for path in GOLDEN] == [f"schema-{number}" for number in range(1, CURRENT)]
 
 
 def test_a_written_record_is_what_its_schema_says() -> None:
@@ -113,10 +116,12 @@ def test_a_written_record_is_what_its_schema_says() -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     document = json.loads(encode_record(RECORD))
     # A few measurements stand for all: they are alike, and the validator is slow.
-    document["measurements"] = document["measurements"][:6]
+    for model in document["models"]:
+        if model["kind"] == "result":
+            model["measurements"] = model["measurements"][:6]
     validator = jsonschema.Draft202012Validator(schema)
     validator.validate(document)
-    changes: tuple[dict[str, Any], ...] = ({"surprise": 1}, {"schema": 2}, {"verdicts": [{}]}, {"models": None})
+    changes: tuple[dict[str, Any], ...] = ({"surprise": 1}, {"schema": 3}, {"verdicts": []}, {"models": [{}]})
     for broken in changes:
         assert not validator.is_valid({**document, **broken})
 
@@ -134,8 +139,8 @@ def test_a_policy_is_what_its_schema_says() -> None:
 
 
 def test_a_newer_schema_is_refused_and_says_what_to_install() -> None:
-    message = complain(edit_record(schema=2))
-    assert "schema 2, newer than 1" in message
+    message = complain(edit_record(schema=3))
+    assert "schema 3, newer than 2" in message
     assert "install a newer sw-audit" in message
 
 
@@ -147,7 +152,7 @@ def test_a_schema_number_that_never_was_is_refused(number: object) -> None:
 def test_an_unknown_key_is_refused_with_its_path() -> None:
     document = json.loads(encode_record(RECORD))
     document["models"][1]["colour"] = "red"
-    assert "key models[1].colour: this key is unknown" in complain(json.dumps(document))
+    assert "key models[1].result.colour: this key is unknown" in complain(json.dumps(document))
 
 
 @pytest.mark.parametrize(
@@ -156,10 +161,11 @@ def test_an_unknown_key_is_refused_with_its_path() -> None:
         ({"created": 5}, "key created"),
         ({"models": {}}, "key models"),
         (
-            {"verdicts": [{"check": "c", "model": "m", "status": "perhaps", "because": ""}]},
-            "key verdicts[0].status",
+            {"models": [{"kind": "failure", "model": "m", "message": "", "verdicts": [{"status": "perhaps"}]}]},
+            "key models[0].failure.verdicts[0]",
         ),
-        ({"decoder_weights": {"specimen": "9"}}, "key decoder_weights.specimen"),
+        ({"models": [{"kind": "failure", "model": "m", "message": 9}]}, "key models[0].failure.message"),
+        ({"models": [{"kind": "guess"}]}, "key models[0]"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(changes: dict[str, Any], words: str) -> None:
@@ -172,7 +178,8 @@ def test_a_wrong_value_is_refused_with_its_path(changes: dict[str, Any], words: 
         ("", "it is not JSON"),
         ("{", "it is not JSON"),
         ("[1, 2]", "it is a JSON list"),
-        ('{"schema": 1, "schema": 1}', "a key stands twice"),
+        ('{"schema": 2, "schema": 2}', "a key stands twice"),
+        ('{"schema": 1}', "it is no record of schema 1"),
         ('{"schema": 1, "x": NaN}', "NaN"),
         ('{"schema": 1, "x": -Infinity}', "-Infinity"),
         ("{}", "it has no schema number"),
@@ -185,7 +192,7 @@ def test_what_is_no_record_is_one_clear_line(text: str, words: str) -> None:
 
 def test_an_infinite_number_is_refused_even_if_it_is_spelt_as_a_number() -> None:
     document = json.loads(encode_record(RECORD))
-    document["verdicts"][0]["observed"] = 12345.678
+    document["models"][0]["verdicts"][0]["observed"] = 12345.678
     complain(json.dumps(document).replace("12345.678", "1e999"))
 
 
@@ -208,3 +215,33 @@ def test_no_fact_can_hold_a_number_that_json_cannot() -> None:
     for number in (math.nan, math.inf, -math.inf):
         with pytest.raises(ValueError, match="finite"):
             Verdict(check="c", model="m", status=Status.FAIL, observed=number, because="")
+
+
+def test_from_schema_1_every_model_takes_what_is_its_own_in_the_order_of_the_policy() -> None:
+    def measure(model: str, kind: str) -> dict[str, Any]:
+        return {"model": model, "arm": {"name": kind, "acts": [{"kind": kind}]}}
+
+    old = {
+        "schema": 1,
+        "tool": {},
+        "created": "now",
+        "environment": {},
+        "policy": {"model": [{"id": "b"}, {"id": "gone"}, {"id": "a"}]},
+        "models": [{"id": "a"}, {"id": "b"}],
+        "locations": {"a": 1, "b": 2},
+        "measurements": [measure("a", "stand-in"), measure("b", "scale")],
+        "descents": {"b": {"texts": [{"measurements": [measure("b", "borrow")]}]}},
+        "failures": [{"model": "gone", "message": "no"}],
+        "verdicts": [{"model": model, "check": check} for model, check in (("a", "x"), ("gone", "x"), ("a", "y"))],
+    }
+    kept = json.dumps(old)
+    new = upgrade_document(old, "x")
+    assert json.dumps(old) == kept
+    assert new.keys() == {"schema", "tool", "created", "environment", "policy", "models"}
+    b, gone, a = new["models"]
+    assert (a["kind"], a["model"], a["location"], b["location"]) == ("result", {"id": "a"}, 1, 2)
+    assert a["measurements"] == [{"model": "a", "arm": {"name": "stand-in", "acts": [{"kind": "replace-layer"}]}}]
+    assert b["descent"]["texts"][0]["measurements"][0]["arm"]["acts"] == [{"kind": "swap-modules"}]
+    assert "descent" not in a
+    assert [verdict["check"] for verdict in a["verdicts"]] == ["x", "y"]
+    assert gone == {"kind": "failure", "model": "gone", "message": "no", "verdicts": old["verdicts"][1:2]}

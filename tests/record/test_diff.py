@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from support.evidence import SUPER_ACTIVATION, SUPER_WEIGHT, make_evidence, make_record
+from support.evidence import SUPER_ACTIVATION, SUPER_WEIGHT, compose, make_evidence, make_record
 
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.waiver import Waiver
@@ -18,9 +18,12 @@ WHOLE = make_record()
 WAIVER = Waiver(check="c", model="*", until=date(2027, 1, 1), owner="lab", reason="known")
 
 
-def make(*evidence: ModelResult, verdicts: tuple[Verdict, ...] = (), **more: object) -> Record:
-    said = {"tool": WHOLE.tool, "created": WHOLE.created, "environment": WHOLE.environment}
-    return Record.from_evidence(evidence, verdicts, policy=Policy(), **said).model_copy(update=more)  # type: ignore[arg-type]
+def make(*models: ModelResult | ModelFailure, verdicts: tuple[Verdict, ...] = (), **more: object) -> Record:
+    judged = (
+        model.model_copy(update={"verdicts": tuple(verdict for verdict in verdicts if verdict.model == model.id)})
+        for model in models
+    )
+    return compose(*judged, **more)
 
 
 def conclude(status: Status, observed: float | None = None, *, waived: bool = False, model: str = "a") -> Verdict:
@@ -139,7 +142,7 @@ def test_other_weights_and_another_protocol_are_told_with_what_differs() -> None
 
 def test_a_model_that_can_be_audited_no_more_is_worse_and_one_that_is_left_out_is_told() -> None:
     both = make(make_evidence("a"), make_evidence("b"))
-    failed = make(make_evidence("a"), failures=(ModelFailure(model="b", message="truncated"),))
+    failed = make(make_evidence("a"), ModelFailure(model="b", message="truncated"))
     assert compare_records(both, failed) == (Change("b", "model", "audited", "truncated", True),)
     assert compare_records(failed, both) == (Change("b", "model", None, "audited", False),)
     assert compare_records(both, make(make_evidence("a"), make_evidence("c"))) == (
@@ -147,7 +150,7 @@ def test_a_model_that_can_be_audited_no_more_is_worse_and_one_that_is_left_out_i
         Change("c", "model", None, "audited"),
     )
     assert compare_records(failed, failed) == ()
-    otherwise = failed.model_copy(update={"failures": (ModelFailure(model="b", message="gone"),)})
+    otherwise = make(make_evidence("a"), ModelFailure(model="b", message="gone"))
     assert compare_records(failed, otherwise) == (Change("b", "model", "truncated", "gone"),)
 
 

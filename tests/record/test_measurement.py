@@ -115,12 +115,13 @@ def test_the_worst_status_speaks_for_all(statuses: list[Status], worst: Status) 
 
 def test_a_record_gives_each_model_s_evidence_back() -> None:
     record = make_record(windows=8, items=8)
-    for model in record.models:
-        evidence = record.evidence(model.id)
-        assert evidence.model == model
+    assert [model.id for model in record.models] == ["specimen", "broken", "control", "gone"]
+    for evidence in record.results:
+        assert record.find_model(evidence.id) == evidence
         assert evidence.measurements
-        assert {one.model for one in evidence.measurements} == {model.id}
+        assert {one.model for one in evidence.measurements} == {evidence.id}
+        assert {one.model for one in evidence.verdicts} == {evidence.id}
         assert evidence.measured("baseline") == evidence.measurements[0]
         assert evidence.measured("no such arm") is None
     with pytest.raises(KeyError):
-        record.evidence("gone")
+        record.find_model("gone")

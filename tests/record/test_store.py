@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.evidence import make_record
+from support.evidence import change_model, make_record
 
 from sw_audit.errors import OutputError, RecordError
 from sw_audit.record.codec import encode_record
@@ -142,7 +142,7 @@ def test_a_record_is_read_from_json_and_from_a_report(tmp_path: Path) -> None:
 
 def test_a_record_that_speaks_of_markup_survives_its_report(tmp_path: Path) -> None:
     verdict = RECORD.verdicts[0].model_copy(update={"because": "</script><b>&amp; ünd </script>"})
-    record = RECORD.model_copy(update={"verdicts": (verdict,)})
+    record = change_model(RECORD, verdicts=(verdict,))
     write_text(tmp_path / "report.html", embed_record(encode_record(record)))
     assert read_record(tmp_path / "report.html") == record
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from support.evidence import make_record
+from support.evidence import change_model, make_record
 from sw_audit_reports.cards import build_cards, summarize_cards
 from sw_audit_reports.page import Card
 
@@ -13,7 +13,7 @@ from sw_audit.record.verdict import Finding, Status, Verdict
 def build(**figures: object) -> Card:
     values = {"check": "prune-collapses", "model": "specimen", "status": "pass", "because": "it is so"}
     verdict = Verdict.model_validate({**values, "quantity": "perplexity ratio", **figures})
-    record = make_record(windows=8, items=8).model_copy(update={"verdicts": (verdict,)})
+    record = change_model(make_record(windows=8, items=8), verdicts=(verdict,))
     [card] = build_cards(record, "specimen", "m")
     return card
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.evidence import SUPER_WEIGHT, make_evidence, make_record
+from support.evidence import SUPER_WEIGHT, change_model, make_evidence, make_record
 from support.pages import parse_page
 from sw_audit_reports.earlier import build_earlier
 from sw_audit_reports.html import render_html
@@ -45,6 +45,6 @@ def test_then_and_now_stand_beside_each_other() -> None:
 def test_the_section_stands_on_the_page_of_a_model_that_is_compared() -> None:
     record = make_record(windows=8, items=8)
     assert "Beside its baseline" not in parse_page(render_html(record)).text
-    page = parse_page(render_html(record.model_copy(update={"baselines": {"specimen": make_baseline()}})))
+    page = parse_page(render_html(change_model(record, baseline=make_baseline())))
     assert page.mistakes == []
     assert page.get("model-1-earlier").text == "Beside its baseline"

@@ -9,12 +9,19 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from support.evidence import make_evidence, make_failing_evidence, make_none_evidence, make_policy, make_record
+from support.evidence import compose as compose_record
+from support.evidence import (
+    judge_model,
+    make_evidence,
+    make_failing_evidence,
+    make_none_evidence,
+    make_policy,
+    make_record,
+)
 from support.pages import ParsedPage, parse_page
 from sw_audit_reports.html import RECORD_ID, render_html
 
 from sw_audit.checks.info import CHECKS
-from sw_audit.checks.registry import judge_evidence
 from sw_audit.record.arm import PRUNED, Arm
 from sw_audit.record.codec import decode_record
 from sw_audit.record.location import Outcome
@@ -28,11 +35,7 @@ HOSTILE = "</script></style><script>alert(1)</script><img src=http://evil.test/x
 
 def compose(*evidence: ModelResult) -> Record:
     policy = make_policy(*(one.model.id for one in evidence))
-    judged = [verdict for one in evidence for verdict in judge_evidence(one, policy)]
-    whole = make_record(windows=8, items=8)
-    return Record.from_evidence(
-        evidence, judged, tool=whole.tool, created=whole.created, environment=whole.environment, policy=policy
-    )
+    return compose_record(*(judge_model(result, policy) for result in evidence), policy=policy)
 
 
 def make_hostile() -> Record:
@@ -47,23 +50,17 @@ def make_hostile() -> Record:
     )
     changes = {"model": identity, "location": location, "notes": (HOSTILE,)}
     measurements = tuple(one.model_copy(update={"model": HOSTILE}) for one in (*evidence.measurements, odd))
-    whole = make_record(windows=8, items=8)
-    return Record.from_evidence(
-        [evidence.model_copy(update={**changes, "measurements": measurements})],
-        verdicts,
-        [ModelFailure(model="gone", message=HOSTILE)],
-        tool=whole.tool,
-        created=HOSTILE,
-        environment=whole.environment,
-        policy=whole.policy,
-    )
+    result = evidence.model_copy(update={**changes, "measurements": measurements, "verdicts": verdicts})
+    failure = ModelFailure(model="gone", message=HOSTILE)
+    policy = make_record(windows=8, items=8).policy
+    return compose_record(result, failure, created=HOSTILE, policy=policy)
 
 
 def make_bare() -> Record:
     """A record of a model of which nothing was measured and nothing judged."""
     evidence = make_none_evidence(windows=8).model_copy(update={"measurements": (), "decoder_weights": 0})
     bare = evidence.location.model_copy(update={"trace": (), "candidates": ()})
-    return compose(evidence.model_copy(update={"location": bare})).model_copy(update={"verdicts": ()})
+    return compose_record(evidence.model_copy(update={"location": bare}), policy=make_policy(evidence.id))
 
 
 RECORDS = {
@@ -73,7 +70,7 @@ RECORDS = {
     "distributed": lambda: compose(make_evidence(windows=8, outcome=Outcome.DISTRIBUTED)),
     "bare": make_bare,
     "hostile": make_hostile,
-    "empty": lambda: make_record(windows=8).model_copy(update={"models": (), "verdicts": (), "failures": ()}),
+    "empty": lambda: make_record(windows=8).model_copy(update={"models": ()}),
 }
 
 
@@ -152,7 +149,7 @@ def test_the_record_inside_decodes_to_the_same_record(name: str) -> None:
     [script] = page.find("script")
     assert decode_record(script.text) == record
     assert "<" not in script.text
-    assert json.loads(script.text)["schema"] == 1
+    assert json.loads(script.text)["schema"] == 2
     assert html.count("</script>") == 1
 
 
@@ -193,11 +190,11 @@ def test_every_check_of_every_model_appears_with_its_verdict_reason_and_command(
     record, _, page = render("several")
     text = " ".join(page.text.split())
     checks = [check for check in CHECKS if check.scope == "model"]
-    for place, model in enumerate(record.models, start=1):
+    for place, result in enumerate(record.results, start=1):
         for check in checks:
             assert page.get(f"model-{place}-{check.id}").text == check.title
-        for verdict in (one for one in record.verdicts if one.model == model.id):
-            command = f"sw-audit audit {model.source} --check {verdict.check}"
+        for verdict in result.verdicts:
+            command = f"sw-audit audit {result.model.source} --check {verdict.check}"
             assert any(one.text == command for one in page.find("code"))
             assert verdict.because.split("`")[0][1:30] in text
     for check in checks:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from support.comparison import FAILED, MISSING, make_comparison, make_comparison_evidence, make_comparison_record
-from support.evidence import make_evidence, make_record
+from support.evidence import change_model, make_evidence, make_record
 from support.pages import parse_page
 from sw_audit_reports.html import render_html
 from sw_audit_reports.page import Quantizers
@@ -78,7 +78,7 @@ def test_a_comparison_alone_reads_as_one_and_not_as_an_audit_without_verdicts() 
 
 def test_a_comparison_in_an_audits_record_stands_beside_its_checks() -> None:
     record = make_record(windows=8, items=8)
-    page = parse_page(render_html(record.model_copy(update={"comparisons": {"specimen": make_comparison()}})))
+    page = parse_page(render_html(change_model(record, comparison=make_comparison())))
     assert page.mistakes == []
     assert page.text.count("Quantizers side by side") == 1
     assert "Checks at a glance" in page.text

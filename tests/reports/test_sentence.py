@@ -95,14 +95,23 @@ def test_the_worst_model_decides_and_one_that_could_not_be_audited_fails() -> No
     assert conclude_model(record, "gone") is Status.FAIL
     assert conclude_record(record) is Status.FAIL
     assert read(tell_record(record)) == "Of 4 models, 1 passed, 2 failed and 1 could not be audited."
-    alone = record.model_copy(update={"verdicts": (), "models": record.models[:1]})
+    alone = record.model_copy(
+        update={"models": (record.results[0].model_copy(update={"verdicts": ()}), *record.failures)}
+    )
     assert conclude_record(alone) is Status.FAIL
 
 
 def test_nothing_decided_is_inconclusive_and_never_a_pass() -> None:
     record = make_record()
-    skipped = tuple(one.model_copy(update={"status": Status.SKIPPED}) for one in record.verdicts)
-    silent = record.model_copy(update={"verdicts": skipped, "failures": ()})
+    skipped = (
+        result.model_copy(
+            update={
+                "verdicts": tuple(one.model_copy(update={"status": Status.SKIPPED}) for one in result.verdicts)
+            }
+        )
+        for result in record.results
+    )
+    silent = record.model_copy(update={"models": tuple(skipped)})
     assert conclude_record(silent) is Status.INCONCLUSIVE
     empty = Record(tool=record.tool, created="", environment=record.environment, policy=record.policy)
     assert conclude_record(empty) is Status.INCONCLUSIVE

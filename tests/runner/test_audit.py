@@ -48,19 +48,20 @@ def test_the_specimen_passes_every_check_but_that_on_what_others_have_published(
 def test_every_verdict_can_be_had_again_from_the_written_record(record: Record) -> None:
     again = decode_record(encode_record(record))
     assert again == record
-    assert judge_evidence(again.evidence("specimen"), again.policy) == record.verdicts
+    assert judge_evidence(again.find_model("specimen"), again.policy) == record.verdicts
 
 
 def test_every_arm_was_measured_under_one_protocol(record: Record) -> None:
-    assert {found.protocol for found in record.measurements} == {record.protocol["specimen"].signature}
-    assert record.measurements[0].arm.name == "baseline"
-    assert record.measurements[0].agreement.mean_divergence == 0.0
-    assert len({found.arm.name for found in record.measurements}) == len(record.measurements)
+    [result] = record.results
+    assert {found.protocol for found in result.measurements} == {result.protocol.signature}
+    assert result.measurements[0].arm.name == "baseline"
+    assert result.measurements[0].agreement.mean_divergence == 0.0
+    assert len({found.arm.name for found in result.measurements}) == len(result.measurements)
 
 
 def test_the_same_policy_gives_the_same_figures_again(record: Record) -> None:
     again = measure_model("specimen", record.policy, ["prune-collapses"])
-    first = record.evidence("specimen")
+    first = record.find_model("specimen")
     for name in ("baseline", "pruned"):
         old, new = first.measured(name), again.measured(name)
         assert old is not None
@@ -81,7 +82,7 @@ def zero_super_weight(folder: Path) -> Path:
 @pytest.mark.slow
 def test_a_copy_with_its_super_weight_zeroed_fails_and_says_why(tmp_path: Path) -> None:
     found = audit(zero_super_weight(tmp_path / "copy"))
-    assert found.locations["copy"].outcome is not Outcome.LOCATED
+    assert found.find_model("copy").location.outcome is not Outcome.LOCATED
     located = next(verdict for verdict in found.verdicts if verdict.check == "super-weight-located")
     assert located.status is Status.FAIL
     assert located.remedy
@@ -90,12 +91,12 @@ def test_a_copy_with_its_super_weight_zeroed_fails_and_says_why(tmp_path: Path) 
 
 def test_the_control_has_none_which_is_an_answer_that_a_policy_can_expect() -> None:
     expected = audit(control_path(), expect="none")
-    assert expected.locations["control"].outcome is Outcome.NONE
+    assert expected.find_model("control").location.outcome is Outcome.NONE
     assert statuses(expected)["super-weight-located"] is Status.PASS
     assert Status.FAIL not in statuses(expected).values()
     skipped = [check for check, status in statuses(expected).items() if status is Status.SKIPPED]
     assert set(skipped) >= {"prune-collapses", "placebo-harmless", "holdout-beats-plain-rtn"}
-    unexpected = judge_evidence(expected.evidence("control"), Policy())
+    unexpected = judge_evidence(expected.find_model("control"), Policy())
     located = unexpected[0]
     assert (located.check, located.status) == ("super-weight-located", Status.FAIL)
     assert located.remedy is not None
@@ -121,8 +122,8 @@ def audit_short_text(folder: Path, **activations: object) -> Record:
 
 def test_without_text_to_calibrate_on_smoothquant_is_missing_and_says_so(tmp_path: Path) -> None:
     found = audit_short_text(tmp_path)
-    assert found.activations["specimen"].calibration_windows == 0
-    assert any("to calibrate on" in note for note in found.notes["specimen"])
+    assert found.results[0].activations.calibration_windows == 0
+    assert any("to calibrate on" in note for note in found.results[0].notes)
     gap = found.verdicts[1]
     assert gap.status is Status.PASS
     [smooth] = [one for one in gap.findings if "smoothquant" in one.label]
@@ -132,7 +133,7 @@ def test_without_text_to_calibrate_on_smoothquant_is_missing_and_says_so(tmp_pat
 
 def test_without_text_to_calibrate_on_static_scales_are_inconclusive(tmp_path: Path) -> None:
     found = audit_short_text(tmp_path, scale="tensor")
-    assert [one.arm.name for one in found.measurements] == ["baseline"]
+    assert [one.arm.name for one in found.results[0].measurements] == ["baseline"]
     gap = found.verdicts[1]
     assert gap.status is Status.INCONCLUSIVE
     assert "no calibration text" in gap.because
@@ -141,7 +142,7 @@ def test_without_text_to_calibrate_on_static_scales_are_inconclusive(tmp_path: P
 
 
 def test_the_record_proves_what_each_pattern_matched(record: Record) -> None:
-    assert [(one.pattern, one.role, one.matrices) for one in record.targets["specimen"]] == [("*", "target", 42)]
+    assert [(one.pattern, one.role, one.matrices) for one in record.results[0].targets] == [("*", "target", 42)]
     quantization = {
         "recipes": ["int4/tensor"],
         "targets": ["*.down_proj", "*.up_proj"],
@@ -151,7 +152,7 @@ def test_the_record_proves_what_each_pattern_matched(record: Record) -> None:
         {"model": [{"source": str(specimen_path())}], "quantization": quantization, "corpus": {"windows": 8}}
     )
     found = audit_models(policy, ["holdout-beats-plain-rtn"])
-    counts = {one.pattern: one.matrices for one in found.targets["specimen"]}
+    counts = {one.pattern: one.matrices for one in found.results[0].targets}
     assert counts == {"*.down_proj": 6, "*.up_proj": 6, "*.layers.1.*": 2}
 
 

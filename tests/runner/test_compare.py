@@ -45,7 +45,7 @@ def by_name(rows: tuple[ComparedQuantizer, ...]) -> dict[str, ComparedQuantizer]
 
 def test_holding_out_beats_plain_rounding_where_a_block_is_as_large_as_a_matrix(make_policy: MakePolicy) -> None:
     record = compare_quantizers(make_policy("int4/tensor", "int4/tensor/z9"), methods=[])
-    comparison = record.comparisons["specimen"]
+    comparison = record.results[0].comparison
     assert [row.name for row in comparison.rows] == [
         "int4/tensor",
         "int4/tensor, held out",
@@ -59,14 +59,14 @@ def test_holding_out_beats_plain_rounding_where_a_block_is_as_large_as_a_matrix(
         assert held.quality.high is not None
         assert held.quality.high < plain.quality.low
     assert comparison.baseline.ratio == 1.0
-    assert comparison.protocol == record.protocol["specimen"].signature
-    assert {one.protocol for one in record.measurements} == {comparison.protocol}
+    assert comparison.protocol == record.results[0].protocol.signature
+    assert {one.protocol for one in record.results[0].measurements} == {comparison.protocol}
     assert record.verdicts == ()
     assert decode_record(encode_record(record)) == record
 
 
 def test_bits_are_codes_scales_and_what_is_held_out(make_policy: MakePolicy) -> None:
-    rows = by_name(compare_quantizers(make_policy("int4/tensor"), methods=[]).comparisons["specimen"].rows)
+    rows = by_name(compare_quantizers(make_policy("int4/tensor"), methods=[]).results[0].comparison.rows)
     layers = open_checkpoint(SPECIMEN).layers
     sizes = [matrix.tensor.numel() for layer in layers for matrix in layer.matrices]
     # Four bits a weight; per matrix a scale and a lower end of 16 bits each.
@@ -84,7 +84,7 @@ def test_bits_are_codes_scales_and_what_is_held_out(make_policy: MakePolicy) -> 
 
 def test_matrices_that_are_no_target_stay_and_their_bits_count(make_policy: MakePolicy) -> None:
     policy = make_policy("int4/tensor", targets=("*.down_proj",))
-    row = compare_quantizers(policy, methods=[]).comparisons["specimen"].rows[0]
+    row = compare_quantizers(policy, methods=[]).results[0].comparison.rows[0]
     layers = open_checkpoint(SPECIMEN).layers
     down = sum(layer.down_projections[0].tensor.numel() for layer in layers)
     everything = sum(matrix.tensor.numel() for layer in layers for matrix in layer.matrices)
@@ -96,7 +96,7 @@ def test_matrices_that_are_no_target_stay_and_their_bits_count(make_policy: Make
 def test_without_super_weights_nothing_is_held_out_and_that_is_said(make_policy: MakePolicy) -> None:
     control = ModelPolicy(source=str(control_path()), id="control")
     record = compare_quantizers(make_policy("int4/64x64", model=control), methods=[])
-    (row,) = record.comparisons["control"].rows
+    (row,) = record.results[0].comparison.rows
     assert row.hold_out == "nothing-to-hold"
 
 
@@ -104,7 +104,7 @@ def test_another_library_is_measured_beside_ours_on_the_same_tokens(make_policy:
     (method,) = find_methods(["bitsandbytes-nf4"])
     require(method)
     record = compare_quantizers(make_policy("nf4/group64"), methods=["bitsandbytes-nf4"])
-    rows = by_name(record.comparisons["specimen"].rows)
+    rows = by_name(record.results[0].comparison.rows)
     ours, theirs = rows["nf4/group64"].quality, rows["bitsandbytes-nf4"].quality
     assert ours is not None
     assert theirs is not None
@@ -126,10 +126,10 @@ def test_a_method_that_fails_is_a_row_that_says_why_and_leaves_no_measurement(tm
         quantization=QuantizationPolicy(recipes=("int4/row",)),
     )
     record = compare_quantizers(policy, methods=["torchao-int4"])
-    row = by_name(record.comparisons["narrow"].rows)["torchao-int4"]
+    row = by_name(record.results[0].comparison.rows)["torchao-int4"]
     assert row.because == "ValueError: groups of 64 do not divide 32 input channels"
     assert (row.quality, row.bits_per_weight, row.seconds, row.arm) == (None, None, None, None)
-    assert "torchao-int4" not in {one.arm.name for one in record.measurements}
+    assert "torchao-int4" not in {one.arm.name for one in record.results[0].measurements}
 
 
 def test_blocks_that_hold_every_matrix_whole_are_left_out_beside_the_whole_matrix(make_policy: MakePolicy) -> None:

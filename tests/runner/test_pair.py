@@ -158,10 +158,12 @@ def test_a_sound_descendant_passes_every_check(change_: Callable[[Tensors], None
         expected = Status.SKIPPED if verdict.check in skipped else Status.PASS
         assert verdict.status is expected, (verdict.check, verdict.because)
     assert {"weights-intact", "generation-sane", "stopwords-not-raised"} <= {one.check for one in record.verdicts}
-    [descent] = record.descents.values()
+    [result] = record.results
+    descent = result.descent
+    assert descent is not None
     assert len(descent.continuations) == 5
     assert decode_record(encode_record(record)) == record
-    again = judge_evidence(record.evidence("sound"), record.policy, [one.check for one in record.verdicts])
+    again = judge_evidence(result, record.policy, [one.check for one in record.verdicts])
     assert again == record.verdicts
 
 
@@ -245,7 +247,7 @@ def test_a_broken_model_fails_by_the_right_check_and_the_others_are_audited(prun
         ("pruned", "perplexity-ratio", Status.FAIL),
     ]
     assert [one.model for one in record.failures] == ["spoilt"]
-    assert list(record.descents) == ["pruned"]
+    assert [result.id for result in record.results] == ["pruned"]
     assert decode_record(encode_record(record)) == record
 
 

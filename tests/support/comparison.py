@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.evidence import BASELINE_PERPLEXITY, make_evidence, make_protocol
+from support.evidence import BASELINE_PERPLEXITY, compose, make_evidence, make_protocol
 from support.evidence import make_record as make_audit_record
 
 from sw_audit.record.arm import BASELINE
@@ -109,13 +109,5 @@ def make_comparison_evidence(*, located: bool = True) -> ModelResult:
 
 def make_comparison_record(*, located: bool = True) -> Record:
     """Return a record without verdicts, as `compare-quantizers` writes it."""
-    made = make_audit_record(windows=8, items=8)
-    return Record.from_evidence(
-        [make_comparison_evidence(located=located)],
-        (),
-        (),
-        tool=made.tool,
-        created=made.created,
-        environment=made.environment,
-        policy=made.policy,
-    )
+    policy = make_audit_record(windows=8, items=8).policy
+    return compose(make_comparison_evidence(located=located), policy=policy)

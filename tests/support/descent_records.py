@@ -110,14 +110,14 @@ def make_descent_record() -> Record:
             because=SKIPPED,
         ),
     )
-    return Record.from_evidence(
-        [make_evidence("sound", kept=True), make_evidence("broken", kept=False)],
-        [*make_verdicts("sound", kept=True), *make_verdicts("broken", kept=False), *refused],
-        [
-            ModelFailure(
-                model="stripped", message="model models/stripped: codes without config", weights=make_flawed()
-            )
-        ],
+    descendants = tuple(
+        make_evidence(name, kept=kept).model_copy(update={"verdicts": tuple(make_verdicts(name, kept=kept))})
+        for name, kept in (("sound", True), ("broken", False))
+    )
+    message = "model models/stripped: codes without config"
+    failure = ModelFailure(model="stripped", message=message, weights=make_flawed(), verdicts=refused)
+    return Record(
+        models=(*descendants, failure),
         tool=Tool(version="0.1.0"),
         created="2026-01-02T03:04:05+00:00",
         environment=Environment(python="3.11.9", platform="Linux", threads=2, packages={"torch": "2.13.0"}),

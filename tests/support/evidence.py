@@ -569,8 +569,6 @@ def make_none_evidence(
 
 def make_record(*, windows: int = 32, items: int = 200) -> Record:
     """Return the record of an audit of three models, and of a fourth that could not be opened."""
-    from sw_audit.checks.registry import judge_evidence
-
     policy = make_policy("specimen", "broken", "control", "gone")
     evidence = (
         make_evidence(
@@ -583,10 +581,11 @@ def make_record(*, windows: int = 32, items: int = 200) -> Record:
         make_failing_evidence("broken", policy=policy, windows=windows, items=items),
         make_none_evidence("control", policy=policy, windows=windows, items=items),
     )
-    return Record.from_evidence(
-        evidence,
-        [verdict for one in evidence for verdict in judge_evidence(one, policy)],
-        [ModelFailure(model="gone", message="model models/gone: there is no such folder; give an existing path")],
+    failure = ModelFailure(
+        model="gone", message="model models/gone: there is no such folder; give an existing path"
+    )
+    return Record(
+        models=(*(judge_model(result, policy) for result in evidence), failure),
         tool=Tool(version="0.1.0"),
         created="2026-01-02T03:04:05+00:00",
         environment=Environment(
@@ -597,6 +596,29 @@ def make_record(*, windows: int = 32, items: int = 200) -> Record:
         ),
         policy=policy,
     )
+
+
+def judge_model(result: ModelResult, policy: Policy) -> ModelResult:
+    """Return a result with the verdicts that the policy's checks come to."""
+    from sw_audit.checks.registry import judge_evidence
+
+    return result.model_copy(update={"verdicts": judge_evidence(result, policy)})
+
+
+def compose(*models: ModelResult | ModelFailure, **changes: object) -> Record:
+    """Return a record of these models that is otherwise the one of `make_record`.
+
+    Args:
+        models: Results and failures, verdicts included.
+        changes: Fields that differ, such as `policy`.
+    """
+    return make_record(windows=8, items=8).model_copy(update={"models": models, "policy": Policy(), **changes})
+
+
+def change_model(record: Record, model_id: str = "specimen", **changes: object) -> Record:
+    """Return a record in which some fields of one audited model differ."""
+    models = tuple(model.model_copy(update=changes) if model.id == model_id else model for model in record.models)
+    return record.model_copy(update={"models": models})
 
 
 def make_address(row: int = CHANNEL, column: int = COLUMN) -> WeightAddress:

@@ -21,12 +21,12 @@ from support.evidence import (
     make_policy,
 )
 
-from sw_audit import record
 from sw_audit.checks.info import CHECKS as BUILT_IN
 from sw_audit.checks.registry import judge_evidence
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import Policy
 from sw_audit.progress import ignore_progress
+from sw_audit.record import rendering
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.verdict import Status
 from sw_audit.record.weights import Flaw, WeightsReport
@@ -61,7 +61,7 @@ def install(replace: Callable[[object, str, object], None]) -> None:
     replace(audit, "open_model", open_model)
     replace(audit, "locate_model", lambda _checkpoint: make_location())
     replace(audit, "measure_model", measure_model)
-    replace(record, "render_record", render_record)
+    replace(rendering, "render_record", render_record)
 
 
 def measure_model(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 from typer.testing import CliRunner
 
 from sw_audit.cli.main import app
+from sw_audit.record.record import Record
+from sw_audit.record.store import read_record
 
 COMMAND = (sys.executable, "-c", "from sw_audit.cli.main import run; run()")
 
@@ -61,10 +62,13 @@ class Program:
         )
         return Ending(run.returncode, run.stdout, run.stderr)
 
-    def record(self, path: str = "sw-audit-out/record.json") -> dict[str, Any]:
+    def record(self, path: str = "sw-audit-out/record.json") -> Record:
         """Return a record that was written."""
-        document: dict[str, Any] = json.loads((self.folder / path).read_text(encoding="utf-8"))
-        return document
+        return read_record(self.folder / path)
+
+    def policy(self, path: str = "sw-audit-out/record.json") -> dict[str, Any]:
+        """Return the policy of a record that was written, as JSON."""
+        return self.record(path).policy.model_dump(mode="json", by_alias=True)
 
     def files(self) -> list[str]:
         """Return every file in the folder, but for what is remembered of measurements."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sw_audit.record.record import Record
+from sw_audit.record.store import read_record
+from sw_audit.record.verdict import Verdict
 
 
 @dataclass
@@ -28,11 +31,14 @@ class Inner:
         lines = self.notes.read_text(encoding="utf-8").splitlines() if self.notes.exists() else []
         return [line.split()[1:] for line in lines if line.startswith(f"{word} ")]
 
-    def record(self, path: str = "sw-audit-out/record.json") -> dict[str, Any]:
+    def record(self, path: str = "sw-audit-out/record.json") -> Record:
         """Return a record that was written."""
-        document: dict[str, Any] = json.loads((self.pytester.path / path).read_text(encoding="utf-8"))
-        return document
+        return read_record(self.pytester.path / path)
 
-    def verdicts(self, path: str = "sw-audit-out/record.json") -> dict[tuple[str, str], Any]:
+    def policy(self, path: str = "sw-audit-out/record.json") -> dict[str, Any]:
+        """Return the policy of a record that was written, as JSON."""
+        return self.record(path).policy.model_dump(mode="json", by_alias=True)
+
+    def verdicts(self, path: str = "sw-audit-out/record.json") -> dict[tuple[str, str], Verdict]:
         """Return the verdicts of a record by model and check."""
-        return {(one["model"], one["check"]): one for one in self.record(path)["verdicts"]}
+        return {(verdict.model, verdict.check): verdict for verdict in self.record(path).verdicts}
