@@ -15,7 +15,7 @@ from sw_audit.errors import CorpusError
 from sw_audit.policy.clip import SearchClip
 from sw_audit.policy.targets import is_targeted
 from sw_audit.quantize.calibration import Calibration
-from sw_audit.quantize.rtn import round_into_
+from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.arm import Quantize
 
 
@@ -73,12 +73,12 @@ def _round_matrix(action: Quantize, matrix: Matrix, target: Tensor, calibration:
         group for group in action.holdout if (group.parameter, group.expert) == (matrix.parameter, matrix.expert)
     ]
     part = target if matrix.expert is None else target[matrix.expert]
-    round_into_(
-        part.T if matrix.transposed else part,
+    round_to_nearest(
         matrix.weight,
         action.recipe,
         index_scalars(matrix, kept) if kept else None,
         _find_importance(action, matrix, calibration),
+        out=part.T if matrix.transposed else part,
     )
 
 

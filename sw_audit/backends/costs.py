@@ -94,7 +94,7 @@ def _count_bits(tensor: Tensor) -> int:
 
 
 class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its base untyped
-    """Keeps count of the storages that come and go while it is in force."""
+    """Counts the storages that come and go while it is active."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -107,13 +107,13 @@ class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
     ) -> Any:
         del types
         for tensor in _list_plain((args, kwargs)):
-            self._meet(tensor, counts=False)
+            self._register(tensor, counts=False)
         result = func(*args, **(kwargs or {}))
         for tensor in _list_plain(result):
-            self._meet(tensor, counts=True)
+            self._register(tensor, counts=True)
         return result
 
-    def _meet(self, tensor: Tensor, *, counts: bool) -> None:
+    def _register(self, tensor: Tensor, *, counts: bool) -> None:
         storage = tensor.untyped_storage()
         key = id(storage)
         if key in self._known:

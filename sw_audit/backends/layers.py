@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from sw_audit.backends.costs import count_stored_bits, measure_peak
-from sw_audit.backends.method import Method, Pack, Packed, tell_failure
+from sw_audit.backends.method import Method, Pack, Packed, describe_failure
 from sw_audit.backends.suppress_output import quiet_alternatives
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
 
@@ -50,7 +49,7 @@ class LayerQuantizer:
             with torch.no_grad(), quiet_alternatives():
                 return self._quantize(layer, self.method.pack)
         except Exception as error:  # libraries raise nearly everything
-            self.failure = tell_failure(error)
+            self.failure = describe_failure(error)
             return layer.module
 
     def _quantize(self, layer: DecoderLayer, pack: Pack) -> nn.Module:
@@ -62,14 +61,14 @@ class LayerQuantizer:
         started = time.perf_counter()
         packed = _pack_all(layer, pack)
         self.seconds += time.perf_counter() - started
-        for name, found in packed.items():
-            _try_out(name, found.module, _find_width(layer, name))
+        matrices = {matrix.parameter: matrix for matrix in layer.matrices}
+        for parameter, result in packed.items():
+            _try_out(result.module, matrices[parameter])
         self._account(layer, packed)
-        return replace_projections(layer, {name: found.module for name, found in packed.items()})
+        return replace_projections(layer, {parameter: result.module for parameter, result in packed.items()})
 
     def _account(self, layer: DecoderLayer, packed: dict[str, Packed]) -> None:
-        for found in packed.values():
-            self.bits += count_stored_bits(found.tensors)
+        self.bits += sum(count_stored_bits(result.tensors) for result in packed.values())
         for matrix in layer.matrices:
             size = matrix.shape[0] * matrix.shape[1]
             self.weights += size
@@ -99,15 +98,13 @@ def replace_projections(layer: DecoderLayer, replacements: dict[str, nn.Module])
 
 
 def _pack_all(layer: DecoderLayer, pack: Pack) -> dict[str, Packed]:
-    return {matrix.parameter: pack(_make_linear(matrix, module)) for matrix, module in _list_own(layer)}
-
-
-def _list_own(layer: DecoderLayer) -> Iterator[tuple[Matrix, nn.Module]]:
-    """Yield the layer's projections; what it shares with an embedding or an earlier layer is not its own."""
+    # What the layer shares with an embedding or an earlier layer is not among its matrices.
     own = {matrix.parameter for matrix in layer.matrices}
-    for matrix, module in list_projections(layer.module, layer.name):
-        if matrix.parameter in own:
-            yield matrix, module
+    return {
+        matrix.parameter: pack(_make_linear(matrix, module))
+        for matrix, module in list_projections(layer.module, layer.name)
+        if matrix.parameter in own
+    }
 
 
 def _make_linear(matrix: Matrix, module: nn.Module) -> nn.Linear:
@@ -122,15 +119,9 @@ def _make_linear(matrix: Matrix, module: nn.Module) -> nn.Linear:
     return linear.eval()
 
 
-def _find_width(layer: DecoderLayer, parameter: str) -> tuple[int, torch.nn.Parameter]:
-    found = next(matrix for matrix in layer.matrices if matrix.parameter == parameter)
-    return found.shape[1], found.tensor
-
-
-def _try_out(name: str, module: nn.Module, place: tuple[int, torch.nn.Parameter]) -> None:
-    """Call a module once, so that a kernel that this machine has not is known before it is relied on."""
-    columns, tensor = place
+def _try_out(module: nn.Module, matrix: Matrix) -> None:
+    """Call a module once, so that a kernel that this machine lacks is known before it is relied on."""
     # Two rows, for one is another kernel in some libraries.
-    output = module(torch.ones(1, 2, columns, dtype=tensor.dtype, device=tensor.device))
+    output = module(torch.ones(1, 2, matrix.shape[1], dtype=matrix.tensor.dtype, device=matrix.tensor.device))
     if not torch.isfinite(output).all():
-        raise ArithmeticError(f"what it makes of {name} gives outputs that are not finite")
+        raise ArithmeticError(f"what it makes of {matrix.parameter} gives outputs that are not finite")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from packaging.version import Version
 from torch import Tensor, nn
 
 from sw_audit.backends.costs import ProcessMeter
@@ -54,6 +55,7 @@ Train = Callable[[Task], Mapping[str, Tensor]]
 """Quantizes a whole model, saves it packed, and returns its parameters, by the names that they had before, at the
 values that the codes stand for."""
 
+_LONGEST = 200
 GROUP = 64
 """Weights that share a scale wherever a library leaves it to its caller, so that all are compared at one size."""
 
@@ -66,6 +68,7 @@ class Method:
         name: What it is called, such as `bitsandbytes-nf4`.
         package: What pip installs.
         minimum: Oldest version that it is known to work with.
+        order: Where its rows stand in a table: lower ones first.
         what: What it is, one clause.
         settings: How it is used here, one clause.
         pack: Quantizes projection by projection.
@@ -75,6 +78,7 @@ class Method:
     name: str
     package: str
     minimum: str
+    order: int
     what: str
     settings: str
     pack: Pack | None = None
@@ -86,8 +90,16 @@ class Method:
         return self.train is not None
 
 
+REGISTERED: list[Method] = []
+
+
+def register(*methods: Method) -> None:
+    """Make the methods of a library known; its file calls this when it is imported."""
+    REGISTERED.extend(methods)
+
+
 def find_version(package: str) -> str | None:
-    """Return a package's installed version, if it is installed; nothing is imported for it."""
+    """Return a package's installed version without importing it; `None` if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -96,22 +108,17 @@ def find_version(package: str) -> str | None:
 
 def find_obstacle(method: Method) -> str | None:
     """Say in one line why a method cannot be run here; `None` if nothing is known to stand in its way."""
-    from packaging.version import Version
-
-    found = find_version(method.package)
+    installed = find_version(method.package)
     remedy = f"pip install '{method.package}>={method.minimum}'"
-    if found is None:
+    if installed is None:
         return f"{method.package} is not installed ({remedy})"
-    if Version(found) < Version(method.minimum):
-        return f"{method.package} {found} is older than {method.minimum} ({remedy})"
+    if Version(installed) < Version(method.minimum):
+        return f"{method.package} {installed} is older than {method.minimum} ({remedy})"
     return None
 
 
-def tell_failure(error: BaseException) -> str:
-    """Tell an exception in one line."""
+def describe_failure(error: BaseException) -> str:
+    """Describe an exception in one line of at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return told if len(told) <= _LONGEST else f"{told[: _LONGEST - 1]}…"
-
-
-_LONGEST = 200
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sw_audit.backends.layers import LayerQuantizer
 from sw_audit.backends.method import Method, find_obstacle, find_version
-from sw_audit.backends.whole import ModelQuantizer, quantize_models
+from sw_audit.backends.models import ModelQuantizer, quantize_models
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.comparison import ComparedQuantizer, Quality
@@ -41,9 +41,11 @@ def prepare_methods(
     Returns:
         By the methods' names, what makes layers; and in one line each why nothing does.
     """
-    obstacles = {method.name: told for method in methods if (told := find_obstacle(method)) is not None}
+    obstacles = {method.name: obstacle for method in methods if (obstacle := find_obstacle(method)) is not None}
     ready = [method for method in methods if method.name not in obstacles]
-    found: dict[str, Quantizer] = {one.name: LayerQuantizer(one) for one in ready if not one.calibrates}
+    quantizers: dict[str, Quantizer] = {
+        method.name: LayerQuantizer(method) for method in ready if not method.calibrates
+    }
     learning = [method for method in ready if method.calibrates]
     packages = list(dict.fromkeys(method.package for method in learning))
     for number, package in enumerate(packages):
@@ -52,12 +54,12 @@ def prepare_methods(
             obstacles |= {method.name: NO_TEXT for method in own}
             continue
         progress(f"quantizing with {package}", number, len(packages))
-        for one in quantize_models(own, wanted, calibration, seed, folder):
-            if one.failure is None:
-                found[one.method.name] = one
+        for quantizer in quantize_models(own, wanted, calibration, seed, folder):
+            if quantizer.failure is None:
+                quantizers[quantizer.method.name] = quantizer
             else:
-                obstacles[one.method.name] = one.failure
-    return found, obstacles
+                obstacles[quantizer.method.name] = quantizer.failure
+    return quantizers, obstacles
 
 
 def describe_method(

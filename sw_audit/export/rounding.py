@@ -12,7 +12,7 @@ from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.policy.storage import count_bits
 from sw_audit.policy.targets import is_targeted
 from sw_audit.progress import Progress, ignore_progress
-from sw_audit.quantize.rtn import round_to_nearest_
+from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.address import AddressGroup, WeightAddress
 from sw_audit.record.arm import Quantize
 from sw_audit.record.export import HeldWeight
@@ -61,7 +61,7 @@ def round_model_(
             done.weights += weight.numel()
             done.held_out += _read_held(matrix, held)
             if is_targeted(matrix.parameter, act.targets, act.ignore) and matrix.parameter not in untouched:
-                round_to_nearest_(weight, act.recipe, index_scalars(matrix, held) if held else None)
+                round_to_nearest(weight, act.recipe, index_scalars(matrix, held) if held else None, out=weight)
                 done.matrices.append(matrix.parameter)
                 done.bits += count_bits(act.recipe, matrix.shape, sum(map(len, held)))
             else:

@@ -1,13 +1,13 @@
-"""Activations rounded to integers and back, with a few scalars held out: tensor in, tensor out.
+"""Activations rounded to integers and back, a few scalars kept as they are: tensor in, tensor out.
 
 Symmetric, as in SmoothQuant's simulation (Xiao et al. 2023, released `fake_quant.py`):
 `x' = step * round(x / step)`, `step = max|x| / (2 ** (bits - 1) - 1)`, halves to even. The maximum is that of each
 token (the last dimension), or a given one, learned on other text; what lies beyond a given one is clipped.
 
-A scalar that is held out is replaced by the median before ranges are taken, and put back bit for bit after (Yu et
-al. 2024, section 4.1). The paper does not say over what the median is taken. Here it is taken over the other
-channels of the scalar's own token. What it is taken over changes nothing: any median of values that share a range
-lies within that range, and what is rounded in the scalar's place is thrown away.
+A scalar that is kept (the paper's hold-out) is replaced by the median before ranges are taken, and put back bit
+for bit after (Yu et al. 2024, section 4.1). The paper does not say over what the median is taken. Here it is taken
+over the other channels of the scalar's own token. What it is taken over changes nothing: any median of values that
+share a range lies within that range, and what is rounded in the scalar's place is thrown away.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Held = tuple[Tensor, Tensor]
-"""Rows and channels of held-out scalars, int64 [scalars] each."""
+Kept = tuple[Tensor, Tensor]
+"""Rows and channels of scalars that are kept, int64 [scalars] each."""
 
 
-def round_activations(x: Tensor, bits: int, largest: float | None = None, held: Held | None = None) -> Tensor:
+def round_activations(x: Tensor, bits: int, largest: float | None = None, keep: Kept | None = None) -> Tensor:
     """Round activations to a symmetric integer grid and back.
 
     Args:
         x: [..., channels], any floating dtype; computed in float32 at least.
         bits: 2 to 8.
         largest: The magnitude that the largest level stands for; by default each token's own largest.
-        held: Scalars that are held out, in `x` seen as [tokens, channels].
+        keep: Scalars that are kept, in `x` seen as [tokens, channels].
 
     Returns:
         A new tensor of the same shape and dtype.
@@ -40,26 +40,26 @@ def round_activations(x: Tensor, bits: int, largest: float | None = None, held: 
     rows = x.reshape(-1, x.shape[-1])  # [tokens, channels]
     wide = rows.to(torch.promote_types(x.dtype, torch.float32))
     # Where all is 0, any step gives 0 again.
-    step = _find_largest(wide, largest, held).div_(levels)
+    step = _find_largest(wide, largest, keep).div_(levels)
     step.masked_fill_(step == 0, 1.0)
     grid = wide.div(step).round_()
     if largest is not None:
         grid.clamp_(-levels, levels)
     rounded = grid.mul_(step).to(x.dtype)
-    if held is not None:
-        rounded[held] = rows[held]
+    if keep is not None:
+        rounded[keep] = rows[keep]
     return rounded.reshape(x.shape)
 
 
-def _find_largest(rows: Tensor, largest: float | None, held: Held | None) -> Tensor:
-    """Return what the largest level stands for: of each token, [tokens, 1], or the one that is given."""
+def _find_largest(rows: Tensor, largest: float | None, keep: Kept | None) -> Tensor:
+    """Return what the largest level stands for: each token's largest magnitude, [tokens, 1], or the given one."""
     if largest is not None:
         return torch.tensor(largest, dtype=rows.dtype, device=rows.device)
-    found = _find_magnitudes(rows)
-    if held is not None:
-        tokens, places = torch.unique(held[0], return_inverse=True)
-        found[tokens] = _find_magnitudes(replace_by_median_(rows[tokens], (places, held[1])))
-    return found
+    largest_of = _find_magnitudes(rows)
+    if keep is not None:
+        tokens, places = torch.unique(keep[0], return_inverse=True)
+        largest_of[tokens] = _find_magnitudes(replace_by_median_(rows[tokens], (places, keep[1])))
+    return largest_of
 
 
 def _find_magnitudes(rows: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _find_magnitudes(rows: Tensor) -> Tensor:
     return torch.maximum(rows.amax(-1, keepdim=True), rows.amin(-1, keepdim=True).neg_())
 
 
-def find_largest_tokens(x: Tensor, length: int, channels: Tensor) -> Held:
+def find_largest_tokens(x: Tensor, length: int, channels: Tensor) -> Kept:
     """Find where each of some channels is largest, once per sequence.
 
     Args:
@@ -85,21 +85,21 @@ def find_largest_tokens(x: Tensor, length: int, channels: Tensor) -> Held:
     return (tokens + first).flatten(), channels.repeat(len(sequences))
 
 
-def replace_by_median_(x: Tensor, held: Held) -> Tensor:
+def replace_by_median_(x: Tensor, keep: Kept) -> Tensor:
     """Replace scalars by the median of the other channels of their own token, in place.
 
-    Of an even number of channels it is the lower of the two in the middle; scalars held out together do not count.
+    Of an even number of channels it is the lower of the two in the middle; scalars kept together do not count.
 
     Args:
         x: [tokens, channels].
-        held: Which scalars.
+        keep: Which scalars.
 
     Returns:
         The same tensor.
     """
-    rows, places = torch.unique(held[0], return_inverse=True)
+    rows, places = torch.unique(keep[0], return_inverse=True)
     tokens = x[rows]  # [few, channels]
-    tokens[places, held[1]] = torch.nan
-    # Where all channels of a token are held out there is nothing else to be within the range of.
-    x[held] = tokens.nanmedian(-1).values[places].nan_to_num(0.0)
+    tokens[places, keep[1]] = torch.nan
+    # Where all channels of a token are kept there is nothing else to be within the range of.
+    x[keep] = tokens.nanmedian(-1).values[places].nan_to_num(0.0)
     return x

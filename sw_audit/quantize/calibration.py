@@ -60,18 +60,18 @@ class Calibration:
     feeds: tuple[NormFeed, ...] = ()
     tokens: int = 0
 
-    def find_range(self, parameter: str, held: Sequence[int] = ()) -> float:
+    def find_range(self, parameter: str, keep: Sequence[int] = ()) -> float:
         """Return the largest magnitude of a projection's input.
 
         Args:
             parameter: Qualified name of its weight.
-            held: Channels whose largest entry in each sequence does not count.
+            keep: Channels whose largest entry in each sequence does not count.
 
         Raises:
             CorpusError: If the projection was never called on the calibration text.
         """
         largest = self._look_up(self.largest, parameter).clone()
-        channels = list(held)
+        channels = list(keep)
         largest[channels] = self.runner_up[parameter][channels]
         return float(largest.max())
 
@@ -85,16 +85,16 @@ class Calibration:
         scales = scales.float().to(self._look_up(self.largest, parameters[0]).device)
         return replace(
             self,
-            largest={**self.largest, **{one: self.largest[one] / scales for one in parameters}},
-            runner_up={**self.runner_up, **{one: self.runner_up[one] / scales for one in parameters}},
-            mean_square={**self.mean_square, **{one: self.mean_square[one] / scales**2 for one in parameters}},
+            largest={**self.largest, **{name: self.largest[name] / scales for name in parameters}},
+            runner_up={**self.runner_up, **{name: self.runner_up[name] / scales for name in parameters}},
+            mean_square={**self.mean_square, **{name: self.mean_square[name] / scales**2 for name in parameters}},
         )
 
-    def _look_up(self, found: Mapping[str, Tensor], parameter: str) -> Tensor:
-        if parameter not in found:
+    def _look_up(self, by_parameter: Mapping[str, Tensor], parameter: str) -> Tensor:
+        if parameter not in by_parameter:
             raise CorpusError(
                 f"the range of what enters {parameter}",
                 "the calibration text never reached it",
                 "give a longer text in `[corpus] source`",
             )
-        return found[parameter]
+        return by_parameter[parameter]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sw_audit.policy.clip import IqrClip, PercentileClip, ZScoreClip
-from sw_audit.quantize.batch import Batch, Piece
-from sw_audit.quantize.ranks import select_ranks
+from sw_audit.policy.recipe import Recipe
+from sw_audit.quantize.batches import Batch, Piece
+from sw_audit.quantize.grid import Grid
+
+# From the whole range down to 1 / 147 of it: a super weight is up to some hundred times its group's bulk.
+FACTORS = tuple(2 ** (-step / 5) for step in range(37))
+_DIGIT = 8
+_BINS = 2**_DIGIT
 
 
 class Range(NamedTuple):
@@ -21,11 +27,11 @@ class Range(NamedTuple):
 
 
 def find_range(batch: Batch) -> Range:
-    """Return the smallest and the largest weight of each group, held-out ones left out; 0 if all are."""
-    found = batch.each(_read_range)
-    low = reduce(torch.minimum, (one.low for one in found))
-    high = reduce(torch.maximum, (one.high for one in found))
-    if batch.material.absent is None:
+    """Return the smallest and the largest weight of each group, those that are kept left out; 0 if all are."""
+    ranges = batch.each(_read_range)
+    low = reduce(torch.minimum, (piece.low for piece in ranges))
+    high = reduce(torch.maximum, (piece.high for piece in ranges))
+    if batch.material.kept is None:
         return Range(low, high)
     empty = low > high
     return Range(low.masked_fill(empty, 0.0), high.masked_fill(empty, 0.0))
@@ -37,7 +43,7 @@ def clip_range(data: Range, bounds: Range) -> Range:
 
 
 def find_bounds(batch: Batch, clip: ZScoreClip | PercentileClip | IqrClip) -> Range:
-    """Return where each group is clipped, held-out weights left out of account; see the clip's own docstring.
+    """Return where each group is clipped, kept weights left out of account; see the clip's own docstring.
 
     Standard deviations are the population's, so that a group of one weight has one.
     """
@@ -60,9 +66,9 @@ def _make_symmetric(threshold: Tensor) -> Range:
 
 
 def _read_range(piece: Piece) -> Range:
-    numbers, absent = piece.numbers, piece.absent
-    lows = numbers if absent is None else numbers.masked_fill(absent, torch.inf)
-    highs = numbers if absent is None else numbers.masked_fill(absent, -torch.inf)
+    numbers, kept = piece.numbers, piece.kept
+    lows = numbers if kept is None else numbers.masked_fill(kept, torch.inf)
+    highs = numbers if kept is None else numbers.masked_fill(kept, -torch.inf)
     return Range(lows.amin(1, keepdim=True), highs.amax(1, keepdim=True))
 
 
@@ -77,8 +83,8 @@ def _find_moments(batch: Batch, *, magnitudes: bool) -> tuple[Tensor, Tensor]:
 
     def add_squares(piece: Piece) -> Tensor:
         squares = read(piece).sub(mean).square_()
-        if piece.absent is not None:
-            squares.masked_fill_(piece.absent, 0.0)
+        if piece.kept is not None:
+            squares.masked_fill_(piece.kept, 0.0)
         return squares.sum(1, keepdim=True)
 
     sums, counts = zip(*batch.each(add), strict=True)
@@ -90,4 +96,97 @@ def _find_moments(batch: Batch, *, magnitudes: bool) -> tuple[Tensor, Tensor]:
 def _count_present(piece: Piece) -> Tensor:
     groups, members = piece.numbers.shape
     counts = torch.full((groups, 1), members, device=piece.numbers.device)
-    return counts if piece.absent is None else counts - piece.absent.sum(1, keepdim=True)
+    return counts if piece.kept is None else counts - piece.kept.sum(1, keepdim=True)
+
+
+def search_bounds(batch: Batch, recipe: Recipe, data: Range) -> Range:
+    """Return the bounds, of those at `FACTORS` times each group's largest |w|, that make the smallest error.
+
+    The error is the sum over the group of importance * (w' - w) ** 2, of what clipping and rounding do together;
+    importance is 1 where none is given. Of equal errors the wider bounds win. The whole range is among them, so
+    that searching is never worse than not clipping.
+
+    Args:
+        batch: The groups; kept weights do not count.
+        recipe: The grid that is to be used.
+        data: Each group's smallest and largest weight.
+
+    Returns:
+        Bounds, [groups, 1] each.
+    """
+    largest = torch.maximum(data.low.abs(), data.high.abs())
+    best = torch.full_like(largest, torch.inf)
+    chosen = largest.clone()
+    for factor in FACTORS:
+        threshold = largest * factor
+        grid = Grid(recipe, *clip_range(data, Range(-threshold, threshold)), clipped=True)
+        error = torch.stack(batch.each(partial(_add_errors, grid=grid))).sum(0)
+        better = error < best
+        best = torch.where(better, error, best)
+        chosen = torch.where(better, threshold, chosen)
+    return Range(-chosen, chosen)
+
+
+def _add_errors(piece: Piece, grid: Grid) -> Tensor:
+    errors = grid.snap_(piece.numbers.clone()).sub_(piece.numbers).square_()
+    if piece.importance is not None:
+        errors.mul_(piece.importance)
+    if piece.kept is not None:
+        errors.masked_fill_(piece.kept, 0.0)
+    return errors.sum(1, keepdim=True)
+
+
+def select_ranks(batch: Batch, percent: float, *, magnitudes: bool) -> Tensor:
+    """Return each group's percentile: the smallest number that at least so many percent are not larger than.
+
+    Radix selection: numbers are read as integers of the same order; each pass over the pieces counts one more
+    digit of eight bits of those that share the digits found so far.
+
+    Args:
+        batch: The groups; kept weights do not count.
+        percent: Above 0, at most 100.
+        magnitudes: Of |w|, not of w.
+
+    Returns:
+        [groups, 1], each one of the group's own numbers; 0 for a group that is kept altogether.
+    """
+    integer = torch.int64 if batch.material.source.dtype is torch.float64 else torch.int32
+    top = torch.iinfo(integer).bits - _DIGIT
+    prefix = rank = total = torch.empty(0)
+
+    def count(piece: Piece, shift: int) -> Tensor:
+        keys = _mirror((piece.numbers.abs() if magnitudes else piece.numbers).view(integer))
+        alike = None if shift == top else (keys >> (shift + _DIGIT)) == prefix
+        if piece.kept is not None:
+            alike = ~piece.kept if alike is None else alike & ~piece.kept
+        digits = keys >> shift
+        # The first digit holds the sign: from -128, not from 0.
+        return _count_digits(digits + _BINS // 2 if shift == top else digits & (_BINS - 1), alike)
+
+    for shift in range(top, -1, -_DIGIT):
+        counts = torch.stack(batch.each(partial(count, shift=shift))).sum(0)  # [groups, bins]
+        if shift == top:
+            total = counts.sum(1, keepdim=True)
+            # The product may exceed a whole number by its rounding error, which is no weight more.
+            rank = torch.ceil(total.double() * (percent / 100) * (1 - 1e-12)).long().clamp_(min=1)
+        reached = counts.cumsum(1)
+        digit = (reached < rank).sum(1, keepdim=True).clamp_(max=_BINS - 1)
+        rank = rank - (reached - counts).gather(1, digit)
+        prefix = digit - _BINS // 2 if shift == top else (prefix << _DIGIT) | digit
+    floating = torch.float64 if integer is torch.int64 else torch.float32
+    return _mirror(prefix.to(integer)).view(floating).masked_fill_(total == 0, 0.0)
+
+
+def _count_digits(digits: Tensor, alike: Tensor | None) -> Tensor:
+    """Count per group how often each digit occurs, [groups, bins], among those that count."""
+    groups = len(digits)
+    places = digits + _BINS * torch.arange(groups, device=digits.device, dtype=digits.dtype)[:, None]
+    if alike is not None:
+        places.masked_fill_(~alike, groups * _BINS)
+    counts: Tensor = places.view(-1).bincount(minlength=groups * _BINS + 1)
+    return counts[:-1].view(groups, _BINS)
+
+
+def _mirror(bits: Tensor) -> Tensor:
+    # Gives integers in the order of the numbers: negative floats are ordered backwards. It is its own inverse.
+    return bits ^ ((bits >> (torch.iinfo(bits.dtype).bits - 1)) & torch.iinfo(bits.dtype).max)

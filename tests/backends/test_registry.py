@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sw_audit.backends.method import find_obstacle, tell_failure
+from sw_audit.backends.method import describe_failure, find_obstacle
 from sw_audit.backends.registry import METHODS, find_methods
 from sw_audit.errors import InputError
 
@@ -14,11 +14,19 @@ from sw_audit.errors import InputError
 def test_every_method_has_a_name_of_its_own_and_one_way_to_work() -> None:
     assert len({method.name for method in METHODS}) == len(METHODS)
     assert all((method.pack is None) != (method.train is None) for method in METHODS)
-    assert [method.name for method in METHODS if method.calibrates] == [
+    assert [method.name for method in METHODS] == [
+        "bitsandbytes-nf4",
+        "bitsandbytes-int8",
+        "torchao-int8",
+        "torchao-int4",
+        "hqq-int4",
+        "quanto-int8",
+        "quanto-int4",
         "auto-round-awq",
         "auto-round-signround",
         "gptqmodel-gptq",
     ]
+    assert [method.calibrates for method in METHODS] == [False] * 7 + [True] * 3
 
 
 def test_methods_come_in_the_order_of_the_names() -> None:
@@ -45,9 +53,9 @@ def test_a_package_that_is_missing_or_too_old_is_told_in_one_line() -> None:
 
 
 def test_a_failure_is_one_line_however_much_the_library_says() -> None:
-    assert tell_failure(ValueError("\n  first\nsecond")) == "ValueError: first"
-    assert tell_failure(KeyError()) == "KeyError"
-    assert len(tell_failure(ValueError("x" * 1000))) == 200
+    assert describe_failure(ValueError("\n  first\nsecond")) == "ValueError: first"
+    assert describe_failure(KeyError()) == "KeyError"
+    assert len(describe_failure(ValueError("x" * 1000))) == 200
 
 
 def test_the_list_of_methods_opens_no_library() -> None:

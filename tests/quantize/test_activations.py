@@ -39,7 +39,7 @@ def test_a_held_out_scalar_comes_back_and_its_token_is_rounded_as_if_it_were_not
     # Without the 600, the first token's largest is 6, as in the first test; the second token is as it was.
     x = torch.tensor([[-6.0, 2.9, 600.123, 0.9], [0.75, -0.3, 0.1, 0.38]])
     expected = torch.tensor([[-6.0, 2.0, 600.123, 0.0], [0.75, -0.25, 0.0, 0.5]])
-    assert torch.equal(round_activations(x, 3, held=hold([0], [2])), expected)
+    assert torch.equal(round_activations(x, 3, keep=hold([0], [2])), expected)
     assert not torch.equal(round_activations(x, 3)[0, :2], expected[0, :2])
 
 
@@ -53,7 +53,7 @@ def test_the_median_is_that_of_the_other_channels_of_the_same_token() -> None:
 
 def test_a_token_all_of_whose_channels_are_held_out_comes_back() -> None:
     x = torch.tensor([[3.3, -8.1], [1.0, 0.4]])
-    rounded = round_activations(x, 2, held=hold([0, 0], [0, 1]))
+    rounded = round_activations(x, 2, keep=hold([0, 0], [0, 1]))
     assert rounded.tolist() == [x[0].tolist(), [1.0, 0.0]]
 
 
@@ -111,7 +111,7 @@ def test_held_out_scalars_come_back_bit_for_bit_whatever_the_median_is_taken_ove
 ) -> None:
     row = data.draw(st.integers(0, len(x) - 1))
     channel = data.draw(st.integers(0, x.shape[1] - 1))
-    rounded = round_activations(x, bits, held=hold([row], [channel]))
+    rounded = round_activations(x, bits, keep=hold([row], [channel]))
     assert torch.equal(rounded[row, channel], x[row, channel])
     # Any other value within the range of the rest in its place gives the same everywhere else.
     rest = torch.cat([x[row, :channel], x[row, channel + 1 :]])

@@ -27,7 +27,7 @@ from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
-from sw_audit.quantize.rtn import round_into_, round_to_nearest
+from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.arm import Arm, Quantize
 
 GROUP = 64
@@ -64,7 +64,7 @@ def ours_in_place(notation: str) -> Callable[[], Way]:
     def work(weight: Tensor) -> Tensor:
         target = spare.take(weight)
         spare.give_back([target])
-        return round_into_(target, weight, recipe)
+        return round_to_nearest(weight, recipe, out=target)
 
     return lambda: work
 

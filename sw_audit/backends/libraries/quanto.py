@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sw_audit.backends.method import Method, Packed
+from sw_audit.backends.method import Method, Packed, register
 
 
 def pack_int8(linear: nn.Linear) -> Packed:
@@ -51,11 +51,12 @@ def _dequantize(weight: Any) -> Tensor:
     return values.contiguous()
 
 
-METHODS = (
+register(
     Method(
         "quanto-int8",
         "optimum-quanto",
         "0.2.7",
+        order=40,
         what="int8, weights only",
         settings="QLinear, qint8, one scale per row",
         pack=pack_int8,
@@ -64,6 +65,7 @@ METHODS = (
         "quanto-int4",
         "optimum-quanto",
         "0.2.7",
+        order=40,
         what="int4, weights only",
         settings="QLinear, qint4, groups of 128 or what fits, unpacked without its C++ extension",
         pack=pack_int4,

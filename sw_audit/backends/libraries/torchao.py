@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sw_audit.backends.method import GROUP, Method, Packed
+from sw_audit.backends.method import GROUP, Method, Packed, register
 
 
 def pack_int8(linear: nn.Linear) -> Packed:
@@ -40,11 +40,12 @@ def _quantize(linear: nn.Linear, config: Any) -> Packed:
     return Packed(linear, (linear.weight.data,))
 
 
-METHODS = (
+register(
     Method(
         "torchao-int8",
         "torchao",
         "0.15",
+        order=20,
         what="int8, weights only",
         settings="Int8WeightOnlyConfig, one scale per row",
         pack=pack_int8,
@@ -53,6 +54,7 @@ METHODS = (
         "torchao-int4",
         "torchao",
         "0.15",
+        order=20,
         what="int4, weights only",
         settings=f"IntxWeightOnlyConfig, groups of {GROUP}, a byte per weight (the 4-bit kernels are for GPUs)",
         pack=pack_int4,

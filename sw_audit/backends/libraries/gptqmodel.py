@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sw_audit.backends.method import GROUP, Method, Task
+from sw_audit.backends.method import GROUP, Method, Task, register
 
 _BATCH = 8
 
@@ -37,11 +37,12 @@ def train(task: Task) -> Mapping[str, Tensor]:
     return state
 
 
-METHODS = (
+register(
     Method(
         "gptqmodel-gptq",
         "gptqmodel",
         "7.6",
+        order=60,
         what="GPTQ",
         settings=f"4 bits, symmetric, groups of {GROUP}, no activation order",
         train=train,

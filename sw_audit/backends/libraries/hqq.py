@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sw_audit.backends.method import GROUP, Method, Packed
+from sw_audit.backends.method import GROUP, Method, Packed, register
 
 
 def pack_int4(linear: nn.Linear) -> Packed:
@@ -21,11 +21,12 @@ def pack_int4(linear: nn.Linear) -> Packed:
     return Packed(module.eval(), (module.W_q.data, module.meta["scale"], module.meta["zero"]))
 
 
-METHODS = (
+register(
     Method(
         "hqq-int4",
         "hqq",
         "0.2.8",
+        order=30,
         what="half-quadratic quantization",
         settings=f"HQQLinear, 4 bits, groups of {GROUP}, its optimizer on",
         pack=pack_int4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sw_audit.backends.method import GROUP, Method, Packed
+from sw_audit.backends.method import GROUP, Method, Packed, register
 
 # Features beyond this are multiplied in half precision, the weight's row of scales notwithstanding.
 _OUTLIER = 6.0
@@ -57,11 +57,12 @@ def pack_int8(linear: nn.Linear) -> Packed:
     return Packed(module.eval(), (module.weight.data, module.weight.SCB))
 
 
-METHODS = (
+register(
     Method(
         "bitsandbytes-nf4",
         "bitsandbytes",
         "0.46",
+        order=10,
         what="QLoRA's 4-bit normal floats",
         settings=f"Linear4bit, nf4, blocks of {GROUP}, no double quantization",
         pack=pack_nf4,
@@ -70,6 +71,7 @@ METHODS = (
         "bitsandbytes-int8",
         "bitsandbytes",
         "0.46",
+        order=10,
         what="LLM.int8",
         settings=f"Linear8bitLt, outlier threshold {_OUTLIER:g}",
         pack=pack_int8,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from sw_audit.backends.method import GROUP, Method, Task
+from sw_audit.backends.method import GROUP, Method, Task, register
 
 _STEPS = 20
 _BATCH = 4
@@ -53,11 +53,12 @@ def train(task: Task, algorithm: Literal["awq", "auto_round"]) -> Mapping[str, T
     return state
 
 
-METHODS = (
+register(
     Method(
         "auto-round-awq",
         "auto-round",
         "0.16",
+        order=50,
         what="AWQ, as auto-round has it",
         settings=f"4 bits, asymmetric, groups of {GROUP}",
         train=partial(train, algorithm="awq"),
@@ -66,6 +67,7 @@ METHODS = (
         "auto-round-signround",
         "auto-round",
         "0.16",
+        order=50,
         what="SignRound, written in GPTQ's format",
         settings=f"4 bits, symmetric, groups of {GROUP}, {_STEPS} steps of {_BATCH} windows",
         train=partial(train, algorithm="auto_round"),

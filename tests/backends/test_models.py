@@ -9,9 +9,8 @@ from support.backends import require
 from support.checkpoints import save_checkpoint
 
 from sw_audit.backends.method import Method
+from sw_audit.backends.models import count_saved_bits, quantize_models
 from sw_audit.backends.registry import METHODS, find_methods
-from sw_audit.backends.whole import quantize_models
-from sw_audit.backends.worker import count_saved_bits
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import cut_calibration, window_corpus

@@ -1,0 +1,222 @@
+"""Methods that quantize a whole model: a process of its own does it, and its layers come back one by one.
+
+These libraries patch others when they are imported, change settings of torch, print, and want memory for a whole
+model; none of that should meet the process that measures. It starts `python -m sw_audit.backends.models
+FOLDER...`, with a job in each folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sw_audit.backends.costs import ProcessMeter
+from sw_audit.backends.method import Method, Task, describe_failure
+from sw_audit.backends.registry import find_methods
+from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
+from sw_audit.checkpoint.opening import open_checkpoint, require_folder
+from sw_audit.policy.policy import ModelPolicy
+
+JOB, CALIBRATION, LAYERS, COSTS = "job.json", "calibration.safetensors", "layers.safetensors", "costs.json"
+
+# Nothing is looked up, nor asked: what is needed is on this machine. The last is for gptqmodel, which by default
+# has too few threads for its own queues where a machine has less than three cores.
+_SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONWARNINGS": "ignore",
+    "TOKENIZERS_PARALLELISM": "false",
+    "GPTQMODEL_CPU_WORKERS": str(max(2, (os.cpu_count() or 1) // 2)),
+}
+
+
+@dataclass
+class ModelQuantizer:
+    """The layers of a model that another process has quantized, and what that cost.
+
+    Attributes:
+        method: The method.
+        folder: What the process was given and has written.
+        bits: Bits stored for the decoder's matrices; `None` if it could not be told which of them are which.
+        weights: Weights of these matrices.
+        seconds: Time spent quantizing.
+        peak_bytes: Most memory beyond what the open model takes; `None` where the system does not tell.
+        failure: Why there is no result; `None` if there is.
+    """
+
+    method: Method
+    folder: Path
+    bits: int | None = None
+    weights: int = 0
+    left: int = 0
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    failure: str | None = None
+
+    def __call__(self, layer: DecoderLayer) -> nn.Module:
+        """Return a copy of a layer with the parameters that the library has given it."""
+        if self.failure is not None:
+            return layer.module
+        projections = [module for _, module in list_projections(layer.module, layer.name)]
+        # Empty shells take the projections' places in the copy, so that their weights are not copied first.
+        shells = {id(module): copy.copy(module) for module in projections}
+        for shell in shells.values():
+            shell._parameters = dict(shell._parameters)
+        copied: nn.Module = copy.deepcopy(layer.module, dict(shells))
+        prefix = f"{layer.name}."
+        with safe_open(self.folder / LAYERS, "pt", device=str(next(layer.module.parameters()).device)) as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - it is no dict
+            state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        copied.load_state_dict(state, strict=True, assign=True)
+        return copied.requires_grad_(False)
+
+
+def quantize_models(
+    methods: Sequence[Method], wanted: ModelPolicy, calibration: Tensor, seed: int, folder: Path
+) -> tuple[ModelQuantizer, ...]:
+    """Let a library quantize a whole model, once per method, in a process of its own.
+
+    Args:
+        methods: Methods of one package, each with a `train`.
+        wanted: The model, as it was opened.
+        calibration: Token ids, int64 [windows, tokens].
+        seed: Of everything that is drawn.
+        folder: An existing folder, which must stay as long as the layers are wanted.
+
+    Returns:
+        One entry per method.
+    """
+    model = wanted.model_dump(mode="json")
+    if Path(wanted.source).expanduser().exists():
+        # The process is started in another folder.
+        model["source"] = str(Path(wanted.source).expanduser().resolve())
+    folders = [(folder / method.name).resolve() for method in methods]
+    for method, place in zip(methods, folders, strict=True):
+        place.mkdir()
+        job = {"method": method.name, "model": model, "seed": seed}
+        (place / JOB).write_text(json.dumps(job), encoding="utf-8")
+        save_file({"token_ids": calibration.contiguous()}, place / CALIBRATION)
+    done = subprocess.run(  # noqa: S603 - this very interpreter, on a module of this package
+        [sys.executable, "-m", "sw_audit.backends.models", *map(str, folders)],
+        # Some write logs into the folder that they are started in.
+        cwd=folder,
+        env={**_SETTINGS, **os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    return tuple(
+        ModelQuantizer(method, place, **_read_costs(place, done))
+        for method, place in zip(methods, folders, strict=True)
+    )
+
+
+def _read_costs(folder: Path, done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
+    written = folder / COSTS
+    if written.is_file():
+        costs: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+        return costs
+    lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    return {"failure": f"its process ended with {done.returncode}: {lines[-1] if lines else 'it said nothing'}"}
+
+
+def run_job(folder: Path) -> None:
+    """Do the job that a folder describes, and write into it what became of the layers and what it cost."""
+    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    (method,) = find_methods([job["method"]])
+    wanted = ModelPolicy.model_validate(job["model"])
+    if method.train is None:
+        raise ValueError(f"{method.name} quantizes layer by layer")
+    saved = folder / "saved"
+    saved.mkdir()
+    checkpoint = open_checkpoint(wanted)
+    prefixes = tuple(f"{layer.name}." for layer in checkpoint.layers)
+    task = Task(
+        checkpoint=checkpoint,
+        folder=require_folder(wanted),
+        calibration=load_file(folder / CALIBRATION)["token_ids"],
+        seed=job["seed"],
+        saved=saved,
+        meter=ProcessMeter(),
+    )
+    torch.manual_seed(task.seed)
+    known = set(checkpoint.model.state_dict())
+    # The library takes the model apart, the list of what was in it is needed after.
+    matrices = [(matrix.parameter, matrix.tensor.numel()) for matrix in _list_parameters(checkpoint.layers)]
+    state = method.train(task)
+    missing = sorted(name for name in known if name.startswith(prefixes) and name not in state)
+    if missing:
+        raise KeyError(f"{method.name} did not give back {missing[0]}")
+    kept = {name: state[name].detach().cpu().contiguous() for name in known if name.startswith(prefixes)}
+    save_file({name: tensor.clone() for name, tensor in kept.items()}, folder / LAYERS)
+    costs = {
+        "bits": count_saved_bits(saved, [name for name, _ in matrices]),
+        "weights": sum(size for _, size in matrices),
+        "seconds": task.meter.seconds,
+        "peak_bytes": task.meter.peak_bytes,
+    }
+    (folder / COSTS).write_text(json.dumps(costs), encoding="utf-8")
+
+
+def count_saved_bits(folder: Path, parameters: Iterable[str]) -> int | None:
+    """Count the bits that a library wrote for some matrices; `None` if it wrote nothing for one of them.
+
+    Args:
+        folder: With safetensors files.
+        parameters: Qualified names of the weights before; what stands for one begins with its module's name.
+    """
+    sizes: dict[str, int] = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                tensor = file.get_tensor(name)
+                sizes[name] = 8 * tensor.numel() * tensor.element_size()
+    total = 0
+    for parameter in parameters:
+        module = parameter.removesuffix(".weight")
+        own = [
+            size for name, size in sizes.items() if name.rpartition(".")[0] == module and name != f"{module}.bias"
+        ]
+        if not own:
+            return None
+        total += sum(own)
+    return total
+
+
+def _list_parameters(layers: Iterable[DecoderLayer]) -> Iterator[Matrix]:
+    """Yield one matrix per parameter: the experts that are fused in one are stored together."""
+    seen: set[str] = set()
+    for layer in layers:
+        for matrix in layer.matrices:
+            if matrix.parameter not in seen:
+                seen.add(matrix.parameter)
+                yield matrix
+
+
+def main(folders: Sequence[str]) -> int:
+    """Do jobs; what goes wrong is told in one line in the costs, for the output is full of other things."""
+    failed = 0
+    for folder in folders:
+        try:
+            run_job(Path(folder))
+        except Exception as error:  # libraries raise nearly everything
+            failed = 1
+            (Path(folder) / COSTS).write_text(json.dumps({"failure": describe_failure(error)}), encoding="utf-8")
+        gc.collect()
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
