@@ -30,11 +30,11 @@ class ChoiceItem:
     answer: int
 
 
-def read_choices(wanted: CorpusPolicy) -> tuple[ChoiceItem, ...] | None:
+def read_choices(corpus: CorpusPolicy) -> tuple[ChoiceItem, ...] | None:
     """Read the multiple-choice items that a policy asks for.
 
     Args:
-        wanted: `choices` is a path or `specimen`; without it, the specimen's text has the specimen's items.
+        corpus: `choices` is a path or `specimen`; without it, the specimen's text has the specimen's items.
 
     Returns:
         The items in the order of the file, or `None` if none are asked for.
@@ -42,7 +42,7 @@ def read_choices(wanted: CorpusPolicy) -> tuple[ChoiceItem, ...] | None:
     Raises:
         CorpusError: If the file cannot be read, is empty, or a line of it is malformed.
     """
-    source = wanted.choices or (SPECIMEN if wanted.source == SPECIMEN else None)
+    source = corpus.choices or (SPECIMEN if corpus.source == SPECIMEN else None)
     if source is None:
         return None
     asked = f"choices {source!r}"
@@ -54,8 +54,8 @@ def read_choices(wanted: CorpusPolicy) -> tuple[ChoiceItem, ...] | None:
     except UnicodeDecodeError as error:
         raise CorpusError(asked, f"byte {error.start} is not UTF-8", _FORM) from error
     except OSError as error:
-        found = f"it cannot be read ({error.strerror})"
-        raise CorpusError(asked, found, "check the file and its permissions") from error
+        problem = f"it cannot be read ({error.strerror})"
+        raise CorpusError(asked, problem, "check the file and its permissions") from error
     items = tuple(
         _read_item(line, f"{asked}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
     )
@@ -69,9 +69,9 @@ def _read_item(line: str, asked: str) -> ChoiceItem:
         item = json.loads(line)
     except json.JSONDecodeError as error:
         raise CorpusError(asked, f"it is not JSON ({error})", _FORM) from error
-    found = _find_fault(item)
-    if found is not None:
-        raise CorpusError(asked, found, _FORM)
+    problem = _find_fault(item)
+    if problem is not None:
+        raise CorpusError(asked, problem, _FORM)
     return ChoiceItem(item["context"], tuple(item["choices"]), item["answer"])
 
 

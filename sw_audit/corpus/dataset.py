@@ -13,13 +13,13 @@ from sw_audit.policy.policy import CorpusPolicy
 _PATIENCE = 5.0
 
 
-def read_data_set(wanted: CorpusPolicy) -> list[Any]:
+def read_data_set(corpus: CorpusPolicy) -> list[Any]:
     """Read one column of one split.
 
     Without a connection, or with `HF_HUB_OFFLINE`, the data set has to be in the cache.
 
     Args:
-        wanted: Name, configuration, split, column and revision.
+        corpus: Name, configuration, split, column and revision.
 
     Returns:
         The column's values, row by row.
@@ -27,25 +27,25 @@ def read_data_set(wanted: CorpusPolicy) -> list[Any]:
     Raises:
         CorpusError: If there is no such data set, configuration, split or column, or it cannot be reached.
     """
-    asked = f"data set {wanted.source!r}"
-    offline = _ask_hub(wanted, asked)
+    asked = f"data set {corpus.source!r}"
+    offline = _ask_hub(corpus, asked)
     with _quiet_datasets(offline=offline is not None):
-        import datasets
+        import datasets  # slow, and only needed where the text is a data set
 
         try:
-            found = datasets.load_dataset(
-                wanted.source, wanted.config, split=wanted.split, revision=wanted.revision
+            dataset = datasets.load_dataset(
+                corpus.source, corpus.config, split=corpus.split, revision=corpus.revision
             )
         except Exception as error:  # builders raise nearly everything
-            raise _refuse(asked, error, offline, wanted) from error
-    if wanted.field not in found.column_names:
-        columns = ", ".join(repr(name) for name in found.column_names)
+            raise _refuse(asked, error, offline, corpus) from error
+    if corpus.field not in dataset.column_names:
+        columns = ", ".join(repr(name) for name in dataset.column_names)
         remedy = "name a column of text in corpus.field"
-        raise CorpusError(asked, f"no column {wanted.field!r}, only {columns}", remedy)
-    return list(found[wanted.field])
+        raise CorpusError(asked, f"no column {corpus.field!r}, only {columns}", remedy)
+    return list(dataset[corpus.field])
 
 
-def _ask_hub(wanted: CorpusPolicy, asked: str) -> str | None:
+def _ask_hub(corpus: CorpusPolicy, asked: str) -> str | None:
     """Ask the hub once whether a data set exists.
 
     Returns:
@@ -61,7 +61,7 @@ def _ask_hub(wanted: CorpusPolicy, asked: str) -> str | None:
     if is_offline_mode():
         return "the hub is switched off by HF_HUB_OFFLINE"
     try:
-        HfApi().dataset_info(wanted.source, revision=wanted.revision, timeout=_PATIENCE)
+        HfApi().dataset_info(corpus.source, revision=corpus.revision, timeout=_PATIENCE)
     except GatedRepoError as error:
         remedy = "ask for access on the hub, then log in with `hf auth login`"
         raise CorpusError(asked, "access to this data set is restricted", remedy) from error
@@ -69,8 +69,8 @@ def _ask_hub(wanted: CorpusPolicy, asked: str) -> str | None:
         remedy = "correct the path or the name; for a private data set log in with `hf auth login`"
         raise CorpusError(asked, "neither a file here nor a data set on the hub", remedy) from error
     except RevisionNotFoundError as error:
-        found = f"it has no revision {wanted.revision!r}"
-        raise CorpusError(asked, found, "name a branch, a tag or a commit of it") from error
+        problem = f"it has no revision {corpus.revision!r}"
+        raise CorpusError(asked, problem, "name a branch, a tag or a commit of it") from error
     except ValueError as error:
         remedy = "correct the path, or name a data set such as Salesforce/wikitext"
         raise CorpusError(asked, "neither a file here nor the name of a data set", remedy) from error
@@ -81,7 +81,7 @@ def _ask_hub(wanted: CorpusPolicy, asked: str) -> str | None:
 
 @contextmanager
 def _quiet_datasets(*, offline: bool) -> Iterator[None]:
-    """Silence `datasets`, keep it off the network if asked, and leave its settings as they were found."""
+    """Silence `datasets`, keep it off the network if asked, and leave its settings as they were."""
     import datasets
     import huggingface_hub.constants as hub
     from datasets.utils import logging
@@ -101,16 +101,16 @@ def _quiet_datasets(*, offline: bool) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _refuse(asked: str, error: Exception, offline: str | None, wanted: CorpusPolicy) -> CorpusError:
+def _refuse(asked: str, error: Exception, offline: str | None, corpus: CorpusPolicy) -> CorpusError:
     message = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(". ")
     if offline is not None:
-        found = f"no file of that name here, nothing in the cache, and {offline}"
-        return CorpusError(asked, found, "correct the path, or give a local text file in corpus.source")
+        problem = f"no file of that name here, nothing in the cache, and {offline}"
+        return CorpusError(asked, problem, "correct the path, or give a local text file in corpus.source")
     if "split" in message.lower():
-        found = f"no split {wanted.split!r} ({message})"
-        return CorpusError(asked, found, "name one of its splits in corpus.split")
+        problem = f"no split {corpus.split!r} ({message})"
+        return CorpusError(asked, problem, "name one of its splits in corpus.split")
     if "config" in message.lower():
-        found = f"no configuration {wanted.config!r} ({message})" if wanted.config else message
-        return CorpusError(asked, found, "name one of its configurations in corpus.config")
-    found = f"it cannot be loaded ({type(error).__name__}: {message})"
-    return CorpusError(asked, found, "give a local text file in corpus.source")
+        problem = f"no configuration {corpus.config!r} ({message})" if corpus.config else message
+        return CorpusError(asked, problem, "name one of its configurations in corpus.config")
+    problem = f"it cannot be loaded ({type(error).__name__}: {message})"
+    return CorpusError(asked, problem, "give a local text file in corpus.source")

@@ -1,4 +1,4 @@
-"""Stating how figures were measured, so that only like is compared with like."""
+"""How figures were measured, so that only like is compared with like."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, 
     )
 
 
-def list_cautions(wanted: CorpusPolicy, vocabulary: int, *, uncalibrated: bool = False) -> tuple[str, ...]:
+def list_cautions(corpus: CorpusPolicy, vocabulary: int, *, uncalibrated: bool = False) -> tuple[str, ...]:
     """List what a reader should know before quoting a figure that was measured on this text.
 
     Args:
-        wanted: The text, as the policy names it.
+        corpus: The text, as the policy names it.
         vocabulary: Number of tokens that the model knows.
-        uncalibrated: Whether text was wanted to calibrate on and there was none.
+        uncalibrated: Whether text was needed to calibrate on and there was none.
     """
     cautions = []
-    if wanted.source == "specimen" and vocabulary > _REAL_VOCABULARY:
+    if corpus.source == "specimen" and vocabulary > _REAL_VOCABULARY:
         cautions.append(
             "Measured on the specimen's text, in a small invented English: ratios hold, but name a text that "
             "the model was made for (corpus source) before quoting a perplexity."

@@ -1,4 +1,4 @@
-"""Words without a meaning of their own, and the tokens that spell them."""
+"""Stop words, and the tokens that spell them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ ENGLISH: tuple[str, ...] = tuple(_ENGLISH.split())
 """The common English stop words: articles, pronouns, prepositions, conjunctions, auxiliaries and their like."""
 
 
-def list_stop_words(wanted: CorpusPolicy) -> tuple[str, ...]:
+def list_stop_words(corpus: CorpusPolicy) -> tuple[str, ...]:
     """List the words that count as stop words.
 
     Args:
-        wanted: Its own words, if it names some; else the specimen's with the specimen's text; else English.
+        corpus: Its own words, if it names some; else the specimen's with the specimen's text; else English.
     """
-    if wanted.stop_words is not None:
-        return wanted.stop_words
-    if wanted.source == SPECIMEN:
+    if corpus.stop_words is not None:
+        return corpus.stop_words
+    if corpus.source == SPECIMEN:
         return tuple(sorted(STOP_WORDS))
     return ENGLISH
 
@@ -55,13 +55,10 @@ def stop_word_ids(words: Iterable[str], tokenizer: Any) -> torch.Tensor:
         for form in dict.fromkeys((word, word.capitalize()))
         for spelling in (form, f" {form}")
     ]
-    found = set()
-    for spelling, token_ids in zip(spellings, _tokenize(spellings, tokenizer), strict=True):
+    ids = set()
+    tokenized = tokenizer(spellings, add_special_tokens=False)["input_ids"] if spellings else []
+    for spelling, token_ids in zip(spellings, tokenized, strict=True):
         # A tokenizer may drop what it does not know and leave one token of another meaning.
         if len(token_ids) == 1 and tokenizer.decode(token_ids).strip().lower() == spelling.strip().lower():
-            found.add(token_ids[0])
-    return torch.tensor(sorted(found), dtype=torch.int64)
-
-
-def _tokenize(spellings: list[str], tokenizer: Any) -> list[list[int]]:
-    return list(tokenizer(spellings, add_special_tokens=False)["input_ids"]) if spellings else []
+            ids.add(token_ids[0])
+    return torch.tensor(sorted(ids), dtype=torch.int64)

@@ -37,49 +37,49 @@ class Text:
     natural_window: int | None
 
 
-def read_corpus(wanted: CorpusPolicy) -> Text:
+def read_corpus(corpus: CorpusPolicy) -> Text:
     """Read the text that a policy asks for.
 
-    Local files are read as they are (`.txt`) or row by row from the wanted column (`.json`, `.jsonl`,
+    Local files are read as they are (`.txt`) or row by row from the policy's column (`.json`, `.jsonl`,
     `.parquet`); rows are joined by an empty line. Whatever is neither `specimen` nor a file is the name of a
     data set. A file is never looked up on the network.
 
     Args:
-        wanted: Source, and for data sets configuration, split, column and revision.
+        corpus: Source, and for data sets configuration, split, column and revision.
 
     Raises:
         CorpusError: If it cannot be read or holds no text.
     """
-    path = Path(wanted.source).expanduser()
+    path = Path(corpus.source).expanduser()
     natural_window = None
-    if wanted.source == SPECIMEN:
+    if corpus.source == SPECIMEN:
         text = corpus_path().read_text(encoding="utf-8")
         natural_window = _measure_stories(text)
         name = SPECIMEN
-    elif path.exists() or looks_like_path(wanted.source):
-        text = _read_file(path, wanted)
-        name = wanted.source
+    elif path.exists() or looks_like_path(corpus.source):
+        text = _read_file(path, corpus)
+        name = corpus.source
     else:
-        text = _join(read_data_set(wanted), f"data set {wanted.source!r}", wanted)
-        name = f"{wanted.source} ({', '.join(part for part in (wanted.config, wanted.split) if part)})"
+        text = _join(read_data_set(corpus), f"data set {corpus.source!r}", corpus)
+        name = f"{corpus.source} ({', '.join(part for part in (corpus.config, corpus.split) if part)})"
     if not text.strip():
-        raise CorpusError(f"corpus {wanted.source!r}", "it holds no text", "give a text of some thousand words")
+        raise CorpusError(f"corpus {corpus.source!r}", "it holds no text", "give a text of some thousand words")
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Text(CorpusIdentity(name=name, sha256=digest, characters=len(text)), text, natural_window)
 
 
-def check_corpus(wanted: CorpusPolicy) -> None:
+def check_corpus(corpus: CorpusPolicy) -> None:
     """Complain about a corpus as far as that takes no network and no more than a look at its file.
 
     Args:
-        wanted: The corpus.
+        corpus: Source of the text.
 
     Raises:
         CorpusError: If its file is missing, empty or no readable file.
     """
-    path = Path(wanted.source).expanduser()
-    if wanted.source != SPECIMEN and (path.exists() or looks_like_path(wanted.source)):
-        _find_file(path, wanted.source)
+    path = Path(corpus.source).expanduser()
+    if corpus.source != SPECIMEN and (path.exists() or looks_like_path(corpus.source)):
+        _find_file(path, corpus.source)
 
 
 def looks_like_path(source: str) -> bool:
@@ -94,19 +94,19 @@ def looks_like_path(source: str) -> bool:
     )
 
 
-def _read_file(path: Path, wanted: CorpusPolicy) -> str:
-    asked = f"corpus {wanted.source!r}"
-    _find_file(path, wanted.source)
+def _read_file(path: Path, corpus: CorpusPolicy) -> str:
+    asked = f"corpus {corpus.source!r}"
+    _find_file(path, corpus.source)
     suffix = path.suffix.lower()
     try:
         if suffix in _JSON_SUFFIXES:
-            return _join(_read_json(path.read_text(encoding="utf-8"), wanted), asked, wanted)
+            return _join(_read_json(path.read_text(encoding="utf-8"), corpus), asked, corpus)
         if suffix == ".parquet":
-            return _join(_read_parquet(path, wanted), asked, wanted)
+            return _join(_read_parquet(path, corpus), asked, corpus)
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        found = f"byte {error.start} is not UTF-8"
-        raise CorpusError(asked, found, "give a text in UTF-8, a JSON or a Parquet file") from error
+        problem = f"byte {error.start} is not UTF-8"
+        raise CorpusError(asked, problem, "give a text in UTF-8, a JSON or a Parquet file") from error
     except json.JSONDecodeError as error:
         raise CorpusError(asked, f"it is not JSON ({error})", "write one JSON object per line") from error
     except OSError as error:
@@ -123,47 +123,47 @@ def _find_file(path: Path, source: str) -> None:
         raise CorpusError(asked, "the file is empty", "give a text of some thousand words")
 
 
-def _read_json(content: str, wanted: CorpusPolicy) -> list[Any]:
+def _read_json(content: str, corpus: CorpusPolicy) -> list[Any]:
     """Read a column of JSON lines, of a list of objects, or of one object of lists."""
     try:
         rows: Any = json.loads(content)
     except json.JSONDecodeError:
         rows = [json.loads(line) for line in content.splitlines() if line.strip()]
-    if isinstance(rows, dict) and isinstance(rows.get(wanted.field), list):
-        return list(rows[wanted.field])
+    if isinstance(rows, dict) and isinstance(rows.get(corpus.field), list):
+        return list(rows[corpus.field])
     rows = rows if isinstance(rows, list) else [rows]
     columns = {name for row in rows if isinstance(row, dict) for name in row}
-    if wanted.field not in columns:
-        raise _refuse_column(f"corpus {wanted.source!r}", wanted.field, columns)
-    return [row.get(wanted.field) for row in rows if isinstance(row, dict)]
+    if corpus.field not in columns:
+        raise _refuse_column(f"corpus {corpus.source!r}", corpus.field, columns)
+    return [row.get(corpus.field) for row in rows if isinstance(row, dict)]
 
 
-def _read_parquet(path: Path, wanted: CorpusPolicy) -> list[Any]:
+def _read_parquet(path: Path, corpus: CorpusPolicy) -> list[Any]:
     from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]  # it ships no types
 
-    asked = f"corpus {wanted.source!r}"
+    asked = f"corpus {corpus.source!r}"
     try:
         columns = parquet.read_schema(path).names
-        if wanted.field not in columns:
-            raise _refuse_column(asked, wanted.field, columns)
-        rows: list[Any] = parquet.read_table(path, columns=[wanted.field]).column(0).to_pylist()
+        if corpus.field not in columns:
+            raise _refuse_column(asked, corpus.field, columns)
+        rows: list[Any] = parquet.read_table(path, columns=[corpus.field]).column(0).to_pylist()
     except ArrowException as error:
         raise CorpusError(asked, "it is not a Parquet file", "give a text, JSON or Parquet file") from error
     return rows
 
 
-def _join(rows: Sequence[Any], asked: str, wanted: CorpusPolicy) -> str:
+def _join(rows: Sequence[Any], asked: str, corpus: CorpusPolicy) -> str:
     """Join the rows of a column; rows without a value are left out."""
     odd = next((row for row in rows if row is not None and not isinstance(row, str)), None)
     if odd is not None:
-        found = f"column {wanted.field!r} holds {type(odd).__name__}, not text"
-        raise CorpusError(asked, found, "name a column of text in corpus.field")
+        problem = f"column {corpus.field!r} holds {type(odd).__name__}, not text"
+        raise CorpusError(asked, problem, "name a column of text in corpus.field")
     return _BETWEEN_ROWS.join(row for row in rows if row is not None)
 
 
 def _refuse_column(asked: str, column: str, columns: Iterable[str]) -> CorpusError:
-    found = f"no column {column!r}, only {', '.join(repr(name) for name in sorted(columns)) or 'none at all'}"
-    return CorpusError(asked, found, "name a column of text in corpus.field")
+    problem = f"no column {column!r}, only {', '.join(repr(name) for name in sorted(columns)) or 'none at all'}"
+    return CorpusError(asked, problem, "name a column of text in corpus.field")
 
 
 def _measure_stories(text: str) -> int | None:

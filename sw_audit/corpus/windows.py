@@ -1,4 +1,4 @@
-"""Cutting a text into windows so that every token is scored once."""
+"""Windows over a text, in which every token is scored once, and prompts taken from them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from sw_audit.policy.policy import CorpusPolicy
 _LONGEST = 2048
 # Characters per token to begin with when only the beginning of a long text is needed.
 _GENEROUS = 8
+PROMPT_LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
+"""Tokens of the text in each prompt, BOS not counted: from a single word to more than a sentence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,29 +89,29 @@ def cut_windows(token_ids: Sequence[int], window: int, stride: int | None, bos: 
     )
 
 
-def window_corpus(text: Text, tokenizer: Any, wanted: CorpusPolicy, maximum: int | None) -> Windows:
+def window_corpus(text: Text, tokenizer: Any, corpus: CorpusPolicy, maximum: int | None) -> Windows:
     """Tokenize a text and cut it into windows, a BOS in front of each if the tokenizer has one.
 
     Args:
         text: The text.
         tokenizer: The model's tokenizer.
-        wanted: Window, stride, and at most how many windows.
+        corpus: Window, stride, and at most how many windows.
         maximum: The longest sequence that the model can take, if it says so.
 
     Raises:
         CorpusError: If the window is longer than the model can take, or the text is shorter than one window.
     """
-    asked = f"corpus {wanted.source!r}"
+    asked = f"corpus {corpus.source!r}"
     longest = min(maximum or _LONGEST, _LONGEST)
-    window = wanted.window or min(text.natural_window or longest, longest)
+    window = corpus.window or min(text.natural_window or longest, longest)
     if maximum is not None and window > maximum:
-        found = f"windows of {window} tokens, but the model takes {maximum} at most"
-        raise CorpusError(asked, found, f"set corpus.window to {maximum} or less")
-    stride = min(wanted.stride or window, window - 1)
-    needed = window + (wanted.windows - 1) * stride
+        problem = f"windows of {window} tokens, but the model takes {maximum} at most"
+        raise CorpusError(asked, problem, f"set corpus.window to {maximum} or less")
+    stride = min(corpus.stride or window, window - 1)
+    needed = window + (corpus.windows - 1) * stride
     try:
         token_ids = _tokenize(text.text, tokenizer, needed)
-        return cut_windows(token_ids, window, wanted.stride, tokenizer.bos_token_id, wanted.windows)
+        return cut_windows(token_ids, window, corpus.stride, tokenizer.bos_token_id, corpus.windows)
     except CorpusError as error:
         raise CorpusError(f"{asked}, {error.asked}", error.found, error.remedy) from error
 
@@ -139,6 +141,25 @@ def cut_calibration(text: Text, tokenizer: Any, windows: Windows, limit: int) ->
     if windows.bos is not None:
         rows = torch.cat([torch.full((whole, 1), windows.bos), rows], dim=1)
     return Windows(rows, torch.ones(whole, dtype=torch.int64), content, windows.bos)
+
+
+def draw_prompts(windows: Windows, tokenizer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Take one prompt of each length, each from another place of the text.
+
+    Args:
+        windows: The text, cut; a window shorter than a prompt is taken whole.
+        tokenizer: What it was cut with.
+
+    Returns:
+        Each prompt as its text, without special tokens, and its token ids, BOS included if the windows have it.
+    """
+    rows = windows.token_ids  # [windows, window]
+    places = [number * len(rows) // len(PROMPT_LENGTHS) for number in range(len(PROMPT_LENGTHS))]
+    cut = [
+        tuple(rows[place].tolist()[: length + (windows.bos is not None)])
+        for place, length in zip(places, PROMPT_LENGTHS, strict=True)
+    ]
+    return tuple((tokenizer.decode(token_ids, skip_special_tokens=True), token_ids) for token_ids in cut)
 
 
 def _tokenize(text: str, tokenizer: Any, needed: int) -> list[int]:

@@ -1,1 +1,1 @@
-"""WRITE a quantized checkpoint that opens without this package."""
+"""Writes a quantized checkpoint that opens without this package."""

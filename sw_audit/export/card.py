@@ -44,14 +44,14 @@ def write_card(done: Export, folder_name: str) -> str:
         _FORMS[done.form].format(dtype=done.dtype),
         "",
         f"- Quantized: {done.matrices} decoder matrices. Embeddings, head and norms are not.",
-        *(f"- Pattern `{one.pattern}` ({one.role}) matched {one.matrices}." for one in done.patterns),
+        *(f"- Pattern `{match.pattern}` ({match.role}) matched {match.matrices}." for match in done.patterns),
         f"- Bits per weight of the recipe, scales and held-out weights included: {done.bits_per_weight:.3f} over "
         "the decoder's matrices.",
         f"- Digest of the original's weight files (sha256): `{done.digest}`",
         "",
         "## Held out",
         "",
-        *_list_held_out(done),
+        *_describe_kept(done),
         "",
         "## Before you use it",
         "",
@@ -63,13 +63,13 @@ def write_card(done: Export, folder_name: str) -> str:
     return "\n".join(parts)
 
 
-def _list_held_out(done: Export) -> list[str]:
+def _describe_kept(done: Export) -> list[str]:
     if not done.held_out:
         return [f"Nothing: {done.because}."]
-    kept = "These weights were taken out before ranges were computed, and are stored as they were"
-    table = [f"{kept} ({done.because}).", "", explain_holdout(parse_recipe(done.recipe))]
+    meaning = "These weights were taken out before ranges were computed, and are stored as they were"
+    table = [f"{meaning} ({done.because}).", "", explain_holdout(parse_recipe(done.recipe))]
     table += ["", "| weight | value |", "|---|---|"]
-    table += [f"| `{one.address}` | {one.value!r} |" for one in done.held_out]
+    table += [f"| `{weight.address}` | {weight.value!r} |" for weight in done.held_out]
     if done.untouched:
         table += ["", f"For their sake these modules stay in {done.dtype}: {', '.join(done.untouched)}."]
     return table

@@ -1,28 +1,33 @@
-"""The story of an export: round an open model for good, and write it so that it opens without this package."""
+"""Rounds an open model for good, and writes it so that it opens without this package."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sw_audit import __version__
+from sw_audit.arms.matrices import index_scalars
+from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import PolicyError
 from sw_audit.export.card import write_card
-from sw_audit.export.folder import whole_folder
-from sw_audit.export.metadata import add_metadata
-from sw_audit.export.packing import describe_packing, pack_model_, require_packable
-from sw_audit.export.rounding import list_missing, round_model_
+from sw_audit.export.folder import add_metadata, whole_folder
+from sw_audit.export.packing import pack_model_, require_packable
 from sw_audit.policy.clip import SearchClip
 from sw_audit.policy.recipe import Recipe
-from sw_audit.policy.targets import PatternMatch, is_targeted, match_targets
+from sw_audit.policy.storage import count_bits
+from sw_audit.policy.targets import is_targeted, match_targets
 from sw_audit.progress import Progress, ignore_progress
-from sw_audit.record.address import WeightAddress, group_addresses
+from sw_audit.quantize.rtn import round_to_nearest
+from sw_audit.record.address import AddressGroup, WeightAddress, group_addresses
 from sw_audit.record.arm import Quantize
-from sw_audit.record.export import Export, Form
+from sw_audit.record.export import Export, Form, HeldWeight
 
 METADATA_KEY = "sw_audit"
 _COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".py"}
@@ -35,7 +40,7 @@ class ExportOrder:
     Attributes:
         recipe: How weights are rounded.
         form: How they are written.
-        holdout: What is held out.
+        keep: Weights that are kept in full precision (held out).
         because: Why these, or why none.
         targets: Which matrices, see `is_targeted`.
         ignore: Which of these are left alone.
@@ -43,7 +48,7 @@ class ExportOrder:
 
     recipe: Recipe
     form: Form = "dense"
-    holdout: tuple[WeightAddress, ...] = ()
+    keep: tuple[WeightAddress, ...] = ()
     because: str = "nothing was asked for"
     targets: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -73,7 +78,8 @@ def export_checkpoint(
         OutputError: If the folder cannot be written.
     """
     act, untouched = plan_rounding(checkpoint, order)
-    patterns = _match(checkpoint, order)
+    names = (matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices)
+    patterns = match_targets(names, order.targets, order.ignore)
     with whole_folder(folder) as draft:
         rounded = round_model_(checkpoint.layers, act, untouched, progress)
         done = Export(
@@ -85,9 +91,9 @@ def export_checkpoint(
             form=order.form,
             patterns=patterns,
             matrices=len(rounded.matrices),
-            held_out=tuple(rounded.held_out),
+            held_out=tuple(rounded.kept),
             because=order.because,
-            untouched=tuple(one.removesuffix(".weight") for one in untouched),
+            untouched=tuple(name.removesuffix(".weight") for name in untouched),
             bits_per_weight=rounded.bits / rounded.weights,
             tool=f"sw-audit {__version__}",
         )
@@ -101,7 +107,7 @@ def export_checkpoint(
 
 
 def plan_rounding(checkpoint: Checkpoint, order: ExportOrder) -> tuple[Quantize, tuple[str, ...]]:
-    """Work out the arm's act, and which parameters stay in full precision for the sake of a held-out weight.
+    """Work out the arm's act, and which parameters stay in full precision for the sake of a weight in them.
 
     Packed codes have no place for a weight in full precision, so its whole module is left alone there.
 
@@ -111,18 +117,20 @@ def plan_rounding(checkpoint: Checkpoint, order: ExportOrder) -> tuple[Quantize,
     if isinstance(order.recipe.clip, SearchClip) and order.recipe.clip.on == "corpus":
         asked = f"recipe {str(order.recipe)!r}"
         raise PolicyError(asked, "there is no calibration text here", "search without one (/search)")
-    for address in list_missing(checkpoint.layers, order.holdout):
-        name = checkpoint.layers[0].matrices[-1].parameter
-        raise PolicyError(f"hold-out {address}", "the model has no such matrix", f"name one, such as {name}[0, 0]")
+    for address in order.keep:
+        matrices = (layer.find_matrix(address.parameter, address.expert) for layer in checkpoint.layers)
+        if all(matrix is None for matrix in matrices):
+            remedy = f"name one, such as {checkpoint.layers[0].matrices[-1].parameter}[0, 0]"
+            raise PolicyError(f"hold-out {address}", "the model has no such matrix", remedy)
     act = Quantize(
         recipe=order.recipe,
-        holdout=group_addresses(order.holdout),
+        holdout=group_addresses(order.keep),
         targets=order.targets,
         ignore=order.ignore,
     )
     if order.form == "dense":
         return act, ()
-    untouched = tuple(sorted({one.parameter for one in order.holdout}))
+    untouched = tuple(sorted({address.parameter for address in order.keep}))
     packed = {
         matrix.parameter
         for layer in checkpoint.layers
@@ -133,9 +141,69 @@ def plan_rounding(checkpoint: Checkpoint, order: ExportOrder) -> tuple[Quantize,
     return act, untouched
 
 
-def _match(checkpoint: Checkpoint, order: ExportOrder) -> tuple[PatternMatch, ...]:
-    names = (matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices)
-    return match_targets(names, order.targets, order.ignore)
+@dataclass
+class Rounded:
+    """What has been rounded.
+
+    Attributes:
+        matrices: Names of the parameters, experts that are fused in one counted one by one.
+        kept: What was kept in full precision, with its values.
+        bits: What the decoder's matrices take, those in full precision included.
+        weights: How many weights they have.
+    """
+
+    matrices: list[str] = field(default_factory=list)
+    kept: list[HeldWeight] = field(default_factory=list)
+    bits: float = 0.0
+    weights: int = 0
+
+
+@torch.no_grad()
+def round_model_(
+    layers: Sequence[DecoderLayer],
+    act: Quantize,
+    untouched: Collection[str] = (),
+    progress: Progress = ignore_progress,
+) -> Rounded:
+    """Round every targeted matrix of a model in place, as the arm with this act does while it measures.
+
+    Args:
+        layers: The model's decoder layers, which are changed.
+        act: What is rounded and how; what is kept in full precision.
+        untouched: Parameters that stay in full precision all the same.
+        progress: Told after each layer.
+
+    Raises:
+        CheckpointError: If the address of a kept weight lies outside its matrix.
+    """
+    rounded = Rounded()
+    for number, layer in enumerate(layers):
+        for matrix in layer.matrices:
+            weight = matrix.weight
+            kept = [
+                group
+                for group in act.holdout
+                if (group.parameter, group.expert) == (matrix.parameter, matrix.expert)
+            ]
+            rounded.weights += weight.numel()
+            rounded.kept += _read_values(matrix, kept)
+            if is_targeted(matrix.parameter, act.targets, act.ignore) and matrix.parameter not in untouched:
+                round_to_nearest(weight, act.recipe, index_scalars(matrix, kept) if kept else None, out=weight)
+                rounded.matrices.append(matrix.parameter)
+                rounded.bits += count_bits(act.recipe, matrix.shape, sum(map(len, kept)))
+            else:
+                rounded.bits += 8 * weight.element_size() * weight.numel()
+        progress("quantizing", number + 1, len(layers))
+    return rounded
+
+
+def _read_values(matrix: Matrix, groups: Sequence[AddressGroup]) -> Iterator[HeldWeight]:
+    for group in groups:
+        rows, columns = index_scalars(matrix, [group])
+        values = matrix.weight[rows, columns].tolist()
+        for row, column, value in zip(group.rows, group.columns, values, strict=True):
+            address = WeightAddress(parameter=group.parameter, row=row, column=column, expert=group.expert)
+            yield HeldWeight(address=address, value=value)
 
 
 def _write_model(model: Any, order: ExportOrder, parameters: frozenset[str], folder: Path) -> None:
@@ -144,7 +212,7 @@ def _write_model(model: Any, order: ExportOrder, parameters: frozenset[str], fol
         return
     compressor = pack_model_(model, order.recipe, parameters)
     model.save_pretrained(folder)
-    describe_packing(compressor, folder)
+    compressor.update_config(str(folder))
 
 
 def _copy_small_files(source: Path, folder: Path) -> None:

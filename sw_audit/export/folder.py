@@ -1,10 +1,11 @@
-"""A folder that is written whole or not at all."""
+"""A checkpoint's folder, which is written whole or not at all, and the metadata of its files."""
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
 
 
+def add_metadata(path: Path, entries: Mapping[str, str]) -> None:
+    """Add entries to the metadata of a safetensors file; the tensors stay as they are, byte for byte.
+
+    Args:
+        path: The file; it is replaced by another one, written beside it.
+        entries: What to add, as the format wants it: text by text.
+    """
+    written = path.with_name(f".{path.name}.tmp")
+    with path.open("rb") as old, written.open("xb") as new:
+        header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
+        header["__metadata__"] = {**header.get("__metadata__", {}), **entries}
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        # The format wants the tensors to begin at a multiple of eight, and allows spaces for that.
+        text += b" " * (-len(text) % 8)
+        new.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(old, new, 1 << 24)
+    written.replace(path)
+
+
 def _name_beside(folder: Path, ending: str) -> Path:
-    whole = folder.resolve()
-    return whole.with_name(f".{whole.name}.{secrets.token_hex(8)}.{ending}")
+    return folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.{ending}")

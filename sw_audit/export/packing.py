@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +55,7 @@ def require_packable(layers: Sequence[DecoderLayer], recipe: Recipe, parameters:
     }
     heights, widths = _find_divisors(recipe)
     for layer in layers:
-        for matrix in (one for one in layer.matrices if one.parameter in parameters):
+        for matrix in (matrix for matrix in layer.matrices if matrix.parameter in parameters):
             asked = f"{matrix.parameter} as compressed-tensors"
             if matrix.parameter not in linear:
                 raise CheckpointError(asked, "the library packs plain Linear modules only", "use --format dense")
@@ -77,7 +76,7 @@ def pack_model_(model: Any, recipe: Recipe, parameters: Collection[str]) -> Any:
         parameters: Which were.
 
     Returns:
-        The library's description of it, which is written beside the weights by `describe_packing`.
+        The library's compressor; its `update_config` writes into a folder's config.json how weights are packed.
     """
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.compressors.base import compress_module
@@ -107,11 +106,6 @@ def pack_model_(model: Any, recipe: Recipe, parameters: Collection[str]) -> Any:
         compress_module(module, compressor.force_compression_format)
     compressor.quantization_config.quantization_status = QuantizationStatus.COMPRESSED
     return compressor
-
-
-def describe_packing(compressor: Any, folder: Path) -> None:
-    """Write into a folder's config.json how its weights are packed."""
-    compressor.update_config(str(folder))
 
 
 def _describe(recipe: Recipe) -> dict[str, Any] | None:

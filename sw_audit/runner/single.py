@@ -159,7 +159,7 @@ def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) 
 def _follow(
     checkpoint: Checkpoint, location: Location, windows: Windows, policy: Policy
 ) -> tuple[PromptTrace, ...]:
-    from sw_audit.corpus.prompts import draw_prompts
+    from sw_audit.corpus.windows import draw_prompts
     from sw_audit.locate.locator import encode_prompt
     from sw_audit.locate.persistence import trace_prompts
 

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.checkpoints import make_tokenizer
 
-from sw_audit.corpus.protocol import describe_protocol, digest_tokenizer
 from sw_audit.corpus.text import Text, read_corpus
-from sw_audit.corpus.windows import Windows, cut_calibration, cut_windows, window_corpus
+from sw_audit.corpus.windows import (
+    PROMPT_LENGTHS,
+    Windows,
+    cut_calibration,
+    cut_windows,
+    draw_prompts,
+    window_corpus,
+)
 from sw_audit.errors import CorpusError
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.record.identity import CorpusIdentity
@@ -109,23 +113,6 @@ def _text(content: str, natural_window: int | None = None) -> Text:
 FABLE = "the fox sang , the owl slept . " * 40
 
 
-@pytest.mark.parametrize("bos", [True, False])
-def test_each_window_begins_with_the_tokenizers_bos_if_it_has_one(bos: bool) -> None:
-    tokenizer = make_tokenizer(bos=bos)
-    windows = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512)
-    ids = [tokenizer.get_vocab()[word] for word in FABLE.split()]
-    if bos:
-        assert windows.token_ids[0].tolist() == [1, *ids[:8]]
-        assert (windows.token_ids[:, 0] == 1).all()
-    else:
-        assert windows.token_ids[0].tolist() == ids[:9]
-    assert windows.scored == 320 - (not bos)
-    protocol = describe_protocol(_text(FABLE), windows, tokenizer, "torch.float32", seed=3)
-    assert protocol.bos == ("prepended" if bos else "absent")
-    assert (protocol.window, protocol.stride, protocol.windows) == (9, 8, len(windows.token_ids))
-    assert (protocol.dtype, protocol.seed, protocol.corpus.name) == ("float32", 3, "fable")
-
-
 def test_the_window_is_what_is_asked_else_the_texts_else_the_models() -> None:
     tokenizer = make_tokenizer()
 
@@ -194,24 +181,6 @@ def test_the_specimens_windows_are_its_stories() -> None:
     assert (windows.first_scored == 1).all()
 
 
-def test_the_stride_of_windows_made_elsewhere_is_read_off_them() -> None:
-    cut = cut_windows(range(20), 6, 2, None, 9)
-    bare = Windows(cut.token_ids, cut.first_scored)
-    protocol = describe_protocol(_text(FABLE), bare, make_tokenizer(), "float32", 0)
-    assert protocol.stride == 2
-
-
-def test_the_tokenizers_digest_changes_with_its_words_and_not_with_its_use(tmp_path: Path) -> None:
-    tokenizer = make_tokenizer()
-    before = digest_tokenizer(tokenizer)
-    tokenizer(["the fox", "the"], padding=True, truncation=True, max_length=2)
-    assert digest_tokenizer(tokenizer) == before
-    tokenizer.save_pretrained(tmp_path)
-    assert digest_tokenizer(type(tokenizer).from_pretrained(tmp_path)) == before
-    assert digest_tokenizer(make_tokenizer(words=("the",))) != before
-    assert digest_tokenizer(make_tokenizer(bos=False)) != before
-
-
 class Counting:
     """A tokenizer whose tokens are the numbers that a text consists of."""
 
@@ -244,3 +213,34 @@ def test_what_is_calibrated_on_follows_what_is_scored_and_shares_no_token_with_i
     assert rows.flatten().tolist() == list(range(used, used + whole * content))
     if bos is not None:
         assert set(found.token_ids[:, 0].tolist()) == {bos}
+
+
+def make_windows(rows: int, length: int, *, bos: int | None = None) -> Windows:
+    """Rows that begin with BOS if there is one; every other token is the number of its row, plus 4."""
+    tokens = torch.arange(4, 4 + rows).repeat_interleave(length).view(rows, length)
+    if bos is not None:
+        tokens[:, 0] = bos
+    return Windows(tokens, torch.ones(rows, dtype=torch.int64), bos=bos)
+
+
+def test_the_prompts_are_of_the_given_lengths_and_from_all_over_the_text() -> None:
+    prompts = draw_prompts(make_windows(16, 40), make_tokenizer())
+    assert [len(token_ids) for _, token_ids in prompts] == list(PROMPT_LENGTHS)
+    assert [set(token_ids) for _, token_ids in prompts] == [{4 + row} for row in range(0, 16, 2)]
+
+
+def test_bos_is_kept_and_is_no_token_of_the_text() -> None:
+    tokenizer = make_tokenizer()
+    bos = tokenizer.bos_token_id
+    for text, token_ids in draw_prompts(make_windows(8, 40, bos=bos), tokenizer):
+        assert token_ids[0] == bos
+        assert text == tokenizer.decode(token_ids[1:])
+    assert [len(token_ids) - 1 for _, token_ids in draw_prompts(make_windows(8, 40, bos=bos), tokenizer)] == list(
+        PROMPT_LENGTHS
+    )
+
+
+@pytest.mark.parametrize(("rows", "length"), [(1, 40), (3, 6)])
+def test_a_small_text_gives_as_many_prompts_none_longer_than_a_window(rows: int, length: int) -> None:
+    prompts = draw_prompts(make_windows(rows, length), make_tokenizer())
+    assert [len(token_ids) for _, token_ids in prompts] == [min(one, length) for one in PROMPT_LENGTHS]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from sw_audit.arms.apply import applied_arm
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
-from sw_audit.errors import CheckpointError, InputError, OutputError, PolicyError
+from sw_audit.errors import CheckpointError, InputError
 from sw_audit.export.checkpoint import METADATA_KEY, ExportOrder, export_checkpoint
-from sw_audit.export.folder import check_place, whole_folder
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import WeightAddress, group_addresses
@@ -41,7 +39,7 @@ def run(model: Any) -> torch.Tensor:
 def run_arm(checkpoint: Checkpoint, order: ExportOrder) -> torch.Tensor:
     """Run a model with the arm in force on all of its layers at once."""
     act = Quantize(
-        recipe=order.recipe, holdout=group_addresses(order.holdout), targets=order.targets, ignore=order.ignore
+        recipe=order.recipe, holdout=group_addresses(order.keep), targets=order.targets, ignore=order.ignore
     )
     with ExitStack() as stack:
         for layer in checkpoint.layers:
@@ -88,7 +86,7 @@ def test_half_precision_stays_half_precision(tmp_path: Path) -> None:
 def test_what_is_held_out_is_stored_bit_for_bit_and_named_everywhere(tmp_path: Path) -> None:
     source = save_checkpoint(tmp_path / "source")
     value = make_model(LLAMA).get_parameter(DOWN)[5, 7].item()
-    done, _ = export(source, tmp_path / "out", "int2/tensor", holdout=(HELD,), because="tried out")
+    done, _ = export(source, tmp_path / "out", "int2/tensor", keep=(HELD,), because="tried out")
     assert reopen(tmp_path / "out").get_parameter(DOWN)[5, 7].item() == value
     assert [(one.address, one.value) for one in done.held_out] == [(HELD, value)]
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
@@ -136,7 +134,7 @@ def test_packed_weights_compute_what_the_arm_does(notation: str, tmp_path: Path)
 
 def test_the_module_of_a_weight_that_is_held_out_is_not_packed(tmp_path: Path) -> None:
     source = save_checkpoint(tmp_path / "source")
-    done, _ = export(source, tmp_path / "out", "int4/row/symmetric", "compressed-tensors", holdout=(HELD,))
+    done, _ = export(source, tmp_path / "out", "int4/row/symmetric", "compressed-tensors", keep=(HELD,))
     assert done.untouched == ("model.layers.1.mlp.down_proj",)
     assert done.matrices == 20
     model = reopen(tmp_path / "out")
@@ -156,9 +154,9 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(tmp_path: Path) -> No
     source, out = save_checkpoint(tmp_path / "source"), tmp_path / "out"
     assert "matches none" in str(refuse(source, out, "int4/row", targets=("*.no_such",)))
     stranger = WeightAddress(parameter="model.layers.9.mlp.down_proj.weight", row=0, column=0)
-    assert "the model has no such matrix" in str(refuse(source, out, "int4/row", holdout=(stranger,)))
+    assert "the model has no such matrix" in str(refuse(source, out, "int4/row", keep=(stranger,)))
     outside = WeightAddress(parameter=DOWN, row=32, column=0)
-    assert isinstance(refuse(source, out, "int4/row", holdout=(outside,)), CheckpointError)
+    assert isinstance(refuse(source, out, "int4/row", keep=(outside,)), CheckpointError)
     found = refuse(source, out, "int4/group7/symmetric", "compressed-tensors")
     assert "is not a multiple of the scaling group 1 x 7" in str(found)
     assert isinstance(refuse(source, out, "int4/row/search-corpus"), InputError)
@@ -170,48 +168,3 @@ def test_experts_and_transposed_matrices_are_not_packed(tmp_path: Path) -> None:
         order = ExportOrder(parse_recipe("int4/row/symmetric"), "compressed-tensors")
         with pytest.raises(CheckpointError, match="packs plain Linear modules only"):
             export_checkpoint(checkpoint, order, tmp_path / "out", tmp_path / str(number))
-
-
-def write_half(folder: Path) -> float:
-    with whole_folder(folder) as draft:
-        (draft / "new").write_text("y")
-        return 1 / 0
-
-
-def list_names(folder: Path) -> Sequence[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "old").write_text("x")
-    with pytest.raises(ZeroDivisionError):
-        write_half(folder)
-    assert (list_names(tmp_path), list_names(folder)) == (["out"], ["old"])
-    with whole_folder(folder) as draft:
-        (draft / "new").write_text("y")
-    assert (list_names(tmp_path), list_names(folder)) == (["out"], ["new"])
-
-
-def test_a_folder_with_something_in_it_or_with_the_model_in_it_is_refused(tmp_path: Path) -> None:
-    source = tmp_path / "models" / "llama"
-    source.mkdir(parents=True)
-    (source / "config.json").touch()
-    check_place(tmp_path / "new", source, force=False)
-    with pytest.raises(OutputError, match="is not empty"):
-        check_place(source.parent, None, force=False)
-    check_place(source.parent, None, force=True)
-    for place in (source, source.parent, tmp_path):
-        with pytest.raises(OutputError, match="the model itself is there"):
-            check_place(place, source, force=True)
-    with pytest.raises(OutputError, match="it is a file"):
-        check_place(source / "config.json", None, force=True)
-
-
-@pytest.mark.parametrize("notation", ["int4/row", "nf4/row", "int4/run64/symmetric"])
-def test_what_the_format_cannot_express_is_refused_before_anything_is_opened(notation: str) -> None:
-    from sw_audit.export.packing import require_packing
-
-    with pytest.raises(PolicyError, match="as compressed-tensors"):
-        require_packing(parse_recipe(notation))

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.checkpoints import make_tokenizer
+
+from sw_audit.corpus.protocol import describe_protocol, digest_tokenizer, list_cautions
+from sw_audit.corpus.text import Text
+from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
+from sw_audit.policy.policy import CorpusPolicy
+from sw_audit.record.identity import CorpusIdentity
+
+FABLE = "the fox sang , the owl slept . " * 40
+
+
+def _text(content: str, natural_window: int | None = None) -> Text:
+    return Text(CorpusIdentity(name="fable", sha256="0" * 64, characters=len(content)), content, natural_window)
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_each_window_begins_with_the_tokenizers_bos_if_it_has_one(bos: bool) -> None:
+    tokenizer = make_tokenizer(bos=bos)
+    windows = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512)
+    ids = [tokenizer.get_vocab()[word] for word in FABLE.split()]
+    if bos:
+        assert windows.token_ids[0].tolist() == [1, *ids[:8]]
+        assert (windows.token_ids[:, 0] == 1).all()
+    else:
+        assert windows.token_ids[0].tolist() == ids[:9]
+    assert windows.scored == 320 - (not bos)
+    protocol = describe_protocol(_text(FABLE), windows, tokenizer, "torch.float32", seed=3)
+    assert protocol.bos == ("prepended" if bos else "absent")
+    assert (protocol.window, protocol.stride, protocol.windows) == (9, 8, len(windows.token_ids))
+    assert (protocol.dtype, protocol.seed, protocol.corpus.name) == ("float32", 3, "fable")
+
+
+def test_the_stride_of_windows_made_elsewhere_is_read_off_them() -> None:
+    cut = cut_windows(range(20), 6, 2, None, 9)
+    bare = Windows(cut.token_ids, cut.first_scored)
+    protocol = describe_protocol(_text(FABLE), bare, make_tokenizer(), "float32", 0)
+    assert protocol.stride == 2
+
+
+def test_the_tokenizers_digest_changes_with_its_words_and_not_with_its_use(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    before = digest_tokenizer(tokenizer)
+    tokenizer(["the fox", "the"], padding=True, truncation=True, max_length=2)
+    assert digest_tokenizer(tokenizer) == before
+    tokenizer.save_pretrained(tmp_path)
+    assert digest_tokenizer(type(tokenizer).from_pretrained(tmp_path)) == before
+    assert digest_tokenizer(make_tokenizer(words=("the",))) != before
+    assert digest_tokenizer(make_tokenizer(bos=False)) != before
+
+
+@pytest.mark.parametrize(
+    ("source", "vocabulary", "told"), [("specimen", 32_000, 1), ("specimen", 999, 0), ("wikitext", 32_000, 0)]
+)
+def test_a_perplexity_on_the_specimens_text_is_not_to_be_quoted_of_another_model(
+    source: str, vocabulary: int, told: int
+) -> None:
+    cautions = list_cautions(CorpusPolicy(source=source), vocabulary)
+    assert len(cautions) == told
+    assert all("before quoting a perplexity" in one for one in cautions)
+
+
+def test_a_text_that_leaves_nothing_to_calibrate_on_is_a_caution() -> None:
+    [caution] = list_cautions(CorpusPolicy(source="mine.txt"), 32000, uncalibrated=True)
+    assert "SmoothQuant" in caution
+    assert len(list_cautions(CorpusPolicy(), 32000, uncalibrated=True)) == 2
