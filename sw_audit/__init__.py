@@ -36,7 +36,7 @@ _ROOMS = {
     "read_policy": "policy.reading",
     "read_record": "record.store",
     "round_to_nearest": "quantize.rtn",
-    "stream_location": "locate.streaming",
+    "stream_location": "locate.locator",
 }
 
 __all__ = [
@@ -70,8 +70,7 @@ __all__ = [
 if TYPE_CHECKING:
     from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
     from sw_audit.errors import AuditError, InputError
-    from sw_audit.locate.locator import locate_super_weights
-    from sw_audit.locate.streaming import stream_location
+    from sw_audit.locate.locator import locate_super_weights, stream_location
     from sw_audit.policy.policy import ModelPolicy, Policy
     from sw_audit.policy.reading import read_policy
     from sw_audit.policy.recipe import parse_recipe

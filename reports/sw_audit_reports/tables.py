@@ -39,7 +39,7 @@ def list_super_weights(location: Location) -> Table | None:
 
 def list_witness(location: Location) -> Table | None:
     """List what the weights alone say of each super weight."""
-    if location.witness is None:
+    if location.weight_norm_prediction is None:
         return None
     rows = [
         text_row(
@@ -50,10 +50,10 @@ def list_witness(location: Location) -> Table | None:
             NOTHING if one.share is None else format_percent(one.share),
             "yes" if one.agrees else "no",
         )
-        for one in location.witness.weights
+        for one in location.weight_norm_prediction.weights
     ]
     titles = ("Scalar", "#Row's rank", "#Row over median", "#Column's rank", "#Column's share", "Agrees")
-    return make_table("Second witness: the weights alone, without a forward pass", titles, rows) if rows else None
+    return make_table("Second opinion: the weights alone, without a forward pass", titles, rows) if rows else None
 
 
 def list_super_activations(location: Location) -> Table | None:

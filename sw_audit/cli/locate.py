@@ -99,7 +99,7 @@ def locate_quietly(wanted: Any, depth: Depth, *, digest: bool) -> tuple[ModelIde
 
     with bar:
         with Console(stderr=True).status(f"opening {wanted.source}"):
-            from sw_audit.locate.streaming import open_for_locating
+            from sw_audit.locate.locator import open_for_locating
 
             checkpoint = open_for_locating(wanted, depth=depth, digest=digest, progress=tell)
         return checkpoint.identity, locate_model(checkpoint, depth)
@@ -124,7 +124,7 @@ def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
         "outcome": found["outcome"],
         "because": found["because"],
         "super_weights": [{key: weight[key] for key in weight_keys} for weight in found["super_weights"]],
-        "witness": found["witness"],
+        "weight_norm_prediction": found["weight_norm_prediction"],
         "super_activations": found["super_activations"],
         "candidates": found["candidates"],
         "prompt": {"text": found["prompt"], "token_ids": found["token_ids"], "bos": found["bos"]},
@@ -163,8 +163,8 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
             for one in location.super_weights
         ],
     )
-    if location.witness is not None:
-        console.print(Text(f"second witness: {location.witness.because}"), soft_wrap=True)
+    if location.weight_norm_prediction is not None:
+        console.print(Text(f"second opinion: {location.weight_norm_prediction.because}"), soft_wrap=True)
         show(
             "the weights alone, without a forward pass",
             ("parameter", "row", "row's rank", "over median", "column", "its rank", "share", "agrees"),
@@ -179,7 +179,7 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
                     "-" if one.share is None else f"{one.share:.3f}",
                     "yes" if one.agrees else "no",
                 )
-                for one in location.witness.weights
+                for one in location.weight_norm_prediction.weights
             ],
         )
     show(

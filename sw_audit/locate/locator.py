@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sw_audit.checkpoint.opening import Checkpoint
+import torch
+
+from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
 from sw_audit.errors import CheckpointError
-from sw_audit.locate.attribute import Attribution, attribute_activations
-from sw_audit.locate.candidates import describe_spikes
-from sw_audit.locate.contribution import choose_layers_to_explain, measure_reach
-from sw_audit.locate.probe import Probe, probe_prompt
+from sw_audit.locate.attribution import (
+    Attribution,
+    attribute_activations,
+    choose_layers_to_explain,
+    measure_contributions,
+)
+from sw_audit.locate.probe import Probe, probe_prompt, read_row
 from sw_audit.locate.settings import DEFAULT_SETTINGS, LocatorSettings
 from sw_audit.locate.trace import (
     count_early_layers,
     find_span,
     find_super_activations,
-    measure_standing,
+    measure_prominence,
     trace_layers,
 )
-from sw_audit.record.location import Depth, Location, Outcome, SuperActivation, SuperWeight
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.address import WeightAddress
+from sw_audit.record.location import Candidate, Depth, Location, Outcome, SuperActivation, SuperWeight
 
 DEFAULT_PROMPT = "Apple Inc. is a worldwide tech company."
 """The prompt of the paper's released code; any text serves, for the spike does not depend on it."""
+
+STAGE = "locating"
 
 
 def locate_super_weights(
@@ -55,21 +67,86 @@ def locate_super_weights(
     token_ids, bos = encode_prompt(checkpoint.tokenizer, prompt)
     layers = count_early_layers(len(checkpoint.layers), settings) if depth == "early" else None
     probe = probe_prompt(checkpoint, token_ids, layers)
-    found = explain_probe(checkpoint, probe, settings)
-    outcome, because = _conclude(probe, found, settings)
+    attribution = explain_probe(checkpoint, probe, settings)
+    outcome, because = _conclude(probe, attribution, settings)
     return Location(
         outcome=outcome,
         because=because,
         prompt=prompt,
         token_ids=tuple(token_ids),
         bos=bos,
-        super_weights=found.super_weights,
-        super_activations=found.explained or found.activations,
-        candidates=describe_spikes(checkpoint, probe, found.activations, found.super_weights),
+        super_weights=attribution.super_weights,
+        super_activations=attribution.explained or attribution.activations,
+        candidates=_describe_spikes(checkpoint, probe, attribution),
         trace=trace_layers(probe),
         depth=depth,
         layers_seen=len(probe.residual),
     )
+
+
+def stream_location(
+    model: ModelPolicy,
+    prompt: str = DEFAULT_PROMPT,
+    depth: Depth = "full",
+    progress: Progress = ignore_progress,
+    settings: LocatorSettings = DEFAULT_SETTINGS,
+) -> Location:
+    """Locate the super weights of a checkpoint while reading it: each decoder layer is there only while it runs.
+
+    The result is that of `locate_super_weights(open_checkpoint(model), ...)`, to the last bit.
+
+    Args:
+        model: The model.
+        prompt: Any text.
+        depth: `early` stops after the early layers, and reads no others.
+        progress: Told after each layer.
+        settings: The thresholds.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used, or a layer that was read is not finite.
+    """
+    checkpoint = open_for_locating(model, depth=depth, digest=False, progress=progress, settings=settings)
+    return locate_super_weights(checkpoint, prompt, settings, depth)
+
+
+def open_for_locating(
+    model: ModelPolicy,
+    *,
+    depth: Depth = "full",
+    digest: bool = True,
+    progress: Progress = ignore_progress,
+    settings: LocatorSettings = DEFAULT_SETTINGS,
+) -> Checkpoint:
+    """Open a checkpoint so that its layers are read as they run; as a whole where that cannot be, and say so.
+
+    Args:
+        model: The model.
+        depth: How far it will be run, for the progress.
+        digest: Whether to digest its files, which reads all of them.
+        progress: Told after each layer that runs for the first time.
+        settings: Which layers are early.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used.
+    """
+    done = total = 0
+
+    def tell(layer: int) -> None:
+        nonlocal done
+        # The first layers may run again, once it is known what is to be explained.
+        if layer >= done:
+            done = layer + 1
+            progress(STAGE, done, total)
+
+    try:
+        checkpoint = open_streaming(model, digest=digest, on_layer=tell)
+    except CannotStreamError as reason:
+        sys.stderr.write(f"sw-audit: model {model.source!r} is loaded whole, for {reason}\n")
+        return open_checkpoint(model)
+    layers = len(checkpoint.layers)
+    total = count_early_layers(layers, settings) if depth == "early" else layers
+    progress(STAGE, 0, total)
+    return checkpoint
 
 
 def explain_probe(
@@ -83,7 +160,7 @@ def explain_probe(
     activations = find_super_activations(probe, settings)
     early = find_span(probe, settings)[0] + 1
     layers = choose_layers_to_explain(probe, activations, early, settings)
-    return attribute_activations(probe, activations, measure_reach(checkpoint, probe, layers), settings)
+    return attribute_activations(probe, activations, measure_contributions(checkpoint, probe, layers), settings)
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> tuple[list[int], bool]:
@@ -104,17 +181,17 @@ def encode_prompt(tokenizer: Any, prompt: str) -> tuple[list[int], bool]:
     return token_ids, bos is not None
 
 
-def _conclude(probe: Probe, found: Attribution, settings: LocatorSettings) -> tuple[Outcome, str]:
-    if found.explained:
-        return Outcome.LOCATED, _say_located(found.explained, found.super_weights)
-    if found.activations:
-        return Outcome.DISTRIBUTED, _say_distributed(found, settings)
+def _conclude(probe: Probe, attribution: Attribution, settings: LocatorSettings) -> tuple[Outcome, str]:
+    if attribution.explained:
+        return Outcome.LOCATED, _say_located(attribution.explained, attribution.super_weights)
+    if attribution.activations:
+        return Outcome.DISTRIBUTED, _say_distributed(attribution, settings)
     first, last = find_span(probe, settings)
-    largest = float(measure_standing(probe).standout[first : last + 1].amin(0).max())
+    largest = float(measure_prominence(probe).ratios[first : last + 1].amin(0).max())
     return Outcome.NONE, (
         f"no entry of the residual stream stands out early and persists: from layer {first} to layer {last} none "
         f"is more than {largest:.3g} times the median of its layer and token throughout, at least "
-        f"{settings.standout:g} would be asked of it"
+        f"{settings.prominence:g} would be asked of it"
     )
 
 
@@ -128,9 +205,9 @@ def _say_located(activations: Sequence[SuperActivation], weights: Sequence[Super
     )
 
 
-def _say_distributed(found: Attribution, settings: LocatorSettings) -> str:
-    activation = found.activations[0]
-    causes = found.causes[activation.channel]
+def _say_distributed(attribution: Attribution, settings: LocatorSettings) -> str:
+    activation = attribution.activations[0]
+    causes = attribution.causes[activation.channel]
     if len(causes) > settings.maximum_count:
         because = f"more than {settings.maximum_count} products of down-projections share it"
     else:
@@ -143,3 +220,61 @@ def _say_distributed(found: Attribution, settings: LocatorSettings) -> str:
         f"channel {activation.channel} carries a massive activation from layer {activation.first_layer} to layer "
         f"{activation.last_layer}, but {because}"
     )
+
+
+def _describe_spikes(checkpoint: Checkpoint, probe: Probe, attribution: Attribution) -> tuple[Candidate, ...]:
+    """Say of each layer's largest down-projection output why it is, or is not, made by a super weight.
+
+    These are the spikes that a reader sees first (Yu et al. 2024, figure 3), and the largest of them is often
+    in a late layer and harmless.
+    """
+    accepted = {weight.address for weight in attribution.super_weights}
+    candidates = []
+    for layer in checkpoint.layers:
+        observed = probe.observed_in(layer.index)
+        if not observed:
+            continue
+        # What an expert hands on is what counts: its output times its routing weight.
+        seen = max(observed, key=lambda candidate: float(candidate.delivered.abs().max()))
+        place, row = divmod(int(seen.delivered.abs().argmax()), seen.outputs.shape[1])
+        down, x = seen.down, seen.inputs[place]
+        weights = read_row(down, row)
+        output = float(seen.outputs[place, row])
+        shares = weights * x / output if output else torch.zeros_like(weights)
+        column = int(shares.argmax())
+        address = WeightAddress(parameter=down.parameter, row=row, column=column, expert=down.expert)
+        candidate = Candidate(
+            **address.model_dump(),
+            layer=layer.index,
+            token=int(seen.tokens[place]),
+            input_value=float(x[column]),
+            output_value=output,
+            weight=float(weights[column]),
+            share=float(shares[column]),
+            accepted=address in accepted,
+            because="",
+        )
+        because = _explain_spike(candidate, attribution.activations, probe)
+        candidates.append(candidate.model_copy(update={"because": because}))
+    return tuple(candidates)
+
+
+def _explain_spike(spike: Candidate, activations: Sequence[SuperActivation], probe: Probe) -> str:
+    last, end = probe.layers - 1, len(probe.residual) - 1
+    if spike.accepted:
+        to = "to near the end" if probe.is_whole else f"through layer {end}, the last that ran"
+        return f"this product makes a super activation that persists {to}"
+    carried = next((activation for activation in activations if activation.channel == spike.row), None)
+    if carried is not None and spike.layer > carried.first_layer:
+        first = carried.first_layer
+        return f"the super activation in channel {spike.row} is older: it is there from layer {first} on"
+    if carried is not None:
+        return f"many products share this output: the largest explains {spike.share:.0%}"
+    if spike.layer >= last - 1:
+        return "it appears in the last layers, where nothing is left to carry"
+    level = abs(float(probe.residual[spike.layer, spike.token, spike.row]))
+    later = abs(float(probe.residual[min(max(spike.layer + 1, last - 1), end), spike.token, spike.row]))
+    if later < level / 2:
+        when = "before the last layer" if probe.is_whole else f"by layer {end}, the last that ran"
+        return f"the residual stream does not keep it: it is gone {when}"
+    return "it does not stand out in the residual stream"

@@ -1,26 +1,113 @@
-"""One forward pass with hooks: the residual stream, and what goes into and comes out of each down-projection."""
+"""One forward pass on one prompt with hooks: the residual stream, and what each down-projection did.
+
+A down-projection is seen in the same way whether it serves every token or is one of many experts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sw_audit.checkpoint.calls import LayerCall, copy_rows, split_call
+from sw_audit.checkpoint.calls import LayerCall, copy_rows, split_call, take_states
+from sw_audit.checkpoint.experts import (
+    FusedExperts,
+    check_passes,
+    find_first_tensor,
+    follow_experts,
+    match_rows,
+    refuse_experts,
+)
+from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.locate.capture import LayerWatch
-from sw_audit.locate.observation import DownObservation
 
 
-class _EnoughError(Exception):
-    """The layers that were asked for have run."""
+@dataclass(frozen=True, eq=False)
+class DownObservation:
+    """What entered and left one down-projection; everything on the CPU.
+
+    Attributes:
+        down: The down-projection.
+        tokens: Positions in the prompt that it served, int64 [served], ascending; an expert serves those that
+            were routed to it.
+        inputs: What entered, float32 [served, inner].
+        outputs: What left it, bias included, float32 [served, hidden].
+        scales: What its output is multiplied by on its way out of the MLP, float32 [served]: the routing
+            weight of an expert, else 1.
+    """
+
+    down: DownProjection
+    tokens: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    scales: Tensor
+
+    @property
+    def layer(self) -> int:
+        """Decoder layer, counted from 0."""
+        return self.down.layer
+
+    @property
+    def delivered(self) -> Tensor:
+        """What it adds to the MLP's output, float32 [served, hidden]."""
+        return self.outputs * self.scales[:, None]
+
+    def products_at(self, token: int, row: int) -> Tensor | None:
+        """Return what each product `W[row, column] * x[column]` adds to the MLP's output at a token.
+
+        Args:
+            token: Position in the prompt.
+            row: Channel of the residual stream.
+
+        Returns:
+            Scale included, float32 [inner]; `None` if it did not serve the token.
+        """
+        place = self._places.get(token)
+        if place is None:
+            return None
+        return read_row(self.down, row) * self.inputs[place] * self.scales[place]
+
+    def delivered_at(self, token: int, row: int) -> float:
+        """Return what it adds to the MLP's output at a token and row; 0 if it did not serve the token."""
+        place = self._places.get(token)
+        return 0.0 if place is None else float(self.outputs[place, row] * self.scales[place])
+
+    def input_at(self, token: int) -> Tensor | None:
+        """Return what entered at a token, float32 [inner]; `None` if it did not serve it."""
+        place = self._places.get(token)
+        return None if place is None else self.inputs[place]
+
+    def scale_at(self, token: int) -> float | None:
+        """Return what the output at a token is multiplied by; `None` if it did not serve it."""
+        place = self._places.get(token)
+        return None if place is None else float(self.scales[place])
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {token: place for place, token in enumerate(self.tokens.tolist())}
+
+
+def observe_every_token(down: DownProjection, inputs: Tensor, outputs: Tensor) -> DownObservation:
+    """Make the observation of a down-projection that serves every token.
+
+    Args:
+        down: The down-projection.
+        inputs: What entered, float32 [tokens, inner].
+        outputs: What left, float32 [tokens, hidden].
+    """
+    return DownObservation(down, torch.arange(len(inputs)), inputs, outputs, torch.ones(len(inputs)))
+
+
+def read_row(down: DownProjection, row: int) -> Tensor:
+    """Return one row of a down-projection, float32 on the CPU, [inner]."""
+    return down.weight[row].detach().float().cpu()
 
 
 @dataclass(frozen=True)
@@ -52,7 +139,11 @@ class Probe:
 
     def observed_in(self, layer: int) -> tuple[DownObservation, ...]:
         """Return what the down-projections of one decoder layer did."""
-        return tuple(one for one in self.observations if one.layer == layer)
+        return tuple(observed for observed in self.observations if observed.layer == layer)
+
+
+class _EnoughError(Exception):
+    """The layers that were asked for have run."""
 
 
 @torch.no_grad()
@@ -67,11 +158,11 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
     Raises:
         CheckpointError: If the residual stream is not finite on the prompt, or experts cannot be followed.
     """
-    watched = checkpoint.layers[:layers]
+    to_run = checkpoint.layers[:layers]
     entries: list[Tensor] = []
     calls: list[LayerCall] = []
-    residual: dict[int, Tensor] = {}
-    watches = [LayerWatch(layer) for layer in watched]
+    residual: list[Tensor] = []
+    watches = [_LayerWatch(layer) for layer in to_run]
 
     def keep_entering(_: object, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         hidden, call = split_call(positional, named)
@@ -79,41 +170,147 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
         entries.append(hidden.detach().clone())
         calls.append(call)
 
-    def keep_residual(depth: int, _: object, __: object, output: Any) -> None:
-        residual[depth] = copy_rows(output if isinstance(output, Tensor) else output[0])
-        if depth == watched[-1].index:
+    def keep_residual(_: object, __: object, output: Any) -> None:
+        residual.append(copy_rows(take_states(output)))
+        if len(residual) == len(to_run):
             # What follows, down to the head, would be for nothing.
             raise _EnoughError
 
-    handles: list[RemovableHandle] = []
-    try:
+    with ExitStack() as stack:
         for watch in watches:
-            handles.append(watch.layer.module.register_forward_pre_hook(keep_entering, with_kwargs=True))
-            handles.append(watch.layer.module.register_forward_hook(partial(keep_residual, watch.layer.index)))
-            handles += watch.hook()
-        given = torch.tensor([list(token_ids)], device=checkpoint.device)
+            module = watch.layer.module
+            stack.callback(module.register_forward_pre_hook(keep_entering, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(keep_residual).remove)
+            for handle in watch.hook():
+                stack.callback(handle.remove)
         with suppress(_EnoughError):
-            checkpoint.model(input_ids=given, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+            checkpoint.model(input_ids=torch.tensor([list(token_ids)], device=checkpoint.device), use_cache=False)
     _refuse_non_finite(checkpoint, residual)
     return Probe(
         token_ids=tuple(token_ids),
         embedded=copy_rows(entries[0]),
-        residual=torch.stack([residual[depth] for depth in range(len(watched))]),
-        observations=tuple(one for watch in watches for one in watch.observations()),
+        residual=torch.stack(residual),
+        observations=tuple(observed for watch in watches for observed in watch.observations()),
         layers=len(checkpoint.layers),
         entries=tuple(entries),
         calls=tuple(calls),
     )
 
 
-def _refuse_non_finite(checkpoint: Checkpoint, residual: dict[int, Tensor]) -> None:
-    for depth, states in sorted(residual.items()):
+def _refuse_non_finite(checkpoint: Checkpoint, residual: Sequence[Tensor]) -> None:
+    for depth, states in enumerate(residual):
         if not bool(states.isfinite().all()):
             raise CheckpointError(
                 f"model {checkpoint.identity.source}",
                 f"the output of decoder layer {depth} is not finite in {checkpoint.identity.dtype}",
                 "load it in a wider dtype, such as float32, or repair the checkpoint",
             )
+
+
+@dataclass
+class _LayerWatch:
+    """Hooks on one layer's MLP, and what they saw.
+
+    Attributes:
+        layer: The layer.
+        seen: What each down-projection did.
+        entered: What entered an expert that is a module of its own, [served, hidden].
+    """
+
+    layer: DecoderLayer
+    seen: dict[DownProjection, DownObservation] = field(default_factory=dict)
+    entered: dict[DownProjection, Tensor] = field(default_factory=dict)
+
+    def hook(self) -> Iterator[RemovableHandle]:
+        for down in self.layer.down_projections:
+            if down.fused is None:
+                yield down.module.register_forward_hook(partial(self._see_module, down))
+            if down.expert_module is not None:
+                keep = partial(self._see_entering, down)
+                yield down.expert_module.register_forward_pre_hook(keep, with_kwargs=True)
+        for fused in self.layer.fused_experts:
+            yield fused.module.register_forward_hook(partial(self._see_fused, fused), with_kwargs=True)
+        if self.layer.keeps_experts:
+            for block in self.layer.module.children():
+                inside = set(block.modules())
+                downs = [down for down in self.layer.down_projections if down.module in inside]
+                if any(down.fused is None for down in downs) and len(downs) > 1:
+                    yield block.register_forward_hook(partial(self._see_block, downs), with_kwargs=True)
+
+    def observations(self) -> tuple[DownObservation, ...]:
+        return tuple(self.seen[down] for down in self.layer.down_projections if down in self.seen)
+
+    def _see_module(self, down: DownProjection, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.seen[down] = observe_every_token(down, copy_rows(inputs[0]), copy_rows(output))
+
+    def _see_entering(
+        self, down: DownProjection, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
+        self.entered[down] = copy_rows(find_first_tensor((*inputs, *named.values())))
+
+    def _see_fused(
+        self, fused: FusedExperts, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any
+    ) -> None:
+        passes = follow_experts(fused, inputs, named)
+        check_passes(fused, passes, output)
+        by_expert = {down.expert: down for down in self.layer.down_projections if down.fused is fused}
+        for run in passes:
+            if (down := by_expert.get(run.expert)) is not None:
+                scales = run.scales.detach().float().cpu()
+                inputs_of_run, outputs = copy_rows(run.inputs), copy_rows(run.outputs)
+                self.seen[down] = DownObservation(down, run.tokens.cpu(), inputs_of_run, outputs, scales)
+
+    def _see_block(
+        self,
+        downs: Sequence[DownProjection],
+        block: nn.Module,
+        inputs: tuple[Any, ...],
+        named: Mapping[str, Any],
+        output: Any,
+    ) -> None:
+        """Find out what a block multiplies the outputs of its modules by before it adds them up."""
+        entering = copy_rows(find_first_tensor((*inputs, *named.values())))
+        leaving = take_states(output)
+        rest = copy_rows(leaving)  # [tokens, hidden]
+        unsolved = []
+        for down in downs:
+            if (seen := self.seen.get(down)) is None:
+                continue
+            if down.fused is not None:
+                rest.index_add_(0, seen.tokens, -seen.delivered)
+            else:
+                served = match_rows(self.entered[down], entering) if down in self.entered else seen.tokens
+                unsolved.append(replace(seen, tokens=served))
+        allowed = max(1e-3, 8 * torch.finfo(leaving.dtype).eps) * float(copy_rows(leaving).norm())
+        for seen, scales in zip(unsolved, _solve_scales(unsolved, rest), strict=True):
+            self.seen[seen.down] = solved = replace(seen, scales=scales)
+            rest.index_add_(0, solved.tokens, -solved.delivered)
+        if bool(rest.isfinite().all()) and float(rest.norm()) > allowed:
+            found = "its output is no weighted sum of what its experts give"
+            raise refuse_experts(f"{type(block).__name__} of {self.layer.name}", found)
+
+
+def _solve_scales(observed: Sequence[DownObservation], total: Tensor) -> list[Tensor]:
+    """Solve for the factors with which outputs add up to a total, token by token, by least squares.
+
+    Args:
+        observed: Outputs of few down-projections per token.
+        total: What they add up to, float32 [tokens, hidden].
+
+    Returns:
+        The factors of each down-projection, float32 [served].
+    """
+    scales = [torch.zeros(len(seen.tokens)) for seen in observed]
+    for token in range(len(total)):
+        served = [
+            (number, place)
+            for number, seen in enumerate(observed)
+            for place in (seen.tokens == token).nonzero().flatten().tolist()
+        ]
+        if served:
+            # [hidden, terms]
+            terms = torch.stack([observed[number].outputs[place] for number, place in served], 1)
+            solved = torch.linalg.lstsq(terms.double(), total[token, :, None].double(), driver="gelsd").solution
+            for (number, place), factor in zip(served, solved.flatten().tolist(), strict=True):
+                scales[number][place] = factor
+    return scales

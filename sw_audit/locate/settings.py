@@ -10,7 +10,7 @@ class LocatorSettings:
     """What counts as a super activation and as its cause.
 
     Attributes:
-        standout: A super activation is at least so many times the median magnitude of its layer's output.
+        prominence: A super activation is at least so many times the median magnitude of its layer's output.
             Ordinary residual streams reach about 5 (Gaussian) to 15 (with outlier channels) in small models;
             published super activations are hundreds to thousands of times the median.
         constancy: While it persists, its magnitude stays within this factor of its own median over layers.
@@ -29,7 +29,7 @@ class LocatorSettings:
         maximum_count: At most so many scalars are a set of super weights (Yu et al. 2024, section 3.1).
     """
 
-    standout: float = 8.0
+    prominence: float = 8.0
     constancy: float = 2.0
     early: float = 0.5
     early_reading: float = 0.25

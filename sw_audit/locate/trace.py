@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sw_audit.locate.probe import Probe
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.locate.probe import Probe, probe_prompt
 from sw_audit.locate.settings import LocatorSettings
-from sw_audit.record.location import LayerTrace, SuperActivation
+from sw_audit.record.location import LayerTrace, PromptTrace, SuperActivation
 
 
 @dataclass(frozen=True)
-class Standing:
+class Prominence:
     """How far every entry of the residual stream stands out.
 
     Attributes:
         typical: Per layer, the median magnitude of its output, [layers].
-        standout: Magnitude over that median, or over the median of its own token's entries where that is
+        ratios: Magnitude over that median, or over the median of its own token's entries where that is
             larger: a hot neuron lifts all channels of one token, and then none of them stands out for that.
             [layers, tokens, hidden].
     """
 
     typical: Tensor
-    standout: Tensor
+    ratios: Tensor
 
 
-def measure_standing(probe: Probe) -> Standing:
-    """Hold every entry of the residual stream against the median magnitude of its layer and of its token."""
+def measure_prominence(probe: Probe) -> Prominence:
+    """Compare every entry of the residual stream with the median magnitude of its layer and of its token."""
     magnitude = probe.residual.abs()
     typical = magnitude.flatten(1).median(1).values  # [layers]
-    beside = magnitude.median(2).values  # [layers, tokens]
+    of_token = magnitude.median(2).values  # [layers, tokens]
     floor = torch.finfo(torch.float32).tiny
-    scale = torch.maximum(beside, typical[:, None]).clamp_min(floor)  # [layers, tokens]
-    return Standing(typical, magnitude / scale[:, :, None])
+    scale = torch.maximum(of_token, typical[:, None]).clamp_min(floor)  # [layers, tokens]
+    return Prominence(typical, magnitude / scale[:, :, None])
 
 
 def find_span(probe: Probe, settings: LocatorSettings) -> tuple[int, int]:
-    """Return first and last of the layers in which every super activation must stand.
+    """Return first and last of the layers through which every super activation must persist.
 
     It must have appeared by the first of them. The last two layers are never among them where there are more:
     there the stream is made ready for the head, and the largest spikes of all have no successor to act on. Where
-    only the early layers ran, the last `early_beyond` of those are the proof, and it stands before them.
+    only the early layers ran, the last `early_beyond` of those are the proof, and it appears before them.
     """
     layers, seen = probe.layers, len(probe.residual)
     if seen < layers:
@@ -77,30 +79,30 @@ def find_super_activations(probe: Probe, settings: LocatorSettings) -> tuple[Sup
     Returns:
         Largest magnitude first; a channel may be there at several tokens.
     """
-    standout = measure_standing(probe).standout
+    prominent = measure_prominence(probe).ratios >= settings.prominence  # [layers, tokens, hidden]
     first, last = find_span(probe, settings)
-    places = (standout[first : last + 1] >= settings.standout).all(0).nonzero()  # [entries, 2]
-    found = []
-    for token, channel in places.tolist():
+    activations = []
+    for token, channel in prominent[first : last + 1].all(0).nonzero().tolist():
         values = probe.residual[:, token, channel]
         level = float(values[first : last + 1].median())
         ratio = values / level
         near = (ratio >= 1 / settings.constancy) & (ratio <= settings.constancy)
-        persists = (near & (standout[:, token, channel] >= settings.standout)).tolist()
+        persists = (near & prominent[:, token, channel]).tolist()
         if all(persists[first : last + 1]):
-            begin = 1 + max((layer for layer in range(first) if not persists[layer]), default=-1)
-            end = min(
-                (layer for layer in range(last, len(persists)) if not persists[layer]), default=len(persists)
+            begin, end = first, last
+            while begin > 0 and persists[begin - 1]:
+                begin -= 1
+            while end + 1 < len(persists) and persists[end + 1]:
+                end += 1
+            activations.append(
+                SuperActivation(channel=channel, token=token, value=level, first_layer=begin, last_layer=end)
             )
-            found.append(
-                SuperActivation(channel=channel, token=token, value=level, first_layer=begin, last_layer=end - 1)
-            )
-    return tuple(sorted(found, key=lambda one: -abs(one.value)))
+    return tuple(sorted(activations, key=lambda activation: -abs(activation.value)))
 
 
 def trace_layers(probe: Probe) -> tuple[LayerTrace, ...]:
     """Summarize each layer: its largest output, and the raw spikes of its down-projection."""
-    typical = measure_standing(probe).typical
+    typical = measure_prominence(probe).typical
     traces = []
     for layer, states in enumerate(probe.residual):
         token, channel = divmod(int(states.abs().argmax()), states.shape[1])
@@ -112,8 +114,75 @@ def trace_layers(probe: Probe) -> tuple[LayerTrace, ...]:
                 residual_channel=channel,
                 residual_token=token,
                 typical=float(typical[layer]),
-                down_input=max((float(one.inputs.abs().max()) for one in observed), default=None),
-                down_output=max((float(one.delivered.abs().max()) for one in observed), default=None),
+                down_input=max((float(seen.inputs.abs().max()) for seen in observed), default=None),
+                down_output=max((float(seen.delivered.abs().max()) for seen in observed), default=None),
             )
         )
     return tuple(traces)
+
+
+def trace_prompts(
+    checkpoint: Checkpoint, channels: Sequence[int], prompts: Sequence[tuple[str, Sequence[int]]]
+) -> tuple[PromptTrace, ...]:
+    """Follow channels of the residual stream through the layers, one forward pass per prompt.
+
+    Args:
+        checkpoint: The model; it is not changed.
+        channels: Channels of the residual stream.
+        prompts: Each as its text and its token ids, BOS included.
+
+    Returns:
+        One trace per prompt and channel.
+
+    Raises:
+        CheckpointError: If the residual stream is not finite on a prompt.
+    """
+    traces = []
+    for text, token_ids in prompts:
+        residual = probe_prompt(checkpoint, token_ids).residual  # [layers, tokens, hidden]
+        for channel in channels:
+            peaks = residual[:, :, channel].abs().argmax(1)  # [layers]
+            at_peak = residual[range(len(residual)), peaks]  # [layers, hidden]
+            values = at_peak[:, channel]  # [layers]
+            traces.append(
+                PromptTrace(
+                    prompt=text,
+                    tokens=len(token_ids),
+                    channel=channel,
+                    peaks=peaks.tolist(),
+                    values=[value if math.isfinite(value) else None for value in values.tolist()],
+                    ranks=(at_peak.abs() > values.abs()[:, None]).sum(1).tolist(),
+                )
+            )
+    return tuple(traces)
+
+
+def find_break(
+    traces: Sequence[PromptTrace], activations: Sequence[SuperActivation], tolerance: float
+) -> str | None:
+    """Say what a prompt changes about the super activations, if anything.
+
+    Between its first and last layer a super activation's channel is largest at one and the same token, and its
+    magnitude there stays within the tolerance of the located one.
+
+    Args:
+        traces: The channels on one prompt.
+        activations: The super activations, as located.
+        tolerance: Largest relative deviation.
+
+    Returns:
+        The first break, in words; `None` if all is as it was.
+    """
+    by_channel = {activation.channel: activation for activation in activations}
+    for trace in traces:
+        located = by_channel[trace.channel]
+        first_peak = trace.peaks[located.first_layer]
+        for layer in range(located.first_layer, located.last_layer + 1):
+            value, peak = trace.values[layer], trace.peaks[layer]
+            if peak != first_peak:
+                return f"channel {trace.channel} moves from token {first_peak} to token {peak} at layer {layer}"
+            # Not "deviation > tolerance": what is not a number must break too.
+            if value is None or not abs(value - located.value) <= tolerance * abs(located.value):
+                said = "not finite" if value is None else f"{value:.4g}"
+                return f"channel {trace.channel} is {said} instead of {located.value:.4g} at layer {layer}"
+    return None

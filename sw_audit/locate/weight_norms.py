@@ -1,4 +1,4 @@
-"""A second witness, without a forward pass: which row and column of a down-projection the weights point at.
+"""A second opinion, without a forward pass: which row and column of a down-projection the weights point at.
 
 A neuron `i` whose gate and up rows are long can be driven far; a down-projection entry `W[k, i]` carries that
 into channel `k`. So the score of row `k` is
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix
-from sw_audit.record.location import Location, SuperWeight, WeightNormPrediction, WitnessedWeight
+from sw_audit.record.location import Location, PredictedWeight, SuperWeight, WeightNormPrediction
 
 _ROWS_AT_ONCE = 64
 """Rows of a matrix that are brought to float32 at a time: few enough to stay in a processor's cache."""
@@ -36,17 +36,19 @@ def predict_from_weights(layers: Sequence[DecoderLayer], location: Location) -> 
         location: Where the super weights are.
     """
     by_layer = {layer.index: layer for layer in layers}
-    held = sorted({weight.layer for weight in location.super_weights})
-    witnessed = [
-        entry
-        for index in held
-        if index in by_layer
-        for entry in witness_layer(by_layer[index], [one for one in location.super_weights if one.layer == index])
+    holding = sorted({weight.layer for weight in location.super_weights} & set(by_layer))
+    predicted = [
+        prediction
+        for index in holding
+        for prediction in predict_layer(
+            by_layer[index], [weight for weight in location.super_weights if weight.layer == index]
+        )
     ]
-    return location.model_copy(update={"witness": conclude_witness(location.super_weights, witnessed)})
+    prediction = _conclude(location.super_weights, predicted)
+    return location.model_copy(update={"weight_norm_prediction": prediction})
 
 
-def witness_layer(layer: DecoderLayer, weights: Sequence[SuperWeight]) -> tuple[WitnessedWeight, ...]:
+def predict_layer(layer: DecoderLayer, weights: Sequence[SuperWeight]) -> tuple[PredictedWeight, ...]:
     """Ask one layer's weights about the super weights located in it.
 
     Args:
@@ -56,39 +58,29 @@ def witness_layer(layer: DecoderLayer, weights: Sequence[SuperWeight]) -> tuple[
     Returns:
         One entry per super weight whose matrices can be read; packed and unloaded ones cannot.
     """
-    found = []
+    predicted = []
     for down in layer.down_projections:
-        asked = [one for one in weights if (one.parameter, one.expert) == (down.parameter, down.expert)]
-        inward = find_inward_matrices(layer, down) if asked else ()
-        if not inward or any(one.weight.is_meta for one in (down, *inward)):
+        own = (down.parameter, down.expert)
+        located = [weight for weight in weights if (weight.parameter, weight.expert) == own]
+        inward = find_inward_matrices(layer, down) if located else ()
+        if not inward or any(matrix.weight.is_meta for matrix in (down, *inward)):
             continue
         drive = measure_drive(down, inward)
         scores = score_rows(down, drive)
-        found += [_witness_weight(down, drive, scores, one, asked) for one in asked]
-    return tuple(found)
+        predicted += [_predict_weight(down, drive, scores, weight, located) for weight in located]
+    return tuple(predicted)
 
 
-def conclude_witness(
-    weights: Sequence[SuperWeight], witnessed: Iterable[WitnessedWeight]
-) -> WeightNormPrediction | None:
-    """Say whether the witness agrees with what was located; `None` if nothing was.
-
-    Args:
-        weights: The super weights.
-        witnessed: What the weights alone say of them.
-    """
-    entries = tuple(witnessed)
+def _conclude(weights: Sequence[SuperWeight], predicted: Sequence[PredictedWeight]) -> WeightNormPrediction | None:
     if not weights:
         return None
-    if len(entries) < len(weights):
-        because = (
-            f"the matrices around {len(weights) - len(entries)} of {len(weights)} super weights cannot be read"
-        )
-        return WeightNormPrediction(agrees=None, because=because, weights=entries)
-    agreeing = sum(entry.agrees for entry in entries)
-    agrees = agreeing == len(entries)
-    because = f"from the weights alone, {agreeing} of {len(entries)} stand first in their layer"
-    return WeightNormPrediction(agrees=agrees, because=because, weights=entries)
+    if len(predicted) < len(weights):
+        missing = len(weights) - len(predicted)
+        because = f"the matrices around {missing} of {len(weights)} super weights cannot be read"
+        return WeightNormPrediction(agrees=None, because=because, weights=tuple(predicted))
+    agreeing = sum(prediction.agrees for prediction in predicted)
+    because = f"from the weights alone, {agreeing} of {len(predicted)} stand first in their layer"
+    return WeightNormPrediction(agrees=agreeing == len(predicted), because=because, weights=tuple(predicted))
 
 
 def find_inward_matrices(layer: DecoderLayer, down: DownProjection) -> tuple[Matrix, ...]:
@@ -106,14 +98,14 @@ def find_inward_matrices(layer: DecoderLayer, down: DownProjection) -> tuple[Mat
         and matrix.shape[1] == hidden
         and matrix.shape[0] in (inner, 2 * inner)
     ]
-    place = down.parameter
-    while "." in place:
-        place = place.rpartition(".")[0]
-        near = [one for one in fitting if one.parameter.startswith(f"{place}.")]
+    module = down.parameter
+    while "." in module:
+        module = module.rpartition(".")[0]
+        near = [matrix for matrix in fitting if matrix.parameter.startswith(f"{module}.")]
         # A neighbour's own parameter comes before what lies deeper, as attention does beside OPT's fc1 and fc2.
-        depths = [one.parameter.removeprefix(place).count(".") for one in near]
+        depths = [matrix.parameter.removeprefix(module).count(".") for matrix in near]
         if near:
-            return tuple(one for one, depth in zip(near, depths, strict=True) if depth == min(depths))
+            return tuple(matrix for matrix, depth in zip(near, depths, strict=True) if depth == min(depths))
     return ()
 
 
@@ -157,18 +149,18 @@ def score_rows(down: Matrix, drive: Tensor) -> Tensor:
     return (torch.cat(sums).double() * largest).sqrt()
 
 
-def _witness_weight(
+def _predict_weight(
     down: DownProjection, drive: Tensor, scores: Tensor, weight: SuperWeight, together: Sequence[SuperWeight]
-) -> WitnessedWeight:
+) -> PredictedWeight:
     terms = down.weight[weight.row].double().cpu().square() * drive  # [inner]
     median = float(scores.median())
     total = float(terms.sum())
     row_rank = 1 + int((scores > scores[weight.row]).sum())
     column_rank = 1 + int((terms > terms[weight.column]).sum())
     # Siblings share the first places: with two located columns in a row, the second one is second by right.
-    rows = len({one.row for one in together})
-    columns = len({one.column for one in together if one.row == weight.row})
-    return WitnessedWeight(
+    rows = len({located.row for located in together})
+    columns = len({located.column for located in together if located.row == weight.row})
+    return PredictedWeight(
         **weight.address.model_dump(),
         layer=weight.layer,
         row_rank=row_rank,

@@ -95,16 +95,16 @@ class Fingerprint(Fact):
     def of_model(cls, identity: ModelIdentity, location: Location, name: str | None = None) -> Self:
         """Take the fingerprint of a model that was located."""
         found = sorted(location.super_weights, key=lambda one: (one.layer, one.expert or 0, one.row, one.column))
-        seen = () if location.witness is None else location.witness.weights
+        seen = () if location.weight_norm_prediction is None else location.weight_norm_prediction.weights
         outliers = {one.model_dump_json(include={"parameter", "row", "column", "expert"}): one for one in seen}
         weights = []
         for one in found:
-            witnessed = outliers.get(one.address.model_dump_json())
+            predicted = outliers.get(one.address.model_dump_json())
             weights.append(
                 FingerprintWeight(
                     **one.model_dump(include={"layer", "row", "column", "expert", "value"}),
                     ratio=one.value / found[0].value if found[0].value else None,
-                    outlier=None if witnessed is None else witnessed.row_ratio,
+                    outlier=None if predicted is None else predicted.row_ratio,
                 )
             )
         activations = []

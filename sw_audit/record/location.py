@@ -115,7 +115,7 @@ class LayerTrace(Fact):
     down_output: float | None
 
 
-class WitnessedWeight(WeightAddress):
+class PredictedWeight(WeightAddress):
     """What the weights alone, without a forward pass, say of a located super weight.
 
     Attributes:
@@ -152,7 +152,7 @@ class WeightNormPrediction(Fact):
 
     agrees: bool | None
     because: str
-    weights: tuple[WitnessedWeight, ...] = ()
+    weights: tuple[PredictedWeight, ...] = ()
 
 
 class Location(Fact):
@@ -171,7 +171,8 @@ class Location(Fact):
         depth: Whether the pass went through all decoder layers, or stopped after the early ones; then that super
             activations persist is known for the layers that ran, and no further.
         layers_seen: How many decoder layers ran; `None` in records that do not say, where all did.
-        witness: A second opinion from the weights alone; `None` if nothing was located, or it was not asked.
+        weight_norm_prediction: A second opinion from the weights alone; `None` if nothing was located, or it was
+            not asked for.
     """
 
     outcome: Outcome
@@ -185,7 +186,7 @@ class Location(Fact):
     trace: tuple[LayerTrace, ...]
     depth: Depth = "full"
     layers_seen: Index | None = None
-    witness: WeightNormPrediction | None = None
+    weight_norm_prediction: WeightNormPrediction | None = None
 
     @property
     def addresses(self) -> tuple[WeightAddress, ...]:

@@ -37,10 +37,12 @@ _OF_ONE_MODEL = {
 """What schema 1 keeps in a table by model id, and the field of the model's own result that it becomes."""
 _ACTS = {"stand-in": "replace-layer", "borrow": "swap-modules"}
 """Kinds of acts that were renamed."""
+_FIELDS = {"witness": "weight_norm_prediction"}
+"""Fields that were renamed."""
 
 
 def _gather_by_model(document: Document) -> Document:
-    """From schema 1 to 2: a model holds everything about it, its verdicts included; two kinds of acts are renamed.
+    """From schema 1 to 2: a model holds everything about it, its verdicts included; words are renamed.
 
     1. What stood in a table by model id becomes a field of that model.
     2. Measurements and verdicts go to the model that they name.
@@ -64,15 +66,15 @@ def _gather_by_model(document: Document) -> Document:
     order = [model["id"] for model in document["policy"]["model"]]
     ranked = sorted(models, key=lambda name: order.index(name) if name in order else len(order))
     kept = {key: document[key] for key in ("tool", "created", "environment", "policy")}
-    return {"schema": 2, **kept, "models": [_rename_acts(models[name]) for name in ranked]}
+    return {"schema": 2, **kept, "models": [_rename_words(models[name]) for name in ranked]}
 
 
-def _rename_acts(part: Any) -> Any:
+def _rename_words(part: Any) -> Any:
     if isinstance(part, list):
-        return [_rename_acts(element) for element in part]
+        return [_rename_words(element) for element in part]
     if not isinstance(part, dict):
         return part
-    renamed = {key: _rename_acts(value) for key, value in part.items()}
+    renamed = {_FIELDS.get(key, key): _rename_words(value) for key, value in part.items()}
     if "acts" in renamed:
         renamed["acts"] = [{**act, "kind": _ACTS.get(act["kind"], act["kind"])} for act in renamed["acts"]]
     return renamed

@@ -161,7 +161,7 @@ def _follow(
 ) -> tuple[PromptTrace, ...]:
     from sw_audit.corpus.windows import draw_prompts
     from sw_audit.locate.locator import encode_prompt
-    from sw_audit.locate.persistence import trace_prompts
+    from sw_audit.locate.trace import trace_prompts
 
     channels = [activation.channel for activation in location.super_activations]
     prompts: list[tuple[str, Sequence[int]]]

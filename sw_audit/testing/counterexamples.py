@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, find, settings
 from hypothesis.errors import NoSuchExample
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.locate.persistence import find_break, trace_prompts
+from sw_audit.locate.trace import find_break, trace_prompts
 from sw_audit.record.location import Location, PromptTrace
 from sw_audit.testing.strategies import prompts
 

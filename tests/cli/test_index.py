@@ -161,7 +161,7 @@ def test_that_a_model_has_none_is_added_and_said_too(tmp_path: Path) -> None:
 def test_locate_tells_what_the_weights_alone_say() -> None:
     result = run("locate", "specimen")
     assert result.exit_code == 0
-    assert "second witness: from the weights alone" in result.stdout
-    [entry] = json.loads(run("locate", "specimen", "--json").stdout)["witness"]["weights"]
+    assert "second opinion: from the weights alone" in result.stdout
+    [entry] = json.loads(run("locate", "specimen", "--json").stdout)["weight_norm_prediction"]["weights"]
     assert 1 <= entry["row_rank"] <= entry["rows"]
-    assert json.loads(run("locate", "control", "--json").stdout)["witness"] is None
+    assert json.loads(run("locate", "control", "--json").stdout)["weight_norm_prediction"] is None

@@ -94,7 +94,7 @@ def test_an_entry_that_there_is_not_is_told_before_the_model_is_opened(parent: P
 def test_the_record_carries_the_answer_so_that_it_is_judged_again_without_the_index(parent: Path) -> None:
     policy = Policy(models=(ModelPolicy(source=str(parent), id="it", index="huggyllama/llama-7b"),))
     evidence = measure_model("it", policy, [CHECK])
-    assert evidence.location.witness is not None
+    assert evidence.location.weight_norm_prediction is not None
     again = type(evidence).model_validate_json(evidence.model_dump_json(by_alias=True), strict=True)
     assert again == evidence
     assert judge_evidence(again, policy, [CHECK])[0].status is Status.FAIL

@@ -14,8 +14,8 @@ from sw_audit.locate.weight_norms import (
     find_inward_matrices,
     measure_drive,
     predict_from_weights,
+    predict_layer,
     score_rows,
-    witness_layer,
 )
 from sw_audit.record.location import Location, Outcome, SuperWeight
 
@@ -144,9 +144,10 @@ def test_the_witness_agrees_on_a_planted_super_weight_and_on_no_other_place(buil
     plant_(checkpoint, planted)
     layer = checkpoint.layers[1]
     location = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (7, 29)))
-    assert location.witness is not None
-    [entry] = location.witness.weights
-    assert (entry.row_rank, entry.column_rank, entry.agrees, location.witness.agrees) == (1, 1, True, True)
+    prediction = location.weight_norm_prediction
+    assert prediction is not None
+    [entry] = prediction.weights
+    assert (entry.row_rank, entry.column_rank, entry.agrees, prediction.agrees) == (1, 1, True, True)
     assert entry.row_ratio == entry.largest_ratio
     assert entry.row_ratio is not None
     assert entry.row_ratio > 2
@@ -154,7 +155,7 @@ def test_the_witness_agrees_on_a_planted_super_weight_and_on_no_other_place(buil
     assert entry.share > 0.8
     assert (entry.rows, entry.columns) == layer.down_projections[0].weight.shape
     for place in ((7, 30), (8, 29)):
-        other = predict_from_weights(checkpoint.layers, locate_by_hand(layer, place)).witness
+        other = predict_from_weights(checkpoint.layers, locate_by_hand(layer, place)).weight_norm_prediction
         assert other is not None
         assert other.agrees is False
         assert (other.weights[0].row_rank == 1) == (place[0] == 7)
@@ -168,11 +169,11 @@ def test_siblings_share_the_first_places() -> None:
     assert down is not None
     with torch.no_grad():
         down.weight[9, 29] = down.weight[7, 29] * 0.8
-    both = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (7, 29), (9, 29))).witness
+    both = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (7, 29), (9, 29))).weight_norm_prediction
     assert both is not None
     assert [entry.row_rank for entry in both.weights] == [1, 2]
     assert both.agrees
-    alone = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (9, 29))).witness
+    alone = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (9, 29))).weight_norm_prediction
     assert alone is not None
     assert alone.agrees is False
     assert alone.because == "from the weights alone, 0 of 1 stand first in their layer"
@@ -183,15 +184,15 @@ def test_the_witness_never_overrules_and_changes_nothing() -> None:
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
     location = locate_by_hand(checkpoint.layers[2], (3, 4))
     told = predict_from_weights(checkpoint.layers, location)
-    assert told.witness is not None
-    assert told.witness.agrees is False
-    assert told.model_copy(update={"witness": location.witness}) == location
+    assert told.weight_norm_prediction is not None
+    assert told.weight_norm_prediction.agrees is False
+    assert told.model_copy(update={"weight_norm_prediction": location.weight_norm_prediction}) == location
     assert all(torch.equal(value, before[name]) for name, value in checkpoint.model.state_dict().items())
 
 
 def test_nothing_located_leaves_nothing_to_witness() -> None:
     checkpoint = wrap_model(build_llama())
-    assert predict_from_weights(checkpoint.layers, make_location(Outcome.NONE)).witness is None
+    assert predict_from_weights(checkpoint.layers, make_location(Outcome.NONE)).weight_norm_prediction is None
 
 
 def test_a_layer_that_is_not_in_memory_leaves_the_question_open() -> None:
@@ -200,11 +201,11 @@ def test_a_layer_that_is_not_in_memory_leaves_the_question_open() -> None:
     block: nn.Module = checkpoint.model.model.layers[2].mlp
     block.to("meta")
     unread = wrap_model(checkpoint.model)
-    told = predict_from_weights(unread.layers, location).witness
+    told = predict_from_weights(unread.layers, location).weight_norm_prediction
     assert told is not None
     assert (told.agrees, told.weights) == (None, ())
     assert "1 of 1 super weights cannot be read" in told.because
-    assert witness_layer(unread.layers[2], location.super_weights) == ()
+    assert predict_layer(unread.layers[2], location.super_weights) == ()
 
 
 def test_a_column_of_zeros_is_no_division_by_zero() -> None:
@@ -214,7 +215,7 @@ def test_a_column_of_zeros_is_no_division_by_zero() -> None:
     assert down is not None
     with torch.no_grad():
         down.weight.zero_()
-    told = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (1, 2))).witness
+    told = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (1, 2))).weight_norm_prediction
     assert told is not None
     assert (told.weights[0].row_ratio, told.weights[0].share) == (None, None)
 

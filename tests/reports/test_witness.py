@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from support.evidence import WITNESS, make_location, make_record
+from support.evidence import PREDICTION, make_location, make_record
 from support.pages import parse_page
 from sw_audit_reports.html import render_html
 from sw_audit_reports.tables import list_witness
@@ -19,8 +19,8 @@ def test_what_the_weights_alone_say_has_one_line_per_super_weight() -> None:
 
 def test_a_witness_that_does_not_agree_says_so_and_a_missing_figure_is_not_made_up() -> None:
     changes = {"agrees": False, "row_rank": 12, "row_ratio": None, "share": None}
-    doubtful = WITNESS.model_copy(update={"weights": (WITNESS.weights[0].model_copy(update=changes),)})
-    table = list_witness(make_location().model_copy(update={"witness": doubtful}))
+    doubtful = PREDICTION.model_copy(update={"weights": (PREDICTION.weights[0].model_copy(update=changes),)})
+    table = list_witness(make_location().model_copy(update={"weight_norm_prediction": doubtful}))
     assert table is not None
     texts = [cell.text for cell in table.rows[0]]
     assert texts[1] == "12 of 128"
@@ -30,10 +30,10 @@ def test_a_witness_that_does_not_agree_says_so_and_a_missing_figure_is_not_made_
 
 def test_without_a_witness_there_is_no_table() -> None:
     assert list_witness(make_location(Outcome.NONE)) is None
-    assert list_witness(make_location().model_copy(update={"witness": None})) is None
+    assert list_witness(make_location().model_copy(update={"weight_norm_prediction": None})) is None
 
 
 def test_the_report_shows_it_under_what_was_found() -> None:
     page = parse_page(render_html(make_record(windows=8, items=8)))
     found, charts = page.text.index("What was found"), page.text.index("What it does")
-    assert found < page.text.index("Second witness: the weights alone") < charts
+    assert found < page.text.index("Second opinion: the weights alone") < charts

@@ -48,11 +48,11 @@ from sw_audit.record.location import (
     LayerTrace,
     Location,
     Outcome,
+    PredictedWeight,
     PromptTrace,
     SuperActivation,
     SuperWeight,
     WeightNormPrediction,
-    WitnessedWeight,
 )
 from sw_audit.record.lookup import Lookup, Match
 from sw_audit.record.measurement import Agreement, ChoiceAccuracy, Measurement, StopWordMass, TokenLoss
@@ -74,11 +74,11 @@ PROMPTS = ("the mill stands by the river", "a letter came from the coast", "nobo
 SUPER_WEIGHT = SuperWeight(
     parameter=PARAMETER, row=CHANNEL, column=COLUMN, layer=LAYER, value=-1.9268, share=0.9731
 )
-WITNESS = WeightNormPrediction(
+PREDICTION = WeightNormPrediction(
     agrees=True,
     because="from the weights alone, 1 of 1 stand first in their layer",
     weights=(
-        WitnessedWeight(
+        PredictedWeight(
             **SUPER_WEIGHT.address.model_dump(),
             layer=LAYER,
             row_rank=1,
@@ -277,7 +277,7 @@ def make_location(outcome: Outcome = Outcome.LOCATED) -> Location:
             )
             for layer in range(LAYERS)
         ),
-        witness=WITNESS if found else None,
+        weight_norm_prediction=PREDICTION if found else None,
     )
 
 

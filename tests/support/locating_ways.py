@@ -20,8 +20,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401 - imports are not 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sw_audit.locate import weight_norms  # noqa: F401 - imports are not what is measured
-from sw_audit.locate.locator import DEFAULT_PROMPT
-from sw_audit.locate.streaming import open_for_locating
+from sw_audit.locate.locator import DEFAULT_PROMPT, open_for_locating
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.location import Location
 from sw_audit.runner.audit import locate_model
@@ -57,7 +56,7 @@ def offload(folder: str) -> list[int]:
 
 
 def stream(folder: str, depth: Any, *, digest: bool = False) -> list[int]:
-    """Locate super weights while reading the file and ask the second witness: what the command does."""
+    """Locate super weights while reading the file and predict them from the weights: what the command does."""
     checkpoint = open_for_locating(ModelPolicy(source=folder), depth=depth, digest=digest)
     return name_first(locate_model(checkpoint, depth))
 

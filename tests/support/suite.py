@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.locate.attribute import attribute_activations
-from sw_audit.locate.contribution import measure_reach
+from sw_audit.locate.attribution import attribute_activations, measure_contributions
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.probe import Probe, probe_prompt
 from sw_audit.locate.settings import DEFAULT_SETTINGS, LocatorSettings
@@ -27,7 +26,7 @@ EVERY_EARLY = 2
 """Of so many models one is also read no further than its early layers."""
 
 SWEEP: Mapping[str, tuple[float, ...]] = {
-    "standout": (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 30),
+    "prominence": (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 30),
     "constancy": (1.1, 1.2, 1.4, 1.6, 2, 3, 5, 10),
     "early": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7),
     "late": (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0),
@@ -144,15 +143,15 @@ def locate_naively(
 def _sweep(
     checkpoint: Checkpoint, probe: Probe, truth: frozenset[WeightAddress]
 ) -> Iterable[tuple[tuple[str, float], Score]]:
-    reach = measure_reach(checkpoint, probe, range(len(checkpoint.layers)))
+    contributions = measure_contributions(checkpoint, probe, range(len(checkpoint.layers)))
     for name, values in SWEEP.items():
         for value in values:
             settings = dataclasses.replace(DEFAULT_SETTINGS, **{name: value})
-            yield (name, value), score(_locate(probe, reach, settings), truth)
+            yield (name, value), score(_locate(probe, contributions, settings), truth)
 
 
-def _locate(probe: Probe, reach: torch.Tensor, settings: LocatorSettings) -> tuple[WeightAddress, ...]:
+def _locate(probe: Probe, contributions: torch.Tensor, settings: LocatorSettings) -> tuple[WeightAddress, ...]:
     early = find_span(probe, settings)[0] + 1
     activations = find_super_activations(probe, settings)
-    found = attribute_activations(probe, activations, reach[:early], settings)
+    found = attribute_activations(probe, activations, contributions[:early], settings)
     return tuple(weight.address for weight in found.super_weights)

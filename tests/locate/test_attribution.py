@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from sw_audit.checkpoint.calls import LayerCall
 from sw_audit.checkpoint.matrices import DownProjection
-from sw_audit.locate.attribute import Attribution, attribute_activations
-from sw_audit.locate.observation import observe_every_token
-from sw_audit.locate.probe import Probe
+from sw_audit.locate.attribution import Attribution, attribute_activations
+from sw_audit.locate.probe import Probe, observe_every_token
 from sw_audit.locate.settings import DEFAULT_SETTINGS
 from sw_audit.record.location import SuperActivation
 

@@ -15,8 +15,7 @@ from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.controls import count_weights, draw_placebos, find_largest_weights
 from sw_audit.locate.locator import locate_super_weights
-from sw_audit.locate.observation import DownObservation
-from sw_audit.locate.probe import Probe, probe_prompt
+from sw_audit.locate.probe import DownObservation, Probe, probe_prompt
 from sw_audit.record.address import WeightAddress
 from sw_audit.record.arm import PLACEBO_KINDS
 from sw_audit.record.location import Outcome

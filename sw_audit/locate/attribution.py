@@ -1,0 +1,274 @@
+"""From a super activation to its causes: the products `W[row, column] * x[column]` that add up to it.
+
+The paper takes each layer's largest input and output and leaves thresholds open (Yu et al. 2024, section 3.1).
+Here:
+
+1. `choose_layers_to_explain`: layers that change a super activation by less than the smallest cause that counts
+   are left out.
+2. `measure_contributions`: each remaining layer runs once more with its down-projections silenced. The difference
+   is what the MLP really adds to the residual stream, whatever stands between the two.
+3. `find_causes`: a product's share is its part of the down-projection's output, times what of that output reaches
+   the residual stream, over the super activation. Products with at least `relative_share` of the largest share
+   are causes.
+4. `attribute_activations` decides which super activations are explained by few causes; see there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sw_audit.checkpoint.calls import take_states
+from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, list_projections
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.locate.probe import DownObservation, Probe, read_row
+from sw_audit.locate.settings import LocatorSettings
+from sw_audit.locate.weight_norms import find_inward_matrices
+from sw_audit.record.location import SuperActivation, SuperWeight
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One product of one down-projection, seen at a super activation.
+
+    Attributes:
+        weight: The scalar, with the share of the super activation that its product explains.
+        input_value: The down-projection's input there.
+    """
+
+    weight: SuperWeight
+    input_value: float
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a probe comes down to.
+
+    Attributes:
+        activations: All super activations, one per channel, largest magnitude first.
+        causes: Per channel of a super activation, the products that make it, largest share first.
+        explained: The super activations that super weights make.
+        super_weights: The set, largest share first.
+    """
+
+    activations: tuple[SuperActivation, ...]
+    causes: dict[int, tuple[Cause, ...]]
+    explained: tuple[SuperActivation, ...]
+    super_weights: tuple[SuperWeight, ...]
+
+
+def choose_layers_to_explain(
+    probe: Probe, activations: Sequence[SuperActivation], early: int, settings: LocatorSettings
+) -> tuple[int, ...]:
+    """Choose the layers in which causes of super activations can be.
+
+    In a layer that changes an entry by less than the smallest cause that counts, there is no cause of it.
+
+    Args:
+        probe: One forward pass.
+        activations: What is to be explained.
+        early: How many layers, from the first, may hold causes.
+        settings: The thresholds; a cause that counts is at least `relative_share` of the largest, and the
+            largest of at most `maximum_count` that make `explained` is no smaller than their mean.
+
+    Returns:
+        Their numbers, ascending.
+    """
+    smallest = settings.relative_share * settings.explained / settings.maximum_count
+    stream = torch.cat([probe.embedded[None], probe.residual[:early]])  # [1 + early, tokens, hidden]
+    chosen: set[int] = set()
+    for activation in activations:
+        steps = stream[:, activation.token, activation.channel].diff().abs()  # [early]
+        chosen |= set((steps >= smallest * abs(activation.value)).nonzero().flatten().tolist())
+    return tuple(sorted(chosen))
+
+
+@torch.no_grad()
+def measure_contributions(checkpoint: Checkpoint, probe: Probe, layers: Collection[int]) -> Tensor:
+    """Measure what the down-projections of some layers add to the residual stream.
+
+    Between a down-projection's output and the residual stream there may be a norm (Gemma 2, OLMo 2), a
+    multiplier (Granite), or nothing; and other blocks may write beside it (parallel attention). So it is
+    measured: these layers run once more, each on what it was given before, with the output of its
+    down-projections set to zero. What is missing then is what they had added.
+
+    Args:
+        checkpoint: The model; it is not changed.
+        probe: What its prompt showed.
+        layers: Which layers.
+
+    Returns:
+        What is missing, float32 on the CPU, [layers up to the last of them, tokens, hidden]; 0 where it is less
+        than rounding, and in layers that were not asked for.
+    """
+    contributions = torch.zeros_like(probe.residual[: max(layers, default=-1) + 1])
+    for index in layers:
+        states = _run_silenced(checkpoint.layers[index], probe)
+        whole = probe.residual[index]
+        missing = whole - states.reshape(whole.shape).to("cpu", torch.float32)
+        # The difference of two numbers that were rounded says nothing below their last digits.
+        rounding = 2 * torch.finfo(states.dtype).eps
+        contributions[index] = missing.where(missing.abs() > rounding * whole.abs(), 0.0)
+    return contributions
+
+
+def _run_silenced(layer: DecoderLayer, probe: Probe) -> Tensor:
+    """Run one layer as it ran in the probe, but with the output of its down-projections set to zero."""
+    with ExitStack() as undo:
+        if layer.down_projection is not None:
+            for matrix, module in _list_mlp_projections(layer, layer.down_projection):
+                undo.callback(_stop_multiplying_(module, matrix.shape[0]))
+        # Fused experts are one module with many down-projections.
+        for module in dict.fromkeys(down.module for down in layer.down_projections):
+            undo.callback(module.register_forward_hook(_silence).remove)
+        return take_states(probe.calls[layer.index](layer.module, probe.entries[layer.index].clone()))
+
+
+def _list_mlp_projections(layer: DecoderLayer, down: DownProjection) -> list[tuple[Matrix, nn.Module]]:
+    """List the projections of a dense MLP, whose products need not be computed where its output is dropped."""
+    silent = {down.parameter, *(inward.parameter for inward in find_inward_matrices(layer, down))}
+    return [pair for pair in list_projections(layer.module, layer.name) if pair[0].parameter in silent]
+
+
+def _stop_multiplying_(module: nn.Module, width: int) -> Callable[[], None]:
+    """Let a projection give zeros, without a look at its weights, until the function returned is called."""
+
+    def give_zeros(states: Tensor) -> Tensor:
+        return states.new_zeros(*states.shape[:-1], width)
+
+    # A plain attribute, found before the method of the class; hooks of whoever reads the weights still run.
+    module.forward = give_zeros
+    return lambda: delattr(module, "forward")
+
+
+def _silence(_: nn.Module, __: object, output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return torch.zeros_like(output)
+    return (torch.zeros_like(output[0]), *output[1:])
+
+
+def attribute_activations(
+    probe: Probe, activations: Sequence[SuperActivation], contributions: Tensor, settings: LocatorSettings
+) -> Attribution:
+    """Attribute super activations to scalars, or to nothing that so few scalars could be.
+
+    1. A channel may hold a super activation at several tokens: it is large at one, and leaks into others, where a
+       few products may happen to stand out. So each channel is judged once, at the token where it is largest. If
+       other tokens come within the factor `constancy` of that, it is judged at the one of these where the largest
+       product adds most.
+    2. Its causes there are found (`find_causes`). It is explained if there are at most `maximum_count` causes,
+       which together make at least `explained` of it.
+    3. Of the explained ones, those lower than `relative_height` of the tallest do not count: the hot input behind
+       the tallest makes such lesser spikes of the ordinary weights on its column.
+    4. The set takes the causes of the tallest, the next tallest and so on, and ends before it would hold more than
+       `maximum_count` scalars.
+    5. If the super activations in the set are less than `explained` of all explained ones, by the sum of their
+       magnitudes, there is no set.
+
+    Args:
+        probe: One forward pass.
+        activations: What it showed, largest magnitude first.
+        contributions: What the MLPs of the early layers add to the residual stream, [layers, tokens, hidden].
+        settings: The thresholds.
+    """
+    by_channel: dict[int, list[SuperActivation]] = {}
+    for activation in activations:
+        by_channel.setdefault(activation.channel, []).append(activation)
+    judged = [_judge_channel(probe, entries, contributions, settings) for entries in by_channel.values()]
+    judged.sort(key=lambda pair: -abs(pair[0].value))
+    causes = {activation.channel: products for activation, products in judged}
+    explained = [activation for activation, products in judged if _is_explained(products, settings)]
+    kept = _keep_tallest(explained, causes, settings)
+    weights = [cause.weight for activation in kept for cause in causes[activation.channel]]
+    weights.sort(key=lambda weight: -weight.share)
+    return Attribution(tuple(activation for activation, _ in judged), causes, kept, tuple(weights))
+
+
+def _judge_channel(
+    probe: Probe, entries: Sequence[SuperActivation], contributions: Tensor, settings: LocatorSettings
+) -> tuple[SuperActivation, tuple[Cause, ...]]:
+    """Step 1: choose the token at which a channel is judged, and find its causes there."""
+    lowest = abs(entries[0].value) / settings.constancy
+    near = [
+        (entry, find_causes(probe, entry, contributions, settings))
+        for entry in entries
+        if abs(entry.value) >= lowest
+    ]
+    return max(near, key=lambda pair: abs(pair[0].value) * (pair[1][0].weight.share if pair[1] else 0.0))
+
+
+def _is_explained(causes: Sequence[Cause], settings: LocatorSettings) -> bool:
+    total = sum(cause.weight.share for cause in causes)
+    return 0 < len(causes) <= settings.maximum_count and total >= settings.explained
+
+
+def _keep_tallest(
+    explained: Sequence[SuperActivation], causes: Mapping[int, Sequence[Cause]], settings: LocatorSettings
+) -> tuple[SuperActivation, ...]:
+    """Steps 3 to 5."""
+    kept, scalars = [], 0
+    for activation in explained:
+        scalars += len(causes[activation.channel])
+        is_low = abs(activation.value) < settings.relative_height * abs(explained[0].value)
+        if is_low or scalars > settings.maximum_count:
+            break
+        kept.append(activation)
+    total, of_kept = (sum(abs(activation.value) for activation in part) for part in (explained, kept))
+    return tuple(kept) if of_kept >= settings.explained * total else ()
+
+
+def find_causes(
+    probe: Probe, activation: SuperActivation, contributions: Tensor, settings: LocatorSettings
+) -> tuple[Cause, ...]:
+    """Find the products that make up a super activation, in all early layers.
+
+    Args:
+        probe: One forward pass.
+        activation: What is to be explained.
+        contributions: What the MLPs of the early layers add to the residual stream, [layers, tokens, hidden].
+        settings: The thresholds.
+
+    Returns:
+        Largest share first; more than `maximum_count` where many share it.
+    """
+    products: list[tuple[float, DownObservation, int]] = []
+    token, channel = activation.token, activation.channel
+    for layer in range(len(contributions)):
+        added = float(contributions[layer, token, channel])
+        observed = probe.observed_in(layer)
+        delivered = sum(seen.delivered_at(token, channel) for seen in observed)
+        if not added or not delivered:
+            continue
+        for seen in observed:
+            if (terms := seen.products_at(token, channel)) is None:
+                continue
+            shares = terms * (added / delivered / activation.value)  # [inner]
+            # None beyond the first few can matter: with that many the spike is distributed.
+            top = shares.topk(min(settings.maximum_count + 1, len(shares)))
+            largest = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            products += [(share, seen, column) for share, column in largest]
+    products.sort(key=lambda product: -product[0])
+    return tuple(
+        _describe_cause(seen, activation, column, share)
+        for share, seen, column in products
+        if share > 0 and share >= settings.relative_share * products[0][0]
+    )
+
+
+def _describe_cause(seen: DownObservation, activation: SuperActivation, column: int, share: float) -> Cause:
+    entering = seen.input_at(activation.token)
+    weight = SuperWeight(
+        parameter=seen.down.parameter,
+        row=activation.channel,
+        column=column,
+        expert=seen.down.expert,
+        layer=seen.layer,
+        value=float(read_row(seen.down, activation.channel)[column]),
+        share=share,
+    )
+    return Cause(weight, 0.0 if entering is None else float(entering[column]))
