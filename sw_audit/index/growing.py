@@ -1,4 +1,8 @@
-"""A user's own index: findings are added at its end, and what is there is never lost."""
+"""A user's own index: findings are added at its end, and what is there stays.
+
+TOML is written by hand here, for tomlkit would write the whole file anew, and what a user wrote must stay byte for
+byte.
+"""
 
 from __future__ import annotations
 
@@ -151,9 +155,9 @@ def _write_pairs(table: Mapping[str, object]) -> Iterator[str]:
 
 def _write_value(value: object) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_write_value(one)}" for key, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_write_value(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
-        return f"[{', '.join(_write_value(one) for one in value)}]"
+        return f"[{', '.join(_write_value(item) for item in value)}]"
     # JSON writes strings, numbers and booleans as TOML does, but for one control character.
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
@@ -182,7 +186,7 @@ def _compare_by(source: Source, model: PublishedModel) -> Finding:
 def _rename(index: PublishedIndex, finding: Finding) -> Finding:
     """Give a finding another key if its own is taken."""
     source, model = finding
-    taken = {one.key for one in index.sources}
+    taken = {known.key for known in index.sources}
     if source.key not in taken:
         return finding
     key = next(name for number in count(2) if (name := f"{source.key}-{number}") not in taken)

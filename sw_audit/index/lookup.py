@@ -11,6 +11,7 @@ from sw_audit.errors import PolicyError
 from sw_audit.index.lineage import read_ancestors
 from sw_audit.index.reading import list_citations, merge_indexes, read_index, read_published
 from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.dose import DoseCurve
 from sw_audit.record.lookup import Lookup, Match
 from sw_audit.record.published import PublishedIndex, PublishedModel
 
@@ -31,7 +32,7 @@ def open_index(file: str | Path | None = None) -> PublishedIndex:
     return read_published() if file is None else merge_indexes(read_published(), read_index(Path(file)))
 
 
-def find_policy_model(policy: Policy, wanted: ModelPolicy, digest: str | None = None) -> Lookup:
+def find_policy_model(policy: Policy, model: ModelPolicy, digest: str | None = None) -> Lookup:
     """Look up one of a policy's models, under the name that the policy gives for it if it does.
 
     Raises:
@@ -39,19 +40,17 @@ def find_policy_model(policy: Policy, wanted: ModelPolicy, digest: str | None = 
         PolicyError: If the policy names an entry that there is not.
     """
     index = open_index(policy.index)
-    if wanted.index is None:
-        return find_published(index, wanted.source, digest=digest)
-    if wanted.index.casefold() == NO_ENTRY:
+    if model.index is None:
+        return find_published(index, model.source, digest=digest)
+    if model.index.casefold() == NO_ENTRY:
         because = "the policy says that no entry applies to this model"
-        return Lookup(asked=wanted.source, match=Match.NONE, because=because)
-    found = find_published(index, wanted.index)
-    if found.model is None:
-        remedy = f"write {found.nearest[0]!r}" if found.nearest else "see `sw-audit index` for what there is"
-        raise PolicyError(
-            f"model {wanted.id!r}, key index {wanted.index!r}", "the index has no such entry", remedy
-        )
-    because = f"the policy names {found.model.id} as its entry"
-    return found.model_copy(update={"asked": wanted.source, "match": Match.NAMED, "because": because})
+        return Lookup(asked=model.source, match=Match.NONE, because=because)
+    entry = find_published(index, model.index)
+    if entry.model is None:
+        remedy = f"write {entry.nearest[0]!r}" if entry.nearest else "see `sw-audit index` for what there is"
+        raise PolicyError(f"model {model.id!r}, key index {model.index!r}", "the index has no such entry", remedy)
+    because = f"the policy names {entry.model.id} as its entry"
+    return entry.model_copy(update={"asked": model.source, "match": Match.NAMED, "because": because})
 
 
 def find_published(index: PublishedIndex, asked: str, *, digest: str | None = None) -> Lookup:
@@ -78,9 +77,9 @@ def find_published(index: PublishedIndex, asked: str, *, digest: str | None = No
     if folder.is_dir():
         return _find_folder(index, asked, folder)
     name = _HUB.sub("", asked.strip()).rstrip("/")
-    found = _find_name(index, asked, name) or _find_last_part(index, asked, name)
-    if found is not None:
-        return found
+    lookup = _find_name(index, asked, name) or _find_last_part(index, asked, name)
+    if lookup is not None:
+        return lookup
     because = f"the index has no entry for {name!r}, nor for a model that its name says it is a variant of"
     return Lookup(asked=asked, match=Match.NONE, because=because, nearest=find_nearest(index, name))
 
@@ -102,19 +101,19 @@ def _find_folder(index: PublishedIndex, asked: str, folder: Path) -> Lookup:
     own = next((model for model in index.models if model.id == here), None)
     if own is not None:
         return _answer(index, asked, own, Match.LISTED, "a local finding was made in this folder")
-    said = []
+    reasons = []
     for ancestor in read_ancestors(folder):
-        found = _find_name(index, asked, ancestor.id)
-        if found is None or found.model is None:
-            said.append(f"{ancestor.where} names {ancestor.id}, which has none")
+        lookup = _find_name(index, asked, ancestor.id)
+        if lookup is None or lookup.model is None:
+            reasons.append(f"{ancestor.where} names {ancestor.id}, which has none")
         elif ancestor.same:
-            return found
+            return lookup
         else:
             because = f"{ancestor.where} says that it was made from {ancestor.id}"
-            if found.inherited:
-                because = f"{because}; {found.because}"
-            return found.model_copy(update={"match": Match.DERIVED, "because": because})
-    reason = "; ".join(said) or "its files name no model on the hub that it was made from"
+            if lookup.inherited:
+                because = f"{because}; {lookup.because}"
+            return lookup.model_copy(update={"match": Match.DERIVED, "because": because})
+    reason = "; ".join(reasons) or "its files name no model on the hub that it was made from"
     return Lookup(
         asked=asked,
         match=Match.NONE,
@@ -124,17 +123,17 @@ def _find_folder(index: PublishedIndex, asked: str, folder: Path) -> Lookup:
 
 
 def _find_name(index: PublishedIndex, asked: str, name: str) -> Lookup | None:
-    wanted = name.casefold()
+    folded = name.casefold()
     for model in index.models:
-        if any(wanted == key.casefold() for key in _list_ids(model)):
+        if any(folded == key.casefold() for key in _list_ids(model)):
             return _answer(index, asked, model, Match.LISTED, "its hub id is the entry's")
     for model in index.models:
         for variant in model.variants:
-            if wanted == variant.id.casefold():
+            if folded == variant.id.casefold():
                 because = f"{variant.id} is a variant of {model.id}: {variant.claim}"
                 return _answer(index, asked, model, Match.VARIANT, because)
-    base = _TUNED.sub("", wanted)
-    if base == wanted or "/" not in base:
+    base = _TUNED.sub("", folded)
+    if base == folded or "/" not in base:
         return None
     for model in index.models:
         if any(base == key.casefold() for key in _list_ids(model)):
@@ -148,13 +147,13 @@ def _find_name(index: PublishedIndex, asked: str, name: str) -> Lookup | None:
 
 def _find_last_part(index: PublishedIndex, asked: str, name: str) -> Lookup | None:
     """Match a name without an owner, where only one entry's ids end so."""
-    wanted = name.casefold()
-    if not wanted or "/" in wanted:
+    folded = name.casefold()
+    if not folded or "/" in folded:
         return None
     ending = [
         model
         for model in index.models
-        if any(wanted == key.replace("\\", "/").casefold().rpartition("/")[2] for key in _list_ids(model))
+        if any(folded == key.replace("\\", "/").casefold().rpartition("/")[2] for key in _list_ids(model))
     ]
     if len(ending) != 1:
         return None
@@ -163,7 +162,9 @@ def _find_last_part(index: PublishedIndex, asked: str, name: str) -> Lookup | No
 
 def _leave_out_others(index: PublishedIndex, model: PublishedModel, digest: str) -> PublishedModel:
     """Leave out what was found locally in other weights under the same name: a folder's content may change."""
-    others = {one.key for one in index.sources if one.finding is not None and one.finding.digest != digest}
+    others = {
+        source.key for source in index.sources if source.finding is not None and source.finding.digest != digest
+    }
     return model.model_copy(
         update={
             "weights": tuple(
@@ -190,3 +191,29 @@ def _answer(index: PublishedIndex, asked: str, model: PublishedModel, match: Mat
         model=model,
         sources=tuple(source for key in cited for source in index.sources if source.key == key),
     )
+
+
+def list_dose_curves(index: PublishedIndex, model: PublishedModel | None) -> tuple[DoseCurve, ...]:
+    """List every curve of a model, and of other models those of perplexity, which can be compared.
+
+    Args:
+        index: The index.
+        model: The entry of the audited model, if there is one.
+
+    Returns:
+        The model's own curves first.
+    """
+    titles = {source.key: source.title for source in index.sources}
+    curves = [
+        DoseCurve(
+            model=entry.id,
+            quantity=curve.quantity,
+            points=tuple(sorted(curve.points)),
+            source=titles[curve.source],
+            own=model is not None and entry.id == model.id,
+        )
+        for entry in index.models
+        for curve in entry.curves
+    ]
+    kept = [curve for curve in curves if curve.own or curve.is_perplexity_ratio]
+    return tuple(sorted(kept, key=lambda curve: not curve.own))

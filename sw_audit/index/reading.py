@@ -85,8 +85,8 @@ def parse_index(text: str, origin: str) -> PublishedIndex:
 def merge_indexes(first: PublishedIndex, *others: PublishedIndex) -> PublishedIndex:
     """Put indexes together: what they say of one model becomes one entry.
 
-    A coordinate that several know of keeps the first bearing that was measured, and all its sources, effects
-    and notes. A model is one by its id, case aside.
+    A coordinate that several know of keeps the first impact that was measured, and all its sources, effects
+    and notes. Two entries are of one model if their ids are equal, case aside.
     """
     models: dict[str, PublishedModel] = {}
     for index in (first, *others):
@@ -101,40 +101,40 @@ def merge_indexes(first: PublishedIndex, *others: PublishedIndex) -> PublishedIn
     )
 
 
-def _merge_models(one: PublishedModel, other: PublishedModel) -> PublishedModel:
+def _merge_models(first: PublishedModel, second: PublishedModel) -> PublishedModel:
     weights: dict[object, PublishedWeight] = {}
-    for weight in (*one.weights, *other.weights):
+    for weight in (*first.weights, *second.weights):
         known = weights.get(weight.coordinate)
         weights[weight.coordinate] = weight if known is None else _merge_weights(known, weight)
     return PublishedModel(
-        id=one.id,
-        aliases=_unite(one.aliases, other.aliases),
-        digests=_unite(one.digests, other.digests),
-        variants=_unite(one.variants, other.variants),
+        id=first.id,
+        aliases=_unite(first.aliases, second.aliases),
+        digests=_unite(first.digests, second.digests),
+        variants=_unite(first.variants, second.variants),
         weights=tuple(weights.values()),
-        effects=_unite(one.effects, other.effects),
-        curves=_unite(one.curves, other.curves),
-        remarks=_unite(one.remarks, other.remarks),
+        effects=_unite(first.effects, second.effects),
+        curves=_unite(first.curves, second.curves),
+        remarks=_unite(first.remarks, second.remarks),
     )
 
 
-def _merge_weights(one: PublishedWeight, other: PublishedWeight) -> PublishedWeight:
-    notes = [one.note] if other.note in ("", one.note) else [one.note, other.note]
-    return one.model_copy(
+def _merge_weights(first: PublishedWeight, second: PublishedWeight) -> PublishedWeight:
+    notes = [first.note] if second.note in ("", first.note) else [first.note, second.note]
+    return first.model_copy(
         update={
-            "parameter": one.parameter or other.parameter,
-            "value": other.value if one.value is None else one.value,
-            "bearing": other.bearing if one.bearing is Impact.UNMEASURED else one.bearing,
-            "sources": _unite(one.sources, other.sources),
-            "effects": _unite(one.effects, other.effects),
+            "parameter": first.parameter or second.parameter,
+            "value": second.value if first.value is None else first.value,
+            "bearing": second.bearing if first.bearing is Impact.UNMEASURED else first.bearing,
+            "sources": _unite(first.sources, second.sources),
+            "effects": _unite(first.effects, second.effects),
             "note": " ".join(note for note in notes if note),
         }
     )
 
 
-def _unite(one: Iterable[_Part], other: Iterable[_Part]) -> tuple[_Part, ...]:
+def _unite(first: Iterable[_Part], second: Iterable[_Part]) -> tuple[_Part, ...]:
     united: list[_Part] = []
-    for part in (*one, *other):
+    for part in (*first, *second):
         if part not in united:
             united.append(part)
     return tuple(united)

@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sw_audit.index.doses import list_dose_curves
-from sw_audit.index.lookup import find_policy_model, open_index
+from sw_audit.index.lookup import find_policy_model, list_dose_curves, open_index
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.targets import PatternMatch, match_targets
 from sw_audit.progress import Progress, ignore_progress
@@ -69,7 +68,7 @@ def measure_single(
     from sw_audit.measure.arms import measure_arms
     from sw_audit.measure.held import hold_against
     from sw_audit.measure.mechanism import follow_super_activations
-    from sw_audit.testing.searching import search_prompts
+    from sw_audit.testing.counterexamples import search_prompts
 
     started = time.perf_counter()
     text = read_corpus(policy.corpus)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-_ROOMS = {
+_MODULES = {
     "Counterexample": "counterexamples",
     "Design": "designs",
     "Numerals": "families",
@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'sw_audit.testing' has no public name {name!r}")
-    return getattr(import_module(f"sw_audit.testing.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"sw_audit.testing.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
+from tempfile import TemporaryDirectory
 
-from hypothesis import HealthCheck, Phase, Verbosity, find, settings
+from hypothesis import HealthCheck, Phase, Verbosity, configuration, find, settings
 from hypothesis.errors import NoSuchExample
 
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checks.limits import SuperActivationPersistsLimits
+from sw_audit.errors import CheckpointError
 from sw_audit.locate.trace import find_break, trace_prompts
 from sw_audit.record.location import Location, PromptTrace
+from sw_audit.record.prompt_search import BreakingPrompt, PromptSearch
 from sw_audit.testing.strategies import prompts
+
+EXAMPLES_KEY = "[checks.super-activation-persists] examples"
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def find_counterexample(
 
     def trace(prompt: tuple[int, ...]) -> tuple[PromptTrace, ...]:
         text = checkpoint.tokenizer.decode(list(prompt), skip_special_tokens=True)
-        channels = [one.channel for one in activations]
+        channels = [activation.channel for activation in activations]
         return trace_prompts(checkpoint, channels, [(text, [*bos, *prompt])])
 
     def breaks(prompt: tuple[int, ...]) -> bool:
@@ -83,15 +90,59 @@ def find_counterexample(
         return known[prompt] is not None
 
     random = Random(seed)  # noqa: S311 - a reproducible search, not a secret
-    found = _search(vocabulary, longest, breaks, examples, random)
-    while found is not None:
-        found = _leave_out(found, breaks)
-        shorter = _search(vocabulary, len(found) - 1, breaks, examples, random)
+    prompt = _search(vocabulary, longest, breaks, examples, random)
+    while prompt is not None:
+        prompt = _leave_out(prompt, breaks)
+        shorter = _search(vocabulary, len(prompt) - 1, breaks, examples, random)
         if shorter is None:
-            traces = trace(found)
-            return Counterexample((*bos, *found), traces[0].prompt, known[found] or "", traces)
-        found = shorter
+            traces = trace(prompt)
+            return Counterexample((*bos, *prompt), traces[0].prompt, known[prompt] or "", traces)
+        prompt = shorter
     return None
+
+
+def search_prompts(
+    checkpoint: Checkpoint, location: Location, limits: SuperActivationPersistsLimits, seed: int = 0
+) -> PromptSearch:
+    """Search as a policy asks, and say what came of it, or why there was no search.
+
+    Args:
+        checkpoint: The model; it is not changed.
+        location: What was located in it.
+        limits: How many prompts, and how far the super activation may deviate on one.
+        seed: Of the search: the same seed finds the same prompt.
+    """
+    search = PromptSearch(examples=limits.examples, tolerance=limits.tolerance)
+    if not limits.examples:
+        return search.model_copy(update={"omitted": f"`{EXAMPLES_KEY}` is 0"})
+    try:
+        with _discard_notes():
+            counterexample = find_counterexample(
+                checkpoint, location, limits.tolerance, examples=limits.examples, seed=seed
+            )
+    except CheckpointError as error:
+        return search.model_copy(update={"stopped": error.found})
+    if counterexample is None:
+        return search
+    broken = BreakingPrompt(
+        prompt=counterexample.text,
+        token_ids=counterexample.token_ids,
+        because=counterexample.because,
+        traces=counterexample.traces,
+    )
+    return search.model_copy(update={"found": broken})
+
+
+@contextmanager
+def _discard_notes() -> Iterator[None]:
+    """Keep hypothesis from leaving a folder of its own where the audit is run."""
+    home = getattr(configuration, "__hypothesis_home_directory", None)
+    with TemporaryDirectory() as folder:
+        configuration.set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            configuration.set_hypothesis_home_dir(home)
 
 
 def _search(

@@ -11,16 +11,19 @@ import torch
 from sw_audit.checkpoint.matrices import DownProjection
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.record.address import WeightAddress
-from sw_audit.testing.decoys import (
+from sw_audit.testing.designs import Design, draw_design, is_normed
+from sw_audit.testing.families import Numerals, build_random_model, wrap_model
+from sw_audit.testing.planting import (
+    Stem,
+    choose_down,
     heat_column_,
+    observe,
     plant_attended_activation_,
     plant_bias_,
     plant_embedded_activation_,
     plant_inert_weight_,
+    plant_stems_,
 )
-from sw_audit.testing.designs import Design, draw_design, is_normed
-from sw_audit.testing.families import Numerals, build_random_model, wrap_model
-from sw_audit.testing.planting import Stem, choose_down, look, plant_stems_
 
 QUIET = 30.0
 """What the ordinary weights on planted columns add is so many times smaller than the smallest spike."""
@@ -53,7 +56,7 @@ def build_planted_model(design: Design) -> PlantedModel:
     planter.plant_()
     planted = {name: value.clone() for name, value in model.state_dict().items()}
     model.to(getattr(torch, design.dtype))
-    if design.dtype == "float16" and not bool(look(checkpoint, design.prompt).residual.isfinite().all()):
+    if design.dtype == "float16" and not bool(observe(checkpoint, design.prompt).residual.isfinite().all()):
         design = dataclasses.replace(design, dtype="bfloat16")
         model.to(torch.bfloat16).load_state_dict(planted)
     checkpoint = wrap_model(model, checkpoint.tokenizer, checkpoint.identity.id)
@@ -72,14 +75,14 @@ class _Planter:
         self.place = (design.prompt, design.position)
         self.truth: set[WeightAddress] = set()
         hidden, inner = self._down(0).weight.shape
-        taken = {one.row for one in design.super_weights}
+        taken = {scalar.row for scalar in design.super_weights}
         self.rows = [row for row in self.random.sample(range(hidden), hidden) if row not in taken]
-        taken = {one.column for one in design.super_weights}
+        taken = {scalar.column for scalar in design.super_weights}
         self.columns = [column for column in self.random.sample(range(inner), inner) if column not in taken]
-        residual = look(checkpoint, design.prompt).residual.abs()
+        residual = observe(checkpoint, design.prompt).residual.abs()
         self.typical = float(residual.flatten(1).median(1).values.max())
         self.quiet = self._smallest_spike() * self.typical / QUIET
-        self.tallest = max((abs(one.height) for one in design.super_weights), default=100.0) * self.typical
+        self.tallest = max((abs(scalar.height) for scalar in design.super_weights), default=100.0) * self.typical
 
     def plant_(self) -> None:
         traps = self.design.traps
@@ -91,7 +94,7 @@ class _Planter:
             plant_embedded_activation_(self.checkpoint, *self.place, self.rows.pop(), self._height(0.5, 2))
         middle = max(1, int(0.4 * self.design.layers))
         early = {trap: self.random.randrange(middle) for trap in ("attention", "bias", "distributed")}
-        taken = {one.layer for one in self.design.super_weights}
+        taken = {scalar.layer for scalar in self.design.super_weights}
         if is_normed(self.design.family) and early["distributed"] in taken:
             # Two spikes behind one norm would share its vector, and neither be as tall as it should.
             early["distributed"] = next(layer for layer in range(self.design.layers) if layer not in taken)
@@ -107,17 +110,19 @@ class _Planter:
             self._plant_super_weights_(layer)
             if "propagated" in traps and layer == self.design.layers - 3 and layer > 0.5 * self.design.layers:
                 row, height = self.design.super_weights[0].row, 0.3 * self.tallest
-                now = float(look(self.checkpoint, self.design.prompt).residual[layer, self.design.position, row])
+                now = float(
+                    observe(self.checkpoint, self.design.prompt).residual[layer, self.design.position, row]
+                )
                 self._stem_(layer, row, self.columns.pop(), height if now > 0 else -height)
         if "late" in traps:
             layer = self.design.layers - self.random.randint(1, 2)
             self._stem_(layer, self.rows.pop(), self.columns.pop(), self._height(2, 5))
 
     def _plant_super_weights_(self, layer: int) -> None:
-        scalars = [one for one in self.design.super_weights if one.layer == layer]
+        scalars = [scalar for scalar in self.design.super_weights if scalar.layer == layer]
         if not scalars:
             return
-        stems = [Stem(one.row, one.column, one.height * self.typical) for one in scalars]
+        stems = [Stem(scalar.row, scalar.column, scalar.height * self.typical) for scalar in scalars]
         if "companions" in self.design.traps and scalars[0] is self.design.super_weights[0]:
             row = scalars[0].row
             whole = sum(stem.height for stem in stems if stem.row == row) * self.random.uniform(0.15, 0.5)
@@ -127,25 +132,25 @@ class _Planter:
         down = self._down(layer)
         plant_stems_(self.checkpoint, *self.place, down, stems, self.random.uniform(2, 12), self.quiet)
         self.truth |= {
-            WeightAddress(parameter=down.parameter, row=one.row, column=one.column, expert=down.expert)
-            for one in scalars
+            WeightAddress(parameter=down.parameter, row=scalar.row, column=scalar.column, expert=down.expert)
+            for scalar in scalars
         }
         if "hot-column" in self.design.traps:
             smallest = self._smallest_spike()
-            for column in {one.column for one in scalars}:
-                tallest = max(abs(one.height) for one in scalars if one.column == column)
-                rows = [one.row for one in scalars if one.column == column]
+            for column in {scalar.column for scalar in scalars}:
+                tallest = max(abs(scalar.height) for scalar in scalars if scalar.column == column)
+                rows = [scalar.row for scalar in scalars if scalar.column == column]
                 part = smallest / tallest / self.random.uniform(30, 100)
                 heat_column_(down, column, rows, part, self.design.seed)
         if "inert" in self.design.traps:
-            value = 10 * max(float(down.weight[one.row, one.column].abs()) for one in scalars)
+            value = 10 * max(float(down.weight[scalar.row, scalar.column].abs()) for scalar in scalars)
             row, column = self.random.choice(self.rows), self.columns.pop()
             plant_inert_weight_(self.checkpoint.layers[layer], down, row, column, value)
 
     def _smallest_spike(self) -> float:
         spikes: dict[int, float] = {}
-        for one in self.design.super_weights:
-            spikes[one.row] = spikes.get(one.row, 0.0) + one.height
+        for scalar in self.design.super_weights:
+            spikes[scalar.row] = spikes.get(scalar.row, 0.0) + scalar.height
         return min((abs(spike) for spike in spikes.values()), default=100.0)
 
     def _plant_distributed_(self, layer: int) -> None:

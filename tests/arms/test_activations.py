@@ -30,7 +30,7 @@ from sw_audit.quantize.activations import round_activations
 from sw_audit.quantize.calibration import Calibration, Operand
 from sw_audit.record.arm import Arm, Quantize, QuantizeActivations
 from sw_audit.testing.families import DENSE, EXPERTS, build_random_model
-from sw_audit.testing.planting import look
+from sw_audit.testing.planting import observe
 
 PROMPT = [1, 5, 7, 11, 30, 42]
 SUPER = Planted(layer=1, row=17, column=90)
@@ -77,7 +77,7 @@ def test_what_reads_the_residual_stream_has_a_scalar_held_out_and_nothing_else_h
     assert down is not None
     pairs = list(list_projections(layer.module, layer.name))
     names = {module: matrix.parameter for matrix, module in pairs}
-    ran = [names[module] for module in look(checkpoint, PROMPT, list(names)).order]
+    ran = [names[module] for module in observe(checkpoint, PROMPT, list(names)).order]
     # Of the projections in attention, all but the one that runs last; of those in the MLP, all but the last.
     attending = [name for name in ran if "attn" in name or "attention" in name]
     assert len(attending) > 1

@@ -19,7 +19,7 @@ from sw_audit.testing import (
     planted_models,
 )
 from sw_audit.testing.planted import QUIET
-from sw_audit.testing.planting import look
+from sw_audit.testing.planting import observe
 
 FEW = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -27,7 +27,7 @@ FEW = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_
 def spike(planted: PlantedModel, row: int) -> float:
     """Return what the residual stream holds two layers from the end, where the super activation sits."""
     design = planted.design
-    return float(look(planted.checkpoint, design.prompt).residual[-3, design.position, row])
+    return float(observe(planted.checkpoint, design.prompt).residual[-3, design.position, row])
 
 
 @FEW
@@ -104,6 +104,6 @@ def test_behind_a_norm_only_the_token_that_was_asked_for_carries_the_spike(famil
     design = make_design(family=family, layers=6, dtype="float32", start="bos", shape="one", traps=(), seed=3)
     planted = build_planted_model(design)
     [scalar] = design.super_weights
-    held = look(planted.checkpoint, design.prompt).residual[scalar.layer, :, scalar.row].abs()
+    held = observe(planted.checkpoint, design.prompt).residual[scalar.layer, :, scalar.row].abs()
     others = torch.cat([held[: design.position], held[design.position + 1 :]])
     assert float(others.max()) < float(held[design.position]) / 20
