@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from sw_audit.backends.costs import ProcessMeter
 from sw_audit.backends.method import Method, Task, describe_failure
 from sw_audit.backends.registry import find_methods
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
-from sw_audit.checkpoint.opening import open_checkpoint, require_folder
+from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.policy.policy import ModelPolicy
 
 JOB, CALIBRATION, LAYERS, COSTS = "job.json", "calibration.safetensors", "layers.safetensors", "costs.json"
@@ -145,7 +146,7 @@ def run_job(folder: Path) -> None:
     prefixes = tuple(f"{layer.name}." for layer in checkpoint.layers)
     task = Task(
         checkpoint=checkpoint,
-        folder=require_folder(wanted),
+        folder=CheckpointFolder.require(wanted).path,
         calibration=load_file(folder / CALIBRATION)["token_ids"],
         seed=job["seed"],
         saved=saved,

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from sw_audit.checkpoint.inspection import list_weight_files
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.errors import CheckpointError
-from sw_audit.policy.policy import ModelPolicy
+from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.identity import FileDigest
 
 # Large enough that hashing, not the calls, takes the time; small beside any layer.
@@ -33,7 +33,8 @@ def digest_files(folder: Path | str, *, allow_pickle: bool = False) -> tuple[Fil
         CheckpointError: If there are no weight files, or one cannot be read.
     """
     root = Path(folder)
-    return digest_paths(list_weight_files(root, ModelPolicy(source=str(root), allow_pickle=allow_pickle)), root)
+    policy = ModelPolicy(source=str(root), allow_pickle=allow_pickle)
+    return digest_paths(CheckpointFolder(root, policy).weight_files, root)
 
 
 def digest_content(folder: Path | str) -> str:

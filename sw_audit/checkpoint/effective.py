@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sw_audit.checkpoint.formats.format import list_module_packages
 from sw_audit.checkpoint.lazy_tensor import LazyTensor
 
 _FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
@@ -29,12 +30,8 @@ _TRIED = 64
 _ROUNDED_AWAY = 0.08
 _KEPT_BYTES = 1 << 29
 _KNOWN = ("torch.", "transformers.")
-# Whatever these make is theirs to explain, whatever it is derived from.
-_PACKERS = (
-    "transformers.integrations.",
-    "torch.ao.",
-    *(f"{one}." for one in ("bitsandbytes", "gptqmodel", "auto_round", "peft", "hqq", "optimum")),
-)
+# Where transformers keeps the modules of formats that it reads by itself.
+_INTEGRATIONS = "transformers.integrations."
 
 
 def is_opaque(module: nn.Module) -> bool:
@@ -45,11 +42,11 @@ def is_opaque(module: nn.Module) -> bool:
     """
     if find_sizes(module) is None:
         return False
-    home = type(module).__module__
-    packed = home.startswith(_PACKERS)
+    package = type(module).__module__
+    packed = package.startswith((_INTEGRATIONS, *list_module_packages()))
     if not isinstance(module, nn.Linear):
         # Modules of models that say how wide they are may do anything, as groups of experts do.
-        return packed or not home.startswith(_KNOWN)
+        return packed or not package.startswith(_KNOWN)
     weight = module._parameters.get("weight")
     plain = type(weight) in (nn.Parameter, LazyTensor) and weight is not None and weight.dtype in _FLOATS
     return packed or not plain or "forward" in module.__dict__

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 _LFS = b"version https://git-lfs"
 # The format allows no longer header.
 _LONGEST_HEADER = 100_000_000
@@ -39,76 +41,88 @@ class DamagedFileError(Exception):
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a header says of one tensor.
+    """What a file says of one tensor before it is read.
 
     Attributes:
-        dtype: In the format's notation, such as `BF16`.
+        dtype: In the notation of safetensors, such as `BF16`, or of GGUF, such as `Q4_0`.
         shape: As stored.
-        start: Where its bytes begin, counted from the beginning of the file.
-        stop: Where they end.
+        file: Name of the file.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    start: int
-    stop: int
+    file: str
+
+    @property
+    def count(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
-    """Read the header of a safetensors file and hold it against the length of the file.
+    """Read the header of a safetensors file, which the library holds against the length of the file.
 
     Args:
         path: The file.
 
     Returns:
-        The tensors by name.
+        The tensors by name, in the order of the file.
 
     Raises:
         DamagedFileError: If the file is empty, cut off, too long, a git-LFS pointer or no safetensors file.
+        OSError: If it cannot be read.
     """
+    try:
+        # Without torch, so that a checkpoint can be refused before anything heavy is loaded.
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.offset_keys()}
+            return {
+                name: TensorHeader(one.get_dtype(), tuple(one.get_shape()), path.name)
+                for name, one in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise _explain(path, error) from error
+
+
+def _explain(path: Path, error: Exception) -> DamagedFileError:
+    """Say what is wrong with a file that the library refuses: it says so in its own terms, and without counts."""
     size = path.stat().st_size
     if size == 0:
-        raise _refuse(path, "is empty (0 bytes)")
+        return _refuse(path, "is empty (0 bytes)")
     with path.open("rb") as file:
         start = file.read(len(_LFS))
-        if start == _LFS:
-            raise _refuse(path, "is a git-LFS pointer, not the weights", "run `git lfs pull` there")
         length = int.from_bytes(start[:8], "little")
-        if size < 8 or length > _LONGEST_HEADER:
-            raise _refuse(path, "is not a safetensors file")
-        if length > size - 8:
-            raise _refuse(path, "is cut off within its header")
         file.seek(8)
-        text = file.read(length)
-    data = 8 + length
+        text = file.read(min(length, _LONGEST_HEADER))
+    if start == _LFS:
+        return _refuse(path, "is a git-LFS pointer, not the weights", "run `git lfs pull` there")
+    if size < 8 or length > _LONGEST_HEADER:
+        return _refuse(path, "is not a safetensors file")
+    if length > size - 8:
+        return _refuse(path, "is cut off within its header")
     try:
         entries = json.loads(text)
         entries.pop("__metadata__", None)
-        spans = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
-        end = max((stop for _, stop in spans.values()), default=0)
-        header = {
-            name: TensorHeader(entry["dtype"], tuple(entry["shape"]), data + spans[name][0], data + spans[name][1])
+        spans = sorted((*entry["data_offsets"], name) for name, entry in entries.items())
+        lengths = {
+            name: SIZES[entry["dtype"]] * math.prod(entry["shape"])
             for name, entry in entries.items()
+            if entry["dtype"] in SIZES
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _refuse(path, "is not a safetensors file: its header does not read") from error
-    if (held := size - data) != end:
-        state = "cut off" if held < end else "too long"
-        raise _refuse(path, f"is {state}: its header promises {end} bytes of weights, there are {held}")
-    _check_spans(path, header, data)
-    return header
-
-
-def _check_spans(path: Path, header: dict[str, TensorHeader], data: int) -> None:
-    """Hold each tensor's length against its shape, and see that one begins where the one before it ends."""
-    reached = data
-    for name, tensor in sorted(header.items(), key=lambda one: (one[1].start, one[1].stop)):
-        width = SIZES.get(tensor.dtype)
-        if width is not None and tensor.stop - tensor.start != width * math.prod(tensor.shape):
-            raise _refuse(path, f"gives tensor {name!r} another length than its shape")
-        if tensor.start != reached:
-            raise _refuse(path, f"has a gap or an overlap before tensor {name!r}")
-        reached = tensor.stop
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return _refuse(path, "is not a safetensors file: its header does not read")
+    promised, held = max((stop for _, stop, _ in spans), default=0), size - 8 - length
+    if held != promised:
+        state = "cut off" if held < promised else "too long"
+        return _refuse(path, f"is {state}: its header promises {promised} bytes of weights, there are {held}")
+    reached = 0
+    for begin, end, name in spans:
+        if end - begin != lengths.get(name, end - begin):
+            return _refuse(path, f"gives tensor {name!r} another length than its shape")
+        if begin != reached:
+            return _refuse(path, f"has a gap or an overlap before tensor {name!r}")
+        reached = end
+    return _refuse(path, f"does not read ({error})")
 
 
 def _refuse(path: Path, state: str, remedy: str = "download or copy it again") -> DamagedFileError:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from sw_audit.checkpoint.lint_formats import find_packing, is_code
+from sw_audit.checkpoint.folder import CheckpointFolder, quote_source
+from sw_audit.checkpoint.formats.format import Format, find_packing, is_code, list_packings
 from sw_audit.checkpoint.stored import StoredTensors
+from sw_audit.errors import BrokenWeightsError
+from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.weights import Flaw
 
 # Numbers at once, so that a copy in float32 stays small beside any layer.
@@ -21,34 +23,55 @@ _COARSE = 17
 # So few scales may all be equal by chance, and so short a block of codes constant, in bytes.
 _FEW_SCALES, _SHORT_BLOCK = 16, 16
 _SMALL = 64
-_WEIGHTS = (".weight", ".qweight", ".weight_packed", "._weight_qdata", ".weight._data", "_blocks", ".W_q")
 _FUSED = ("down_proj", "gate_up_proj", "gate_proj", "up_proj")
 # A power of two in a byte; all ones is NaN.
 _POWER = torch.float8_e8m0fnu
 
 
-def scan_values(stored: StoredTensors, config: Mapping[str, Any] | None) -> Iterator[Flaw]:
+def scan_values(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
     """Read every tensor once and tell what is wrong with it.
 
     Args:
-        stored: What the files hold.
-        config: What config.json says; `None` without one, as for adapters.
+        folder: The checkpoint.
+        stored: What its files hold.
     """
+    weights = (".weight", *(packing.codes for packing in list_packings() if packing.scales))
     for name, tensor in stored.read_all():
         problem = find_non_finite(tensor)
         if problem is not None and "mask" not in name.rpartition(".")[2]:
             yield Flaw(kind="non-finite", where=name, found=f"it holds {problem}")
             continue
-        if not _is_weight(name, tensor):
+        named = name.endswith(weights) or name.rpartition(".")[2] in _FUSED
+        if not named or tensor.ndim < 2 or tensor.numel() < _SMALL:
             continue
-        constant = _find_constant(name, tensor)
+        constant = _find_constant(name, tensor, folder.format)
         if constant is not None:
             yield constant
-            continue
-        if tensor.is_floating_point() and tensor.dtype.itemsize > 1:
+        elif tensor.is_floating_point() and tensor.dtype.itemsize > 1:
             yield from _find_zero_runs(name, tensor)
-        elif is_code(name, stored.shapes[name]) or config is None:
+        elif is_code(name, stored.headers[name]) or not folder.declared:
             yield from _examine_scales(name, tensor, stored)
+
+
+def refuse_non_finite(name: str, tensor: Tensor, policy: ModelPolicy) -> None:
+    """Refuse a tensor that holds NaN or an infinity.
+
+    Args:
+        name: Its qualified name.
+        tensor: The tensor; one that is no floating tensor passes.
+        policy: The model it belongs to.
+
+    Raises:
+        BrokenWeightsError: Naming the tensor and what it holds.
+    """
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return
+    # One pass without a mask as large as the tensor: a NaN or an infinity always reaches an extreme.
+    low, high = torch.aminmax(tensor.detach())
+    if not torch.isfinite(low + high * 0):
+        found = f"tensor {name!r} holds {'NaN' if torch.isnan(low) else 'an infinity'}"
+        remedy = "repair the weights or take an earlier checkpoint"
+        raise BrokenWeightsError(quote_source(policy), found, remedy, kind="non-finite", where=name)
 
 
 def find_non_finite(tensor: Tensor) -> str | None:
@@ -74,13 +97,7 @@ def _cut(rows: Tensor, size: int) -> Iterator[Tensor]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _is_weight(name: str, tensor: Tensor) -> bool:
-    last = name.rpartition(".")[2]
-    named = name.endswith(_WEIGHTS) or last in _FUSED
-    return named and tensor.ndim > 1 and tensor.numel() >= _SMALL
-
-
-def _find_constant(name: str, tensor: Tensor) -> Flaw | None:
+def _find_constant(name: str, tensor: Tensor, stored_as: Format) -> Flaw | None:
     """Complain of a matrix with one value in all its places, or of an expert in a stack that is such a one."""
     parts = tensor.reshape(tensor.shape[0], -1) if tensor.ndim == 3 else tensor.reshape(1, -1)
     same = [index for index, part in enumerate(parts) if _is_constant(part)]
@@ -88,8 +105,7 @@ def _find_constant(name: str, tensor: Tensor) -> Flaw | None:
         return None
     value = parts[same[0]].flatten()[0].float().item()
     which = "it is" if len(same) == len(parts) else f"{len(same)} of its {len(parts)} experts are"
-    # An adapter begins with zeros, and does nothing then.
-    serious = "lora_" not in name
+    serious = not stored_as.starts_at_zero(name)
     return Flaw(kind="constant", where=name, found=f"{which} {value:g} in every place", serious=serious)
 
 
@@ -141,12 +157,12 @@ def _is_coarse(runs: Tensor) -> bool:
 
 def _examine_scales(name: str, codes: Tensor, stored: StoredTensors) -> Iterator[Flaw]:
     """Hold scales against the codes that they scale."""
-    found = find_packing(name, stored)
-    scales = stored.read(found[0]) if found else None
-    if found is None or scales is None:
+    match = find_packing(name, stored.headers)
+    scales = stored.read(match[0]) if match else None
+    if match is None or scales is None:
         return
-    where = found[0]
-    if scales.dtype is torch.uint8 and where.endswith(("_scales", "weight_scale")):
+    where, packing = match
+    if scales.dtype is torch.uint8 and packing.exponents:
         scales = scales.view(_POWER)
         if find_non_finite(scales):
             yield Flaw(kind="degenerate-scale", where=where, found="a power of two among its scales is NaN")

@@ -4,183 +4,171 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+)
 
+from sw_audit.checkpoint.agreement import compare_with_config
+from sw_audit.checkpoint.effective import find_sizes, is_opaque
 from sw_audit.checkpoint.families import refuse_other_architectures
-from sw_audit.checkpoint.formats import find_format, find_gguf
-from sw_audit.checkpoint.inspection import has_tokenizer, list_weight_files
-from sw_audit.checkpoint.packed import choose_settings
-from sw_audit.checkpoint.source import quote_source
+from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.checkpoint.inspection import inspect_folder, one_line_damage
+from sw_audit.checkpoint.lint_values import refuse_non_finite
+from sw_audit.checkpoint.stored import open_stored
+from sw_audit.checkpoint.suppress_output import suppress_output
 from sw_audit.errors import BrokenWeightsError, CheckpointError
-from sw_audit.policy.policy import ModelPolicy
 
 # Characters of a library's own words that fit into one line with the rest.
 _LONGEST_REASON = 160
 _ACCELERATORS = ("GPU", "CUDA", "XPU", "accelerator")
+_FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+# No dtype that a model computes in takes fewer bytes.
+_LEAST_BYTES = 2
+_AGAIN = "quantize again, or take an earlier checkpoint"
+_WRITER = "write the checkpoint again with the library that quantized it"
 
 
-def read_config(folder: Path, declared: dict[str, Any], wanted: ModelPolicy) -> Any:
-    """Read the configuration, and refuse what needs code of its own or is no decoder.
+@dataclass(frozen=True)
+class Loaded:
+    """A model with what belongs to it.
+
+    Attributes:
+        model: The transformers model.
+        tokenizer: Its tokenizer.
+        folders: Where its weights are from: its own folder, and that of an adapter's base.
+    """
+
+    model: Any
+    tokenizer: Any
+    folders: tuple[CheckpointFolder, ...]
+
+
+def load(folder: CheckpointFolder, device: torch.device) -> Loaded:
+    """Load a model with all that belongs to it, in whatever format its weights are stored.
 
     Args:
-        folder: Where the files are.
-        declared: What config.json says; nothing of a GGUF file, which says it itself.
-        wanted: The model.
+        folder: The checkpoint.
+        device: Where the model goes.
+
+    Raises:
+        CheckpointError: If it cannot be loaded.
+        BrokenWeightsError: If it would not consist of exactly the tensors of its files, or of anything not finite.
+    """
+    inspect_folder(folder)
+    base = folder.format.find_base(folder)
+    if base is not None:
+        below = load(CheckpointFolder.require(base), device)
+        loaded = Loaded(below.model, below.tokenizer, (folder, *below.folders))
+        _adapt_(loaded.model, folder)
+        if folder.has_tokenizer:
+            loaded = Loaded(below.model, load_tokenizer(folder), loaded.folders)
+    else:
+        if not _is_plain(folder):
+            _refuse_disagreement(folder)
+        config, tokenizer = read_config(folder), load_tokenizer(folder)
+        loaded = Loaded(_load_model(folder, config, device), tokenizer, (folder,))
+    for name, tensor in (*loaded.model.named_parameters(), *loaded.model.named_buffers()):
+        # What a library has packed into a tensor of its own is tried out instead.
+        if type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in _FLOATS:
+            refuse_non_finite(name, tensor, folder.policy)
+    _try_packed(loaded.model, folder)
+    return loaded
+
+
+def read_config(folder: CheckpointFolder) -> Any:
+    """Read the configuration, and refuse what needs code of its own or is no decoder.
 
     Raises:
         CheckpointError: If transformers does not know such a model, or it is no decoder.
     """
-    import transformers
-    from transformers import CONFIG_MAPPING, AutoConfig
-
-    gguf = find_gguf(folder, wanted)
-    kind = declared.get("model_type")
-    if gguf is None and kind not in CONFIG_MAPPING:
-        if not declared.get("auto_map"):
+    policy, options = folder.policy, folder.format.choose_file_options(folder)
+    kind = folder.declared.get("model_type")
+    if not options and kind not in CONFIG_MAPPING:
+        if not folder.declared.get("auto_map"):
             found = f"model_type {kind!r} is unknown to transformers {transformers.__version__}"
-            raise CheckpointError(quote_source(wanted), found, "correct config.json, or upgrade transformers")
-        if not wanted.trust_remote_code:
-            raise _refuse_code(wanted)
-    with one_line_refusals(wanted, gguf or "config.json"):
+            raise CheckpointError(folder.asked, found, "correct config.json, or upgrade transformers")
+        if not policy.trust_remote_code:
+            raise _refuse_code(folder)
+    with one_line_refusals(folder, next(iter(options.values()), "config.json")):
         config = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=wanted.trust_remote_code, **_name_gguf(gguf)
+            folder.path, local_files_only=True, trust_remote_code=policy.trust_remote_code, **options
         )
-    refuse_other_architectures(config, wanted.source)
+    refuse_other_architectures(config, policy.source)
     return config
 
 
-def load_tokenizer(folder: Path, wanted: ModelPolicy) -> Any:
+def load_tokenizer(folder: CheckpointFolder) -> Any:
     """Load the tokenizer.
 
     Raises:
         CheckpointError: If there is none that knows more than its special tokens.
     """
-    from transformers import AutoTokenizer
-
     # A GGUF file holds a tokenizer too; files beside it are the model's own and nearer to the truth.
-    gguf = None if has_tokenizer(folder) else find_gguf(folder, wanted)
-    with one_line_refusals(wanted, "its tokenizer"):
+    options = {} if folder.has_tokenizer else folder.format.choose_file_options(folder)
+    with one_line_refusals(folder, "its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=wanted.trust_remote_code, **_name_gguf(gguf)
+            folder.path, local_files_only=True, trust_remote_code=folder.policy.trust_remote_code, **options
         )
         # Where files are missing the library makes up a tokenizer that knows its special tokens only.
         words = len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
     if not words:
         found = "its tokenizer is empty"
-        raise CheckpointError(quote_source(wanted), found, "put the tokenizer's files beside the weights")
+        raise CheckpointError(folder.asked, found, "put the tokenizer's files beside the weights")
     return tokenizer
 
 
-def load_model(folder: Path, config: Any, device: torch.device, wanted: ModelPolicy) -> Any:
-    """Load the weights, once, and refuse whatever did not fit.
-
-    Args:
-        folder: Where the files are.
-        config: What `read_config` returned.
-        device: Where the model goes.
-        wanted: The model.
-
-    Raises:
-        CheckpointError: If the model would not consist of exactly the tensors of its checkpoint.
-    """
-    auto_class = choose_class(config, wanted)
-    safe = all(path.suffix == ".safetensors" for path in list_weight_files(folder, wanted))
-    stored = find_format(config.to_dict())
-    with one_line_refusals(wanted, "its weights"):
-        model, info = auto_class.from_pretrained(
-            folder,
-            config=config,
-            dtype="auto" if stored is not None and stored.dequantized else wanted.dtype,
-            use_safetensors=safe,
-            local_files_only=True,
-            trust_remote_code=wanted.trust_remote_code,
-            # Mismatches come back as a list of names and shapes instead of a table to print.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **_name_gguf(find_gguf(folder, wanted)),
-            **choose_settings(stored, config, device),
-        )
-        check_loading(info, wanted)
-        if stored is None and device.type != "cpu":
-            model.to(device)
-    return model
-
-
-def _name_gguf(name: str | None) -> dict[str, str]:
-    return {} if name is None else {"gguf_file": name}
-
-
-def choose_class(config: Any, wanted: ModelPolicy) -> Any:
+def choose_class(config: Any, folder: CheckpointFolder) -> tuple[Any, Any]:
     """Choose how to open a model: as its configuration says, else as text only, else with what it sees.
 
     Returns:
-        One of the library's Auto classes.
+        One of the library's Auto classes, and the class that it opens the model as; `None` for that if the
+        library has none.
 
     Raises:
         CheckpointError: If there is no way.
     """
-    from transformers import AutoModelForCausalLM
-
     declared = set(getattr(config, "architectures", None) or ())
-    able = _list_classes(config)
-    for auto, own in able:
-        if _name_class(own) in declared:
-            return auto
-    if able:
-        return able[0][0]
-    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
-        if not wanted.trust_remote_code:
-            raise _refuse_code(wanted)
-        return AutoModelForCausalLM
-    found = f"{config.model_type} is not a language model that transformers can open"
-    raise CheckpointError(quote_source(wanted), found, "give a decoder-only language model")
-
-
-def choose_own_class(config: Any, wanted: ModelPolicy) -> Any:
-    """Return the model's own class, as `choose_class` would choose it; `None` if the library has none for it.
-
-    Raises:
-        CheckpointError: If there is no way to open it.
-    """
-    chosen = choose_class(config, wanted)
-    return next((own for auto, own in _list_classes(config) if auto is chosen), None)
-
-
-def _list_classes(config: Any) -> list[tuple[Any, Any]]:
-    """List the Auto classes that can open a model, each with the class that it opens it as."""
-    from transformers import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-    )
-
-    kinds = [
+    kinds: list[tuple[Any, Any]] = [
         (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
         (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
     ]
-    return [(auto, mapping[type(config)]) for auto, mapping in kinds if type(config) in mapping]
+    able = [(auto, mapping[type(config)]) for auto, mapping in kinds if type(config) in mapping]
+    for auto, own in able:
+        if own.__name__ in declared:
+            return auto, own
+    if able:
+        return able[0]
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        if not folder.policy.trust_remote_code:
+            raise _refuse_code(folder)
+        return AutoModelForCausalLM, None
+    found = f"{config.model_type} is not a language model that transformers can open"
+    raise CheckpointError(folder.asked, found, "give a decoder-only language model")
 
 
-def _name_class(found: Any) -> str:
-    name: str = found.__name__
-    return name
-
-
-def check_loading(info: Mapping[str, Any], wanted: ModelPolicy) -> None:
+def check_loading(info: Mapping[str, Any], folder: CheckpointFolder) -> None:
     """Refuse a model that does not consist of exactly the tensors of its checkpoint.
 
     Args:
         info: What the library says of loading it.
-        wanted: The model.
+        folder: The checkpoint.
 
     Raises:
         BrokenWeightsError: Naming one tensor that is missing, left over or of another shape.
     """
-    asked, remedy = quote_source(wanted), "compare config.json with the weights, or download the checkpoint again"
+    asked, remedy = folder.asked, "compare config.json with the weights, or download the checkpoint again"
     for name, stored, expected in sorted(info["mismatched_keys"]):
         found = f"tensor {name!r} has shape {list(stored)}, config.json asks for {list(expected)}"
         found += _count_others(info["mismatched_keys"])
@@ -197,36 +185,140 @@ def check_loading(info: Mapping[str, Any], wanted: ModelPolicy) -> None:
         raise BrokenWeightsError(asked, _first_line(message), remedy, kind="loading-message")
 
 
+def count_parameters(model: nn.Module) -> int:
+    """Count a model's parameters, those that are packed as many as they stand for, scales and codebooks not."""
+    count, inside = 0, set[int]()
+    for module in model.modules():
+        # What an opaque module is made of, such as the matrices of an adapter, is counted with it.
+        if id(module) not in inside and is_opaque(module):
+            rows, columns = find_sizes(module) or (0, 0)
+            bias = getattr(module, "bias", None)
+            count += rows * columns + (bias.numel() if isinstance(bias, torch.Tensor) else 0)
+            inside |= {id(held) for part in module.modules() for held in (part, *part.parameters(recurse=False))}
+    return count + sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside)
+
+
 @contextmanager
-def one_line_refusals(wanted: ModelPolicy, what: str) -> Iterator[None]:
+def one_line_refusals(folder: CheckpointFolder, what: str) -> Iterator[None]:
     """Turn whatever the library raises into one line.
 
     Raises:
         CheckpointError: In place of it.
     """
+    asked = folder.asked
     try:
         yield
     except CheckpointError:
         raise
     except ImportError as error:
-        raise CheckpointError(quote_source(wanted), _first_line(error), "install the missing package") from error
+        raise CheckpointError(asked, _first_line(error), "install the missing package") from error
     except (MemoryError, torch.OutOfMemoryError) as error:
-        found = f"{what} do not fit into the memory of {wanted.device}"
-        raise CheckpointError(quote_source(wanted), found, "choose a smaller dtype or another device") from error
+        found = f"{what} do not fit into the memory of {folder.policy.device}"
+        raise CheckpointError(asked, found, "choose a smaller dtype or another device") from error
     except Exception as error:  # the library raises nearly everything for a checkpoint it cannot read
         if "trust_remote_code" in str(error):
-            raise _refuse_code(wanted) from error
+            raise _refuse_code(folder) from error
         found = f"transformers cannot read {what} ({type(error).__name__}: {_first_line(error)})"
         remedy = "repair or replace the checkpoint"
         # Some formats want an accelerator: that is no flaw of the weights.
         if "weights" in what and not any(word in str(error) for word in _ACCELERATORS):
-            raise BrokenWeightsError(quote_source(wanted), found, remedy, where="") from error
-        raise CheckpointError(quote_source(wanted), found, remedy) from error
+            raise BrokenWeightsError(asked, found, remedy, where="") from error
+        raise CheckpointError(asked, found, remedy) from error
 
 
-def _refuse_code(wanted: ModelPolicy) -> CheckpointError:
+def _load_model(folder: CheckpointFolder, config: Any, device: torch.device) -> Any:
+    """Load the weights, once, and refuse whatever did not fit."""
+    known, policy, plain = folder.format, folder.policy, _is_plain(folder)
+    auto_class, _ = choose_class(config, folder)
+    options = {"dtype": policy.dtype, **known.choose_loading_options(folder, config, str(device))}
+    with one_line_refusals(folder, "its weights"), suppress_output(unless=plain):
+        model, info = auto_class.from_pretrained(
+            folder.path,
+            config=config,
+            use_safetensors=all(path.suffix == ".safetensors" for path in folder.weight_files),
+            local_files_only=True,
+            trust_remote_code=policy.trust_remote_code,
+            # Mismatches come back as a list of names and shapes instead of a table to print.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+        check_loading(info, folder)
+        if "device_map" not in options and device.type != "cpu":
+            model.to(device)
+    if plain:
+        return model
+    with one_line_refusals(folder, "its quantized weights"), suppress_output():
+        known.finish_(model)
+        if known.dequantized:
+            _finish_dequantized_(model, folder)
+        else:
+            _require_packed(model, folder)
+    return model
+
+
+def _is_plain(folder: CheckpointFolder) -> bool:
+    return folder.format.uses_config and not folder.quantization
+
+
+def _refuse_disagreement(folder: CheckpointFolder) -> None:
+    """Refuse files that are cut off, and tensors that are not those that their quantization makes."""
+    with one_line_damage(folder):
+        stored = open_stored(folder)
+    if not folder.format.uses_config:
+        return
+    for flaw in compare_with_config(folder, stored):
+        if flaw.serious:
+            found = flaw.found if flaw.where == "config.json" else f"tensor {flaw.where!r}: {flaw.found}"
+            remedy = f"{_WRITER}, config.json included"
+            raise BrokenWeightsError(folder.asked, found, remedy, kind=flaw.kind, where=flaw.where)
+
+
+def _finish_dequantized_(model: Any, folder: CheckpointFolder) -> None:
+    """See that no codes are left over, and bring the model to the dtype that was asked for."""
+    for name, parameter in model.named_parameters():
+        if parameter.dtype.itemsize < _LEAST_BYTES:
+            found = f"tensor {name!r} has codes and no scales"
+            raise BrokenWeightsError(folder.asked, found, _AGAIN, kind="missing-tensor", where=name)
+    if folder.policy.dtype != "auto":
+        model.to(getattr(torch, folder.policy.dtype))
+
+
+def _require_packed(model: nn.Module, folder: CheckpointFolder) -> None:
+    """See that a model is quantized at all if its configuration says so."""
+    if not any(is_opaque(module) for module in model.modules()):
+        found = f"config.json says {folder.format.method}, and no module of the model is quantized"
+        kind = "config-without-codes"
+        raise BrokenWeightsError(folder.asked, found, _WRITER, kind=kind, where="config.json")
+
+
+def _adapt_(model: Any, folder: CheckpointFolder) -> None:
+    """Put an adapter on its base."""
+    with one_line_refusals(folder, "its adapter"), suppress_output():
+        info = model.load_adapter(str(folder.path))
+        names = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+        check_loading({name: getattr(info, name, None) or () for name in names}, folder)
+
+
+def _try_packed(model: nn.Module, folder: CheckpointFolder) -> None:
+    """Refuse packed weights that stand for anything not finite: every opaque module is called once."""
+    dtype: torch.dtype = getattr(model, "dtype", torch.float32)
+    for name, module in model.named_modules():
+        if not is_opaque(module):
+            continue
+        _, columns = find_sizes(module) or (0, 0)
+        held = next((tensor for tensor in (*module.parameters(), *module.buffers())), None)
+        device = torch.device("cpu") if held is None else held.device
+        with torch.no_grad():
+            output = module.forward(torch.ones(1, 2, columns, dtype=dtype, device=device))
+        if not bool(output.isfinite().all()):
+            found = f"module {name!r} gives outputs that are not finite"
+            raise BrokenWeightsError(folder.asked, found, _AGAIN, kind="non-finite", where=name)
+
+
+def _refuse_code(folder: CheckpointFolder) -> CheckpointError:
     remedy = "read that code, then set trust_remote_code = true if you trust it"
-    return CheckpointError(quote_source(wanted), "it needs code that comes with the checkpoint", remedy)
+    return CheckpointError(folder.asked, "it needs code that comes with the checkpoint", remedy)
 
 
 def _count_others(names: Collection[Any]) -> str:

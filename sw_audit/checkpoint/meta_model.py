@@ -28,13 +28,13 @@ def build_meta_model(own_class: Any, config: Any, dtype: str, stored: Mapping[st
     Returns:
         The model, its parameters and persistent buffers `LazyTensor`; `None` where that is not so.
     """
-    wanted = config.dtype if dtype == "auto" else getattr(torch, dtype)
-    if not isinstance(wanted, torch.dtype) or config.get_text_config() is not config:
+    target = config.dtype if dtype == "auto" else getattr(torch, dtype)
+    if not isinstance(target, torch.dtype) or config.get_text_config() is not config:
         return None
     from transformers.initialization import no_init_weights
 
     with _parameters_without_data(), no_init_weights():
-        model = own_class._from_config(config, dtype=wanted)
+        model = own_class._from_config(config, dtype=target)
     asked = model.state_dict(keep_vars=True)
     kept = model._keep_in_fp32_modules | model._keep_in_fp32_modules_strict
     if kept or {name: tuple(one.shape) for name, one in asked.items()} != {
@@ -49,7 +49,7 @@ def build_meta_model(own_class: Any, config: Any, dtype: str, stored: Mapping[st
                 name = f"{prefix}.{key}" if prefix else key
                 if tensor is not None and name in stored:
                     one = stored[name]
-                    held[key] = one.to(wanted) if one.is_floating_point() else one
+                    held[key] = one.to(target) if one.is_floating_point() else one
     return model
 
 

@@ -6,21 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from sw_audit.checkpoint.assembly import assemble
 from sw_audit.checkpoint.digest import digest_manifest, digest_paths
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
-from sw_audit.checkpoint.inspection import list_weight_files
+from sw_audit.checkpoint.folder import CheckpointFolder, quote_source
+from sw_audit.checkpoint.loading import count_parameters, load
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
-from sw_audit.checkpoint.packed import count_parameters
-from sw_audit.checkpoint.source import find_folder, quote_source
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import CheckpointError
-from sw_audit.policy.policy import ModelPolicy
+from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.identity import FileDigest, ModelIdentity
 
 
@@ -71,7 +68,7 @@ class Checkpoint:
         return {(matrix.parameter, matrix.expert): matrix for matrix in found}
 
 
-def open_checkpoint(wanted: ModelPolicy) -> Checkpoint:
+def open_checkpoint(policy: ModelPolicy) -> Checkpoint:
     """Open a model, or say in one line why not.
 
     A checkpoint opens only if every tensor it holds was asked for, every tensor that was asked for is there
@@ -79,52 +76,40 @@ def open_checkpoint(wanted: ModelPolicy) -> Checkpoint:
     only if the policy says so. A local path is never looked up on the network.
 
     Args:
-        wanted: The model: path or hub id, revision, dtype, device.
+        policy: The model: path or hub id, revision, dtype, device.
 
     Raises:
         CheckpointError: If it cannot be opened as it should be.
     """
-    folder = require_folder(wanted)
-    device = find_device(wanted)
+    folder = CheckpointFolder.require(policy)
+    device = find_device(policy)
     with quiet_libraries():
-        assembled = assemble(folder, wanted, device)
-    model, tokenizer = assembled.model, assembled.tokenizer
-    check_vocabulary(model, tokenizer, wanted)
+        loaded = load(folder, device)
+    model = loaded.model
+    check_vocabulary(model, loaded.tokenizer, policy)
     model.eval().requires_grad_(False)
     layers = find_decoder_layers(model)
-    require_down_projections(layers, wanted.source)
-    files = digest_parts(assembled.folders)
-    return Checkpoint(model, tokenizer, identify_model(model, layers, wanted, files), layers)
+    require_down_projections(layers, policy.source)
+    files = digest_parts(loaded.folders)
+    return Checkpoint(model, loaded.tokenizer, identify_model(model, layers, policy, files), layers)
 
 
-def require_folder(wanted: ModelPolicy) -> Path:
-    """Return the folder of a checkpoint, fetched if it is on the hub.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
-    folder = find_folder(wanted, fetch=True)
-    if folder is None:  # pragma: no cover - fetching finds a folder or raises
-        raise CheckpointError(quote_source(wanted), "there is no such folder", "correct the path")
-    return folder
-
-
-def find_device(wanted: ModelPolicy) -> torch.device:
+def find_device(policy: ModelPolicy) -> torch.device:
     """Return the device that a model is to run on.
 
     Raises:
         CheckpointError: If this machine has none such.
     """
     try:
-        device = torch.device(wanted.device)
+        device = torch.device(policy.device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        found = f"device {wanted.device!r} is not available here"
-        raise CheckpointError(quote_source(wanted), found, "name a device of this machine, such as cpu") from error
+        found = f"device {policy.device!r} is not available here"
+        raise CheckpointError(quote_source(policy), found, "name a device of this machine, such as cpu") from error
     return device
 
 
-def check_vocabulary(model: Any, tokenizer: Any, wanted: ModelPolicy) -> None:
+def check_vocabulary(model: Any, tokenizer: Any, policy: ModelPolicy) -> None:
     """Refuse a tokenizer that knows more tokens than its model.
 
     Raises:
@@ -133,44 +118,44 @@ def check_vocabulary(model: Any, tokenizer: Any, wanted: ModelPolicy) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         found = f"its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows"
-        raise CheckpointError(quote_source(wanted), found, "put the model's own tokenizer beside the weights")
+        raise CheckpointError(quote_source(policy), found, "put the model's own tokenizer beside the weights")
 
 
-def digest_parts(folders: Sequence[tuple[Path, ModelPolicy]]) -> tuple[FileDigest, ...]:
+def digest_parts(folders: Sequence[CheckpointFolder]) -> tuple[FileDigest, ...]:
     """Digest the files that a model is made of, which reads all of them; an adapter's base is named so.
 
     Args:
-        folders: Where its weights are from, each with what was asked for there; the model's own first.
+        folders: Where its weights are from; the model's own first.
     """
-    found: list[FileDigest] = []
-    for depth, (folder, wanted) in enumerate(folders):
-        files = digest_paths(list_weight_files(folder, wanted), folder)
-        found += [one.model_copy(update={"path": "base/" * depth + one.path}) for one in files]
-    return tuple(found)
+    digests: list[FileDigest] = []
+    for depth, folder in enumerate(folders):
+        files = digest_paths(folder.weight_files, folder.path)
+        digests += [file.model_copy(update={"path": "base/" * depth + file.path}) for file in files]
+    return tuple(digests)
 
 
 def identify_model(
-    model: Any, layers: Sequence[DecoderLayer], wanted: ModelPolicy, files: Sequence[FileDigest]
+    model: Any, layers: Sequence[DecoderLayer], policy: ModelPolicy, files: Sequence[FileDigest]
 ) -> ModelIdentity:
     """Say which model it is.
 
     Args:
         model: The model, its weights in memory or not.
         layers: Its decoder layers.
-        wanted: What it is called.
+        policy: What it is called.
         files: The digests of its files; none where nobody asked for them.
     """
     return ModelIdentity(
-        id=wanted.id,
-        source=wanted.source,
-        revision=wanted.revision,
+        id=policy.id,
+        source=policy.source,
+        revision=policy.revision,
         family=model.config.model_type,
         architecture=type(model).__name__,
         layers=len(layers),
         hidden_size=model.config.get_text_config(decoder=True).hidden_size,
         parameters=count_parameters(model),
         dtype=str(model.dtype).removeprefix("torch."),
-        device=wanted.device,
+        device=policy.device,
         files=tuple(files),
         digest=digest_manifest(files) if files else "",
     )
@@ -197,8 +182,8 @@ def open_live_model(model: Any, tokenizer: Any, name: str = "model") -> Iterator
     try:
         layers = find_decoder_layers(inner)
         require_down_projections(layers, name)
-        wanted = ModelPolicy(source=name, device=str(inner.device))
-        yield Checkpoint(inner, tokenizer, identify_model(inner, layers, wanted, ()), layers)
+        policy = ModelPolicy(source=name, device=str(inner.device))
+        yield Checkpoint(inner, tokenizer, identify_model(inner, layers, policy, ()), layers)
     finally:
         for module, training in modes.items():
             module.training = training

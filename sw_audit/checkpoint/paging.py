@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.finite import refuse_non_finite
 from sw_audit.checkpoint.lazy_tensor import LazyTensor, list_sources, make_entry_real, make_real
+from sw_audit.checkpoint.lint_values import refuse_non_finite
 from sw_audit.checkpoint.mapped import MappedFiles
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, list_projections
-from sw_audit.policy.policy import ModelPolicy
+from sw_audit.policy.model_policy import ModelPolicy
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +80,14 @@ class Pager:
     Attributes:
         files: Where the tensors are.
         slots: Where they go.
-        wanted: The model, for complaints.
+        policy: The model, for complaints.
         device: Where it runs.
         on_layer: Told the index of each decoder layer that has run.
     """
 
     files: MappedFiles
     slots: Sequence[Slot]
-    wanted: ModelPolicy
+    policy: ModelPolicy
     device: torch.device
     on_layer: Callable[[int], None] = lambda _: None
     _called: set[nn.Module] = field(default_factory=set)
@@ -154,7 +154,7 @@ class Pager:
         for slot in slots:
             held: Any = getattr(slot.module, slot.key)
             if slot.key in slot.module._parameters:
-                refuse_non_finite(slot.name, held, self.wanted)
+                refuse_non_finite(slot.name, held, self.policy)
 
     def _bring_in(self, slots: Sequence[Slot], _: nn.Module, __: Any) -> None:
         mapped = self.files.map_tensors(name for slot in slots for name in list_sources(slot.source))

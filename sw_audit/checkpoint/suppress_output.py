@@ -8,24 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+from sw_audit.checkpoint.formats.format import list_formats
+
 # Above every level there is.
 _SILENT = 60
-_CHATTY = ("bitsandbytes", "torchao", "gptqmodel", "auto_round", "optimum", "torch.utils._pytree")
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence what transformers and the libraries of quantized formats say and show while loading."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
-    from transformers.utils import logging as own_logging
-
-    verbosity, bars = own_logging.get_verbosity(), own_logging.is_progress_bar_enabled()
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     hub_bars_off = are_progress_bars_disabled()
-    loggers = [logging.getLogger(name) for name in _CHATTY]
+    loggers = [logging.getLogger(name) for known in list_formats() for name in known.loggers]
     levels = [logger.level for logger in loggers]
-    own_logging.set_verbosity(_SILENT)
+    transformers_logging.set_verbosity(_SILENT)
     if bars:
-        own_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -33,26 +34,24 @@ def quiet_libraries() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        own_logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         if bars:
-            own_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
             if hub_bars_off:
                 disable_progress_bars()
 
 
 @contextmanager
-def suppress_output() -> Iterator[None]:
-    """Keep what is printed from the terminal: some libraries have banners and bars that cannot be turned off."""
+def suppress_output(*, unless: bool = False) -> Iterator[None]:
+    """Keep what is printed from the terminal: some libraries have banners and bars that cannot be turned off.
+
+    Args:
+        unless: Whether to let it through after all.
+    """
+    if unless:
+        yield
+        return
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         yield
-
-
-def quiet_calls() -> None:
-    """Silence, for good, what bitsandbytes says at every single call of an int8 layer about the dtype."""
-    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_tells_news)
-
-
-def _tells_news(record: logging.LogRecord) -> bool:
-    return "inputs will be cast" not in record.msg

@@ -73,8 +73,8 @@ def quantize(
 
       sw-audit quantize ./llama --recipe nf4/group64 --holdout none --ignore '*.down_proj' -o ./llama-nf4
     """
+    from sw_audit.checkpoint.folder import CheckpointFolder
     from sw_audit.checkpoint.inspection import inspect_checkpoint
-    from sw_audit.checkpoint.source import find_folder
     from sw_audit.export.folder import check_place
     from sw_audit.export.packing import require_packing
     from sw_audit.policy.policy import ModelPolicy
@@ -93,7 +93,8 @@ def quantize(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
-    check_place(out, find_folder(wanted, fetch=False), force=force)
+    source = CheckpointFolder.find(wanted, fetch=False)
+    check_place(out, None if source is None else source.path, force=force)
     check_writable(out.resolve().parent)
     inspect_checkpoint(wanted)
     done = _quantize(wanted, parsed, form, named, tuple(target or ()), tuple(ignore or ()), out, quiet=quiet)
@@ -117,7 +118,8 @@ def _quantize(
     from rich.console import Console
     from tqdm import tqdm
 
-    from sw_audit.checkpoint.opening import open_checkpoint, require_folder
+    from sw_audit.checkpoint.folder import CheckpointFolder
+    from sw_audit.checkpoint.opening import open_checkpoint
     from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
 
     shown = sys.stderr.isatty() and not quiet
@@ -132,7 +134,7 @@ def _quantize(
         held, because = _choose_holdout(checkpoint, named)
     order = ExportOrder(recipe, form, held, because, targets, ignore)
     with bar:
-        return export_checkpoint(checkpoint, order, out, require_folder(wanted), tell)
+        return export_checkpoint(checkpoint, order, out, CheckpointFolder.require(wanted).path, tell)
 
 
 def _read_holdout(said: list[str] | None) -> tuple[WeightAddress, ...] | None:

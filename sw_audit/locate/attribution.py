@@ -141,9 +141,16 @@ def _stop_multiplying_(module: nn.Module, width: int) -> Callable[[], None]:
     def give_zeros(states: Tensor) -> Tensor:
         return states.new_zeros(*states.shape[:-1], width)
 
+    def restore() -> None:
+        del module.__dict__["forward"]
+        # A library that keeps weights packed may have put its own there.
+        if stored is not None:
+            module.forward = stored
+
     # A plain attribute, found before the method of the class; hooks of whoever reads the weights still run.
+    stored = module.__dict__.get("forward")
     module.forward = give_zeros
-    return lambda: delattr(module, "forward")
+    return restore
 
 
 def _silence(_: nn.Module, __: object, output: Any) -> Any:

@@ -157,14 +157,14 @@ def describe_content(model: ModelPolicy) -> list[str] | None:
         CheckpointError: If it is not there.
     """
     from sw_audit.checkpoint.digest import digest_content
-    from sw_audit.checkpoint.formats import find_base, is_adapter
-    from sw_audit.checkpoint.source import find_folder
+    from sw_audit.checkpoint.folder import CheckpointFolder
 
-    folder = find_folder(model, fetch=True)
-    if folder is None or model.trust_remote_code:
+    folder = CheckpointFolder.require(model)
+    if model.trust_remote_code:
         return None
-    own = digest_content(folder)
-    below = describe_content(find_base(folder, model)) if is_adapter(folder) else []
+    own = digest_content(folder.path)
+    base = folder.format.find_base(folder)
+    below = [] if base is None else describe_content(base)
     return None if below is None else [own, *below]
 
 

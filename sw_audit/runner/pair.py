@@ -93,7 +93,7 @@ def _measure_beside(
     progress: Progress,
     memory: ArmCache,
 ) -> ModelResult:
-    from sw_audit.checkpoint.configured import describe_quantization
+    from sw_audit.checkpoint.quantization import describe_quantization
     from sw_audit.corpus.protocol import list_cautions
     from sw_audit.locate.controls import count_weights
     from sw_audit.measure.descent import compare_on_text, list_differences, restore_super_weights, share_text

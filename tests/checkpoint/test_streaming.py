@@ -24,6 +24,7 @@ from support.checkpoints import (
     save_checkpoint,
 )
 
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.lazy_tensor import LazyTensor, list_sources, make_entry_real, make_real
 from sw_audit.checkpoint.mapped import MappedFiles
 from sw_audit.checkpoint.opening import open_checkpoint
@@ -167,15 +168,15 @@ def test_mapped_tensors_are_those_of_the_file(tmp_path: Path) -> None:
         "e": torch.randn(300, 200),
         "f": torch.tensor(2.5),
     }
-    save_file(tensors, tmp_path / "one.safetensors")
-    files = MappedFiles([tmp_path / "one.safetensors"])
+    save_file(tensors, tmp_path / "model.safetensors")
+    files = MappedFiles(CheckpointFolder(tmp_path, ModelPolicy(source=str(tmp_path))))
     mapped = files.map_tensors(tensors)
     for name, tensor in tensors.items():
         assert torch.equal(mapped[name], tensor)
         assert mapped[name].dtype == tensor.dtype
-    before = (tmp_path / "one.safetensors").read_bytes()
+    before = (tmp_path / "model.safetensors").read_bytes()
     mapped["e"].fill_(0.0)
-    assert (tmp_path / "one.safetensors").read_bytes() == before
+    assert (tmp_path / "model.safetensors").read_bytes() == before
     assert torch.equal(files.map_tensor("e"), tensors["e"])
 
 

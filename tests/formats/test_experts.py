@@ -12,8 +12,8 @@ from support.checkpoints import EXPERTS, make_model, make_tokenizer, rewrite_con
 from support.decoding import E2M1
 from torch import Tensor
 
-from sw_audit.checkpoint.configured import describe_quantization
 from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checkpoint.quantization import describe_quantization
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.location import SuperWeight
 

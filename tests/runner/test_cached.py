@@ -287,7 +287,7 @@ def test_a_descendant_whose_run_was_broken_off_goes_on_after_the_text_that_was_m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("sw_audit.checkpoint.configured.describe_quantization", interrupt)
+        patch.setattr("sw_audit.checkpoint.quantization.describe_quantization", interrupt)
         with pytest.raises(KeyboardInterrupt):
             measure_or_recall("m", make_descent(copy), DESCENT_CHECKS, cache=cache)
     monkeypatch.setattr("sw_audit.measure.descent.compare_on_text", lambda *_, **__: pytest.fail("measured again"))

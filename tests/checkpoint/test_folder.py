@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from sw_audit.checkpoint.source import choose_files, find_folder
+from sw_audit.checkpoint.folder import CheckpointFolder, choose_files
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy
 
@@ -46,13 +46,15 @@ def test_pickles_are_chosen_only_when_they_are_allowed_and_there_is_nothing_else
 
 
 def test_nothing_is_fetched_for_an_inspection() -> None:
-    assert find_folder(ModelPolicy(source="owner/name"), fetch=False) is None
+    assert CheckpointFolder.find(ModelPolicy(source="owner/name"), fetch=False) is None
 
 
 def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "model").mkdir()
-    assert find_folder(ModelPolicy(source="~/model"), fetch=False) == tmp_path / "model"
+    folder = CheckpointFolder.find(ModelPolicy(source="~/model"), fetch=False)
+    assert folder is not None
+    assert folder.path == tmp_path / "model"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_each_answer_of_the_hub_is_one_clear_line(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", answer)
     with pytest.raises(CheckpointError, match=said) as caught:
-        find_folder(ModelPolicy(source="owner/name", revision="v9"), fetch=True)
+        CheckpointFolder.find(ModelPolicy(source="owner/name", revision="v9"), fetch=True)
     assert "\n" not in str(caught.value)
 
 
@@ -87,10 +89,10 @@ def test_a_hub_that_refuses_connections_is_given_up_quickly(
     def at_a_dead_end(*_: object, **__: object) -> Any:
         return original(endpoint="http://127.0.0.1:9")
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", at_a_dead_end)
+    monkeypatch.setattr("sw_audit.checkpoint.folder.HfApi", at_a_dead_end)
     begun = time.monotonic()
     with pytest.raises(CheckpointError, match="the hub cannot be reached") as caught:
-        find_folder(ModelPolicy(source="owner/name"), fetch=True)
+        CheckpointFolder.find(ModelPolicy(source="owner/name"), fetch=True)
     assert time.monotonic() - begun < 5
     assert "no snapshot in the cache" in str(caught.value)
 
@@ -106,7 +108,9 @@ def test_what_the_hub_lists_is_what_is_downloaded(monkeypatch: pytest.MonkeyPatc
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", list_files)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert find_folder(ModelPolicy(source="owner/name", revision="v1"), fetch=True) == tmp_path
+    monkeypatch.setattr("sw_audit.checkpoint.folder.snapshot_download", download)
+    folder = CheckpointFolder.find(ModelPolicy(source="owner/name", revision="v1"), fetch=True)
+    assert folder is not None
+    assert folder.path == tmp_path
     assert (asked["source"], asked["revision"]) == ("owner/name", "v1")
     assert sorted(asked["allow_patterns"]) == sorted(REPOSITORY[:6])

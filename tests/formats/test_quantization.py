@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from support.checkpoints import rewrite_config
 from support.stored import COLUMN, DOWN, ROW, STORED, VALUE
 
-from sw_audit.checkpoint.configured import describe_quantization
+from sw_audit.checkpoint.formats.format import list_formats
+from sw_audit.checkpoint.formats.patterns import ModulePattern, count_matches, is_left_out
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checkpoint.patterns import Pattern, count_matches, is_left_out, list_patterns
+from sw_audit.checkpoint.quantization import describe_quantization
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.location import SuperWeight
 from sw_audit.record.quantized import QuantizationReport
@@ -55,6 +57,11 @@ LARGEST_CODE = {
     "gguf-q8_0": 127,
     "gguf-q4_0": 8,
 }
+
+
+def list_patterns(method: str, settings: dict[str, Any]) -> tuple[ModulePattern, ...]:
+    [known] = [known for known in list_formats() if known.method == method]
+    return known.list_patterns(settings)
 
 
 def describe(opened: Opened) -> QuantizationReport | None:
@@ -147,28 +154,44 @@ def test_a_super_weight_whose_module_is_gone_has_no_value(opened: Opened) -> Non
         assert [held.step for held in report.super_weights] == [None, None]
 
 
-def test_patterns_of_every_library_are_read() -> None:
-    settings = {
-        "llm_int8_skip_modules": ["lm_head"],
-        "modules_to_not_convert": ["gate", "re:.*o_proj"],
-        "modules_in_block_to_quantize": [["self_attn.q_proj"], ["mlp.up_proj"]],
-        "dynamic": {"-:.*down_proj": {}, "+:.*up_proj": {"bits": 8}},
-        "extra_config": {"model.layers.0.mlp.up_proj": {"bits": 16}, "model.layers.1.mlp.up_proj": {"bits": 8}},
-        "config_groups": {"group_0": {"targets": ["Linear"]}},
-    }
-    found = {(one.key, one.text, one.skips) for one in list_patterns(settings)}
-    assert found == {
-        ("llm_int8_skip_modules", "lm_head", True),
-        ("modules_to_not_convert", "gate", True),
-        ("modules_to_not_convert", "re:.*o_proj", True),
-        ("modules_in_block_to_quantize", "self_attn.q_proj", False),
-        ("modules_in_block_to_quantize", "mlp.up_proj", False),
-        ("config_groups.group_0.targets", "Linear", False),
-        ("dynamic", "-:.*down_proj", True),
-        ("dynamic", "+:.*up_proj", False),
-        ("extra_config", "model.layers.0.mlp.up_proj", True),
-        ("extra_config", "model.layers.1.mlp.up_proj", False),
-    }
+@pytest.mark.parametrize(
+    ("method", "settings", "expected"),
+    [
+        ("bitsandbytes", {"llm_int8_skip_modules": ["lm_head"]}, [("llm_int8_skip_modules", "lm_head", "skip")]),
+        (
+            "awq",
+            {"modules_to_not_convert": ["gate", "re:.*o_proj"]},
+            [("modules_to_not_convert", "gate", "skip"), ("modules_to_not_convert", "re:.*o_proj", "skip")],
+        ),
+        (
+            "gptq",
+            {
+                "modules_in_block_to_quantize": [["self_attn.q_proj"], ["mlp.up_proj"]],
+                "dynamic": {"-:.*down_proj": {}, "+:.*up_proj": {"bits": 8}},
+            },
+            [
+                ("modules_in_block_to_quantize", "self_attn.q_proj", "select"),
+                ("modules_in_block_to_quantize", "mlp.up_proj", "select"),
+                ("dynamic", "-:.*down_proj", "skip"),
+                ("dynamic", "+:.*up_proj", "adjust"),
+            ],
+        ),
+        (
+            "auto-round",
+            {"extra_config": {"layers.0.mlp.up_proj": {"bits": 16}, "layers.1.mlp.up_proj": {"bits": 8}}},
+            [("extra_config", "layers.0.mlp.up_proj", "skip"), ("extra_config", "layers.1.mlp.up_proj", "adjust")],
+        ),
+        (
+            "compressed-tensors",
+            {"ignore": ["lm_head"], "config_groups": {"group_0": {"targets": ["Linear"]}}},
+            [("ignore", "lm_head", "skip"), ("config_groups.group_0.targets", "Linear", "select")],
+        ),
+    ],
+)
+def test_patterns_of_every_library_are_read(
+    method: str, settings: dict[str, Any], expected: list[tuple[str, str, str]]
+) -> None:
+    assert [(one.key, one.text, one.effect) for one in list_patterns(method, settings)] == expected
 
 
 @pytest.mark.parametrize(
@@ -188,24 +211,25 @@ def test_patterns_of_every_library_are_read() -> None:
     ],
 )
 def test_a_pattern_matches_as_the_libraries_match_it(text: str, name: str, *, matches: bool) -> None:
-    assert Pattern("modules_to_not_convert", text, skips=True).matches(name) is matches
+    assert ModulePattern("modules_to_not_convert", text, "skip").matches(name) is matches
 
 
 def test_what_patterns_leave_out_is_told_from_what_they_do_not() -> None:
     linear = torch.nn.Linear(2, 2)
     skipping = list_patterns(
-        {"ignore": ["lm_head", "re:.*down_proj"], "config_groups": {"a": {"targets": ["Linear"]}}}
+        "compressed-tensors",
+        {"ignore": ["lm_head", "re:.*down_proj"], "config_groups": {"a": {"targets": ["Linear"]}}},
     )
     assert is_left_out(skipping, "model.layers.1.mlp.down_proj", linear)
     assert not is_left_out(skipping, "model.layers.1.mlp.up_proj", linear)
-    choosing = list_patterns({"modules_in_block_to_quantize": [["mlp.up_proj"]]})
+    choosing = list_patterns("gptq", {"modules_in_block_to_quantize": [["mlp.up_proj"]]})
     assert is_left_out(choosing, "model.layers.1.mlp.down_proj", linear)
     assert not is_left_out(choosing, "model.layers.1.mlp.up_proj", linear)
     assert not is_left_out((), "model.layers.1.mlp.up_proj", None)
 
 
 def test_a_name_that_only_the_files_know_counts_as_matched() -> None:
-    patterns = list_patterns({"modules_to_not_convert": ["block_sparse_moe.experts.0.w2"]})
+    patterns = list_patterns("awq", {"modules_to_not_convert": ["block_sparse_moe.experts.0.w2"]})
     (count,) = count_matches(patterns, {}, {}, {"model.layers.0.block_sparse_moe.experts.0.w2"})
     assert count.modules == 1
     (count,) = count_matches(patterns, {}, {}, {"model.layers.0.mlp.experts"})

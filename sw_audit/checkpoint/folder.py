@@ -1,0 +1,282 @@
+"""The folder of a checkpoint: where it is, and its configuration, index and headers, each read once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.constants import is_offline_mode
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+from sw_audit.checkpoint.formats.format import Format, find_format
+from sw_audit.checkpoint.headers import TensorHeader, read_header
+from sw_audit.errors import BrokenWeightsError, CheckpointError
+from sw_audit.policy.model_policy import ModelPolicy
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLE = "pytorch_model.bin"
+_AGAIN = "download or copy the checkpoint again"
+# How long the hub may take to say whether a repository exists, in seconds.
+_PATIENCE = 5.0
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+_TOKENIZER_STARTS = ("tokenizer", "tokenization", "vocab", "spiece", "sentencepiece", "tekken")
+_TOKENIZER_ENDS = (".tiktoken", ".model")
+
+
+class CheckpointFolder:
+    """A folder of files that are a checkpoint, each of which is read at most once.
+
+    Args:
+        path: Where it is.
+        policy: By what it was asked for.
+    """
+
+    def __init__(self, path: Path, policy: ModelPolicy) -> None:
+        self.path, self.policy = path, policy
+
+    @classmethod
+    def find(cls, policy: ModelPolicy, *, fetch: bool) -> CheckpointFolder | None:
+        """Find the folder of a checkpoint; a local path is never looked up on the network.
+
+        Args:
+            policy: The model, by path or hub id.
+            fetch: Whether a hub repository may be downloaded. If not, the answer for one is `None`, unless the
+                hub is switched off (`HF_HUB_OFFLINE`): then it is the cached snapshot.
+
+        Raises:
+            CheckpointError: If there is no such folder or repository, or it cannot be reached.
+        """
+        path = Path(policy.source).expanduser()
+        if path.is_dir():
+            return cls(path, policy)
+        if path.exists():
+            raise CheckpointError(quote_source(policy), "this is a file", "give the folder of a checkpoint")
+        if not _HUB_ID.fullmatch(policy.source):
+            remedy = "correct the path, or give a hub id such as owner/name"
+            raise CheckpointError(quote_source(policy), "there is no such folder", remedy)
+        if is_offline_mode():
+            return cls(_find_cached(policy, "the hub is switched off by HF_HUB_OFFLINE"), policy)
+        return cls(_fetch(policy), policy) if fetch else None
+
+    @classmethod
+    def require(cls, policy: ModelPolicy) -> CheckpointFolder:
+        """Find the folder of a checkpoint, fetched if it is on the hub.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        folder = cls.find(policy, fetch=True)
+        if folder is None:  # pragma: no cover - fetching finds a folder or raises
+            raise CheckpointError(quote_source(policy), "there is no such folder", "correct the path")
+        return folder
+
+    @property
+    def asked(self) -> str:
+        """The model that was asked for, as errors begin."""
+        return quote_source(self.policy)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What config.json says.
+
+        Raises:
+            CheckpointError: If there is none, or it is no JSON object.
+        """
+        if not (self.path / "config.json").exists():
+            remedy = "give a checkpoint in the layout of transformers"
+            raise CheckpointError(self.asked, "there is no config.json in the folder", remedy)
+        return self.read_json("config.json")
+
+    @cached_property
+    def declared(self) -> dict[str, Any]:
+        """What config.json says; nothing where there is none that reads, which opening complains of."""
+        try:
+            return self.config
+        except (CheckpointError, OSError):
+            return {}
+
+    @cached_property
+    def quantization(self) -> Mapping[str, Any]:
+        """What config.json says of quantization; nothing if it says nothing."""
+        texts = [self.declared.get(key) for key in ("text_config", "llm_config")]
+        for part in (self.declared, *(text for text in texts if isinstance(text, Mapping))):
+            for key in ("quantization_config", "compression_config"):
+                if isinstance(part.get(key), Mapping) and part[key]:
+                    settings: Mapping[str, Any] = part[key]
+                    return settings
+        return {}
+
+    @cached_property
+    def format(self) -> Format:
+        """How the weights are stored.
+
+        Raises:
+            CheckpointError: If the folder holds several files of weights and none is named.
+        """
+        return find_format(self)
+
+    @cached_property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The weight files that opening the checkpoint reads.
+
+        Raises:
+            CheckpointError: If there are none, one is missing, or there are only pickles that are not allowed.
+        """
+        return self.format.list_files(self)
+
+    @cached_property
+    def headers(self) -> dict[str, dict[str, TensorHeader]]:
+        """What each safetensors file holds, by the names of files and tensors.
+
+        Raises:
+            DamagedFileError: If one is not whole.
+            CheckpointError: If there are no weights.
+        """
+        return {path.name: read_header(path) for path in self.weight_files if path.suffix == ".safetensors"}
+
+    @cached_property
+    def index(self) -> dict[str, str]:
+        """Which shard holds which tensor, by the index of safetensors; nothing where there is no index.
+
+        Raises:
+            BrokenWeightsError: If the index does not say.
+        """
+        return self._read_index(INDEX)
+
+    @cached_property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer."""
+        names = {path.name for path in self.path.iterdir()} - {"tokenizer_config.json"}
+        return any(name.startswith(_TOKENIZER_STARTS) or name.endswith(_TOKENIZER_ENDS) for name in names)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a file of the folder.
+
+        Raises:
+            CheckpointError: If it is no JSON object.
+            OSError: If it cannot be read.
+        """
+        try:
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(self.asked, f"{name} is not JSON ({error})", _AGAIN) from error
+        if not isinstance(content, dict):
+            raise CheckpointError(self.asked, f"{name} is not a JSON object", _AGAIN)
+        return content
+
+    def list_layout(self) -> tuple[Path, ...]:
+        """List the weight files as transformers looks for them: one file or shards, pickles last.
+
+        Raises:
+            CheckpointError: As `weight_files` says.
+        """
+        if stored := self._list_files(WEIGHTS, INDEX):
+            return stored
+        pickles = sorted(path.name for path in self.path.glob("*.bin"))
+        if pickles and not self.policy.allow_pickle:
+            raise _refuse_pickle(self.policy, pickles)
+        if stored := self._list_files(_PICKLE, f"{_PICKLE}.index.json"):
+            return stored
+        patterns = ("*.gguf", "*.safetensors", "*.bin")
+        others = sorted(path.name for pattern in patterns for path in self.path.glob(pattern))
+        found = f"no {WEIGHTS}, with or without an index" + (f", only {others[0]}" if others else "")
+        remedy = "give a checkpoint in the layout of transformers" if others else _AGAIN
+        raise CheckpointError(self.asked, found, remedy)
+
+    def refuse_index(self, found: str, where: str) -> BrokenWeightsError:
+        """Make the refusal of an index that does not agree with its shards."""
+        return BrokenWeightsError(self.asked, found, _AGAIN, kind="shard-index", where=where)
+
+    def _list_files(self, name: str, index: str) -> tuple[Path, ...]:
+        if (self.path / name).exists():
+            return (self.path / name,)
+        shards = sorted(set((self.index if index == INDEX else self._read_index(index)).values()))
+        for shard in shards:
+            # An index that comes with a checkpoint must not reach out of its folder.
+            if Path(shard).name != shard:
+                raise self.refuse_index(f"the index names {shard!r}, outside of the folder", shard)
+            if not (self.path / shard).exists():
+                raise self.refuse_index(f"shard {shard} is missing", shard)
+        return tuple(self.path / shard for shard in shards)
+
+    def _read_index(self, name: str) -> dict[str, str]:
+        if not (self.path / name).exists():
+            return {}
+        try:
+            shards = self.read_json(name).get("weight_map")
+        except CheckpointError as error:
+            raise self.refuse_index(error.found, name) from error
+        if not isinstance(shards, dict) or not shards or not all(isinstance(one, str) for one in shards.values()):
+            raise self.refuse_index(f"{name} has no map from tensors to files", name)
+        return shards
+
+
+def quote_source(policy: ModelPolicy) -> str:
+    """Say which model was asked for, as errors begin."""
+    return f"model {policy.source!r}"
+
+
+def choose_files(names: Iterable[str], policy: ModelPolicy) -> list[str]:
+    """Choose what to download of a repository: weights in one format, configuration and tokenizer, no code.
+
+    Args:
+        names: Paths of all files in the repository.
+        policy: Whether pickles and code are allowed.
+
+    Raises:
+        CheckpointError: If the weights are there as pickles only and these are not allowed.
+    """
+    # Subfolders hold the same weights again in formats of other programs, as `consolidated` files do.
+    top = [name for name in names if "/" not in name and not name.startswith("consolidated")]
+    weights = [name for name in top if name.endswith(".safetensors")]
+    pickles = [name for name in top if name.endswith(".bin")]
+    if not weights and pickles:
+        if not policy.allow_pickle:
+            raise _refuse_pickle(policy, pickles)
+        weights = pickles
+    suffixes = (*_TEXT_SUFFIXES, ".py") if policy.trust_remote_code else _TEXT_SUFFIXES
+    return [*weights, *(name for name in top if name.endswith(suffixes))]
+
+
+def _refuse_pickle(policy: ModelPolicy, names: Iterable[str]) -> CheckpointError:
+    found = f"no safetensors, only {min(names)}, a pickle, which can run code when it is read"
+    remedy = "convert it to safetensors, or set allow_pickle = true if you trust whoever made it"
+    return CheckpointError(quote_source(policy), found, remedy)
+
+
+def _fetch(policy: ModelPolicy) -> Path:
+    """Download what is needed of a repository; without a connection the cached snapshot has to do."""
+    asked = quote_source(policy)
+    try:
+        # One short question first: the download itself would try again and again without a connection.
+        info = HfApi().model_info(policy.source, revision=policy.revision, timeout=_PATIENCE)
+        chosen = choose_files([file.rfilename for file in info.siblings or ()], policy)
+        return Path(snapshot_download(policy.source, revision=policy.revision, allow_patterns=chosen))
+    except CheckpointError:
+        raise
+    except GatedRepoError as error:
+        remedy = "ask for access on the hub, then log in with `hf auth login`"
+        raise CheckpointError(asked, "access to this repository is restricted", remedy) from error
+    except RepositoryNotFoundError as error:
+        remedy = "correct the path or the hub id; for a private repository log in with `hf auth login`"
+        raise CheckpointError(asked, "neither a folder here nor a model on the hub", remedy) from error
+    except RevisionNotFoundError as error:
+        found = f"the repository has no revision {policy.revision!r}"
+        raise CheckpointError(asked, found, "name a branch, a tag or a commit of it") from error
+    except Exception as error:  # httpx, urllib3 and the system each have their own for a lost connection
+        return _find_cached(policy, f"the hub cannot be reached ({type(error).__name__})", error)
+
+
+def _find_cached(policy: ModelPolicy, reason: str, cause: Exception | None = None) -> Path:
+    try:
+        return Path(snapshot_download(policy.source, revision=policy.revision, local_files_only=True))
+    except Exception as error:
+        found = f"no such folder here, no snapshot in the cache, and {reason}"
+        remedy = "correct the path, or download the model while there is a connection"
+        raise CheckpointError(quote_source(policy), found, remedy) from (cause or error)

@@ -1,0 +1,80 @@
+"""bitsandbytes: NF4 and FP4 in blocks along the flattened matrix, LLM.int8 with a scale per row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sw_audit.checkpoint.formats.format import ACCELERATE, Format, Package, Packing, join_words, register
+from sw_audit.checkpoint.formats.scales import Scale
+from sw_audit.record.quantized import QuantizedModule
+
+if TYPE_CHECKING:
+    from sw_audit.checkpoint.folder import CheckpointFolder
+
+
+@register
+class Bitsandbytes(Format):
+    """Modules of bitsandbytes."""
+
+    method = "bitsandbytes"
+    packages = (Package("bitsandbytes", "bitsandbytes"), ACCELERATE)
+    extra = "bitsandbytes"
+    packings = (
+        Packing(".weight", ".weight.absmax", needs_scales=False),
+        Packing(".weight", ".SCB", needs_scales=False),
+    )
+    names_in_transformers = ("bitsandbytes_4bit", "bitsandbytes_8bit")
+    skip_keys = ("llm_int8_skip_modules", *Format.skip_keys)
+    module_packages = ("bitsandbytes.",)
+    loggers = ("bitsandbytes",)
+
+    def recognizes(self, folder: CheckpointFolder) -> bool:
+        """Tell by the method, or by the keys of a configuration from before there was one."""
+        settings = folder.quantization
+        named = settings.get("quant_method") == self.method
+        return named or bool(settings.get("load_in_4bit") or settings.get("load_in_8bit"))
+
+    def finish_(self, model: Any) -> None:  # noqa: ARG002
+        """Silence, for good, what the library says at every single call of an int8 layer about the dtype."""
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_news)
+
+    def describe_settings(self, settings: Mapping[str, Any], modules: Iterable[QuantizedModule]) -> str:  # noqa: ARG002
+        """Say which of its kinds it is."""
+        if settings.get("load_in_8bit"):
+            threshold = settings.get("llm_int8_threshold", 6.0)
+            return f"LLM.int8, columns of inputs beyond {threshold:g} in 16 bits"
+        double = "double quantized" if settings.get("bnb_4bit_use_double_quant") else ""
+        return join_words(str(settings.get("bnb_4bit_quant_type", "fp4")), double)
+
+    def describe_module(self, name: str, module: Any, settings: Mapping[str, Any]) -> QuantizedModule | None:
+        """Describe a module by the state of its weight."""
+        if (state := getattr(module._parameters.get("weight"), "quant_state", None)) is not None:
+            return QuantizedModule(module=name, bits=4, group=state.blocksize)
+        if settings.get("load_in_8bit"):
+            return QuantizedModule(module=name, bits=8, activations=8)
+        return None
+
+    def find_scale(self, module: Any, row: int, column: int, shape: tuple[int, int]) -> Scale | None:
+        """Find the scale of a block, or of a row."""
+        weight = module._parameters.get("weight")
+        if (state := getattr(weight, "quant_state", None)) is not None:
+            return _find_block_scale(state, row * shape[1] + column)
+        scales = getattr(weight, "SCB", None)
+        scales = scales if scales is not None else getattr(getattr(module, "state", None), "SCB", None)
+        return None if scales is None else Scale(float(scales[row]) / 127)
+
+
+def _find_block_scale(state: Any, index: int) -> Scale:
+    """Find the scale of one of the blocks, which count along the flattened matrix."""
+    largest = state.absmax
+    if state.nested:
+        from bitsandbytes.functional import dequantize_blockwise
+
+        largest = dequantize_blockwise(state.absmax, state.state2) + state.offset
+    return Scale(float(largest[index // state.blocksize]), state.code.float().sort().values.cpu().numpy())
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "inputs will be cast" not in record.msg

@@ -1,0 +1,79 @@
+"""compressed-tensors, which llm-compressor writes: integers and small floats, activations rounded or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sw_audit.checkpoint.formats.format import Format, Package, Packing, register
+from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
+from sw_audit.checkpoint.formats.scales import E2M1, E4M3, Scale, pick_scale
+from sw_audit.record.quantized import QuantizedModule
+
+
+@register
+class CompressedTensors(Format):
+    """Modules with a scheme of compressed-tensors."""
+
+    method = "compressed-tensors"
+    packages = (Package("compressed_tensors", "compressed-tensors"),)
+    extra = "compressed-tensors"
+    packings = (
+        Packing(".weight_packed", ".weight_scale", exponents=True),
+        Packing(".compressed", "", needs_scales=False),
+        Packing(".weight", ".weight_scale", needs_scales=False, exponents=True),
+    )
+
+    def finish_(self, model: Any) -> None:
+        """Unpack, which the library does at the first call of the whole model, and that may never come."""
+        if hasattr(model, "ct_decompress_hook"):
+            model.hf_quantizer.compressor.decompress_model(model)
+        # The library unpacks some kinds (NVFP4) into bfloat16, whatever the model computes in.
+        for module in model.modules():
+            weight = module._parameters.get("weight")
+            unpacked = "forward" in module.__dict__ and hasattr(module, "quantization_scheme")
+            if unpacked and weight is not None and weight.is_floating_point() and weight.dtype != model.dtype:
+                weight.data = weight.data.to(model.dtype)
+
+    def list_patterns(self, settings: Mapping[str, Any]) -> tuple[ModulePattern, ...]:
+        """List what is left out and the targets of each group; both may be names of classes."""
+        ignored = [
+            ModulePattern("ignore", text, "skip", matches_classes=True) for text in flatten(settings.get("ignore"))
+        ]
+        targets = [
+            ModulePattern(f"config_groups.{name}.targets", text, "select", matches_classes=True)
+            for name, group in (settings.get("config_groups") or {}).items()
+            for text in flatten(group.get("targets"))
+        ]
+        others = [pattern for pattern in super().list_patterns(settings) if pattern.key != "ignore"]
+        return (*ignored, *others, *targets)
+
+    def describe_module(self, name: str, module: Any, settings: Mapping[str, Any]) -> QuantizedModule | None:
+        """Describe a module by its scheme."""
+        scheme = getattr(module, "quantization_scheme", None)
+        if scheme is None or scheme.weights is None:
+            return super().describe_module(name, module, settings)
+        size, entering = scheme.weights.group_size, scheme.input_activations
+        return QuantizedModule(
+            module=name,
+            bits=scheme.weights.num_bits,
+            group=size if size and size > 0 else None,
+            activations=None if entering is None else entering.num_bits,
+        )
+
+    def find_scale(self, module: Any, row: int, column: int, shape: tuple[int, int]) -> Scale | None:
+        """Find the scale of a row, group or tensor, and where there is one the scale of scales."""
+        scheme, scales = getattr(module, "quantization_scheme", None), getattr(module, "weight_scale", None)
+        if scheme is None or scheme.weights is None or scales is None:
+            return None
+        factor = pick_scale(scales, row, column, shape)
+        if scheme.weights.type == "int":
+            return Scale(factor)
+        if scheme.weights.num_bits == 8:
+            return Scale(factor, E4M3)
+        whole = getattr(module, "weight_global_scale", None)
+        if whole is not None:
+            factor /= float(whole.flatten()[0])
+        elif scales.element_size() == 1 and not scales.is_floating_point():
+            factor = 2.0 ** (factor - 127)
+        return Scale(factor, E2M1)

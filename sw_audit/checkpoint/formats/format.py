@@ -1,0 +1,346 @@
+"""What every format of stored weights says of itself, and the register of those there are.
+
+A checkpoint has exactly one format: that of its files (an adapter, a GGUF file), else the one that the
+`quantization_config` of its config.json names, else plain weights. Nothing is unpacked here: a module that keeps
+its weight packed is read by what it does (`sw_audit.checkpoint.effective`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
+from sw_audit.checkpoint.formats.scales import Scale
+from sw_audit.checkpoint.headers import FLOATS, TensorHeader
+from sw_audit.errors import BrokenWeightsError, CheckpointError
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.quantized import QuantizedModule
+from sw_audit.record.weights import Flaw
+
+if TYPE_CHECKING:
+    import torch
+
+    from sw_audit.checkpoint.folder import CheckpointFolder
+    from sw_audit.checkpoint.stored import StoredTensors
+
+Headers = Mapping[str, TensorHeader]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that is imported for a format.
+
+    Attributes:
+        module: What is imported.
+        name: What pip calls it.
+    """
+
+    module: str
+    name: str
+
+
+ACCELERATE = Package("accelerate", "accelerate")
+NOT_READ_BACK = "transformers cannot read back what that library stores"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a library names what it makes of one weight.
+
+    Attributes:
+        codes: Suffix of the tensor with the codes.
+        scales: Suffix of the one with the scales; empty where it has none of its own.
+        needs_scales: Whether codes without scales are of no use; some formats have codes under a plain name.
+        exponents: Whether scales that are bytes are powers of two.
+    """
+
+    codes: str
+    scales: str
+    needs_scales: bool = True
+    exponents: bool = False
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model that is open, as far as a format asks about it.
+
+    Attributes:
+        folder: Where it is from.
+        stored: The tensors of its files.
+        family: Its `model_type`.
+        layers: Number of decoder layers.
+        parameters: Names of the decoder matrices.
+        packed: The modules that keep their weights packed, by name; what an adapter is put on in its place.
+        plain: Names of those among them whose weight is a plain floating parameter.
+    """
+
+    folder: CheckpointFolder
+    stored: StoredTensors
+    family: str
+    layers: int
+    parameters: Sequence[str]
+    packed: Mapping[str, torch.nn.Module]
+    plain: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Description:
+    """How an open model is quantized.
+
+    Attributes:
+        modules: How each module is stored that is stored as codes, by its name in the model, or in the files.
+        words: The configuration's own words, short, such as `nf4, double quantized`.
+        find_scale: Finds the scale of one scalar, by module, output channel, input channel and shape (out, in).
+    """
+
+    modules: Mapping[str, QuantizedModule]
+    words: str
+    find_scale: Callable[[str, int, int, tuple[int, int]], Scale | None]
+
+
+class Format:
+    """A way to store weights, by default one whose modules keep their weights packed.
+
+    Attributes:
+        method: The `quant_method` of the configuration, or a word for what has none.
+        packages: What has to be installed.
+        extra: The extra of sw-audit that brings it.
+        obstacle: Why it cannot be opened whatever is installed; `None` if it can.
+        uses_config: Whether config.json describes the model, and says that it is stored so.
+        dequantized: Whether it is opened as plain floating weights, which are exactly what the codes stand for.
+        packings: What tensors it makes of a weight. If there are any, every checkpoint holds some of them.
+        names_in_transformers: The names by which transformers knows it; by default its method.
+        skip_keys: Keys of the configuration that list what is left as it is.
+        select_keys: Keys that list what is quantized, where nothing else is.
+        module_packages: The packages whose modules keep their weights packed, as beginnings of qualified names.
+        loggers: The loggers of libraries that say more than errors while they load.
+    """
+
+    method: str = ""
+    packages: tuple[Package, ...] = ()
+    extra: str = ""
+    obstacle: str | None = None
+    uses_config: bool = True
+    dequantized: bool = False
+    packings: tuple[Packing, ...] = ()
+    names_in_transformers: tuple[str, ...] = ()
+    skip_keys: tuple[str, ...] = ("ignore", "modules_to_not_convert")
+    select_keys: tuple[str, ...] = ("modules_to_convert",)
+    module_packages: tuple[str, ...] = ()
+    loggers: tuple[str, ...] = ()
+
+    # Recognizing it.
+
+    def recognizes(self, folder: CheckpointFolder) -> bool:
+        """Tell whether a checkpoint is stored so."""
+        return folder.quantization.get("quant_method") == self.method
+
+    def require(self, folder: CheckpointFolder) -> None:
+        """Refuse what cannot be opened here.
+
+        Raises:
+            CheckpointError: If a package is missing, with the command that installs it, or nothing can open it.
+        """
+        if self.obstacle is not None:
+            remedy = "store it with another library, or give the checkpoint that it was made from"
+            found = f"its weights are stored by {self.method}: {self.obstacle}"
+            raise BrokenWeightsError(folder.asked, found, remedy, kind="unknown-method", where="config.json")
+        missing = [package.name for package in self.packages if find_spec(package.module) is None]
+        if missing:
+            verb = "is" if len(missing) == 1 else "are"
+            found = f"its weights are stored as {self.method}, and {' and '.join(missing)} {verb} not installed"
+            raise CheckpointError(folder.asked, found, f"install it: pip install 'sw-audit[{self.extra}]'")
+
+    def list_files(self, folder: CheckpointFolder) -> tuple[Path, ...]:
+        """List the weight files that opening reads.
+
+        Raises:
+            CheckpointError: If one is missing, or may not be read.
+        """
+        return folder.list_layout()
+
+    def find_base(self, folder: CheckpointFolder) -> ModelPolicy | None:  # noqa: ARG002
+        """Tell which model this one is put on; `None` if it is a model by itself."""
+        return None
+
+    # Looking at its files.
+
+    def inspect(self, folder: CheckpointFolder) -> None:
+        """Complain of what files and headers show, beyond what is asked of every format.
+
+        Raises:
+            CheckpointError: If it cannot be opened.
+        """
+
+    def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:  # noqa: ARG002
+        """Yield what codes, scales and the configuration do not agree on."""
+        return iter(())
+
+    def starts_at_zero(self, tensor: str) -> bool:  # noqa: ARG002
+        """Tell whether a tensor that is zero in every place is nothing unusual."""
+        return False
+
+    # Opening it.
+
+    def choose_file_options(self, folder: CheckpointFolder) -> dict[str, str]:  # noqa: ARG002
+        """Choose which file transformers is told to read configuration, tokenizer and weights from, if any."""
+        return {}
+
+    def choose_loading_options(self, folder: CheckpointFolder, config: Any, device: str) -> dict[str, Any]:
+        """Choose what else transformers is told when it loads weights.
+
+        Args:
+            folder: The checkpoint.
+            config: The configuration, which is told to dequantize where that is how the format is read.
+            device: Where the model goes; quantized weights are made there, for some cannot be moved.
+        """
+        options: dict[str, Any] = dict(self.choose_file_options(folder))
+        if self.dequantized:
+            options["dtype"] = "auto"
+            if isinstance(getattr(config, "quantization_config", None), dict):
+                config.quantization_config["dequantize"] = True
+        # Left to itself accelerate takes any accelerator that it finds.
+        if ACCELERATE in self.packages or device != "cpu":
+            options["device_map"] = {"": device}
+        return options
+
+    def finish_(self, model: Any) -> None:
+        """Bring a model that was just loaded into the state that it computes in."""
+
+    # Describing it.
+
+    def list_patterns(self, settings: Mapping[str, Any]) -> tuple[ModulePattern, ...]:
+        """List every skip and target pattern of the configuration's quantization."""
+        skipped = [(key, text) for key in self.skip_keys for text in flatten(settings.get(key))]
+        selected = [(key, text) for key in self.select_keys for text in flatten(settings.get(key))]
+        return (
+            *(ModulePattern(key, text, "skip") for key, text in skipped),
+            *(ModulePattern(key, text, "select") for key, text in selected),
+        )
+
+    def describe(self, model: OpenModel) -> Description | None:
+        """Describe how an open model is quantized; `None` if it is not."""
+        settings = model.folder.quantization
+        modules = {}
+        for name, module in model.packed.items():
+            described = self.describe_module(name, module, settings)
+            if described is None and name not in model.plain:
+                described = QuantizedModule(module=name, bits=None)
+            if described is not None:
+                modules[name] = described
+
+        def find_scale(name: str, row: int, column: int, shape: tuple[int, int]) -> Scale | None:
+            module = model.packed.get(name)
+            return None if module is None else self.find_scale(module, row, column, shape)
+
+        return Description(modules, self.describe_settings(settings, modules.values()), find_scale)
+
+    def describe_settings(self, settings: Mapping[str, Any], modules: Iterable[QuantizedModule]) -> str:
+        """Say in a few words what the configuration asks for."""
+        return join_words(str(settings.get("format") or ""), count_bits(modules))
+
+    def describe_module(self, name: str, module: Any, settings: Mapping[str, Any]) -> QuantizedModule | None:
+        """Describe how a packed module stores its weight; `None` if it does not say.
+
+        Args:
+            name: Its qualified name.
+            module: The module.
+            settings: The configuration's quantization, for what the module does not say.
+        """
+        bits, size = getattr(module, "bits", None), getattr(module, "group_size", settings.get("group_size"))
+        if not isinstance(bits, int):
+            return None
+        return QuantizedModule(module=name, bits=bits, group=size if isinstance(size, int) and size > 0 else None)
+
+    def find_scale(self, module: Any, row: int, column: int, shape: tuple[int, int]) -> Scale | None:  # noqa: ARG002
+        """Find the scale of one scalar's group in a packed module; `None` where that is not known.
+
+        Args:
+            module: The module.
+            row: Output channel.
+            column: Input channel.
+            shape: Of its matrix, (out, in).
+        """
+        return None
+
+
+class UnlistedFormat(Format):
+    """A format that only transformers may know."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+
+_FORMATS: dict[str, Format] = {}
+
+
+def register(kind: type[Format]) -> type[Format]:
+    """Add a format to those that are asked whether they recognize a checkpoint."""
+    _FORMATS[kind.method] = kind()
+    return kind
+
+
+def list_formats() -> tuple[Format, ...]:
+    """List the formats, those first that are recognized by their files."""
+    return tuple(sorted(_FORMATS.values(), key=lambda known: known.uses_config))
+
+
+def find_format(folder: CheckpointFolder) -> Format:
+    """Find out how a checkpoint's weights are stored."""
+    known = next((known for known in list_formats() if known.recognizes(folder)), None)
+    return known or UnlistedFormat(str(folder.quantization.get("quant_method") or "none"))
+
+
+def list_packings() -> tuple[Packing, ...]:
+    """List the packings of all formats, those with names of their own first."""
+    packings = dict.fromkeys(packing for known in list_formats() for packing in known.packings)
+    return tuple(sorted(packings, key=lambda packing: packing.codes == ".weight"))
+
+
+def list_module_packages() -> tuple[str, ...]:
+    """List the beginnings of the qualified names of modules that keep their weights packed."""
+    return tuple(name for known in _FORMATS.values() for name in known.module_packages)
+
+
+def is_code(name: str, header: TensorHeader) -> bool:
+    """Tell whether a tensor holds codes and not numbers."""
+    if header.file.endswith(".gguf"):
+        return False
+    if name.endswith(tuple(packing.codes for packing in list_packings() if packing.codes != ".weight")):
+        return True
+    return name.endswith(".weight") and len(header.shape) > 1 and header.dtype not in FLOATS
+
+
+def find_packing(name: str, headers: Headers) -> tuple[str, Packing] | None:
+    """Find the scales of a tensor of codes: their name, and how the two are packed."""
+    for packing in list_packings():
+        scales = name.removesuffix(packing.codes) + packing.scales
+        if packing.scales and name.endswith(packing.codes) and scales in headers:
+            return scales, packing
+    return None
+
+
+def count_bits(modules: Iterable[QuantizedModule]) -> str:
+    """Say which bits, groups and activations modules are stored with."""
+    kinds = sorted({(module.bits, module.group, module.activations) for module in modules}, key=str)
+    words = []
+    for bits, group, activations in kinds:
+        size = "" if group is None else f" in groups of {group}"
+        entering = "" if activations is None else f", activations in {activations}"
+        words.append(f"{'unknown' if bits is None else f'{bits:g}'} bits{size}{entering}")
+    return " and ".join(words)
+
+
+def count_dtypes(dtypes: Iterable[str]) -> str:
+    """Say how many tensors are stored in which dtype."""
+    return ", ".join(f"{count} tensors as {dtype}" for dtype, count in Counter(dtypes).most_common())
+
+
+def join_words(*words: str) -> str:
+    """Join the words that say something."""
+    return ", ".join(word for word in words if word)

@@ -1,0 +1,79 @@
+"""Fine-grained FP8 and MXFP8, which transformers opens dequantized, and FP8 as FBGEMM stores it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sw_audit.checkpoint.formats.format import (
+    ACCELERATE,
+    Description,
+    Format,
+    OpenModel,
+    Packing,
+    count_dtypes,
+    register,
+)
+from sw_audit.checkpoint.formats.scales import E4M3, Scale, pick_scale
+from sw_audit.checkpoint.headers import TensorHeader
+from sw_audit.record.quantized import QuantizedModule
+
+_CODES = ("F8_E4M3", "F8_E5M2")
+_SCALES = ("_scale_inv", "_scale")
+_WEIGHT_SCALE = Packing(".weight", ".weight_scale", needs_scales=False, exponents=True)
+
+
+@register
+class Fp8(Format):
+    """Codes under the name of the weight, with a scale per block (DeepSeek)."""
+
+    method = "fp8"
+    packages = (ACCELERATE,)
+    extra = "fp8"
+    dequantized = True
+    packings: tuple[Packing, ...] = (Packing(".weight", ".weight_scale_inv", needs_scales=False), _WEIGHT_SCALE)
+
+    def describe(self, model: OpenModel) -> Description | None:
+        """Describe what the files say, for nothing of it is left in the model."""
+        headers, block = model.stored.headers, model.folder.quantization.get("weight_block_size")
+        modules, scales = {}, {}
+        for name, header in headers.items():
+            if header.dtype in _CODES and name.endswith(".weight"):
+                module = name.removesuffix(".weight")
+                scale = next((name + ends for ends in _SCALES if name + ends in headers), None)
+                size = (
+                    int(block[1])
+                    if isinstance(block, Sequence)
+                    else _find_group(headers[name], headers.get(scale or ""))
+                )
+                modules[module] = QuantizedModule(module=module, bits=8, group=size)
+                if scale is not None:
+                    scales[module] = scale
+
+        def find_scale(module: str, row: int, column: int, shape: tuple[int, int]) -> Scale | None:
+            held = model.stored.read(scales[module]) if module in scales else None
+            return None if held is None or held.ndim != 2 else Scale(pick_scale(held, row, column, shape), E4M3)
+
+        words = count_dtypes(header.dtype for name, header in headers.items() if not name.endswith(_SCALES))
+        return Description(modules, words, find_scale)
+
+
+@register
+class Mxfp8(Fp8):
+    """Groups of 32 that share a power of two."""
+
+    method = "mxfp8"
+    packings = ()
+
+
+@register
+class FbgemmFp8(Format):
+    """FP8 with a scale per row, which transformers opens with FBGEMM's own package."""
+
+    method = "fbgemm_fp8"
+    packings = (_WEIGHT_SCALE,)
+
+
+def _find_group(codes: TensorHeader, scales: TensorHeader | None) -> int | None:
+    if scales is None or len(scales.shape) != 2 or scales.shape[1] == 1:
+        return None
+    return -(-codes.shape[1] // scales.shape[1])

@@ -1,0 +1,105 @@
+"""GGUF, the files of llama.cpp, which transformers opens dequantized."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sw_audit.checkpoint.formats.format import (
+    Description,
+    Format,
+    OpenModel,
+    Package,
+    count_dtypes,
+    register,
+)
+from sw_audit.checkpoint.formats.scales import Scale
+from sw_audit.errors import CheckpointError
+from sw_audit.record.quantized import QuantizedModule
+
+if TYPE_CHECKING:
+    from sw_audit.checkpoint.folder import CheckpointFolder
+
+_FLOATS = {"F32", "F16", "BF16", "F64"}
+# Kinds with one scale per block; the others nest scales in scales.
+_SIMPLE = ("Q8_0", "Q4_0")
+
+
+@register
+class Gguf(Format):
+    """One file with configuration, tokenizer and weights."""
+
+    method = "gguf"
+    packages = (Package("gguf", "gguf"),)
+    extra = "gguf"
+    uses_config = False
+    dequantized = True
+
+    def recognizes(self, folder: CheckpointFolder) -> bool:
+        """Tell whether a file is named, or there is nothing else.
+
+        Raises:
+            CheckpointError: If the named one is not there, or there are several and none is named.
+        """
+        return _find_file(folder) is not None
+
+    def list_files(self, folder: CheckpointFolder) -> tuple[Path, ...]:
+        """List the one file."""
+        return (folder.path / self.choose_file_options(folder)["gguf_file"],)
+
+    def choose_file_options(self, folder: CheckpointFolder) -> dict[str, str]:
+        """Choose the file."""
+        return {"gguf_file": _find_file(folder) or ""}
+
+    def choose_loading_options(self, folder: CheckpointFolder, config: Any, device: str) -> dict[str, Any]:  # noqa: ARG002
+        """Choose the file only: the weights are plain once they are read."""
+        return dict(self.choose_file_options(folder))
+
+    def describe(self, model: OpenModel) -> Description | None:
+        """Describe how each decoder matrix is stored, under the name that it has in the file."""
+        from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map
+
+        (file,) = model.folder.weight_files
+        tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+        family = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == model.family), None)
+        names = None if family is None else get_tensor_name_map(family, model.layers)
+        modules, stored = {}, {}
+        for parameter in model.parameters:
+            name = None if names is None else names.get_name(parameter, try_suffixes=(".weight",))
+            kind = tensors[name].tensor_type if name in tensors else None
+            if kind is None or kind.name in _FLOATS:
+                continue
+            count, size = GGML_QUANT_SIZES[kind]
+            module = parameter.removesuffix(".weight")
+            modules[module] = QuantizedModule(module=module, bits=8 * size / count, group=count)
+            stored[module] = tensors[name]
+
+        def find_scale(module: str, row: int, column: int, shape: tuple[int, int]) -> Scale | None:
+            tensor = stored.get(module)
+            if tensor is None or tensor.tensor_type.name not in _SIMPLE:
+                return None
+            count, size = GGML_QUANT_SIZES[tensor.tensor_type]
+            data = np.asarray(tensor.data).reshape(-1).view(np.uint8)
+            begin = (row * shape[1] + column) // count * size
+            return Scale(float(data[begin : begin + 2].view(np.float16)[0]))
+
+        words = count_dtypes(tensor.tensor_type.name for tensor in tensors.values())
+        return Description(modules, words, find_scale) if modules else None
+
+
+def _find_file(folder: CheckpointFolder) -> str | None:
+    named = folder.policy.gguf
+    if named is not None:
+        if Path(named).name != named or not (folder.path / named).is_file():
+            found = f"there is no file {named!r} in the folder"
+            raise CheckpointError(folder.asked, found, "correct `gguf`, a file name without folders")
+        return named
+    files = sorted(path.name for path in folder.path.glob("*.gguf"))
+    if not files or any(folder.path.glob("*.safetensors")) or any(folder.path.glob("*.bin")):
+        return None
+    if len(files) > 1:
+        found = f"there are {len(files)} GGUF files in the folder"
+        raise CheckpointError(folder.asked, found, f'name one, such as gguf = "{files[0]}"')
+    return files[0]

@@ -1,0 +1,80 @@
+"""The codes around one scalar: what they are multiplied by, and which numbers they can stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Levels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The codes around one scalar.
+
+    Attributes:
+        factor: What a code is multiplied by.
+        levels: What the codes stand for before that, float32, ascending; `None` for whole numbers.
+    """
+
+    factor: float
+    levels: Levels | None = None
+
+    def step(self, value: float) -> float | None:
+        """Return the distance from the level that a value is at to its neighbour, the nearer one to zero."""
+        if self.levels is None:
+            return abs(self.factor)
+        if not self.factor:
+            return None
+        level = int(np.abs(self.levels - np.float32(value / self.factor)).argmin())
+        inward = level + (1 if self.levels[level] < 0 else -1)
+        if not 0 <= inward < len(self.levels):
+            return None
+        return abs(float(self.levels[level] - self.levels[inward])) * abs(self.factor)
+
+
+def list_float_levels(exponent: int, mantissa: int, largest: float) -> Levels:
+    """List what the codes of a small float stand for.
+
+    Args:
+        exponent: Bits of the exponent, whose bias is half their range, rounded down.
+        mantissa: Bits of the mantissa.
+        largest: The largest number; codes beyond it are infinite or no numbers.
+    """
+    bias = 2 ** (exponent - 1) - 1
+    normal = [
+        (1 + part / 2**mantissa) * 2.0 ** (power - bias)
+        for power in range(1, 2**exponent)
+        for part in range(2**mantissa)
+    ]
+    small = [part / 2**mantissa * 2.0 ** (1 - bias) for part in range(2**mantissa)]
+    positive = [level for level in (*small, *normal) if level <= largest]
+    return np.array([*(-level for level in reversed(positive[1:])), *positive], dtype=np.float32)
+
+
+E2M1 = list_float_levels(2, 1, 6.0)
+E4M3 = list_float_levels(4, 3, 448.0)
+E5M2 = list_float_levels(5, 2, 57344.0)
+
+
+def pick_scale(scales: Tensor, row: int, column: int, shape: tuple[int, int]) -> float:
+    """Pick one scalar's scale from those of a matrix, of which each stands for a block.
+
+    Args:
+        scales: One for all, one per row, or [bands, parts].
+        row: Output channel.
+        column: Input channel.
+        shape: Of the matrix, (out, in).
+    """
+    if scales.numel() == 1:
+        return float(scales.float().flatten()[0])
+    grid = scales.float().reshape(scales.shape[0], -1)  # [bands, parts]
+    # The last block of each row and column may be smaller than the others.
+    height, width = (-(-size // count) for size, count in zip(shape, grid.shape, strict=True))
+    return float(grid[row // height, column // width])

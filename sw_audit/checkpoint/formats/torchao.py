@@ -1,0 +1,58 @@
+"""torchao: weights that are tensor subclasses, whole rows or groups, with or without rounded activations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sw_audit.checkpoint.formats.format import Format, Package, Packing, count_bits, join_words, register
+from sw_audit.checkpoint.formats.scales import E4M3, E5M2, Scale, pick_scale
+from sw_audit.record.quantized import QuantizedModule
+
+_LEVELS = {"torch.float8_e4m3fn": E4M3, "torch.float8_e5m2": E5M2}
+
+
+@register
+class Torchao(Format):
+    """Weights of torchao."""
+
+    method = "torchao"
+    packages = (Package("torchao", "torchao"),)
+    extra = "torchao"
+    packings = (Packing("._weight_qdata", "._weight_scale", exponents=True),)
+    module_packages = ("torch.ao.",)
+    loggers = ("torchao", "torch.utils._pytree")
+
+    def describe_settings(self, settings: Mapping[str, Any], modules: Iterable[QuantizedModule]) -> str:
+        """Say which configuration object it was made with."""
+        kind = (settings.get("quant_type") or {}).get("default")
+        name = str(kind.get("_type")) if isinstance(kind, Mapping) else ""
+        return join_words(name, str(settings.get("format") or ""), count_bits(modules))
+
+    def describe_module(self, name: str, module: Any, settings: Mapping[str, Any]) -> QuantizedModule | None:
+        """Describe a module by what its weight says of itself."""
+        weight = module._parameters.get("weight")
+        if not hasattr(weight, "__tensor_flatten__") or not hasattr(weight, "dequantize"):
+            return super().describe_module(name, module, settings)
+        codes = getattr(weight, "qdata", None)
+        target = getattr(weight, "target_dtype", None) or getattr(codes, "dtype", None)
+        digits = re.search(r"\d+", str(target))
+        block = getattr(weight, "block_size", None)
+        return QuantizedModule(
+            module=name,
+            bits=float(digits.group()) if digits else None,
+            group=int(block[-1]) if block is not None and int(block[-1]) < weight.shape[-1] else None,
+            activations=8 if getattr(weight, "act_quant_kwargs", None) is not None else None,
+        )
+
+    def find_scale(self, module: Any, row: int, column: int, shape: tuple[int, int]) -> Scale | None:
+        """Find the scale of a row or group among those that the weight holds."""
+        weight = module._parameters.get("weight")
+        scales, codes = getattr(weight, "scale", None), getattr(weight, "qdata", None)
+        if scales is None or not hasattr(weight, "dequantize"):
+            return None
+        if codes is None or not codes.is_floating_point():
+            return Scale(pick_scale(scales, row, column, shape))
+        levels = _LEVELS.get(str(codes.dtype))
+        return None if levels is None else Scale(pick_scale(scales, row, column, shape), levels)
