@@ -4,13 +4,44 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sw_audit.record.record import Record
-from sw_audit_reports.view import build_page
+from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.verdict import Status
+from sw_audit_reports.conclusion import (
+    conclude_model,
+    conclude_record,
+    summarize_record,
+    tally,
+)
+from sw_audit_reports.elements import (
+    Badge,
+    Cell,
+    Element,
+    Table,
+    Terms,
+    code,
+    figures,
+    make_cells,
+    make_paragraph,
+    make_table,
+    make_terms,
+    split_code,
+    text,
+)
+from sw_audit_reports.reproduce import POLICY_FILE, write_comparison_command, write_policy
+from sw_audit_reports.sections import Context, list_sections
+from sw_audit_reports.sections.checks import badge_verdict, describe_check, show_verdict
+from sw_audit_reports.sections.descent import describe_descent
+from sw_audit_reports.sections.files import list_flaws
+from sw_audit_reports.text import NOTHING, count, format_number
 
 RECORD_ID = "sw-audit-record"
 
@@ -24,24 +55,23 @@ def render_html(record: Record) -> str:
     Args:
         record: The record of an audit.
     """
-    style = _read_style()
-    template = _open_environment().get_template("report.html.j2")
-    return template.render(
-        page=build_page(record),
-        style=style,
-        style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        record_id=RECORD_ID,
-        record=embed_json(record),
+    style = resources.files("sw_audit_reports").joinpath("style.css").read_text(encoding="utf-8")
+    return (
+        _open_environment()
+        .get_template("report.html.j2")
+        .render(
+            **_build_page(record),
+            style=style,
+            style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            record_id=RECORD_ID,
+            record=embed_json(record),
+        )
     )
 
 
 def embed_json(record: Record) -> str:
     r"""Write the record as JSON that cannot end the element it stands in: `<` is written `\u003c`."""
     return record.model_dump_json(by_alias=True).replace("<", r"\u003c")
-
-
-def _read_style() -> str:
-    return resources.files("sw_audit_reports").joinpath("style.css").read_text(encoding="utf-8")
 
 
 @cache
@@ -53,3 +83,159 @@ def _open_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _build_page(record: Record) -> dict[str, Any]:
+    models = [
+        _build_model(Context(record, result, f"model-{place}")) for place, result in enumerate(record.results, 1)
+    ]
+    failures = [
+        _build_failure(record, failure, f"failure-{place}") for place, failure in enumerate(record.failures, 1)
+    ]
+    compares = all(_is_compared(model) for model in record.models) and bool(record.models)
+    single = len(record.models) == 1
+    named = record.models[0].id if single else count(len(record.models), "model")
+    heading = f"{'Quantizers compared on' if compares else 'Audit of'} {named}"
+    banner = models[0]["banner"] if single and models else _build_banner(record, models, failures)
+    command = write_comparison_command(record) if compares else shlex.join(["sw-audit", "audit", POLICY_FILE])
+    packages = [(code(name), version) for name, version in record.environment.packages.items()]
+    return {
+        "title": f"{banner['badge'].word}: {heading} · sw-audit",
+        "heading": heading,
+        "banner": banner,
+        "overview": None if single else _list_models(record, models, failures),
+        "models": models,
+        "failures": failures,
+        "created": _write_date(record.created),
+        "circumstances": _list_circumstances(record),
+        "packages": make_table("Packages that decide figures", text("Package", "Version"), packages),
+        "asks": "comparison" if compares else "audit",
+        "render_command": shlex.join(["sw-audit", "render", "record.json", "-o", "report.html"]),
+        "policy_command": command,
+        "policy": write_policy(record.policy),
+    }
+
+
+def _is_compared(model: ModelResult | ModelFailure) -> bool:
+    """Tell whether quantizers were compared on a model, and nothing was judged."""
+    return isinstance(model, ModelResult) and model.comparison is not None and not model.verdicts
+
+
+def _build_model(context: Context) -> dict[str, Any]:
+    """Build a model's part: its banner, and every section that has something to show."""
+    result, anchor, sections = context.result, context.anchor, list_sections()
+    sentences = (one.summarize(context) for one in sections if one.summarize is not None)
+    built = [(one, [element for element in one.build(context) if element is not None]) for one in sections]
+    pointers = [
+        Cell(describe_check(verdict.check).title, href=f"{anchor}-{verdict.check}", badge=badge_verdict(verdict))
+        for verdict in result.verdicts
+    ]
+    return {
+        "id": anchor,
+        "name": result.id,
+        "banner": {
+            "badge": Badge("skipped", "Compared") if _is_compared(result) else Badge.of(conclude_model(result)),
+            "sentence": make_cells(next(filter(None, sentences), ())),
+            "tally": tally(result.verdicts),
+            "pointers": _sort_pointers(pointers),
+        },
+        "notes": result.notes,
+        "sections": [
+            {"id": f"{anchor}-{one.id}", "title": one.title, "elements": elements}
+            for one, elements in built
+            if elements
+        ],
+    }
+
+
+def _build_failure(record: Record, failure: ModelFailure, anchor: str) -> dict[str, Any]:
+    """Build what there is to say of a model that could not be audited: why, and the checks that were judged."""
+    source = next((one.source for one in record.policy.models if one.id == failure.id), failure.id)
+    failed = conclude_model(failure) is Status.FAIL
+    elements: list[Element | None] = [
+        make_paragraph(split_code(failure.message)),
+        *list_flaws(failure.weights),
+        *(
+            show_verdict(record, verdict, source, anchor)
+            for verdict in failure.verdicts
+            if verdict.status is not Status.SKIPPED or verdict.waiver is not None
+        ),
+    ]
+    return {
+        "id": anchor,
+        "name": failure.id,
+        "badge": Badge("fail", "Not audited") if failed else Badge("skipped", "Not audited, waived"),
+        "elements": [element for element in elements if element is not None],
+        "tally": tally(failure.verdicts),
+    }
+
+
+def _build_banner(
+    record: Record, models: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    pointers = [
+        Cell(f"{model['name']}: {pointer.text}", href=pointer.href, badge=pointer.badge)
+        for model in models
+        for pointer in model["banner"]["pointers"]
+    ]
+    pointers += [Cell(failure["name"], href=failure["id"], badge=failure["badge"]) for failure in failures]
+    return {
+        "badge": Badge.of(conclude_record(record)),
+        "sentence": (Cell(summarize_record(record)),),
+        "tally": tally(record.verdicts),
+        "pointers": _sort_pointers(pointers),
+    }
+
+
+def _sort_pointers(pointers: Sequence[Cell]) -> list[Cell]:
+    """Keep what did not pass: failures before what is merely undecided, otherwise in order."""
+    statuses = ("fail", "inconclusive")
+    return [one for status in statuses for one in pointers if one.badge and one.badge.status == status]
+
+
+def _list_models(
+    record: Record, models: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]
+) -> Table | None:
+    """List all models with their verdict; where one has a parent, with what it lost beside it."""
+    descends = any(result.descent for result in record.results)
+    heads = [*text("Outcome"), *figures("Super weights")]
+    if descends:
+        heads = [*text("Parent"), *figures("Perplexity ratio"), *text("Parent's super weights")]
+    unknown = [NOTHING] * len(heads)
+    rows: list[list[str | Cell]] = []
+    for result, model in zip(record.results, models, strict=True):
+        about = [str(result.location.outcome), format_number(len(result.location.super_weights))]
+        if descends:
+            about = describe_descent(result.descent, record.policy) if result.descent else unknown
+        banner = model["banner"]
+        checks = ", ".join(part.word for part in banner["tally"]) or "no check"
+        rows.append([Cell(result.id, href=model["id"]), Cell("", badge=banner["badge"]), *about, checks])
+    for failure in failures:
+        checks = ", ".join(part.word for part in failure["tally"]) or NOTHING
+        name, badge = Cell(failure["name"], href=failure["id"]), Cell("", badge=failure["badge"])
+        rows.append([name, badge, *unknown, checks])
+    return make_table("All models", [*text("Model", "Verdict"), *heads, *text("Checks")], rows)
+
+
+def _list_circumstances(record: Record) -> Terms | None:
+    environment, policy = record.environment, record.policy
+    return make_terms(
+        {
+            "Created": _write_date(record.created),
+            "Tool": f"{record.tool.name} {record.tool.version}, record schema {record.schema_number}",
+            "Python": environment.python,
+            "Platform": environment.platform,
+            "Threads": format_number(environment.threads),
+            "Intervals": f"{100 * policy.confidence:g} %, paired bootstrap over windows with "
+            f"{policy.resamples:,} resamples, seed {policy.seed}",
+        }
+    )
+
+
+def _write_date(created: str) -> str:
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    zone = "UTC" if moment.utcoffset() is not None and not moment.utcoffset() else moment.strftime("%z")
+    return f"{moment.day} {moment:%B %Y, %H:%M:%S} {zone}".rstrip()

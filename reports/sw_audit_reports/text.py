@@ -1,20 +1,8 @@
-"""Numbers and names in the words that a reader sees."""
+"""Numbers as a reader sees them."""
 
 from __future__ import annotations
 
-from sw_audit.policy.recipe import Recipe
-from sw_audit.policy.scheme import HELD_OUT, NAIVE, SEARCHED, SMOOTHED
-from sw_audit.record.arm import (
-    BASELINE,
-    FLIPPED,
-    OTHER_OUTLIERS,
-    PLACEBO_KINDS,
-    PRUNED,
-    RESTORED,
-    Arm,
-    Quantize,
-    QuantizeActivations,
-)
+from collections.abc import Callable, Sequence
 
 NOT_FINITE = "not finite"
 NOT_MEASURED = "not measured"
@@ -22,12 +10,6 @@ MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 NOTHING = "\N{EN DASH}"
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
-_WAYS = {
-    NAIVE: "naive",
-    HELD_OUT: "super activation held out",
-    SMOOTHED: "SmoothQuant",
-    SEARCHED: "SmoothQuant, alpha searched",
-}
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -115,59 +97,37 @@ def join_words(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
-def name_granularity(recipe: Recipe) -> str:
-    """Name what shares one scale, for an axis."""
-    match recipe.granularity.kind:
-        case "tensor":
-            return "whole matrix"
-        case "row":
-            return "row"
-        case "run":
-            return f"run of {format_number(recipe.granularity.size)}"
-        case "group":
-            return f"group of {format_number(recipe.granularity.size)}"
-        case _:
-            return f"{recipe.granularity.rows} {TIMES} {recipe.granularity.columns}"
+def format_optional(
+    value: float | None, write: Callable[..., str] = format_number, *options: float | None, missing: str = NOTHING
+) -> str:
+    """Write a figure in some way, or what stands for one that is missing."""
+    return missing if value is None else write(value, *options)
 
 
-def name_subset(name: str) -> str:
-    """Name a part of the set of super weights by its arm's name, such as `alone/2`; nothing if it is none."""
-    kind, _, number = name.partition("/")
-    words = {
-        "alone": "Only scalar {}",
-        "row": "Row group {}",
-        "column": "Column group {}",
-        "without": "All but {}",
-    }
-    return words[kind].format(number) if kind in words else ""
+def format_finite(value: float | None, write: Callable[..., str] = format_number, *options: float | None) -> str:
+    """Write a figure in some way; `None` is not finite."""
+    return format_optional(value, write, *options, missing=NOT_FINITE)
 
 
-def name_arm(arm: Arm) -> str:
-    """Name an arm for people; the draws of one kind of placebo share a name."""
-    if arm.name == BASELINE.name:
-        return "Model as it is"
-    if arm.name == PRUNED:
-        return "Super weights zeroed"
-    if arm.name == RESTORED:
-        return "Zeroed, activation put back"
-    if arm.name == FLIPPED:
-        return "Super weights, sign flipped"
-    if subset := name_subset(arm.name):
-        return f"{subset} zeroed"
-    if arm.name == OTHER_OUTLIERS:
-        others = sum(len(group) for group in arm.addressed())
-        return f"{format_number(others)} other outliers zeroed"
-    kind = arm.name.split("/")[1] if arm.name.startswith("placebo/") else ""
-    if kind in PLACEBO_KINDS:
-        return f"Placebo, {'random' if kind == 'random' else kind.replace('-', ' ')}"
-    quantized = next((act for act in arm.acts if isinstance(act, Quantize)), None)
-    if quantized is not None and arm.name.startswith(str(quantized.recipe)):
-        held = "held out" if arm.name.endswith("hold-out") else "plain"
-        return f"{quantized.recipe}, {held}"
-    if any(isinstance(act, QuantizeActivations) for act in arm.acts):
-        scheme, _, way = arm.name.partition(" ")
-        return f"{scheme.upper()}, {_WAYS.get(way, way)}"
-    return arm.name
+def format_range(values: Sequence[float], digits: int = 4) -> str:
+    """Write from where to where figures reach, by their magnitude, such as `12 to 30`."""
+    if not values:
+        return NOTHING
+    ends = sorted((min(values), max(values)), key=abs)
+    return " to ".join(dict.fromkeys(format_number(end, digits) for end in ends))
+
+
+def format_percent_interval(low: float | None, high: float | None) -> str:
+    """Write an interval of shares; nothing if an end is missing."""
+    return "" if low is None or high is None else f"[{format_percent(low)}, {format_percent(high)}]"
+
+
+def format_change(value: float | None, before: float) -> str:
+    """Write how far a value is from what it was, as signed percent; below -100 its sign has turned."""
+    if value is None or not before:
+        return NOTHING
+    shown = format_percent(value / before - 1)
+    return f"+{shown}" if value / before > 1 else shown
 
 
 def _shorten(text: str) -> str:

@@ -81,8 +81,8 @@ def _read_status(name: str) -> int | None:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    found = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
-    return None if found is None else 1024 * int(found[1])
+    entry = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
+    return None if entry is None else 1024 * int(entry[1])  # in KiB
 
 
 def _count_bits(tensor: Tensor) -> int:
@@ -131,10 +131,10 @@ class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 
 def _list_plain(values: Any) -> list[Tensor]:
     """List the tensors that have memory of their own, those of packed ones included."""
-    found: list[Tensor] = []
+    plain: list[Tensor] = []
     for leaf in tree_leaves(values):
         if not isinstance(leaf, Tensor) or leaf.device.type == "meta":
             continue
         flatten = getattr(leaf, "__tensor_flatten__", None)
-        found += [leaf] if flatten is None else _list_plain([getattr(leaf, name) for name in flatten()[0]])
-    return found
+        plain += [leaf] if flatten is None else _list_plain([getattr(leaf, name) for name in flatten()[0]])
+    return plain

@@ -50,7 +50,7 @@ class ModelQuantizer:
     Attributes:
         method: The method.
         folder: What the process was given and has written.
-        bits: Bits stored for the decoder's matrices; `None` if it could not be told which of them are which.
+        bits: Bits stored for the decoder's matrices; `None` if that could not be counted.
         weights: Weights of these matrices.
         seconds: Time spent quantizing.
         peak_bytes: Most memory beyond what the open model takes; `None` where the system does not tell.
@@ -85,24 +85,24 @@ class ModelQuantizer:
 
 
 def quantize_models(
-    methods: Sequence[Method], wanted: ModelPolicy, calibration: Tensor, seed: int, folder: Path
+    methods: Sequence[Method], policy: ModelPolicy, calibration: Tensor, seed: int, folder: Path
 ) -> tuple[ModelQuantizer, ...]:
     """Let a library quantize a whole model, once per method, in a process of its own.
 
     Args:
         methods: Methods of one package, each with a `train`.
-        wanted: The model, as it was opened.
+        policy: The model, as it was opened.
         calibration: Token ids, int64 [windows, tokens].
         seed: Of everything that is drawn.
-        folder: An existing folder, which must stay as long as the layers are wanted.
+        folder: An existing folder, which must stay as long as the layers are used.
 
     Returns:
         One entry per method.
     """
-    model = wanted.model_dump(mode="json")
-    if Path(wanted.source).expanduser().exists():
+    model = policy.model_dump(mode="json")
+    if Path(policy.source).expanduser().exists():
         # The process is started in another folder.
-        model["source"] = str(Path(wanted.source).expanduser().resolve())
+        model["source"] = str(Path(policy.source).expanduser().resolve())
     folders = [(folder / method.name).resolve() for method in methods]
     for method, place in zip(methods, folders, strict=True):
         place.mkdir()
@@ -137,16 +137,16 @@ def run_job(folder: Path) -> None:
     """Do the job that a folder describes, and write into it what became of the layers and what it cost."""
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     (method,) = find_methods([job["method"]])
-    wanted = ModelPolicy.model_validate(job["model"])
+    policy = ModelPolicy.model_validate(job["model"])
     if method.train is None:
         raise ValueError(f"{method.name} quantizes layer by layer")
     saved = folder / "saved"
     saved.mkdir()
-    checkpoint = open_checkpoint(wanted)
+    checkpoint = open_checkpoint(policy)
     prefixes = tuple(f"{layer.name}." for layer in checkpoint.layers)
     task = Task(
         checkpoint=checkpoint,
-        folder=CheckpointFolder.require(wanted).path,
+        folder=CheckpointFolder.require(policy).path,
         calibration=load_file(folder / CALIBRATION)["token_ids"],
         seed=job["seed"],
         saved=saved,

@@ -22,7 +22,7 @@ NO_TEXT = "it learns from text, and none is left beside what is scored (give a l
 
 def prepare_methods(
     methods: Sequence[Method],
-    wanted: ModelPolicy,
+    model: ModelPolicy,
     calibration: Tensor | None,
     seed: int,
     folder: Path,
@@ -32,10 +32,10 @@ def prepare_methods(
 
     Args:
         methods: The methods.
-        wanted: The model, as it was opened.
+        model: The model, as it was opened.
         calibration: Token ids, int64 [windows, tokens]; `None` if there is no text to calibrate on.
         seed: Of everything that is drawn.
-        folder: An existing folder, which must stay as long as the layers are wanted.
+        folder: An existing folder, which must stay as long as the layers are used.
         progress: Told which library is at work.
 
     Returns:
@@ -54,7 +54,7 @@ def prepare_methods(
             obstacles |= {method.name: NO_TEXT for method in own}
             continue
         progress(f"quantizing with {package}", number, len(packages))
-        for quantizer in quantize_models(own, wanted, calibration, seed, folder):
+        for quantizer in quantize_models(own, model, calibration, seed, folder):
             if quantizer.failure is None:
                 quantizers[quantizer.method.name] = quantizer
             else:

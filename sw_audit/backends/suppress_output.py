@@ -1,4 +1,4 @@
-"""Keeping other libraries quiet while they work, and leaving their loggers as they were found."""
+"""Keeping other libraries quiet while they work, and leaving their loggers as they were."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHATTY = ("bitsandbytes", "torchao", "hqq", "optimum", "torch.utils._pytree")
 
 
 @contextmanager
-def quiet_alternatives() -> Iterator[None]:
+def quiet_backends() -> Iterator[None]:
     """Silence what the quantizers and their layers log and warn of; they are measured, not trusted."""
     loggers = [logging.getLogger(name) for name in _CHATTY]
     levels = [logger.level for logger in loggers]

@@ -1,10 +1,18 @@
-"""Data sets by name, through the `datasets` library, without its long wait for a hub that does not answer."""
+"""Data sets by name, through the `datasets` library, without its long wait for a hub that does not answer.
+
+`datasets` is imported where it is called: that takes a second, and most texts are files.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import huggingface_hub.constants as hub
+from huggingface_hub import HfApi
+from huggingface_hub.constants import is_offline_mode
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from sw_audit.errors import CorpusError
 from sw_audit.policy.policy import CorpusPolicy
@@ -30,7 +38,7 @@ def read_data_set(corpus: CorpusPolicy) -> list[Any]:
     asked = f"data set {corpus.source!r}"
     offline = _ask_hub(corpus, asked)
     with _quiet_datasets(offline=offline is not None):
-        import datasets  # slow, and only needed where the text is a data set
+        import datasets
 
         try:
             dataset = datasets.load_dataset(
@@ -54,10 +62,6 @@ def _ask_hub(corpus: CorpusPolicy, asked: str) -> str | None:
     Raises:
         CorpusError: If it has no such data set.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.constants import is_offline_mode
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
     if is_offline_mode():
         return "the hub is switched off by HF_HUB_OFFLINE"
     try:
@@ -83,7 +87,6 @@ def _ask_hub(corpus: CorpusPolicy, asked: str) -> str | None:
 def _quiet_datasets(*, offline: bool) -> Iterator[None]:
     """Silence `datasets`, keep it off the network if asked, and leave its settings as they were."""
     import datasets
-    import huggingface_hub.constants as hub
     from datasets.utils import logging
 
     verbosity, bars = logging.get_verbosity(), datasets.are_progress_bars_disabled()

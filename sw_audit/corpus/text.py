@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]  # it ships no types
+
 from sw_audit.corpus.dataset import read_data_set
 from sw_audit.errors import CorpusError
 from sw_audit.policy.policy import CorpusPolicy
@@ -139,8 +141,6 @@ def _read_json(content: str, corpus: CorpusPolicy) -> list[Any]:
 
 
 def _read_parquet(path: Path, corpus: CorpusPolicy) -> list[Any]:
-    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]  # it ships no types
-
     asked = f"corpus {corpus.source!r}"
     try:
         columns = parquet.read_schema(path).names

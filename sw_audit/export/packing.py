@@ -29,8 +29,8 @@ def require_packing(recipe: Recipe) -> None:
     if recipe.levels != "integer":
         raise PolicyError(asked, "the library packs integers, not normal floats", "use --format dense")
     if not recipe.symmetric:
-        found = "its zero points are whole numbers of steps, those of this recipe are not"
-        raise PolicyError(asked, found, f"add /symmetric ({recipe.model_copy(update={'symmetric': True})})")
+        problem = "its zero points are whole numbers of steps, those of this recipe are not"
+        raise PolicyError(asked, problem, f"add /symmetric ({recipe.model_copy(update={'symmetric': True})})")
     if _describe(recipe) is None:
         remedy = "use tensor, row, groupN or NxM, or --format dense"
         raise PolicyError(asked, "the library has no such granularity", remedy)
@@ -61,8 +61,8 @@ def require_packable(layers: Sequence[DecoderLayer], recipe: Recipe, parameters:
                 raise CheckpointError(asked, "the library packs plain Linear modules only", "use --format dense")
             rows, columns = matrix.shape
             if rows % heights or columns % widths:
-                found = f"{rows} x {columns} is not a multiple of the scaling group {heights} x {widths}"
-                raise CheckpointError(asked, found, "choose another size, or use --format dense")
+                problem = f"{rows} x {columns} is not a multiple of the scaling group {heights} x {widths}"
+                raise CheckpointError(asked, problem, "choose another size, or use --format dense")
 
 
 def pack_model_(model: Any, recipe: Recipe, parameters: Collection[str]) -> Any:

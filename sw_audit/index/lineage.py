@@ -18,7 +18,7 @@ from pathlib import Path
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _CACHED = re.compile(r"models--(?P<name>[^/\\]+)")
 _FRONT_MATTER = re.compile(r"\A---\s*\n(?P<yaml>.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
-_BASE_MODEL = re.compile(r"^base_model:[ \t]*(?P<one>[^\n]*)\n?(?P<more>(?:[ \t]*-[^\n]*\n?)*)", re.MULTILINE)
+_BASE_MODEL = re.compile(r"^base_model:[ \t]*(?P<inline>[^\n]*)\n?(?P<listed>(?:[ \t]*-[^\n]*\n?)*)", re.MULTILINE)
 _LARGEST = 1_000_000
 """Bytes: a configuration or a model card larger than this is neither."""
 
@@ -53,7 +53,7 @@ def _list_ancestors(folder: Path) -> Iterator[BaseModelName]:
         yield BaseModelName(cached["name"].replace("--", "/"), "its place in the hub's cache", same=True)
     card = _FRONT_MATTER.match(_read(folder / "README.md").replace("\r\n", "\n"))
     if card is not None and (base := _BASE_MODEL.search(card["yaml"] + "\n")):
-        items = [base["one"].strip("[] \t"), *(line.strip(" \t-") for line in base["more"].splitlines())]
+        items = [base["inline"].strip("[] \t"), *(line.strip(" \t-") for line in base["listed"].splitlines())]
         parents = {name for item in items for part in item.split(",") if (name := part.strip(" \t'\""))}
         if len(parents) == 1 and _HUB_ID.fullmatch(parent := parents.pop()):
             yield BaseModelName(parent, "`base_model` of its model card")

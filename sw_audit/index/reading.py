@@ -76,8 +76,8 @@ def parse_index(text: str, origin: str) -> PublishedIndex:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        found = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise IndexFileError(f"{asked}, key {path.lstrip('.')}", found, "correct it there") from error
+        problem = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise IndexFileError(f"{asked}, key {path.lstrip('.')}", problem, "correct it there") from error
     _check_sources(index, asked)
     return index
 
@@ -145,8 +145,8 @@ def _check_sources(index: PublishedIndex, asked: str) -> None:
     for model in index.models:
         for key in list_citations(model):
             if key not in known:
-                found = f"the entry {model.id!r} cites {key!r}, which is no source of it"
-                raise IndexFileError(asked, found, "add the source")
+                problem = f"the entry {model.id!r} cites {key!r}, which is no source of it"
+                raise IndexFileError(asked, problem, "add the source")
 
 
 def list_citations(model: PublishedModel) -> tuple[str, ...]:

@@ -38,12 +38,17 @@ class Protocol(Fact):
         """First twelve hex digits of the protocol's digest, printed beside every figure."""
         return digest_fact(self)[:12]
 
-    def __str__(self) -> str:
+    @property
+    def description(self) -> str:
+        """What the signature stands for, in words."""
         bos = "BOS" if self.bos == "prepended" else "no BOS"
         return (
-            f"{self.signature} ({self.corpus.name}, {self.windows} windows of {self.window} tokens, "
-            f"stride {self.stride}, {bos}, {self.dtype}, seed {self.seed})"
+            f"{self.corpus.name}, {self.windows} windows of {self.window} tokens, stride {self.stride}, {bos}, "
+            f"{self.dtype}, seed {self.seed}"
         )
+
+    def __str__(self) -> str:
+        return f"{self.signature} ({self.description})"
 
 
 def compare_protocols(then: Protocol, now: Protocol) -> str:

@@ -61,7 +61,7 @@ def compare_quantizers(
         InputError: If the model, the text or a name cannot be used.
     """
     from sw_audit.backends.registry import METHODS, find_methods
-    from sw_audit.backends.suppress_output import quiet_alternatives
+    from sw_audit.backends.suppress_output import quiet_backends
 
     started = time.perf_counter()
     (wanted,) = policy.models
@@ -69,7 +69,7 @@ def compare_quantizers(
     progress("opening", 0, 1)
     checkpoint = open_model(wanted.id, policy)
     with ExitStack() as stack:
-        stack.enter_context(quiet_alternatives())
+        stack.enter_context(quiet_backends())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sw-audit-")))
         evidence = _gather(checkpoint, wanted, policy, chosen, scratch, progress)
     seconds = time.perf_counter() - started

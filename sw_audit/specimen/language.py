@@ -128,14 +128,14 @@ def tell_story(random: Random, words: int, *, held_out: bool) -> Story:
     cast = {name: random.choice(kind) for name, kind in KINDS.items()}
     while is_held_out(cast) is not held_out:
         cast = {name: random.choice(kind) for name, kind in KINDS.items()}
-    told = list(_fill(random.choice(OPENINGS), cast, random))
+    words_and_slots = list(_fill(random.choice(OPENINGS), cast, random))
     previous = ""
-    while len(told) < words:
+    while len(words_and_slots) < words:
         template = random.choice(SENTENCES)
         if template != previous:
-            told.extend(_fill(template, cast, random))
+            words_and_slots.extend(_fill(template, cast, random))
             previous = template
-    kept = told[:words]
+    kept = words_and_slots[:words]
     return Story(tuple(word for word, _ in kept), tuple(slot for _, slot in kept), cast)
 
 

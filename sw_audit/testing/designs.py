@@ -194,9 +194,9 @@ def _draw_scalars(shape: str, family: str, layers: int, random: Random) -> tuple
 
 def _draw_traps(turn: int, shape: str, random: Random) -> tuple[str, ...]:
     offered = [trap for trap in TRAPS if takes_trap(shape, trap)]
-    wanted = random.randint(0, 2)
+    count = random.randint(0, 2)
     first = offered[turn // 6 % len(offered)]
-    others = random.sample([trap for trap in offered if trap != first], wanted)
+    others = random.sample([trap for trap in offered if trap != first], count)
     # Some models are plain: a locator that only ever sees traps could pass by saying little.
     return () if random.random() < 0.12 else (first, *others)
 

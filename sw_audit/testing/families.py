@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from sw_audit.checkpoint.families import find_decoder_layers
 from sw_audit.checkpoint.opening import Checkpoint
@@ -167,8 +168,6 @@ def build_random_model(family: str, layers: int = 6, seed: int = 0, gain: float 
     Raises:
         KeyError: If there is no such family here.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
     settings = {**(DENSE | EXPERTS | VISION)[family]}
     if family in VISION:
         settings["text_config"] = {**settings["text_config"], "num_hidden_layers": layers}

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from support.evidence import (
     make_record,
 )
 from support.pages import ParsedPage, parse_page
+from sw_audit_reports.elements import Element, make_paragraph, make_table, text
 from sw_audit_reports.html import RECORD_ID, render_html
+from sw_audit_reports.sections import SECTIONS, Context, section
 
 from sw_audit.checks.info import CHECKS
 from sw_audit.record.arm import PRUNED, Arm
@@ -243,3 +246,23 @@ def test_a_report_on_disk_is_read_back_as_its_record_by_the_entry_point(tmp_path
     report = tmp_path / "report.html"
     write_text(report, render_record(record))
     assert read_record(report) == record
+
+
+def test_a_section_that_registers_itself_is_on_the_page_in_its_place_where_it_has_something_to_show() -> None:
+    @section("mine", title="A section of my own", order=66)
+    def show_mine(context: Context) -> Iterator[Element | None]:
+        if context.result.location.super_weights:
+            yield make_paragraph(f"look at `{context.result.model.id}`")
+            yield make_table(
+                "My figures", text("Layer"), [[str(one.layer)] for one in context.result.location.trace]
+            )
+
+    try:
+        page = parse_page(render_html(make_record(windows=8, items=8)))
+    finally:
+        del SECTIONS["mine"]
+    assert page.mistakes == []
+    assert page.get("model-1-mine").text == "A section of my own"
+    assert page.text.count("My figures") == page.text.count("A section of my own") == 2
+    assert page.text.index("What was found in it") < page.text.index("A section of my own")
+    assert page.text.index("A section of my own") < page.text.index("What it does")

@@ -5,8 +5,8 @@ from importlib import resources
 
 import pytest
 from support.evidence import make_record
-from sw_audit_reports.canvas import COLOURS, GRID, INK, MUTED
 from sw_audit_reports.html import render_html
+from sw_audit_reports.theme import GRID, INK, MUTED, STYLES
 
 STYLE = resources.files("sw_audit_reports").joinpath("style.css").read_text(encoding="utf-8")
 STATUSES = ("pass", "fail", "inconclusive", "skipped")
@@ -59,7 +59,9 @@ def test_charts_have_the_contrast_that_wcag_aa_asks_of_graphics(palette: str, in
 def test_the_colours_of_the_charts_are_those_of_the_style_sheet() -> None:
     day = read_palettes()["day"]
     assert (day["ink"], day["muted"], day["chart-grid"]) == (INK, MUTED, GRID)
-    assert {name: day[f"chart-{name}"] for name in COLOURS} == COLOURS
+    assert {name: day[f"chart-{name}"] for name in STYLES} == {
+        name: style.colour for name, style in STYLES.items()
+    }
 
 
 def test_every_colour_in_a_chart_can_be_changed_by_the_style_sheet() -> None:

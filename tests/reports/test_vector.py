@@ -4,11 +4,6 @@ import re
 from xml.etree import ElementTree
 
 import altair
-import pytest
-from support.evidence import make_evidence
-from sw_audit_reports.canvas import Words
-from sw_audit_reports.charts import draw_layers
-from sw_audit_reports.series import list_layers
 from sw_audit_reports.vector import draw_vector
 
 
@@ -39,15 +34,3 @@ def test_ids_are_the_drawings_own_and_references_follow_them() -> None:
 def test_nothing_leads_outside_and_nothing_is_styled_inside() -> None:
     drawing = draw("a")
     assert not re.search(r"xmlns|xlink|http|style=|class=|aria-roledescription", drawing)
-
-
-@pytest.mark.parametrize("layers", [1, 8, 80])
-def test_a_chart_of_any_depth_has_a_wide_and_a_narrow_layout(layers: int) -> None:
-    evidence = make_evidence(windows=8)
-    trace = evidence.location.trace[1]
-    deep = tuple(trace.model_copy(update={"layer": layer}) for layer in range(layers))
-    location = evidence.location.model_copy(update={"trace": deep})
-    points = list_layers(evidence.model_copy(update={"location": location, "measurements": ()}))
-    drawings = draw_layers(points, [0], Words("a", "Title", "Description"))
-    widths = {one.layout: re.match(r'<svg width="(\d+)"', one.markup) for one in drawings}
-    assert {name: found and found[1] for name, found in widths.items()} == {"wide": "720", "narrow": "340"}

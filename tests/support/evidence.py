@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from functools import cache
 
 import numpy
 
@@ -567,6 +568,7 @@ def make_none_evidence(
     )
 
 
+@cache
 def make_record(*, windows: int = 32, items: int = 200) -> Record:
     """Return the record of an audit of three models, and of a fourth that could not be opened."""
     policy = make_policy("specimen", "broken", "control", "gone")

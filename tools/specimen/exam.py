@@ -87,14 +87,14 @@ def trace_down_projections(
 def list_candidates(model: LlamaForCausalLM, tokens: Tensor, count: int) -> list[Scalar]:
     """List for every layer the `count` down_proj scalars with the largest product |weight| * max |input|."""
     entering, _, _ = trace_down_projections(model, tokens)
-    found: list[Scalar] = []
+    candidates: list[Scalar] = []
     for number, inputs in enumerate(entering):
         name = f"model.layers.{number}.mlp.down_proj.weight"
         weight = model.get_parameter(name).detach()
         product = weight.abs() * inputs.abs().flatten(0, 1).max(dim=0).values
         for place in product.flatten().topk(count).indices.tolist():
-            found.append((name, place // weight.shape[1], place % weight.shape[1]))
-    return found
+            candidates.append((name, place // weight.shape[1], place % weight.shape[1]))
+    return candidates
 
 
 def measure_scaled(model: LlamaForCausalLM, stories: Tensor, scalar: Scalar, factor: float) -> float:
@@ -115,10 +115,10 @@ def rank_damage(model: LlamaForCausalLM, stories: Tensor, count: int) -> list[tu
     """
     few = stories[:_BATCH]
     ranked = sorted(
-        ((measure_scaled(model, few, one, 0.0), one) for one in list_candidates(model, few, count)),
+        ((measure_scaled(model, few, scalar, 0.0), scalar) for scalar in list_candidates(model, few, count)),
         reverse=True,
     )
-    return [(measure_scaled(model, stories, one, 0.0), one) for _, one in ranked[:2]]
+    return [(measure_scaled(model, stories, scalar, 0.0), scalar) for _, scalar in ranked[:2]]
 
 
 def measure_others_zeroed(model: LlamaForCausalLM, stories: Tensor, spared: Scalar, count: int) -> float:

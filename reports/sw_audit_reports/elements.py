@@ -1,0 +1,189 @@
+"""What a section is made of: paragraphs, tables, terms and charts, each laid out by a macro of `parts.html.j2`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+from sw_audit.record.verdict import Status
+
+_NAME = re.compile(r"[._\[/]")
+_WORDS = {
+    Status.PASS: "Pass",
+    Status.FAIL: "Fail",
+    Status.INCONCLUSIVE: "Inconclusive",
+    Status.SKIPPED: "Skipped",
+}
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A status as word, sign and colour.
+
+    Attributes:
+        status: `pass`, `fail`, `inconclusive` or `skipped`: the name of its sign and colour.
+        word: The word beside the sign.
+    """
+
+    status: str
+    word: str
+
+    @classmethod
+    def of(cls, status: Status, *, waived: bool = False) -> Badge:
+        """Return the badge of a status; a waived one is shown, but fails nothing."""
+        return cls("skipped", f"{_WORDS[status]}, waived") if waived else cls(status.value, _WORDS[status])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A piece of text.
+
+    Attributes:
+        text: What it says.
+        code: Whether it is set as code.
+        href: Id of the element on this page that it leads to.
+        badge: Shown in place of the text; before it in a link.
+    """
+
+    text: str
+    code: bool = False
+    href: str | None = None
+    badge: Badge | None = None
+
+
+Words: TypeAlias = Sequence[str | Cell]
+"""A sentence: plain text and code."""
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph of plain text and code, with a class of the style sheet if it is not an ordinary one."""
+
+    macro: ClassVar[str] = "paragraph"
+    cells: tuple[Cell, ...]
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column; figures are set flush right."""
+
+    title: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; the first cell of each row is its head.
+
+    Attributes:
+        caption: What it lists.
+        columns: The heads of its columns.
+        rows: Its cells.
+        fold: What unfolds the table; empty if it is open from the start.
+    """
+
+    macro: ClassVar[str] = "table"
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    fold: str = ""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Terms, each with what it stands for."""
+
+    macro: ClassVar[str] = "terms"
+    terms: tuple[tuple[str, tuple[Cell, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its caption and the figures behind it.
+
+    Attributes:
+        id: Id of the element on the page.
+        title: What it shows.
+        caption: What to see in it.
+        drawings: SVG elements by layout, `wide` and `narrow`; none if the chart does not apply.
+        table: The figures behind it.
+    """
+
+    macro: ClassVar[str] = "chart"
+    id: str
+    title: str
+    caption: str
+    drawings: Mapping[str, str] = field(default_factory=dict)
+    table: Table | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Anything that has a layout of its own.
+
+    Attributes:
+        template: The jinja template that lays it out.
+        values: What the template reads, as `block.values`.
+    """
+
+    template: str
+    values: Mapping[str, Any]
+
+
+Element: TypeAlias = Paragraph | Table | Terms | Chart | Block
+
+
+def text(*titles: str) -> list[Column]:
+    """Make columns of text."""
+    return [Column(title) for title in titles]
+
+
+def figures(*titles: str) -> list[Column]:
+    """Make columns of figures."""
+    return [Column(title, numeric=True) for title in titles]
+
+
+def code(value: object) -> Cell:
+    """Make a cell of code."""
+    return Cell(str(value), code=True)
+
+
+def make_cells(words: Words) -> tuple[Cell, ...]:
+    """Make cells, taking plain text as it is."""
+    return tuple(word if isinstance(word, Cell) else Cell(word) for word in words)
+
+
+def make_paragraph(sentence: str | Words, style: str = "") -> Paragraph | None:
+    """Make a paragraph; `None` of nothing."""
+    cells = split_code(sentence) if isinstance(sentence, str) else make_cells(sentence)
+    return Paragraph(cells, style) if cells else None
+
+
+def make_table(caption: str, columns: Iterable[Column], rows: Iterable[Words], *, fold: str = "") -> Table | None:
+    """Make a table; `None` without rows."""
+    cells = tuple(make_cells(row) for row in rows)
+    return Table(caption, tuple(columns), cells, fold) if cells else None
+
+
+def make_terms(terms: Mapping[str, str | Cell | Words]) -> Terms | None:
+    """Make a list of terms, leaving out those that stand for nothing."""
+    listed = {
+        name: make_cells([value] if isinstance(value, str | Cell) else value) for name, value in terms.items()
+    }
+    shown = tuple((name, cells) for name, cells in listed.items() if cells and cells[0].text)
+    return Terms(shown) if shown else None
+
+
+def split_code(sentence: str) -> tuple[Cell, ...]:
+    """Make a sentence of a message: what stands between backticks is code, a full stop ends it."""
+    plain = sentence.strip()
+    if not plain:
+        return ()
+    ended = plain if plain[-1] in ".!?:" else f"{plain}."
+    # A name such as that of a parameter is spelt as it is.
+    first = ended.partition(" ")[0].rstrip(".,:;!?")
+    pieces = (ended if _NAME.search(first) else f"{ended[0].upper()}{ended[1:]}").split("`")
+    return tuple(Cell(piece, code=bool(place % 2)) for place, piece in enumerate(pieces) if piece)

@@ -1,0 +1,56 @@
+"""A model beside its baseline: what was known of it, or of the model it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sw_audit_reports.elements import Element, code, figures, make_paragraph, make_table, text
+from sw_audit_reports.sections import Context, section
+from sw_audit_reports.text import (
+    NOT_MEASURED,
+    NOTHING,
+    format_change,
+    format_finite,
+    format_number,
+    format_optional,
+    format_ratio,
+)
+
+
+@section("baseline", title="Beside its baseline", order=40)
+def show_baseline(context: Context) -> Iterator[Element | None]:
+    """Compare the super weights and super activations with those of the baseline."""
+    baseline = context.result.baseline
+    if baseline is None:
+        return
+    yield make_paragraph(
+        f"Held against the baseline {baseline.name} of {baseline.created[:10]}, of {baseline.model.source}: its "
+        f"perplexity was {format_finite(baseline.measurement.loss.perplexity)} under protocol "
+        f"{baseline.protocol.signature}. Its weights were not needed."
+    )
+    weights = [
+        (
+            code(weight.address),
+            format_number(weight.before, 5),
+            format_optional(weight.value, format_number, 5, missing=NOT_MEASURED),
+            format_change(weight.value, weight.before),
+        )
+        for weight in baseline.weights
+    ]
+    yield make_table(
+        "Its super weights, then and now", [*text("Scalar"), *figures("Then", "Now", "Change")], weights
+    )
+    activations = [
+        (
+            format_number(activation.channel),
+            format_number(activation.token),
+            format_number(activation.before),
+            format_finite(activation.value),
+            NOTHING
+            if activation.value is None or not activation.before
+            else format_ratio(activation.value / activation.before),
+        )
+        for activation in baseline.activations
+    ]
+    heads = figures("Channel", "Token", "Then", "Now", "Ratio")
+    yield make_table("Its super activations, then and now", heads, activations)

@@ -1,0 +1,80 @@
+"""What parent and descendant go on with after each prompt, side by side, up to where they part and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+
+from sw_audit.record.descent import Continuation
+from sw_audit.record.verdict import Status, Verdict
+from sw_audit_reports.elements import Block, Element, make_paragraph
+from sw_audit_reports.sections import Context, section
+from sw_audit_reports.text import count, format_number
+
+_LONGEST = 1_000
+"""Characters of a continuation that are shown; a loop is seen in fewer."""
+
+
+@section("continuations", title="What both go on with", order=30)
+def show_continuations(context: Context) -> Iterator[Element | None]:
+    """Show the continuations of each prompt beside each other, with the reason where one falls apart."""
+    descent = context.result.descent
+    if descent is None or not descent.continuations:
+        return
+    yield make_paragraph(
+        "Greedily, from the same prompt. What is underlined comes after the point at which they part."
+    )
+    faults = list_faults(context.verdicts)
+    for continuation in descent.continuations:
+        yield pair_continuation(continuation, faults.get(_name(continuation)))
+
+
+def list_faults(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """List why continuations fall apart, by what the check calls them."""
+    return {
+        finding.label: finding.because
+        for verdict in verdicts
+        if verdict.check == "generation-sane"
+        for finding in verdict.findings
+        if finding.status is Status.FAIL
+    }
+
+
+def pair_continuation(continuation: Continuation, fault: str | None) -> Block:
+    """Put both continuations of a prompt beside each other.
+
+    Args:
+        continuation: What both models went on with.
+        fault: Why the descendant's falls apart; `None` if it does not.
+    """
+    there, here = continuation.parent, continuation.descendant
+    alike, longest = _count_alike(there, here), max(len(there), len(here))
+    summary = "They never part." if alike == longest else f"They part after {format_number(alike)} new tokens."
+    if not continuation.finite:
+        summary += f" After {format_number(len(here))} its logits are not finite."
+    if fault is not None:
+        summary += f" This one falls apart: {fault.partition(';')[0]}."
+    texts = {"Parent": continuation.parent_text, "This model": continuation.descendant_text}
+    same = _count_alike(*texts.values())
+    # Whole words only: a word that begins alike is another word.
+    cut = len(texts["Parent"]) if alike == longest else texts["Parent"][:same].rfind(" ") + 1
+    shown = {name: f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text for name, text in texts.items()}
+    return Block(
+        "continuation.html.j2",
+        {
+            "title": f"After {count(continuation.tokens, 'token')}, {format_number(longest)} new",
+            "prompt": continuation.prompt,
+            "sides": [{"name": name, "alike": text[:cut], "apart": text[cut:]} for name, text in shown.items()],
+            "summary": summary,
+        },
+    )
+
+
+def _count_alike(there: Sequence[object], here: Sequence[object]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(there, here, strict=False)))
+
+
+def _name(continuation: Continuation) -> str:
+    """Name a continuation as the check's findings do."""
+    tokens = continuation.tokens
+    return f"prompt of {tokens} token{'s' if tokens != 1 else ''}, {len(continuation.parent)} new"

@@ -1,0 +1,517 @@
+"""A model beside its parent: what was kept, what was lost, and what putting parts of the parent back recovers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import altair
+
+from sw_audit.policy.policy import Policy
+from sw_audit.record.descent import (
+    DESCENDANT,
+    PARENT,
+    RESTORED_WEIGHTS,
+    ComparedText,
+    Descent,
+    RetainedActivation,
+    RetainedWeight,
+    name_restored_module,
+)
+from sw_audit.record.measurement import Measurement
+from sw_audit.record.verdict import Finding, Verdict
+from sw_audit_reports.elements import (
+    Chart,
+    Element,
+    Table,
+    Words,
+    code,
+    figures,
+    make_paragraph,
+    make_table,
+    make_terms,
+    text,
+)
+from sw_audit_reports.estimates import Estimate, take_estimate
+from sw_audit_reports.plots import (
+    CHANGED,
+    OFF_SCALE,
+    UNCHANGED,
+    ArmRow,
+    plot_arms,
+    plot_magnitudes,
+    refer,
+    tabulate_layers,
+    trace_layers,
+)
+from sw_audit_reports.sections import Context, section
+from sw_audit_reports.text import (
+    NOT_FINITE,
+    NOT_MEASURED,
+    NOTHING,
+    count,
+    format_change,
+    format_finite,
+    format_interval,
+    format_number,
+    format_optional,
+    format_percent,
+    format_percent_interval,
+    format_range,
+    format_ratio,
+)
+from sw_audit_reports.theme import INTACT, TOUCHED, Rows, axis_plain, keep_seen, make_chart
+
+THE_PARENT, THIS_MODEL = "Parent", "This model"
+_PEAK_SERIES = {THE_PARENT: INTACT, THIS_MODEL: TOUCHED}
+SO_FAR, ALONE = "All layers so far", "This layer alone, on the parent's input"
+_NOISE_SERIES = {SO_FAR: TOUCHED, ALONE: INTACT}
+_HEALED = 0.5
+_MODULE = name_restored_module("")
+_PUT_BACK = " put back"
+_ROOM = 26
+"""Characters of a label that the chart of perplexities has room for, beside what is said of it."""
+
+
+def summarize_descent(context: Context) -> Words:
+    """Say in a sentence what a model is beside its parent: what it lost, and what brings it back."""
+    descent = context.result.descent
+    if descent is None:
+        return []
+    label, compared = next(label_texts(descent))
+    ratio = divide_perplexity(compared.measured(DESCENDANT), compared.measured(PARENT))
+    held = find_ratio(context.verdicts, label)
+    interval = format_interval(held.low, held.high, held.limit) if held else ""
+    lost = "Its perplexity is not finite"
+    if ratio is not None:
+        lost = " ".join(filter(None, ("Its perplexity is", format_ratio(ratio), interval, "times its parent's")))
+    return [
+        lost,
+        *_summarize_weights(descent, context.policy),
+        *_summarize_recovery(descent, context.verdicts),
+        ".",
+    ]
+
+
+@section("descent", title="Beside its parent", order=20, summarize=summarize_descent)
+def show_descent(context: Context) -> Iterator[Element | None]:
+    """Compare a model with its parent: weights, activations, quality, errors, recovery, tasks."""
+    descent, verdicts, anchor = context.result.descent, context.verdicts, context.anchor
+    if descent is None:
+        return
+    yield make_paragraph([" ".join(descent.notes)] if descent.notes else [])
+    yield _list_weights(descent)
+    yield _list_activations(descent)
+    yield _show_quality(context, descent, f"{anchor}-descent-quality")
+    yield _show_peaks(descent, context.policy, f"{anchor}-descent-peaks")
+    yield _show_noise(descent, f"{anchor}-descent-noise")
+    yield _list_recovered(list_recovered(descent, verdicts))
+    for label, compared in label_texts(descent):
+        yield _list_text(label, compared, verdicts)
+    yield _list_tasks(descent, verdicts)
+    modules = [(code(name), format_finite(error, format_percent)) for name, error in descent.worst_modules]
+    caption = "Modules whose weights differ most from the parent's, by the norm of the difference"
+    yield make_table(caption, [*text("Module"), *figures("Relative error")], modules, fold=caption)
+    parent = descent.parent
+    yield make_terms(
+        {
+            "Parent": code(parent.source),
+            "Revision": code(parent.revision or ""),
+            "Digest": code(parent.digest),
+            "Measured in": f"{parent.dtype} on {parent.device}",
+        }
+    )
+
+
+def label_texts(descent: Descent) -> Iterator[tuple[str, ComparedText]]:
+    """Yield each text with the name that verdicts know it by; a second one of a name is counted."""
+    names: Counter[str] = Counter()
+    for compared in descent.texts:
+        name = compared.protocol.corpus.name
+        names[name] += 1
+        yield name if names[name] == 1 else f"{name} ({names[name]})", compared
+
+
+def name_part(arm: str) -> str:
+    """Name an arm of a descendant for people."""
+    if arm.startswith(_MODULE):
+        return arm.removeprefix(_MODULE)
+    plain = {PARENT: THE_PARENT, DESCENDANT: THIS_MODEL, RESTORED_WEIGHTS: "Super weights"}
+    return plain.get(arm, arm)
+
+
+def find_ratio(verdicts: Sequence[Verdict], label: str) -> Finding | None:
+    """Find what was concluded of the perplexity ratio on one text."""
+    findings = (one for verdict in verdicts if verdict.check == "perplexity-ratio" for one in verdict.findings)
+    return next((one for one in findings if one.label == label), None)
+
+
+def divide_perplexity(measured: Measurement | None, parent: Measurement | None) -> float | None:
+    """Return a perplexity over the parent's; `None` where either is missing or not finite."""
+    if measured is None or parent is None:
+        return None
+    here, there = measured.loss.perplexity, parent.loss.perplexity
+    return None if here is None or not there else here / there
+
+
+def describe_descent(descent: Descent, policy: Policy) -> list[str]:
+    """Write a model's parent, its perplexity ratio on the first text, and how many super weights it kept."""
+    compared = descent.texts[0]
+    ratio = divide_perplexity(compared.measured(DESCENDANT), compared.measured(PARENT))
+    return [descent.parent.id, format_finite(ratio, format_ratio), describe_kept(descent, policy)]
+
+
+def describe_kept(descent: Descent, policy: Policy) -> str:
+    """Say in a few words how many of the parent's super weights are kept."""
+    total = len(descent.super_weights)
+    kept = sum(_is_kept(weight, policy) for weight in descent.super_weights)
+    return f"{format_number(kept)} of {format_number(total)} kept" if total else NOTHING
+
+
+def _is_kept(weight: RetainedWeight, policy: Policy) -> bool:
+    error = weight.relative_error
+    return error is not None and abs(error) <= policy.checks.super_weight_retained.maximum_error
+
+
+def _summarize_weights(descent: Descent, policy: Policy) -> Words:
+    weights = descent.super_weights
+    if not weights:
+        return []
+    worst = max(weights, key=lambda one: math.inf if one.relative_error is None else abs(one.relative_error))
+    if all(_is_kept(one, policy) for one in weights):
+        single = len(weights) == 1
+        kept = "its super weight is kept" if single else f"all {count(len(weights), 'super weight')} are kept"
+        if not worst.relative_error:
+            return [f"; {kept}"]
+        return [f"; {kept}, changed by {'' if single else 'at most '}{format_change(worst.value, worst.parent)}"]
+    unknown = "what cannot be read" if worst.finite else "what is not finite"
+    here = unknown if worst.value is None else format_number(worst.value)
+    return ["; ", code(worst.address), f" has gone from {format_number(worst.parent)} to {here}"]
+
+
+def _summarize_recovery(descent: Descent, verdicts: Sequence[Verdict]) -> Words:
+    """Tell of the part that recovers most, if that is half of the loss at least: the super weights before all."""
+    shares = [
+        (part.share.value, part)
+        for part in list_recovered(descent, verdicts)
+        if part.share is not None and part.share.value is not None and part.share.value >= _HEALED
+    ]
+    whole = [pair for pair in shares if pair[1].arm == RESTORED_WEIGHTS]
+    value, best = max(whole or shares, key=lambda pair: pair[0], default=(0.0, None))
+    if best is None or best.share is None:
+        return []
+    interval = format_percent_interval(best.share.low, best.share.high)
+    recovered = f" recovers {format_percent(value)}{f' {interval}' if interval else ''} of the loss"
+    if best.arm == RESTORED_WEIGHTS:
+        number = len(descent.parent_location.super_weights)
+        weights = "super weight" if number == 1 else count(number, "super weight")
+        return [f"; putting back its parent's {weights}{recovered}"]
+    return ["; putting back its parent's ", code(best.part), recovered]
+
+
+def _list_weights(descent: Descent) -> Table | None:
+    rows = [
+        (
+            code(weight.address),
+            format_number(weight.parent, 5),
+            format_optional(weight.value, format_number, 5, missing=NOT_MEASURED if weight.finite else NOT_FINITE),
+            format_change(weight.value, weight.parent),
+            format_optional(weight.row_error, format_percent),
+            format_optional(weight.column_error, format_percent),
+        )
+        for weight in descent.super_weights
+    ]
+    heads = [*text("Scalar"), *figures("In the parent", "Here", "Change", "Rest of its row", "Rest of its column")]
+    return make_table("The parent's super weights, there and here", heads, rows)
+
+
+def _list_activations(descent: Descent) -> Table | None:
+    rows = []
+    for activation in descent.super_activations:
+        pairs = zip(activation.value, activation.parent, strict=True)
+        ratios = [here / there for here, there in pairs if here is not None and there]
+        here = [value for value in activation.value if value is not None]
+        whole = len(here) == len(activation.value)
+        attention = [format_optional(sink, format_percent) for sink in (activation.sink_parent, activation.sink)]
+        rows.append(
+            (
+                format_number(activation.channel),
+                format_number(activation.token),
+                f"{activation.layers[0]} to {activation.layers[-1]}" if activation.layers else NOTHING,
+                format_range(activation.parent),
+                format_range(here) if whole else NOT_FINITE,
+                format_range(ratios, 3) if whole else NOT_FINITE,
+                f"{format_number(sum(activation.loudest))} of {format_number(len(activation.loudest))}",
+                " → ".join(attention),
+            )
+        )
+    heads = figures("Channel", "Token", "Layers", "In the parent", "Here", "Ratio", "Loudest", "Attention on it")
+    return make_table("The parent's super activations, there and here", heads, rows)
+
+
+def list_perplexities(descent: Descent, verdicts: Sequence[Verdict]) -> list[ArmRow]:
+    """List perplexities: the parent, the descendant with its interval, then what putting parts back gives."""
+    several = len(descent.texts) > 1
+    rows = []
+    for label, compared in label_texts(descent):
+        parent = compared.measured(PARENT)
+        base = parent.loss.perplexity if parent else None
+        held = find_ratio(verdicts, label)
+        for measured in compared.measurements:
+            name, perplexity = measured.arm.name, measured.loss.perplexity
+            changed = name == DESCENDANT
+            low = high = None
+            if changed and held and base and perplexity is not None:
+                low, high = (None if end is None else end * base for end in (held.low, held.high))
+            title = f"{_shorten(name_part(name))}{'' if name in (PARENT, DESCENDANT) else _PUT_BACK}"
+            group = f"On {label}" if several else ""
+            rows.append(ArmRow(group, title, CHANGED if changed else UNCHANGED, [(perplexity, low, high)]))
+    return rows
+
+
+def _show_quality(context: Context, descent: Descent, id: str) -> Chart:  # noqa: A002
+    arms = list_perplexities(descent, context.verdicts)
+    caption = ["On a logarithmic axis. The diamond is this model, circles the parent and what has parts of it."]
+    points = [point for arm in arms for point in arm.points]
+    if any(low is not None for _, low, _ in points):
+        caption.append(f"Bars are {100 * context.policy.confidence:g} % intervals of its ratio to the parent.")
+    if any(value is None for value, _, _ in points):
+        caption.append(OFF_SCALE)
+    parent = descent.texts[0].measured(PARENT) if len(descent.texts) == 1 else None
+    plot, rows = plot_arms(arms, parent.loss.perplexity if parent else None)
+    title = "Perplexity beside the parent, and with parts of the parent put back"
+    return make_chart(id, title, caption, plot, rows)
+
+
+def list_peaks(descent: Descent) -> Rows:
+    """List the magnitude of the loudest super activation per layer, else the largest of all activations."""
+    followed = _find_loudest(descent)
+    magnitudes: list[tuple[str, int, float | None]] = []
+    if followed is not None:
+        for series, values in ((THE_PARENT, followed.parent), (THIS_MODEL, followed.value)):
+            magnitudes += [(series, *pair) for pair in zip(followed.layers, values, strict=True)]
+    else:
+        for name, series in ((PARENT, THE_PARENT), (DESCENDANT, THIS_MODEL)):
+            measured = descent.texts[0].measured(name)
+            magnitudes += [(series, *pair) for pair in enumerate(measured.peaks if measured else ())]
+    names = {THE_PARENT: "parent", THIS_MODEL: "this model"}
+    return [
+        {
+            "layer": layer,
+            "value": abs(value),
+            "series": series,
+            "tip": f"Layer {layer}, {names[series]}: {format_number(abs(value))}",
+        }
+        for series, layer, value in magnitudes
+        # A logarithmic axis has no place for zero.
+        if value
+    ]
+
+
+def _find_loudest(descent: Descent) -> RetainedActivation | None:
+    activations = [activation for activation in descent.super_activations if activation.layers]
+    return max(activations, key=lambda one: max(map(abs, one.parent), default=0.0), default=None)
+
+
+def _show_peaks(descent: Descent, policy: Policy, id: str) -> Chart | None:  # noqa: A002
+    rows = list_peaks(descent)
+    if not rows:
+        return None
+    followed = _find_loudest(descent)
+    if followed is not None:
+        title = f"The super activation of channel {followed.channel}, layer by layer"
+        caption = f"Magnitude at token {followed.token} of the locating prompt, after each layer."
+        if any(value is None for value in followed.value):
+            caption += " Where it is not finite here, there is no point."
+    else:
+        title = "Largest activation per layer"
+        caption = "Largest magnitude in each layer's output over the text."
+    # What is allowed is on the axis too, so that a small difference looks small.
+    allowed = policy.checks.super_activation_retained
+    ends = (allowed.minimum_ratio, allowed.maximum_ratio)
+    reach = [row["value"] * end for row in rows if row["series"] == THE_PARENT for end in ends if end]
+    plot, data = plot_magnitudes(rows, descent.super_weights, keep_seen(_PEAK_SERIES, rows), reach)
+    table = tabulate_layers("Magnitude after each layer", rows, _PEAK_SERIES)
+    return make_chart(id, title, caption, plot, data, table)
+
+
+def list_noise(descent: Descent) -> Rows:
+    """List noise to signal per layer in decibels, 10 log10(noise / signal); `None` is not finite.
+
+    A layer whose output is the parent's to the last bit has none.
+    """
+    rows: Rows = []
+    for series in _NOISE_SERIES:
+        for error in descent.layers:
+            noise = error.noise if series == SO_FAR else error.own_noise
+            if error.signal <= 0 or noise == 0 or (series == ALONE and noise is None):
+                continue
+            decibels = None if noise is None or noise < 0 else 10 * math.log10(noise / error.signal)
+            tip = f"Layer {error.layer}, {series[0].lower()}{series[1:]}: {_write_decibels(decibels)}"
+            finite = {"value": decibels, "finite": decibels is not None}
+            rows.append({"layer": error.layer, "series": series, "tip": tip, **finite})
+    return rows
+
+
+def _show_noise(descent: Descent, id: str) -> Chart | None:  # noqa: A002
+    rows = list_noise(descent)
+    if not rows:
+        return None
+    caption = [
+        "Noise to signal in the residual stream over scored tokens, in decibels: 0 dB is noise as large as the "
+        "signal. The first token is not scored, so a super activation that is lost there shows one layer later."
+    ]
+    whole = [row for row in rows if row["series"] == SO_FAR and row["finite"]]
+    if whole:
+        worst = max(whole, key=lambda row: float(row["value"]))
+        caption.append(f"The most is {_write_decibels(worst['value'])}, after layer {worst['layer']}.")
+    if not all(row["finite"] for row in rows):
+        caption.append("A triangle at the upper edge marks noise that is not finite.")
+    up = altair.Y("value:Q", axis=axis_plain("Noise to signal, dB"))
+    plot = [refer(0.0), *trace_layers("points", rows, up, keep_seen(_NOISE_SERIES, rows))]
+    table = tabulate_layers(
+        "Noise to signal in the residual stream, dB",
+        rows,
+        _NOISE_SERIES,
+        lambda value: format_number(round(value, 1)),
+    )
+    title = "How far each layer's output is from the parent's"
+    return make_chart(id, title, caption, plot, {"points": rows}, table)
+
+
+def _write_decibels(decibels: float | None) -> str:
+    return NOT_FINITE if decibels is None else f"{format_number(round(decibels, 1))} dB"
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What putting a part of the parent back does on one text.
+
+    Attributes:
+        text: What the text is called.
+        arm: Name of the arm.
+        part: What is put back.
+        ratio: Perplexity over the parent's; `None` if not finite.
+        share: Part of the lost nats that it recovers, with its interval; `None` where no verdict says.
+    """
+
+    text: str
+    arm: str
+    part: str
+    ratio: float | None
+    share: Estimate | None
+
+
+def list_recovered(descent: Descent, verdicts: Sequence[Verdict]) -> list[Recovered]:
+    """List what each part that was put back recovers; shares are taken from the verdicts' findings."""
+    shares = _list_shares(verdicts)
+    recovered = []
+    for label, compared in label_texts(descent):
+        parent = compared.measured(PARENT)
+        for measured in compared.measurements:
+            name = measured.arm.name
+            if name in (PARENT, DESCENDANT):
+                continue
+            # The verdict says how many super weights there are; a module it calls by its whole name.
+            subject = name.removeprefix(_MODULE) if name.startswith(_MODULE) else "super weight"
+            share = next(
+                (point for said, point in shares.items() if said.startswith(f"{label}, ") and subject in said),
+                None,
+            )
+            recovered.append(Recovered(label, name, name_part(name), divide_perplexity(measured, parent), share))
+    return recovered
+
+
+def _list_shares(verdicts: Sequence[Verdict]) -> Mapping[str, Estimate]:
+    return {
+        one.label: take_estimate(one)
+        for verdict in verdicts
+        if verdict.check == "perplexity-ratio"
+        for one in verdict.findings
+        if one.label.endswith(_PUT_BACK)
+    }
+
+
+def _list_recovered(recovered: Sequence[Recovered]) -> Table | None:
+    several = len({part.text for part in recovered}) > 1
+    rows = []
+    for part in recovered:
+        share = part.share or Estimate()
+        # Of a loss that is not finite there is no share.
+        interval = "" if share.value is None else format_percent_interval(share.low, share.high)
+        rows.append(
+            (
+                *([part.text] if several else []),
+                part.part,
+                format_finite(part.ratio, format_ratio),
+                format_optional(share.value, format_percent),
+                interval or NOTHING,
+            )
+        )
+    heads = [
+        *text(*(["Text"] if several else []), "Put back"),
+        *figures("Perplexity ratio", "Loss recovered", "Interval"),
+    ]
+    return make_table("Parts of the parent put back into this model, one at a time", heads, rows)
+
+
+def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) -> Table | None:
+    parent, held = compared.measured(PARENT), find_ratio(verdicts, label)
+    rows = []
+    for measured in compared.measurements:
+        name, agreement = measured.arm.name, measured.agreement
+        interval = format_interval(held.low, held.high, held.limit) if held and name == DESCENDANT else ""
+        agrees: list[str] = [NOTHING] * 5
+        if name != PARENT and any(agreement.tokens):
+            spread = agreement.spread
+            tail = (spread.median, spread.p99, spread.maximum) if spread else (None, None, None)
+            agrees = [
+                format_finite(agreement.mean_divergence, format_number, 3),
+                *(format_optional(end, format_number, 3) for end in tail),
+                format_percent(agreement.top1),
+            ]
+        rows.append(
+            (
+                name_part(name) if name in (PARENT, DESCENDANT) else f"{name_part(name)}{_PUT_BACK}",
+                format_finite(measured.loss.perplexity),
+                format_finite(divide_perplexity(measured, parent), format_ratio),
+                interval or NOTHING,
+                *agrees,
+                format_finite(measured.stop_words.mean_mass) if measured.stop_words else NOTHING,
+                format_percent(measured.choices.accuracy) if measured.choices else NOTHING,
+            )
+        )
+    divergence = ("Mean KL, nats", "Median", "99 %", "Largest")
+    heads = figures("Perplexity", "Ratio", "Interval", *divergence, "Same top token", "Stop-word mass", "Accuracy")
+    caption = f"On the text {label}, under protocol {compared.protocol.signature}"
+    return make_table(caption, [*text("Model"), *heads], rows)
+
+
+def _list_tasks(descent: Descent, verdicts: Sequence[Verdict]) -> Table | None:
+    held = {one.label: one for verdict in verdicts if verdict.check == "task-accuracy" for one in verdict.findings}
+    rows = []
+    for task in descent.tasks:
+        both = (task.parent, task.descendant)
+        pairs = list(zip(*both, strict=True))
+        finding = held.get(task.task)
+        rows.append(
+            (
+                f"{task.task} ({task.metric}, version {task.version})",
+                format_number(len(pairs)),
+                *(format_percent(sum(right) / len(right)) if right else NOTHING for right in both),
+                format_number(sum(there and not here for there, here in pairs)),
+                format_number(sum(here and not there for there, here in pairs)),
+                (finding and format_interval(finding.low, finding.high, finding.limit)) or NOTHING,
+            )
+        )
+    heads = figures("Items", "Parent", "Here", "Lost", "Gained", "Interval of the loss")
+    return make_table("Zero-shot tasks, item by item", [*text("Task"), *heads], rows)
+
+
+def _shorten(name: str) -> str:
+    """Leave out the first parts of a long name: its end tells more."""
+    while len(name) > _ROOM and "." in name:
+        name = name.partition(".")[2]
+    return name

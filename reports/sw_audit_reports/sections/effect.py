@@ -1,0 +1,310 @@
+"""What the super weights do: activations per layer, perplexity in every arm, quality against block size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import altair
+
+from sw_audit.policy.recipe import Recipe
+from sw_audit.record.arm import BASELINE, PRUNED, is_dose, name_rounding
+from sw_audit.record.labels import label_arm, label_granularity
+from sw_audit.record.measurement import Measurement
+from sw_audit.record.record import ModelResult
+from sw_audit_reports.elements import Chart, Table, code, figures, make_table, text
+from sw_audit_reports.estimates import Estimate, group_arm, list_ratios
+from sw_audit_reports.plots import (
+    CHANGED,
+    OFF_SCALE,
+    UNCHANGED,
+    ArmRow,
+    mark_off_scale,
+    plot_arms,
+    plot_magnitudes,
+    refer,
+    tabulate_layers,
+)
+from sw_audit_reports.sections import Context, section
+from sw_audit_reports.text import (
+    NOT_FINITE,
+    NOTHING,
+    format_finite,
+    format_interval,
+    format_number,
+    format_optional,
+    format_percent,
+)
+from sw_audit_reports.theme import (
+    INTACT,
+    SPIKE,
+    TOUCHED,
+    Layers,
+    Rows,
+    axis_log,
+    describe,
+    encode_dash,
+    encode_series,
+    keep_seen,
+    make_chart,
+    place,
+    read_rows,
+    scale_log,
+)
+
+AS_IT_IS, ZEROED, RAW = "Model as it is", "Super weights zeroed", "Down-projection output, raw"
+_LAYER_SERIES = {AS_IT_IS: INTACT, ZEROED: TOUCHED, RAW: SPIKE}
+PLAIN, HELD_OUT = "Plain", "Super weights held out"
+_RECIPE_SERIES = {PLAIN: TOUCHED, HELD_OUT: INTACT}
+_GROUPS = ("", "Super weights", "Controls", "Rounded", "Other")
+
+
+@section("effect", title="What it does", order=70)
+def show_effect(context: Context) -> Iterator[Chart]:
+    """Draw the three charts of a model that is neither a descendant nor only compared; say what does not apply."""
+    result = context.result
+    if result.descent is not None or (result.comparison is not None and not context.verdicts):
+        return
+    yield _show_layers(result, f"{context.anchor}-layers")
+    yield _show_arms(context, f"{context.anchor}-arms")
+    yield _show_recipes(context, f"{context.anchor}-recipes")
+
+
+def list_layers(result: ModelResult) -> Rows:
+    """List the largest magnitude per layer: as the model is, with super weights zeroed, and raw spikes."""
+    trace = result.location.trace
+    peaks = {
+        series: list(enumerate(measured.peaks if (measured := result.measured(arm)) else ()))
+        for arm, series in ((BASELINE.name, AS_IT_IS), (PRUNED, ZEROED))
+    }
+    # Without a corpus pass the locating prompt's own trace still shows the residual stream.
+    if not any(peak for _, peak in peaks[AS_IT_IS]):
+        peaks[AS_IT_IS] = [(seen.layer, seen.residual) for seen in trace]
+    peaks[RAW] = [(seen.layer, seen.down_output) for seen in trace]
+    return [
+        {
+            "layer": layer,
+            "value": value,
+            "series": series,
+            "tip": f"Layer {layer}, {series.lower()}: {format_number(value)}",
+        }
+        for series, values in peaks.items()
+        for layer, value in values
+        # A logarithmic axis has no place for zero.
+        if value is not None and value > 0
+    ]
+
+
+def list_arms(context: Context) -> list[ArmRow]:
+    """List perplexities in the order in which arms were measured, grouped for reading.
+
+    What a dose does is shown by its own chart.
+    """
+    ratios = list_ratios(context.verdicts)
+    baseline = _perplexity(context.result.measured(BASELINE.name))
+    rows: dict[tuple[str, str], ArmRow] = {}
+    for measured in context.result.measurements:
+        if is_dose(measured.arm):
+            continue
+        group, changed = group_arm(measured.arm)
+        label, perplexity = label_arm(measured.arm), _perplexity(measured)
+        row = rows.setdefault((group, label), ArmRow(group, label, CHANGED if changed else UNCHANGED))
+        ratio = ratios.get(measured.arm.name)
+        if ratio is None or baseline is None or perplexity is None:
+            row.points.append((perplexity, None, None))
+        else:
+            low, high = (None if end is None else end * baseline for end in (ratio.low, ratio.high))
+            row.points.append((perplexity, low, high))
+    return sorted(rows.values(), key=lambda row: _GROUPS.index(row.group))
+
+
+def list_recipes(context: Context) -> Rows:
+    """List each recipe's perplexity over that of full precision, plain and held out, in the policy's order."""
+    result, policy = context.result, context.policy
+    ratios = list_ratios(context.verdicts)
+    limits = policy.checks.rtn_holdout_quality.maximum_ratio
+    baseline = _perplexity(result.measured(BASELINE.name))
+    recipes = policy.quantization.parsed()
+    families = {str(recipe): _name_family(recipe) for recipe in recipes}
+    alike = len(set(families.values())) == 1
+    rows: Rows = []
+    for recipe in recipes:
+        notation = str(recipe)
+        for held_out, series in ((False, PLAIN), (True, HELD_OUT)):
+            measured = result.measured(name_rounding(recipe, holdout=held_out))
+            if measured is None or not baseline:
+                continue
+            perplexity = _perplexity(measured)
+            ratio = None if perplexity is None else perplexity / baseline
+            known = ratios.get(measured.arm.name, Estimate())
+            figure = (ratio, known.low, known.high) if ratio is not None else (None, None, None)
+            rows.append(
+                {
+                    "recipe": notation,
+                    "label": label_granularity(recipe) if alike else notation,
+                    "family": families[notation],
+                    "series": series,
+                    "limit": limits.get(notation) if held_out else None,
+                    "interval": format_interval(known.low, known.high),
+                    "tip": f"{notation}, {series.lower()}: {describe(*figure)}",
+                    **place(*figure),
+                }
+            )
+    return rows
+
+
+def _show_layers(result: ModelResult, id: str) -> Chart:  # noqa: A002
+    title = "Largest activation per layer, with and without the super weights"
+    rows = list_layers(result)
+    if not rows:
+        return Chart(id, title, "Left out: no layer was traced and no arm was measured.")
+    series = keep_seen(_LAYER_SERIES, rows)
+    plot, data = plot_magnitudes(rows, result.location.super_weights, series)
+    table = tabulate_layers("Largest absolute activation", rows, series)
+    return make_chart(id, title, _summarize_layers(result, rows), plot, data, table)
+
+
+def _summarize_layers(result: ModelResult, rows: Rows) -> Iterator[str]:
+    top = {row["series"]: row for row in sorted(rows, key=lambda row: float(row["value"]))}
+    figures = {series: f"{format_number(row['value'])}, in layer {row['layer']}" for series, row in top.items()}
+    if AS_IT_IS in figures:
+        yield f"As the model is, the largest activation is {figures[AS_IT_IS]}."
+    if ZEROED in figures:
+        yield f"With the super weights zeroed it is {figures[ZEROED]}."
+    if RAW in figures:
+        layer = top[RAW]["layer"]
+        refused = [one.because for one in result.location.candidates if one.layer == layer and not one.accepted]
+        taken = any(weight.layer == layer for weight in result.location.super_weights)
+        reason = f"; it was turned down: {refused[0].rstrip('.')}" if refused and not taken else ""
+        yield f"The largest raw output of a down-projection is {figures[RAW]}{reason}."
+
+
+def _show_arms(context: Context, id: str) -> Chart:  # noqa: A002
+    title = "Perplexity in every arm"
+    if not context.result.measurements:
+        return Chart(id, title, "Left out: no arm was measured.")
+    arms = list_arms(context)
+    baseline = _perplexity(context.result.measured(BASELINE.name))
+    plot, data = plot_arms(arms, baseline)
+    caption = _summarize_arms(arms, context.policy.confidence)
+    return make_chart(id, title, caption, plot, data, _list_measurements(context.result, baseline))
+
+
+def _summarize_arms(arms: Sequence[ArmRow], confidence: float) -> Iterator[str]:
+    points = [(value, low, arm.label) for arm in arms for value, low, _ in arm.points]
+    finite = [(value, label) for value, _, label in points if value is not None]
+    yield "On a logarithmic axis."
+    if finite:
+        highest, label = max(finite)
+        yield f"The highest is {format_number(highest)} ({label})."
+    yield "Diamonds: the super weights are changed. Circles: they are as they were."
+    if any(low is not None for _, low, _ in points):
+        yield f"Bars are {100 * confidence:g} % intervals, where a check has one."
+    if len(finite) < len(points):
+        yield OFF_SCALE
+
+
+def _list_measurements(result: ModelResult, baseline: float | None) -> Table | None:
+    rows = []
+    for measured in result.measurements:
+        perplexity, agreement = measured.loss.perplexity, measured.agreement
+        words, choices = measured.stop_words, measured.choices
+        rows.append(
+            (
+                code(measured.arm.name),
+                format_finite(perplexity),
+                format_finite(perplexity / baseline if perplexity is not None and baseline else None),
+                format_finite(agreement.mean_divergence),
+                format_percent(agreement.top1) if sum(agreement.tokens) else NOTHING,
+                format_finite(words.mean_mass) if words else NOTHING,
+                format_percent(choices.accuracy) if choices and choices.correct else NOTHING,
+            )
+        )
+    heads = figures("Perplexity", "Ratio", "Divergence, nats", "Same top token", "Stop-word mass", "Accuracy")
+    return make_table("What was measured in every arm", [*text("Arm"), *heads], rows)
+
+
+def _show_recipes(context: Context, id: str) -> Chart:  # noqa: A002
+    title = "Quality against block size, plain and with the super weights held out"
+    rows = list_recipes(context)
+    if not rows:
+        return Chart(id, title, "Left out: no rounding recipe was measured.")
+    listed = [
+        (
+            code(row["recipe"]),
+            "held out" if row["series"] == HELD_OUT else "plain",
+            format_finite(row["value"]),
+            row["interval"] or NOTHING,
+            format_optional(row["limit"]),
+        )
+        for row in rows
+    ]
+    heads = [*text("Recipe", "Super weights"), *figures("Perplexity ratio", "Interval", "Limit")]
+    table = make_table("Perplexity ratio to full precision", heads, listed)
+    return make_chart(id, title, _summarize_recipes(rows), _plot_recipes(rows), {"points": rows}, table)
+
+
+def _summarize_recipes(rows: Rows) -> Iterator[str]:
+    last = rows[-1]["recipe"]
+    words = {
+        row["series"]: f"{format_number(row['value'])} times that of full precision"
+        if row["finite"]
+        else NOT_FINITE
+        for row in rows
+        if row["recipe"] == last
+    }
+    if PLAIN in words:
+        yield f"Perplexity at {last}, plain: {words[PLAIN]}."
+    if HELD_OUT not in words:
+        yield "No super weights, so nothing is held out."
+    elif PLAIN in words:
+        yield f"With the super weights held out: {words[HELD_OUT]}."
+    else:
+        yield f"Perplexity at {last}: {words[HELD_OUT]}."
+    if any(row["limit"] is not None for row in rows):
+        yield "Short bars are the policy's limits."
+    if not all(row["finite"] for row in rows):
+        yield OFF_SCALE
+
+
+def _plot_recipes(rows: Rows) -> Layers:
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    families = {row["family"] for row in rows}
+    alike = len(families) == 1
+    across = altair.X(
+        "label:N",
+        sort=labels,
+        scale=altair.Scale(type="point", padding=0.5),
+        axis=altair.Axis(
+            title=f"One {families.pop()} scale per …" if alike else None,
+            labelAngle=0 if alike else -30,
+            labelLimit=200,
+            ticks=False,
+        ),
+    )
+    series = keep_seen(_RECIPE_SERIES, rows)
+    colour, shape = encode_series(series)
+    up = altair.Y("value:Q", scale=scale_log([1.0]), axis=axis_log())
+    base = read_rows("points").encode(x=across, color=colour)
+    finite = base.transform_filter("datum.finite").encode(y=up)
+    limits = read_rows("points").transform_filter("datum.limit !== null")
+    limits = limits.encode(x=across, y=altair.Y("limit:Q"), text=altair.value("limit"))
+    return [
+        refer(1.0),
+        limits.mark_tick(thickness=2, width=34),
+        limits.mark_text(dx=21, align="left", fontSize=11),
+        finite.mark_rule().encode(y=altair.Y("low:Q"), y2=altair.Y2("high:Q")),
+        finite.mark_line().encode(detail="family:N", strokeDash=encode_dash(series)),
+        finite.mark_point().encode(shape=shape),
+        mark_off_scale(base.transform_filter(f"datum.series == '{PLAIN}'"), aside=-8),
+        mark_off_scale(base.transform_filter(f"datum.series == '{HELD_OUT}'"), aside=8),
+    ]
+
+
+def _perplexity(measured: Measurement | None) -> float | None:
+    return measured.loss.perplexity if measured else None
+
+
+def _name_family(recipe: Recipe) -> str:
+    """Write a recipe without its granularity: recipes of one family make one line."""
+    head, _, *rest = str(recipe).split("/")
+    return "/".join([head, *rest])

@@ -1,0 +1,162 @@
+"""Where the super weights are: coordinates, what the weights alone predict, every candidate, published sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sw_audit.record.arm import BASELINE, PRUNED
+from sw_audit.record.location import Location, Outcome
+from sw_audit.record.lookup import Lookup
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Status, Verdict
+from sw_audit_reports.elements import Cell, Element, Table, Words, code, figures, make_paragraph, make_table, text
+from sw_audit_reports.sections import Context, section
+from sw_audit_reports.text import (
+    count,
+    format_interval,
+    format_number,
+    format_optional,
+    format_percent,
+    join_words,
+    spell,
+)
+
+_NAMED_AT_MOST = 2
+
+
+def summarize_location(context: Context) -> Words:
+    """Say in a sentence what was found in a model and what zeroing it does."""
+    result, location = context.result, context.result.location
+    reason = location.because.rstrip(".")
+    if location.outcome is Outcome.NONE:
+        return [f"No super weight was found: {reason}."]
+    if location.outcome is Outcome.DISTRIBUTED:
+        return [f"A massive activation was found, but no handful of scalars explains it: {reason}."]
+    number = len(location.super_weights)
+    single = number == 1
+    named = _name_coordinates(location)
+    verdict = next((one for one in context.verdicts if one.check == "prune-collapses"), None)
+    effect = _describe_effect(result, verdict)
+    located = f"{spell(number)} super {'weight was' if single else 'weights were'} located"
+    if effect is None:
+        return [f"{located}, ", *named, f"; what zeroing {'it' if single else 'them'} does is not known."]
+    status = None if verdict is None else verdict.status
+    if status is Status.PASS:
+        subject = f"{spell(number)} {'scalar carries' if single else 'scalars carry'} this model"
+        return [f"{subject}: zeroing ", *named, f" {effect}."]
+    if status is Status.FAIL:
+        return [f"{located}, but zeroing ", *named, f" only {effect}."]
+    return [f"{located}: zeroing ", *named, f" {effect}."]
+
+
+@section("location", title="What was found in it", order=65, summarize=summarize_location)
+def show_location(context: Context) -> Iterator[Element | None]:
+    """List the super weights and super activations, and what speaks for and against them."""
+    location = context.result.location
+    yield make_paragraph(f"{location.outcome}: {location.because}")
+    weights = [
+        (
+            code(weight.address),
+            format_number(weight.layer),
+            format_number(weight.row),
+            format_number(weight.column),
+            format_number(weight.value, 5),
+            format_percent(weight.share),
+        )
+        for weight in location.super_weights
+    ]
+    heads = [*text("Scalar"), *figures("Layer", "Row", "Column", "Value", "Share of the spike")]
+    yield make_table("Super weights", heads, weights)
+    yield list_predicted(location)
+    activations = [
+        (
+            format_number(activation.channel),
+            format_number(activation.token),
+            format_number(activation.value),
+            f"{activation.first_layer} to {activation.last_layer}",
+        )
+        for activation in location.super_activations
+    ]
+    yield make_table("Super activations", figures("Channel", "Token", "Value", "Layers"), activations)
+    yield _list_candidates(location)
+    yield list_sources(context.result.published)
+
+
+def list_predicted(location: Location) -> Table | None:
+    """List what the weights alone say of each super weight."""
+    prediction = location.weight_norm_prediction
+    rows = [
+        (
+            _name_scalar(weight.parameter, weight.row, weight.column, weight.expert),
+            f"{format_number(weight.row_rank)} of {format_number(weight.rows)}",
+            format_optional(weight.row_ratio, format_number, 3),
+            f"{format_number(weight.column_rank)} of {format_number(weight.columns)}",
+            format_optional(weight.share, format_percent),
+            "yes" if weight.agrees else "no",
+        )
+        for weight in (prediction.weights if prediction else ())
+    ]
+    ranks = figures("Row's rank", "Row over median", "Column's rank", "Column's share")
+    caption = "Predicted from the weights alone, without a forward pass"
+    return make_table(caption, [*text("Scalar"), *ranks, *text("Agrees")], rows)
+
+
+def list_sources(lookup: Lookup | None) -> Table | None:
+    """List the sources of published coordinates, with the keys by which the check names them."""
+    if lookup is None or lookup.model is None:
+        return None
+    rows = [
+        (code(source.key), f"{source.reference}. {source.note}".rstrip(), source.trust)
+        for source in lookup.sources
+    ]
+    fold = "Who has published coordinates of this model"
+    return make_table(f"Sources on {lookup.model.id}", text("Key", "Source", "Trust"), rows, fold=fold)
+
+
+def _list_candidates(location: Location) -> Table | None:
+    candidates = location.candidates
+    rows = [
+        (
+            _name_scalar(candidate.parameter, candidate.row, candidate.column, candidate.expert),
+            "taken" if candidate.accepted else "turned down",
+            *(format_number(value) for value in (candidate.input_value, candidate.weight, candidate.output_value)),
+            format_percent(candidate.share),
+            candidate.because,
+        )
+        for candidate in candidates
+    ]
+    refused = sum(not candidate.accepted for candidate in candidates)
+    return make_table(
+        "Candidates, looked at one by one",
+        [*text("Scalar", "Outcome"), *figures("Input", "Weight", "Output", "Share"), *text("Why")],
+        rows,
+        fold=f"{count(len(candidates), 'candidate')} looked at, {refused} turned down",
+    )
+
+
+def _name_scalar(parameter: str, row: int, column: int, expert: int | None) -> Cell:
+    return code(f"{parameter}[{'' if expert is None else f'expert {expert}, '}{row}, {column}]")
+
+
+def _name_coordinates(location: Location) -> Words:
+    weights = location.super_weights
+    if len(weights) > _NAMED_AT_MOST:
+        layers = sorted({weight.layer for weight in weights})
+        where = join_words([format_number(layer) for layer in layers])
+        return [f"all of them (in {'layer' if len(layers) == 1 else 'layers'} {where})"]
+    cells: list[str | Cell] = [code(weight.address) for weight in weights]
+    return cells if len(cells) == 1 else [cells[0], " and ", cells[1]]
+
+
+def _describe_effect(result: ModelResult, verdict: Verdict | None) -> str | None:
+    """Say what zeroing does to perplexity, from the verdict's figure or else from the measurements."""
+    pruned, baseline = (result.measured(name) for name in (PRUNED, BASELINE.name))
+    if pruned is None or baseline is None or baseline.loss.perplexity is None:
+        return None
+    if pruned.loss.perplexity is None:
+        return "leaves no finite perplexity"
+    if verdict is not None and verdict.observed is not None:
+        ratio, interval = verdict.observed, format_interval(verdict.low, verdict.high)
+    else:
+        ratio, interval = pruned.loss.perplexity / baseline.loss.perplexity, ""
+    return f"multiplies perplexity by {format_number(ratio)} {interval}".rstrip()

@@ -1,0 +1,124 @@
+"""Where the super weights are: the sentence, what the weights alone predict, and who has published them."""
+
+from __future__ import annotations
+
+import pytest
+from support.evidence import (
+    NOT_PUBLISHED,
+    PARAMETER,
+    PREDICTION,
+    SUPER_WEIGHT,
+    make_evidence,
+    make_location,
+    make_none_evidence,
+    make_published,
+    make_record,
+)
+from support.pages import parse_page
+from support.sections import make_context, read_rows, summarize
+from sw_audit_reports.html import render_html
+from sw_audit_reports.sections.location import list_predicted, list_sources
+
+from sw_audit.index.lookup import find_published
+from sw_audit.index.reading import read_published
+from sw_audit.record.arm import PRUNED
+from sw_audit.record.location import Outcome
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Status, Verdict
+
+COORDINATE = f"{PARAMETER}[37, 211]"
+
+
+def make_collapse(status: Status, observed: float | None = 213.6) -> Verdict:
+    low, high = (None, None) if observed is None else (observed - 2, observed + 2)
+    figures = {"observed": observed, "low": low, "high": high, "status": status}
+    return Verdict.model_validate({"check": "prune-collapses", "model": "specimen", "because": "-", **figures})
+
+
+def say(evidence: ModelResult, *verdicts: Verdict) -> str:
+    return summarize("location", make_context(evidence, verdicts))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sentence"),
+    [
+        (
+            make_collapse(Status.PASS),
+            f"One scalar carries this model: zeroing {COORDINATE} multiplies perplexity by 213.6 [211.6, 215.6].",
+        ),
+        (
+            make_collapse(Status.FAIL, 2.5),
+            f"One super weight was located, but zeroing {COORDINATE} "
+            "only multiplies perplexity by 2.5 [0.5, 4.5].",
+        ),
+        (
+            make_collapse(Status.INCONCLUSIVE, 10.5),
+            f"One super weight was located: zeroing {COORDINATE} multiplies perplexity by 10.5 [8.5, 12.5].",
+        ),
+        (None, f"One super weight was located: zeroing {COORDINATE} multiplies perplexity by 213.6."),
+    ],
+)
+def test_the_sentence_follows_the_verdict_on_the_collapse(verdict: Verdict | None, sentence: str) -> None:
+    assert say(make_evidence(), *([verdict] if verdict else [])) == sentence
+
+
+def test_a_perplexity_that_is_not_finite_is_said_and_what_was_not_measured_is_not_claimed() -> None:
+    sentence = say(make_evidence(ratios={PRUNED: None}), make_collapse(Status.PASS, None))
+    assert sentence == f"One scalar carries this model: zeroing {COORDINATE} leaves no finite perplexity."
+    sentence = say(make_evidence(omit=(PRUNED,)))
+    assert sentence == f"One super weight was located, {COORDINATE}; what zeroing it does is not known."
+
+
+def test_two_scalars_are_named_and_more_are_counted() -> None:
+    def say_of(number: int) -> str:
+        weights = tuple(SUPER_WEIGHT.model_copy(update={"row": row, "layer": row % 2}) for row in range(number))
+        location = make_location().model_copy(update={"super_weights": weights})
+        return say(make_evidence(location=location), make_collapse(Status.PASS))
+
+    two = f"Two scalars carry this model: zeroing {PARAMETER}[0, 211] and {PARAMETER}[1, 211]"
+    assert say_of(2).startswith(two)
+    assert say_of(4).startswith(
+        "Four scalars carry this model: zeroing all of them (in layers 0 and 1) multiplies"
+    )
+
+
+def test_none_and_distributed_say_why() -> None:
+    assert say(make_none_evidence()).startswith("No super weight was found: no channel of")
+    assert "no handful of scalars explains it: six scalars" in say(make_evidence(outcome=Outcome.DISTRIBUTED))
+
+
+def test_what_the_weights_alone_say_has_one_line_per_super_weight() -> None:
+    [row] = read_rows(list_predicted(make_location()))
+    assert row == [COORDINATE, "1 of 128", "31.6", "1 of 344", "94.2 %", "yes"]
+
+
+def test_a_prediction_that_does_not_agree_says_so_and_a_missing_figure_is_not_made_up() -> None:
+    changes = {"agrees": False, "row_rank": 12, "row_ratio": None, "share": None}
+    doubtful = PREDICTION.model_copy(update={"weights": (PREDICTION.weights[0].model_copy(update=changes),)})
+    [row] = read_rows(list_predicted(make_location().model_copy(update={"weight_norm_prediction": doubtful})))
+    assert row[1:] == ["12 of 128", "-", "1 of 344", "-", "no"]
+    assert list_predicted(make_location(Outcome.NONE)) is None
+    assert list_predicted(make_location().model_copy(update={"weight_norm_prediction": None})) is None
+
+
+def test_every_key_that_the_check_names_is_explained() -> None:
+    lookup = find_published(read_published(), "huggyllama/llama-7b")
+    sources = {row[0]: row[1] for row in read_rows(list_sources(lookup))}
+    assert lookup.model is not None
+    assert {key for weight in lookup.model.weights for key in weight.sources} <= set(sources)
+    assert "The Super Weight in Large Language Models" in sources["TEX"]
+    assert "arXiv 2411.07191v2" in sources["TEX"]
+
+
+def test_where_nothing_is_published_there_is_no_table() -> None:
+    assert list_sources(None) is None
+    assert list_sources(NOT_PUBLISHED) is None
+    assert list_sources(make_published().model_copy(update={"sources": ()})) is None
+
+
+def test_the_report_shows_predictions_and_sources_of_the_models_that_have_some() -> None:
+    page = parse_page(render_html(make_record(windows=8, items=8)))
+    # The specimen and the broken one are in the made-up index, the control is not.
+    assert page.text.count("Who has published coordinates of this model") == 2
+    found, charts = page.text.index("What was found"), page.text.index("What it does")
+    assert found < page.text.index("Predicted from the weights alone") < charts

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from support.descent_records import WAIVER
+from support.evidence import make_record
+from sw_audit_reports.conclusion import conclude_model, conclude_record, summarize_record, tally
+
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Status, Verdict
+
+
+def test_the_worst_model_decides_and_one_that_could_not_be_audited_fails() -> None:
+    record = make_record()
+    models = {model.id: model for model in record.models}
+    assert conclude_model(models["specimen"]) is Status.PASS
+    assert conclude_model(models["broken"]) is Status.FAIL
+    assert conclude_model(models["gone"]) is Status.FAIL
+    assert conclude_record(record) is Status.FAIL
+    assert summarize_record(record) == "Of 4 models, 1 passed, 2 failed and 1 could not be audited."
+    alone = record.model_copy(
+        update={"models": (record.results[0].model_copy(update={"verdicts": ()}), *record.failures)}
+    )
+    assert conclude_record(alone) is Status.FAIL
+
+
+def test_nothing_decided_is_inconclusive_and_never_a_pass() -> None:
+    record = make_record()
+    skipped = (
+        result.model_copy(
+            update={
+                "verdicts": tuple(one.model_copy(update={"status": Status.SKIPPED}) for one in result.verdicts)
+            }
+        )
+        for result in record.results
+    )
+    silent = record.model_copy(update={"models": tuple(skipped)})
+    assert conclude_record(silent) is Status.INCONCLUSIVE
+    empty = Record(tool=record.tool, created="", environment=record.environment, policy=record.policy)
+    assert conclude_record(empty) is Status.INCONCLUSIVE
+    assert summarize_record(empty) == "No model was audited."
+
+
+def test_the_tally_counts_what_happened_and_leaves_out_what_did_not() -> None:
+    verdicts = [
+        Verdict(check="a-check", model="m", status=status, because="of a reason")
+        for status in (Status.PASS, Status.SKIPPED, Status.PASS)
+    ]
+    assert [(badge.status, badge.word) for badge in tally(verdicts)] == [
+        ("pass", "2 passed"),
+        ("skipped", "1 skipped"),
+    ]
+    waived = Verdict(check="a-check", model="m", status=Status.FAIL, because="of a reason", waiver=WAIVER)
+    assert [badge.word for badge in tally([*verdicts, waived])] == ["2 passed", "1 skipped", "1 waived"]
