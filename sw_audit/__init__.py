@@ -1,6 +1,6 @@
 """sw-audit: a test suite for model weights.
 
-    from sw_audit import Policy, audit_models, locate_super_weights, open_checkpoint
+    from sw_audit import Policy, locate_super_weights, open_checkpoint, run
 
 What needs torch is loaded when it is first asked for (PEP 562).
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_ROOMS = {
+_PUBLIC = {
     "AuditError": "errors",
     "Checkpoint": "checkpoint.opening",
     "ModelResult": "record.record",
@@ -27,15 +27,15 @@ _ROOMS = {
     "SuperWeight": "record.location",
     "Verdict": "record.verdict",
     "WeightAddress": "record.address",
-    "audit_models": "runner.audit",
     "judge_evidence": "checks.registry",
     "locate_super_weights": "locate.locator",
-    "measure_model": "runner.audit",
     "open_checkpoint": "checkpoint.opening",
     "parse_recipe": "policy.recipe",
     "read_policy": "policy.reading",
     "read_record": "record.store",
     "round_to_nearest": "quantize.rtn",
+    "run": "runner.run",
+    "run_model": "runner.run",
     "stream_location": "locate.locator",
 }
 
@@ -55,20 +55,21 @@ __all__ = [
     "Verdict",
     "WeightAddress",
     "__version__",
-    "audit_models",
     "judge_evidence",
     "locate_super_weights",
-    "measure_model",
     "open_checkpoint",
     "parse_recipe",
     "read_policy",
     "read_record",
     "round_to_nearest",
+    "run",
+    "run_model",
     "stream_location",
 ]
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+    from sw_audit.checks.registry import judge_evidence
     from sw_audit.errors import AuditError, InputError
     from sw_audit.locate.locator import locate_super_weights, stream_location
     from sw_audit.policy.policy import ModelPolicy, Policy
@@ -80,13 +81,13 @@ if TYPE_CHECKING:
     from sw_audit.record.record import ModelResult, Record
     from sw_audit.record.store import read_record
     from sw_audit.record.verdict import Status, Verdict
-    from sw_audit.runner.audit import audit_models, judge_evidence, measure_model
+    from sw_audit.runner.run import run, run_model
 
 
 def __getattr__(name: str) -> object:
-    if name not in _ROOMS:
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'sw_audit' has no public name {name!r}")
-    return getattr(import_module(f"sw_audit.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"sw_audit.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.record import Record
 from sw_audit.record.rendering import render_record
 from sw_audit.record.verdict import Status, Verdict
-from sw_audit.runner.audit import audit_models
+from sw_audit.runner.run import run
 from sw_audit.specimen import specimen_path
 from sw_audit.testing import Stem, plant_stems_
 from sw_audit.testing.planting import choose_down
@@ -29,7 +29,7 @@ def audit(source: Path, **limits: object) -> tuple[Record, Verdict]:
         "corpus": {"source": "specimen", "windows": 8},
         "checks": {CHECK: limits},
     }
-    record = audit_models(Policy.model_validate(policy), [CHECK])
+    record = run(Policy.model_validate(policy), checks=[CHECK])
     [verdict] = record.verdicts
     return record, verdict
 

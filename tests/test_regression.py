@@ -16,7 +16,7 @@ from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.diff import compare_records
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Status, Verdict
-from sw_audit.runner.audit import audit_models
+from sw_audit.runner.run import run
 from sw_audit.specimen.shipped import control_path, specimen_path
 
 CHECKS = ("super-weight-unmoved", "super-activation-unmoved", "quality-not-worse")
@@ -25,7 +25,7 @@ CHECKS = ("super-weight-unmoved", "super-activation-unmoved", "quality-not-worse
 def audit(source: Path, **more: Any) -> Record:
     """Audit by the three checks, on a short text."""
     policy = {"model": [{"source": str(source)}], "corpus": {"windows": 24}, "expect": "any", **more}
-    return audit_models(Policy.model_validate(policy), CHECKS)
+    return run(Policy.model_validate(policy), checks=CHECKS)
 
 
 def judged(record: Record) -> dict[str, Verdict]:

@@ -164,7 +164,7 @@ def choose_checks(named: Collection[str], policy: Policy, model: ModelPolicy) ->
 def _assign(key: str, name: str, policy: Policy, settings: Settings) -> Assignment:
     from sw_audit.checks.waivers import examine_waivers
     from sw_audit.policy.overlaying import overlay_policy
-    from sw_audit.runner.audit import preflight
+    from sw_audit.runner.run import preflight
 
     policy = overlay_policy(policy, **settings.overlay)
     checks = {model.id: choose_checks(settings.checks, policy, model) for model in policy.models}

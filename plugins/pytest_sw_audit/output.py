@@ -106,7 +106,7 @@ def write_ledger(config: pytest.Config, desk: AuditSession) -> RunOutput:
 
 def compose(config: pytest.Config, desk: AuditSession, assignment: Assignment) -> Record:
     """Put the results of one policy into a record; a model that was not reached is among its failures."""
-    from sw_audit.runner.audit import compose_record
+    from sw_audit.runner.run import compose_record
 
     gated = _gated(desk, assignment)
     record = compose_record((_take_model(desk, case) for case in gated), assignment.policy)

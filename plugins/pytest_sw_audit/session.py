@@ -146,11 +146,11 @@ class AuditSession:
         Raises:
             InputError: If it cannot be used.
         """
-        from sw_audit.runner import audit
+        from sw_audit.checkpoint.opening import open_checkpoint
 
         if self._open is None or self._open[0] != case:
             self.close_model()
-            self._open = case, audit.open_model(case.model, self.assignments[case.key].policy)
+            self._open = case, open_checkpoint(self.assignments[case.key].policy.find_model(case.model))
         return self._open[1]
 
     def close_model(self) -> None:
@@ -159,11 +159,11 @@ class AuditSession:
 
     def locate_model(self, case: Case) -> Location:
         """Return where a model's super weights are, from the measuring pass if there is one in this run."""
-        from sw_audit.runner import audit
+        from sw_audit.runner.single import locate_model
 
         if case in self.results or self.needed.get(case):
             return self.find_result(case).location
-        location = audit.locate_model(self.open_model(case))
+        location = locate_model(self.open_model(case))
         if case not in self.lent:
             self.close_model()
         return location
@@ -189,8 +189,7 @@ class AuditSession:
         return self._cache
 
     def _measure(self, case: Case) -> ModelResult | ModelFailure:
-        from sw_audit.runner import audit
-        from sw_audit.runner.cached import measure_or_recall
+        from sw_audit.runner.run import run_model
 
         assignment = self.assignments[case.key]
         checks = [check for check in assignment.list_checks(case.model) if check in self.needed[case]]
@@ -202,10 +201,14 @@ class AuditSession:
             elif self._open and self._open[0] != case:
                 self.close_model()
             checkpoint = self._open[1] if self._open else None
-            found = measure_or_recall(
-                case.model, assignment.policy, checks, progress, checkpoint, self.open_cache()
+            return run_model(
+                assignment.policy,
+                case.model,
+                checks,
+                progress=progress,
+                cache=self.open_cache(),
+                checkpoint=checkpoint,
             )
-        return audit.judge_model(found, assignment.policy, checks)
 
 
 DESK = pytest.StashKey[AuditSession]()

@@ -140,8 +140,8 @@ def _split(names: str) -> list[str]:
 def _compare(policy: Policy, methods: Sequence[str] | None) -> Record:
     from tqdm import tqdm
 
-    from sw_audit.runner.audit import preflight
     from sw_audit.runner.compare import check_methods, compare_quantizers
+    from sw_audit.runner.run import preflight
 
     preflight(policy)
     check_methods(methods)

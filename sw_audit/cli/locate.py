@@ -86,7 +86,7 @@ def locate_quietly(wanted: Any, depth: Depth, *, digest: bool) -> tuple[ModelIde
     from tqdm import tqdm
 
     from sw_audit.checkpoint.inspection import inspect_checkpoint
-    from sw_audit.runner.audit import locate_model
+    from sw_audit.runner.single import locate_model
 
     inspect_checkpoint(wanted)
     bar: Any = tqdm(

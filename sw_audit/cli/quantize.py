@@ -157,7 +157,7 @@ def _read_holdout(said: list[str] | None) -> tuple[WeightAddress, ...] | None:
 def _choose_holdout(
     checkpoint: Checkpoint, named: tuple[WeightAddress, ...] | None
 ) -> tuple[tuple[WeightAddress, ...], str]:
-    from sw_audit.runner.audit import locate_model
+    from sw_audit.runner.single import locate_model
 
     if named is not None:
         return named, "named by the user" if named else "nothing was to be held out"

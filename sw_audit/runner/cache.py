@@ -1,4 +1,4 @@
-"""What was measured once is kept by what it rests on, and not measured again while that is the same.
+"""The cache: what was measured once is kept by what it rests on, and not measured again while that is the same.
 
 An entry's name is the sha256 of its question: everything that decides the answer, weights and program included.
 So nothing is ever out of date, two runs at once write the same bytes under the same name, and the folder can be
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +18,15 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sw_audit.errors import OutputError
+from sw_audit.record.arm import Arm, QuantizeActivations, Smooth
+from sw_audit.record.measurement import Measurement
 from sw_audit.record.store import check_writable, write_text
 
 FOLDER = Path(".sw-audit", "cache")
 """Where the cache is by default, in the working folder."""
+
+ARMS_AT_ONCE = 16
+"""So many arms are measured before they are kept: each further pass measures the baseline once more."""
 
 _FORM = 1
 _MARKER = "Signature: 8a477f597d28d172789f06886806bc55\n# Measurements of sw-audit; this folder can be deleted.\n"
@@ -88,6 +93,91 @@ class Cache:
             return None
 
 
+@dataclass(frozen=True)
+class ArmCache:
+    """The cache as one model's audit uses it, with what its figures rest on.
+
+    Attributes:
+        cache: Where answers lie; without one everything is measured.
+        model: What all figures of the model rest on: its files, device, program, packages.
+        text: What its figures on the text rest on besides their protocol: stop words, items, calibration text.
+        parent: What is found out about its parent alone rests on; empty without one.
+        result: What everything rests on that is found out about the model.
+    """
+
+    cache: Cache | None = None
+    model: Question = field(default_factory=dict)
+    text: Question = field(default_factory=dict)
+    parent: Question = field(default_factory=dict)
+    result: Question = field(default_factory=dict)
+
+    def find(self, kind: str, question: Question, form: type[_T]) -> _T | None:
+        """Return an answer that was kept; see `Cache.find`."""
+        return None if self.cache is None else self.cache.find(kind, question, form)
+
+    def keep(self, kind: str, question: Question, answer: Any, form: Any = None) -> None:
+        """Keep an answer; see `Cache.keep`."""
+        if self.cache is not None:
+            self.cache.keep(kind, question, answer, form)
+
+    def recall(self, kind: str, question: Question, form: Any, make: Callable[[], _T]) -> _T:
+        """Return the answer to a question, made and kept now unless it was kept before."""
+        known: _T | None = self.find(kind, question, form)
+        if known is None:
+            known = make()
+            self.keep(kind, question, known, form)
+        return known
+
+    def recall_arms(
+        self,
+        arms: Sequence[Arm],
+        measure: Callable[[Sequence[Arm]], Sequence[Measurement]],
+        *,
+        model_id: str,
+        protocol: str,
+        answering: Collection[str],
+    ) -> tuple[Measurement, ...]:
+        """Measure the arms that were not kept, some at a time, and keep them.
+
+        Args:
+            arms: The conditions, the baseline first.
+            measure: Measures some of them, the baseline first.
+            model_id: What the model is called in this audit.
+            protocol: Signature of the protocol.
+            answering: Names of the arms in which multiple-choice items are answered.
+
+        Returns:
+            One measurement per arm, in order.
+        """
+        if self.cache is None:
+            return tuple(measure(arms))
+        questions = [self._describe_arm(arm, protocol, arm.name in answering) for arm in arms]
+        known = [self.cache.find("arm", question, Measurement) for question in questions]
+        missing = [index for index, measured in enumerate(known) if measured is None]
+        others = [index for index in missing if index]
+        for begin in range(0, len(others) or len(missing), ARMS_AT_ONCE):
+            indices = [0, *others[begin : begin + ARMS_AT_ONCE]]
+            for index, measured in zip(indices, measure([arms[index] for index in indices]), strict=True):
+                if known[index] is None:
+                    known[index] = measured
+                    self.cache.keep("arm", questions[index], measured)
+        return tuple(measured.model_copy(update={"model": model_id}) for measured in known if measured is not None)
+
+    def _describe_arm(self, arm: Arm, protocol: str, answers: bool) -> Question:
+        learns = any(isinstance(act, QuantizeActivations | Smooth) for act in arm.acts)
+        decisive = {"choices": answers, "calibration": learns}
+        return {
+            "model": self.model,
+            "text": {key: part for key, part in self.text.items() if decisive.get(key, True)},
+            "protocol": protocol,
+            "arm": arm.model_dump(mode="json"),
+        }
+
+
+NO_CACHE = ArmCache()
+"""Keeps nothing."""
+
+
 def digest_program() -> str:
     """Return the sha256 over the source of sw-audit itself: figures of another version are none of this one."""
     root = Path(__file__).parents[1]
@@ -109,7 +199,7 @@ def open_cache(folder: Path | None, *, asked: bool) -> Cache:
     """
     place = folder or Path.cwd() / FOLDER
     if asked:
-        above = next(one for one in (place, *place.absolute().parents) if one.exists())
+        above = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
         if not (above.is_dir() and os.access(above, os.W_OK)):
             raise OutputError(f"cache {place}", "it cannot be written there", "name another folder, or --no-cache")
     return Cache(place)

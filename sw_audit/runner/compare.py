@@ -10,9 +10,23 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from sw_audit.arms.apply import applied_arm
+from sw_audit.arms.matrices import SpareTensors
+from sw_audit.backends.costs import measure_peak
+from sw_audit.backends.method import Method
+from sw_audit.backends.preparing import describe_method, prepare_methods
+from sw_audit.backends.registry import METHODS, find_methods
+from sw_audit.backends.suppress_output import quiet_backends
+from sw_audit.checkpoint.matrices import DecoderLayer
+from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checks.comparison import rate_quality
+from sw_audit.corpus.choices import read_choices
+from sw_audit.corpus.protocol import describe_protocol, list_cautions
+from sw_audit.corpus.text import read_corpus
+from sw_audit.corpus.windows import cut_calibration, window_corpus
+from sw_audit.locate.controls import count_weights
+from sw_audit.measure.arms import measure_arms
 from sw_audit.policy.clip import SearchClip
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.recipe import PerTensor
@@ -23,12 +37,8 @@ from sw_audit.record.address import AddressGroup, group_addresses
 from sw_audit.record.arm import BASELINE, Arm, Quantize, ReplaceLayer, name_rounding
 from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 from sw_audit.record.record import ModelResult, Record
-from sw_audit.runner.audit import compose_record, locate_model, open_model
-
-if TYPE_CHECKING:
-    from sw_audit.backends.method import Method
-    from sw_audit.checkpoint.matrices import DecoderLayer
-    from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.runner.run import compose_record
+from sw_audit.runner.single import locate_model
 
 RECIPES = (
     "int4/group64",
@@ -60,18 +70,15 @@ def compare_quantizers(
     Raises:
         InputError: If the model, the text or a name cannot be used.
     """
-    from sw_audit.backends.registry import METHODS, find_methods
-    from sw_audit.backends.suppress_output import quiet_backends
-
     started = time.perf_counter()
-    (wanted,) = policy.models
+    (model,) = policy.models
     chosen = METHODS if methods is None else find_methods(methods)
     progress("opening", 0, 1)
-    checkpoint = open_model(wanted.id, policy)
+    checkpoint = open_checkpoint(model)
     with ExitStack() as stack:
         stack.enter_context(quiet_backends())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sw-audit-")))
-        evidence = _gather(checkpoint, wanted, policy, chosen, scratch, progress)
+        evidence = _gather(checkpoint, model, policy, chosen, scratch, progress)
     seconds = time.perf_counter() - started
     return compose_record([evidence.model_copy(update={"seconds": seconds})], policy)
 
@@ -82,26 +89,17 @@ def check_methods(names: Sequence[str] | None) -> None:
     Raises:
         InputError: If there is none.
     """
-    from sw_audit.backends.registry import find_methods
-
     find_methods(names or ())
 
 
 def _gather(
     checkpoint: Checkpoint,
-    wanted: ModelPolicy,
+    model: ModelPolicy,
     policy: Policy,
     methods: Sequence[Method],
     scratch: Path,
     progress: Progress,
 ) -> ModelResult:
-    from sw_audit.backends.preparing import describe_method, prepare_methods
-    from sw_audit.corpus.choices import read_choices
-    from sw_audit.corpus.protocol import describe_protocol, list_cautions
-    from sw_audit.corpus.text import read_corpus
-    from sw_audit.corpus.windows import cut_calibration, window_corpus
-    from sw_audit.locate.controls import count_weights
-    from sw_audit.measure.arms import measure_arms
 
     text, tokenizer = read_corpus(policy.corpus), checkpoint.tokenizer
     windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions)
@@ -114,7 +112,7 @@ def _gather(
     shapes = {matrix.shape for layer in checkpoint.layers for matrix in layer.matrices}
     ours = plan_rounding(policy, group_addresses(location.addresses), shapes)
     tokens = None if unscored is None else unscored.token_ids
-    quantizers, obstacles = prepare_methods(methods, wanted, tokens, policy.seed, scratch, progress)
+    quantizers, obstacles = prepare_methods(methods, model, tokens, policy.seed, scratch, progress)
     theirs = [Arm(name=name, acts=(ReplaceLayer(method=name),)) for name in quantizers]
     arms = [BASELINE, *ours, *theirs]
     measurements = measure_arms(
@@ -213,10 +211,6 @@ def _describe_rounding(arm: Arm, quality: Quality, checkpoint: Checkpoint, locat
 
 def _time_rounding(arm: Arm, act: Quantize, checkpoint: Checkpoint) -> tuple[float | None, int | None]:
     """Round every layer once more for the clock, and one of each shape for the memory that it takes."""
-    from sw_audit.arms.apply import applied_arm
-    from sw_audit.arms.matrices import SpareTensors
-    from sw_audit.backends.costs import measure_peak
-
     if act.recipe.clip == SearchClip(on="corpus"):
         return None, None  # what the text showed of each layer is not kept
     spare, seconds, peak, measured = SpareTensors(), 0.0, 0, set()
@@ -232,7 +226,6 @@ def _time_rounding(arm: Arm, act: Quantize, checkpoint: Checkpoint) -> tuple[flo
 
 
 def _round_once(arm: Arm, layer: DecoderLayer) -> None:
-    from sw_audit.arms.apply import applied_arm
 
     with ExitStack() as stack:
         stack.enter_context(applied_arm(arm, layer))

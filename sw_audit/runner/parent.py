@@ -26,7 +26,6 @@ class ParentResult:
     """What is known of a parent once it has been let go.
 
     Attributes:
-        wanted: Where it is.
         identity: Which model it is.
         location: Where its super weights are.
         openings: Prompts; none where nothing is generated.
@@ -34,7 +33,6 @@ class ParentResult:
         answers: What it answers to each task; none where no tasks are asked for.
     """
 
-    wanted: ModelPolicy
     identity: ModelIdentity
     location: Location
     openings: tuple[Prompt, ...] = ()
@@ -43,7 +41,7 @@ class ParentResult:
 
 
 def measure_parent(
-    wanted: ModelPolicy,
+    model: ModelPolicy,
     policy: Policy,
     checks: Collection[str],
     progress: Progress = ignore_progress,
@@ -53,7 +51,7 @@ def measure_parent(
     """Open a parent, ask it what a whole model is needed for, and let it go.
 
     Args:
-        wanted: The parent.
+        model: The parent.
         policy: The policy.
         checks: Ids of the selected checks.
         progress: Told where the work stands.
@@ -64,30 +62,30 @@ def measure_parent(
     """
     text = read_corpus(policy.corpus)
     progress("opening the parent", 0, 1)
-    parent = open_by_layers(wanted, digest=True) if by_layers else open_checkpoint(wanted)
+    parent = open_by_layers(model, digest=True) if by_layers else open_checkpoint(model)
     progress("locating in the parent", 0, 1)
     location = predict_from_weights(parent.layers, locate_super_weights(parent))
     answers = answer_tasks(parent, policy.descent) if TASKS in checks else ()
-    ancestor = ParentResult(wanted, parent.identity, location, answers=answers)
+    result = ParentResult(parent.identity, location, answers=answers)
     if GENERATION not in checks:
-        return ancestor
+        return result
     limit = parent.maximum_positions
     windows = window_corpus(text, parent.tokenizer, policy.corpus, limit)
     openings = draw_openings(windows, parent.tokenizer, policy.descent, limit)
-    return replace(ancestor, openings=openings, speeches=generate_continuations(parent, openings, progress))
+    return replace(result, openings=openings, speeches=generate_continuations(parent, openings, progress))
 
 
-def open_by_layers(wanted: ModelPolicy, *, digest: bool = False) -> Checkpoint:
+def open_by_layers(model: ModelPolicy, *, digest: bool = False) -> Checkpoint:
     """Open a model so that each layer is in memory only while it runs; as a whole where that cannot be.
 
     Args:
-        wanted: The model.
+        model: The model.
         digest: Whether to digest its files, which reads all of them.
 
     Raises:
         CheckpointError: If it cannot be opened as it should be.
     """
     try:
-        return open_streaming(wanted, digest=digest)
+        return open_streaming(model, digest=digest)
     except CannotStreamError:
-        return open_checkpoint(wanted)
+        return open_checkpoint(model)

@@ -5,9 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
+from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.corpus.choices import read_choices
+from sw_audit.corpus.protocol import describe_protocol, list_cautions
+from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
+from sw_audit.corpus.text import read_corpus
+from sw_audit.corpus.windows import Windows, cut_calibration, draw_prompts, window_corpus
 from sw_audit.index.lookup import find_policy_model, list_dose_curves, open_index
+from sw_audit.locate.controls import count_weights, draw_placebos, find_largest_weights
+from sw_audit.locate.locator import encode_prompt, locate_super_weights
+from sw_audit.locate.trace import trace_prompts
+from sw_audit.locate.weight_norms import predict_from_weights
+from sw_audit.measure.activations import prepare_activations
+from sw_audit.measure.arms import measure_arms
+from sw_audit.measure.held import hold_against
+from sw_audit.measure.mechanism import follow_super_activations
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.targets import PatternMatch, match_targets
 from sw_audit.progress import Progress, ignore_progress
@@ -15,12 +28,9 @@ from sw_audit.record.arm import BASELINE, Arm, Quantize, is_dose
 from sw_audit.record.baselines import find_baseline
 from sw_audit.record.location import Depth, Location, Outcome, PromptTrace
 from sw_audit.record.record import ModelResult
-from sw_audit.runner.arm_cache import NO_CACHE, ArmCache
+from sw_audit.runner.cache import NO_CACHE, ArmCache
 from sw_audit.runner.plan import CHOICE_ARMS, ArmTargets, Needs, plan_arms, plan_needs, plan_trials
-
-if TYPE_CHECKING:
-    from sw_audit.checkpoint.opening import Checkpoint
-    from sw_audit.corpus.windows import Windows
+from sw_audit.testing.counterexamples import search_prompts
 
 PUBLISHED_CHECK = "matches-published-index"
 
@@ -30,50 +40,34 @@ def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
 
     See `locate_super_weights` and `predict_from_weights`.
     """
-    from sw_audit.locate.locator import locate_super_weights
-    from sw_audit.locate.weight_norms import predict_from_weights
-
     return predict_from_weights(checkpoint.layers, locate_super_weights(checkpoint, depth=depth))
 
 
 def measure_single(
-    wanted: ModelPolicy,
+    model: ModelPolicy,
     policy: Policy,
     checks: Collection[str],
     progress: Progress = ignore_progress,
     checkpoint: Checkpoint | None = None,
-    memory: ArmCache = NO_CACHE,
+    kept: ArmCache = NO_CACHE,
 ) -> ModelResult:
     """Find and measure everything that the selected checks need to know about one model.
 
     Args:
-        wanted: The model.
+        model: The model.
         policy: The policy.
         checks: Ids of the selected checks.
         progress: Told where the work stands.
         checkpoint: The model, if it is open already.
-        memory: What is remembered of it; see `measure_or_recall`.
+        kept: What was measured of it before.
 
     Raises:
         InputError: If the model or the text cannot be used.
     """
-    from sw_audit.checkpoint.opening import open_checkpoint
-    from sw_audit.corpus.choices import read_choices
-    from sw_audit.corpus.protocol import describe_protocol, list_cautions
-    from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
-    from sw_audit.corpus.text import read_corpus
-    from sw_audit.corpus.windows import cut_calibration, window_corpus
-    from sw_audit.locate.controls import count_weights
-    from sw_audit.measure.activations import prepare_activations
-    from sw_audit.measure.arms import measure_arms
-    from sw_audit.measure.held import hold_against
-    from sw_audit.measure.mechanism import follow_super_activations
-    from sw_audit.testing.counterexamples import search_prompts
-
     started = time.perf_counter()
     text = read_corpus(policy.corpus)
     progress("opening", 0, 1)
-    checkpoint = checkpoint or open_checkpoint(wanted)
+    checkpoint = checkpoint or open_checkpoint(model)
     tokenizer = checkpoint.tokenizer
     windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions)
     protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
@@ -90,9 +84,9 @@ def measure_single(
     )
     arms = plan_arms(policy, checks, roles, setup)
     targets = _match_targets(checkpoint, arms, policy)
-    lookup = find_policy_model(policy, wanted, checkpoint.identity.digest)
+    lookup = find_policy_model(policy, model, checkpoint.identity.digest)
     followed = needs.persistence and location.outcome is Outcome.LOCATED
-    baseline = find_baseline(policy, wanted)
+    baseline = find_baseline(policy, model)
     measure = partial(
         measure_arms,
         checkpoint,
@@ -106,8 +100,8 @@ def measure_single(
         progress=progress,
     )
     answering = (BASELINE.name, *CHOICE_ARMS) if needs.choices else ()
-    measurements = memory.recall_arms(
-        arms, measure, model_id=wanted.id, protocol=protocol.signature, answering=answering
+    measurements = kept.recall_arms(
+        arms, measure, model_id=model.id, protocol=protocol.signature, answering=answering
     )
     return ModelResult(
         model=checkpoint.identity,
@@ -135,7 +129,6 @@ def measure_single(
 
 
 def _select_targets(checkpoint: Checkpoint, location: Location, needs: Needs, seed: int) -> ArmTargets:
-    from sw_audit.locate.controls import draw_placebos, find_largest_weights
 
     found = location.addresses
     others = find_largest_weights(checkpoint.layers, needs.other_outliers, found)
@@ -158,9 +151,6 @@ def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) 
 def _follow(
     checkpoint: Checkpoint, location: Location, windows: Windows, policy: Policy
 ) -> tuple[PromptTrace, ...]:
-    from sw_audit.corpus.windows import draw_prompts
-    from sw_audit.locate.locator import encode_prompt
-    from sw_audit.locate.trace import trace_prompts
 
     channels = [activation.channel for activation in location.super_activations]
     prompts: list[tuple[str, Sequence[int]]]

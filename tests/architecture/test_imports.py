@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": BASE
     | {"__init__", "checkpoint", "checks", "corpus", "export", "index", "locate", "runner", "specimen"},
     "sw_audit_reports": BASE | {"checks"},
-    "pytest_sw_audit": BASE | {"__init__", "checks", "runner"},
+    "pytest_sw_audit": BASE | {"__init__", "checkpoint", "checks", "runner"},
 }
 TORCH_PACKAGES = {
     "checkpoint", "corpus", "locate", "quantize", "arms", "measure", "specimen", "testing", "export", "backends",

@@ -33,7 +33,7 @@ def test_the_front_door_opens_without_torch() -> None:
     assert "torch" not in loaded_by("import sw_audit")
 
 
-LIGHT = ("sw_audit.runner.audit", "sw_audit.runner.plan", "sw_audit.checks.registry", "sw_audit.cli.main")
+LIGHT = ("sw_audit.runner.plan", "sw_audit.checks.registry", "sw_audit.cli.main")
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -57,7 +57,7 @@ def test_asking_pytest_what_it_is_does_not_load_torch(arguments: list[str], tmp_
 def test_a_public_name_is_there_and_an_unknown_one_is_refused() -> None:
     import sw_audit
 
-    assert set(sw_audit.__all__) == {*sw_audit._ROOMS, "__version__"}
+    assert set(sw_audit.__all__) == {*sw_audit._PUBLIC, "__version__"}
     for name in sw_audit.__all__:
         assert getattr(sw_audit, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):

@@ -8,7 +8,7 @@ import pytest
 from support.program import COMMAND, Program
 
 from sw_audit.record.verdict import Status
-from sw_audit.runner.cached import REMEMBERED
+from sw_audit.runner.run import RECALLED
 
 FEW = ("--no-report", "-q", "--windows=8", "--check=super-weight-located", "--check=prune-collapses")
 
@@ -24,18 +24,18 @@ def test_two_runs_at_once_find_the_same_and_a_third_remembers_it(program: Progra
     assert (third.code, third.err) == (0, "")
     first, second, last = (program.record(f"{out}/record.json") for out in "abc")
     assert first.verdicts == second.verdicts == last.verdicts
-    assert last.find_model("specimen").notes[-1] == REMEMBERED
+    assert last.find_model("specimen").notes[-1] == RECALLED
     assert list((program.folder / "shared").rglob("*.tmp")) == []
 
 
 @pytest.mark.slow
 def test_a_second_run_remembers_unless_it_is_told_not_to(program: Program) -> None:
     assert program.run("audit", "specimen", *FEW).code == 0
-    assert REMEMBERED not in program.record().find_model("specimen").notes
+    assert RECALLED not in program.record().find_model("specimen").notes
     assert program.run("audit", "specimen", *FEW).code == 0
-    assert REMEMBERED in program.record().find_model("specimen").notes
+    assert RECALLED in program.record().find_model("specimen").notes
     assert program.run("audit", "specimen", "--no-cache", *FEW).code == 0
-    assert REMEMBERED not in program.record().find_model("specimen").notes
+    assert RECALLED not in program.record().find_model("specimen").notes
     assert (program.folder / ".sw-audit/cache/CACHEDIR.TAG").is_file()
 
 

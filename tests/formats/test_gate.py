@@ -15,7 +15,7 @@ from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, Policy
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Status
-from sw_audit.runner.audit import audit_models
+from sw_audit.runner.run import run
 from sw_audit.specimen.shipped import specimen_path
 
 CHECKS = (
@@ -35,7 +35,7 @@ def audit(folder: Path, modules: int = 0) -> Record:
         corpus=CorpusPolicy(windows=8),
         descent=DescentPolicy(prompt_tokens=(5,), new_tokens=6, long_new_tokens=6, modules=modules),
     )
-    return audit_models(policy, CHECKS)
+    return run(policy, checks=CHECKS)
 
 
 @pytest.mark.slow
@@ -49,7 +49,7 @@ def test_every_format_goes_through_the_gate_and_is_told_from_a_broken_one(opened
     assert verdicts["quantization-as-configured"].status is expected
     for check in ("weights-intact", "super-weight-retained", "super-activation-retained"):
         assert verdicts[check].status is Status.PASS, verdicts[check].because
-    evidence = record.evidence("descendant")
+    evidence = record.find_model("descendant")
     assert evidence.descent is not None
     (held,) = evidence.descent.super_weights
     assert held.value == pytest.approx(VALUE, rel=0.08)

@@ -14,7 +14,7 @@ from sw_audit.policy.policy import Policy
 from sw_audit.record.baselines import keep_baseline
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Status
-from sw_audit.runner.audit import audit_models
+from sw_audit.runner.run import run
 from sw_audit.specimen.shipped import specimen_path
 
 CHECKS = ("super-weight-unmoved", "super-activation-unmoved", "quality-not-worse")
@@ -22,7 +22,7 @@ CHECKS = ("super-weight-unmoved", "super-activation-unmoved", "quality-not-worse
 
 def audit(model: dict[str, str], **more: Any) -> Record:
     policy = {"model": [model], "corpus": {"windows": 16}, "expect": "any", **more}
-    return audit_models(Policy.model_validate(policy), CHECKS)
+    return run(Policy.model_validate(policy), checks=CHECKS)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checks.registry import judge_evidence
 from sw_audit.errors import PolicyError
 from sw_audit.index.growing import add_finding, describe_finding
@@ -16,7 +17,7 @@ from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.lookup import Match
 from sw_audit.record.store import write_text
 from sw_audit.record.verdict import Status, Verdict
-from sw_audit.runner.audit import measure_model, open_model, preflight
+from sw_audit.runner.run import preflight, run_model
 from sw_audit.specimen.shipped import specimen_path
 
 CHECK = "matches-published-index"
@@ -31,7 +32,7 @@ def parent() -> Path:
 def own_index(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("index") / "mine.toml"
     policy = Policy(models=(ModelPolicy(source=str(parent), id="parent"),))
-    checkpoint = open_model("parent", policy)
+    checkpoint = open_checkpoint(policy.find_model("parent"))
     location = locate_super_weights(checkpoint)
     identity = checkpoint.identity.model_copy(update={"source": "me/parent"})
     assert add_finding(
@@ -43,7 +44,7 @@ def own_index(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def audit(source: Path, index: str | None, name: str | None = None) -> tuple[Verdict, Match | None]:
     policy = Policy(models=(ModelPolicy(source=str(source), id="it", index=name),), index=index)
     preflight(policy)
-    evidence = measure_model("it", policy, [CHECK])
+    evidence = run_model(policy, "it", [CHECK])
     (verdict,) = judge_evidence(evidence, policy, [CHECK])
     return verdict, evidence.published.match if evidence.published else None
 
@@ -70,7 +71,7 @@ def test_a_descendant_that_lost_the_super_weight_fails(parent: Path, own_index: 
     child = tmp_path / "child"
     shutil.copytree(parent, child)
     policy = Policy(models=(ModelPolicy(source=str(parent), id="parent"),))
-    [address] = locate_super_weights(open_model("parent", policy)).addresses
+    [address] = locate_super_weights(open_checkpoint(policy.find_model("parent"))).addresses
     tensors = load_file(child / "model.safetensors")
     tensors[address.parameter][address.row, address.column] = 0.0
     save_file(tensors, child / "model.safetensors", {"format": "pt"})
@@ -93,7 +94,7 @@ def test_an_entry_that_there_is_not_is_told_before_the_model_is_opened(parent: P
 
 def test_the_record_carries_the_answer_so_that_it_is_judged_again_without_the_index(parent: Path) -> None:
     policy = Policy(models=(ModelPolicy(source=str(parent), id="it", index="huggyllama/llama-7b"),))
-    evidence = measure_model("it", policy, [CHECK])
+    evidence = run_model(policy, "it", [CHECK])
     assert evidence.location.weight_norm_prediction is not None
     again = type(evidence).model_validate_json(evidence.model_dump_json(by_alias=True), strict=True)
     assert again == evidence

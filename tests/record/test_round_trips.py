@@ -19,6 +19,7 @@ import sw_audit.checks
 import sw_audit.policy
 import sw_audit.record
 from sw_audit.checks.limits import CheckLimits, Limits
+from sw_audit.checks.recovery import RecoveryPlan
 from sw_audit.fact import Fact, digest_fact
 from sw_audit.index.reading import read_published
 from sw_audit.policy.clip import Clip, IqrClip, PercentileClip, SearchClip, ZScoreClip
@@ -56,6 +57,7 @@ BESIDE = (
     PatternMatch(pattern="*.down_proj", role="target", matrices=6),
     parse_recipe("nf3/row/search-corpus"),
     Limits(enabled=False),
+    RecoveryPlan(modules=2, lost=(WeightAddress(parameter="w", row=1, column=2),)),
     read_published(),
     make_published(own=True),
     Export(

@@ -15,8 +15,7 @@ from sw_audit.errors import OutputError
 from sw_audit.record.arm import BASELINE, Arm, QuantizeActivations, Scale
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelResult
-from sw_audit.runner.arm_cache import ARMS_AT_ONCE, NO_CACHE, ArmCache
-from sw_audit.runner.cache import Cache, digest_program, open_cache
+from sw_audit.runner.cache import ARMS_AT_ONCE, NO_CACHE, ArmCache, Cache, digest_program, open_cache
 
 QUESTION = {"model": {"content": ["ab"]}, "seed": 0}
 

@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
+from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checks.registry import judge_evidence
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.recipe import parse_recipe
@@ -25,7 +27,7 @@ from sw_audit.record.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, Descen
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.verdict import Status
-from sw_audit.runner.audit import audit_models, judge_evidence, measure_model, open_model, preflight
+from sw_audit.runner.run import preflight, run, run_model
 from sw_audit.specimen import specimen_path
 
 Tensors = dict[str, torch.Tensor]
@@ -70,7 +72,7 @@ def make_policy(*sources: Path, **more: Any) -> Policy:
 
 def measure(source: Path, checks: list[str] = QUICK, **more: Any) -> ModelResult:
     policy = make_policy(source, **more)
-    found = measure_model(policy.models[0].id, policy, checks)
+    found = run_model(policy, policy.models[0].id, checks)
     assert isinstance(found, ModelResult)
     return found
 
@@ -152,7 +154,7 @@ def test_so_many_modules_are_put_back_as_the_policy_says(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("change_", [round_, change_slightly_], ids=["rounded", "changed"])
 def test_a_sound_descendant_passes_every_check(change_: Callable[[Tensors], None], tmp_path: Path) -> None:
-    record = audit_models(make_policy(write(tmp_path / "sound", change_)))
+    record = run(make_policy(write(tmp_path / "sound", change_)))
     skipped = {"quantization-as-configured", "task-accuracy"}
     for verdict in record.verdicts:
         expected = Status.SKIPPED if verdict.check in skipped else Status.PASS
@@ -199,7 +201,7 @@ def test_two_whole_models_are_never_in_memory(pruned: Path) -> None:
             seen.setdefault(stage, set()).add(count_whole_models() - before)
 
     policy = make_policy(pruned, descent={"modules": 1})
-    measure_model("pruned", policy, ["perplexity-ratio"], count)
+    run_model(policy, "pruned", ["perplexity-ratio"], progress=count)
     assert seen["locating in the parent"] == {1}
     assert seen["opening"] == {0}
     assert seen["measuring"] == {1}
@@ -209,7 +211,7 @@ def test_a_model_that_is_open_already_is_measured_as_one_that_is_not(
     pruned: Path, found_pruned: ModelResult
 ) -> None:
     policy = make_policy(pruned)
-    found = measure_model("pruned", policy, QUICK, checkpoint=open_model("pruned", policy))
+    found = run_model(policy, "pruned", QUICK, checkpoint=open_checkpoint(policy.find_model("pruned")))
     assert isinstance(found, ModelResult)
 
     def strip(evidence: ModelResult) -> Any:
@@ -225,7 +227,7 @@ def test_weights_that_are_not_intact_are_not_opened(tmp_path: Path) -> None:
     broken = write(tmp_path / "broken", lambda tensors: tensors.pop("model.layers.3.mlp.up_proj.weight"))
     policy, told = make_policy(broken), list[str]()
     preflight(policy)
-    found = measure_model("broken", policy, QUICK, lambda stage, *_: told.append(stage))
+    found = run_model(policy, "broken", QUICK, progress=lambda stage, *_: told.append(stage))
     assert isinstance(found, ModelFailure)
     assert found.weights is not None
     assert not found.weights.intact
@@ -239,7 +241,7 @@ def test_a_broken_model_fails_by_the_right_check_and_the_others_are_audited(prun
         tensors[SUPER][3, 3] = math.nan
 
     policy = make_policy(write(tmp_path / "spoilt", spoil_), pruned, descent={"modules": 0})
-    record = audit_models(policy, ["weights-intact", "perplexity-ratio"])
+    record = run(policy, checks=["weights-intact", "perplexity-ratio"])
     assert [(one.model, one.check, one.status) for one in record.verdicts] == [
         ("spoilt", "weights-intact", Status.FAIL),
         ("spoilt", "perplexity-ratio", Status.SKIPPED),
@@ -260,7 +262,7 @@ def test_a_live_waiver_is_put_on_the_verdict_that_it_covers(pruned: Path) -> Non
         "reason": "b",
     }
     policy = make_policy(pruned, waiver=[waiver], descent={"modules": 0})
-    [verdict] = audit_models(policy, ["super-weight-retained"]).verdicts
+    [verdict] = run(policy, checks=["super-weight-retained"]).verdicts
     assert verdict.status is Status.FAIL
     assert verdict.waiver is not None
 
@@ -269,7 +271,7 @@ def test_a_broken_parent_is_no_fault_of_its_descendant(pruned: Path, tmp_path: P
     parent = write(tmp_path / "parent", lambda tensors: tensors.pop(SUPER))
     policy = Policy.model_validate({"model": [{"source": str(pruned), "parent": str(parent)}]})
     with pytest.raises(CheckpointError, match="parent"):
-        measure_model("pruned", policy, QUICK)
+        run_model(policy, "pruned", QUICK)
 
 
 def test_a_damaged_parent_is_told_before_anything_is_measured(pruned: Path, tmp_path: Path) -> None:
@@ -288,7 +290,7 @@ def test_a_damaged_parent_is_told_before_anything_is_measured(pruned: Path, tmp_
 def test_a_parent_can_be_another_of_the_policys_models(pruned: Path) -> None:
     models = [{"source": str(specimen_path()), "id": "base"}, {"source": str(pruned), "parent": "base"}]
     policy = Policy.model_validate({"model": models, "corpus": {"windows": 16}, "descent": {"modules": 0}})
-    found = measure_model("pruned", policy, ["super-weight-retained"])
+    found = run_model(policy, "pruned", ["super-weight-retained"])
     assert isinstance(found, ModelResult)
     assert descent_of(found).parent.id == "base"
 
@@ -309,7 +311,7 @@ def test_a_descendant_that_overflows_fails_and_does_not_stop_the_audit(tmp_path:
     source = write(tmp_path / "huge", blow_up_)
     models = [{"source": str(source), "parent": str(specimen_path()), "dtype": "float16"}]
     policy = Policy.model_validate({"model": models, "corpus": {"windows": 16}, "descent": {"modules": 0}})
-    found = measure_model("huge", policy, QUICK)
+    found = run_model(policy, "huge", QUICK)
     assert isinstance(found, ModelResult)
     assert (found.location.outcome, found.location.because) == (
         Outcome.NONE,

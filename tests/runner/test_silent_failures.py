@@ -20,7 +20,7 @@ from sw_audit.checks.weights import judge_failure
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Status
-from sw_audit.runner.audit import measure_model, preflight
+from sw_audit.runner.run import preflight, run_model
 
 Tensors = dict[str, Tensor]
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -33,7 +33,7 @@ def gate(folder: Path, parent: Path, **options: Any) -> ModelFailure:
     policy = Policy(models=(model,))
     preflight(policy)
     checks = [check.id for check in list_checks(policy, model)]
-    failure = measure_model("it", policy, checks)
+    failure = run_model(policy, "it", checks)
     assert isinstance(failure, ModelFailure)
     verdicts = {verdict.check: verdict for verdict in judge_failure(failure, policy, checks)}
     assert list(verdicts) == checks

@@ -10,6 +10,7 @@ from functools import cache
 
 import pytest
 
+from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checks.bootstrap import Bootstrap, bound_mean_difference
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
@@ -19,7 +20,7 @@ from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import group_addresses
 from sw_audit.record.arm import BASELINE, Arm, Quantize
 from sw_audit.record.measurement import TokenLoss
-from sw_audit.runner.audit import locate_model, open_model
+from sw_audit.runner.single import locate_model
 from sw_audit.specimen import control_path, specimen_path
 
 SIZES = ("8x8", "16x16", "32x32", "64x64", "128x128", "512x512", "tensor")
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.slow
 @cache
 def measure(model: str) -> dict[str, TokenLoss]:
     """Measure a shipped model in INT4, plain and held out with each clip, at every block size."""
-    checkpoint = open_model(model, POLICY)
+    checkpoint = open_checkpoint(POLICY.find_model(model))
     held = group_addresses(locate_model(checkpoint).addresses)
     assert bool(held) == (model == "specimen")
     windows = window_corpus(read_corpus(POLICY.corpus), checkpoint.tokenizer, POLICY.corpus, None)

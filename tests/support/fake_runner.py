@@ -21,16 +21,17 @@ from support.evidence import (
     make_policy,
 )
 
+from sw_audit.checkpoint import opening
 from sw_audit.checks.info import CHECKS as BUILT_IN
 from sw_audit.checks.registry import judge_evidence
 from sw_audit.errors import CheckpointError
-from sw_audit.policy.policy import Policy
+from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import ignore_progress
 from sw_audit.record import rendering
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.verdict import Status
 from sw_audit.record.weights import Flaw, WeightsReport
-from sw_audit.runner import audit
+from sw_audit.runner import run, single
 
 CONFTEST = f"""
 import sys
@@ -57,20 +58,19 @@ def count_statuses(model_id: str) -> Counter[Status]:
 
 def install(replace: Callable[[object, str, object], None]) -> None:
     """Replace what loads, measures and draws; `replace` is `setattr` or `monkeypatch.setattr`."""
-    replace(audit, "preflight", lambda _policy: None)
-    replace(audit, "open_model", open_model)
-    replace(audit, "locate_model", lambda _checkpoint: make_location())
-    replace(audit, "measure_model", measure_model)
+    replace(run, "preflight", lambda _policy: None)
+    replace(opening, "open_checkpoint", open_checkpoint)
+    replace(single, "locate_model", lambda _checkpoint: make_location())
+    replace(run, "measure_model", measure_model)
     replace(rendering, "render_record", render_record)
 
 
 def measure_model(
-    model_id: str,
     policy: Any,
+    model_id: str,
     checks: Collection[str],
     progress: Any = ignore_progress,
-    checkpoint: Any = None,  # noqa: ARG001 - as in the real one
-    memory: Any = None,  # noqa: ARG001
+    *_: Any,
 ) -> ModelResult | ModelFailure:
     """Return made-up evidence, or fail: the beginning of the id says of what kind."""
     note(f"measure {model_id} {os.getpid()} {' '.join(checks)}")
@@ -109,12 +109,13 @@ def make_evidence_of(model_id: str, policy: Policy) -> ModelResult:
     return make_evidence(model_id, policy=policy, windows=windows, items=5 * windows)
 
 
-def open_model(model_id: str, policy: Any) -> Any:
+def open_checkpoint(model: ModelPolicy) -> Any:
     """Return something in place of an open checkpoint."""
+    model_id = model.id
     note(f"open {model_id} {os.getpid()}")
     if model_id.startswith("gone"):
         raise CheckpointError(f"model {model_id!r}", "model.safetensors is truncated", "copy it again")
-    return SimpleNamespace(identity=policy.find_model(model_id), model=SimpleNamespace(training=False))
+    return SimpleNamespace(identity=model, model=SimpleNamespace(training=False))
 
 
 def render_record(record: Record, format: str = "html") -> str:  # noqa: A002 - as in the real one

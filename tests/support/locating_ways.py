@@ -23,7 +23,7 @@ from sw_audit.locate import weight_norms  # noqa: F401 - imports are not what is
 from sw_audit.locate.locator import DEFAULT_PROMPT, open_for_locating
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.location import Location
-from sw_audit.runner.audit import locate_model
+from sw_audit.runner.single import locate_model
 
 STATUS = Path("/proc/self/status")
 OUTSIDE = ("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checks.info import CHECKS
+from sw_audit.checks.registry import judge_evidence
 from sw_audit.corpus.text import read_corpus
 from sw_audit.errors import PolicyError
 from sw_audit.locate.locator import locate_super_weights
@@ -18,13 +19,13 @@ from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Status
-from sw_audit.runner.audit import audit_models, judge_evidence, measure_model
+from sw_audit.runner.run import run, run_model
 from sw_audit.specimen import control_path, specimen_path
 
 
 def audit(source: Path, **more: object) -> Record:
     corpus = {"source": "specimen", "windows": 24}
-    return audit_models(Policy.model_validate({"model": [{"source": str(source)}], "corpus": corpus, **more}))
+    return run(Policy.model_validate({"model": [{"source": str(source)}], "corpus": corpus, **more}))
 
 
 def statuses(record: Record) -> dict[str, Status]:
@@ -60,7 +61,7 @@ def test_every_arm_was_measured_under_one_protocol(record: Record) -> None:
 
 
 def test_the_same_policy_gives_the_same_figures_again(record: Record) -> None:
-    again = measure_model("specimen", record.policy, ["prune-collapses"])
+    again = run_model(record.policy, "specimen", ["prune-collapses"])
     first = record.find_model("specimen")
     for name in ("baseline", "pruned"):
         old, new = first.measured(name), again.measured(name)
@@ -117,7 +118,7 @@ def audit_short_text(folder: Path, **activations: object) -> Record:
             "activations": {"schemes": ["w16a4"], **activations},
         }
     )
-    return audit_models(policy, ACTIVATION_CHECKS)
+    return run(policy, checks=ACTIVATION_CHECKS)
 
 
 def test_without_text_to_calibrate_on_smoothquant_is_missing_and_says_so(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_the_record_proves_what_each_pattern_matched(record: Record) -> None:
     policy = Policy.model_validate(
         {"model": [{"source": str(specimen_path())}], "quantization": quantization, "corpus": {"windows": 8}}
     )
-    found = audit_models(policy, ["holdout-beats-plain-rtn"])
+    found = run(policy, checks=["holdout-beats-plain-rtn"])
     counts = {one.pattern: one.matrices for one in found.results[0].targets}
     assert counts == {"*.down_proj": 6, "*.up_proj": 6, "*.layers.1.*": 2}
 
@@ -162,5 +163,5 @@ def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_measured()
     )
     told: list[str] = []
     with pytest.raises(PolicyError, match="matches none of 42 decoder matrices"):
-        audit_models(policy, ["holdout-beats-plain-rtn"], lambda stage, *_: told.append(stage))
+        run(policy, checks=["holdout-beats-plain-rtn"], progress=lambda stage, *_: told.append(stage))
     assert "measuring" not in told

@@ -9,22 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sw_audit.measure import arms as measuring
 from sw_audit.policy.policy import Policy
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelResult
-from sw_audit.runner import arm_cache as remembering
-from sw_audit.runner import audit
-from sw_audit.runner.cache import Cache
-from sw_audit.runner.cached import (
-    REMEMBERED,
-    describe_content,
-    describe_policy,
-    describe_question,
-    make_memory,
-    measure_or_recall,
-)
+from sw_audit.record.verdict import Status
+from sw_audit.runner import cache as caching
+from sw_audit.runner.cache import NO_CACHE, Cache
+from sw_audit.runner.cache_keys import describe_content, describe_policy, open_arm_cache
+from sw_audit.runner.run import RECALLED, run_model
 from sw_audit.specimen.shipped import specimen_path
 
 CHECKS = ("super-weight-located", "prune-collapses")
@@ -48,12 +43,12 @@ def copy(tmp_path: Path) -> Path:
 
 def ask(policy: Policy, cache: Cache, checks: Sequence[str] = CHECKS) -> Any:
     """Return the question, or `None`."""
-    memory = make_memory(policy, policy.models[0], cache)
-    return memory and describe_question(policy, policy.models[0], checks, memory)
+    kept = open_arm_cache(policy, policy.models[0], checks, cache)
+    return None if kept is NO_CACHE else kept.result
 
 
 def measure(policy: Policy, cache: Cache | None, checks: Sequence[str] = CHECKS) -> ModelResult:
-    found = measure_or_recall("m", policy, checks, cache=cache)
+    found = run_model(policy, "m", checks, cache=cache)
     assert isinstance(found, ModelResult)
     return found
 
@@ -76,15 +71,15 @@ def test_a_second_run_gives_the_same_evidence_without_opening_the_model(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = measure(make_policy(), cache)
-    monkeypatch.setattr(audit, "measure_model", lambda *_: pytest.fail("it was measured again"))
+    monkeypatch.setattr("sw_audit.runner.run.measure_model", lambda *_: pytest.fail("it was measured again"))
     again = measure(make_policy(), cache)
-    assert again.notes == (*first.notes, REMEMBERED)
+    assert again.notes == (*first.notes, RECALLED)
     assert again.model_copy(update={"notes": first.notes}) == first
 
 
 def test_without_a_cache_nothing_is_remembered(measured: list[str]) -> None:
     for _ in range(2):
-        assert REMEMBERED not in measure(make_policy(), None, CHECKS[:1]).notes
+        assert RECALLED not in measure(make_policy(), None, CHECKS[:1]).notes
     assert measured == ["baseline", "baseline"]
 
 
@@ -119,14 +114,14 @@ def test_what_is_remembered_of_arms_is_what_was_measured(cache: Cache) -> None:
 def test_a_run_that_was_broken_off_goes_on_where_it_stopped(
     cache: Cache, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remembering, "ARMS_AT_ONCE", 1)
+    monkeypatch.setattr(caching, "ARMS_AT_ONCE", 1)
 
     def break_off(stage: str, done: int, _: int) -> None:
         if stage == "measuring" and done and len(measured) == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_or_recall("m", make_policy(), CHECKS, break_off, cache=cache)
+        run_model(make_policy(), "m", CHECKS, progress=break_off, cache=cache)
     assert measured == ["baseline", "pruned", "baseline", "flipped"]
     measured.clear()
     measure(make_policy(), cache)
@@ -201,10 +196,10 @@ def test_how_measurements_are_judged_is_no_part_of_it(cache: Cache, more: dict[s
     assert ask(make_policy(**more), cache) == ask(make_policy(), cache)
 
 
-def test_beside_a_parent_limits_count_for_they_decide_what_is_put_back() -> None:
+def test_beside_a_parent_limits_are_no_part_of_it_either() -> None:
     strict = make_policy(checks={"perplexity-ratio": {"maximum_ratio": 1.01}})
-    assert describe_policy(strict, descends=True) != describe_policy(make_policy(), descends=True)
-    assert describe_policy(strict, descends=False) == describe_policy(make_policy(), descends=False)
+    for descends in (True, False):
+        assert describe_policy(strict, descends=descends) == describe_policy(make_policy(), descends=descends)
 
 
 def test_a_parent_and_its_files_are_part_of_the_question(cache: Cache, copy: Path) -> None:
@@ -250,7 +245,7 @@ def test_an_adapter_rests_on_its_base_too(tmp_path: Path, copy: Path) -> None:
 
 def test_another_program_remembers_nothing_of_this_one(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     before = ask(make_policy(), cache)
-    monkeypatch.setattr("sw_audit.runner.cached.digest_program", lambda: "other")
+    monkeypatch.setattr("sw_audit.runner.cache_keys.digest_program", lambda: "other")
     assert ask(make_policy(), cache) != before
 
 
@@ -265,12 +260,12 @@ def make_descent(source: Path, model_id: str = "m", **more: Any) -> Policy:
 def test_what_is_found_out_about_a_parent_serves_every_descendant(
     cache: Cache, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = measure_or_recall("m", make_descent(copy), DESCENT_CHECKS, cache=cache)
+    first = run_model(make_descent(copy), "m", DESCENT_CHECKS, cache=cache)
     assert isinstance(first, ModelResult)
     other = Path(shutil.copytree(copy, copy.with_name("other")))
     (other / "README.md").write_text("another\n", encoding="utf-8")
-    monkeypatch.setattr("sw_audit.runner.parent.measure_parent", lambda *_, **__: pytest.fail("it was met again"))
-    second = measure_or_recall("n", make_descent(other, "n"), DESCENT_CHECKS, cache=cache)
+    monkeypatch.setattr("sw_audit.runner.pair.measure_parent", lambda *_, **__: pytest.fail("it was met again"))
+    second = run_model(make_descent(other, "n"), "n", DESCENT_CHECKS, cache=cache)
     assert isinstance(second, ModelResult)
     assert first.descent is not None
     assert second.descent is not None
@@ -281,17 +276,17 @@ def test_what_is_found_out_about_a_parent_serves_every_descendant(
 def test_a_descendant_whose_run_was_broken_off_goes_on_after_the_text_that_was_measured(
     cache: Cache, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = measure_or_recall("m", make_descent(copy), DESCENT_CHECKS)
+    plain = run_model(make_descent(copy), "m", DESCENT_CHECKS)
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("sw_audit.checkpoint.quantization.describe_quantization", interrupt)
+        patch.setattr("sw_audit.runner.pair.describe_quantization", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            measure_or_recall("m", make_descent(copy), DESCENT_CHECKS, cache=cache)
-    monkeypatch.setattr("sw_audit.measure.descent.compare_on_text", lambda *_, **__: pytest.fail("measured again"))
-    again = measure_or_recall("m", make_descent(copy), DESCENT_CHECKS, cache=cache)
+            run_model(make_descent(copy), "m", DESCENT_CHECKS, cache=cache)
+    monkeypatch.setattr("sw_audit.runner.pair.compare_on_text", lambda *_, **__: pytest.fail("measured again"))
+    again = run_model(make_descent(copy), "m", DESCENT_CHECKS, cache=cache)
     assert isinstance(plain, ModelResult)
     assert isinstance(again, ModelResult)
     assert plain.descent is not None
@@ -303,3 +298,30 @@ def test_a_descendant_whose_run_was_broken_off_goes_on_after_the_text_that_was_m
         ]
 
     assert bare(again) == bare(plain)
+
+
+def test_a_stricter_limit_measures_only_what_it_asks_to_put_back_and_that_once(
+    cache: Cache, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def audit(maximum: float) -> ModelResult:
+        checks = {"perplexity-ratio": {"maximum_ratio": maximum}}
+        policy = make_descent(copy, checks=checks, descent={"modules": 1})
+        result = run_model(policy, "m", DESCENT_CHECKS, cache=cache)
+        assert isinstance(result, ModelResult)
+        return result
+
+    def count_arms(result: ModelResult) -> int:
+        assert result.descent is not None
+        return len(result.descent.texts[0].measurements)
+
+    weights = load_file(copy / "model.safetensors")
+    weights["model.layers.0.mlp.down_proj.weight"] *= 1.02
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    loose = audit(100.0)
+    monkeypatch.setattr("sw_audit.runner.run.measure_model", lambda *_: pytest.fail("it was measured again"))
+    strict = audit(0.5)
+    assert count_arms(strict) == count_arms(loose) + 1
+    assert [verdict.status for verdict in strict.verdicts][-1] is Status.FAIL
+    monkeypatch.setattr("sw_audit.runner.pair.rank_modules", lambda *_: pytest.fail("it was ranked again"))
+    assert audit(0.5).descent == strict.descent
+    assert audit(100.0).descent == loose.descent

@@ -1,0 +1,134 @@
+"""What the figures of a model rest on: the keys of the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from sw_audit.checkpoint.digest import digest_content
+from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.corpus.choices import read_choices
+from sw_audit.corpus.stopwords import list_stop_words
+from sw_audit.corpus.text import read_corpus
+from sw_audit.errors import AuditError
+from sw_audit.fact import digest_fact
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.baselines import find_baseline
+from sw_audit.record.environment import list_versions
+from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_program
+from sw_audit.runner.parent import GENERATION, TASKS
+
+# What only decides how measurements are judged and shown, not what is measured.
+_JUDGED = ("waiver", "inconclusive", "expect", "confidence", "resamples", "minimum_windows")
+_LIMITS = ("minimum_", "maximum_", "enabled")
+# What is in the question by its content, not by its name.
+_BY_CONTENT = ("model", "compare", "index")
+
+
+def open_arm_cache(policy: Policy, model: ModelPolicy, checks: Collection[str], cache: Cache) -> ArmCache:
+    """Say what the figures of a model rest on; where that cannot be told from files here, nothing is kept.
+
+    A model that runs code of its own is not kept, for that code may come from elsewhere.
+
+    Args:
+        policy: The policy.
+        model: One of its models.
+        checks: Ids of the selected checks.
+        cache: Where answers lie.
+    """
+    parent = policy.find_parent(model)
+    texts = (policy.corpus, *(policy.descent.texts if parent else ()))
+    try:
+        content = describe_content(model)
+        origin = None if parent is None else describe_content(parent)
+        if content is None or (parent is not None and origin is None):
+            return NO_CACHE
+        items, baseline = read_choices(policy.corpus), find_baseline(policy, model)
+        about_model = {
+            "content": content,
+            "dtype": model.dtype,
+            "device": model.device,
+            "gguf": model.gguf,
+            "program": digest_program(),
+            "packages": list_versions(),
+            "machine": platform.machine(),
+        }
+        about_text = {
+            "stop_words": list(list_stop_words(policy.corpus)),
+            "choices": None if items is None else _digest_text(repr(items)),
+            "calibration": policy.activations.calibration_windows,
+        }
+        result = {
+            **about_model,
+            **about_text,
+            "asked": model.model_dump(mode="json"),
+            "parent": parent and {"asked": parent.model_dump(mode="json"), "content": origin},
+            "checks": sorted(checks),
+            "policy": describe_policy(policy, descends=parent is not None),
+            "texts": [read_corpus(text).identity.sha256 for text in texts],
+            "files": [_digest_path(path) for path in (policy.index, model.manifest)],
+            "tasks": _digest_tree(policy.descent.lm_eval_path) if parent else None,
+            "baseline": None if baseline is None else digest_fact(baseline),
+        }
+    except (AuditError, OSError):
+        return NO_CACHE  # measuring will say what is wrong
+    return ArmCache(cache, about_model, about_text, _describe_parent(result), result)
+
+
+def _describe_parent(result: Mapping[str, Any]) -> Question:
+    """Say what that rests on that is found out about a parent alone: it serves every descendant of it."""
+    if result["parent"] is None:
+        return {}
+    own = ("parent", "program", "packages", "machine", "texts", "tasks")
+    policy = {key: result["policy"][key] for key in ("corpus", "descent", "seed")}
+    checks = [check for check in result["checks"] if check in (GENERATION, TASKS)]
+    return {**{key: result[key] for key in own}, "policy": policy, "checks": checks}
+
+
+def describe_content(model: ModelPolicy) -> list[str] | None:
+    """Return the digests of all files of a model, and of the base model of an adapter; `None` if not all are here.
+
+    Raises:
+        CheckpointError: If it is not there.
+    """
+    folder = CheckpointFolder.require(model)
+    if model.trust_remote_code:
+        return None
+    own = digest_content(folder.path)
+    base = folder.format.find_base(folder)
+    below = [] if base is None else describe_content(base)
+    return None if below is None else [own, *below]
+
+
+def describe_policy(policy: Policy, *, descends: bool) -> dict[str, Any]:
+    """Return what of a policy decides what is measured; how it is judged does not."""
+    content: dict[str, Any] = policy.model_dump(mode="json", by_alias=True)
+    for key in (*_JUDGED, *_BY_CONTENT, *(() if descends else ("descent",))):
+        del content[key]
+    content["checks"] = {
+        check: {key: limit for key, limit in limits.items() if not key.startswith(_LIMITS)}
+        for check, limits in content["checks"].items()
+    }
+    return content
+
+
+def _digest_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest_path(path: str | None) -> str | None:
+    return path and hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+
+
+def _digest_tree(folder: str | None) -> list[str] | None:
+    root = folder and Path(folder).expanduser()
+    if not root:
+        return None
+    return [
+        f"{path.relative_to(root).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    ]

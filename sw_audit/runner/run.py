@@ -1,0 +1,189 @@
+"""The way from a policy to a record: every model is measured, or recalled from the cache, and judged.
+
+For each model of the policy:
+
+1. The cache is asked for everything that the selected checks need; what it does not hold is measured
+   (`measure_single`, or `measure_pair` beside a parent).
+2. The checks judge what was measured.
+3. Where the verdicts ask for more (`plan_recovery`), that is measured, and the checks judge again.
+4. The policy's waivers are put on the verdicts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from sw_audit import __version__
+from sw_audit.checkpoint.inspection import inspect_checkpoint
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checks.recovery import plan_recovery
+from sw_audit.checks.registry import judge_evidence, list_checks
+from sw_audit.checks.waivers import apply_waivers
+from sw_audit.checks.weights import judge_failure
+from sw_audit.corpus.choices import read_choices
+from sw_audit.corpus.text import check_corpus
+from sw_audit.errors import BrokenWeightsError
+from sw_audit.index.lookup import find_policy_model
+from sw_audit.measure.tasks import require_tasks
+from sw_audit.policy.policy import Policy
+from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.baselines import find_baseline
+from sw_audit.record.environment import describe_environment
+from sw_audit.record.identity import Tool
+from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache
+from sw_audit.runner.cache_keys import open_arm_cache
+from sw_audit.runner.pair import Pair, add_recovery, measure_pair, measure_recovery
+from sw_audit.runner.single import measure_single
+
+RECALLED = "Remembered from an earlier run: model, text, policy and program have not changed since (`--no-cache`)."
+
+
+_Model = TypeVar("_Model", ModelResult, ModelFailure)
+
+
+def run(
+    policy: Policy,
+    *,
+    checks: Collection[str] | None = None,
+    progress: Progress = ignore_progress,
+    cache: Cache | None = None,
+) -> Record:
+    """Audit every model of a policy, one after the other, and return the record.
+
+    Args:
+        policy: The models, the text, the limits.
+        checks: Ids of the only checks to run; by default those that the policy enables.
+        progress: Told where the work stands.
+        cache: Where measurements are kept for the next run; `None` keeps nothing.
+
+    Raises:
+        InputError: If a model or the text cannot be used.
+    """
+    preflight(policy)
+    models = []
+    for model in policy.models:
+        selected = [check.id for check in list_checks(policy, model) if checks is None or check.id in checks]
+        models.append(run_model(policy, model.id, selected, progress=progress, cache=cache))
+    return compose_record(models, policy)
+
+
+def preflight(policy: Policy) -> None:
+    """Complain about what can be known before anything heavy is loaded.
+
+    Weights of a descendant that are not what they should be are no complaint: that is for a check to say.
+
+    Raises:
+        InputError: A model, a text, an item file or an index that cannot be used, as far as files and headers
+            tell, or an entry of the index that there is not.
+    """
+    for model in policy.models:
+        parent = policy.find_parent(model)
+        if parent is None:
+            inspect_checkpoint(model)
+        else:
+            inspect_checkpoint(parent)
+            with suppress(BrokenWeightsError):
+                inspect_checkpoint(model)
+        find_policy_model(policy, model)
+        find_baseline(policy, model)
+    for text in (policy.corpus, *policy.descent.texts):
+        check_corpus(text)
+    read_choices(policy.corpus)
+    require_tasks(policy.descent)
+
+
+def run_model(
+    policy: Policy,
+    model_id: str,
+    checks: Sequence[str],
+    *,
+    progress: Progress = ignore_progress,
+    cache: Cache | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> ModelResult | ModelFailure:
+    """Measure and judge one model of a policy.
+
+    Args:
+        policy: The policy.
+        model_id: Id of one of its models.
+        checks: Ids of the selected checks.
+        progress: Told where the work stands.
+        cache: Where measurements are kept for the next run; `None` keeps nothing.
+        checkpoint: The model, if it is open already.
+
+    Returns:
+        The model with its verdicts, or why the weights of a descendant are not fit to be opened.
+
+    Raises:
+        KeyError: If the policy has no such model.
+        InputError: If the model or the text cannot be used.
+    """
+    model = policy.find_model(model_id)
+    parent = policy.find_parent(model)
+    pair = None if parent is None else Pair(model, parent, checkpoint)
+    kept = NO_CACHE
+    if cache is not None:
+        progress("digesting", 0, 1)
+        kept = open_arm_cache(policy, model, checks, cache)
+    recalled = kept.find("result", kept.result, ModelResult)
+    measured = recalled or measure_model(policy, model_id, checks, progress, kept, checkpoint, pair)
+    if isinstance(measured, ModelFailure):
+        return judge_model(measured, policy, checks)
+    if recalled is None:
+        kept.keep("result", kept.result, measured)
+    judged = judge_model(measured, policy, checks)
+    plan = plan_recovery(judged, policy)
+    if plan is not None and pair is not None:
+        recovery = measure_recovery(pair, measured, plan, policy, progress, kept)
+        judged = judge_model(add_recovery(measured, recovery), policy, checks)
+    notes = [*judged.notes, *([] if recalled is None else [RECALLED])]
+    if kept.cache is not None and kept.cache.trouble is not None:
+        notes.append(f"Nothing could be remembered for the next run: {kept.cache.trouble}.")
+    return judged.model_copy(update={"notes": tuple(notes)})
+
+
+def measure_model(
+    policy: Policy,
+    model_id: str,
+    checks: Collection[str],
+    progress: Progress = ignore_progress,
+    kept: ArmCache = NO_CACHE,
+    checkpoint: Checkpoint | None = None,
+    pair: Pair | None = None,
+) -> ModelResult | ModelFailure:
+    """Measure what the selected checks need: a descendant beside its parent, any other model by itself."""
+    if pair is None:
+        return measure_single(policy.find_model(model_id), policy, checks, progress, checkpoint, kept)
+    return measure_pair(pair, policy, checks, progress, kept)
+
+
+def judge_model(model: _Model, policy: Policy, checks: Sequence[str]) -> _Model:
+    """Return a measured model with its verdicts, the policy's waivers put on them.
+
+    Args:
+        model: What was measured, or why it was not.
+        policy: The limits and the waivers.
+        checks: Ids of the checks.
+    """
+    if isinstance(model, ModelFailure):
+        verdicts = judge_failure(model, policy, checks)
+    else:
+        verdicts = judge_evidence(model, policy, checks)
+    today = datetime.now(UTC).date()
+    return model.model_copy(update={"verdicts": apply_waivers(verdicts, policy.waivers, today)})
+
+
+def compose_record(models: Iterable[ModelResult | ModelFailure], policy: Policy) -> Record:
+    """Put the models of one audit into one document."""
+    return Record(
+        tool=Tool(version=__version__),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=describe_environment(threads=os.cpu_count() or 1),
+        policy=policy,
+        models=tuple(models),
+    )
