@@ -20,7 +20,7 @@ from sw_audit.checks.baseline import judge_activation, judge_weight
 from sw_audit.checks.limits_of_descent import SuperActivationUnmovedLimits, SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError
 from sw_audit.locate.locator import locate_super_weights
-from sw_audit.measure.held import read_location
+from sw_audit.measure.retention import read_location
 from sw_audit.record.baseline import HeldActivation, HeldWeight
 from sw_audit.record.baselines import choose_baseline, open_baseline
 from sw_audit.record.location import Location

@@ -11,9 +11,15 @@ from sw_audit.arms.replacement import LayerFactory
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.corpus.windows import Windows
-from sw_audit.measure.batches import ChoiceBatch, WindowBatch, batch_choices, batch_windows
 from sw_audit.measure.engine import Observer, run_arms
-from sw_audit.measure.readers import ChoiceReader, WindowReader
+from sw_audit.measure.readers import (
+    ChoiceBatch,
+    ChoiceReader,
+    WindowBatch,
+    WindowReader,
+    batch_choices,
+    batch_windows,
+)
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.arm import Arm
 from sw_audit.record.measurement import Measurement
@@ -59,25 +65,27 @@ def measure_arms(
     Raises:
         CorpusError: If an item does not suit the model.
     """
-    vocabulary = max(one.vocabulary for one in (checkpoint, parent) if one is not None)
+    vocabulary = max(model.vocabulary for model in (checkpoint, parent) if model is not None)
     batches: list[WindowBatch | ChoiceBatch] = [*batch_windows(windows, vocabulary)]
     batches += batch_choices(choices, checkpoint.tokenizer, bos, vocabulary, checkpoint.maximum_positions)
     scored = len(batches)
     batches += [] if calibration is None else batch_windows(calibration, vocabulary)
     answers = [number == 0 or arm.name in choice_arms for number, arm in enumerate(arms)]
     models = [checkpoint if number or parent is None else parent for number in range(len(arms))]
-    firsts, places = _find_alike(list(zip(map(id, models), [arm.acts for arm in arms], answers, strict=True)))
+    firsts, runs_of_arms = _find_alike(
+        list(zip(map(id, models), [arm.acts for arm in arms], answers, strict=True))
+    )
     reader = WindowReader(len(firsts), len(windows.token_ids), stop_words, spread=parent is not None)
     chooser = ChoiceReader(len(firsts), [item.answer for item in choices], [len(item.choices) for item in choices])
 
     def read(batch: int, arm: int, logits: Tensor, baseline: Tensor) -> None:
-        found = batches[batch]
-        if isinstance(found, WindowBatch):
-            reader.read(found, arm, logits, baseline)
+        read_batch = batches[batch]
+        if isinstance(read_batch, WindowBatch):
+            reader.read(read_batch, arm, logits, baseline)
         else:
-            chooser.read(found, arm, logits)
+            chooser.read(read_batch, arm, logits)
 
-    runs = run_arms(
+    done = run_arms(
         checkpoint,
         [arms[first] for first in firsts],
         [batch.token_ids for batch in batches],
@@ -95,14 +103,14 @@ def measure_arms(
             model=models[number].identity.id,
             arm=arm,
             protocol=protocol,
-            loss=reader.loss(place),
-            agreement=reader.agreement(place),
-            stop_words=reader.stop_words(place),
-            choices=chooser.accuracy(place) if answers[number] else None,
-            peaks=runs[place].peaks,
-            seconds=runs[place].seconds if firsts[place] == number else 0.0,
+            loss=reader.loss(run),
+            agreement=reader.agreement(run),
+            stop_words=reader.stop_words(run),
+            choices=chooser.accuracy(run) if answers[number] else None,
+            peaks=done[run].peaks,
+            seconds=done[run].seconds if firsts[run] == number else 0.0,
         )
-        for number, (arm, place) in enumerate(zip(arms, places, strict=True))
+        for number, (arm, run) in enumerate(zip(arms, runs_of_arms, strict=True))
     )
 
 

@@ -65,9 +65,9 @@ class CalibrationNotes:
         return Calibration(
             largest=self._largest,
             runner_up=self._runner_up,
-            mean_square={one: (found / self._rows[one]).float() for one, found in self._squares.items()},
+            mean_square={name: (sums / self._rows[name]).float() for name, sums in self._squares.items()},
             operands=self._operands,
-            feeds=tuple(NormFeed(name, self._weighted[name], tuple(found)) for name, found in fed.items()),
+            feeds=tuple(NormFeed(name, self._weighted[name], tuple(fed[name])) for name in fed),
             tokens=self._tokens,
         )
 

@@ -1,12 +1,20 @@
-"""Measures a descendant beside its parent: both on one text, and what putting parts of the parent back does."""
+"""Measures a descendant beside its parent: both on one text, and with parts of the parent put back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from sw_audit.checkpoint.calls import LayerCall, take_states
+from sw_audit.checkpoint.experts import FusedExperts, find_first_tensor, follow_experts
+from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.protocol import describe_protocol
 from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
@@ -14,12 +22,11 @@ from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, window_corpus
 from sw_audit.errors import CheckpointError
 from sw_audit.measure.arms import measure_arms
-from sw_audit.measure.batches import batch_windows
-from sw_audit.measure.layers import LayerNotes
+from sw_audit.measure.readers import WindowBatch, batch_windows
 from sw_audit.measure.retention import is_alike, translate_address
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.progress import Progress, ignore_progress
-from sw_audit.record.address import group_addresses
+from sw_audit.record.address import WeightAddress, group_addresses
 from sw_audit.record.arm import Arm, SetTo, SwapModules
 from sw_audit.record.descent import (
     DESCENDANT,
@@ -32,6 +39,11 @@ from sw_audit.record.descent import (
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import SuperWeight
 from sw_audit.record.protocol import Protocol
+
+_DESCENDANT = 1
+"""The arm with the descendant as it is."""
+_PROBED_COLUMNS = 64
+"""Columns that are looked at of a matrix that has to be probed, besides those of super weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,34 +61,34 @@ class SharedText:
     stop_words: torch.Tensor
 
 
-def share_text(parent: Checkpoint, descendant: Checkpoint, wanted: CorpusPolicy, seed: int) -> SharedText:
+def share_text(parent: Checkpoint, descendant: Checkpoint, policy: CorpusPolicy, seed: int) -> SharedText:
     """Cut a text for two models that are to be compared token by token.
 
     Args:
         parent: The parent.
         descendant: The descendant.
-        wanted: The text.
+        policy: The text.
         seed: Seed of everything that is drawn; part of the protocol.
 
     Raises:
         CorpusError: If it cannot be read, or is too short.
         CheckpointError: If the two make different tokens of it.
     """
-    text = read_corpus(wanted)
-    limits = [one for one in (parent.maximum_positions, descendant.maximum_positions) if one is not None]
+    text = read_corpus(policy)
+    limits = [model.maximum_positions for model in (parent, descendant) if model.maximum_positions is not None]
     ours, theirs = (
-        window_corpus(text, one.tokenizer, wanted, min(limits, default=None)) for one in (descendant, parent)
+        window_corpus(text, model.tokenizer, policy, min(limits, default=None)) for model in (descendant, parent)
     )
     if not torch.equal(ours.token_ids, theirs.token_ids):
         raise CheckpointError(
             f"model {descendant.identity.source!r} beside its parent {parent.identity.source!r}",
-            f"their tokenizers make different tokens of the text {wanted.source!r}",
+            f"their tokenizers make different tokens of the text {policy.source!r}",
             "put the parent's tokenizer beside the descendant's weights, or name the model that it was made from",
         )
     return SharedText(
         ours,
         describe_protocol(text, ours, descendant.tokenizer, descendant.identity.dtype, seed),
-        stop_word_ids(list_stop_words(wanted), descendant.tokenizer),
+        stop_word_ids(list_stop_words(policy), descendant.tokenizer),
     )
 
 
@@ -97,12 +109,12 @@ def compare_on_text(
         text: The text.
         counterfactuals: What is put back.
         progress: Told after each layer and each batch of logits.
-        layers: Whether layers are held against each other, which runs each of the descendant's once more.
+        layers: Whether layers are compared, which runs each of the descendant's once more.
 
     Returns:
         The measurements, and one entry per layer; none if nobody asked or the two are not of one shape.
     """
-    notes = LayerNotes(batch_windows(text.windows, max(parent.vocabulary, descendant.vocabulary)))
+    errors = LayerErrorObserver(batch_windows(text.windows, max(parent.vocabulary, descendant.vocabulary)))
     measurements = measure_arms(
         descendant,
         [Arm(name=PARENT), Arm(name=DESCENDANT), *counterfactuals],
@@ -110,20 +122,20 @@ def compare_on_text(
         protocol=text.protocol.signature,
         stop_words=text.stop_words,
         parent=parent,
-        observer=notes if layers and is_alike(parent, descendant) else None,
+        observer=errors if layers and is_alike(parent, descendant) else None,
         progress=progress,
     )
-    return ComparedText(protocol=text.protocol, measurements=measurements), tuple(notes.errors)
+    return ComparedText(protocol=text.protocol, measurements=measurements), tuple(errors.errors)
 
 
 def restore_super_weights(
     parent: Checkpoint, descendant: Checkpoint, super_weights: Sequence[SuperWeight]
 ) -> Arm | None:
     """Return the arm in which the parent's super weights are put back; `None` if it has none of them."""
-    found = [(weight, translate_address(parent, descendant, weight.address)) for weight in super_weights]
+    addresses = [(weight, translate_address(parent, descendant, weight.address)) for weight in super_weights]
     acts = tuple(
         SetTo(addresses=group_addresses([address]), value=weight.value)
-        for weight, address in found
+        for weight, address in addresses
         if address is not None
     )
     return Arm(name=RESTORED_WEIGHTS, acts=acts) if acts else None
@@ -138,26 +150,214 @@ def restore_module(module: str) -> Arm:
     return Arm(name=name_restored_module(module), acts=(SwapModules(modules=(module,)),))
 
 
-def list_differences(parent: Checkpoint, descendant: Checkpoint, there: ModelIdentity) -> Iterator[str]:
+def list_differences(parent: Checkpoint, descendant: Checkpoint, parent_identity: ModelIdentity) -> Iterator[str]:
     """Say what a reader should know of two models that are compared.
 
     Args:
         parent: The parent.
         descendant: The descendant.
-        there: Which model the parent is, its digest included.
+        parent_identity: Which model the parent is, its digest included.
     """
-    here = descendant.identity
-    if here.digest and here.digest == there.digest:
+    ours, theirs = descendant.identity, parent_identity
+    if ours.digest and ours.digest == theirs.digest:
         yield "Its weight files are those of its parent, byte for byte: is that what was to be compared?"
-    if (here.layers, here.hidden_size) != (there.layers, there.hidden_size):
+    if (ours.layers, ours.hidden_size) != (theirs.layers, theirs.hidden_size):
         yield (
-            f"It has {here.layers} layers of width {here.hidden_size}, its parent {there.layers} of width "
-            f"{there.hidden_size}: layers and modules are not held against each other."
+            f"It has {ours.layers} layers of width {ours.hidden_size}, its parent {theirs.layers} of width "
+            f"{theirs.hidden_size}: layers and modules are not held against each other."
         )
     if descendant.vocabulary != parent.vocabulary:
         yield (
             f"It knows {descendant.vocabulary} tokens, its parent {parent.vocabulary}: distributions are compared "
             "on the tokens that both know."
         )
-    if here.dtype != there.dtype:
-        yield f"It was measured in {here.dtype}, its parent in {there.dtype}."
+    if ours.dtype != theirs.dtype:
+        yield f"It was measured in {ours.dtype}, its parent in {theirs.dtype}."
+
+
+class LayerErrorObserver:
+    """Observes how far a descendant is from its parent, layer by layer, over the scored tokens.
+
+    What is not scored is left out of signal and noise: the token that a window begins with carries a massive
+    activation in most models, beside which every error would look small.
+
+    Args:
+        batches: The windows, as given to `run_arms`.
+
+    Attributes:
+        errors: One entry per layer that both models have, as far as the parent is finite.
+    """
+
+    def __init__(self, batches: Sequence[WindowBatch]) -> None:
+        self.errors: list[LayerError] = []
+        self._scored = [_mark_scored(batch) for batch in batches]
+        self._down_input, self._down_output = _Peak(), _Peak()
+
+    @contextmanager
+    def watching(self, arm: int, layer: DecoderLayer) -> Iterator[None]:
+        """Watch the down-projections of the descendant as it is."""
+        with ExitStack() as stack:
+            if arm == _DESCENDANT:
+                self._down_input, self._down_output = _Peak(), _Peak()
+                for down in layer.down_projections:
+                    if down.fused is None:
+                        stack.callback(down.module.register_forward_hook(self._note, with_kwargs=True).remove)
+                for fused in layer.fused_experts:
+                    note = partial(self._note_experts, fused)
+                    stack.callback(fused.module.register_forward_hook(note, with_kwargs=True).remove)
+            yield
+
+    def see(
+        self,
+        layer: DecoderLayer,
+        calls: Sequence[LayerCall],
+        entering: Sequence[Tensor],
+        leaving: Sequence[Sequence[Tensor]],
+    ) -> None:
+        """Compare what left the descendant's layer with what left the parent's."""
+        parents, own = leaving[0], leaving[_DESCENDANT]
+        if any(theirs.shape != ours.shape for theirs, ours in zip(parents, own, strict=True)):
+            return
+        signal = self._sum(lambda batch: parents[batch])
+        if signal is None:
+            return
+
+        def run_on_parents(batch: int) -> Tensor:
+            states = entering[batch].to(own[batch].device, own[batch].dtype)
+            return take_states(calls[batch](layer.module, states))
+
+        self.errors.append(
+            LayerError(
+                layer=layer.index,
+                signal=signal,
+                noise=self._sum(lambda batch: own[batch], lambda batch: parents[batch]),
+                own_noise=self._sum(run_on_parents, lambda batch: parents[batch]),
+                down_input=self._down_input.value,
+                down_output=self._down_output.value,
+                finite=self._down_input.finite and self._down_output.finite,
+            )
+        )
+
+    def _sum(self, states: Callable[[int], Tensor], other: Callable[[int], Tensor] | None = None) -> float | None:
+        """Sum the squares of a state, or of the difference of two, over scored tokens; `None` if not finite."""
+        total = 0.0
+        for batch, scored in enumerate(self._scored):
+            state = states(batch)
+            kept = state[scored.to(state.device)].double()  # [tokens, hidden]
+            if other is not None:
+                against = other(batch)
+                kept = kept - against[scored.to(against.device)].to(kept.device).double()
+            total += float(kept.square().sum())
+        return total if math.isfinite(total) else None
+
+    def _note(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        self._down_input.take(find_first_tensor((*inputs, *named.values())))
+        self._down_output.take(output)
+
+    def _note_experts(
+        self, fused: FusedExperts, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], __: Any
+    ) -> None:
+        try:
+            passes = follow_experts(fused, inputs, named)
+        except CheckpointError:
+            # Experts that cannot be followed have no figure here; that is no reason to measure nothing.
+            self._down_input.unseen = self._down_output.unseen = True
+            return
+        for run in passes:
+            self._down_input.take(run.inputs)
+            self._down_output.take(run.outputs)
+
+
+class _Peak:
+    """The largest magnitude of what it is given, and whether all of it was finite, and seen."""
+
+    def __init__(self) -> None:
+        self.finite, self.unseen = True, False
+        self._largest: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        return self._largest if self.finite and not self.unseen else None
+
+    def take(self, states: Tensor) -> None:
+        if states.numel():
+            largest = float(states.abs().max())
+            self.finite = self.finite and math.isfinite(largest)
+            self._largest = max(largest, self._largest or 0.0)
+
+
+def _mark_scored(batch: WindowBatch) -> Tensor:
+    """Return which tokens are scored, bool [windows, tokens]."""
+    return torch.arange(batch.token_ids.shape[1])[None, :] >= batch.first_scored[:, None]
+
+
+@torch.no_grad()
+def rank_modules(
+    parent: Checkpoint, descendant: Checkpoint, super_weights: Collection[WeightAddress] = ()
+) -> tuple[tuple[str, float | None], ...]:
+    """Rank the modules of a descendant by how far their weights are from the parent's.
+
+    The figure is the norm of the difference over the norm of the parent's weights, all experts of a module
+    together. A matrix that can only be probed is sampled: so many columns, spread over all of it, stand for the
+    others; the columns of super weights stand for themselves.
+
+    Args:
+        parent: The parent; its layers may be in memory only while they run.
+        descendant: The descendant, in any format.
+        super_weights: The parent's.
+
+    Returns:
+        Qualified names in the descendant with their error, worst first: before all others what is not finite, with
+        `None`. What only one of the two has, or in another shape, is left out.
+    """
+    errors = [
+        (f"{ours.name}.{path}", error)
+        for theirs, ours in zip(parent.layers, descendant.layers, strict=False)
+        for path, error in _measure_layer(theirs, ours, super_weights)
+    ]
+    return tuple(sorted(errors, key=lambda module: -math.inf if module[1] is None else -module[1]))
+
+
+def _measure_layer(
+    theirs: DecoderLayer, ours: DecoderLayer, super_weights: Collection[WeightAddress]
+) -> Iterator[tuple[str, float | None]]:
+    """Yield each module of a layer, by its name inside of it, with the relative error of its weights."""
+    sums: dict[str, list[float]] = {}
+    own_matrices = {(matrix.parameter, matrix.expert): matrix for matrix in ours.matrices}
+    for matrix in theirs.matrices:
+        inside = matrix.parameter.removeprefix(theirs.name)
+        own = own_matrices.get((ours.name + inside, matrix.expert))
+        if own is None or own.shape != matrix.shape:
+            continue
+        key = (matrix.parameter, matrix.expert)
+        hot = {weight.column for weight in super_weights if (weight.parameter, weight.expert) == key}
+        of_module = sums.setdefault(inside.removeprefix(".").rpartition(".")[0], [0.0, 0.0])
+        for columns, represented in _choose_columns(own, hot):
+            original = _read(matrix, columns)
+            of_module[0] += represented * float((_read(own, columns) - original).square().sum())
+            of_module[1] += represented * float(original.square().sum())
+    for path, (noise, signal) in sums.items():
+        if signal:
+            error = math.sqrt(noise / signal)
+            yield path, error if math.isfinite(error) else None
+
+
+def _choose_columns(matrix: Matrix, hot: Collection[int]) -> Iterator[tuple[Tensor | None, float]]:
+    """Yield columns to look at, int64, or `None` for all; each time with how many columns each represents."""
+    width = matrix.shape[1]
+    others = torch.tensor([column for column in range(width) if column not in hot])
+    if matrix.probed is None or len(others) <= _PROBED_COLUMNS:
+        yield None, 1.0
+        return
+    yield others[torch.linspace(0, len(others) - 1, _PROBED_COLUMNS).long()], len(others) / _PROBED_COLUMNS
+    if hot:
+        yield torch.tensor(sorted(hot)), 1.0
+
+
+def _read(matrix: Matrix, columns: Tensor | None) -> Tensor:
+    """Read a matrix, or some of its columns, float64 on the CPU."""
+    if columns is None or matrix.probed is None:
+        weight = matrix.weight.detach()
+        return (weight if columns is None else weight[:, columns.to(weight.device)]).cpu().double()
+    grid = torch.cartesian_prod(torch.arange(matrix.shape[0]), columns).to(matrix.device)  # [out * columns, 2]
+    return matrix.read_scalars(grid[:, 0], grid[:, 1]).cpu().double().view(-1, len(columns))

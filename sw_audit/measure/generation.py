@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
@@ -19,7 +20,7 @@ from sw_audit.record.descent import Continuation
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, and how far a model is to go on with it.
+    """A prompt, and how far a model is to continue it.
 
     Attributes:
         text: The prompt, without special tokens.
@@ -36,7 +37,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class GreedyContinuation:
-    """What one model goes on with.
+    """What one model continues a prompt with.
 
     Attributes:
         tokens: The new tokens, up to the one that ends the text or whose logits are not finite, which is left out.
@@ -49,72 +50,72 @@ class GreedyContinuation:
     finite: bool
 
 
-def draw_openings(
-    windows: Windows, tokenizer: Any, wanted: DescentPolicy, maximum: int | None = None
+def draw_prompts(
+    windows: Windows, tokenizer: Any, policy: DescentPolicy, maximum: int | None = None
 ) -> tuple[Prompt, ...]:
-    """Take prompts from a text, each from another place; the longest comes once more, to be gone on with for long.
+    """Take prompts from a text, each from another place; the longest comes once more, for a long continuation.
 
     Args:
         windows: The text, cut; a prompt longer than one window runs on into the next.
         tokenizer: What it was cut with.
-        wanted: Lengths of prompts and continuations.
+        policy: Lengths of prompts and continuations.
         maximum: The longest sequence that the model can take; prompts are made shorter, then continuations.
     """
     stream, starts = _join(windows)
     lead = [] if windows.bos is None else [windows.bos]
-    longest = max(wanted.prompt_tokens)
-    asked = [(length, wanted.new_tokens) for length in wanted.prompt_tokens] + [(longest, wanted.long_new_tokens)]
-    openings = []
-    for number, (length, new_tokens) in enumerate(asked):
-        room = len(stream) + new_tokens if maximum is None else maximum - len(lead)
-        fresh = min(new_tokens, max(room - 1, 1))
-        kept = max(min(length, room - fresh, len(stream)), 1)
-        start = min(starts[number * len(starts) // len(asked)], len(stream) - kept)
+    lengths = [(length, policy.new_tokens) for length in policy.prompt_tokens]
+    lengths.append((max(policy.prompt_tokens), policy.long_new_tokens))
+    prompts = []
+    for number, (length, new_tokens) in enumerate(lengths):
+        available = len(stream) + new_tokens if maximum is None else maximum - len(lead)
+        fresh = min(new_tokens, max(available - 1, 1))
+        kept = max(min(length, available - fresh, len(stream)), 1)
+        start = min(starts[number * len(starts) // len(lengths)], len(stream) - kept)
         token_ids = stream[start : start + kept]
         text = tokenizer.decode(token_ids, skip_special_tokens=True)
-        openings.append(Prompt(text, (*lead, *token_ids), kept, fresh))
-    return tuple(openings)
+        prompts.append(Prompt(text, (*lead, *token_ids), kept, fresh))
+    return tuple(prompts)
 
 
 def generate_continuations(
-    checkpoint: Checkpoint, openings: Sequence[Prompt], progress: Progress = ignore_progress
+    checkpoint: Checkpoint, prompts: Sequence[Prompt], progress: Progress = ignore_progress
 ) -> tuple[GreedyContinuation, ...]:
-    """Let a model go on with each prompt, greedily, one at a time: padding would be another thing to go wrong.
+    """Let a model continue each prompt, greedily, one at a time: padding would be another thing to go wrong.
 
     Args:
         checkpoint: The model; bit-identical afterwards.
-        openings: The prompts.
+        prompts: The prompts.
         progress: Told after each.
     """
-    spoken = []
+    continuations = []
     with _decoding_greedily(checkpoint) as ends, torch.no_grad(), quiet_libraries():
-        for number, opening in enumerate(openings):
-            spoken.append(_go_on(checkpoint, opening, ends))
-            progress("generating", number + 1, len(openings))
-    return tuple(spoken)
+        for number, prompt in enumerate(prompts):
+            continuations.append(_continue(checkpoint, prompt, ends))
+            progress("generating", number + 1, len(prompts))
+    return tuple(continuations)
 
 
 def pair_continuations(
-    openings: Sequence[Prompt], parent: Sequence[GreedyContinuation], descendant: Sequence[GreedyContinuation]
+    prompts: Sequence[Prompt], parent: Sequence[GreedyContinuation], descendant: Sequence[GreedyContinuation]
 ) -> tuple[Continuation, ...]:
-    """Put what both models go on with side by side.
+    """Put the continuations of both models side by side.
 
     Args:
-        openings: The prompts.
-        parent: What the parent goes on with, one per prompt.
-        descendant: Likewise the descendant.
+        prompts: The prompts.
+        parent: The parent's continuations, one per prompt.
+        descendant: Likewise the descendant's.
     """
     return tuple(
         Continuation(
-            prompt=opening.text,
-            tokens=opening.tokens,
+            prompt=prompt.text,
+            tokens=prompt.tokens,
             parent=theirs.tokens,
             descendant=ours.tokens,
             parent_text=theirs.text,
             descendant_text=ours.text,
             finite=ours.finite,
         )
-        for opening, theirs, ours in zip(openings, parent, descendant, strict=True)
+        for prompt, theirs, ours in zip(prompts, parent, descendant, strict=True)
     )
 
 
@@ -130,18 +131,18 @@ def _join(windows: Windows) -> tuple[list[int], list[int]]:
     return stream, starts
 
 
-def _go_on(checkpoint: Checkpoint, opening: Prompt, ends: frozenset[int]) -> GreedyContinuation:
-    prompt = torch.tensor([opening.token_ids], device=checkpoint.device)  # [1, tokens]
-    found = checkpoint.model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=opening.new_tokens,
+def _continue(checkpoint: Checkpoint, prompt: Prompt, ends: frozenset[int]) -> GreedyContinuation:
+    token_ids = torch.tensor([prompt.token_ids], device=checkpoint.device)  # [1, tokens]
+    generated = checkpoint.model.generate(
+        token_ids,
+        attention_mask=torch.ones_like(token_ids),
+        max_new_tokens=prompt.new_tokens,
         output_logits=True,
         return_dict_in_generate=True,
     )
-    new = found.sequences[0, prompt.shape[1] :].tolist()
+    new = generated.sequences[0, token_ids.shape[1] :].tolist()
     # A token that a model rules out has a logit of minus infinity, which is no fault.
-    sound = [not bool((one.isnan() | one.isposinf()).any() | one.isneginf().all()) for one in found.logits]
+    sound = [not bool((step.isnan() | step.isposinf()).any() | step.isneginf().all()) for step in generated.logits]
     finite = all(sound)
     tokens = new if finite else new[: sound.index(False)]
     tokens = tokens[:-1] if finite and tokens and tokens[-1] in ends else tokens
@@ -155,13 +156,11 @@ def _decoding_greedily(checkpoint: Checkpoint) -> Iterator[frozenset[int]]:
     Yields:
         The tokens that end a text.
     """
-    from transformers import GenerationConfig
-
     model = checkpoint.model
     before = model.generation_config
-    named = getattr(before, "eos_token_id", None)
-    named = checkpoint.tokenizer.eos_token_id if named is None else named
-    ends = [] if named is None else [named] if isinstance(named, int) else list(named)
+    end = getattr(before, "eos_token_id", None)
+    end = checkpoint.tokenizer.eos_token_id if end is None else end
+    ends = [] if end is None else [end] if isinstance(end, int) else list(end)
     pad = ends[0] if ends else 0
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, num_beams=1, use_cache=True, eos_token_id=ends or None, pad_token_id=pad

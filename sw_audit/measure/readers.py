@@ -1,15 +1,24 @@
-"""Reads logits as they come and keeps sums: nats, agreement with the baseline, stop-word mass, choices."""
+"""Cuts text into batches of sequences of one length, and keeps sums of their logits as they come.
+
+Windows of the corpus give nats, agreement with the baseline and stop-word mass; multiple-choice items give the
+log-likelihood of every choice.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 
-from sw_audit.measure.batches import ChoiceBatch, WindowBatch
+from sw_audit.corpus.choices import ChoiceItem
+from sw_audit.corpus.windows import Windows
+from sw_audit.errors import CorpusError
 from sw_audit.record.measurement import (
     Agreement,
     ChoiceAccuracy,
@@ -19,8 +28,40 @@ from sw_audit.record.measurement import (
     TokenLoss,
 )
 
+LOGITS_AT_ONCE = 1 << 25
+"""Logits held per arm and batch: 2^25 in float32 are 128 MiB, small beside a layer of a large model."""
 _TOKENS_AT_ONCE = 1024
 """Log-probabilities are taken over so many tokens at a time, which bounds memory for large vocabularies."""
+
+
+def sequences_at_once(length: int, vocabulary: int) -> int:
+    """Return how many sequences of a length share a batch: at least one."""
+    return max(1, LOGITS_AT_ONCE // (length * vocabulary))
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """Some windows of the corpus.
+
+    Attributes:
+        first: Index of the first window.
+        token_ids: int64 [windows, tokens].
+        first_scored: int64 [windows].
+    """
+
+    first: int
+    token_ids: Tensor
+    first_scored: Tensor
+
+
+def batch_windows(windows: Windows, vocabulary: int) -> list[WindowBatch]:
+    """Cut windows into batches whose logits fit the budget; order is kept."""
+    count, length = windows.token_ids.shape
+    size = sequences_at_once(length, vocabulary)
+    return [
+        WindowBatch(first, windows.token_ids[first : first + size], windows.first_scored[first : first + size])
+        for first in range(0, count, size)
+    ]
 
 
 class WindowReader:
@@ -54,17 +95,17 @@ class WindowReader:
                 compared on the tokens that both have.
         """
         length = batch.token_ids.shape[1]
-        for place, first_scored in enumerate(batch.first_scored.tolist()):
-            window = batch.first + place
+        for row, first_scored in enumerate(batch.first_scored.tolist()):
+            window = batch.first + row
             self._tokens[window] = length - first_scored
             for begin in range(first_scored, length, _TOKENS_AT_ONCE):
                 end = min(begin + _TOKENS_AT_ONCE, length)
                 self._add(
                     arm,
                     window,
-                    batch.token_ids[place, begin:end].to(logits.device),
-                    logits[place, begin - 1 : end - 1],
-                    baseline[place, begin - 1 : end - 1],
+                    batch.token_ids[row, begin:end].to(logits.device),
+                    logits[row, begin - 1 : end - 1],
+                    baseline[row, begin - 1 : end - 1],
                 )
 
     def _add(self, arm: int, window: int, targets: Tensor, logits: Tensor, baseline: Tensor) -> None:
@@ -107,10 +148,10 @@ class WindowReader:
         if self._per_token is None or not self._per_token[arm]:
             return None
         # Rounding may take the divergence of equal distributions below zero.
-        found = torch.cat(self._per_token[arm]).clamp_min(0.0).numpy()
-        if not numpy.isfinite(found).all():
+        divergence = torch.cat(self._per_token[arm]).clamp_min(0.0).numpy()
+        if not numpy.isfinite(divergence).all():
             return None
-        median, p99, maximum = (float(one) for one in numpy.quantile(found, (0.5, 0.99, 1.0)))
+        median, p99, maximum = (float(level) for level in numpy.quantile(divergence, (0.5, 0.99, 1.0)))
         return DivergenceSpread(median=median, p99=p99, maximum=maximum)
 
     def stop_words(self, arm: int) -> StopWordMass | None:
@@ -118,6 +159,89 @@ class WindowReader:
         if self._stop_words is None:
             return None
         return StopWordMass(mass=_finite(self._mass[arm]), tokens=tuple(self._tokens.tolist()))
+
+
+@dataclass(frozen=True)
+class ScoredContinuation:
+    """One choice of one item inside a batch.
+
+    Attributes:
+        item: Index of the item.
+        choice: Index of the choice.
+        sequence: Which sequence of the batch.
+        positions: Positions whose next token is scored.
+        targets: The tokens expected there.
+    """
+
+    item: int
+    choice: int
+    sequence: int
+    positions: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChoiceBatch:
+    """Choices that end at one length.
+
+    Attributes:
+        token_ids: int64 [sequences, tokens].
+        continuations: What is scored.
+    """
+
+    token_ids: Tensor
+    continuations: tuple[ScoredContinuation, ...]
+
+
+def batch_choices(
+    items: Sequence[ChoiceItem], tokenizer: Any, bos: int | None, vocabulary: int, maximum: int | None
+) -> list[ChoiceBatch]:
+    """Cut multiple-choice items into batches of one length, without padding.
+
+    A choice is scored by the log-likelihood of its tokens after the context. Choices that share all but their
+    last token share one sequence, so an item with one-token choices is run once.
+
+    Raises:
+        CorpusError: If an item is longer than the model allows, or a choice adds no token.
+    """
+    continuations: dict[tuple[int, ...], list[tuple[int, int, int, tuple[int, ...]]]] = defaultdict(list)
+    for number, item in enumerate(items):
+        context = ([] if bos is None else [bos]) + _encode(tokenizer, item.context)
+        for index, choice in enumerate(item.choices):
+            whole = ([] if bos is None else [bos]) + _encode(tokenizer, f"{item.context} {choice}")
+            added = tuple(whole[len(context) :])
+            if not added or whole[: len(context)] != context:
+                raise CorpusError(
+                    f"multiple-choice item {number + 1}",
+                    f"the choice {choice!r} does not continue the context token by token",
+                    "end contexts and begin choices at a word boundary",
+                )
+            if maximum is not None and len(whole) - 1 > maximum:
+                raise CorpusError(
+                    f"multiple-choice item {number + 1}",
+                    f"it has {len(whole)} tokens, the model allows {maximum}",
+                    "shorten the context",
+                )
+            continuations[tuple(whole[:-1])].append((number, index, len(context), added))
+    by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for sequence in continuations:
+        by_length[len(sequence)].append(sequence)
+    batches = []
+    for length in sorted(by_length):
+        sequences, size = by_length[length], sequences_at_once(length, vocabulary)
+        for begin in range(0, len(sequences), size):
+            piece = sequences[begin : begin + size]
+            scored = tuple(
+                ScoredContinuation(number, index, row, tuple(range(start - 1, start - 1 + len(added))), added)
+                for row, sequence in enumerate(piece)
+                for number, index, start, added in continuations[sequence]
+            )
+            batches.append(ChoiceBatch(torch.tensor(piece, dtype=torch.long), scored))
+    return batches
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 class ChoiceReader:
@@ -135,10 +259,10 @@ class ChoiceReader:
 
     def read(self, batch: ChoiceBatch, arm: int, logits: Tensor) -> None:
         """Add one batch of one arm; `logits` is [sequences, tokens, vocabulary]."""
-        for one in batch.continuations:
-            picked = logits[one.sequence, list(one.positions)].float().log_softmax(-1)  # [tokens, vocabulary]
-            targets = torch.tensor(one.targets, device=picked.device)
-            self._scores[arm][one.item][one.choice] = float(picked.gather(1, targets[:, None]).sum())
+        for scored in batch.continuations:
+            log_p = logits[scored.sequence, list(scored.positions)].float().log_softmax(-1)  # [tokens, vocabulary]
+            targets = torch.tensor(scored.targets, device=log_p.device)
+            self._scores[arm][scored.item][scored.choice] = float(log_p.gather(1, targets[:, None]).sum())
 
     def accuracy(self, arm: int) -> ChoiceAccuracy | None:
         """Return how many items one arm answers correctly; a tie or a non-finite score is no answer."""

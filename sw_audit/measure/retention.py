@@ -1,4 +1,4 @@
-"""What a descendant kept of its parent: the super weights with their neighbours, and the super activations."""
+"""What a model kept of the super weights and super activations of another: of its parent, or of a baseline."""
 
 from __future__ import annotations
 
@@ -8,13 +8,101 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sw_audit.checkpoint.matrices import Matrix
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.measure.attention import measure_attended
-from sw_audit.measure.blocks import Seen
-from sw_audit.measure.mechanism import see_with_attention
+from sw_audit.errors import CheckpointError
+from sw_audit.locate.probe import Probe, probe_prompt
+from sw_audit.locate.settings import DEFAULT_SETTINGS
+from sw_audit.locate.trace import find_span
+from sw_audit.measure.mechanism import LayerParts, measure_attended, see_with_attention
 from sw_audit.record.address import WeightAddress
+from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
 from sw_audit.record.descent import RetainedActivation, RetainedWeight
 from sw_audit.record.location import Location, SuperActivation, SuperWeight
+
+
+def compare_with_baseline(checkpoint: Checkpoint, location: Location, baseline: Baseline) -> Baseline:
+    """Complete a baseline with what a model has in the same places.
+
+    Args:
+        checkpoint: The model.
+        location: Where its own super weights are, and on which prompt.
+        baseline: What it is compared with.
+
+    Returns:
+        The baseline with `weights` and, where both can be compared, `activations`.
+    """
+    comparable = not baseline.list_obstacles(checkpoint.identity, location)
+    weights, activations = read_location(checkpoint, baseline.location, prompt=comparable)
+    return baseline.model_copy(update={"weights": weights, "activations": activations})
+
+
+def read_location(
+    checkpoint: Checkpoint, before: Location, *, prompt: bool = True
+) -> tuple[tuple[HeldWeight, ...], tuple[HeldActivation, ...]]:
+    """Read the super weights and super activations of an earlier location in a model.
+
+    Args:
+        checkpoint: The model.
+        before: Where they were, and on which prompt.
+        prompt: Whether the prompt is run, and activations are read; a residual stream that is not finite on it
+            gives none of them a value.
+    """
+    weights = tuple(
+        HeldWeight(
+            address=weight.address, layer=weight.layer, before=weight.value, value=read_weight(checkpoint, weight)
+        )
+        for weight in before.super_weights
+    )
+    if not prompt or not before.super_activations:
+        return weights, ()
+    try:
+        probe = probe_prompt(checkpoint, before.token_ids)
+    except CheckpointError:
+        probe = None
+    activations = tuple(
+        HeldActivation(
+            channel=activation.channel,
+            token=activation.token,
+            before=activation.value,
+            value=None if probe is None else read_activation(probe, activation),
+        )
+        for activation in before.super_activations
+    )
+    return weights, activations
+
+
+def read_weight(checkpoint: Checkpoint, weight: SuperWeight) -> float | None:
+    """Return the effective value that a model has at a super weight of another; `None` if none, or not finite.
+
+    The scalar is sought by the name of its parameter, then, for adapters and wrappers rename what they take in,
+    in the down-projection of the same layer.
+    """
+    matrix = _find_down_projection(checkpoint, weight)
+    if matrix is None or weight.row >= matrix.shape[0] or weight.column >= matrix.shape[1]:
+        return None
+    index = (torch.tensor([position], device=matrix.device) for position in (weight.row, weight.column))
+    return _finite(float(matrix.read_scalars(*index)[0]))
+
+
+def read_activation(probe: Probe, activation: SuperActivation) -> float | None:
+    """Return a super activation's value in a probe, the median over layers as the locator takes it."""
+    first, last = find_span(probe, DEFAULT_SETTINGS)
+    return _finite(float(probe.residual[first : last + 1, activation.token, activation.channel].median()))
+
+
+def _find_down_projection(checkpoint: Checkpoint, weight: SuperWeight) -> Matrix | None:
+    if weight.layer >= len(checkpoint.layers):
+        return None
+    layer = checkpoint.layers[weight.layer]
+    for down in layer.down_projections:
+        if (down.parameter, down.expert) == (weight.parameter, weight.expert):
+            return down
+    return layer.down_projection if weight.expert is None else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def translate_address(parent: Checkpoint, descendant: Checkpoint, address: WeightAddress) -> WeightAddress | None:
@@ -31,7 +119,7 @@ def translate_address(parent: Checkpoint, descendant: Checkpoint, address: Weigh
         if theirs.find_matrix(address.parameter, address.expert) is None:
             continue
         name = ours.name + address.parameter.removeprefix(theirs.name)
-        if any((one.parameter, one.expert) == (name, address.expert) for one in ours.matrices):
+        if any((matrix.parameter, matrix.expert) == (name, address.expert) for matrix in ours.matrices):
             return address.model_copy(update={"parameter": name})
     return None
 
@@ -47,37 +135,41 @@ def read_retained_weights(
         descendant: The descendant, in any format.
         super_weights: The parent's.
     """
-    return tuple(_read_weight(parent, descendant, one) for one in super_weights)
+    return tuple(_read_retained(parent, descendant, weight) for weight in super_weights)
 
 
-def _read_weight(parent: Checkpoint, descendant: Checkpoint, weight: SuperWeight) -> RetainedWeight:
+def _read_retained(parent: Checkpoint, descendant: Checkpoint, weight: SuperWeight) -> RetainedWeight:
     lost = RetainedWeight(address=weight.address, layer=weight.layer, parent=weight.value, value=None)
-    there = parent.matrix(weight.parameter, weight.expert)
-    found = translate_address(parent, descendant, weight.address)
-    here = None if found is None else descendant.matrix(found.parameter, found.expert)
-    if here is None or here.shape != there.shape:
+    theirs = parent.matrix(weight.parameter, weight.expert)
+    address = translate_address(parent, descendant, weight.address)
+    ours = None if address is None else descendant.matrix(address.parameter, address.expert)
+    if ours is None or ours.shape != theirs.shape:
         return lost
-    whole = here.weight
-    value = float(whole[weight.row, weight.column])
+    kept = ours.weight
+    value = float(kept[weight.row, weight.column])
     if not math.isfinite(value):
         return lost.model_copy(update={"finite": False})
-    original = there.weight
-    return RetainedWeight(
-        address=weight.address,
-        layer=weight.layer,
-        parent=weight.value,
-        value=value,
-        row_error=_measure_error(whole[weight.row], original[weight.row], weight.column),
-        column_error=_measure_error(whole[:, weight.column], original[:, weight.column], weight.row),
+    original = theirs.weight
+    return lost.model_copy(
+        update={
+            "value": value,
+            "row_error": _measure_error(kept[weight.row], original[weight.row], weight.column),
+            "column_error": _measure_error(kept[:, weight.column], original[:, weight.column], weight.row),
+        }
     )
 
 
-def _measure_error(here: Tensor, there: Tensor, left_out: int) -> float | None:
+def _measure_error(ours: Tensor, theirs: Tensor, left_out: int) -> float | None:
     """Return the norm of the difference over the norm, one entry left out; `None` if that is no number."""
-    keep = torch.arange(len(there)) != left_out
-    ours, theirs = (one.detach().cpu()[keep].double() for one in (here, there))
-    error = float((ours - theirs).norm() / theirs.norm())
-    return error if math.isfinite(error) else None
+    keep = torch.arange(len(theirs)) != left_out
+    ours, theirs = (values.detach().cpu()[keep].double() for values in (ours, theirs))
+    return _finite(float((ours - theirs).norm() / theirs.norm()))
+
+
+def is_alike(parent: Checkpoint, descendant: Checkpoint) -> bool:
+    """Tell whether the residual streams of two models can be compared, layer by layer."""
+    theirs, ours = parent.identity, descendant.identity
+    return (theirs.layers, theirs.hidden_size) == (ours.layers, ours.hidden_size)
 
 
 def follow_retained_activations(
@@ -95,38 +187,32 @@ def follow_retained_activations(
     """
     if not location.super_activations or not is_alike(parent, descendant):
         return ()
-    there = see_with_attention(parent, location.token_ids)
-    here = see_with_attention(descendant, location.token_ids)
-    return tuple(_follow(one, there, here) for one in location.super_activations)
+    theirs, ours = (see_with_attention(model, location.token_ids) for model in (parent, descendant))
+    return tuple(_follow(activation, theirs, ours) for activation in location.super_activations)
 
 
-def is_alike(parent: Checkpoint, descendant: Checkpoint) -> bool:
-    """Tell whether the residual streams of two models can be held against each other, layer by layer."""
-    one, two = parent.identity, descendant.identity
-    return (one.layers, one.hidden_size) == (two.layers, two.hidden_size)
-
-
-def _follow(activation: SuperActivation, there: Sequence[Seen], here: Sequence[Seen]) -> RetainedActivation:
+def _follow(
+    activation: SuperActivation, theirs: Sequence[LayerParts], ours: Sequence[LayerParts]
+) -> RetainedActivation:
     token, channel = activation.token, activation.channel
     layers = range(activation.first_layer, activation.last_layer + 1)
-    states = [here[layer].leaving[token] for layer in layers]  # [hidden] each
-    values = [float(state[channel]) for state in states]
+    states = [ours[layer].leaving[token] for layer in layers]  # [hidden] each
     # What a layer adds to the stream is seen by the attention of those that follow.
-    later = range(activation.first_layer + 1, min(activation.last_layer + 2, len(there)))
+    later = range(activation.first_layer + 1, min(activation.last_layer + 2, len(theirs)))
     return RetainedActivation(
         channel=channel,
         token=token,
         layers=tuple(layers),
-        parent=tuple(float(there[layer].leaving[token, channel]) for layer in layers),
-        value=tuple(value if math.isfinite(value) else None for value in values),
+        parent=tuple(float(theirs[layer].leaving[token, channel]) for layer in layers),
+        value=tuple(_finite(float(state[channel])) for state in states),
         loudest=tuple(int(state.abs().argmax()) == channel and bool(state.isfinite().all()) for state in states),
-        sink_parent=_measure_sink([there[layer] for layer in later], token),
-        sink=_measure_sink([here[layer] for layer in later], token),
+        sink_parent=_measure_sink([theirs[layer] for layer in later], token),
+        sink=_measure_sink([ours[layer] for layer in later], token),
     )
 
 
-def _measure_sink(seen: Sequence[Seen], token: int) -> float | None:
+def _measure_sink(layers: Sequence[LayerParts], token: int) -> float | None:
     """Return the share of later tokens' attention that rests on a token, mean over layers; `None` if not known."""
-    shares = [measure_attended(one.weights, token) for one in seen]
-    known = [one for one in shares if one is not None and math.isfinite(one)]
+    shares = [measure_attended(parts.weights, token) for parts in layers]
+    known = [share for share in shares if share is not None and math.isfinite(share)]
     return math.fsum(known) / len(known) if known and len(known) == len(shares) else None

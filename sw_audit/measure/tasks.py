@@ -41,27 +41,27 @@ class Answers:
     right: tuple[bool, ...]
 
 
-def require_tasks(wanted: DescentPolicy) -> None:
+def require_tasks(policy: DescentPolicy) -> None:
     """Complain about tasks that cannot be run, as far as that can be known without a model or a data set.
 
     Raises:
         PolicyError: If the harness is not installed, there is no such folder, or no task of a name.
     """
-    if wanted.lm_eval:
-        _find_tasks(wanted)
+    if policy.lm_eval:
+        _find_tasks(policy)
 
 
-def _find_tasks(wanted: DescentPolicy) -> Any:
+def _find_tasks(policy: DescentPolicy) -> Any:
     """Return the harness's register of tasks, in which all are that are asked for; see `require_tasks`."""
     if find_spec("lm_eval") is None:
         raise PolicyError(_KEY, "lm-evaluation-harness is not installed", "pip install 'sw-audit[lm-eval]'")
-    if wanted.lm_eval_path is not None and not Path(wanted.lm_eval_path).is_dir():
-        found = f"there is no folder {wanted.lm_eval_path!r}"
+    if policy.lm_eval_path is not None and not Path(policy.lm_eval_path).is_dir():
+        found = f"there is no folder {policy.lm_eval_path!r}"
         raise PolicyError(f"{_KEY}_path", found, "name a folder with task files (YAML)")
     # Its own files are thousands, and reading their headers takes long: none are read that are not asked for.
-    for defaults in (False, True) if wanted.lm_eval_path is not None else (True,):
-        register = _list_tasks(wanted.lm_eval_path, defaults=defaults)
-        missing = [name for name in wanted.lm_eval if name not in register.all_tasks]
+    for defaults in (False, True) if policy.lm_eval_path is not None else (True,):
+        register = _list_tasks(policy.lm_eval_path, defaults=defaults)
+        missing = [name for name in policy.lm_eval if name not in register.all_tasks]
         if not missing:
             return register
     near = get_close_matches(missing[0], register.all_tasks, 1)
@@ -69,31 +69,31 @@ def _find_tasks(wanted: DescentPolicy) -> Any:
     raise PolicyError(f"task {missing[0]!r} in `{_KEY}`", "lm-evaluation-harness has no such task", remedy)
 
 
-def answer_tasks(checkpoint: Checkpoint, wanted: DescentPolicy) -> tuple[Answers, ...]:
+def answer_tasks(checkpoint: Checkpoint, policy: DescentPolicy) -> tuple[Answers, ...]:
     """Let a model answer the tasks that a policy asks for, without examples.
 
     Args:
         checkpoint: The model; it is not changed.
-        wanted: The tasks. A group, such as `mmlu`, is one task here: the items of all its tasks together.
+        policy: The tasks. A group, such as `mmlu`, is one task here: the items of all its tasks together.
 
     Raises:
         PolicyError: If the harness is not installed, or there is no task of a name.
         CorpusError: If a task cannot be run, such as for want of its data set, or its items have no metric that is
             right or wrong.
     """
-    if not wanted.lm_eval:
+    if not policy.lm_eval:
         return ()
-    register = _find_tasks(wanted)
+    register = _find_tasks(policy)
     answered = []
-    for name in wanted.lm_eval:
+    for name in policy.lm_eval:
         try:
-            found = _evaluate(checkpoint, register, name, wanted.lm_eval_limit)
+            results = _evaluate(checkpoint, register, name, policy.lm_eval_limit)
         except Exception as error:
             # The harness and what it fetches data sets with raise whatever they please.
-            said = (str(error).strip().splitlines() or [""])[0]
+            because = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             remedy = "see that its data set can be had here, or take it off the list"
-            raise CorpusError(f"task {name!r} in `{_KEY}`", f"{type(error).__name__}: {said}", remedy) from error
-        answered.append(_collect(name, found))
+            raise CorpusError(f"task {name!r} in `{_KEY}`", because, remedy) from error
+        answered.append(_collect(name, results))
     return tuple(answered)
 
 
@@ -104,9 +104,10 @@ def pair_answers(parent: Sequence[Answers], descendant: Sequence[Answers]) -> tu
         parent: What the parent answered, one per task.
         descendant: Likewise the descendant.
     """
+    by_task = {(answers.task, answers.metric): answers for answers in descendant}
     results = []
     for theirs in parent:
-        ours = next((one for one in descendant if (one.task, one.metric) == (theirs.task, theirs.metric)), None)
+        ours = by_task.get((theirs.task, theirs.metric))
         if ours is None:
             continue
         right = dict(zip(ours.items, ours.right, strict=True))
@@ -136,7 +137,7 @@ def _evaluate(checkpoint: Checkpoint, register: Any, name: str, limit: int | Non
         from lm_eval.models.huggingface import HFLM
 
         model = HFLM(pretrained=checkpoint.model, tokenizer=checkpoint.tokenizer, batch_size=1)
-        found: Mapping[str, Any] = simple_evaluate(
+        results: Mapping[str, Any] = simple_evaluate(
             model,
             tasks=[name],
             num_fewshot=0,
@@ -149,33 +150,30 @@ def _evaluate(checkpoint: Checkpoint, register: Any, name: str, limit: int | Non
             torch_random_seed=_SEED,
             fewshot_random_seed=_SEED,
         )
-        return found
+        return results
 
 
-def _collect(name: str, found: Mapping[str, Any]) -> Answers:
-    """Take the items of a task, or of all tasks of a group, with the first metric that all have."""
+def _collect(name: str, results: Mapping[str, Any]) -> Answers:
+    """Take the items of a task, or of all tasks of a group, with the first metric that is 0 or 1 in all."""
     rows = {
         f"{task}/{row['doc_id']}": row
-        for task, samples in sorted(found["samples"].items())
-        for row in sorted(samples, key=lambda one: one["doc_id"])
+        for task, samples in sorted(results["samples"].items())
+        for row in sorted(samples, key=lambda sample: sample["doc_id"])
     }
-    metric = next((one for one in _list_metrics(list(rows.values())) if _decides(rows.values(), one)), None)
-    if metric is None:
-        asked = f"task {name!r} in `{_KEY}`"
-        said = "its items have no metric that is right or wrong" if rows else "it has no items"
-        raise CorpusError(asked, said, "choose a task of multiple choice, or one with exact matches")
-    versions = dict(found.get("versions", {}))
-    version = versions.get(name, next(iter(versions.values()), ""))
-    return Answers(name, str(version), metric, tuple(rows), tuple(bool(row[metric]) for row in rows.values()))
-
-
-def _list_metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    named = list(rows[0].get("metrics", ())) if rows else []
-    return [one for one in _PREFERRED if one in named] + [one for one in named if one not in _PREFERRED]
-
-
-def _decides(rows: Any, metric: str) -> bool:
-    return all(row.get(metric) in (0, 1) for row in rows)
+    metrics = next(iter(rows.values())).get("metrics", ()) if rows else ()
+    preferred = sorted(
+        metrics, key=lambda metric: _PREFERRED.index(metric) if metric in _PREFERRED else len(_PREFERRED)
+    )
+    for metric in preferred:
+        if all(row.get(metric) in (0, 1) for row in rows.values()):
+            versions = dict(results.get("versions", {}))
+            version = versions.get(name, next(iter(versions.values()), ""))
+            return Answers(
+                name, str(version), metric, tuple(rows), tuple(bool(row[metric]) for row in rows.values())
+            )
+    asked = f"task {name!r} in `{_KEY}`"
+    found = "its items have no metric that is right or wrong" if rows else "it has no items"
+    raise CorpusError(asked, found, "choose a task of multiple choice, or one with exact matches")
 
 
 @contextmanager

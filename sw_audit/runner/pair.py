@@ -18,14 +18,14 @@ from sw_audit.locate.locator import DEFAULT_PROMPT, encode_prompt
 from sw_audit.measure.descent import (
     compare_on_text,
     list_differences,
+    rank_modules,
     restore_module,
     restore_super_weights,
     share_text,
 )
 from sw_audit.measure.generation import generate_continuations, pair_continuations
-from sw_audit.measure.held import hold_against
-from sw_audit.measure.modules import rank_modules
 from sw_audit.measure.retention import (
+    compare_with_baseline,
     follow_retained_activations,
     is_alike,
     read_retained_weights,
@@ -153,7 +153,7 @@ def _measure_beside(
     texts = [share_text(parent, checkpoint, text, policy.seed) for text in (policy.corpus, *policy.descent.texts)]
     progress("locating", 0, 1)
     location = _locate(checkpoint)
-    continuations = generate_continuations(checkpoint, origin.openings, progress)
+    continuations = generate_continuations(checkpoint, origin.prompts, progress)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     restored = restore_super_weights(parent, checkpoint, there.super_weights)
     layered = any(check in checks for check in _LAYERED)
@@ -181,11 +181,11 @@ def _measure_beside(
             super_activations=follow_retained_activations(parent, checkpoint, there),
             texts=tuple(text for text, _ in compared),
             layers=compared[0][1],
-            continuations=pair_continuations(origin.openings, origin.speeches, continuations),
+            continuations=pair_continuations(origin.prompts, origin.continuations, continuations),
             tasks=pair_answers(origin.answers, answers),
             notes=tuple(list_differences(parent, checkpoint, origin.identity)),
         ),
-        baseline=baseline and hold_against(checkpoint, location, baseline),
+        baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=count_weights(checkpoint.layers),
         notes=list_cautions(policy.corpus, checkpoint.vocabulary),
     )

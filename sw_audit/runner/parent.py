@@ -11,7 +11,7 @@ from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
-from sw_audit.measure.generation import GreedyContinuation, Prompt, draw_openings, generate_continuations
+from sw_audit.measure.generation import GreedyContinuation, Prompt, draw_prompts, generate_continuations
 from sw_audit.measure.tasks import Answers, answer_tasks
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import Progress, ignore_progress
@@ -28,15 +28,15 @@ class ParentResult:
     Attributes:
         identity: Which model it is.
         location: Where its super weights are.
-        openings: Prompts; none where nothing is generated.
-        speeches: What it goes on with after each.
+        prompts: Prompts; none where nothing is generated.
+        continuations: What it goes on with after each.
         answers: What it answers to each task; none where no tasks are asked for.
     """
 
     identity: ModelIdentity
     location: Location
-    openings: tuple[Prompt, ...] = ()
-    speeches: tuple[GreedyContinuation, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
+    continuations: tuple[GreedyContinuation, ...] = ()
     answers: tuple[Answers, ...] = ()
 
 
@@ -71,8 +71,8 @@ def measure_parent(
         return result
     limit = parent.maximum_positions
     windows = window_corpus(text, parent.tokenizer, policy.corpus, limit)
-    openings = draw_openings(windows, parent.tokenizer, policy.descent, limit)
-    return replace(result, openings=openings, speeches=generate_continuations(parent, openings, progress))
+    prompts = draw_prompts(windows, parent.tokenizer, policy.descent, limit)
+    return replace(result, prompts=prompts, continuations=generate_continuations(parent, prompts, progress))
 
 
 def open_by_layers(model: ModelPolicy, *, digest: bool = False) -> Checkpoint:

@@ -17,10 +17,10 @@ from sw_audit.locate.controls import count_weights, draw_placebos, find_largest_
 from sw_audit.locate.locator import encode_prompt, locate_super_weights
 from sw_audit.locate.trace import trace_prompts
 from sw_audit.locate.weight_norms import predict_from_weights
-from sw_audit.measure.activations import prepare_activations
+from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import measure_arms
-from sw_audit.measure.held import hold_against
 from sw_audit.measure.mechanism import follow_super_activations
+from sw_audit.measure.retention import compare_with_baseline
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.targets import PatternMatch, match_targets
 from sw_audit.progress import Progress, ignore_progress
@@ -119,7 +119,7 @@ def measure_single(
         published=lookup if PUBLISHED_CHECK in checks else None,
         activations=setup,
         targets=targets,
-        baseline=baseline and hold_against(checkpoint, location, baseline),
+        baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=weights,
         notes=list_cautions(
             policy.corpus, checkpoint.vocabulary, uncalibrated=needs.activations and unscored is None

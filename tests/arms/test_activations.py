@@ -24,7 +24,7 @@ from sw_audit.arms.apply import LayerContext, applied_arm
 from sw_audit.checkpoint.matrices import list_projections
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError, CorpusError
-from sw_audit.measure.attention import eager_attention
+from sw_audit.measure.mechanism import eager_attention
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.activations import round_activations
 from sw_audit.quantize.calibration import Calibration, Operand

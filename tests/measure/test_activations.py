@@ -8,7 +8,7 @@ from support.planted import Planted, build_llama, plant_, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.windows import Windows
-from sw_audit.measure.activations import prepare_activations
+from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import measure_arms
 from sw_audit.record.arm import BASELINE, Arm, QuantizeActivations, Smooth
 from sw_audit.testing.families import build_random_model

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.corpus.windows import Windows
 from sw_audit.errors import CorpusError
-from sw_audit.measure.batches import LOGITS_AT_ONCE, batch_choices, batch_windows, sequences_at_once
+from sw_audit.measure.readers import LOGITS_AT_ONCE, batch_choices, batch_windows, sequences_at_once
 
 
 class Letters:

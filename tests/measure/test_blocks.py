@@ -11,8 +11,7 @@ from support.checkpoints import DENSE, VISION, make_model
 from support.planted import build_gpt2, build_llama, wrap_model
 from torch import Tensor, nn
 
-from sw_audit.measure.attention import eager_attention, find_weights, measure_attended
-from sw_audit.measure.blocks import Seen, see_layers
+from sw_audit.measure.mechanism import LayerParts, eager_attention, find_weights, measure_attended, see_layers
 
 PROMPT = (1, 5, 7, 11, 13, 4)
 FAMILIES = {str(family): family for family in DENSE}
@@ -36,7 +35,7 @@ def keep_outputs(modules: list[nn.Module], model: Any) -> list[Tensor]:
     return [kept[place] for place in range(len(modules))]
 
 
-def see(family: str) -> tuple[Seen, ...]:
+def see(family: str) -> tuple[LayerParts, ...]:
     checkpoint = wrap_model(make_model(FAMILIES[family]))
     with eager_attention(checkpoint.model):
         return see_layers(checkpoint, PROMPT)

@@ -11,7 +11,7 @@ from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
 from sw_audit.measure.generation import (
     Prompt,
-    draw_openings,
+    draw_prompts,
     generate_continuations,
     pair_continuations,
 )
@@ -55,7 +55,7 @@ def decode_slowly(checkpoint: Checkpoint, opening: Prompt) -> tuple[int, ...]:
 
 
 def test_the_likeliest_token_is_taken_again_and_again(opened: Checkpoint, windows: Windows) -> None:
-    openings = draw_openings(windows, opened.tokenizer, SHORT)
+    openings = draw_prompts(windows, opened.tokenizer, SHORT)
     for opening, speech in zip(openings, generate_continuations(opened, openings), strict=True):
         assert speech.tokens == decode_slowly(opened, opening)
         assert speech.finite
@@ -65,7 +65,7 @@ def test_the_likeliest_token_is_taken_again_and_again(opened: Checkpoint, window
 def test_the_models_own_settings_of_decoding_are_put_aside_and_put_back(
     checkpoint: Checkpoint, windows: Windows
 ) -> None:
-    openings = draw_openings(windows, checkpoint.tokenizer, SHORT)
+    openings = draw_prompts(windows, checkpoint.tokenizer, SHORT)
     plain = generate_continuations(checkpoint, openings)
     own = checkpoint.model.generation_config
     own.update(do_sample=True, temperature=9.0, repetition_penalty=3.0, no_repeat_ngram_size=2)
@@ -78,7 +78,7 @@ def test_the_models_own_settings_of_decoding_are_put_aside_and_put_back(
 
 
 def test_a_text_ends_before_the_token_that_ends_it(checkpoint: Checkpoint, windows: Windows) -> None:
-    openings = draw_openings(windows, checkpoint.tokenizer, SHORT)[:1]
+    openings = draw_prompts(windows, checkpoint.tokenizer, SHORT)[:1]
     (whole,) = generate_continuations(checkpoint, openings)
     own, end = checkpoint.model.generation_config, whole.tokens[7]
     before = own.eos_token_id
@@ -93,7 +93,7 @@ def test_a_text_ends_before_the_token_that_ends_it(checkpoint: Checkpoint, windo
 def test_prompts_have_the_lengths_that_were_asked_for_and_come_from_different_places(
     opened: Checkpoint, windows: Windows
 ) -> None:
-    openings = draw_openings(windows, opened.tokenizer, DescentPolicy())
+    openings = draw_prompts(windows, opened.tokenizer, DescentPolicy())
     assert [(one.tokens, one.new_tokens) for one in openings] == [
         (1, 32),
         (5, 32),
@@ -112,21 +112,21 @@ def test_a_prompt_longer_than_a_window_runs_on_as_the_text_does(opened: Checkpoi
     for bos, stride in ((0, 7), (0, 3), (None, 7), (None, 4)):
         cut = cut_windows(text, 8, stride, bos, 99)
         wanted = DescentPolicy(prompt_tokens=(30,), new_tokens=4, long_new_tokens=4)
-        opening = draw_openings(cut, opened.tokenizer, wanted)[0]
+        opening = draw_prompts(cut, opened.tokenizer, wanted)[0]
         assert opening.token_ids[-30:] == tuple(text[:30])
 
 
 def test_what_the_model_cannot_take_is_made_shorter(opened: Checkpoint, windows: Windows) -> None:
     wanted = DescentPolicy(prompt_tokens=(1, 40), new_tokens=30, long_new_tokens=90)
-    openings = draw_openings(windows, opened.tokenizer, wanted, maximum=64)
+    openings = draw_prompts(windows, opened.tokenizer, wanted, maximum=64)
     assert [(one.tokens, one.new_tokens) for one in openings] == [(1, 30), (33, 30), (1, 62)]
     assert all(len(one.token_ids) + one.new_tokens <= 64 for one in openings)
-    tiny = draw_openings(windows, opened.tokenizer, wanted, maximum=3)
+    tiny = draw_prompts(windows, opened.tokenizer, wanted, maximum=3)
     assert [(one.tokens, one.new_tokens) for one in tiny] == [(1, 1)] * 3
 
 
 def test_logits_that_are_not_finite_end_it(checkpoint: Checkpoint, windows: Windows) -> None:
-    openings = draw_openings(windows, checkpoint.tokenizer, SHORT)
+    openings = draw_prompts(windows, checkpoint.tokenizer, SHORT)
     with torch.no_grad():
         checkpoint.matrix(SUPER_WEIGHT[0]).module.weight[0, 0] = float("nan")
     speeches = generate_continuations(checkpoint, openings)
@@ -136,7 +136,7 @@ def test_logits_that_are_not_finite_end_it(checkpoint: Checkpoint, windows: Wind
 def test_a_specimen_that_lost_its_super_weight_falls_apart_beside_its_parent(
     checkpoint: Checkpoint, windows: Windows
 ) -> None:
-    openings = draw_openings(windows, checkpoint.tokenizer, SHORT)
+    openings = draw_prompts(windows, checkpoint.tokenizer, SHORT)
     parent = generate_continuations(checkpoint, openings)
     _, row, column = SUPER_WEIGHT
     with torch.no_grad():

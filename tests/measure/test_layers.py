@@ -14,9 +14,9 @@ from support.planted import build_gpt2, build_llama, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.windows import Windows
-from sw_audit.measure.batches import batch_windows
+from sw_audit.measure.descent import LayerErrorObserver
 from sw_audit.measure.engine import run_arms
-from sw_audit.measure.layers import LayerNotes
+from sw_audit.measure.readers import batch_windows
 from sw_audit.record.arm import Arm
 from sw_audit.record.descent import DESCENDANT, PARENT, LayerError
 
@@ -41,7 +41,7 @@ def disturb(parent: Checkpoint, layer: int = LAYER) -> Checkpoint:
 
 def note(parent: Checkpoint, descendant: Checkpoint) -> list[LayerError]:
     batches = batch_windows(make_windows(), parent.vocabulary)
-    notes = LayerNotes(batches)
+    notes = LayerErrorObserver(batches)
     arms = [Arm(name=PARENT), Arm(name=DESCENDANT)]
     run_arms(descendant, arms, [one.token_ids for one in batches], lambda *_: None, parent=parent, observer=notes)
     return notes.errors

@@ -12,8 +12,7 @@ from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.locate.locator import locate_super_weights
-from sw_audit.measure.attention import eager_attention
-from sw_audit.measure.mechanism import follow_super_activations
+from sw_audit.measure.mechanism import eager_attention, follow_super_activations
 from sw_audit.record.location import Location, Outcome, SuperActivation, SuperWeight
 from sw_audit.record.mechanism import Mechanism
 from sw_audit.testing import build_planted_model, make_design

@@ -15,7 +15,7 @@ from torch import nn
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
-from sw_audit.measure.modules import rank_modules
+from sw_audit.measure.descent import rank_modules
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.address import WeightAddress
 from sw_audit.specimen import specimen_path

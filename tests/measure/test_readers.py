@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from sw_audit.measure.batches import ChoiceBatch, ScoredContinuation, WindowBatch
-from sw_audit.measure.readers import ChoiceReader, WindowReader
+from sw_audit.measure.readers import ChoiceBatch, ChoiceReader, ScoredContinuation, WindowBatch, WindowReader
 
 
 def logits_of(*rows: tuple[float, ...]) -> torch.Tensor:

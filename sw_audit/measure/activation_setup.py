@@ -59,11 +59,12 @@ def _survey(checkpoint: Checkpoint, prompt: Sequence[int]) -> tuple[str | None, 
     """Return why SmoothQuant does not apply, if so, how many projections it smooths, and how many there are."""
     notes = [CalibrationNotes(layer) for layer in checkpoint.layers]
     with ExitStack() as stack:
-        for one in notes:
-            stack.enter_context(one.watching())
+        for of_layer in notes:
+            stack.enter_context(of_layer.watching())
         token_ids = torch.tensor([list(prompt)], device=checkpoint.device)
         checkpoint.model(input_ids=token_ids, use_cache=False)
-    feeds = [feed for one in notes if (seen := one.conclude()) is not None for feed in seen.feeds]
+    calibrations = [calibration for of_layer in notes if (calibration := of_layer.conclude()) is not None]
+    feeds = [feed for calibration in calibrations for feed in calibration.feeds]
     smoothed = sum(len(feed.parameters) for feed in feeds if feed.weighted)
     count = sum(len(list(list_projections(layer.module, layer.name))) for layer in checkpoint.layers)
     if smoothed:
@@ -86,13 +87,13 @@ def _search(
         protocol="calibration",
         calibration=_pick(calibration, ~choosing),
     )
-    nats = {one.arm: one.loss.mean_nats for one in measured}
+    nats = {measurement.arm: measurement.loss.mean_nats for measurement in measured}
     return tuple(_conclude(scheme, tried, nats) for scheme, tried in trials.items())
 
 
 def _conclude(scheme: str, tried: Sequence[Arm], nats: Mapping[Arm, float | None]) -> AlphaSearch:
     trials = tuple(AlphaTrial(alpha=_read_alpha(arm), nats=nats[arm]) for arm in tried)
-    finite = [(trial.nats, place) for place, trial in enumerate(trials) if trial.nats is not None]
+    finite = [(trial.nats, number) for number, trial in enumerate(trials) if trial.nats is not None]
     return AlphaSearch(scheme=scheme, trials=trials, chosen=trials[min(finite)[1]].alpha if finite else None)
 
 
@@ -100,5 +101,5 @@ def _read_alpha(arm: Arm) -> float:
     return next(act.alpha for act in arm.acts if isinstance(act, Smooth))
 
 
-def _pick(windows: Windows, wanted: torch.Tensor) -> Windows:
-    return Windows(windows.token_ids[wanted], windows.first_scored[wanted], windows.stride, windows.bos)
+def _pick(windows: Windows, chosen: torch.Tensor) -> Windows:
+    return Windows(windows.token_ids[chosen], windows.first_scored[chosen], windows.stride, windows.bos)
