@@ -14,12 +14,7 @@ from sw_audit.record.weights import Flaw
 
 
 def compare_with_config(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
-    """Yield where tensors are not those that the quantization of config.json makes.
-
-    Args:
-        folder: The checkpoint.
-        stored: What its files hold.
-    """
+    """Yield where tensors are not those that the quantization of config.json makes."""
     known, settings = folder.format, folder.quantization
     codes = [name for name, header in stored.headers.items() if is_code(name, header)]
     if not settings:

@@ -104,7 +104,7 @@ class ProbedMemory:
     def keep(self, module: nn.Module, weight: Tensor) -> None:
         """Keep a module's matrix, and let go of those that were used longest ago."""
         self.kept[module] = weight
-        while len(self.kept) > 1 and sum(one.nbytes for one in self.kept.values()) > _KEPT_BYTES:
+        while len(self.kept) > 1 and sum(weight.nbytes for weight in self.kept.values()) > _KEPT_BYTES:
             self.kept.popitem(last=False)
 
 

@@ -68,7 +68,7 @@ class FusedExperts:
         if len(states) == 1 and gated and gate is not None:
             activated: Tensor = gate(states[0])
             return activated
-        act: Any = next(found for one in _NAMES_OF_ACTIVATION if (found := getattr(self.module, one, None)))
+        act: Any = next(held for name in _NAMES_OF_ACTIVATION if (held := getattr(self.module, name, None)))
         inner = self._parameter(self.down).shape[1 if self.transposed else 2]
         parts = states if len(states) > 1 else torch.split(states[0], inner, dim=-1)
         activated = act(parts[0])
@@ -174,7 +174,7 @@ def follow_experts(
     Raises:
         CheckpointError: If the module is called in neither way.
     """
-    tensors = [one for one in (*inputs, *named.values()) if isinstance(one, Tensor)]
+    tensors = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor)]
     states = tensors[0].reshape(-1, tensors[0].shape[-1])  # [places, hidden]
     passes = []
     for route in _list_routes(fused, states, tensors[1:]):
@@ -211,9 +211,9 @@ def check_passes(fused: FusedExperts, passes: Sequence[ExpertPass], output: Any)
     expected = given.reshape(-1, given.shape[-1]).float()  # [places, hidden]
     total = torch.zeros_like(expected)
     norm = getattr(fused.module, "post_expert_norm", None)
-    for one in passes:
-        handed = one.outputs if norm is None else norm(one.outputs)
-        total.index_add_(0, one.places, handed.float() * one.scales.float()[:, None])
+    for served in passes:
+        given_out = served.outputs if norm is None else norm(served.outputs)
+        total.index_add_(0, served.places, given_out.float() * served.scales.float()[:, None])
     allowed = max(_TOLERANCE, _EPSILONS * torch.finfo(given.dtype).eps)
     # Not finite is refused elsewhere, with the layer's number.
     if bool(expected.isfinite().all()) and float((total - expected).norm()) > allowed * float(expected.norm()):
@@ -224,8 +224,8 @@ def check_passes(fused: FusedExperts, passes: Sequence[ExpertPass], output: Any)
 
 def _list_routes(fused: FusedExperts, states: Tensor, routing: Sequence[Tensor]) -> Iterator[_Route]:
     """Yield the experts that served a token, in order."""
-    index = next((one for one in routing if not one.is_floating_point()), None)
-    weights = next((one for one in routing if one.is_floating_point()), None)
+    index = next((tensor for tensor in routing if not tensor.is_floating_point()), None)
+    weights = next((tensor for tensor in routing if tensor.is_floating_point()), None)
     if index is not None and weights is not None:
         yield from _read_routing(fused, index.reshape(len(states), -1), weights.reshape(len(states), -1))
     elif index is None and weights is None and len(states) % fused.count == 0:
@@ -278,7 +278,7 @@ def match_rows(rows: Tensor, among: Tensor) -> Tensor:
 
 def find_first_tensor(arguments: Sequence[Any]) -> Tensor:
     """Return the first tensor among a call's arguments: in every family, the hidden states."""
-    return next(one for one in arguments if isinstance(one, Tensor))
+    return next(value for value in arguments if isinstance(value, Tensor))
 
 
 def refuse_experts(asked: str, found: str) -> CheckpointError:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from sw_audit.checkpoint.effective import ProbedMemory
 from sw_audit.checkpoint.matrices import (
@@ -107,8 +108,6 @@ def refuse_other_architectures(config: Any, source: str) -> None:
     Raises:
         CheckpointError: For encoder-only and encoder-decoder models.
     """
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING
-
     remedy = "give a decoder-only language model"
     if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(f"model {source!r}", f"{config.model_type} is an encoder-decoder model", remedy)

@@ -212,9 +212,10 @@ class CheckpointFolder:
             shards = self.read_json(name).get("weight_map")
         except CheckpointError as error:
             raise self.refuse_index(error.found, name) from error
-        if not isinstance(shards, dict) or not shards or not all(isinstance(one, str) for one in shards.values()):
+        named = isinstance(shards, dict) and all(isinstance(shard, str) for shard in shards.values())
+        if not shards or not named:
             raise self.refuse_index(f"{name} has no map from tensors to files", name)
-        return shards
+        return dict(shards)
 
 
 def quote_source(policy: ModelPolicy) -> str:

@@ -62,9 +62,6 @@ class TensorHeader:
 def read_header(path: Path) -> dict[str, TensorHeader]:
     """Read the header of a safetensors file, which the library holds against the length of the file.
 
-    Args:
-        path: The file.
-
     Returns:
         The tensors by name, in the order of the file.
 
@@ -77,8 +74,8 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         with safe_open(path, framework="np") as file:
             slices = {name: file.get_slice(name) for name in file.offset_keys()}
             return {
-                name: TensorHeader(one.get_dtype(), tuple(one.get_shape()), path.name)
-                for name, one in slices.items()
+                name: TensorHeader(view.get_dtype(), tuple(view.get_shape()), path.name)
+                for name, view in slices.items()
             }
     except (SafetensorError, OSError) as error:
         raise _explain(path, error) from error

@@ -21,9 +21,6 @@ def inspect_checkpoint(policy: ModelPolicy) -> None:
 
     A hub repository is not downloaded for this; it is inspected when it is opened.
 
-    Args:
-        policy: The model.
-
     Raises:
         CheckpointError: If it cannot be opened, as one line.
     """

@@ -65,8 +65,8 @@ class LazyTensor(Tensor):
                 return result
             if isinstance(result, Tensor):
                 return _mark(result, Step(func, args, named))
-            if isinstance(result, tuple | list) and any(isinstance(one, Tensor) for one in result):
-                return [_mark(one, Step(func, args, named, part)) for part, one in enumerate(result)]
+            if isinstance(result, tuple | list) and any(isinstance(part, Tensor) for part in result):
+                return [_mark(tensor, Step(func, args, named, part)) for part, tensor in enumerate(result)]
         return result
 
 
@@ -105,12 +105,12 @@ def list_sources(tensor: LazyTensor) -> list[str]:
     if isinstance(tensor.origin, str):
         return [tensor.origin]
     arguments = _flatten([tensor.origin.positional, list(tensor.origin.named.values())])
-    return [name for one in arguments if isinstance(one, LazyTensor) for name in list_sources(one)]
+    return [name for value in arguments if isinstance(value, LazyTensor) for name in list_sources(value)]
 
 
 def _repeat(value: Any, read: Callable[[str], Tensor], made: dict[int, Any]) -> Any:
     if isinstance(value, tuple | list):
-        return type(value)(_repeat(one, read, made) for one in value)
+        return type(value)(_repeat(member, read, made) for member in value)
     if not isinstance(value, LazyTensor):
         return value
     if isinstance(value.origin, str):
@@ -119,7 +119,7 @@ def _repeat(value: Any, read: Callable[[str], Tensor], made: dict[int, Any]) -> 
     # Parts of one result are made together; the key is what the parts share.
     key = id(step.positional)
     if key not in made:
-        named = {name: _repeat(one, read, made) for name, one in step.named.items()}
+        named = {name: _repeat(argument, read, made) for name, argument in step.named.items()}
         made[key] = step.function(*_repeat(step.positional, read, made), **named)
     return made[key] if step.part is None else made[key][step.part]
 
@@ -138,11 +138,11 @@ def _changes_nothing(func: Callable[..., Any], args: tuple[Any, ...], named: Map
 
 def _leave_device_out(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Keep the dtype that a tensor is converted to, and drop the place it is sent to, and how."""
-    dtypes = [one for one in (*args[1:], *named.values()) if isinstance(one, torch.dtype)]
+    dtypes = [value for value in (*args[1:], *named.values()) if isinstance(value, torch.dtype)]
     return (args[0], *dtypes), {}
 
 
 def _flatten(value: Any) -> list[Any]:
     if isinstance(value, tuple | list):
-        return [one for inner in value for one in _flatten(inner)]
+        return [member for inner in value for member in _flatten(inner)]
     return [value]

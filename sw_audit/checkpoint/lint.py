@@ -87,11 +87,7 @@ def lint_checkpoint(policy: ModelPolicy, *, headers_only: bool = False) -> Weigh
 
 
 def report_broken(error: BrokenWeightsError) -> WeightsReport:
-    """Report a checkpoint that would not open because of its weights.
-
-    Args:
-        error: Why it would not open.
-    """
+    """Report a checkpoint that would not open because of its weights."""
     return report_flaws([_read_flaw(error)], 0).model_copy(update={"remedy": error.remedy})
 
 

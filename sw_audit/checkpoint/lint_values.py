@@ -29,12 +29,7 @@ _POWER = torch.float8_e8m0fnu
 
 
 def scan_values(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
-    """Read every tensor once and tell what is wrong with it.
-
-    Args:
-        folder: The checkpoint.
-        stored: What its files hold.
-    """
+    """Read every tensor once and tell what is wrong with it."""
     weights = (".weight", *(packing.codes for packing in list_packings() if packing.scales))
     for name, tensor in stored.read_all():
         problem = find_non_finite(tensor)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from sw_audit.checkpoint.effective import Probed, ProbedMemory, find_sizes, is_opaque
 from sw_audit.checkpoint.experts import FusedExperts, find_fused_experts
@@ -146,12 +147,12 @@ class DecoderLayer:
 
     @cached_property
     def _matrices(self) -> dict[tuple[str, int | None], Matrix]:
-        return {(one.parameter, one.expert): one for one in self.matrices}
+        return {(matrix.parameter, matrix.expert): matrix for matrix in self.matrices}
 
     @cached_property
     def _experts(self) -> dict[str, int]:
-        fused = Counter(one.parameter for one in self.matrices if one.expert is not None)
-        return {one.parameter: fused[one.parameter] for one in self.matrices}
+        fused = Counter(matrix.parameter for matrix in self.matrices if matrix.expert is not None)
+        return {matrix.parameter: fused[matrix.parameter] for matrix in self.matrices}
 
 
 def list_projections(
@@ -192,13 +193,7 @@ def _make_probed(name: str, module: torch.nn.Module, dtype: torch.dtype, memory:
 
 
 def list_fused_experts(root: torch.nn.Module, prefix: str, hidden: int) -> Iterator[FusedExperts]:
-    """Yield every module below a module that fuses experts.
-
-    Args:
-        root: Where to look, itself included.
-        prefix: Its qualified name.
-        hidden: Width of the residual stream.
-    """
+    """Yield every module below a module that fuses experts."""
     for name, module in root.named_modules(prefix=prefix):
         if (fused := find_fused_experts(module, name, hidden)) is not None:
             yield fused
@@ -213,16 +208,7 @@ def list_expert_matrices(fused: FusedExperts) -> Iterator[Matrix]:
 
 def is_conv1d(module: torch.nn.Module) -> bool:
     """Tell whether a module is GPT-2's Conv1D, a Linear that stores its weight (in, out)."""
-    return isinstance(module, _conv1d_class())
-
-
-@lru_cache(maxsize=1)
-def _conv1d_class() -> type[torch.nn.Module]:
-    # Looking for a class must not be what imports transformers.
-    from transformers.pytorch_utils import Conv1D
-
-    found: type[torch.nn.Module] = Conv1D
-    return found
+    return isinstance(module, Conv1D)
 
 
 def identify_storage(tensor: torch.Tensor) -> int:

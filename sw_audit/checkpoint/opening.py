@@ -64,8 +64,8 @@ class Checkpoint:
 
     @cached_property
     def _matrices(self) -> Mapping[tuple[str, int | None], Matrix]:
-        found = (one for layer in self.layers for one in (*layer.matrices, *layer.down_projections))
-        return {(matrix.parameter, matrix.expert): matrix for matrix in found}
+        listed = (matrix for layer in self.layers for matrix in (*layer.matrices, *layer.down_projections))
+        return {(matrix.parameter, matrix.expert): matrix for matrix in listed}
 
 
 def open_checkpoint(policy: ModelPolicy) -> Checkpoint:

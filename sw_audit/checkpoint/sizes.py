@@ -47,9 +47,6 @@ def size_checkpoint(policy: ModelPolicy) -> Size | None:
     Codes count as they are stored, for most libraries keep them so; what transformers turns into plain numbers
     when it loads (GGUF, fine-grained FP8, MXFP4) counts as those.
 
-    Args:
-        policy: The model.
-
     Returns:
         Its size; `None` for a hub repository that has not been fetched.
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+import torch
+from torch import nn
+from transformers.initialization import no_init_weights
 
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.inspection import inspect_folder
+from sw_audit.checkpoint.lazy_tensor import LazyTensor
 from sw_audit.checkpoint.loading import (
     check_loading,
     choose_class,
@@ -16,8 +22,6 @@ from sw_audit.checkpoint.loading import (
     one_line_refusals,
     read_config,
 )
-from sw_audit.checkpoint.mapped import MappedFiles, UnknownDtypeError
-from sw_audit.checkpoint.meta_model import build_meta_model
 from sw_audit.checkpoint.opening import (
     Checkpoint,
     check_vocabulary,
@@ -25,7 +29,7 @@ from sw_audit.checkpoint.opening import (
     find_device,
     identify_model,
 )
-from sw_audit.checkpoint.paging import Pager, empty_model
+from sw_audit.checkpoint.paging import MappedFiles, Pager, UnknownDtypeError, empty_model_
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.policy.model_policy import ModelPolicy
 
@@ -72,7 +76,7 @@ def open_streaming(
     layers = find_decoder_layers(model)
     require_down_projections(layers, policy.source)
     identity = identify_model(model, layers, policy, digest_parts([folder]) if digest else ())
-    slots = empty_model(model)
+    slots = empty_model_(model)
     # What is not stored is made when the model is made, and stays.
     for module in model.modules():
         for key, buffer in module._buffers.items():
@@ -80,6 +84,43 @@ def open_streaming(
                 module._buffers[key] = buffer.to(device)
     pager = Pager(files, slots, policy, device, on_layer)
     return Checkpoint(model, tokenizer, identity, pager.attach(layers))
+
+
+def build_meta_model(own_class: Any, config: Any, dtype: str, stored: Mapping[str, LazyTensor]) -> Any:
+    """Make a model whose tensors are the stored ones, if nothing needs to be done to them but to convert them.
+
+    That is so for a dense model of one part, whose tensors have the names and shapes that it asks for (of two
+    that are tied, files hold one, as a rule), none of them kept in a wider dtype. The library's own loading gives
+    the same, and takes longer: it reads the rules of all families first.
+
+    Args:
+        own_class: The model's class.
+        config: Its configuration.
+        dtype: Which dtype to have it in; `auto` is what the configuration says.
+        stored: What the files hold, by name.
+
+    Returns:
+        The model, its parameters and persistent buffers `LazyTensor`; `None` where that is not so.
+    """
+    target = config.dtype if dtype == "auto" else getattr(torch, dtype)
+    if not isinstance(target, torch.dtype) or config.get_text_config() is not config:
+        return None
+    with _parameters_without_data(), no_init_weights():
+        model = own_class._from_config(config, dtype=target)
+    asked = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+    if asked != {name: tuple(tensor.shape) for name, tensor in stored.items()}:
+        return None
+    kept = model._keep_in_fp32_modules | model._keep_in_fp32_modules_strict
+    if kept or any(tensor.ndim > 2 for tensor in stored.values()):
+        return None
+    for prefix, module in model.named_modules():
+        for held in (module._parameters, module._buffers):
+            for key, tensor in held.items():
+                name = f"{prefix}.{key}" if prefix else key
+                if tensor is not None and name in stored:
+                    lazy = stored[name]
+                    held[key] = lazy.to(target) if lazy.is_floating_point() else lazy
+    return model
 
 
 def _build_model(files: MappedFiles, config: Any, folder: CheckpointFolder) -> Any:
@@ -106,3 +147,22 @@ def _build_model(files: MappedFiles, config: Any, folder: CheckpointFolder) -> A
         )
         check_loading(info, folder)
     return model
+
+
+@contextmanager
+def _parameters_without_data() -> Iterator[None]:
+    """Let every parameter that is made have no data; buffers that are not stored have theirs."""
+    register = nn.Module.register_parameter
+
+    def register_empty(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:
+            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+        register(module, name, param)
+
+    # transformers has no way to make parameters without data and buffers with; accelerate, which is optional, does
+    # it so, too.
+    setattr(nn.Module, "register_parameter", register_empty)  # noqa: B010 - assigning is what mypy refuses
+    try:
+        yield
+    finally:
+        setattr(nn.Module, "register_parameter", register)  # noqa: B010

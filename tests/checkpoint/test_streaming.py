@@ -26,8 +26,8 @@ from support.checkpoints import (
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.lazy_tensor import LazyTensor, list_sources, make_entry_real, make_real
-from sw_audit.checkpoint.mapped import MappedFiles
 from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checkpoint.paging import MappedFiles
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy

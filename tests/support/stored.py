@@ -137,15 +137,20 @@ def _adapt(*, merged: bool) -> Callable[[Path], object]:
 _FP8 = {"quant_method": "fp8", "weight_block_size": [32, 32], "activation_scheme": "dynamic", "fmt": "e4m3"}
 _CT, _BNB, _AO, _GPTQ = ("compressed_tensors",), ("bitsandbytes", "accelerate"), ("torchao",), ("gptqmodel",)
 
+# On a CPU that multiplies bfloat16, bitsandbytes computes in it with 4 bits, whatever the model's dtype.
+_NARROW = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+_FOUR: dict[str, Any] = {"rounded": _NARROW, "precise": 8e-3 if _NARROW else 1e-6}
+
 STORED: tuple[Stored, ...] = (
-    Stored("bitsandbytes-nf4", _BNB, _bitsandbytes(bnb_4bit_quant_type="nf4"), 0.09),
+    Stored("bitsandbytes-nf4", _BNB, _bitsandbytes(bnb_4bit_quant_type="nf4"), 0.09, **_FOUR),
     Stored(
         "bitsandbytes-nf4-double",
         _BNB,
         _bitsandbytes(bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True),
         0.09,
+        **_FOUR,
     ),
-    Stored("bitsandbytes-fp4", _BNB, _bitsandbytes(bnb_4bit_quant_type="fp4"), 0.1),
+    Stored("bitsandbytes-fp4", _BNB, _bitsandbytes(bnb_4bit_quant_type="fp4"), 0.1, **_FOUR),
     # Computes in float16 and rounds what enters.
     Stored("bitsandbytes-int8", _BNB, _bitsandbytes(load_in_8bit=True), 0.03, rounded=True, precise=5e-4),
     Stored("torchao-int8", _AO, _torchao("Int8WeightOnlyConfig"), 0.03),

@@ -60,20 +60,24 @@ class Bitsandbytes(Format):
         """Find the scale of a block, or of a row."""
         weight = module._parameters.get("weight")
         if (state := getattr(weight, "quant_state", None)) is not None:
-            return _find_block_scale(state, row * shape[1] + column)
+            return _find_block_scale(state, row, column, shape[1])
         scales = getattr(weight, "SCB", None)
         scales = scales if scales is not None else getattr(getattr(module, "state", None), "SCB", None)
         return None if scales is None else Scale(float(scales[row]) / 127)
 
 
-def _find_block_scale(state: Any, index: int) -> Scale:
-    """Find the scale of one of the blocks, which count along the flattened matrix."""
-    largest = state.absmax
+def _find_block_scale(state: Any, row: int, column: int, width: int) -> Scale:
+    """Find the scale of a block, which count along the flattened matrix."""
+    scales = state.absmax
     if state.nested:
         from bitsandbytes.functional import dequantize_blockwise
 
-        largest = dequantize_blockwise(state.absmax, state.state2) + state.offset
-    return Scale(float(largest[index // state.blocksize]), state.code.float().sort().values.cpu().numpy())
+        scales = dequantize_blockwise(state.absmax, state.state2) + state.offset
+    levels = state.code.float().sort().values.cpu().numpy()
+    # On a CPU that multiplies bfloat16 the library packs anew at the first call: (blocks of a row, rows).
+    if scales.ndim == 2:
+        return Scale(float(scales[column // state.blocksize, row]), levels)
+    return Scale(float(scales[(row * width + column) // state.blocksize]), levels)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
