@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -134,15 +134,29 @@ def make_chart(
     """
     words = caption if isinstance(caption, str) else " ".join(filter(None, caption))
     drawings = {}
-    for layout in LAYOUTS:
-        fit = {"width": layout.width, "height": HEIGHT, "autosize": {"type": "fit-x", "contains": "padding"}}
-        layers, frame = plot(layout) if callable(plot) else (plot, fit)
-        with altair.theme.enable("sw_audit"):
-            spec = altair.layer(*layers).to_dict(validate=False)
-        spec.update(frame, datasets={**spec.get("datasets", {}), **rows})
+    for layout, spec in _list_sizes(plot):
+        spec["datasets"] = {**spec.get("datasets", {}), **rows}
+        # In one row where there is room.
         spec["config"]["legend"]["columns"] = 1 if layout.narrow else 0
         drawings[layout.name] = draw_vector(spec, id=f"{id}-{layout.name}", title=title, description=words)
     return Chart(id, title, words, drawings, table)
+
+
+def _list_sizes(plot: Plot) -> Iterator[tuple[Layout, dict[str, Any]]]:
+    if callable(plot):
+        for layout in LAYOUTS:
+            layers, frame = plot(layout)
+            yield layout, _specify(layers) | frame
+        return
+    fit = {"height": HEIGHT, "autosize": {"type": "fit-x", "contains": "padding"}}
+    same = _specify(plot) | fit
+    for layout in LAYOUTS:
+        yield layout, same | {"width": layout.width}
+
+
+def _specify(layers: Layers) -> dict[str, Any]:
+    with altair.theme.enable("sw_audit"):
+        return altair.layer(*layers).to_dict(validate=False)
 
 
 def read_rows(rows: str) -> altair.Chart:

@@ -4,8 +4,7 @@ import re
 from importlib import resources
 
 import pytest
-from support.evidence import make_record
-from sw_audit_reports.html import render_html
+from support.sections import render_example
 from sw_audit_reports.theme import GRID, INK, MUTED, STYLES
 
 STYLE = resources.files("sw_audit_reports").joinpath("style.css").read_text(encoding="utf-8")
@@ -65,7 +64,7 @@ def test_the_colours_of_the_charts_are_those_of_the_style_sheet() -> None:
 
 
 def test_every_colour_in_a_chart_can_be_changed_by_the_style_sheet() -> None:
-    html = render_html(make_record(windows=8, items=8))
+    html = render_example()[0]
     charts = "".join(re.findall(r"<svg [^>]*role=\"img\".*?</svg>", html, flags=re.DOTALL))
     used = set(re.findall(r'(fill|stroke)="([^"]+)"', charts))
     plain = {(key, value) for key, value in used if value not in ("none", "transparent")}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from support.evidence import compose
+from support.evidence import compose, make_record
+from support.pages import ParsedPage, parse_page
 from sw_audit_reports.elements import Block, Cell, Chart, Element, Paragraph, Table, Terms
+from sw_audit_reports.html import render_html
 from sw_audit_reports.sections import SECTIONS, Context, list_sections
 
 from sw_audit.policy.policy import Policy
@@ -81,6 +84,13 @@ class BuiltSection:
     def has_table(self, caption: str) -> bool:
         """Tell whether there is a table whose caption begins so."""
         return any(isinstance(one, Table) and one.caption.startswith(caption) for one in self.elements)
+
+
+@cache
+def render_example() -> tuple[str, ParsedPage]:
+    """Render the record of three models and one that could not be opened, once for all tests."""
+    html = render_html(make_record())
+    return html, parse_page(html)
 
 
 def build_section(id: str, context: Context) -> BuiltSection:  # noqa: A002

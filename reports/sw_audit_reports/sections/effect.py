@@ -290,7 +290,7 @@ def _plot_recipes(rows: Rows) -> Layers:
     limits = limits.encode(x=across, y=altair.Y("limit:Q"), text=altair.value("limit"))
     return [
         refer(1.0),
-        limits.mark_tick(thickness=2, width=34),
+        limits.mark_tick(thickness=2, size=34),
         limits.mark_text(dx=21, align="left", fontSize=11),
         finite.mark_rule().encode(y=altair.Y("low:Q"), y2=altair.Y2("high:Q")),
         finite.mark_line().encode(detail="family:N", strokeDash=encode_dash(series)),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from support.evidence import SUPER_WEIGHT, change_model, make_evidence, make_record
+from support.evidence import SUPER_WEIGHT, compose, make_evidence
 from support.pages import parse_page
-from support.sections import build_section, make_context
+from support.sections import build_section, make_context, render_example
 from sw_audit_reports.html import render_html
 
 from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
@@ -41,8 +41,7 @@ def test_then_and_now_stand_beside_each_other() -> None:
 
 
 def test_the_section_stands_on_the_page_of_a_model_that_is_compared() -> None:
-    record = make_record(windows=8, items=8)
-    assert "Beside its baseline" not in parse_page(render_html(record)).text
-    page = parse_page(render_html(change_model(record, baseline=make_baseline())))
+    assert "Beside its baseline" not in render_example()[1].text
+    page = parse_page(render_html(compose(make_evidence().model_copy(update={"baseline": make_baseline()}))))
     assert page.mistakes == []
     assert page.get("model-1-baseline").text == "Beside its baseline"

@@ -12,11 +12,8 @@ from support.evidence import (
     make_location,
     make_none_evidence,
     make_published,
-    make_record,
 )
-from support.pages import parse_page
-from support.sections import make_context, read_rows, summarize
-from sw_audit_reports.html import render_html
+from support.sections import make_context, read_rows, render_example, summarize
 from sw_audit_reports.sections.location import list_predicted, list_sources
 
 from sw_audit.index.lookup import find_published
@@ -117,7 +114,7 @@ def test_where_nothing_is_published_there_is_no_table() -> None:
 
 
 def test_the_report_shows_predictions_and_sources_of_the_models_that_have_some() -> None:
-    page = parse_page(render_html(make_record(windows=8, items=8)))
+    page = render_example()[1]
     # The specimen and the broken one are in the made-up index, the control is not.
     assert page.text.count("Who has published coordinates of this model") == 2
     found, charts = page.text.index("What was found"), page.text.index("What it does")

@@ -8,12 +8,9 @@ from support.evidence import (
     make_location,
     make_none_evidence,
     make_persistence,
-    make_record,
     make_search,
 )
-from support.pages import parse_page
-from support.sections import BuiltSection, build_section, make_context
-from sw_audit_reports.html import render_html
+from support.sections import BuiltSection, build_section, make_context, render_example
 
 from sw_audit.record.prompt_search import PromptSearch
 from sw_audit.record.record import ModelResult
@@ -95,7 +92,7 @@ def test_where_nothing_was_followed_there_is_no_such_section() -> None:
 
 
 def test_the_page_shows_the_prompt_that_breaks_it_and_the_card_says_so_too() -> None:
-    page = parse_page(render_html(make_record(windows=8, items=8)))
+    page = render_example()[1]
     text = " ".join(page.text.split())
     assert page.get("model-2-prompts").text == "On other prompts"
     assert "Shortest prompt that breaks it zat" in text

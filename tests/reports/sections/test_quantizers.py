@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from support.comparison import FAILED, MISSING, make_comparison, make_comparison_evidence, make_comparison_record
-from support.evidence import change_model, make_evidence, make_record
+from support.evidence import compose, judge_model, make_evidence, make_policy
 from support.pages import parse_page
 from support.sections import BuiltSection, build_section, make_context, summarize
 from sw_audit_reports.html import render_html
@@ -72,8 +72,10 @@ def test_a_comparison_alone_reads_as_one_and_not_as_an_audit_without_verdicts() 
 
 
 def test_a_comparison_in_an_audits_record_stands_beside_its_checks() -> None:
-    record = make_record(windows=8, items=8)
-    page = parse_page(render_html(change_model(record, comparison=make_comparison())))
+    policy = make_policy()
+    result = judge_model(make_evidence(windows=8, items=8), policy)
+    compared = result.model_copy(update={"comparison": make_comparison()})
+    page = parse_page(render_html(compose(compared, policy=policy)))
     assert page.mistakes == []
     assert page.text.count("Quantizers side by side") == 1
     assert "Checks at a glance" in page.text
