@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
 from torch import Tensor, nn
 
 from sw_audit.backends.costs import ProcessMeter
-from sw_audit.checkpoint.opening import Checkpoint
+
+if TYPE_CHECKING:
+    # Opening imports transformers, and that imports the very libraries whose names are asked for here.
+    from sw_audit.checkpoint.opening import Checkpoint
 
 
 @dataclass(frozen=True)

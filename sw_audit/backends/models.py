@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ from sw_audit.backends.costs import ProcessMeter
 from sw_audit.backends.method import Method, Task, describe_failure
 from sw_audit.backends.registry import find_methods
 from sw_audit.checkpoint.folder import CheckpointFolder
-from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
+from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.policy.policy import ModelPolicy
 
 JOB, CALIBRATION, LAYERS, COSTS = "job.json", "calibration.safetensors", "layers.safetensors", "costs.json"
 
-# Nothing is looked up, nor asked: what is needed is on this machine. The last is for gptqmodel, which by default
-# has too few threads for its own queues where a machine has less than three cores.
+# What is needed is on this machine, so nothing is fetched. By default gptqmodel has too few threads for its own
+# queues on a machine with fewer than three cores.
 _SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "PYTHONWARNINGS": "ignore",
@@ -45,11 +45,11 @@ _SETTINGS = {
 
 @dataclass
 class ModelQuantizer:
-    """The layers of a model that another process has quantized, and what that cost.
+    """The layers of a model that another process quantized, and what that cost.
 
     Attributes:
         method: The method.
-        folder: What the process was given and has written.
+        folder: Holds what the process was given and what it wrote.
         bits: Bits stored for the decoder's matrices; `None` if that could not be counted.
         weights: Weights of these matrices.
         seconds: Time spent quantizing.
@@ -67,7 +67,7 @@ class ModelQuantizer:
     failure: str | None = None
 
     def __call__(self, layer: DecoderLayer) -> nn.Module:
-        """Return a copy of a layer with the parameters that the library has given it."""
+        """Return a copy of a layer with the parameters that the library made."""
         if self.failure is not None:
             return layer.module
         projections = [module for _, module in list_projections(layer.module, layer.name)]
@@ -109,7 +109,7 @@ def quantize_models(
         job = {"method": method.name, "model": model, "seed": seed}
         (place / JOB).write_text(json.dumps(job), encoding="utf-8")
         save_file({"token_ids": calibration.contiguous()}, place / CALIBRATION)
-    done = subprocess.run(  # noqa: S603 - this very interpreter, on a module of this package
+    process = subprocess.run(  # noqa: S603 - this very interpreter, on a module of this package
         [sys.executable, "-m", "sw_audit.backends.models", *map(str, folders)],
         # Some write logs into the folder that they are started in.
         cwd=folder,
@@ -119,22 +119,22 @@ def quantize_models(
         check=False,
     )
     return tuple(
-        ModelQuantizer(method, place, **_read_costs(place, done))
+        ModelQuantizer(method, place, **_read_costs(place, process))
         for method, place in zip(methods, folders, strict=True)
     )
 
 
-def _read_costs(folder: Path, done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
+def _read_costs(folder: Path, process: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
     written = folder / COSTS
     if written.is_file():
         costs: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
         return costs
-    lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-    return {"failure": f"its process ended with {done.returncode}: {lines[-1] if lines else 'it said nothing'}"}
+    lines = [line.strip() for line in process.stderr.decode(errors="replace").splitlines() if line.strip()]
+    return {"failure": f"its process ended with {process.returncode}: {lines[-1] if lines else 'it said nothing'}"}
 
 
 def run_job(folder: Path) -> None:
-    """Do the job that a folder describes, and write into it what became of the layers and what it cost."""
+    """Do the job that a folder describes, and write the quantized layers and what they cost into it."""
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     (method,) = find_methods([job["method"]])
     policy = ModelPolicy.model_validate(job["model"])
@@ -154,8 +154,8 @@ def run_job(folder: Path) -> None:
     )
     torch.manual_seed(task.seed)
     known = set(checkpoint.model.state_dict())
-    # The library takes the model apart, the list of what was in it is needed after.
-    matrices = [(matrix.parameter, matrix.tensor.numel()) for matrix in _list_parameters(checkpoint.layers)]
+    # Listed before the library takes the model apart; experts that are fused in one parameter are stored together.
+    sizes = {matrix.parameter: matrix.tensor.numel() for layer in checkpoint.layers for matrix in layer.matrices}
     state = method.train(task)
     missing = sorted(name for name in known if name.startswith(prefixes) and name not in state)
     if missing:
@@ -163,8 +163,8 @@ def run_job(folder: Path) -> None:
     kept = {name: state[name].detach().cpu().contiguous() for name in known if name.startswith(prefixes)}
     save_file({name: tensor.clone() for name, tensor in kept.items()}, folder / LAYERS)
     costs = {
-        "bits": count_saved_bits(saved, [name for name, _ in matrices]),
-        "weights": sum(size for _, size in matrices),
+        "bits": count_saved_bits(saved, sizes),
+        "weights": sum(sizes.values()),
         "seconds": task.meter.seconds,
         "peak_bytes": task.meter.peak_bytes,
     }
@@ -196,18 +196,8 @@ def count_saved_bits(folder: Path, parameters: Iterable[str]) -> int | None:
     return total
 
 
-def _list_parameters(layers: Iterable[DecoderLayer]) -> Iterator[Matrix]:
-    """Yield one matrix per parameter: the experts that are fused in one are stored together."""
-    seen: set[str] = set()
-    for layer in layers:
-        for matrix in layer.matrices:
-            if matrix.parameter not in seen:
-                seen.add(matrix.parameter)
-                yield matrix
-
-
 def main(folders: Sequence[str]) -> int:
-    """Do jobs; what goes wrong is told in one line in the costs, for the output is full of other things."""
+    """Do jobs; a failure is one line in the costs, for the libraries fill the output with other things."""
     failed = 0
     for folder in folders:
         try:

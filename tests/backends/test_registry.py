@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sw_audit.backends.method import describe_failure, find_obstacle
+from sw_audit.backends import libraries, registry
+from sw_audit.backends.method import REGISTERED, describe_failure, find_obstacle
 from sw_audit.backends.registry import METHODS, find_methods
 from sw_audit.errors import InputError
 
@@ -27,6 +30,24 @@ def test_every_method_has_a_name_of_its_own_and_one_way_to_work() -> None:
         "gptqmodel-gptq",
     ]
     assert [method.calibrates for method in METHODS] == [False] * 7 + [True] * 3
+
+
+def test_a_file_among_the_libraries_registers_its_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nearest.py").write_text(
+        "from sw_audit.backends.method import Method, Packed, register\n"
+        "pack = lambda linear: Packed(linear, (linear.weight,))\n"
+        "register(Method('nearest-int4', 'torch', '2', order=0, what='w', settings='s', pack=pack))\n"
+    )
+    before = list(REGISTERED)
+    monkeypatch.setattr(libraries, "__path__", [*libraries.__path__, str(tmp_path)])
+    try:
+        assert importlib.reload(registry).METHODS[0].name == "nearest-int4"
+        assert registry.find_methods(["nearest-int4"])[0].package == "torch"
+    finally:
+        REGISTERED[:] = before
+        monkeypatch.undo()
+        importlib.reload(registry)
+    assert registry.METHODS == METHODS
 
 
 def test_methods_come_in_the_order_of_the_names() -> None:
