@@ -11,8 +11,8 @@ from torch import nn
 
 from sw_audit.backends.costs import count_stored_bits, measure_peak
 from sw_audit.backends.method import Method, Pack, Packed, describe_failure
-from sw_audit.backends.suppress_output import quiet_backends
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
+from sw_audit.checkpoint.suppress_output import quiet_libraries
 
 
 @dataclass
@@ -46,7 +46,7 @@ class LayerQuantizer:
         if self.failure is not None or self.method.pack is None:
             return layer.module
         try:
-            with torch.no_grad(), quiet_backends():
+            with torch.no_grad(), quiet_libraries():
                 return self._quantize(layer, self.method.pack)
         except Exception as error:  # libraries raise nearly everything
             self.failure = describe_failure(error)

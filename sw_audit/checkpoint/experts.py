@@ -14,6 +14,9 @@ from sw_audit.errors import CheckpointError
 # What the last of an expert's matrices is called; where none is, it is the one defined last.
 _NAMES_OF_DOWN = ("down", "w2", "output")
 _NAMES_OF_ACTIVATION = ("act_fn", "activation_fn", "act", "activation")
+# Products made in another order differ by rounding: by a part of the output's norm, or by so many epsilons of it.
+_TOLERANCE = 1e-4
+_EPSILONS = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +115,6 @@ def _is_transposed(module: nn.Module, fused: Mapping[str, nn.Parameter], down: s
         if (first == hidden) != (last == hidden):
             return bool((last if key == down else first) == hidden)
     return False
-
-
-# Products made in another order differ by rounding: by a part of the output's norm, or by so many epsilons of it.
-_TOLERANCE = 1e-4
-_EPSILONS = 8.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,20 @@ from sw_audit.errors import CheckpointError
 
 # Architectures that exist for filling in masks, which also have a causal head in transformers.
 _MASKED = "ForMaskedLM"
+# What only a block that mixes tokens is told; an MLP is told nothing but the hidden states.
+_TOLD_TO_MIXERS = {
+    "attention_mask",
+    "alibi",
+    "past_key_values",
+    "past_key_value",
+    "layer_past",
+    "cache_params",
+    "position_embeddings",
+    "position_ids",
+    "cu_seqlens",
+}
+
+_Pair = tuple[Matrix, torch.nn.Module]
 
 
 def find_decoder_layers(model: Any) -> tuple[DecoderLayer, ...]:
@@ -148,22 +162,6 @@ def _list_embeddings(model: Any) -> Iterator[torch.Tensor]:
 
 def _name_model(model: Any) -> str:
     return getattr(model, "name_or_path", "") or type(model).__name__
-
-
-# What only a block that mixes tokens is told; an MLP is told nothing but the hidden states.
-_TOLD_TO_MIXERS = {
-    "attention_mask",
-    "alibi",
-    "past_key_values",
-    "past_key_value",
-    "layer_past",
-    "cache_params",
-    "position_embeddings",
-    "position_ids",
-    "cu_seqlens",
-}
-
-_Pair = tuple[Matrix, torch.nn.Module]
 
 
 def find_down_projections(

@@ -121,6 +121,11 @@ class CheckpointFolder:
         """
         return find_format(self)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it holds a model whose weights are plain numbers, by its config.json."""
+        return self.format.uses_config and not self.quantization
+
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
         """The weight files that opening the checkpoint reads.

@@ -205,7 +205,7 @@ def _compare_tied(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[F
 
 def _compare_with_model(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
     """Hold names and shapes of tensors that are not quantized against those that the model asks for."""
-    if folder.quantization or not stored.all_safetensors:
+    if not folder.is_plain or not stored.all_safetensors:
         return
     try:
         open_streaming(folder.policy, digest=False)

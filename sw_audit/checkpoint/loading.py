@@ -75,7 +75,7 @@ def load(folder: CheckpointFolder, device: torch.device) -> Loaded:
         if folder.has_tokenizer:
             loaded = Loaded(below.model, load_tokenizer(folder), loaded.folders)
     else:
-        if not _is_plain(folder):
+        if not folder.is_plain:
             _refuse_disagreement(folder)
         config, tokenizer = read_config(folder), load_tokenizer(folder)
         loaded = Loaded(_load_model(folder, config, device), tokenizer, (folder,))
@@ -228,7 +228,7 @@ def one_line_refusals(folder: CheckpointFolder, what: str) -> Iterator[None]:
 
 def _load_model(folder: CheckpointFolder, config: Any, device: torch.device) -> Any:
     """Load the weights, once, and refuse whatever did not fit."""
-    known, policy, plain = folder.format, folder.policy, _is_plain(folder)
+    known, policy, plain = folder.format, folder.policy, folder.is_plain
     auto_class, _ = choose_class(config, folder)
     options = {"dtype": policy.dtype, **known.choose_loading_options(folder, config, str(device))}
     with one_line_refusals(folder, "its weights"), suppress_output(unless=plain):
@@ -255,10 +255,6 @@ def _load_model(folder: CheckpointFolder, config: Any, device: torch.device) -> 
         else:
             _require_packed(model, folder)
     return model
-
-
-def _is_plain(folder: CheckpointFolder) -> bool:
-    return folder.format.uses_config and not folder.quantization
 
 
 def _refuse_disagreement(folder: CheckpointFolder) -> None:

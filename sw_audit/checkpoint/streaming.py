@@ -62,7 +62,7 @@ def open_streaming(
     device = find_device(policy)
     if any(path.suffix != ".safetensors" for path in folder.weight_files):
         raise CannotStreamError("its weights are no safetensors")
-    if not folder.format.uses_config or folder.quantization:
+    if not folder.is_plain:
         raise CannotStreamError("its weights are packed, or an adapter is on them")
     with quiet_libraries():
         config = read_config(folder)

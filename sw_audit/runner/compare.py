@@ -17,9 +17,9 @@ from sw_audit.backends.costs import measure_peak
 from sw_audit.backends.method import Method
 from sw_audit.backends.preparing import describe_method, prepare_methods
 from sw_audit.backends.registry import METHODS, find_methods
-from sw_audit.backends.suppress_output import quiet_backends
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.checks.comparison import rate_quality
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
@@ -76,7 +76,7 @@ def compare_quantizers(
     progress("opening", 0, 1)
     checkpoint = open_checkpoint(model)
     with ExitStack() as stack:
-        stack.enter_context(quiet_backends())
+        stack.enter_context(quiet_libraries())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sw-audit-")))
         evidence = _gather(checkpoint, model, policy, chosen, scratch, progress)
     seconds = time.perf_counter() - started

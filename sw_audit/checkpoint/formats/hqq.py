@@ -13,3 +13,4 @@ class Hqq(Format):
     obstacle = NOT_READ_BACK
     packings = (Packing(".W_q", ".scale", needs_scales=False),)
     module_packages = ("hqq.",)
+    loggers = ("hqq",)

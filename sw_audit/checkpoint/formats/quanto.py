@@ -13,3 +13,4 @@ class Quanto(Format):
     obstacle = NOT_READ_BACK
     packings = (Packing(".weight._data", ".weight._scale"),)
     module_packages = ("optimum.",)
+    loggers = ("optimum",)
