@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
-from collections.abc import Iterator
+
+import tomlkit
 
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.comparison import ROUND_TO_NEAREST
@@ -26,7 +25,6 @@ _DEFAULTS: dict[str, object] = {
 }
 _OFFERED = ("dtype", "device", "expect", "parent")
 """What there is an option for, of the keys of a model."""
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def write_command(source: str, check: str, policy: Policy, model_id: str) -> str:
@@ -94,41 +92,4 @@ def says_more_than_options(policy: Policy) -> bool:
 
 def write_policy(policy: Policy) -> str:
     """Write a policy as a TOML file that reads back as the same policy."""
-    content = policy.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return "\n".join(_write_table(content, ())).strip() + "\n"
-
-
-def _write_table(content: dict[str, object], path: tuple[str, ...]) -> Iterator[str]:
-    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
-    arrays = {key: value for key, value in content.items() if _is_table_array(value)}
-    plain = {key: value for key, value in content.items() if key not in tables and key not in arrays}
-    for key, value in plain.items():
-        yield f"{_write_key(key)} = {_write_value(value)}"
-    for key, table in tables.items():
-        inner = (*path, key)
-        # A table of tables needs no head of its own unless it is empty.
-        if not table or not all(isinstance(value, dict) for value in table.values()):
-            yield from ("", f"[{'.'.join(map(_write_key, inner))}]")
-        yield from _write_table(table, inner)
-    for key, entries in arrays.items():
-        for entry in entries if isinstance(entries, list) else ():
-            inner = (*path, key)
-            yield from ("", f"[[{'.'.join(map(_write_key, inner))}]]")
-            yield from _write_table(entry, inner)
-
-
-def _is_table_array(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
-
-
-def _write_key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else _write_value(key)
-
-
-def _write_value(value: object) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_write_value, value))}]"
-    if isinstance(value, float):
-        return repr(value)
-    # JSON's strings are TOML's basic strings, but for one control character.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return tomlkit.dumps(policy.model_dump(mode="json", by_alias=True, exclude_none=True))
