@@ -33,16 +33,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_sw_audit.assignments import Case
-from pytest_sw_audit.session import AuditSession, RemoteError, find_desk, tell_error
+from pytest_sw_audit.state import find_session
 
 if TYPE_CHECKING:
+    from pytest_sw_audit.session import AuditSession
     from sw_audit import Checkpoint
     from sw_audit.policy.policy import Policy
     from sw_audit.record.location import Location
     from sw_audit.record.measurement import Measurement
     from sw_audit.record.record import ModelFailure, ModelResult
     from sw_audit.record.verdict import Verdict
+    from sw_audit.runner.assignments import Case
 
 MARKER = (
     "sw_audit(model=None, check=None): on a test with sw_... fixtures, run it only for this model (an id, or a "
@@ -64,7 +65,7 @@ def _case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture(scope="session")
 def sw_policy(_sw_audit_case: Case, pytestconfig: pytest.Config) -> Policy:
     """The policy that the model is audited under, options included."""
-    return find_desk(pytestconfig).assignments[_sw_audit_case.key].policy
+    return find_session(pytestconfig).assignments[_sw_audit_case.key].policy
 
 
 @pytest.fixture(scope="session")
@@ -73,15 +74,15 @@ def sw_model(_sw_audit_case: Case, pytestconfig: pytest.Config) -> Iterator[Chec
 
     Tests that ask for it run once per model of the run. Leave the model as you found it.
     """
-    desk = find_desk(pytestconfig)
-    yield _attempt(desk.open_model, _sw_audit_case)
-    desk.close_model()
+    session = find_session(pytestconfig)
+    yield _attempt(session.open_model, _sw_audit_case)
+    session.close_model()
 
 
 @pytest.fixture(scope="session")
 def sw_location(_sw_audit_case: Case, pytestconfig: pytest.Config) -> Location:
     """Where the model's super weights are: `outcome`, `super_weights`, `super_activations`, `trace`."""
-    location: Location = _attempt(find_desk(pytestconfig).locate_model, _sw_audit_case)
+    location: Location = _attempt(find_session(pytestconfig).locate_model, _sw_audit_case)
     return location
 
 
@@ -91,14 +92,14 @@ def sw_measurements(_sw_audit_case: Case, pytestconfig: pytest.Config) -> dict[s
 
     The model is measured once for all tests and checks of the run.
     """
-    result: ModelResult = _attempt(find_desk(pytestconfig).find_result, _sw_audit_case)
+    result: ModelResult = _attempt(find_session(pytestconfig).find_result, _sw_audit_case)
     return {measured.arm.name: measured for measured in result.measurements}
 
 
 @pytest.fixture(scope="session")
 def sw_verdicts(_sw_audit_case: Case, pytestconfig: pytest.Config) -> dict[str, Verdict]:
     """Every verdict on the model by the id of its check, such as `prune-collapses`."""
-    model: ModelResult | ModelFailure = _attempt(find_desk(pytestconfig).find_model, _sw_audit_case)
+    model: ModelResult | ModelFailure = _attempt(find_session(pytestconfig).find_model, _sw_audit_case)
     return {verdict.check: verdict for verdict in model.verdicts}
 
 
@@ -107,7 +108,7 @@ def parametrize_models(metafunc: pytest.Metafunc) -> None:
     marked = read_marker(metafunc.definition)
     if _CASE not in metafunc.fixturenames:
         return
-    cases = _find_cases(find_desk(metafunc.config))
+    cases = _find_cases(find_session(metafunc.config))
     chosen = {label: case for label, case in cases.items() if marked[0] is None or case.model in marked[0]}
     reason = f"no model of this run is among {', '.join(marked[0] or ())}" if cases else _NO_MODEL
     parameters = [pytest.param(case, id=label) for label, case in chosen.items()]
@@ -131,7 +132,7 @@ def read_marker(node: pytest.Item) -> tuple[Collection[str] | None, Collection[s
             )
         for name, value in marker.kwargs.items():
             words = [value] if isinstance(value, str) else value
-            if not isinstance(words, list | tuple | set) or not all(isinstance(one, str) for one in words):
+            if not isinstance(words, list | tuple | set) or not all(isinstance(word, str) for word in words):
                 pytest.fail(
                     f"{node.nodeid}: marker sw_audit has {name}={value!r}; give an id or a list of ids",
                     pytrace=False,
@@ -141,36 +142,30 @@ def read_marker(node: pytest.Item) -> tuple[Collection[str] | None, Collection[s
     return restricted["model"], restricted["check"]
 
 
-def announce_tests(desk: AuditSession, item: pytest.Item) -> None:
+def announce_tests(session: AuditSession, item: pytest.Item) -> None:
     """Note what a test will read, so that the one measuring pass of its model serves it too."""
     used = set(getattr(item, "fixturenames", ()))
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     case = parameters.get(_CASE)
-    if not isinstance(case, Case):
+    if case is None:
         return
     if used & _MEASURED:
-        desk.need(case, read_marker(item)[1] or desk.assignments[case.key].list_checks(case.model))
+        session.need(case, read_marker(item)[1] or session.assignments[case.key].checks[case.model])
     if "sw_model" in used:
-        desk.lent.add(case)
+        session.kept_open.add(case)
 
 
-def _find_cases(desk: AuditSession) -> dict[str, Case]:
+def _find_cases(session: AuditSession) -> dict[str, Case]:
     """Return the models by label; those of `[tool.sw_audit]` count where nothing else is asked for."""
-    from sw_audit.errors import AuditError
-
-    if not desk.offered and desk.names_models():
-        try:
-            desk.offer(desk.engage_options())
-        except AuditError as error:
-            pytest.fail(tell_error(error), pytrace=False)
-    return desk.label_cases()
+    _attempt(session.offer_tool_models)
+    return session.label_cases()
 
 
-def _attempt(act: Any, case: Case) -> Any:
-    """Call a method of the desk; input that cannot be used is told in one line."""
+def _attempt(act: Any, *arguments: Any) -> Any:
+    """Call a method of the session; input that cannot be used is told in one line."""
     from sw_audit.errors import AuditError
 
     try:
-        return act(case)
-    except (AuditError, RemoteError) as error:
-        pytest.fail(tell_error(error), pytrace=False)
+        return act(*arguments)
+    except AuditError as error:
+        pytest.fail(" ".join(str(error).split()), pytrace=False)

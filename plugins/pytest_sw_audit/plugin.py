@@ -1,26 +1,17 @@
 """The hooks of pytest that sw-audit uses; what they do is told in the other files.
 
-Importing this costs nothing: whatever is heavy is imported inside functions, when an audit is asked for.
+Importing this costs nothing: whatever is heavy is imported when an audit is asked for (`find_session`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_sw_audit import hookspecs
-from pytest_sw_audit.assignments import list_policy_arguments
-from pytest_sw_audit.collect import (
-    AuditItem,
-    PolicyFile,
-    collect_file,
-    collect_options,
-    keep_named_items,
-    take_named_items,
-)
 from pytest_sw_audit.fixtures import (
     MARKER,
     _case,
@@ -33,12 +24,13 @@ from pytest_sw_audit.fixtures import (
     sw_policy,
     sw_verdicts,
 )
-from pytest_sw_audit.options import add_options, read_settings
-from pytest_sw_audit.output import LEDGER, Interruption, RunOutput, examine_folder, write_ledger
-from pytest_sw_audit.progress import report_progress
-from pytest_sw_audit.session import DESK, AuditSession, find_desk, is_worker, tell_error
-from pytest_sw_audit.summary import print_summary, write_header
-from pytest_sw_audit.xdist import OUTPUT, Distribution, make_output, share_cores
+from pytest_sw_audit.options import add_options, is_requested
+from pytest_sw_audit.state import find_session, has_session, is_worker
+from pytest_sw_audit.xdist import OUTPUT, Distribution, share_cores
+from sw_audit.runner.options import SUFFIX
+
+if TYPE_CHECKING:
+    from pytest_sw_audit.items import PolicyFile
 
 __all__ = ["_case", "sw_location", "sw_measurements", "sw_model", "sw_policy", "sw_verdicts"]
 
@@ -54,39 +46,24 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the desk up; complain now about whatever can be known now."""
+    """Begin the audit if one is asked for; complain now about whatever can be known now."""
     config.addinivalue_line("markers", MARKER)
-    desk = AuditSession(read_settings(config), config.rootpath, partial(report_progress, config))
-    config.stash[DESK], config.stash[LEDGER] = desk, RunOutput()
-    config.pluginmanager.register(Interruption(desk), "sw_audit-interruption")
     if hasattr(config.hook, "pytest_xdist_make_scheduler") and not is_worker(config):
         config.pluginmanager.register(Distribution(), "sw_audit-distribution")
     if config.getoption("help", False) or config.getoption("version", 0):
         return
-    files = list_policy_arguments(config)
-    if not desk.settings.requested and not files:
-        return
-    _engage(config, desk, files)
-
-
-def _engage(config: pytest.Config, desk: AuditSession, files: list[Path]) -> None:
-    from sw_audit.errors import AuditError
-
-    try:
+    files = _list_policy_arguments(config)
+    if is_requested(config) or files:
         if is_worker(config):
             share_cores(config)
-        else:
-            examine_folder(desk.settings.out)
-            desk.check_places()
-        if desk.settings.requested:
-            desk.offer(desk.engage_options())
-            take_named_items(config, desk)
-        for path in files:
-            desk.offer(desk.engage_file(path))
-    except AuditError as error:
-        raise pytest.UsageError(tell_error(error)) from error
-    if desk.settings.alone and config.args_source is not pytest.Config.ArgsSource.ARGS:
-        config.args, config.args_source = [], pytest.Config.ArgsSource.ARGS
+        find_session(config).begin(files)
+
+
+def _list_policy_arguments(config: pytest.Config) -> list[Path]:
+    """Return the policy files among the command line's file arguments, as absolute paths."""
+    here = config.invocation_params.dir
+    named = [here / argument.partition("::")[0] for argument in config.args]
+    return [path for path in dict.fromkeys(named) if path.name.endswith(SUFFIX) and path.is_file()]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -95,14 +72,20 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Put the models that the options ask for under the session, before everything else."""
     report = yield
-    if isinstance(collector, pytest.Session) and report.passed:
+    if isinstance(collector, pytest.Session) and report.passed and has_session(collector.config):
+        from pytest_sw_audit.items import collect_options
+
         report.result = [*collect_options(collector), *report.result]
     return report
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> PolicyFile | None:
     """Collect policy files."""
-    return collect_file(file_path, parent)
+    if not file_path.name.endswith(SUFFIX):
+        return None
+    from pytest_sw_audit.items import PolicyFile
+
+    return PolicyFile.from_parent(parent, path=file_path)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -113,8 +96,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep what the node ids on the command line name."""
-    desk = find_desk(config)
-    kept = keep_named_items(desk, items)
+    if not has_session(config):
+        return
+    from pytest_sw_audit.items import keep_named_items
+
+    kept = keep_named_items(find_session(config), items)
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
@@ -122,13 +108,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Note what this run will read, so that one measuring pass per model serves it all."""
-    desk = find_desk(session.config)
+    if not has_session(session.config):
+        return
+    from pytest_sw_audit.items import AuditItem
+
+    audit = find_session(session.config)
     for item in session.items:
         if isinstance(item, AuditItem):
-            desk.gated.setdefault(item.case, []).append(item.name)
-            desk.need(item.case, [item.name])
+            audit.gated.setdefault(item.case, []).append(item.name)
+            audit.need(item.case, [item.name])
         else:
-            announce_tests(desk, item)
+            announce_tests(audit, item)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -138,26 +128,39 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Tell in one line what is audited."""
-    return write_header(find_desk(config))
+    if not has_session(config):
+        return None
+    from pytest_sw_audit.summary import write_header
+
+    return write_header(find_session(config))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the records, or on a worker send what was found to the controller."""
     config = session.config
-    desk = find_desk(config)
-    desk.close_model()
-    if is_worker(config):
-        if desk.assignments:
-            config.workeroutput[OUTPUT] = make_output(desk)  # type: ignore[attr-defined] # set by pytest-xdist
+    if not has_session(config):
         return
-    ledger = config.stash[LEDGER] = write_ledger(config, desk)
-    if ledger.trouble:
+    audit = find_session(config)
+    audit.close_model()
+    if is_worker(config):
+        from pytest_sw_audit.exchange import make_output
+
+        if audit.assignments:
+            config.workeroutput[OUTPUT] = make_output(audit)  # type: ignore[attr-defined] # set by pytest-xdist
+        return
+    from pytest_sw_audit.output import write_records
+
+    write_records(config, audit)
+    if audit.trouble:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
 @pytest.hookimpl
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table of verdicts and where the report lies."""
-    if not is_worker(config):
-        print_summary(terminalreporter, find_desk(config), config.stash[LEDGER])
+    if is_worker(config) or not has_session(config):
+        return
+    from pytest_sw_audit.summary import print_summary
+
+    print_summary(terminalreporter, find_session(config))

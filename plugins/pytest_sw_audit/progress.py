@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from sw_audit.progress import Progress
+from sw_audit.progress import Progress, ignore_progress
 
 
 @contextmanager
@@ -23,8 +23,6 @@ def report_progress(config: pytest.Config, model: str) -> Iterator[Progress]:
         config: The pytest configuration.
         model: Id of the model.
     """
-    from sw_audit.progress import ignore_progress
-
     quiet = config.getoption("verbose", 0) < 0 or hasattr(config, "workerinput")
     with _show(config):
         wanted = not quiet and sys.stderr.isatty()
@@ -42,8 +40,6 @@ class ProgressBar:
     """A bar on standard error that pytest's capturing does not swallow."""
 
     def __init__(self, config: pytest.Config, model: str) -> None:
-        from tqdm import tqdm
-
         self._config = config
         self._model = model
         reporter = config.pluginmanager.get_plugin("terminalreporter")

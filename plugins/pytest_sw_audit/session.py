@@ -1,76 +1,102 @@
-"""Where the run's evidence is gathered: every model is measured at most once, on first need."""
+"""The audit of a pytest run: what is to be audited, and every model measured at most once, on first need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from pytest_sw_audit.assignments import (
-    OPTIONS_KEY,
-    Assignment,
-    Case,
-    assign_file,
-    assign_options,
-    load_tool_table,
-)
-from pytest_sw_audit.options import Settings
-
-if TYPE_CHECKING:
-    from sw_audit import Checkpoint
-    from sw_audit.progress import Progress
-    from sw_audit.record.location import Location
-    from sw_audit.record.record import ModelFailure, ModelResult
-    from sw_audit.record.verdict import Verdict
-    from sw_audit.runner.cache import Cache
+from pytest_sw_audit.options import is_alone, is_requested, read_settings
+from pytest_sw_audit.progress import report_progress
+from pytest_sw_audit.state import is_worker, names_models
+from sw_audit.checkpoint import opening
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.errors import AuditError
+from sw_audit.record.location import Location
+from sw_audit.record.record import ModelFailure, ModelResult
+from sw_audit.record.verdict import Verdict
+from sw_audit.runner import run, single
+from sw_audit.runner.assignments import OPTIONS_KEY, Assignment, Case, assign_file, assign_options
+from sw_audit.runner.cache import Cache
+from sw_audit.runner.output import WrittenRecord, check_places, tell_error
 
 
-@dataclass
+class RemoteError(AuditError):
+    """An error that happened on a worker or in measuring, as the line that tells it."""
+
+
 class AuditSession:
     """The state of the run.
 
     Attributes:
+        config: The pytest configuration.
         settings: What the command line and the ini file say.
-        root: The root folder of the run.
-        report_progress: Gives what is called while a model is measured.
+        requested: Whether an audit is asked for.
         assignments: What is to be audited, by key.
         offered: Keys of the assignments whose models the fixtures run over: those known before collection.
         named: Node ids given on the command line for models that come from options.
         gated: The models and checks that are test cases of this run, in order.
         needed: The checks that anything in this run reads, by model.
-        lent: The models that tests will want to have open.
-        results: The models that have been measured.
+        kept_open: The models that tests will want to have open.
+        results: The models that have been measured, verdicts included.
         failures: The models that could not be.
         interrupted: Whether the run was broken off, so that nothing may be written.
+        written: The records that were written.
+        trouble: Why nothing, or not everything, could be written; one line.
     """
 
-    settings: Settings
-    root: Path
-    report_progress: Callable[[str], AbstractContextManager[Progress]]
-    assignments: dict[str, Assignment] = field(default_factory=dict)
-    offered: list[str] = field(default_factory=list)
-    named: list[str] = field(default_factory=list)
-    gated: dict[Case, list[str]] = field(default_factory=dict)
-    needed: dict[Case, set[str]] = field(default_factory=dict)
-    lent: set[Case] = field(default_factory=set)
-    results: dict[Case, ModelResult | ModelFailure] = field(default_factory=dict)
-    failures: dict[Case, Exception] = field(default_factory=dict)
-    interrupted: bool = False
-    _open: tuple[Case, Checkpoint] | None = None
-    _cache: Cache | None = None
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings = read_settings(config)
+        self.requested = is_requested(config)
+        self.assignments: dict[str, Assignment] = {}
+        self.offered: list[str] = []
+        self.named: list[str] = []
+        self.gated: dict[Case, list[str]] = {}
+        self.needed: dict[Case, set[str]] = {}
+        self.kept_open: set[Case] = set()
+        self.results: dict[Case, ModelResult | ModelFailure] = {}
+        self.failures: dict[Case, Exception] = {}
+        self.interrupted = False
+        self.written: list[WrittenRecord] = []
+        self.trouble: str | None = None
+        self._open: tuple[Case, Checkpoint] | None = None
+        self._cache: Cache | None = None
+        self._checked = False
+        config.pluginmanager.register(Interruption(self), "sw_audit-interruption")
 
-    def engage_options(self) -> Assignment:
-        """Return the assignment that the options make; see `assign_options`."""
+    def begin(self, files: Iterable[Path]) -> None:
+        """Complain about whatever can be known before collection, and take what the command line names.
+
+        Args:
+            files: The policy files among the file arguments.
+
+        Raises:
+            pytest.UsageError: If there is something to complain about.
+        """
+        try:
+            if not is_worker(self.config):
+                self.find_cache()
+            if self.requested:
+                self.offer(self.assign_options())
+                self._take_named_items()
+            for path in files:
+                self.offer(self.assign_file(path))
+        except AuditError as error:
+            raise pytest.UsageError(tell_error(error)) from error
+        if is_alone(self.config) and self.config.args_source is not pytest.Config.ArgsSource.ARGS:
+            self.config.args, self.config.args_source = [], pytest.Config.ArgsSource.ARGS
+
+    def assign_options(self) -> Assignment:
+        """Return the assignment that the options make; see `sw_audit.runner.assignments.assign_options`."""
         if OPTIONS_KEY not in self.assignments:
-            self.assignments[OPTIONS_KEY] = assign_options(self.settings, self.root)
+            self.assignments[OPTIONS_KEY] = assign_options(self.settings, self.config.rootpath)
         return self.assignments[OPTIONS_KEY]
 
-    def engage_file(self, path: Path) -> Assignment:
-        """Return the assignment that a policy file makes; see `assign_file`."""
+    def assign_file(self, path: Path) -> Assignment:
+        """Return the assignment that a policy file makes; see `sw_audit.runner.assignments.assign_file`."""
         if str(path) not in self.assignments:
             self.assignments[str(path)] = assign_file(path, self.settings)
         return self.assignments[str(path)]
@@ -80,17 +106,21 @@ class AuditSession:
         if assignment.key not in self.offered:
             self.offered.append(assignment.key)
 
+    def offer_tool_models(self) -> None:
+        """Let the fixtures run over the models of `[tool.sw_audit]` where nothing else is asked for.
+
+        Raises:
+            InputError: If they cannot be used.
+        """
+        if not self.offered and names_models(self.config):
+            self.offer(self.assign_options())
+
     def label_cases(self) -> dict[str, Case]:
         """Return every offered model by a label: its id where only one policy has it, else `policy:id`."""
         cases = [case for key in self.offered for case in self.assignments[key].cases]
         ids = [case.model for case in cases]
         names = {case: f"{self.assignments[case.key].name}:{case.model}" for case in cases}
         return {case.model if ids.count(case.model) == 1 else names[case]: case for case in cases}
-
-    def names_models(self) -> bool:
-        """Whether `[tool.sw_audit]` names models; cheap, for it is asked where no audit may be wanted."""
-        table = load_tool_table(self.root / "pyproject.toml")
-        return isinstance(table, dict) and bool(table.get("model"))
 
     def need(self, case: Case, checks: Iterable[str]) -> None:
         """Note that checks will be read, so that the measuring pass serves them."""
@@ -102,7 +132,7 @@ class AuditSession:
         Raises:
             InputError: If the model or the text cannot be used.
         """
-        return next(one for one in self.find_model(case, (check,)).verdicts if one.check == check)
+        return next(verdict for verdict in self.find_model(case, (check,)).verdicts if verdict.check == check)
 
     def find_model(self, case: Case, checks: Iterable[str] = ()) -> ModelResult | ModelFailure:
         """Return everything known of one model, measuring it first if it has not been.
@@ -133,12 +163,15 @@ class AuditSession:
             InputError: If the model or the text cannot be used.
             RemoteError: If the model was not opened, for its weights are not intact.
         """
-        from sw_audit.record.record import ModelFailure
-
         model = self.find_model(case)
         if isinstance(model, ModelFailure):
             raise RemoteError(model.message)
         return model
+
+    def list_verdicts(self) -> list[Verdict]:
+        """Return the verdicts of this run's items, in order, as far as they were reached."""
+        reached = ((case, checks) for case, checks in self.gated.items() if case in self.results)
+        return [self.find_verdict(case, check) for case, checks in reached for check in checks]
 
     def open_model(self, case: Case) -> Checkpoint:
         """Return the open model; the one that was open before is let go.
@@ -146,11 +179,9 @@ class AuditSession:
         Raises:
             InputError: If it cannot be used.
         """
-        from sw_audit.checkpoint.opening import open_checkpoint
-
         if self._open is None or self._open[0] != case:
             self.close_model()
-            self._open = case, open_checkpoint(self.assignments[case.key].policy.find_model(case.model))
+            self._open = case, opening.open_checkpoint(self.assignments[case.key].policy.find_model(case.model))
         return self._open[1]
 
     def close_model(self) -> None:
@@ -159,81 +190,68 @@ class AuditSession:
 
     def locate_model(self, case: Case) -> Location:
         """Return where a model's super weights are, from the measuring pass if there is one in this run."""
-        from sw_audit.runner.single import locate_model
-
         if case in self.results or self.needed.get(case):
             return self.find_result(case).location
-        location = locate_model(self.open_model(case))
-        if case not in self.lent:
+        location = single.locate_model(self.open_model(case))
+        if case not in self.kept_open:
             self.close_model()
         return location
 
-    def check_places(self) -> None:
-        """Complain before anything is measured about what could not be kept after.
+    def find_cache(self) -> Cache | None:
+        """Return the cache, unless nothing is to be kept; complain about places that cannot be written.
 
         Raises:
-            OutputError: If a baseline cannot have the name or be written, or a named cache cannot be used.
+            OutputError: If the output folder, a baseline or a named cache cannot be written.
         """
-        from sw_audit.record.baselines import check_name
-
-        self.open_cache()
-        if self.settings.save is not None:
-            check_name(self.settings.save)
-
-    def open_cache(self) -> Cache | None:
-        """Return where measurements are remembered, unless nothing is to be."""
-        from sw_audit.runner.cache import open_cache
-
-        if self._cache is None and self.settings.caching:
-            self._cache = open_cache(self.settings.cache, asked=self.settings.cache is not None)
+        if not self._checked:
+            self._cache, self._checked = check_places(self.settings), True
         return self._cache
 
     def _measure(self, case: Case) -> ModelResult | ModelFailure:
-        from sw_audit.runner.run import run_model
-
         assignment = self.assignments[case.key]
-        checks = [check for check in assignment.list_checks(case.model) if check in self.needed[case]]
+        checks = [check for check in assignment.checks[case.model] if check in self.needed[case]]
         checks += sorted(self.needed[case] - set(checks))
-        with self.report_progress(case.model) as progress:
-            # A descendant is opened only when its files have been looked at, so it is lent after.
-            if case in self.lent and assignment.policy.find_model(case.model).parent is None:
+        with report_progress(self.config, case.model) as progress:
+            # A descendant is opened only when its files have been looked at, so it is kept open after.
+            if case in self.kept_open and assignment.policy.find_model(case.model).parent is None:
                 self.open_model(case)
             elif self._open and self._open[0] != case:
                 self.close_model()
-            checkpoint = self._open[1] if self._open else None
-            return run_model(
+            return run.run_model(
                 assignment.policy,
                 case.model,
                 checks,
                 progress=progress,
-                cache=self.open_cache(),
-                checkpoint=checkpoint,
+                cache=self.find_cache(),
+                checkpoint=self._open[1] if self._open else None,
             )
 
-
-DESK = pytest.StashKey[AuditSession]()
-
-
-def find_desk(config: pytest.Config) -> AuditSession:
-    """Return the run's desk."""
-    return config.stash[DESK]
-
-
-def is_worker(config: pytest.Config) -> bool:
-    """Whether this process is a worker of pytest-xdist."""
-    return hasattr(config, "workerinput")
+    def _take_named_items(self) -> None:
+        """Take node ids such as `llama-w4::prune-collapses` out of the file arguments."""
+        models = {case.model for case in self.assignments[OPTIONS_KEY].cases}
+        for argument in list(self.config.args):
+            name = argument.partition("::")[0]
+            if name in models and not (self.config.invocation_params.dir / name).exists():
+                self.config.args.remove(argument)
+                self.named.append(argument)
 
 
-class RemoteError(Exception):
-    """An error that happened on a worker or in measuring, as the line that tells it."""
+class Interruption:
+    """Takes note when the run is broken off; stopping at a failure, as `-x` does, is no such thing."""
 
+    def __init__(self, session: AuditSession) -> None:
+        self._session = session
 
-def tell_error(error: Exception) -> str:
-    """Put an error into one line; one that is not about the input is named by its type."""
-    from sw_audit.errors import AuditError
+    @pytest.hookimpl
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Ctrl-C, or `pytest.exit`; pytest derives its own ways of stopping from KeyboardInterrupt."""
+        if excinfo.type is KeyboardInterrupt or issubclass(excinfo.type, pytest.exit.Exception):
+            self._session.interrupted = True
 
-    text = " ".join(str(error).split())
-    return text if isinstance(error, AuditError | RemoteError) else f"{type(error).__name__}: {text}"
+    @pytest.hookimpl
+    def pytest_internalerror(self) -> None:
+        """A defect, here or on a worker."""
+        self._session.interrupted = True
 
 
 def plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Under pytest-xdist: one model goes to one worker, and what workers found comes back as plain JSON."""
+"""Under pytest-xdist one model goes to one worker, and workers share the cores."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pytest_sw_audit.assignments import OPTIONS_KEY, SUFFIX, Assignment, Case
-from pytest_sw_audit.session import AuditSession, RemoteError, find_desk, plain, tell_error
+from pytest_sw_audit.state import find_session, has_session, names_models
+from sw_audit.errors import AuditError
+from sw_audit.runner.options import SUFFIX
 
 OUTPUT = "sw_audit"
 """Key of what a worker sends, in its `workeroutput`."""
@@ -23,28 +24,34 @@ class Distribution:
     @pytest.hookimpl
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         """Give one model to one worker, where pytest-xdist would spread single tests."""
-        desk = find_desk(config)
-        if config.getvalue("dist") != "load" or not _expects_audit(config, desk):
+        if config.getvalue("dist") != "load" or not _expects_audit(config):
             return None
         from xdist.scheduler import LoadScopeScheduling
+
+        from pytest_sw_audit.exchange import find_scope
+
+        session = find_session(config)
+        with suppress(AuditError):  # a worker that needs the models will tell
+            session.offer_tool_models()
 
         class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc] # xdist may not be there to be typed
             """Load scheduling in which the tests of one model stay together."""
 
             def _split_scope(self, nodeid: str) -> str:
-                return find_scope(nodeid, desk, config.rootpath)
+                return find_scope(nodeid, session.label_cases(), config.rootpath)
 
         return ModelScheduling(config, log)
 
     @pytest.hookimpl
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Take what a worker sent when it finished."""
-        desk = find_desk(node.config)
         output = getattr(node, "workeroutput", None) or {}
         if OUTPUT in output:
-            merge_output(desk, output[OUTPUT])
-        if output.get("exitstatus") == pytest.ExitCode.INTERRUPTED and error is None:
-            desk.interrupted = True
+            from pytest_sw_audit.exchange import merge_output
+
+            merge_output(find_session(node.config), output[OUTPUT])
+        if output.get("exitstatus") == pytest.ExitCode.INTERRUPTED and error is None and has_session(node.config):
+            find_session(node.config).interrupted = True
 
 
 def share_cores(config: pytest.Config) -> None:
@@ -57,74 +64,9 @@ def share_cores(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
-def find_scope(nodeid: str, desk: AuditSession, root: Path) -> str:
-    """Return what a test is kept together with: its model, else nothing but itself.
-
-    Args:
-        nodeid: Such as `llama-w4::prune-collapses`, `audit.swaudit.toml::llama-w4::prune-collapses`, or
-            `test_mine.py::test_it[llama-w4]`.
-        desk: Knows the models.
-        root: Root folder of the run, which node ids are relative to.
-    """
-    path, *names = nodeid.partition("[")[0].split("::")
-    if path.endswith(SUFFIX) and names:
-        return f"{path}::{names[0]}"
-    labels = desk.label_cases()
-    if len(names) == 1 and Case(OPTIONS_KEY, path) in labels.values():
-        return path
-    bracket = f"-{nodeid.partition('[')[2].removesuffix(']')}-"
-    found = max((label for label in labels if f"-{label}-" in bracket), key=len, default=None)
-    if found is None:
-        return nodeid
-    key, model = labels[found]
-    return f"{os.path.relpath(key, root).replace(os.sep, '/')}::{model}" if key else model
-
-
-def make_output(desk: AuditSession) -> dict[str, Any]:
-    """Put what this worker found into plain JSON types."""
-    cases = [case for case in desk.gated if case in desk.results]
-    return {
-        "interrupted": desk.interrupted,
-        "assignments": [
-            {"key": one.key, "name": one.name, "policy": plain(one.policy), "checks": dict(one.checks)}
-            for one in desk.assignments.values()
-        ],
-        "gated": [[*case, list(checks)] for case, checks in desk.gated.items()],
-        "results": [[*case, plain(desk.results[case])] for case in cases],
-        "failures": [[*case, tell_error(error)] for case, error in desk.failures.items()],
-    }
-
-
-def merge_output(desk: AuditSession, output: dict[str, Any]) -> None:
-    """Put what a worker found on the controller's desk; the first to have measured a model counts."""
-    from pydantic import TypeAdapter
-
-    from sw_audit.policy.policy import Policy
-    from sw_audit.record.record import AuditedModel
-
-    desk.interrupted |= output["interrupted"]
-    for one in output["assignments"]:
-        policy = Policy.model_validate(one["policy"])
-        checks = {model: tuple(names) for model, names in one["checks"].items()}
-        assignment = Assignment(one["key"], one["name"], policy, checks)
-        desk.assignments.setdefault(assignment.key, assignment)
-    for key, model, checks in output["gated"]:
-        desk.gated.setdefault(Case(key, model), list(checks))
-    audited: TypeAdapter[AuditedModel] = TypeAdapter(AuditedModel)
-    for key, model, content in output["results"]:
-        desk.results.setdefault(Case(key, model), audited.validate_python(content))
-    for key, model, message in output["failures"]:
-        desk.failures.setdefault(Case(key, model), RemoteError(message))
-
-
-def _expects_audit(config: pytest.Config, desk: AuditSession) -> bool:
+def _expects_audit(config: pytest.Config) -> bool:
     """Whether workers will find models to audit; the controller itself collects nothing."""
-    from sw_audit.errors import AuditError
-
-    if not desk.offered and desk.names_models():
-        with suppress(AuditError):  # a worker that needs the models will tell
-            desk.offer(desk.engage_options())
-    if desk.offered:
+    if (has_session(config) and find_session(config).offered) or names_models(config):
         return True
     ignored = config.getini("norecursedirs")
     here = config.invocation_params.dir

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sw_audit.cli.audit import find_shipped
 from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Revision, TrustRemoteCode
 from sw_audit.errors import InputError
+from sw_audit.specimen.shipped import find_shipped
 
 if TYPE_CHECKING:
     from sw_audit.policy.policy import ModelPolicy

@@ -1,30 +1,39 @@
-"""The program `sw-audit`: its commands, and how it ends."""
+"""The program `sw-audit`: its commands, and how it ends.
+
+A command's module is imported when the command is called, so that help and complaints come at once.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from sw_audit import __version__
-from sw_audit.cli.audit import audit
-from sw_audit.cli.compare import compare_quantizers
-from sw_audit.cli.demo import demo
-from sw_audit.cli.diff import diff
-from sw_audit.cli.fingerprint import fingerprint
-from sw_audit.cli.index import index
-from sw_audit.cli.init import init
-from sw_audit.cli.locate import locate
-from sw_audit.cli.plan import plan
-from sw_audit.cli.quantize import quantize
-from sw_audit.cli.render import render
-from sw_audit.cli.schema import schema
-from sw_audit.cli.specimen import specimen
 from sw_audit.errors import AuditError
+
+COMMANDS = {
+    "audit": "Audit models, print the verdicts, and leave a record and a report.",
+    "plan": "Say what an audit under a policy would read and measure, and how much memory it needs; "
+    "nothing is loaded.",
+    "locate": "Locate super weights, without any data. Any outcome is an answer: the exit code is 0.",
+    "compare-quantizers": "Compare quantizers on one protocol: quality, bits per weight, seconds, memory.",
+    "quantize": "Quantize a model by round-to-nearest, with its super weights held out, and write it.",
+    "index": "Show the published super weights of a model, or of all models, with their sources.",
+    "fingerprint": "Take the short fingerprint of a model's lineage, and say whose descendant it looks like.",
+    "diff": "Say what changed from one record to another. Nothing is measured.",
+    "render": "Render a record; nothing is measured or judged again.",
+    "init": "Write a policy file in which every key stands with its default and its meaning, as a comment.",
+    "demo": "Write the specimen, two sound and three broken descendants of it, and a policy that audits them all.",
+    "specimen": "Write the specimen, the control, their text and their questions into a folder.",
+    "schema": "Print the JSON Schema (draft 2020-12) of policy files and records.",
+}
+"""The commands with the first sentence of their help; each stands in a file of its name."""
 
 BAD_INPUT = 2
 BROKEN_PIPE = 141
@@ -40,8 +49,16 @@ or found in the index.
 """
 
 
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
 class Commands(TyperGroup):
     """The commands; whatever they raise on purpose ends in one line and exit code 2."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Load the command that is called."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_command(str(name)), rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -71,7 +88,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_SETTINGS,
 )
 
 
@@ -91,22 +108,16 @@ def _options(
     pass  # Typer reads the options off the signature: `--version` acts by itself, `Commands` reads `--debug`.
 
 
-for _command in (
-    audit,
-    plan,
-    locate,
-    compare_quantizers,
-    quantize,
-    index,
-    fingerprint,
-    diff,
-    render,
-    init,
-    demo,
-    specimen,
-    schema,
-):
-    app.command()(_command)
+def load_command(name: str) -> Any:
+    """Import a command's module and return the command."""
+    words = name.replace("-", "_")
+    loaded = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
+    loaded.command(name)(getattr(import_module(f"sw_audit.cli.{words}"), words))
+    return typer.main.get_command(loaded)
+
+
+for _name, _sentence in COMMANDS.items():
+    app.command(_name, help=_sentence)(lambda: None)
 
 
 def run() -> None:

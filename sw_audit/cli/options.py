@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
+
+from sw_audit.runner.options import OPTIONS
 
 Model: TypeAlias = Annotated[
     str,
@@ -12,9 +14,8 @@ Model: TypeAlias = Annotated[
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 Revision: TypeAlias = Annotated[str | None, typer.Option(metavar="REV", help="Hub revision.")]
-Dtype: TypeAlias = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Dtype to load in.")
-]
+DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype: TypeAlias = Annotated[DtypeName, typer.Option(help="Dtype to load in.")]
 Device: TypeAlias = Annotated[str, typer.Option(metavar="DEVICE", help="Such as cpu or cuda:0.")]
 TrustRemoteCode: TypeAlias = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
@@ -22,14 +23,17 @@ TrustRemoteCode: TypeAlias = Annotated[
 AllowPickle: TypeAlias = Annotated[
     bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
 ]
-Corpus: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SOURCE",
-        help="Text to measure on: 'specimen', a text, JSON or Parquet file, a data set's name.",
-    ),
-]
-Windows: TypeAlias = Annotated[
-    int | None, typer.Option(metavar="N", help="Measure on at most so many windows of the text.")
-]
-Seed: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Seed of everything that is drawn.")]
+
+
+def describe(name: str, *names: str) -> Any:
+    """Return an option of an audit in the words of the one table of them."""
+    option = OPTIONS[name]
+    return typer.Option(*names, metavar=option.metavar, help=option.meaning)
+
+
+Corpus: TypeAlias = Annotated[str | None, describe("corpus")]
+Windows: TypeAlias = Annotated[int | None, describe("windows")]
+Seed: TypeAlias = Annotated[int | None, describe("seed")]
+OptionalDevice: TypeAlias = Annotated[str | None, describe("device")]
+Expect: TypeAlias = Annotated[Literal["some", "none", "any"] | None, describe("expect")]
+Inconclusive: TypeAlias = Annotated[Literal["fail", "warn"] | None, describe("inconclusive")]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sw_audit.cli.audit import find_shipped
 from sw_audit.errors import PolicyError
+from sw_audit.specimen.shipped import find_shipped
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.sizes import Size

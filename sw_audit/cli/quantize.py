@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sw_audit.cli.audit import find_shipped
 from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode
 from sw_audit.errors import PolicyError
+from sw_audit.specimen.shipped import find_shipped
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.opening import Checkpoint

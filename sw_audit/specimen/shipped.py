@@ -61,3 +61,13 @@ def require_new_folder(target: Path, asked: str) -> None:
         raise InputError(asked, "a file of that name", "name a folder that is new or empty")
     if target.is_dir() and any(target.iterdir()):
         raise InputError(asked, "a folder that is not empty", "name a folder that is new or empty")
+
+
+def find_shipped(source: str) -> str:
+    """Return the path of a model that ships with sw-audit for its word, `specimen` or `control`.
+
+    Anything else is returned as it is, and so is the word where a file or folder has that name.
+    """
+    if source not in ("specimen", "control") or Path(source).exists():
+        return source
+    return str(specimen_path() if source == "specimen" else control_path())

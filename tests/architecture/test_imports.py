@@ -28,7 +28,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": BASE | {"checkpoint"},
     "export": BASE | {"__init__", "checkpoint", "arms", "quantize"},
     "runner": BASE
-    | {"__init__", "arms", "backends", "checkpoint", "checks", "corpus", "index", "locate", "measure", "testing"},
+    | {
+        "__init__",
+        "arms",
+        "backends",
+        "checkpoint",
+        "checks",
+        "corpus",
+        "index",
+        "locate",
+        "measure",
+        "specimen",
+        "testing",
+    },
     "training": BASE | {"checkpoint", "locate", "measure", "checks"},
     "cli": BASE
     | {"__init__", "checkpoint", "checks", "corpus", "export", "index", "locate", "runner", "specimen"},

@@ -5,36 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from pytest_sw_audit.assignments import OPTIONS_KEY, Assignment
-from pytest_sw_audit.options import Settings
-from pytest_sw_audit.session import AuditSession
-from pytest_sw_audit.xdist import find_scope
-from support.evidence import make_policy
+from pytest_sw_audit.exchange import find_scope
 from support.fake_runner import CHECKS, count_statuses
 from support.runs import Inner
 
-from sw_audit.progress import ignore_progress
 from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Status
+from sw_audit.runner.assignments import OPTIONS_KEY, Case
 
 pytestmark = pytest.mark.slow  # each run starts workers
-
-
-def make_desk(root: Path) -> AuditSession:
-    settings = Settings(
-        models=(), policy=None, checks=(), overlay={}, out=root, report=True, save=None, cache=None,
-        caching=False, requested=True, alone=True,
-    )  # fmt: skip
-    desk = AuditSession(settings, root, lambda _: nullcontext(ignore_progress))
-    keys = {OPTIONS_KEY: ("llama", "llama-w4"), str(root / "deep" / "audit.swaudit.toml"): ("other",)}
-    for key, models in keys.items():
-        desk.assignments[key] = Assignment(key, "name", make_policy(*models), {})
-        desk.offer(desk.assignments[key])
-    return desk
 
 
 @pytest.mark.parametrize(
@@ -56,7 +38,12 @@ def make_desk(root: Path) -> AuditSession:
 def test_what_belongs_to_a_model_stays_together_and_nothing_else_does(
     tmp_path: Path, nodeid: str, scope: str
 ) -> None:
-    assert find_scope(nodeid, make_desk(tmp_path), tmp_path) == scope
+    labels = {
+        "llama": Case(OPTIONS_KEY, "llama"),
+        "llama-w4": Case(OPTIONS_KEY, "llama-w4"),
+        "other": Case(str(tmp_path / "deep" / "audit.swaudit.toml"), "other"),
+    }
+    assert find_scope(nodeid, labels, tmp_path) == scope
 
 
 def test_two_workers_give_the_verdicts_of_one_process(separate: Inner) -> None:

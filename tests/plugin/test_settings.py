@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from pytest_sw_audit.options import SETTINGS
 from support.fake_runner import CHECKS
 from support.runs import Inner
 
 from sw_audit.policy.model_policy import Dtype, Expectation
 from sw_audit.policy.policy import Policy
+from sw_audit.runner.options import OPTIONS
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "no_cache": True,
     }
     # Those that are left out change which checks run; see test_baselines.py.
-    names = {setting.name.replace("-", "_") for setting in SETTINGS}
+    names = {setting.name.replace("-", "_") for setting in OPTIONS.values()}
     assert names == {*keys, "policy", "parent", "compare"}
     if form == "ini":
         texts = {
@@ -144,7 +144,7 @@ def test_a_word_that_an_ini_key_does_not_allow_is_a_usage_error(inner: Inner, in
 
 
 def test_the_words_that_options_allow_are_those_of_the_policy() -> None:
-    choices = {setting.name: setting.choices for setting in SETTINGS if setting.choices}
+    choices = {setting.name: setting.choices for setting in OPTIONS.values() if setting.choices}
     inconclusive = Policy.model_fields["inconclusive"].annotation
     assert choices == {
         "dtype": get_args(Dtype),

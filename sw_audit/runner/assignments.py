@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-import pytest
+from sw_audit.checks.extra import find_extra_checks
+from sw_audit.checks.info import CHECKS, CheckInfo
+from sw_audit.checks.registry import list_checks
+from sw_audit.checks.waivers import examine_waivers
+from sw_audit.errors import PolicyError
+from sw_audit.policy.overlaying import overlay_policy
+from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
+from sw_audit.policy.reading import parse_policy, read_policy
+from sw_audit.record.baselines import is_name
+from sw_audit.runner import run
+from sw_audit.runner.options import SUFFIX, AuditSettings, load_tool_table
+from sw_audit.specimen.shipped import find_shipped
 
-from pytest_sw_audit.anchoring import anchor_paths
-from pytest_sw_audit.options import Settings
-
-if TYPE_CHECKING:
-    from sw_audit.checks.info import CheckInfo
-    from sw_audit.policy.policy import ModelPolicy, Policy
-
-SUFFIX = ".swaudit.toml"
 OPTIONS_KEY = ""
 """Key of the assignment that the options make; that of a policy file is the file's absolute path."""
 
@@ -49,25 +52,18 @@ class Assignment:
     policy: Policy
     checks: Mapping[str, tuple[str, ...]]
 
-    def list_checks(self, model_id: str) -> tuple[str, ...]:
-        """Return the ids of the checks to run on one model, in their order."""
-        return self.checks[model_id]
-
     @property
     def cases(self) -> tuple[Case, ...]:
         """The models, in the policy's order."""
         return tuple(Case(self.key, model.id) for model in self.policy.models)
 
 
-def assign_options(settings: Settings, root: Path) -> Assignment:
+def assign_options(settings: AuditSettings, root: Path) -> Assignment:
     """Make the assignment that options, ini keys and `[tool.sw_audit]` describe.
 
     Raises:
         InputError: If the policy does not say what it means, or names no model.
     """
-    from sw_audit.errors import PolicyError
-    from sw_audit.policy.reading import read_policy
-
     table = root / "pyproject.toml"
     policy = read_policy(settings.policy) if settings.policy else read_tool_table(table)
     origin = settings.policy or table
@@ -84,15 +80,12 @@ def assign_options(settings: Settings, root: Path) -> Assignment:
     return _assign(OPTIONS_KEY, name, policy, settings)
 
 
-def assign_file(path: Path, settings: Settings) -> Assignment:
+def assign_file(path: Path, settings: AuditSettings) -> Assignment:
     """Make the assignment that a policy file describes.
 
     Raises:
         InputError: If the policy does not say what it means, or names no model.
     """
-    from sw_audit.errors import PolicyError
-    from sw_audit.policy.reading import read_policy
-
     policy = anchor_paths(read_policy(path), path.parent)
     if not policy.models:
         raise PolicyError(f"policy {path}", "it names no model", "add a [[model]] table with a source")
@@ -105,9 +98,6 @@ def read_tool_table(pyproject: Path) -> Policy:
     Raises:
         PolicyError: If the table does not say what it means.
     """
-    from sw_audit.errors import PolicyError
-    from sw_audit.policy.reading import parse_policy
-
     origin = f"{pyproject}: [tool.sw_audit]"
     table = load_tool_table(pyproject)
     if not isinstance(table, dict):
@@ -115,22 +105,8 @@ def read_tool_table(pyproject: Path) -> Policy:
     return parse_policy(table, origin)
 
 
-def load_tool_table(pyproject: Path) -> Any:
-    """Return `[tool.sw_audit]` as it stands; an empty table where there is none, `None` if it cannot be read."""
-    if not pyproject.is_file():
-        return {}
-    try:
-        document: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        return None
-    return document.get("tool", {}).get("sw_audit", {})
-
-
 def find_checks() -> dict[str, CheckInfo]:
     """Return every check that there is, built-in and of other packages, by id."""
-    from sw_audit.checks.extra import find_extra_checks
-    from sw_audit.checks.info import CHECKS
-
     return {check.id: check for check in (*CHECKS, *(extra.info for extra in find_extra_checks()))}
 
 
@@ -143,51 +119,94 @@ def choose_checks(named: Collection[str], policy: Policy, model: ModelPolicy) ->
     Raises:
         PolicyError: If there is no check of a name; it tells the nearest.
     """
-    from sw_audit.checks.info import CHECKS
-    from sw_audit.checks.registry import list_checks
-    from sw_audit.errors import PolicyError
-
     if not named:
         return tuple(check.id for check in list_checks(policy, model))
     known = find_checks()
-    for check in named:
-        if check not in known:
-            near = get_close_matches(check, known, n=1, cutoff=0.4)
+    for name in named:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.4)
             remedy = f"did you mean {near[0]!r}?" if near else f"the checks are {', '.join(known)}"
-            raise PolicyError(f"check {check!r}", "there is no such check", remedy)
-    wanted = tuple(check for check in known if check in named)
+            raise PolicyError(f"check {name!r}", "there is no such check", remedy)
+    chosen = tuple(check for check in known if check in named)
     other = "model" if model.parent else "descendant"
     foreign = {check.id for check in CHECKS if check.scope == other}
-    return tuple(check for check in wanted if check not in foreign) or wanted
+    return tuple(check for check in chosen if check not in foreign) or chosen
 
 
-def _assign(key: str, name: str, policy: Policy, settings: Settings) -> Assignment:
-    from sw_audit.checks.waivers import examine_waivers
-    from sw_audit.policy.overlaying import overlay_policy
-    from sw_audit.runner.run import preflight
+def anchor_paths(policy: Policy, folder: Path) -> Policy:
+    """Take the relative paths in a policy from the folder that it lies in.
 
-    policy = overlay_policy(policy, **settings.overlay)
+    What neither exists there nor begins with a dot is the id of a model, an entry or a data set, and stays as it
+    is; the policy's index, manifests and the folder of tasks are always files. A parent that is another of the
+    policy's models is named by its id; the words for the models that ship with sw-audit become their paths.
+    """
+
+    def anchor(source: str) -> str:
+        place = folder / Path(source).expanduser()
+        if not (source.startswith((".", "~")) or place.exists()):
+            return source
+        path = os.path.relpath(place)
+        return path if place.exists() else f"./{path}"  # or it would read as a hub id
+
+    def anchor_word(word: str) -> str:
+        return word if word in ("specimen", "none") else anchor(word)
+
+    def anchor_file(path: str | None) -> str | None:
+        return path and os.path.relpath(folder / Path(path).expanduser())
+
+    def anchor_text(text: CorpusPolicy) -> CorpusPolicy:
+        return text.model_copy(
+            update={"source": anchor_word(text.source), "choices": text.choices and anchor_word(text.choices)}
+        )
+
+    ids = {model.id for model in policy.models}
+    models = tuple(
+        model.model_copy(
+            update={
+                "source": find_shipped(anchor(model.source)),
+                "index": model.index and anchor_word(model.index),
+                "parent": model.parent
+                if model.parent in (None, *ids)
+                else find_shipped(anchor(model.parent or "")),
+                "base": model.base and anchor(model.base),
+                "manifest": anchor_file(model.manifest),
+            }
+        )
+        for model in policy.models
+    )
+    descent = policy.descent.model_copy(
+        update={
+            "texts": tuple(anchor_text(text) for text in policy.descent.texts),
+            "lm_eval_path": anchor_file(policy.descent.lm_eval_path),
+        }
+    )
+    compare = policy.compare if policy.compare is None or is_name(policy.compare) else anchor(policy.compare)
+    update = {"models": models, "corpus": anchor_text(policy.corpus), "descent": descent, "compare": compare}
+    return policy.model_copy(update={**update, "index": anchor_file(policy.index)})
+
+
+def _assign(key: str, name: str, policy: Policy, settings: AuditSettings) -> Assignment:
+    overlay = dict(settings.overlay)
+    if overlay.get("parent") is not None and overlay["parent"] not in {model.id for model in policy.models}:
+        overlay["parent"] = find_shipped(overlay["parent"])
+    policy = overlay_policy(policy, **overlay)
     checks = {model.id: choose_checks(settings.checks, policy, model) for model in policy.models}
     examine_waivers(policy, tuple(find_checks()))
-    preflight(policy)
+    run.preflight(policy)
     return Assignment(key, name, policy, checks)
 
 
 def _choose_model(named: str, known: tuple[ModelPolicy, ...]) -> ModelPolicy:
-    from sw_audit.policy.policy import ModelPolicy
-
     for model in known:
         if model.id == named:
             return model
     match = _NAMED.fullmatch(named)
     if match and not Path(named).exists():
-        return ModelPolicy(source=match["source"], id=match["id"])
-    return ModelPolicy(source=named)
+        return ModelPolicy(source=find_shipped(match["source"]), id=match["id"])
+    return ModelPolicy(source=find_shipped(named))
 
 
 def _replace_models(policy: Policy, models: tuple[ModelPolicy, ...]) -> Policy:
-    from sw_audit.errors import PolicyError
-
     ids = [model.id for model in models]
     twice = next((name for name in ids if ids.count(name) > 1), None)
     if twice is not None:
@@ -198,10 +217,3 @@ def _replace_models(policy: Policy, models: tuple[ModelPolicy, ...]) -> Policy:
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(SUFFIX).removesuffix(".toml") or "policy"
-
-
-def list_policy_arguments(config: pytest.Config) -> list[Path]:
-    """Return the policy files among the command line's file arguments, as absolute paths."""
-    here = config.invocation_params.dir
-    named = [here / argument.partition("::")[0] for argument in config.args]
-    return [path for path in dict.fromkeys(named) if path.name.endswith(SUFFIX) and path.is_file()]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sw_audit.cli.audit import find_shipped
 from sw_audit.cli.comparison import print_comparison, take_comparison
 from sw_audit.cli.options import (
     AllowPickle,
@@ -25,6 +24,7 @@ from sw_audit.cli.options import (
     TrustRemoteCode,
     Windows,
 )
+from sw_audit.specimen.shipped import find_shipped
 
 if TYPE_CHECKING:
     from sw_audit.policy.policy import Policy

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pytest_sw_audit.anchoring import anchor_paths
 
 from sw_audit.policy.policy import Policy
+from sw_audit.runner.assignments import anchor_paths
+from sw_audit.specimen.shipped import control_path, find_shipped, specimen_path
 
 
 @pytest.fixture
@@ -48,3 +49,12 @@ def test_a_parent_that_is_no_model_of_the_policy_is_a_path(folder: Path) -> None
         {"model": [{"source": "./a", "parent": "base"}, {"source": "./b", "parent": "./gone"}]}
     )
     assert [model.parent for model in anchor_paths(policy, folder).models] == ["deep/base", "./deep/gone"]
+
+
+def test_the_words_specimen_and_control_are_the_shipped_models_unless_there_is_a_path(folder: Path) -> None:
+    policy = Policy.model_validate({"model": [{"source": "control", "parent": "specimen"}]})
+    [model] = anchor_paths(policy, folder).models
+    assert (model.id, model.source, model.parent) == ("control", str(control_path()), str(specimen_path()))
+    assert find_shipped("specimen") == str(specimen_path())
+    Path("specimen").mkdir()
+    assert find_shipped("specimen") == "specimen"

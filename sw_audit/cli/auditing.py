@@ -1,0 +1,222 @@
+"""An audit on the command line: every model through the runner, here or in processes, then files and a table."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+from rich.text import Text
+
+from sw_audit.cli.junit import write_junit
+from sw_audit.cli.progress import show_progress
+from sw_audit.cli.table import make_console, print_models, tabulate
+from sw_audit.errors import AuditError
+from sw_audit.policy.policy import Policy
+from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.store import write_text
+from sw_audit.runner import run
+from sw_audit.runner.assignments import Assignment, Case, assign_file, assign_options
+from sw_audit.runner.cache import Cache
+from sw_audit.runner.explain import (
+    BAD_INPUT,
+    FAILED,
+    INCONCLUSIVE,
+    PASSED,
+    breaches,
+    conclude,
+    count_verdicts,
+    explain_verdict,
+    list_skipped,
+    list_waived,
+)
+from sw_audit.runner.options import AuditSettings
+from sw_audit.runner.output import check_places, name_folders, tell_error, write_record
+
+_ENDINGS = {PASSED: "PASSED", FAILED: "FAILED", INCONCLUSIVE: "INCONCLUSIVE", BAD_INPUT: "NOT COMPLETE"}
+
+
+@dataclass
+class Outcome:
+    """What came of an audit.
+
+    Attributes:
+        models: What was measured and judged.
+        failures: Why other models could not be.
+        complaints: Why something could not be audited or written, a line each.
+        defects: Tracebacks of errors that nobody foresaw.
+        audited: The policies of which at least one model was audited, with their records.
+        files: What was written, by kind.
+    """
+
+    models: dict[Case, ModelResult | ModelFailure] = field(default_factory=dict)
+    failures: dict[Case, ModelFailure] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    defects: list[str] = field(default_factory=list)
+    audited: list[tuple[Assignment, Record]] = field(default_factory=list)
+    files: list[tuple[str, Path]] = field(default_factory=list)
+
+    @property
+    def records(self) -> list[Record]:
+        """The records, in order."""
+        return [record for _, record in self.audited]
+
+    @property
+    def code(self) -> int:
+        """How the program exits."""
+        return conclude(self.records, complete=not (self.complaints or self.defects))
+
+    def complain(self, line: str) -> None:
+        """Note why something could not be done, once."""
+        if line not in self.complaints:
+            self.complaints.append(line)
+
+    def note_failure(self, case: Case, error: Exception, *, debug: bool) -> None:
+        """Note why a model could not be audited; a defect, or any error in debugging, with its traceback."""
+        self.failures[case] = ModelFailure(model=case.model, message=tell_error(error))
+        if isinstance(error, AuditError) and not debug:
+            self.complain(tell_error(error))
+        else:
+            self.defects.append("".join(traceback.format_exception(error)).rstrip())
+
+
+def audit_models(
+    settings: AuditSettings, files: list[Path], root: Path, junit: Path, workers: int, debug: bool, quiet: bool
+) -> Outcome:
+    """Audit models and write what comes of it.
+
+    Args:
+        settings: What is asked for.
+        files: Policy files to audit besides.
+        root: Folder whose pyproject.toml counts.
+        junit: Where the JUnit XML goes.
+        workers: In how many processes; 0 is in this one.
+        debug: Whether every error is told with its traceback.
+        quiet: Whether no progress is shown.
+
+    Raises:
+        InputError: If something asked for cannot be used, as far as it can be told before anything is measured.
+    """
+    cache = check_places(settings)
+    assignments = [] if files and not (settings.models or settings.policy) else [assign_options(settings, root)]
+    assignments += [assign_file(file.absolute(), settings) for file in files]
+    outcome = Outcome()
+    if workers:
+        _audit_in_processes(assignments, outcome, cache, workers, debug=debug)
+    else:
+        _audit_here(assignments, outcome, cache, debug=debug, quiet=quiet)
+    _write_files(assignments, outcome, settings, junit, root)
+    return outcome
+
+
+def _audit_here(
+    assignments: list[Assignment], outcome: Outcome, cache: Cache | None, *, debug: bool, quiet: bool
+) -> None:
+    for assignment in assignments:
+        for case in assignment.cases:
+            try:
+                with show_progress(case.model, quiet=quiet) as progress:
+                    outcome.models[case] = run.run_model(
+                        assignment.policy,
+                        case.model,
+                        assignment.checks[case.model],
+                        progress=progress,
+                        cache=cache,
+                    )
+            except Exception as error:
+                outcome.note_failure(case, error, debug=debug)
+
+
+def _audit_in_processes(
+    assignments: list[Assignment], outcome: Outcome, cache: Cache | None, workers: int, *, debug: bool
+) -> None:
+    """Audit every model in a process of its own, at most `workers` at once."""
+    context = multiprocessing.get_context("spawn")
+    with _share_cores(workers), ProcessPoolExecutor(workers, mp_context=context) as pool:
+        folder = None if cache is None else cache.folder
+        runs = {
+            case: pool.submit(_audit_model, assignment.policy, case.model, assignment.checks[case.model], folder)
+            for assignment in assignments
+            for case in assignment.cases
+        }
+        try:
+            for case, done in runs.items():
+                try:
+                    outcome.models[case] = done.result()
+                except Exception as error:
+                    outcome.note_failure(case, error, debug=debug)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _audit_model(
+    policy: Policy, model_id: str, checks: tuple[str, ...], folder: Path | None
+) -> ModelResult | ModelFailure:
+    return run.run_model(policy, model_id, checks, cache=None if folder is None else Cache(folder))
+
+
+@contextmanager
+def _share_cores(workers: int) -> Iterator[None]:
+    """Leave each process its part of the cores, unless the user has divided them.
+
+    Threads of two processes on one core wait for each other actively, and an audit takes several times as long.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def _write_files(
+    assignments: list[Assignment], outcome: Outcome, settings: AuditSettings, junit: Path, root: Path
+) -> None:
+    kept = [assignment for assignment in assignments if any(case in outcome.models for case in assignment.cases)]
+    names = [assignment.name for assignment in kept]
+    for assignment, folder in zip(kept, name_folders(settings.out, names), strict=True):
+        models = [outcome.models.get(case) or outcome.failures[case] for case in assignment.cases]
+        record = run.compose_record(models, assignment.policy)
+        written = write_record(record, folder, settings, assignment.name if len(kept) > 1 else None)
+        outcome.audited.append((assignment, record))
+        outcome.files += written.files.items()
+        if written.trouble:
+            outcome.complain(written.trouble)
+    if kept:
+        junit.parent.mkdir(parents=True, exist_ok=True)
+        write_text(junit, write_junit(outcome.audited, root))
+        outcome.files.append(("junit", junit))
+
+
+def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool) -> None:
+    """Print the verdicts on standard output, complaints on standard error."""
+    console = make_console()
+    verdicts = [verdict for record in outcome.records for verdict in record.verdicts]
+    if outcome.records and not quiet:
+        for record in outcome.records:
+            print_models(console, record)
+        console.print(tabulate(verdicts, verbose=verbose))
+        for record in outcome.records:
+            for verdict in record.verdicts:
+                if breaches(verdict, record.policy.inconclusive):
+                    console.print(Text(f"{explain_verdict(verdict)}\n"))
+        for line in [*list_waived(verdicts), *([] if verbose else list_skipped(verdicts))]:
+            console.print(Text(line), soft_wrap=True)
+        for kind, path in outcome.files:
+            console.print(Text(f"{kind:<8}{os.path.relpath(path)}"), soft_wrap=True)
+    if outcome.records:
+        code = outcome.code
+        undecided = all(verdict.status == "skipped" for verdict in verdicts)
+        ending = "NOTHING AUDITED" if code == INCONCLUSIVE and undecided else _ENDINGS[code]
+        console.print(Text(f"{ending}: {count_verdicts(verdicts)}", style="bold"), soft_wrap=True)
+    for line in [*outcome.complaints, *outcome.defects]:
+        typer.echo(f"sw-audit: {line}", err=True)

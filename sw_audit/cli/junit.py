@@ -1,0 +1,76 @@
+"""JUnit XML of an audit: one test case per check on each model, as pytest writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from sw_audit.record.record import AuditedModel, Record
+from sw_audit.record.verdict import Status, Verdict
+from sw_audit.runner.assignments import OPTIONS_KEY, Assignment
+from sw_audit.runner.explain import breaches, explain_verdict
+
+_FIGURES = ("status", "quantity", "observed", "low", "high", "limit", "because", "remedy", "protocol")
+
+
+def write_junit(audited: Sequence[tuple[Assignment, Record]], root: Path) -> str:
+    """Write the test cases of several audits as one document.
+
+    Args:
+        audited: What was audited, and what came of it.
+        root: Folder that policy files are named from.
+    """
+    suites = Element("testsuites", name="sw-audit")
+    suite = SubElement(suites, "testsuite", name="sw-audit")
+    for assignment, record in audited:
+        prefix = ""
+        if assignment.key != OPTIONS_KEY:
+            path = Path(assignment.key)
+            prefix = ".".join((path.relative_to(root) if path.is_relative_to(root) else path).parts) + "."
+        for model in record.models:
+            verdicts = {verdict.check: verdict for verdict in model.verdicts}
+            for number, check in enumerate(assignment.checks[model.id]):
+                seconds = 0.0 if number else getattr(model, "seconds", 0.0)
+                case = SubElement(
+                    suite, "testcase", classname=f"{prefix}{model.id}", name=check, time=f"{seconds:.3f}"
+                )
+                _fill_case(case, model, verdicts.get(check), record.policy.inconclusive)
+    counts = {tag: len(list(suite.iter(tag))) for tag in ("testcase", "failure", "error", "skipped")}
+    for name, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(name, str(counts[tag]))
+    indent(suites)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{tostring(suites, encoding="unicode")}\n'
+
+
+def _fill_case(case: Element, model: AuditedModel, verdict: Verdict | None, inconclusive: str) -> None:
+    if verdict is None:
+        message = getattr(model, "message", "not audited")
+        _add(case, "error", {"message": message}, message)
+        return
+    content = verdict.model_dump(mode="json")
+    said = {name: content[name] for name in ("check", "model", *_FIGURES) if content[name] is not None}
+    if verdict.waiver is not None:
+        said["waiver"] = str(verdict.waiver)
+    properties = SubElement(case, "properties")
+    for name, value in said.items():
+        SubElement(properties, "property", name=f"sw_audit.{name}", value=_clean(str(value)))
+    if verdict.waiver is not None:
+        message = f"waived {verdict.waiver} ({verdict.status.upper()}: {verdict.because})"
+        _add(case, "skipped", {"type": "pytest.xfail", "message": message})
+    elif breaches(verdict, inconclusive):
+        text = explain_verdict(verdict)
+        _add(case, "failure", {"message": text}, text)
+    elif verdict.status is not Status.PASS:
+        doubt = "" if verdict.status is Status.SKIPPED else "INCONCLUSIVE: "
+        _add(case, "skipped", {"type": "pytest.skip", "message": f"{doubt}{verdict.because}"})
+
+
+def _add(case: Element, tag: str, attributes: Mapping[str, str], text: str = "") -> None:
+    element = SubElement(case, tag, {name: _clean(value) for name, value in attributes.items()})
+    element.text = _clean(text) or None
+
+
+def _clean(text: str) -> str:
+    """Leave out the characters that XML cannot hold."""
+    return "".join(character for character in text if character >= " " or character in "\n\t")

@@ -1,0 +1,144 @@
+"""How verdicts are told in text: figures, limits, a table, a full explanation, counts, and what a run comes to."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from sw_audit.checks.estimate import write_number
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Finding, Status, Verdict
+from sw_audit.runner.assignments import find_checks
+
+PASSED, FAILED, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3
+"""How `sw-audit audit` exits."""
+
+TABLE_HEAD = ("model", "check", "status", "observed [low, high]", "limit")
+WAIVED = "waived"
+
+_LABEL_WIDTH = 10
+_LINE_WIDTH = 100
+_SHOWN_COORDINATES = 8
+_COUNTED = (*map(str, Status), WAIVED)
+
+
+def write_figure(figure: Verdict | Finding) -> str:
+    """Write what was measured with its interval, such as `1.72 [1.61, 1.84]`; nothing if there is no figure."""
+    if figure.observed is None:
+        return ""
+    if figure.low is None and figure.high is None:
+        return write_number(figure.observed)
+    low, high = ("unbounded" if end is None else write_number(end) for end in (figure.low, figure.high))
+    return f"{write_number(figure.observed)} [{low}, {high}]"
+
+
+def write_limit(figure: Verdict | Finding) -> str:
+    """Write what a figure was held against, with all its digits; nothing if it is only reported."""
+    return "" if figure.limit is None else f"{figure.limit:.12g}"
+
+
+def name_outcome(verdict: Verdict) -> str:
+    """Return the status of a verdict, or `waived`."""
+    return str(verdict.status) if verdict.waiver is None else WAIVED
+
+
+def make_row(verdict: Verdict) -> tuple[str, ...]:
+    """Write a verdict as a row under `TABLE_HEAD`."""
+    status = f"{verdict.status.upper()}{'' if verdict.waiver is None else ' (waived)'}"
+    return verdict.model, verdict.check, status, write_figure(verdict) or "-", write_limit(verdict) or "-"
+
+
+def count_verdicts(verdicts: Iterable[Verdict]) -> str:
+    """Write how many there are of each status, such as `9 pass, 1 fail, 1 waived`."""
+    counts = Counter(name_outcome(verdict) for verdict in verdicts)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in _COUNTED if counts[outcome])
+
+
+def list_waived(verdicts: Iterable[Verdict]) -> list[str]:
+    """Say who answers for what does not pass, until when, and why; a line each."""
+    return [f"waived {verdict.model} {verdict.check} {verdict.waiver}" for verdict in verdicts if verdict.waiver]
+
+
+def list_skipped(verdicts: Iterable[Verdict]) -> list[str]:
+    """Say why checks do not apply, once for all checks of a model that do not for the same reason."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for verdict in verdicts:
+        if verdict.status is Status.SKIPPED:
+            reasons.setdefault((verdict.model, verdict.because), []).append(verdict.check)
+    return [
+        f"skipped {model} {checks[0] if len(checks) == 1 else f'{len(checks)} checks'}: {because}"
+        for (model, because), checks in reasons.items()
+    ]
+
+
+def breaches(verdict: Verdict, inconclusive: str) -> bool:
+    """Whether a verdict fails its test case.
+
+    Args:
+        verdict: The verdict.
+        inconclusive: What the policy says of doubts, `fail` or `warn`.
+    """
+    doubt = verdict.status is Status.INCONCLUSIVE and inconclusive == "fail"
+    return verdict.waiver is None and (verdict.status is Status.FAIL or doubt)
+
+
+def conclude(records: Sequence[Record], *, complete: bool = True) -> int:
+    """Return how a program exits after an audit: what could not be done weighs most, then a failure, then a doubt.
+
+    Waived verdicts weigh nothing.
+
+    Args:
+        records: What was audited.
+        complete: Whether everything could be audited and written.
+    """
+    if not complete:
+        return BAD_INPUT
+    verdicts = [verdict for record in records for verdict in record.verdicts]
+    statuses = {verdict.status for verdict in verdicts if verdict.waiver is None}
+    if Status.FAIL in statuses:
+        return FAILED
+    if any(breaches(verdict, record.policy.inconclusive) for record in records for verdict in record.verdicts):
+        return INCONCLUSIVE
+    waived = any(verdict.waiver is not None for verdict in verdicts)
+    return INCONCLUSIVE if statuses <= {Status.SKIPPED} and not waived else PASSED
+
+
+def explain_verdict(verdict: Verdict) -> str:
+    """Write a verdict that is not a pass: claim, measurement, limit, place, protocol, what to do."""
+    check = find_checks().get(verdict.check)
+    figure = write_figure(verdict)
+    shown = verdict.coordinates[:_SHOWN_COORDINATES]
+    hidden = len(verdict.coordinates) - len(shown)
+    parts = [
+        ("claimed", check.title if check else verdict.check),
+        ("measured", f"{verdict.quantity} {figure}".strip() if figure else "no figure, or one that is not finite"),
+        ("limit", write_limit(verdict) or "none"),
+        ("because", verdict.because),
+        *(("", f"{finding.label}: {finding.status}, {finding.because}") for finding in _list_breaches(verdict)),
+        *(("where" if not number else "", place) for number, place in enumerate(shown)),
+        *([("", f"and {hidden} more")] if hidden else []),
+        *([("protocol", verdict.protocol)] if verdict.protocol else []),
+        *([("to do", verdict.remedy)] if verdict.remedy else []),
+    ]
+    measured = (
+        f"{verdict.quantity} {figure}, limit {write_limit(verdict) or 'none'}" if figure else verdict.because
+    )
+    head = f"{verdict.status.upper()} {verdict.model} {verdict.check}: {measured}"
+    return "\n".join([head, *(_write_part(label, text) for label, text in parts)])
+
+
+def _list_breaches(verdict: Verdict) -> list[Finding]:
+    held = [finding for finding in verdict.findings if finding.status in (Status.FAIL, Status.INCONCLUSIVE)]
+    return held if len(verdict.findings) > 1 else []
+
+
+def _write_part(label: str, text: str) -> str:
+    return textwrap.fill(
+        text,
+        width=_LINE_WIDTH,
+        initial_indent=f"  {label:<{_LABEL_WIDTH}}",
+        subsequent_indent=" " * (_LABEL_WIDTH + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,156 @@
+"""What a user can set for an audit: one table, for the command line and for pytest alike.
+
+Importing this costs nothing, for every run of pytest does.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SUFFIX = ".swaudit.toml"
+"""How the name of a policy file ends."""
+
+
+@dataclass(frozen=True)
+class AuditOption:
+    """One option: `--NAME` of `sw-audit audit`, `--sw-audit-NAME` of pytest, `sw_audit_NAME` in an ini file.
+
+    Attributes:
+        name: Its name.
+        kind: What it holds; `list` can be given several times.
+        meaning: What it does.
+        metavar: What stands for its value in the help.
+        choices: The words it allows.
+        overlaid: Whether it is put on top of the policy.
+        path: Whether it is a path, whatever it looks like.
+    """
+
+    name: str
+    kind: Literal["list", "text", "number", "switch"]
+    meaning: str
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    overlaid: bool = False
+    path: bool = False
+
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+OPTIONS = {
+    option.name: option
+    for option in (
+        AuditOption(
+            "model",
+            "list",
+            "Audit this model: the path of a checkpoint folder, a hub id, the id of a model in the policy, "
+            "ID=SOURCE to choose the id, or 'specimen' or 'control', which ship with sw-audit. "
+            "Can be given several times.",
+            "SOURCE",
+        ),
+        AuditOption(
+            "policy",
+            "text",
+            "Policy for the models that are named; without any, for its own.",
+            "FILE",
+            path=True,
+        ),
+        AuditOption("check", "list", "Run only this check; can be given several times.", "ID"),
+        AuditOption(
+            "corpus",
+            "text",
+            "Text to measure on: 'specimen', a text, JSON or Parquet file, a data set's name.",
+            "SOURCE",
+            overlaid=True,
+        ),
+        AuditOption("windows", "number", "Measure on at most so many windows of the text.", "N", overlaid=True),
+        AuditOption("dtype", "text", "Dtype to load in.", choices=_DTYPES, overlaid=True),
+        AuditOption("device", "text", "Such as cpu or cuda:0.", "DEVICE", overlaid=True),
+        AuditOption(
+            "expect",
+            "text",
+            "Whether to expect super weights: some (the default), none, or any outcome.",
+            choices=("some", "none", "any"),
+            overlaid=True,
+        ),
+        AuditOption(
+            "inconclusive",
+            "text",
+            "Whether an inconclusive verdict fails or only warns.",
+            choices=("fail", "warn"),
+            overlaid=True,
+        ),
+        AuditOption("seed", "number", "Seed of everything that is drawn.", "N", overlaid=True),
+        AuditOption(
+            "index",
+            "text",
+            "Index file of your own, for matches-published-index beside the published one.",
+            "FILE",
+            overlaid=True,
+            path=True,
+        ),
+        AuditOption(
+            "parent",
+            "text",
+            "Hold every model beside this one, which it was made from: a path, a hub id, or an id in the policy.",
+            "SOURCE",
+            overlaid=True,
+        ),
+        AuditOption(
+            "compare",
+            "text",
+            "Hold every model against a baseline: its name, or the path of a record.",
+            "NAME",
+            overlaid=True,
+        ),
+        AuditOption("save", "text", "Keep the record as a baseline of this name, in .sw-audit/baselines.", "NAME"),
+        AuditOption(
+            "cache-dir", "text", "Where measurements are kept (default: .sw-audit/cache).", "DIR", path=True
+        ),
+        AuditOption("no-cache", "switch", "Measure everything again, and keep nothing for the next run."),
+        AuditOption(
+            "out", "text", "Folder for record.json and report.html (default: sw-audit-out).", "DIR", path=True
+        ),
+        AuditOption("no-report", "switch", "Write record.json but no report.html."),
+    )
+}
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What is asked for besides what the policy says.
+
+    Attributes:
+        models: Models as they were named.
+        policy: Policy file.
+        checks: Ids of the only checks to run.
+        overlay: What is put on top of every policy.
+        out: Folder for what is written.
+        report: Whether a report is written.
+        save: Name under which the record is kept as a baseline.
+        cache: Folder of the cache, if it was named.
+        caching: Whether measurements are kept.
+    """
+
+    models: tuple[str, ...] = ()
+    policy: Path | None = None
+    checks: tuple[str, ...] = ()
+    overlay: dict[str, Any] = field(default_factory=dict)
+    out: Path = Path("sw-audit-out")
+    report: bool = True
+    save: str | None = None
+    cache: Path | None = None
+    caching: bool = True
+
+
+def load_tool_table(pyproject: Path) -> Any:
+    """Return `[tool.sw_audit]` as it stands; an empty table where there is none, `None` if it cannot be read."""
+    if not pyproject.is_file():
+        return {}
+    try:
+        document: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return None
+    return document.get("tool", {}).get("sw_audit", {})

@@ -1,0 +1,93 @@
+"""The files of an audit: a record per policy, its report, the baseline that it is kept as."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sw_audit.errors import AuditError
+from sw_audit.record import rendering
+from sw_audit.record.baselines import check_name, keep_baseline
+from sw_audit.record.codec import encode_record
+from sw_audit.record.record import Record
+from sw_audit.record.store import check_writable, write_text
+from sw_audit.runner.cache import Cache, open_cache
+from sw_audit.runner.options import AuditSettings
+
+
+@dataclass
+class WrittenRecord:
+    """One record and where it lies.
+
+    Attributes:
+        record: The record.
+        files: `record`, and `report` and `baseline` if they were asked for.
+        trouble: Why a file could not be written, in one line; that file is not among `files`.
+    """
+
+    record: Record
+    files: dict[str, Path] = field(default_factory=dict)
+    trouble: str | None = None
+
+
+def check_places(settings: AuditSettings) -> Cache | None:
+    """Complain before anything is measured about what could not be written after; return the cache.
+
+    Raises:
+        OutputError: If the output folder cannot be written, a baseline cannot have the name or be written, or a
+            named cache cannot be used.
+    """
+    missing = [place for place in (settings.out, *settings.out.parents) if not place.exists()]
+    try:
+        check_writable(settings.out)
+    finally:
+        for place in missing:  # no trace of having tried
+            if place.is_dir():
+                place.rmdir()
+    if settings.save is not None:
+        check_name(settings.save)
+    return open_cache(settings.cache, asked=settings.cache is not None) if settings.caching else None
+
+
+def name_folders(out: Path, names: Sequence[str]) -> list[Path]:
+    """Return `out` for the only record, else a folder in it for each; a name that comes again is numbered."""
+    if len(names) < 2:
+        return [out] * len(names)
+    numbers = [names[: place + 1].count(name) for place, name in enumerate(names)]
+    return [
+        out / (name if number == 1 else f"{name}-{number}") for name, number in zip(names, numbers, strict=True)
+    ]
+
+
+def write_record(record: Record, folder: Path, settings: AuditSettings, among: str | None = None) -> WrittenRecord:
+    """Write a record, its report, and the baseline that it is to be kept as.
+
+    What goes wrong is told by the result and not raised: a long measurement is not to be lost over a page.
+
+    Args:
+        record: The record.
+        folder: Where to.
+        settings: Whether there is to be a report, and a baseline.
+        among: Where there are several records, the name of this one's policy, which its baseline bears too.
+    """
+    written = WrittenRecord(record)
+    try:
+        check_writable(folder)
+        write_text(folder / "record.json", encode_record(record))
+        written.files["record"] = folder / "record.json"
+        if settings.report:
+            write_text(folder / "report.html", rendering.render_record(record, "html"))
+            written.files["report"] = folder / "report.html"
+        if settings.save:
+            name = f"{settings.save}-{among}" if among else settings.save
+            written.files["baseline"] = keep_baseline(name, record)
+    except Exception as error:
+        written.trouble = tell_error(error)
+    return written
+
+
+def tell_error(error: Exception) -> str:
+    """Put an error into one line; one that is not about the input is named by its type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AuditError) else f"{type(error).__name__}: {text}"
