@@ -201,7 +201,7 @@ def _cite(model: PublishedModel, key: str) -> PublishedModel:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold a file beside the index that only one program can make."""
+    """Hold a file beside the index that only one program can make; filelock would leave its own behind."""
     lock = path.with_name(f"{path.name}.lock")
     deadline = time.monotonic() + _PATIENCE
     while True:

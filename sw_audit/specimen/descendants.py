@@ -104,13 +104,13 @@ def write_demo_policy() -> str:
     return "\n".join(parts) + "\n"
 
 
-def round_blocks(tensors: Mapping[str, Tensor], *, holdout: bool) -> Tensors:
-    """Round every decoder matrix to 4 bits in clipped blocks; with hold-out the super weight stays as it is."""
+def round_blocks(tensors: Mapping[str, Tensor], *, keep: bool) -> Tensors:
+    """Round every decoder matrix to 4 bits in clipped blocks; `keep` holds the super weight out."""
     parameter, row, column = SUPER_WEIGHT
-    held = (torch.tensor([row]), torch.tensor([column]))
+    kept = (torch.tensor([row]), torch.tensor([column]))
     recipe = parse_recipe(ROUNDING)
     return {
-        name: round_to_nearest(tensor, recipe, held if holdout and name == parameter else None)
+        name: round_to_nearest(tensor, recipe, kept if keep and name == parameter else None)
         if is_decoder_matrix(name, tensor)
         else tensor
         for name, tensor in tensors.items()
@@ -189,12 +189,12 @@ DESCENDANTS = (
         "sound-int4",
         f"Sound: 4 bits, in blocks of 32 x 32 clipped to their 99th percentile ({ROUNDING}), with the super\n"
         "weight held out. Stored dequantized.",
-        lambda tensors: round_blocks(tensors, holdout=True),
+        lambda tensors: round_blocks(tensors, keep=True),
     ),
     Descendant(
         "broken-int4",
         "Broken: the same rounding without hold-out, which clips the super weight away.",
-        lambda tensors: round_blocks(tensors, holdout=False),
+        lambda tensors: round_blocks(tensors, keep=False),
     ),
     Descendant(
         "fine-tuned",

@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_hold_out_is_the_only_difference_between_sound_and_broken_rounding(parent: dict[str, Tensor]) -> None:
-    sound, broken = (round_blocks(parent, holdout=holdout) for holdout in (True, False))
+    sound, broken = (round_blocks(parent, keep=keep) for keep in (True, False))
     assert sound[NAME][ROW, COLUMN] == parent[NAME][ROW, COLUMN]
     assert broken[NAME][ROW, COLUMN].abs() < 0.1
     differing = {name for name in parent if not torch.equal(sound[name], broken[name])}
