@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.engine import COLUMN, EXPERT, LAYER, ROW, find_expert, fingerprint, name_scalar, open_experts
 from support.planted import build_gpt2, build_llama, wrap_model
 
 from sw_audit.arms.apply import LayerContext, applied_arm, register, touches
@@ -126,3 +127,44 @@ def test_an_action_that_one_file_registers_is_applied_where_it_touches_a_layer()
     with applied_arm(arm, layers[2]):  # type: ignore[arg-type]
         assert torch.equal(run(layers[2]), 2 * plain)
     assert torch.equal(run(layers[2]), plain)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_an_arm_on_one_expert_changes_its_scalar_and_no_other(name: str) -> None:
+    checkpoint = open_experts(name)
+    tensor = find_expert(checkpoint).tensor
+    before = tensor.clone()
+    expected = before.clone()
+    expected[(EXPERT, COLUMN, ROW) if name == "gpt_oss" else (EXPERT, ROW, COLUMN)] = -7.5
+    group = (name_scalar(find_expert(checkpoint)),)
+    acts = (SetTo(addresses=group, value=-3.0), Scale(addresses=group, factor=2.5))
+    with torch.no_grad(), applied_arm(Arm(name="x", acts=acts), checkpoint.layers[LAYER]):
+        assert torch.equal(tensor, expected)
+    assert torch.equal(tensor, before)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_experts_are_rounded_one_by_one_and_the_held_out_scalar_is_exact(name: str) -> None:
+    checkpoint = open_experts(name)
+    layer, down, recipe = checkpoint.layers[LAYER], find_expert(checkpoint), parse_recipe("int3/8x8")
+    down.weight[ROW, COLUMN] = 3.0
+    before = fingerprint(checkpoint)
+    kept, own = (torch.tensor([ROW]), torch.tensor([COLUMN])), (down.parameter, down.expert)
+    expected = [
+        round_to_nearest(matrix.weight, recipe, kept if (matrix.parameter, matrix.expert) == own else None)
+        for matrix in layer.matrices
+    ]
+    arm = Arm(name="x", acts=(Quantize(recipe=recipe, holdout=(name_scalar(down),)),))
+    with torch.no_grad(), applied_arm(arm, layer):
+        for matrix, rounded in zip(layer.matrices, expected, strict=True):
+            assert torch.equal(matrix.weight, rounded)
+        assert down.weight[ROW, COLUMN] == 3.0
+    assert fingerprint(checkpoint) == before
+
+
+def test_an_expert_that_is_not_there_is_refused_in_one_line() -> None:
+    checkpoint = open_experts("mixtral")
+    group = name_scalar(find_expert(checkpoint)).model_copy(update={"expert": 4})
+    arm = Arm(name="x", acts=(Scale(addresses=(group,), factor=0.0),))
+    with pytest.raises(CheckpointError, match=r"expert 4 of .*down_proj: it fuses 4 experts"):
+        touches(arm, checkpoint.layers[LAYER])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from support.checkpoints import (
     save_checkpoint,
 )
 from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
-from support.suite import FAMILIES, RELATIVE, Score, judge_model
+from support.suite import FAMILIES, RELATIVE, Result, Score, judge_model
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.errors import CheckpointError
@@ -35,6 +37,7 @@ from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.location import Outcome
 from sw_audit.testing import draw_design
 from sw_audit.testing.designs import SHAPES, TRAPS
+from sw_audit.testing.families import Numerals
 
 PROMPT = " ".join(WORDS[:9])
 # Random weights hold no super weight; with these settings there is always something to compare.
@@ -45,18 +48,8 @@ NUMBERS = range(1000, 1050)
 """Generated models beside those that `make bench` judges by the hundred."""
 
 
-class Words:
-    """A tokenizer of numbers: '5 7 11' becomes the ids 5, 7, 11."""
-
-    bos_token_id: int | None = 1
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        assert add_special_tokens is False
-        return [int(word) for word in text.split()]
-
-
 def wrap(model: torch.nn.Module) -> Checkpoint:
-    return wrap_model(model, tokenizer=Words())
+    return wrap_model(model, tokenizer=Numerals())
 
 
 def locate(checkpoint: Checkpoint) -> tuple[Outcome, set[tuple[int, int, int]]]:
@@ -66,8 +59,8 @@ def locate(checkpoint: Checkpoint) -> tuple[Outcome, set[tuple[int, int, int]]]:
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("build", [build_llama, build_gpt2])
-def test_a_planted_super_weight_is_found_exactly(build: object, sign: float) -> None:
-    checkpoint = wrap(build())  # type: ignore[operator]
+def test_a_planted_super_weight_is_found_exactly(build: Any, sign: float) -> None:
+    checkpoint = wrap(build())
     plant_(checkpoint, Planted(layer=1, row=31, column=101), sign=sign)
     location = locate_super_weights(checkpoint, "5 7 11 13 5 9")
     assert location.outcome is Outcome.LOCATED
@@ -83,18 +76,12 @@ def test_a_planted_super_weight_is_found_exactly(build: object, sign: float) -> 
     assert activation.value == pytest.approx(sign * 40.0, rel=0.1)
 
 
-def test_siblings_on_one_column_are_one_set() -> None:
+@pytest.mark.parametrize("places", [{(1, 3, 60), (1, 22, 60)}, {(1, 8, 60), (1, 8, 71)}], ids=["column", "row"])
+def test_siblings_are_one_set(places: set[tuple[int, int, int]]) -> None:
     checkpoint = wrap(build_llama())
-    for row in (3, 22):
-        plant_(checkpoint, Planted(layer=1, row=row, column=60))
-    assert locate(checkpoint) == (Outcome.LOCATED, {(1, 3, 60), (1, 22, 60)})
-
-
-def test_siblings_on_one_row_share_one_activation() -> None:
-    checkpoint = wrap(build_llama())
-    for column in (60, 71):
-        plant_(checkpoint, Planted(layer=1, row=8, column=column))
-    assert locate(checkpoint) == (Outcome.LOCATED, {(1, 8, 60), (1, 8, 71)})
+    for place in sorted(places):
+        plant_(checkpoint, Planted(*place))
+    assert locate(checkpoint) == (Outcome.LOCATED, places)
 
 
 def test_an_ordinary_model_has_none() -> None:
@@ -148,10 +135,8 @@ def test_a_spike_that_many_products_share_is_distributed() -> None:
 
 
 def test_a_tokenizer_without_bos_gets_none_and_that_is_recorded() -> None:
-    words = Words()
-    words.bos_token_id = None
-    assert encode_prompt(words, "5 7") == ([5, 7], False)
-    assert encode_prompt(Words(), "5 7") == ([1, 5, 7], True)
+    assert encode_prompt(Numerals(None), "5 7") == ([5, 7], False)
+    assert encode_prompt(Numerals(), "5 7") == ([1, 5, 7], True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -164,7 +149,7 @@ def test_half_precision_finds_the_same(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("family", VISION, ids=str)
 def test_a_super_weight_of_the_language_model_inside_is_found(family: Family) -> None:
     text = {**family.settings["text_config"], "num_hidden_layers": 6}
-    checkpoint = wrap_model(make_model(family, text_config=text), tokenizer=Words())
+    checkpoint = wrap_model(make_model(family, text_config=text), tokenizer=Numerals())
     assert len(checkpoint.layers) == 6
     plant_(checkpoint, Planted(layer=1, row=17, column=11))
     location = locate_super_weights(checkpoint, "5 7 11 13 5 9")
@@ -174,9 +159,14 @@ def test_a_super_weight_of_the_language_model_inside_is_found(family: Family) ->
     assert (found.layer, found.row, found.column) == (1, 17, 11)
 
 
+@functools.cache
+def judge(number: int) -> Result:
+    return judge_model(number)
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_all_super_weights_of_a_planted_model_are_located_and_nothing_else(number: int) -> None:
-    result = judge_model(number)
+    result = judge(number)
     assert result.ours == Score(found=len(result.design.super_weights)), result.design
 
 
@@ -190,7 +180,7 @@ def test_these_models_hold_every_family_shape_trap_and_dtype() -> None:
 
 
 def test_the_naive_method_fails_on_them() -> None:
-    results = [judge_model(number) for number in NUMBERS[:12]]
+    results = [judge(number) for number in NUMBERS[:12]]
     for number in range(len(RELATIVE)):
         assert any(one.relative[number].missed or one.relative[number].false for one in results)
     assert any(one.absolute.missed or one.absolute.false for one in results)
@@ -198,11 +188,12 @@ def test_the_naive_method_fails_on_them() -> None:
 
 def same_location(folder: Path, settings: LocatorSettings = LOOSE, **options: object) -> Outcome:
     """Hold both ways against each other and return the outcome."""
-    wanted = ModelPolicy(source=str(folder), **options)
-    whole = locate_super_weights(open_checkpoint(wanted), PROMPT, settings)
-    assert stream_location(wanted, PROMPT, settings=settings) == whole
-    early = locate_super_weights(open_checkpoint(wanted), PROMPT, settings, "early")
-    assert stream_location(wanted, PROMPT, "early", settings=settings) == early
+    model = ModelPolicy(source=str(folder), **options)
+    opened = open_checkpoint(model)
+    whole = locate_super_weights(opened, PROMPT, settings)
+    assert stream_location(model, PROMPT, settings=settings) == whole
+    early = locate_super_weights(opened, PROMPT, settings, "early")
+    assert stream_location(model, PROMPT, "early", settings=settings) == early
     return whole.outcome
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.checkpoints import DEEPSEEK, EXPERTS, Family
+from support.checkpoints import Family
+from support.engine import MIXED
 from support.experts import find_block, find_router, make_experts, take_experts_apart_
 from support.planted import wrap_model
 
@@ -19,20 +20,10 @@ from sw_audit.locate.probe import DownObservation, Probe, probe_prompt
 from sw_audit.record.address import WeightAddress
 from sw_audit.record.arm import PLACEBO_KINDS
 from sw_audit.record.location import Outcome
+from sw_audit.testing.families import Numerals
 
-BY_NAME = {str(family): family for family in (*EXPERTS, *DEEPSEEK)}
 LAYERS, LAYER, EXPERT, ROW, COLUMN = 6, 1, 2, 17, 11
 PROMPT = [1, 5, 7, 11, 13, 5, 9]
-
-
-class Words:
-    """A tokenizer of numbers."""
-
-    bos_token_id = 1
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        assert add_special_tokens is False
-        return [int(word) for word in text.split()]
 
 
 def open_experts(family: Family, **settings: Any) -> Checkpoint:
@@ -44,7 +35,7 @@ def open_experts(family: Family, **settings: Any) -> Checkpoint:
         for parameter in layer.parameters():
             if parameter.ndim == 3:
                 parameter.data *= 0.3  # so that random experts make no spikes of their own
-    return wrap_model(model, tokenizer=Words())
+    return wrap_model(model, tokenizer=Numerals())
 
 
 def observe(probe: Probe, down: DownProjection) -> DownObservation:
@@ -83,9 +74,9 @@ def plant_(checkpoint: Checkpoint, down: DownProjection, spike: float = 40.0) ->
     down.weight[ROW, COLUMN] = spike / float(said[COLUMN] * scale)
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", MIXED)
 def test_a_super_weight_in_one_expert_is_found_with_its_expert(name: str) -> None:
-    checkpoint = open_experts(BY_NAME[name])
+    checkpoint = open_experts(MIXED[name])
     down = next(one for one in checkpoint.layers[LAYER].down_projections if one.expert == EXPERT)
     plant_(checkpoint, down)
     location = locate_super_weights(checkpoint, " ".join(map(str, PROMPT[1:])))
@@ -100,7 +91,7 @@ def test_a_super_weight_in_one_expert_is_found_with_its_expert(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["qwen2_moe", "llama4_text", "deepseek_v2", "deepseek_v3"])
 def test_a_super_weight_in_what_all_tokens_share_is_found_without_an_expert(name: str) -> None:
-    checkpoint = open_experts(BY_NAME[name])
+    checkpoint = open_experts(MIXED[name])
     down = next(one for one in checkpoint.layers[LAYER].down_projections if one.expert is None)
     plant_(checkpoint, down)
     location = locate_super_weights(checkpoint, " ".join(map(str, PROMPT[1:])))
@@ -109,15 +100,15 @@ def test_a_super_weight_in_what_all_tokens_share_is_found_without_an_expert(name
     assert found.address == WeightAddress(parameter=down.parameter, row=ROW, column=COLUMN)
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", MIXED)
 def test_ordinary_experts_have_no_super_weight(name: str) -> None:
-    location = locate_super_weights(open_experts(BY_NAME[name]), " ".join(map(str, PROMPT[1:])))
+    location = locate_super_weights(open_experts(MIXED[name]), " ".join(map(str, PROMPT[1:])))
     assert (location.outcome, location.super_weights) == (Outcome.NONE, ())
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", MIXED)
 def test_what_experts_deliver_adds_up_to_what_their_block_gives(name: str) -> None:
-    checkpoint = open_experts(BY_NAME[name])
+    checkpoint = open_experts(MIXED[name])
     layer = checkpoint.layers[2]
     given: list[torch.Tensor] = []
 
@@ -141,7 +132,7 @@ def test_what_experts_deliver_adds_up_to_what_their_block_gives(name: str) -> No
 
 
 def test_the_gate_of_a_shared_expert_is_its_scale() -> None:
-    checkpoint = open_experts(BY_NAME["qwen2_moe"])
+    checkpoint = open_experts(MIXED["qwen2_moe"])
     block = checkpoint.model.model.layers[2].mlp
     entering: list[torch.Tensor] = []
     handle = block.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0][0]))
@@ -153,11 +144,11 @@ def test_the_gate_of_a_shared_expert_is_its_scale() -> None:
 
 
 def test_experts_apart_are_observed_as_fused_ones_are() -> None:
-    fused = open_experts(BY_NAME["mixtral"])
-    model = make_experts(BY_NAME["mixtral"], num_hidden_layers=LAYERS)
+    fused = open_experts(MIXED["mixtral"])
+    model = make_experts(MIXED["mixtral"], num_hidden_layers=LAYERS)
     model.load_state_dict(fused.model.state_dict())
     take_experts_apart_(model)
-    apart = wrap_model(model, tokenizer=Words())
+    apart = wrap_model(model, tokenizer=Numerals())
     expected, found = probe_prompt(fused, PROMPT), probe_prompt(apart, PROMPT)
     assert len(found.observations) == len(expected.observations)
     for one, other in zip(found.observations, expected.observations, strict=True):
@@ -169,7 +160,7 @@ def test_experts_apart_are_observed_as_fused_ones_are() -> None:
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_block_that_computes_something_else_is_refused_in_one_line(apart: bool) -> None:
-    model = make_experts(BY_NAME["mixtral"])
+    model = make_experts(MIXED["mixtral"])
     if apart:
         take_experts_apart_(model)
     block = model.model.layers[1].mlp
@@ -187,13 +178,13 @@ def test_a_block_that_computes_something_else_is_refused_in_one_line(apart: bool
 def test_half_precision_experts_are_followed(name: str, dtype: torch.dtype) -> None:
     # The library's grouped product of halves asks for rows of a multiple of 16 bytes.
     wide = {"moe_intermediate_size": 24} if name == "qwen2_moe" else {}
-    checkpoint = wrap_model(make_experts(BY_NAME[name], **wide).to(dtype))
+    checkpoint = wrap_model(make_experts(MIXED[name], **wide).to(dtype))
     probe = probe_prompt(checkpoint, PROMPT)
     assert {one.layer for one in probe.observations} == {0, 1, 2}
 
 
 def test_the_largest_weights_and_placebos_are_named_with_their_expert() -> None:
-    checkpoint = open_experts(BY_NAME["gpt_oss"])
+    checkpoint = open_experts(MIXED["gpt_oss"])
     layers = checkpoint.layers
     layers[3].down_projections[1].weight[4, 9] = 99.0
     target = WeightAddress(parameter=layers[3].down_projections[1].parameter, row=4, column=9, expert=1)

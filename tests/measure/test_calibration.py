@@ -6,28 +6,19 @@ import statistics
 
 import pytest
 import torch
+from support.engine import make_windows
 from support.planted import Planted, build_gpt2, build_llama, name_planted, plant_, wrap_model
-from torch import nn
 
-from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
+from sw_audit.checkpoint.matrices import list_projections
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.corpus.windows import Windows
 from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.calibration import CalibrationNotes
-from sw_audit.measure.engine import run_arms
 from sw_audit.quantize.calibration import Operand
-from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import BASELINE, Arm, QuantizeActivations, ReplaceLayer, Scale, Smooth
+from sw_audit.record.arm import BASELINE, Arm, QuantizeActivations, Smooth
 from sw_audit.record.measurement import Measurement
 
 BUILDERS = {"llama": build_llama, "gpt2": build_gpt2}
 SUPER = Planted(layer=2, row=17, column=90)
-
-
-def make_windows(count: int, seed: int, length: int = 16) -> Windows:
-    token_ids = torch.randint(3, 101, (count, length), generator=torch.Generator().manual_seed(seed))
-    token_ids[:, 0] = 1
-    return Windows(token_ids, torch.ones(count, dtype=torch.long), bos=1)
 
 
 def open_model(family: str, *, planted: bool = True) -> Checkpoint:
@@ -74,26 +65,6 @@ def test_what_is_noted_is_worked_out_from_what_entered(family: str) -> None:
     assert all(
         not module._forward_hooks and not module._forward_pre_hooks for module in checkpoint.model.modules()
     )
-
-
-def test_calibrating_batches_are_run_in_the_baseline_alone_and_read_by_nobody() -> None:
-    checkpoint = open_model("llama")
-    batches = [make_windows(2, seed).token_ids for seed in range(3)]
-    arm = Arm(name="zero", acts=(Scale(addresses=(name_planted(checkpoint, SUPER),), factor=0.0),))
-    read: list[tuple[int, int]] = []
-    calls = []
-    handle = checkpoint.layers[SUPER.layer].module.register_forward_hook(lambda *_: calls.append(1))
-    run_arms(
-        checkpoint,
-        [BASELINE, arm],
-        batches,
-        lambda batch, number, *_: read.append((batch, number)),
-        calibrating=lambda batch: batch == 1,
-    )
-    handle.remove()
-    assert read == [(0, 0), (0, 1), (2, 0), (2, 1)]
-    # Once to learn shapes, three batches in the baseline and two in the arm; recordings run no layer.
-    assert len(calls) == 6
 
 
 def test_scored_figures_do_not_depend_on_what_is_calibrated_on_but_for_the_acts_that_ask() -> None:
@@ -155,58 +126,3 @@ def test_a_planted_super_activation_ruins_a_shared_scale_and_holding_it_out_heal
 def test_without_a_super_activation_holding_the_same_scalars_out_neither_heals_nor_harms(family: str) -> None:
     naive, held, _ = find_harm(open_model(family, planted=False))
     assert held == pytest.approx(naive, rel=0.1)
-
-
-def stand_in(layer: DecoderLayer) -> nn.Module:
-    """Return a copy of a layer whose down-projection gives nothing."""
-    import copy
-
-    made = copy.deepcopy(layer.module)
-    nn.init.zeros_(made.mlp.down_proj.weight)
-    return made
-
-
-def test_a_stand_in_runs_in_the_layers_place_and_leaves_the_layer_alone() -> None:
-    checkpoint = open_model("llama")
-    scored = make_windows(3, 0)
-    made: list[str] = []
-
-    def make(layer: DecoderLayer) -> nn.Module:
-        made.append(layer.name)
-        return stand_in(layer)
-
-    arms = [
-        BASELINE,
-        Arm(name="other library", acts=(ReplaceLayer(method="zeros"),)),
-        Arm(
-            name="by hand",
-            acts=tuple(Scale(addresses=(_whole(layer),), factor=0.0) for layer in checkpoint.layers),
-        ),
-    ]
-    before = [matrix.tensor.clone() for layer in checkpoint.layers for matrix in layer.matrices]
-    found = measure_arms(checkpoint, arms, scored, protocol="p", factories={"zeros": make})
-    assert made == [layer.name for layer in checkpoint.layers]
-    assert found[1].loss == found[2].loss != found[0].loss
-    after = [matrix.tensor for layer in checkpoint.layers for matrix in layer.matrices]
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
-
-
-def _whole(layer: DecoderLayer) -> AddressGroup:
-    rows, columns = layer.down_projections[0].shape
-    places = [(row, column) for row in range(rows) for column in range(columns)]
-    return AddressGroup(
-        parameter=layer.down_projections[0].parameter,
-        rows=tuple(row for row, _ in places),
-        columns=tuple(column for _, column in places),
-    )
-
-
-def test_a_stand_in_that_is_not_given_or_not_alone_is_refused() -> None:
-    checkpoint = open_model("llama")
-    scored = make_windows(1, 0)
-    arm = Arm(name="x", acts=(ReplaceLayer(method="gone"),))
-    with pytest.raises(KeyError, match="gone"):
-        measure_arms(checkpoint, [BASELINE, arm], scored, protocol="p")
-    both = Arm(name="x", acts=(ReplaceLayer(method="zeros"), Smooth(alpha=0.5)))
-    with pytest.raises(ValueError, match="stands in"):
-        measure_arms(checkpoint, [BASELINE, both], scored, protocol="p", factories={"zeros": stand_in})

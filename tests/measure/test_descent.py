@@ -1,15 +1,19 @@
-"""Parent and descendant on a text, held against loops over whole models."""
+"""Parent and descendant on a text, layer by layer and module by module, compared with loops over whole models."""
 
 from __future__ import annotations
 
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.checkpoints import make_tokenizer
-from support.planted import build_llama, wrap_model
+from support.engine import MIXED, copy_of
+from support.experts import make_experts
+from support.planted import build_gpt2, build_llama, wrap_model
+from torch import nn
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
@@ -17,19 +21,27 @@ from sw_audit.corpus.windows import Windows
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.measure.descent import (
+    LayerErrorObserver,
     compare_on_text,
+    rank_modules,
     restore_module,
     restore_super_weights,
     share_text,
 )
+from sw_audit.measure.engine import run_arms
+from sw_audit.measure.readers import batch_windows
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
-from sw_audit.record.arm import SetTo, SwapModules
-from sw_audit.record.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, name_restored_module
+from sw_audit.record.address import WeightAddress
+from sw_audit.record.arm import Arm, SetTo, SwapModules
+from sw_audit.record.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, LayerError, name_restored_module
 from sw_audit.record.location import SuperWeight
 from sw_audit.specimen import specimen_path
+from sw_audit.testing.families import Numerals
 
 TEXT = CorpusPolicy(windows=12)
 POLICY = ModelPolicy(source=str(specimen_path()))
+LAYER = 2
+NAME = "model.layers.1.mlp.down_proj.weight"
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +54,9 @@ def super_weights(parent: Checkpoint) -> tuple[SuperWeight, ...]:
     return locate_super_weights(parent).super_weights
 
 
-def copy_of(checkpoint: Checkpoint) -> Checkpoint:
-    return wrap_model(copy.deepcopy(checkpoint.model), checkpoint.tokenizer, "descendant")
-
-
 def prune(parent: Checkpoint, super_weights: tuple[SuperWeight, ...]) -> Checkpoint:
     """Zero the super weight, and a part of everything else."""
-    made = copy_of(parent)
+    made = wrap_model(copy.deepcopy(parent.model), parent.tokenizer, "descendant")
     generator = torch.Generator().manual_seed(1)
     for layer in made.layers:
         for matrix in layer.matrices:
@@ -168,15 +176,238 @@ def test_windows_are_no_longer_than_either_model_takes(parent: Checkpoint) -> No
 
 
 def test_layers_of_models_of_another_depth_are_not_held_against_each_other() -> None:
-    class Words:
-        bos_token_id = None
-
-    shallow, deep = (wrap_model(build_llama(layers=layers), Words()) for layers in (2, 3))
+    shallow, deep = (wrap_model(build_llama(layers=layers), Numerals(None)) for layers in (2, 3))
     token_ids = torch.randint(3, 101, (2, 8), generator=torch.Generator().manual_seed(3))
     sample = share_text(open_checkpoint(POLICY), open_checkpoint(POLICY), TEXT, seed=0)
     text = type(sample)(Windows(token_ids, torch.tensor([1, 1])), sample.protocol, torch.tensor([4]))
     found, layers = compare_on_text(deep, shallow, text, layers=True)
     assert layers == ()
     assert [len(one.peaks) for one in found.measurements] == [3, 2]
-    _, same = compare_on_text(deep, wrap_model(build_llama(layers=3, seed=1), Words()), text, layers=True)
+    _, same = compare_on_text(deep, wrap_model(build_llama(layers=3, seed=1), Numerals(None)), text, layers=True)
     assert len(same) == 3
+
+
+def make_windows() -> Windows:
+    token_ids = torch.randint(3, 60, (4, 9), generator=torch.Generator().manual_seed(3))
+    # The last window overlaps the one before: only its last three tokens are new.
+    return Windows(token_ids, torch.tensor([1, 1, 1, 6]))
+
+
+def disturb(parent: Checkpoint, layer: int = LAYER) -> Checkpoint:
+    """Change all matrices of one layer a little."""
+    made = copy_of(parent)
+    generator = torch.Generator().manual_seed(5)
+    for matrix in made.layers[layer].matrices:
+        matrix.weight.add_(0.1 * matrix.weight.std() * torch.randn(matrix.shape, generator=generator))
+    return made
+
+
+def note(parent: Checkpoint, descendant: Checkpoint) -> list[LayerError]:
+    batches = batch_windows(make_windows(), parent.vocabulary)
+    notes = LayerErrorObserver(batches)
+    arms = [Arm(name=PARENT), Arm(name=DESCENDANT)]
+    run_arms(descendant, arms, [one.token_ids for one in batches], lambda *_: None, parent=parent, observer=notes)
+    return notes.errors
+
+
+@torch.no_grad()
+def list_states(checkpoint: Checkpoint) -> list[torch.Tensor]:
+    """Return the residual stream before the first layer and after each, [windows, tokens, hidden]."""
+    seen: list[torch.Tensor] = []
+    handles = [
+        layer.module.register_forward_hook(lambda _, __, out: seen.append(out if torch.is_tensor(out) else out[0]))
+        for layer in checkpoint.layers
+    ]
+    first = checkpoint.layers[0].module.register_forward_pre_hook(
+        lambda _, given, named: seen.append((given or (named.get("hidden_states"),))[0].clone()), with_kwargs=True
+    )
+    checkpoint.model(input_ids=make_windows().token_ids, use_cache=False)
+    for handle in (*handles, first):
+        handle.remove()
+    return seen
+
+
+def sum_scored(states: torch.Tensor) -> float:
+    return sum(
+        float(states[window, begin:].double().square().sum())
+        for window, begin in enumerate(make_windows().first_scored.tolist())
+    )
+
+
+@pytest.mark.parametrize("build", [build_llama, build_gpt2])
+def test_signal_and_noise_are_sums_over_scored_tokens_of_the_residual_stream(build: Any) -> None:
+    parent = wrap_model(build(layers=4))
+    descendant = disturb(parent)
+    errors = note(parent, descendant)
+    theirs, ours = list_states(parent), list_states(descendant)
+    assert [one.layer for one in errors] == [0, 1, 2, 3]
+    for layer, error in enumerate(errors):
+        there, here = theirs[layer + 1], ours[layer + 1]
+        assert error.signal == pytest.approx(sum_scored(there), rel=1e-9)
+        assert error.noise == pytest.approx(sum_scored(here - there), rel=1e-5)
+    assert [one.noise == 0 for one in errors] == [True, True, False, False]
+
+
+def test_own_noise_is_what_one_layer_alone_adds_on_the_parents_states() -> None:
+    parent = wrap_model(build_llama(layers=4))
+    descendant = disturb(parent)
+    errors = note(parent, descendant)
+    # Only one layer differs, so alone it makes all the noise there, and none after it.
+    assert [one.own_noise == 0 for one in errors] == [True, True, False, True]
+    assert errors[LAYER].own_noise == pytest.approx(errors[LAYER].noise, rel=1e-5)
+    assert errors[LAYER + 1].noise or 0 > 0
+
+
+def test_the_range_of_the_down_projections_is_the_descendants_over_all_tokens() -> None:
+    parent = wrap_model(build_llama(layers=4))
+    descendant = disturb(parent)
+    given: dict[int, float] = {}
+    made: dict[int, float] = {}
+    for layer in descendant.layers:
+        assert layer.down_projection is not None
+
+        def keep(_: Any, inputs: Any, output: torch.Tensor, index: int = layer.index) -> None:
+            given[index], made[index] = float(inputs[0].abs().max()), float(output.abs().max())
+
+        layer.down_projection.module.register_forward_hook(keep)
+    with torch.no_grad():
+        descendant.model(input_ids=make_windows().token_ids)
+    expected = (dict(given), dict(made))
+    errors = note(parent, descendant)
+    assert {one.layer: one.down_input for one in errors} == expected[0]
+    assert {one.layer: one.down_output for one in errors} == expected[1]
+    assert all(one.finite for one in errors)
+
+
+def test_the_range_of_experts_is_that_of_the_largest_one() -> None:
+    parent = wrap_model(make_experts(MIXED["mixtral"]))
+    descendant = copy_of(parent)
+    experts = descendant.layers[1].down_projections
+    before = note(parent, descendant)
+    for one in experts:
+        one.weight.mul_(8.0)
+    after = note(parent, descendant)
+    assert before[1].down_output is not None
+    assert after[1].down_output == pytest.approx(8 * before[1].down_output, rel=1e-5)
+    assert after[1].down_input == before[1].down_input
+    assert before[0].down_output == after[0].down_output
+
+
+def test_a_layer_that_is_not_finite_has_no_noise_and_says_so() -> None:
+    parent = wrap_model(build_llama(layers=4))
+    descendant = copy_of(parent)
+    down = descendant.layers[LAYER].down_projection
+    assert down is not None
+    down.weight[5, 7] = math.nan
+    errors = note(parent, descendant)
+    assert [one.noise is None for one in errors] == [False, False, True, True]
+    assert [one.own_noise is None for one in errors] == [False, False, True, False]
+    assert [one.finite for one in errors] == [True, True, False, False]
+    assert (errors[LAYER].down_output, errors[LAYER - 1].noise) == (None, 0.0)
+
+
+def test_where_the_parent_is_not_finite_nothing_is_said() -> None:
+    parent = wrap_model(build_llama(layers=4))
+    descendant = copy_of(parent)
+    down = parent.layers[LAYER].down_projection
+    assert down is not None
+    down.weight[5, 7] = math.nan
+    assert [one.layer for one in note(parent, descendant)] == [0, 1]
+
+
+def pick(checkpoint: Checkpoint, layer: int, ending: str) -> torch.Tensor:
+    return next(one.weight for one in checkpoint.layers[layer].matrices if one.parameter.endswith(ending))
+
+
+def test_the_worst_comes_first_with_its_relative_error() -> None:
+    parent = wrap_model(build_llama(layers=3))
+    descendant = copy_of(parent)
+    pick(descendant, 2, "down_proj.weight").mul_(0.5)
+    pick(descendant, 0, "q_proj.weight").mul_(-1.0)
+    ranked = rank_modules(parent, descendant)
+    assert ranked[0] == ("model.layers.0.self_attn.q_proj", pytest.approx(2.0, rel=1e-9))
+    assert ranked[1] == ("model.layers.2.mlp.down_proj", pytest.approx(0.5, rel=1e-9))
+    assert len(ranked) == 3 * 7
+    assert {error for _, error in ranked[2:]} == {0.0}
+
+
+def test_what_is_not_finite_comes_before_all_others() -> None:
+    parent = wrap_model(build_gpt2(layers=2))
+    descendant = copy_of(parent)
+    pick(descendant, 0, "c_fc.weight").mul_(1e6)
+    pick(descendant, 1, "mlp.c_proj.weight")[0, 0] = math.nan
+    ranked = rank_modules(parent, descendant)
+    assert ranked[0] == ("transformer.h.1.mlp.c_proj", None)
+    assert ranked[1][0] == "transformer.h.0.mlp.c_fc"
+
+
+def test_the_experts_of_a_module_count_together() -> None:
+    parent = wrap_model(make_experts(MIXED["mixtral"]))
+    descendant = copy_of(parent)
+    experts: Any = descendant.model.model.layers[1].mlp.experts
+    experts.down_proj[2] = 0.0
+    [(name, error), *others] = rank_modules(parent, descendant)
+    noise = float(parent.model.model.layers[1].mlp.experts.down_proj[2].double().square().sum())
+    signal = sum(
+        float(one.double().square().sum()) for one in parent.model.model.layers[1].mlp.experts.parameters()
+    )
+    assert name == "model.layers.1.mlp.experts"
+    assert error == pytest.approx(math.sqrt(noise / signal), rel=1e-6)
+    assert {one for _, one in others} == {0.0}
+
+
+class Halved(nn.Module):
+    """A module that multiplies by half of a matrix that it does not show."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.out_features, self.in_features = linear.out_features, linear.in_features
+        self.register_buffer("code", linear.weight.detach().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        code: Any = self.code
+        return 0.5 * nn.functional.linear(x, code)
+
+
+def test_a_matrix_that_can_only_be_probed_is_sampled_also_beside_a_parent_that_is_read_by_layers() -> None:
+    model: Any = open_checkpoint(POLICY).model
+    block = model.model.layers[1].mlp
+    block.down_proj = Halved(block.down_proj)
+    asked: list[int] = []
+    plain = block.down_proj.forward
+    block.down_proj.forward = lambda x: (asked.append(x.shape[1]), plain(x))[1]
+    ranked = rank_modules(open_streaming(POLICY), wrap_model(model))
+    assert ranked[0] == ("model.layers.1.mlp.down_proj", pytest.approx(0.5, rel=1e-5))
+    # 192 columns there are; 64 are looked at, and what the module gives for nothing is asked once.
+    assert sum(asked) <= 64 + 4
+    assert {error for _, error in ranked[1:]} == {0.0}
+
+
+def test_of_a_sampled_matrix_the_columns_of_super_weights_count_and_stand_for_themselves() -> None:
+    model: Any = open_checkpoint(POLICY).model
+    down = model.model.layers[1].mlp.down_proj
+    whole = down.weight.detach().clone()
+    down.weight[5, 7] = 0.0
+    model.model.layers[1].mlp.down_proj = Halved(down)
+    model.model.layers[1].mlp.down_proj.code.mul_(2.0)
+    parent, address = open_streaming(POLICY), WeightAddress(parameter=NAME, row=5, column=7)
+    [(name, error), *_] = rank_modules(parent, wrap_model(model), [address])
+    # All that differs is one scalar, and only its column is known as it is.
+    others = whole.double()[:, [column for column in range(192) if column != 7]]
+    sampled = others[:, torch.linspace(0, 190, 64).long()].square().sum() * 191 / 64
+    expected = 3.2412286**2 / (float(whole[:, 7].double().square().sum()) + float(sampled))
+    assert f"{name}.weight" == NAME
+    assert error == pytest.approx(math.sqrt(expected), rel=1e-5)
+    assert rank_modules(parent, wrap_model(model))[0][1] == 0.0
+
+
+def test_what_only_one_of_the_two_has_or_in_another_shape_is_left_out() -> None:
+    parent = wrap_model(build_llama(layers=2))
+    model = copy.deepcopy(parent.model)
+    blocks: Any = model.model.layers
+    blocks[0].mlp.down_proj = nn.Linear(100, 48, bias=False)
+    blocks[1].mlp.extra = nn.Linear(48, 48, bias=False)
+    names = [name for name, _ in rank_modules(parent, wrap_model(model))]
+    assert len(names) == 2 * 7 - 1
+    assert "model.layers.0.mlp.down_proj" not in names
+    assert "model.layers.1.mlp.extra" not in names

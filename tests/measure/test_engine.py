@@ -1,241 +1,277 @@
-"""Arms side by side give what separate runs give, bit for bit, and leave no trace."""
+"""Arms side by side give what separate runs of whole models give, bit for bit, and leave no trace.
+
+So do a parent and its descendant.
+"""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
+from support.checkpoints import DEEPSEEK, DENSE, EXPERTS, LLAMA, VISION, Family, save_checkpoint
+from support.engine import (
+    COLUMN,
+    LAYER,
+    MIXED,
+    ROW,
+    collect,
+    disturb,
+    do_everything,
+    equals,
+    find_expert,
+    fingerprint,
+    make_batches,
+    make_windows,
+    name_scalar,
+    open_experts,
+    open_family,
+    run_alone,
+)
+from support.planted import Planted, build_llama, plant_, wrap_model
 
-from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.matrices import DecoderLayer
+from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.measure.engine import run_arms
+from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import BASELINE, Arm, Quantize, RestoreActivation, Scale, SetTo
+from sw_audit.record.arm import BASELINE, Arm, Quantize, Scale, SetTo, SwapModules
+from sw_audit.record.descent import DESCENDANT, PARENT
 
-BUILDERS = {"llama": build_llama, "gpt2": build_gpt2}
-SUPER = Planted(layer=2, row=17, column=90)
-
-
-def batches() -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    texts = torch.randint(3, 101, (5, 9), generator=generator)
-    texts[:, 0] = 1
-    return [texts[:3], texts[3:], texts[:2, :4]]
-
-
-def address(checkpoint: Checkpoint) -> AddressGroup:
-    down = checkpoint.layers[SUPER.layer].down_projection
-    assert down is not None
-    return AddressGroup(parameter=down.parameter, rows=(SUPER.row,), columns=(SUPER.column,))
+AS_IT_IS = [Arm(name=PARENT), Arm(name=DESCENDANT)]
+RECIPE = parse_recipe("int4/16x16")
+# One for each way of calling layers, of returning from them, and of keeping their matrices.
+QUICK = "llama bloom falcon gptj gpt_neo gpt2 opt mixtral gpt_oss deepseek_v3 qwen2_vl"
+every_family = pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, id=str(family), marks=() if str(family) in QUICK.split() else pytest.mark.slow)
+        for family in (*DENSE, *VISION, *EXPERTS, *DEEPSEEK)
+    ],
+)
 
 
-def open_planted(family: str) -> Checkpoint:
-    checkpoint = wrap_model(BUILDERS[family]())
-    plant_(checkpoint, SUPER)
-    return checkpoint
+def weight_of(checkpoint: Checkpoint) -> torch.Tensor:
+    return checkpoint.layers[LAYER].down_projections[-1].weight
 
 
-def collect(checkpoint: Checkpoint, arms: list[Arm]) -> dict[tuple[int, int], torch.Tensor]:
-    seen: dict[tuple[int, int], torch.Tensor] = {}
-
-    def read(batch: int, arm: int, logits: torch.Tensor, baseline: torch.Tensor) -> None:
-        assert arm == 0 or torch.equal(baseline, seen[batch, 0])
-        seen[batch, arm] = logits.clone()
-
-    run_arms(checkpoint, arms, batches(), read)
-    return seen
+def scale_(checkpoint: Checkpoint) -> None:
+    weight_of(checkpoint)[ROW, COLUMN] *= 300.0
 
 
-def run_alone(checkpoint: Checkpoint, change: Callable[[Checkpoint], None]) -> list[torch.Tensor]:
-    """Run the plain model, changed for good, one batch after the other."""
-    alone = wrap_model(copy.deepcopy(checkpoint.model))
-    with torch.no_grad():
-        change(alone)
-        return [alone.model(input_ids=token_ids, use_cache=False).logits for token_ids in batches()]
+def set_(checkpoint: Checkpoint) -> None:
+    weight_of(checkpoint)[ROW, COLUMN] = -25.0
 
 
-def scale_to(factor: float) -> Callable[[Checkpoint], None]:
-    def change(checkpoint: Checkpoint) -> None:
-        down = checkpoint.layers[SUPER.layer].down_projection
-        assert down is not None
-        down.weight[SUPER.row, SUPER.column] *= factor
-
-    return change
-
-
-def set_to(value: float) -> Callable[[Checkpoint], None]:
-    def change(checkpoint: Checkpoint) -> None:
-        down = checkpoint.layers[SUPER.layer].down_projection
-        assert down is not None
-        down.weight[SUPER.row, SUPER.column] = value
-
-    return change
-
-
-def rounded(checkpoint: Checkpoint) -> None:
+def round_(checkpoint: Checkpoint) -> None:
+    kept = weight_of(checkpoint)[ROW, COLUMN].clone()
     for layer in checkpoint.layers:
         for matrix in layer.matrices:
-            matrix.weight.copy_(round_to_nearest(matrix.weight, parse_recipe("int4/16x16")))
+            own = matrix.weight.data_ptr() == weight_of(checkpoint).data_ptr()
+            holdout = (torch.tensor([ROW]), torch.tensor([COLUMN])) if own else None
+            matrix.weight.copy_(round_to_nearest(matrix.weight, RECIPE, holdout))
+    assert weight_of(checkpoint)[ROW, COLUMN] == kept
 
 
-@pytest.mark.parametrize("family", BUILDERS)
-def test_arms_side_by_side_equal_separate_runs_bit_for_bit(family: str) -> None:
-    checkpoint = open_planted(family)
-    group = (address(checkpoint),)
-    changes: dict[Arm, Callable[[Checkpoint], None]] = {
+@every_family
+def test_arms_side_by_side_equal_separate_runs_bit_for_bit(family: Family) -> None:
+    checkpoint = open_family(family)
+    group = (name_scalar(checkpoint.layers[LAYER].down_projections[-1]),)
+    changes: dict[Arm, Callable[[Checkpoint], object]] = {
         BASELINE: lambda _: None,
-        Arm(name="zero", acts=(Scale(addresses=group, factor=0.0),)): scale_to(0.0),
-        Arm(name="half", acts=(Scale(addresses=group, factor=0.5),)): scale_to(0.5),
-        Arm(name="set", acts=(SetTo(addresses=group, value=-1.25),)): set_to(-1.25),
-        Arm(name="rtn", acts=(Quantize(recipe=parse_recipe("int4/16x16")),)): rounded,
+        Arm(name="scaled", acts=(Scale(addresses=group, factor=300.0),)): scale_,
+        Arm(name="set", acts=(SetTo(addresses=group, value=-25.0),)): set_,
+        Arm(name="rounded", acts=(Quantize(recipe=RECIPE, holdout=group),)): round_,
     }
+    before = fingerprint(checkpoint)
     seen = collect(checkpoint, list(changes))
-    for number, change in enumerate(changes.values()):
-        for batch, expected in enumerate(run_alone(checkpoint, change)):
-            assert torch.equal(seen[batch, number], expected), (number, batch)
-    assert not torch.equal(seen[0, 0], seen[0, 1])
-
-
-@pytest.mark.parametrize("family", BUILDERS)
-def test_a_restored_activation_is_the_original_output_at_one_token(family: str) -> None:
-    checkpoint = open_planted(family)
-    group = address(checkpoint)
-    arm = Arm(name="restored", acts=(Scale(addresses=(group,), factor=0.0), RestoreActivation(addresses=(group,))))
-    seen = collect(checkpoint, [BASELINE, arm])
-
-    original = wrap_model(copy.deepcopy(checkpoint.model))
-    whole: list[torch.Tensor] = []
-
-    def remember(_: object, __: object, output: torch.Tensor) -> None:
-        whole.append(output.clone())
-
-    down = original.layers[SUPER.layer].down_projection
-    assert down is not None
-    handle = down.module.register_forward_hook(remember)
-    with torch.no_grad():
-        for token_ids in batches():
-            original.model(input_ids=token_ids, use_cache=False)
-        handle.remove()
-        down.weight[SUPER.row, SUPER.column] = 0.0
-
-        def put_back(_: object, __: object, output: torch.Tensor) -> torch.Tensor:
-            stored = whole.pop(0)
-            changed = output.clone()
-            for sequence in range(len(output)):
-                token = int(stored[sequence, :, SUPER.row].abs().argmax())
-                assert token == 0
-                changed[sequence, token, SUPER.row] = stored[sequence, token, SUPER.row]
-            return changed
-
-        down.module.register_forward_hook(put_back)
-        for batch, token_ids in enumerate(batches()):
-            expected = original.model(input_ids=token_ids, use_cache=False).logits
-            # The engine adds what is missing to the changed output: one rounding more than remembering it.
-            torch.testing.assert_close(seen[batch, 1], expected, rtol=1e-4, atol=1e-4)
-            assert not torch.allclose(seen[batch, 1], seen[batch, 0], rtol=1e-4, atol=1e-4)
-
-
-def fingerprint(checkpoint: Checkpoint) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in checkpoint.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    for module in checkpoint.model.modules():
-        digest.update(str((len(module._forward_hooks), len(module._forward_pre_hooks))).encode())
-        assert "forward" not in module.__dict__
-    return digest.hexdigest()
-
-
-def every_act(checkpoint: Checkpoint) -> list[Arm]:
-    group = (address(checkpoint),)
-    acts = (
-        Scale(addresses=group, factor=3.0),
-        SetTo(addresses=group, value=0.1),
-        RestoreActivation(addresses=group),
-        Quantize(recipe=parse_recipe("int3/row"), holdout=group),
-    )
-    return [BASELINE, Arm(name="everything", acts=acts)]
-
-
-def test_the_model_is_bit_identical_afterwards() -> None:
-    checkpoint = open_planted("llama")
-    before = fingerprint(checkpoint)
-    collect(checkpoint, every_act(checkpoint))
     assert fingerprint(checkpoint) == before
+    for number, change_ in enumerate(changes.values()):
+        assert equals(seen, number, run_alone(checkpoint, change_)), number
+        assert number == 0 or not torch.equal(seen[0, 0], seen[0, number])
 
 
-@pytest.mark.parametrize("depth", [0, 2, 5])
-def test_the_model_is_bit_identical_after_an_exception_in_a_layer(depth: int) -> None:
-    checkpoint = open_planted("llama")
+@pytest.mark.parametrize("name", [*MIXED, "apart", "llama", "gpt2"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_bit_identical_afterwards_also_after_an_exception(name: str, fails: bool) -> None:
+    dense = {str(family): family for family in DENSE}
+    checkpoint = open_family(dense[name]) if name in dense else open_experts(name)
+    down = checkpoint.layers[LAYER].down_projections[0] if name in dense else find_expert(checkpoint)
+    arms = [BASELINE, do_everything(name_scalar(down))]
     before = fingerprint(checkpoint)
-    calls = 0
+    if fails:
+        # An expert that is a module of its own is called only when a token comes its way.
+        calls = [1] * 3 if name == "apart" else []
 
-    def fail(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 5:  # once to learn shapes, then per batch of the baseline arm: inside the arm's acts
-            raise RuntimeError("power cut")
+        def fail(*_: object) -> None:
+            calls.append(1)
+            if len(calls) == 5:  # once to learn shapes, three batches of the baseline, then inside the acts
+                raise RuntimeError("power cut")
 
-    handle = checkpoint.layers[depth].module.register_forward_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="power cut"):
-        collect(checkpoint, every_act(checkpoint))
-    handle.remove()
+        handle = down.module.register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            collect(checkpoint, arms)
+        handle.remove()
+    else:
+        collect(checkpoint, arms)
     assert fingerprint(checkpoint) == before
 
 
 def test_the_model_is_bit_identical_after_an_exception_in_a_reader() -> None:
-    checkpoint = open_planted("gpt2")
+    checkpoint = open_family(LLAMA)
     before = fingerprint(checkpoint)
 
     def fail(*_: object) -> None:
         raise RuntimeError("disk full")
 
+    arms = [BASELINE, do_everything(name_scalar(checkpoint.layers[LAYER].down_projections[0]))]
     with pytest.raises(RuntimeError, match="disk full"):
-        run_arms(checkpoint, every_act(checkpoint), batches(), fail)
+        run_arms(checkpoint, arms, make_batches(), fail)
     assert fingerprint(checkpoint) == before
 
 
-def test_the_first_arm_must_be_the_baseline() -> None:
-    checkpoint = open_planted("llama")
-    with pytest.raises(ValueError, match="must be the baseline"):
-        run_arms(checkpoint, every_act(checkpoint)[1:], batches(), lambda *_: None)
+def test_the_first_arm_must_be_the_baseline_and_with_a_parent_the_second_too() -> None:
+    checkpoint = open_family(LLAMA)
+    arm = do_everything(name_scalar(checkpoint.layers[LAYER].down_projections[0]))
+    with pytest.raises(ValueError, match="must be the baseline, not 'everything'"):
+        collect(checkpoint, [arm])
+    with pytest.raises(ValueError, match="must be the baseline, not 'everything'"):
+        collect(checkpoint, [AS_IT_IS[0], arm], parent=checkpoint)
 
 
 def test_peaks_are_the_largest_magnitudes_of_each_layers_output() -> None:
-    checkpoint = open_planted("llama")
+    checkpoint = wrap_model(build_llama())
+    plant_(checkpoint, Planted(LAYER, ROW, COLUMN))
     with torch.no_grad():
         states = [
-            checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states[1:-1] for ids in batches()
+            checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states[1:-1]
+            for ids in make_batches()
         ]
-    runs = run_arms(checkpoint, [BASELINE], batches(), lambda *_: None)
+    group = name_scalar(checkpoint.layers[LAYER].down_projections[0])
+    huge = Arm(name="huge", acts=(Scale(addresses=(group,), factor=3e38),))
+    runs = run_arms(checkpoint, [BASELINE, huge], make_batches(), lambda *_: None)
     for depth in range(len(checkpoint.layers) - 1):
-        assert runs[0].peaks[depth] == max(float(one[depth].abs().max()) for one in states)
+        assert runs[0].peaks[depth] == max(float(of_batch[depth].abs().max()) for of_batch in states)
+    # What is not finite has no peak.
+    assert runs[1].peaks[LAYER - 1] is not None
+    assert runs[1].peaks[LAYER] is None
 
 
-def test_an_arm_that_is_not_finite_has_no_peak() -> None:
-    checkpoint = open_planted("llama")
-    arm = Arm(name="huge", acts=(Scale(addresses=(address(checkpoint),), factor=3e38),))
-    runs = run_arms(checkpoint, [BASELINE, arm], batches(), lambda *_: None)
-    assert runs[1].peaks[SUPER.layer - 1] is not None
-    assert runs[1].peaks[SUPER.layer] is None
-
-
-def test_an_arm_skips_the_batches_that_are_not_wanted_and_the_baseline_skips_none() -> None:
-    checkpoint = open_planted("llama")
-    arm = Arm(name="zero", acts=(Scale(addresses=(address(checkpoint),), factor=0.0),))
-    whole = collect(checkpoint, [BASELINE, arm])
-    seen: dict[tuple[int, int], torch.Tensor] = {}
-
-    def read(batch: int, number: int, logits: torch.Tensor, _: torch.Tensor) -> None:
-        seen[batch, number] = logits.clone()
-
-    run_arms(
-        checkpoint, [BASELINE, arm], batches(), read, included=lambda batch, number: (batch, number) == (2, 1)
-    )
+def test_an_arm_skips_the_batches_that_are_not_included_and_the_baseline_skips_none() -> None:
+    checkpoint = open_family(LLAMA)
+    group = name_scalar(checkpoint.layers[LAYER].down_projections[0])
+    arms = [BASELINE, Arm(name="zero", acts=(Scale(addresses=(group,), factor=0.0),))]
+    everything = collect(checkpoint, arms)
+    seen = collect(checkpoint, arms, included=lambda batch, arm: (batch, arm) == (2, 1))
     assert set(seen) == {(0, 0), (1, 0), (2, 0), (2, 1)}
-    assert torch.equal(seen[2, 1], whole[2, 1])
+    assert torch.equal(seen[2, 1], everything[2, 1])
+
+
+def test_calibrating_batches_are_run_in_the_baseline_alone_and_read_by_nobody() -> None:
+    checkpoint = open_family(LLAMA)
+    group = name_scalar(checkpoint.layers[LAYER].down_projections[0])
+    arms = [BASELINE, Arm(name="zero", acts=(Scale(addresses=(group,), factor=0.0),))]
+    batches = [make_windows(2, seed, 9, 60).token_ids for seed in range(3)]
+    calls = []
+    handle = checkpoint.layers[LAYER].module.register_forward_hook(lambda *_: calls.append(1))
+    seen = collect(checkpoint, arms, batches, calibrating=lambda batch: batch == 1)
+    handle.remove()
+    assert list(seen) == [(0, 0), (0, 1), (2, 0), (2, 1)]
+    # Once to learn shapes, three batches in the baseline and two in the arm; recordings run no layer.
+    assert len(calls) == 6
+
+
+def name_module(checkpoint: Checkpoint) -> str:
+    return checkpoint.layers[LAYER].down_projections[-1].parameter.rpartition(".")[0]
+
+
+def check_every_arm(parent: Checkpoint, descendant: Checkpoint, reference: Checkpoint) -> None:
+    """Compare the four kinds of arms with whole models; `reference` is the parent with its weights in memory."""
+    down = descendant.layers[LAYER].down_projections[-1]
+    value, module = float(weight_of(reference)[ROW, COLUMN]), name_module(descendant)
+    arms = [
+        *AS_IT_IS,
+        Arm(name="scalar", acts=(SetTo(addresses=(name_scalar(down),), value=value),)),
+        Arm(name="module", acts=(SwapModules(modules=(module,)),)),
+    ]
+    before = fingerprint(descendant)
+    seen = collect(descendant, arms, parent=parent)
+    assert fingerprint(descendant) == before
+
+    def write_scalar_(model: Checkpoint) -> None:
+        weight_of(model)[ROW, COLUMN] = value
+
+    def put_module_(model: Checkpoint) -> None:
+        model.model.get_submodule(module).load_state_dict(reference.model.get_submodule(module).state_dict())
+
+    assert equals(seen, 0, run_alone(reference))
+    for number, change_ in enumerate((lambda _: None, write_scalar_, put_module_), start=1):
+        assert equals(seen, number, run_alone(descendant, change_)), number
+    logits = [seen[0, number] for number in range(4)]
+    assert not any(torch.equal(logits[left], logits[right]) for left in range(4) for right in range(left))
+
+
+@every_family
+def test_every_arm_beside_a_parent_equals_a_run_of_a_whole_model_bit_for_bit(family: Family) -> None:
+    parent = open_family(family)
+    before = fingerprint(parent)
+    check_every_arm(parent, disturb(parent), parent)
+    assert fingerprint(parent) == before
+
+
+def test_a_parent_that_is_read_layer_by_layer_gives_the_same_and_is_never_there_as_a_whole(tmp_path: Path) -> None:
+    model = ModelPolicy(source=str(save_checkpoint(tmp_path / "parent", LLAMA)))
+    whole, parent = open_checkpoint(model), open_streaming(model)
+    check_every_arm(parent, disturb(whole), whole)
+
+    def count_present() -> int:
+        return sum(any(not tensor.is_meta for tensor in layer.module.parameters()) for layer in parent.layers)
+
+    present: list[int] = []
+
+    class Counter:
+        def watching(self, arm: int, layer: DecoderLayer) -> Any:
+            if arm == 0:
+                layer.module.mlp.register_forward_hook(lambda *_: present.append(count_present()))
+            return nullcontext()
+
+        def see(self, *_: object) -> None:
+            present.append(count_present())
+
+    collect(disturb(whole), AS_IT_IS, parent=parent, observer=Counter())
+    # Three layers; of each, three batches while it runs, and then none is left.
+    assert present == [1, 1, 1, 0] * 3
+
+
+def test_a_layer_is_read_once_for_its_arms_and_not_to_record_how_it_is_called(tmp_path: Path) -> None:
+    model = ModelPolicy(source=str(save_checkpoint(tmp_path / "parent", LLAMA)))
+    ran: list[int] = []
+    collect(disturb(open_checkpoint(model)), AS_IT_IS, parent=open_streaming(model, on_layer=ran.append))
+    # Once to learn the outputs' shapes, then batch by batch.
+    assert ran == [0, 1, 2, *[0] * 3, *[1] * 3, *[2] * 3]
+
+
+def test_what_is_put_back_shares_the_descendants_states_up_to_its_layer() -> None:
+    parent = open_family(LLAMA)
+    descendant = disturb(parent)
+    ran: list[int] = []
+    for depth, layer in enumerate(descendant.layers):
+        layer.module.register_forward_hook(lambda *_, depth=depth: ran.append(depth))
+    arm = Arm(name="b", acts=(SwapModules(modules=(name_module(descendant),)),))
+    collect(descendant, [*AS_IT_IS, arm], parent=parent)
+    # Once each to learn the outputs' shapes; then three batches, from layer 1 on in two arms.
+    assert ran == [0, 1, 2, *[0] * 3, *[1] * 6, *[2] * 6]
+
+
+def test_a_descendant_may_have_fewer_layers_or_more_tokens() -> None:
+    parent, descendant = wrap_model(build_llama(layers=6)), wrap_model(build_llama(layers=4, seed=1))
+    descendant.model.resize_token_embeddings(103)
+    for theirs, ours in ((parent, descendant), (descendant, parent)):
+        seen = collect(ours, AS_IT_IS, parent=theirs)
+        assert equals(seen, 0, run_alone(theirs))
+        assert equals(seen, 1, run_alone(ours))

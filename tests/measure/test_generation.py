@@ -45,32 +45,32 @@ def checkpoint(opened: Checkpoint) -> Iterator[Checkpoint]:
         weight.copy_(kept)
 
 
-def decode_slowly(checkpoint: Checkpoint, opening: Prompt) -> tuple[int, ...]:
+def decode_slowly(checkpoint: Checkpoint, prompt: Prompt) -> tuple[int, ...]:
     """Take the likeliest token again and again, the whole text anew each time: no cache, no settings."""
-    ids = list(opening.token_ids)
+    ids = list(prompt.token_ids)
     with torch.no_grad():
-        for _ in range(opening.new_tokens):
+        for _ in range(prompt.new_tokens):
             ids.append(int(checkpoint.model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return tuple(ids[len(opening.token_ids) :])
+    return tuple(ids[len(prompt.token_ids) :])
 
 
 def test_the_likeliest_token_is_taken_again_and_again(opened: Checkpoint, windows: Windows) -> None:
-    openings = draw_prompts(windows, opened.tokenizer, SHORT)
-    for opening, speech in zip(openings, generate_continuations(opened, openings), strict=True):
-        assert speech.tokens == decode_slowly(opened, opening)
-        assert speech.finite
-        assert speech.text == opened.tokenizer.decode(list(speech.tokens))
+    prompts = draw_prompts(windows, opened.tokenizer, SHORT)
+    for prompt, continuation in zip(prompts, generate_continuations(opened, prompts), strict=True):
+        assert continuation.tokens == decode_slowly(opened, prompt)
+        assert continuation.finite
+        assert continuation.text == opened.tokenizer.decode(list(continuation.tokens))
 
 
 def test_the_models_own_settings_of_decoding_are_put_aside_and_put_back(
     checkpoint: Checkpoint, windows: Windows
 ) -> None:
-    openings = draw_prompts(windows, checkpoint.tokenizer, SHORT)
-    plain = generate_continuations(checkpoint, openings)
+    prompts = draw_prompts(windows, checkpoint.tokenizer, SHORT)
+    plain = generate_continuations(checkpoint, prompts)
     own = checkpoint.model.generation_config
     own.update(do_sample=True, temperature=9.0, repetition_penalty=3.0, no_repeat_ngram_size=2)
     try:
-        assert generate_continuations(checkpoint, openings) == plain
+        assert generate_continuations(checkpoint, prompts) == plain
         assert checkpoint.model.generation_config is own
         assert own.repetition_penalty == 3.0
     finally:
@@ -78,13 +78,13 @@ def test_the_models_own_settings_of_decoding_are_put_aside_and_put_back(
 
 
 def test_a_text_ends_before_the_token_that_ends_it(checkpoint: Checkpoint, windows: Windows) -> None:
-    openings = draw_prompts(windows, checkpoint.tokenizer, SHORT)[:1]
-    (whole,) = generate_continuations(checkpoint, openings)
+    prompts = draw_prompts(windows, checkpoint.tokenizer, SHORT)[:1]
+    (whole,) = generate_continuations(checkpoint, prompts)
     own, end = checkpoint.model.generation_config, whole.tokens[7]
     before = own.eos_token_id
     own.eos_token_id = [end]
     try:
-        (cut,) = generate_continuations(checkpoint, openings)
+        (cut,) = generate_continuations(checkpoint, prompts)
     finally:
         own.eos_token_id = before
     assert cut.tokens == whole.tokens[: whole.tokens.index(end)]
@@ -93,18 +93,18 @@ def test_a_text_ends_before_the_token_that_ends_it(checkpoint: Checkpoint, windo
 def test_prompts_have_the_lengths_that_were_asked_for_and_come_from_different_places(
     opened: Checkpoint, windows: Windows
 ) -> None:
-    openings = draw_prompts(windows, opened.tokenizer, DescentPolicy())
-    assert [(one.tokens, one.new_tokens) for one in openings] == [
+    prompts = draw_prompts(windows, opened.tokenizer, DescentPolicy())
+    assert [(one.tokens, one.new_tokens) for one in prompts] == [
         (1, 32),
         (5, 32),
         (20, 32),
         (100, 32),
         (100, 144),
     ]
-    assert {one.token_ids[0] for one in openings} == {windows.bos}
-    assert [len(one.token_ids) for one in openings] == [2, 6, 21, 101, 101]
-    assert openings[3].token_ids != openings[4].token_ids
-    assert openings[1].text == opened.tokenizer.decode(list(openings[1].token_ids[1:]))
+    assert {one.token_ids[0] for one in prompts} == {windows.bos}
+    assert [len(one.token_ids) for one in prompts] == [2, 6, 21, 101, 101]
+    assert prompts[3].token_ids != prompts[4].token_ids
+    assert prompts[1].text == opened.tokenizer.decode(list(prompts[1].token_ids[1:]))
 
 
 def test_a_prompt_longer_than_a_window_runs_on_as_the_text_does(opened: Checkpoint) -> None:
@@ -112,38 +112,38 @@ def test_a_prompt_longer_than_a_window_runs_on_as_the_text_does(opened: Checkpoi
     for bos, stride in ((0, 7), (0, 3), (None, 7), (None, 4)):
         cut = cut_windows(text, 8, stride, bos, 99)
         wanted = DescentPolicy(prompt_tokens=(30,), new_tokens=4, long_new_tokens=4)
-        opening = draw_prompts(cut, opened.tokenizer, wanted)[0]
-        assert opening.token_ids[-30:] == tuple(text[:30])
+        prompt = draw_prompts(cut, opened.tokenizer, wanted)[0]
+        assert prompt.token_ids[-30:] == tuple(text[:30])
 
 
 def test_what_the_model_cannot_take_is_made_shorter(opened: Checkpoint, windows: Windows) -> None:
     wanted = DescentPolicy(prompt_tokens=(1, 40), new_tokens=30, long_new_tokens=90)
-    openings = draw_prompts(windows, opened.tokenizer, wanted, maximum=64)
-    assert [(one.tokens, one.new_tokens) for one in openings] == [(1, 30), (33, 30), (1, 62)]
-    assert all(len(one.token_ids) + one.new_tokens <= 64 for one in openings)
+    prompts = draw_prompts(windows, opened.tokenizer, wanted, maximum=64)
+    assert [(one.tokens, one.new_tokens) for one in prompts] == [(1, 30), (33, 30), (1, 62)]
+    assert all(len(one.token_ids) + one.new_tokens <= 64 for one in prompts)
     tiny = draw_prompts(windows, opened.tokenizer, wanted, maximum=3)
     assert [(one.tokens, one.new_tokens) for one in tiny] == [(1, 1)] * 3
 
 
 def test_logits_that_are_not_finite_end_it(checkpoint: Checkpoint, windows: Windows) -> None:
-    openings = draw_prompts(windows, checkpoint.tokenizer, SHORT)
+    prompts = draw_prompts(windows, checkpoint.tokenizer, SHORT)
     with torch.no_grad():
         checkpoint.matrix(SUPER_WEIGHT[0]).module.weight[0, 0] = float("nan")
-    speeches = generate_continuations(checkpoint, openings)
-    assert [(one.tokens, one.finite) for one in speeches] == [((), False)] * 3
+    continuations = generate_continuations(checkpoint, prompts)
+    assert [(one.tokens, one.finite) for one in continuations] == [((), False)] * 3
 
 
 def test_a_specimen_that_lost_its_super_weight_falls_apart_beside_its_parent(
     checkpoint: Checkpoint, windows: Windows
 ) -> None:
-    openings = draw_prompts(windows, checkpoint.tokenizer, SHORT)
-    parent = generate_continuations(checkpoint, openings)
+    prompts = draw_prompts(windows, checkpoint.tokenizer, SHORT)
+    parent = generate_continuations(checkpoint, prompts)
     _, row, column = SUPER_WEIGHT
     with torch.no_grad():
         checkpoint.matrix(SUPER_WEIGHT[0]).module.weight[row, column] = 0.0
-    broken = generate_continuations(checkpoint, openings)
-    for speeches, status in ((parent, Status.PASS), (broken, Status.FAIL)):
-        paired = pair_continuations(openings, parent, speeches)
+    broken = generate_continuations(checkpoint, prompts)
+    for continuations, status in ((parent, Status.PASS), (broken, Status.FAIL)):
+        paired = pair_continuations(prompts, parent, continuations)
         verdict = judge_descent("generation-sane", make_descent_evidence(continuations=paired))
         assert verdict.status is status
         assert verdict.observed == (0 if status is Status.PASS else 3)
