@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,12 +22,17 @@ from sw_audit.cli.options import (
     Seed,
     TrustRemoteCode,
     Windows,
+    ask_model,
 )
-from sw_audit.specimen.shipped import find_shipped
-
-if TYPE_CHECKING:
-    from sw_audit.policy.policy import Policy
-    from sw_audit.record.record import Record
+from sw_audit.cli.progress import show_progress
+from sw_audit.policy.overlaying import overlay_policy
+from sw_audit.policy.policy import Policy
+from sw_audit.policy.reading import read_policy
+from sw_audit.record import rendering
+from sw_audit.record.codec import encode_record
+from sw_audit.record.record import Record
+from sw_audit.record.store import check_writable, write_text
+from sw_audit.runner import compare, run
 
 NOTHING_COMPARED = 3
 _NONE = "none"
@@ -93,27 +97,13 @@ def compare_quantizers(
 
       sw-audit compare-quantizers specimen --methods none --json
     """
-    from sw_audit.policy.overlaying import overlay_policy
-    from sw_audit.policy.policy import Policy
-    from sw_audit.policy.reading import read_policy
-    from sw_audit.record.store import check_writable
-    from sw_audit.runner.compare import RECIPES
-
-    wanted: dict[str, Any] = {
-        "source": find_shipped(model),
-        "revision": revision,
-        "dtype": dtype,
-        "device": device,
-        "trust_remote_code": trust_remote_code,
-        "allow_pickle": allow_pickle,
-    }
     below = Policy() if policy is None else read_policy(policy)
     named = None if recipes is None else _split(recipes)
     if named is None and "quantization" not in below.model_fields_set:
-        named = list(RECIPES)
+        named = list(compare.RECIPES)
     asked = overlay_policy(
         below,
-        models=[wanted],
+        models=[ask_model(model, revision, dtype, device, trust_remote_code, allow_pickle)],
         corpus=corpus,
         windows=windows,
         recipes=named,
@@ -138,42 +128,27 @@ def _split(names: str) -> list[str]:
 
 
 def _compare(policy: Policy, methods: Sequence[str] | None) -> Record:
-    from tqdm import tqdm
 
-    from sw_audit.runner.compare import check_methods, compare_quantizers
-    from sw_audit.runner.run import preflight
-
-    preflight(policy)
-    check_methods(methods)
-    bar: Any = tqdm(desc="opening", file=sys.stderr, leave=False, disable=not sys.stderr.isatty(), delay=1e-9)
-
-    def tell(what: str, done: int, total: int) -> None:
-        bar.set_description(what, refresh=False)
-        bar.total = total
-        bar.n = done
-        bar.refresh()
-
-    with bar:
-        return compare_quantizers(policy, methods, tell)
+    run.preflight(policy)
+    compare.check_methods(methods)
+    with show_progress() as progress:
+        return compare.compare_quantizers(policy, methods, progress)
 
 
 def _write(record: Record, folder: Path, report: bool) -> dict[str, Path]:
-    from sw_audit.record.codec import encode_record
-    from sw_audit.record.rendering import render_record
-    from sw_audit.record.store import write_text
 
     files = {"record": folder / "record.json"}
     write_text(files["record"], encode_record(record))
     if report:
         files["report"] = folder / "report.html"
-        write_text(files["report"], render_record(record))
+        write_text(files["report"], rendering.render_record(record))
     return files
 
 
 def describe(record: Record) -> dict[str, Any]:
     """Put a comparison into the JSON object that other programs read."""
     result, comparison = take_comparison(record)
-    found = comparison.model_dump(mode="json")
+    content = comparison.model_dump(mode="json")
     return {
         "schema": 1,
         "model": {
@@ -185,7 +160,7 @@ def describe(record: Record) -> dict[str, Any]:
             "signature": comparison.protocol,
             **result.protocol.model_dump(mode="json"),
         },
-        **{key: found[key] for key in ("baseline", "dtype_bits", "confidence", "calibration_windows")},
-        "rows": [{"name": row.name, **plain} for row, plain in zip(comparison.rows, found["rows"], strict=True)],
+        **{key: content[key] for key in ("baseline", "dtype_bits", "confidence", "calibration_windows")},
+        "rows": [{"name": row.name, **plain} for row, plain in zip(comparison.rows, content["rows"], strict=True)],
         "seconds": result.seconds,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,9 +13,7 @@ from rich.text import Text
 from sw_audit.checks.estimate import write_number
 from sw_audit.cli.table import make_console
 from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
-
-if TYPE_CHECKING:
-    from sw_audit.record.record import ModelResult, Record
+from sw_audit.record.record import ModelResult, Record
 
 _NOTHING = "-"
 _HEAD = ("quantizer", "bits", "perplexity ratio [low, high]", "KL nats", "top-1", "accuracy", "seconds", "memory")

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from sw_audit.specimen.descendants import DESCENDANTS, write_demo
+
 
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
@@ -20,8 +22,6 @@ def demo(
 
       sw-audit demo d && sw-audit audit d/policy.swaudit.toml
     """
-    from sw_audit.specimen.descendants import DESCENDANTS, write_demo
-
     policy, *folders = write_demo(folder)
     told = {one.name: " ".join(one.story.split()) for one in DESCENDANTS}
     for written in folders:

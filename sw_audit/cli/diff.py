@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 
+from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval
+from sw_audit.checks.registry import judge_evidence
 from sw_audit.cli.options import AsJson
+from sw_audit.cli.table import make_console
+from sw_audit.record.baselines import choose_baseline, open_baseline
+from sw_audit.record.diff import Change, compare_records, pair_models
+from sw_audit.record.record import Record
 from sw_audit.record.verdict import Status
-
-if TYPE_CHECKING:
-    from sw_audit.record.diff import Change
-    from sw_audit.record.record import Record
 
 WORSE = 1
 _QUALITY = "quality-not-worse"
@@ -40,9 +45,6 @@ def diff(before: Side, after: Side, as_json: AsJson = False) -> None:
 
       sw-audit diff main.json pull-request.json
     """
-    from sw_audit.record.baselines import open_baseline
-    from sw_audit.record.diff import compare_records
-
     then, now = open_baseline(before), open_baseline(after)
     changes = [*compare_records(then, now), *compare_quality(then, now, before)]
     worse = sum(change.worse is True for change in changes)
@@ -57,11 +59,6 @@ def diff(before: Side, after: Side, as_json: AsJson = False) -> None:
 
 def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
     """Hold the perplexity of each model against the earlier one's, where it was measured in the same way."""
-    from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval
-    from sw_audit.checks.registry import judge_evidence
-    from sw_audit.record.baselines import choose_baseline
-    from sw_audit.record.diff import Change, pair_models
-
     changes = []
     for old, new in pair_models(before, after):
         earlier, later = before.find_model(old), after.find_model(new)
@@ -84,12 +81,6 @@ def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
 
 def print_changes(changes: list[Change]) -> None:
     """Print one line per change, what is worse first, then what it comes to."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from sw_audit.cli.table import make_console
-
     console = make_console()
     words = {True: "worse", False: "better", None: ""}
     styles = {True: "bold red", False: "green", None: ""}

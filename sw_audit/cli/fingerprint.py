@@ -6,18 +6,24 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 
-from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Revision, TrustRemoteCode
+from sw_audit.checks.kinship import rank_kin
+from sw_audit.cli.locate import locate_quietly
+from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Revision, TrustRemoteCode, ask_model
+from sw_audit.cli.table import make_console
 from sw_audit.errors import InputError
-from sw_audit.specimen.shipped import find_shipped
-
-if TYPE_CHECKING:
-    from sw_audit.policy.policy import ModelPolicy
-    from sw_audit.record.fingerprint import Fingerprint, Kinship
-    from sw_audit.record.record import Record
+from sw_audit.index.lookup import open_index
+from sw_audit.index.reading import read_index
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.baselines import list_baselines, open_baseline
+from sw_audit.record.fingerprint import Fingerprint, Kinship
+from sw_audit.record.record import Record
 
 NOBODY = 3
 _RECORDS = (".json", ".html", ".htm")
@@ -59,21 +65,12 @@ def fingerprint(
 
       sw-audit fingerprint ./unknown --against ./llama --against ./mistral
     """
-    from sw_audit.checks.kinship import rank_kin
-    from sw_audit.policy.policy import ModelPolicy
 
     def ask(source: str) -> ModelPolicy:
-        return ModelPolicy(
-            source=find_shipped(source),
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-        )
+        return ask_model(source, revision, dtype, device, trust_remote_code, allow_pickle)
 
     mine = next(_take_record(model)) if _is_record(model) else _take_model(ask(model))
-    others = [found for other in against or () for found in _take(other, ask)]
+    others = [known for other in against or () for known in _take(other, ask)]
     ranked = rank_kin(mine, others if against else _take_known())
     alike = [kin for kin in ranked if kin.kin != "none"]
     if as_json:
@@ -88,18 +85,14 @@ def fingerprint(
 
 def print_kinship(mine: Fingerprint, ranked: tuple[Kinship, ...]) -> None:
     """Print a fingerprint and whom it resembles."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from sw_audit.cli.table import make_console
-
     console = make_console()
     console.print(Text(f"{mine.name}: {mine}", style="bold"), soft_wrap=True)
-    for one in mine.weights:
-        ratio = "" if one.ratio is None or one is mine.weights[0] else f", {one.ratio:.4g} times the first"
-        stands = "" if one.outlier is None else f", in a row {one.outlier:.4g} times the median row"
-        console.print(Text(f"  super weight layer {one}{ratio}{stands}"), soft_wrap=True)
+    for weight in mine.weights:
+        ratio = (
+            "" if weight.ratio is None or weight is mine.weights[0] else f", {weight.ratio:.4g} times the first"
+        )
+        stands = "" if weight.outlier is None else f", in a row {weight.outlier:.4g} times the median row"
+        console.print(Text(f"  super weight layer {weight}{ratio}{stands}"), soft_wrap=True)
     for loud in mine.activations:
         gain = "" if loud.gain is None else f", {loud.gain:.4g} times its weight"
         console.print(Text(f"  super activation channel {loud.channel} = {loud.value:.6g}{gain}"), soft_wrap=True)
@@ -114,27 +107,22 @@ def print_kinship(mine: Fingerprint, ranked: tuple[Kinship, ...]) -> None:
         console.print(table)
     best = ranked[0] if ranked else None
     if best is None or best.kin == "none":
-        told = "it looks like a descendant of nothing that it was compared with"
+        ending = "it looks like a descendant of nothing that it was compared with"
     else:
         sure = best.kin in ("same", "close")
-        told = f"it {'looks like' if sure else 'may be'} {best.other}, or a descendant of it"
-    console.print(Text(f"{told} ({_CAUTION})"), soft_wrap=True)
+        ending = f"it {'looks like' if sure else 'may be'} {best.other}, or a descendant of it"
+    console.print(Text(f"{ending} ({_CAUTION})"), soft_wrap=True)
     sys.stdout.flush()
 
 
-def _take_model(wanted: ModelPolicy) -> Fingerprint:
-    from sw_audit.cli.locate import locate_quietly
-    from sw_audit.record.fingerprint import Fingerprint
+def _take_model(model: ModelPolicy) -> Fingerprint:
 
-    identity, location = locate_quietly(wanted, "full", digest=False)
+    identity, location = locate_quietly(model, "full", digest=False)
     return Fingerprint.of_model(identity, location)
 
 
 def _take(other: str, ask: Callable[[str], ModelPolicy]) -> Iterator[Fingerprint]:
     """Take what is to be compared with: an index file, a record, a baseline, or else a model."""
-    from sw_audit.index.reading import read_index
-    from sw_audit.record.fingerprint import Fingerprint
-
     if other.endswith(".toml"):
         yield from (Fingerprint.of_entry(entry) for entry in read_index(Path(other)).models)
     elif _is_record(other):
@@ -145,10 +133,6 @@ def _take(other: str, ask: Callable[[str], ModelPolicy]) -> Iterator[Fingerprint
 
 def _take_known() -> Iterator[Fingerprint]:
     """Take the published index, and every baseline that is kept here."""
-    from sw_audit.index.lookup import open_index
-    from sw_audit.record.baselines import list_baselines
-    from sw_audit.record.fingerprint import Fingerprint
-
     yield from (Fingerprint.of_entry(entry) for entry in open_index().models)
     for name in list_baselines():
         yield from _take_record(name)
@@ -156,16 +140,12 @@ def _take_known() -> Iterator[Fingerprint]:
 
 def _is_record(word: str) -> bool:
     """Whether a word is a record's file, or names a baseline and no model."""
-    from sw_audit.record.baselines import list_baselines
-
     if word in ("specimen", "control") or Path(word).is_dir():
         return False
     return Path(word).suffix.lower() in _RECORDS or word in list_baselines()
 
 
 def _take_record(named: str) -> Iterator[Fingerprint]:
-    from sw_audit.record.baselines import open_baseline
-    from sw_audit.record.fingerprint import Fingerprint
 
     record: Record = open_baseline(named)
     if not record.results:

@@ -7,17 +7,23 @@ import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from sw_audit import __version__
+from sw_audit.cli.listing import print_entry, print_index
 from sw_audit.cli.options import AsJson
-
-if TYPE_CHECKING:
-    from sw_audit.record.identity import ModelIdentity
-    from sw_audit.record.location import Location
-    from sw_audit.record.lookup import Lookup
-    from sw_audit.record.published import PublishedIndex, Source
+from sw_audit.errors import OutputError
+from sw_audit.index.growing import add_finding, describe_finding
+from sw_audit.index.lookup import find_published, open_index
+from sw_audit.index.reading import read_index
+from sw_audit.locate.settings import DEFAULT_SETTINGS
+from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.location import Location
+from sw_audit.record.lookup import Lookup
+from sw_audit.record.published import PublishedIndex, Source
+from sw_audit.record.store import write_text
 
 NOT_FOUND = 3
 
@@ -46,9 +52,6 @@ def index(
 
       sw-audit index ./out/llama-w4 --file my-index.toml
     """
-    from sw_audit.cli.listing import print_entry, print_index
-    from sw_audit.index.lookup import find_published, open_index
-
     opened = open_index(file)
     if model is None:
         _print_json(describe_index(opened)) if as_json else print_index(opened)
@@ -70,9 +73,6 @@ def check_own_index(file: Path) -> None:
     Raises:
         InputError: If it cannot be used.
     """
-    from sw_audit.errors import OutputError
-    from sw_audit.index.reading import read_index
-
     if file.exists():
         read_index(file)
     place = file.expanduser().resolve().parent
@@ -86,11 +86,6 @@ def update_own_index(file: Path, identity: ModelIdentity, location: Location) ->
     Raises:
         InputError: If the file is not an index, or cannot be written.
     """
-    from sw_audit import __version__
-    from sw_audit.index.growing import add_finding, describe_finding
-    from sw_audit.locate.settings import DEFAULT_SETTINGS
-    from sw_audit.record.store import write_text
-
     finding = describe_finding(
         identity,
         location,

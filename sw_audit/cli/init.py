@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from sw_audit.errors import OutputError
+from sw_audit.policy.writing import commented_policy
+from sw_audit.record.store import write_text
 
 
 def init(
@@ -22,9 +24,6 @@ def init(
 
       sw-audit init llama.swaudit.toml
     """
-    from sw_audit.policy.writing import commented_policy
-    from sw_audit.record.store import write_text
-
     if file.exists() and not force:
         raise OutputError(f"output {file}", "it exists already", "name another file, or overwrite it with --force")
     write_text(file, commented_policy())

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 
-from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode
-from sw_audit.specimen.shipped import find_shipped
-
-if TYPE_CHECKING:
-    from sw_audit.record.identity import ModelIdentity
-    from sw_audit.record.location import Depth, Location
+from sw_audit.checkpoint.inspection import inspect_checkpoint
+from sw_audit.cli.index import check_own_index, update_own_index
+from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode, ask_model
+from sw_audit.cli.progress import show_progress
+from sw_audit.cli.table import make_console
+from sw_audit.locate.locator import open_for_locating
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.location import Depth, Location
+from sw_audit.runner.single import locate_model
 
 
 def locate(
@@ -53,21 +60,11 @@ def locate(
 
       sw-audit locate ./larger-than-memory --depth early
     """
-    from sw_audit.cli.index import check_own_index, update_own_index
-    from sw_audit.policy.policy import ModelPolicy
-
     if update_index is not None:
         check_own_index(update_index)
 
-    wanted = ModelPolicy(
-        source=find_shipped(model),
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
-    )
-    identity, location = locate_quietly(wanted, depth, digest=digest or update_index is not None)
+    chosen = ask_model(model, revision, dtype, device, trust_remote_code, allow_pickle)
+    identity, location = locate_quietly(chosen, depth, digest=digest or update_index is not None)
     if update_index is not None:
         typer.echo(update_own_index(update_index, identity, location), err=True)
     if as_json:
@@ -76,38 +73,22 @@ def locate(
         print_location(identity, location)
 
 
-def locate_quietly(wanted: Any, depth: Depth, *, digest: bool) -> tuple[ModelIdentity, Location]:
+def locate_quietly(chosen: ModelPolicy, depth: Depth, *, digest: bool) -> tuple[ModelIdentity, Location]:
     """Locate with nothing but a bar on the terminal.
 
     Raises:
         InputError: If the model cannot be used.
     """
-    from rich.console import Console
-    from tqdm import tqdm
-
-    from sw_audit.checkpoint.inspection import inspect_checkpoint
-    from sw_audit.runner.single import locate_model
-
-    inspect_checkpoint(wanted)
-    bar: Any = tqdm(
-        desc="locating", unit="layer", file=sys.stderr, leave=False, disable=not sys.stderr.isatty(), delay=1e-9
-    )
-
-    def tell(_: str, done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    with bar:
-        with Console(stderr=True).status(f"opening {wanted.source}"):
-            from sw_audit.locate.locator import open_for_locating
-
-            checkpoint = open_for_locating(wanted, depth=depth, digest=digest, progress=tell)
+    inspect_checkpoint(chosen)
+    with show_progress() as progress:
+        progress(f"opening {chosen.source}", 0, 1)
+        checkpoint = open_for_locating(chosen, depth=depth, digest=digest, progress=progress)
         return checkpoint.identity, locate_model(checkpoint, depth)
 
 
 def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
     """Put a location into the JSON object that other programs read."""
-    found = location.model_dump(mode="json")
+    content = location.model_dump(mode="json")
     weight_keys = ("parameter", "layer", "row", "column", "expert", "value", "share")
     return {
         "schema": 1,
@@ -119,27 +100,21 @@ def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
             "revision": identity.revision,
             "dtype": identity.dtype,
         },
-        "depth": found["depth"],
-        "layers_seen": found["layers_seen"],
-        "outcome": found["outcome"],
-        "because": found["because"],
-        "super_weights": [{key: weight[key] for key in weight_keys} for weight in found["super_weights"]],
-        "weight_norm_prediction": found["weight_norm_prediction"],
-        "super_activations": found["super_activations"],
-        "candidates": found["candidates"],
-        "prompt": {"text": found["prompt"], "token_ids": found["token_ids"], "bos": found["bos"]},
-        "trace": found["trace"],
+        "depth": content["depth"],
+        "layers_seen": content["layers_seen"],
+        "outcome": content["outcome"],
+        "because": content["because"],
+        "super_weights": [{key: weight[key] for key in weight_keys} for weight in content["super_weights"]],
+        "weight_norm_prediction": content["weight_norm_prediction"],
+        "super_activations": content["super_activations"],
+        "candidates": content["candidates"],
+        "prompt": {"text": content["prompt"], "token_ids": content["token_ids"], "bos": content["bos"]},
+        "trace": content["trace"],
     }
 
 
 def print_location(identity: ModelIdentity, location: Location) -> None:
     """Print a location for people."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from sw_audit.cli.table import make_console
-
     console = make_console()
 
     def show(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
+from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.runner.options import OPTIONS
+from sw_audit.specimen.shipped import find_shipped
 
 Model: TypeAlias = Annotated[
     str,
@@ -23,6 +25,20 @@ TrustRemoteCode: TypeAlias = Annotated[
 AllowPickle: TypeAlias = Annotated[
     bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
 ]
+
+
+def ask_model(
+    source: str, revision: str | None, dtype: DtypeName, device: str, trust_remote_code: bool, allow_pickle: bool
+) -> ModelPolicy:
+    """Return the model that the options of a command ask for."""
+    return ModelPolicy(
+        source=find_shipped(source),
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
 
 
 def describe(name: str, *names: str) -> Any:

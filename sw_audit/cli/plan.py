@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sw_audit.checkpoint.lint import lint_checkpoint
+from sw_audit.checkpoint.sizes import Size, size_checkpoint
+from sw_audit.checks.extra import find_extra_checks
+from sw_audit.checks.info import CHECKS
+from sw_audit.checks.registry import list_checks
+from sw_audit.checks.waivers import examine_waivers
+from sw_audit.corpus.text import SPECIMEN, read_corpus
 from sw_audit.errors import PolicyError
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.policy.policy import CorpusPolicy, Policy
+from sw_audit.policy.reading import read_policy
+from sw_audit.policy.scheme import ActivationSetup
+from sw_audit.record.address import WeightAddress
+from sw_audit.runner.plan import MOST_OUTLIERS, ArmTargets, plan_arms, plan_needs
 from sw_audit.specimen.shipped import find_shipped
-
-if TYPE_CHECKING:
-    from sw_audit.checkpoint.sizes import Size
-    from sw_audit.policy.model_policy import ModelPolicy
-    from sw_audit.policy.policy import CorpusPolicy, Policy
 
 _LONGEST_WINDOW = 2048
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
@@ -32,11 +40,6 @@ def plan(
 
       sw-audit plan audit.swaudit.toml
     """
-    from sw_audit.checks.extra import find_extra_checks
-    from sw_audit.checks.info import CHECKS
-    from sw_audit.checks.waivers import examine_waivers
-    from sw_audit.policy.reading import read_policy
-
     read = read_policy(policy)
     if not read.models:
         raise PolicyError(f"policy {policy}", "it names no model", "add a [[model]] table with a source")
@@ -50,7 +53,6 @@ def plan(
 
 
 def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
-    from sw_audit.checks.registry import list_checks
 
     parent = policy.find_parent(model)
     checks = [check.id for check in list_checks(policy, model)]
@@ -68,15 +70,12 @@ def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
 
 
 def _size(model: ModelPolicy) -> Size | None:
-    from sw_audit.checkpoint.sizes import size_checkpoint
 
     return size_checkpoint(model.model_copy(update={"source": find_shipped(model.source)}))
 
 
 def _find_flaw(model: ModelPolicy, size: Size | None) -> str | None:
     """Return what is wrong with a checkpoint's weights, as far as headers tell; of one on the hub nothing."""
-    from sw_audit.checkpoint.lint import lint_checkpoint
-
     if size is None:
         return None
     wanted = model.model_copy(update={"source": find_shipped(model.source), "manifest": None})
@@ -100,7 +99,6 @@ def _tell_texts(policy: Policy, size: Size | None, *, descends: bool) -> str:
 
 
 def _find_window(text: CorpusPolicy, size: Size | None) -> int:
-    from sw_audit.corpus.text import SPECIMEN, read_corpus
 
     if text.window is not None:
         return text.window
@@ -130,10 +128,6 @@ def count_arms(policy: Policy, checks: list[str], *, descends: bool) -> int:
         descends: Whether the model has a parent: then it is measured beside it, and with its super weights put
             back.
     """
-    from sw_audit.policy.scheme import ActivationSetup
-    from sw_audit.record.address import WeightAddress
-    from sw_audit.runner.plan import MOST_OUTLIERS, ArmTargets, plan_arms, plan_needs
-
     if descends:
         return 3
     some = (WeightAddress(parameter="one", row=0, column=0),)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode
+from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.checkpoint.inspection import inspect_checkpoint
+from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode, ask_model
+from sw_audit.cli.progress import show_progress
 from sw_audit.errors import PolicyError
-from sw_audit.specimen.shipped import find_shipped
-
-if TYPE_CHECKING:
-    from sw_audit.checkpoint.opening import Checkpoint
-    from sw_audit.policy.policy import ModelPolicy
-    from sw_audit.policy.recipe import Recipe
-    from sw_audit.record.address import WeightAddress
-    from sw_audit.record.export import Export
+from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
+from sw_audit.export.folder import check_place
+from sw_audit.export.packing import require_packing
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.policy.recipe import Recipe, parse_recipe
+from sw_audit.policy.storage import explain_holdout
+from sw_audit.record.address import WeightAddress, parse_address
+from sw_audit.record.export import Export
+from sw_audit.record.store import check_writable
+from sw_audit.runner.single import locate_model
 
 
 def quantize(
@@ -73,31 +78,16 @@ def quantize(
 
       sw-audit quantize ./llama --recipe nf4/group64 --holdout none --ignore '*.down_proj' -o ./llama-nf4
     """
-    from sw_audit.checkpoint.folder import CheckpointFolder
-    from sw_audit.checkpoint.inspection import inspect_checkpoint
-    from sw_audit.export.folder import check_place
-    from sw_audit.export.packing import require_packing
-    from sw_audit.policy.policy import ModelPolicy
-    from sw_audit.policy.recipe import parse_recipe
-    from sw_audit.record.store import check_writable
-
     parsed = parse_recipe(recipe)
     if form == "compressed-tensors":
         require_packing(parsed)
     named = _read_holdout(holdout)
-    wanted = ModelPolicy(
-        source=find_shipped(model),
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
-    )
-    source = CheckpointFolder.find(wanted, fetch=False)
+    chosen = ask_model(model, revision, dtype, device, trust_remote_code, allow_pickle)
+    source = CheckpointFolder.find(chosen, fetch=False)
     check_place(out, None if source is None else source.path, force=force)
     check_writable(out.resolve().parent)
-    inspect_checkpoint(wanted)
-    done = _quantize(wanted, parsed, form, named, tuple(target or ()), tuple(ignore or ()), out, quiet=quiet)
+    inspect_checkpoint(chosen)
+    done = _quantize(chosen, parsed, form, named, tuple(target or ()), tuple(ignore or ()), out, quiet=quiet)
     if as_json:
         typer.echo(done.model_dump_json(indent=2))
     elif not quiet:
@@ -105,7 +95,7 @@ def quantize(
 
 
 def _quantize(
-    wanted: ModelPolicy,
+    chosen: ModelPolicy,
     recipe: Recipe,
     form: Literal["dense", "compressed-tensors"],
     named: tuple[WeightAddress, ...] | None,
@@ -115,40 +105,25 @@ def _quantize(
     *,
     quiet: bool,
 ) -> Export:
-    from rich.console import Console
-    from tqdm import tqdm
 
-    from sw_audit.checkpoint.folder import CheckpointFolder
-    from sw_audit.checkpoint.opening import open_checkpoint
-    from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
-
-    shown = sys.stderr.isatty() and not quiet
-    bar: Any = tqdm(desc="quantizing", unit="layer", file=sys.stderr, leave=False, disable=not shown, delay=1e-9)
-
-    def tell(_: str, done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    with Console(stderr=True, quiet=not shown).status(f"opening {wanted.source}"):
-        checkpoint = open_checkpoint(wanted)
+    with show_progress(quiet=quiet) as progress:
+        progress(f"opening {chosen.source}", 0, 1)
+        checkpoint = open_checkpoint(chosen)
         held, because = _choose_holdout(checkpoint, named)
-    order = ExportOrder(recipe, form, held, because, targets, ignore)
-    with bar:
-        return export_checkpoint(checkpoint, order, out, CheckpointFolder.require(wanted).path, tell)
+        order = ExportOrder(recipe, form, held, because, targets, ignore)
+        return export_checkpoint(checkpoint, order, out, CheckpointFolder.require(chosen).path, progress)
 
 
-def _read_holdout(said: list[str] | None) -> tuple[WeightAddress, ...] | None:
+def _read_holdout(named: list[str] | None) -> tuple[WeightAddress, ...] | None:
     """Return the addresses that were named, none for `none`; `None` where they are to be located.
 
     Raises:
-        PolicyError: If that is not what was said.
+        PolicyError: If they say two things at once.
     """
-    from sw_audit.record.address import parse_address
-
-    words = said or ["auto"]
+    words = named or ["auto"]
     if len(words) > 1 and {"auto", "none"} & set(words):
-        found = f"{words[0]!r} and {words[1]!r} together"
-        raise PolicyError("--holdout", found, "say auto, none, or one or more addresses")
+        together = f"{words[0]!r} and {words[1]!r} together"
+        raise PolicyError("--holdout", together, "say auto, none, or one or more addresses")
     if words == ["auto"]:
         return None
     return () if words == ["none"] else tuple(parse_address(word) for word in words)
@@ -157,7 +132,6 @@ def _read_holdout(said: list[str] | None) -> tuple[WeightAddress, ...] | None:
 def _choose_holdout(
     checkpoint: Checkpoint, named: tuple[WeightAddress, ...] | None
 ) -> tuple[tuple[WeightAddress, ...], str]:
-    from sw_audit.runner.single import locate_model
 
     if named is not None:
         return named, "named by the user" if named else "nothing was to be held out"
@@ -166,13 +140,11 @@ def _choose_holdout(
 
 
 def _print(done: Export, out: Path) -> None:
-    from sw_audit.policy.recipe import parse_recipe
-    from sw_audit.policy.storage import explain_holdout
 
     matrices = "1 matrix" if done.matrices == 1 else f"{done.matrices} matrices"
     typer.echo(f"{done.source}: {matrices} rounded with {done.recipe}, {done.bits_per_weight:.3f} bits per weight")
-    for one in done.patterns:
-        typer.echo(f"{one.role} {one.pattern!r} matched {one.matrices}")
+    for match in done.patterns:
+        typer.echo(f"{match.role} {match.pattern!r} matched {match.matrices}")
     for held in done.held_out:
         typer.echo(f"held out: {held.address} = {held.value:.6g}")
     if done.held_out:

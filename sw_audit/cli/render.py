@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from sw_audit.record import rendering
+from sw_audit.record.store import read_record, write_text
+
 
 def render(
     record: Annotated[
@@ -23,10 +26,7 @@ def render(
 
       sw-audit render sw-audit-out/record.json -o report.html
     """
-    from sw_audit.record.rendering import render_record
-    from sw_audit.record.store import read_record, write_text
-
-    text = render_record(read_record(record), form)
+    text = rendering.render_record(read_record(record), form)
     if str(output) == "-":
         typer.echo(text, nl=False)
         return

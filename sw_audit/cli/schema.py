@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sw_audit.record.schema import json_schema
+
 
 def schema(
     which: Annotated[
@@ -20,7 +22,5 @@ def schema(
 
       sw-audit schema record > record.schema.json
     """
-    from sw_audit.record.schema import json_schema
-
     schemas = json_schema()
     typer.echo(json.dumps(schemas if which is None else schemas[which], indent=2))

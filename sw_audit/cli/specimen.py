@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sw_audit.specimen.shipped import write_specimen
+
 
 def specimen(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
@@ -19,7 +21,5 @@ def specimen(
 
       sw-audit specimen models && sw-audit audit models/specimen
     """
-    from sw_audit.specimen.shipped import write_specimen
-
     for path in write_specimen(folder):
         typer.echo(path)
