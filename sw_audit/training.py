@@ -50,18 +50,21 @@ class Reading:
     @property
     def failed(self) -> Finding | None:
         """The first that is out of its limits."""
-        return next((one for one in self.findings if one.status is not Status.PASS), None)
+        return next((finding for finding in self.findings if finding.status is not Status.PASS), None)
 
     def figures(self) -> dict[str, float]:
         """Return what is logged: values, and how far they have moved; what is not finite is left out."""
-        found: dict[str, float | None] = {}
+        figures: dict[str, float | None] = {}
         for weight in self.weights:
             name = f"super_weight/layer{weight.layer}[{weight.address.row},{weight.address.column}]"
-            found |= {name: weight.value, f"{name}/drift": weight.drift}
+            figures |= {name: weight.value, f"{name}/drift": weight.drift}
         for loud in self.activations:
             name = f"super_activation/channel{loud.channel}"
-            found |= {name: loud.value, f"{name}/ratio": None if loud.value is None else loud.value / loud.before}
-        return {name: value for name, value in found.items() if value is not None}
+            figures |= {
+                name: loud.value,
+                f"{name}/ratio": None if loud.value is None else loud.value / loud.before,
+            }
+        return {name: value for name, value in figures.items() if value is not None}
 
 
 class SuperWeightWatch(TrainerCallback):
@@ -160,9 +163,9 @@ class SuperWeightWatch(TrainerCallback):
             return
         with open_live_model(given["model"], given["processing_class"]) as checkpoint:
             weights, activations = read_location(checkpoint, location)
-        limits, loud = self._weights, self._activations
-        findings = [judge_weight(one, limits.maximum_drift) for one in weights]
-        findings += [judge_activation(one, loud.minimum_ratio, loud.maximum_ratio) for one in activations]
+        lowest, highest = self._activations.minimum_ratio, self._activations.maximum_ratio
+        findings = [judge_weight(weight, self._weights.maximum_drift) for weight in weights]
+        findings += [judge_activation(held, lowest, highest) for held in activations]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         reading = Reading(state.global_step, now, weights, activations, tuple(findings))
         self.readings.append(reading)
@@ -171,14 +174,14 @@ class SuperWeightWatch(TrainerCallback):
         if self._report is not None:
             self._report(reading)
         if (failed := reading.failed) is not None:
-            told = f"step {reading.step}: {failed.label} {failed.because}"
-            _LOG.warning("%s", told)
+            reason = f"step {reading.step}: {failed.label} {failed.because}"
+            _LOG.warning("%s", reason)
             if self._stop and self.stopped is None:
-                self.stopped, control.should_training_stop = told, True
+                self.stopped, control.should_training_stop = reason, True
 
 
-def _find_location(named: str) -> Location:
-    found = choose_baseline(open_baseline(named), named, [])
-    if not found.location.super_weights:
-        raise CheckpointError(f"baseline {named!r}", "it has no super weight to watch", "name another")
-    return found.location
+def _find_location(name: str) -> Location:
+    baseline = choose_baseline(open_baseline(name), name, [])
+    if not baseline.location.super_weights:
+        raise CheckpointError(f"baseline {name!r}", "it has no super weight to watch", "name another")
+    return baseline.location

@@ -45,9 +45,9 @@ def find_largest_weights(
             continue
         top = magnitude.topk(min(count, magnitude.numel()))
         counts = (top.values > floor).cpu()
-        found = top.values.float().cpu()[counts]
-        values, order = torch.cat([values, found]).sort(descending=True, stable=True)
-        owners = torch.cat([owners, torch.full_like(found, number, dtype=torch.long)])[order][:count]
+        larger = top.values.float().cpu()[counts]
+        values, order = torch.cat([values, larger]).sort(descending=True, stable=True)
+        owners = torch.cat([owners, torch.full_like(larger, number, dtype=torch.long)])[order][:count]
         places = torch.cat([places, top.indices.cpu()[counts]])[order][:count]
         values = values[:count]
     return tuple(
@@ -101,25 +101,25 @@ def list_matrices(layers: Sequence[DecoderLayer]) -> tuple[Matrix, ...]:
 def _draw(layers: Sequence[DecoderLayer], target: WeightAddress, kind: str, random: Random) -> WeightAddress:
     matrices = list_matrices(layers)
     own = (target.parameter, target.expert)
-    home = next(matrix for matrix in matrices if (matrix.parameter, matrix.expert) == own)
-    height, width = home.shape
+    target_matrix = next(matrix for matrix in matrices if (matrix.parameter, matrix.expert) == own)
+    height, width = target_matrix.shape
     match kind:
         case "same-row":
-            return _address(home, target.row, random.randrange(width))
+            return _address(target_matrix, target.row, random.randrange(width))
         case "same-column":
-            return _address(home, random.randrange(height), target.column)
+            return _address(target_matrix, random.randrange(height), target.column)
         case "same-magnitude":
-            return _match_rank(layers, home, target, random)
+            return _match_rank(layers, target_matrix, target, random)
         case "random":
-            matrix = random.choices(matrices, weights=[math.prod(one.shape) for one in matrices])[0]
+            matrix = random.choices(matrices, weights=[math.prod(matrix.shape) for matrix in matrices])[0]
             return _address(matrix, random.randrange(matrix.shape[0]), random.randrange(matrix.shape[1]))
     raise ValueError(f"no such kind of placebo: {kind!r}")
 
 
 def _match_rank(
-    layers: Sequence[DecoderLayer], home: Matrix, target: WeightAddress, random: Random
+    layers: Sequence[DecoderLayer], own: Matrix, target: WeightAddress, random: Random
 ) -> WeightAddress:
-    rank = int((home.weight.abs() > home.weight[target.row, target.column].abs()).sum())
+    rank = int((own.weight.abs() > own.weight[target.row, target.column].abs()).sum())
     others = [
         down
         for layer in layers
@@ -127,8 +127,8 @@ def _match_rank(
         for down in layer.down_projections
     ]
     # A rank means the same only among as many weights.
-    alike = [down for down in others if down.shape == home.shape]
-    matrix = random.choice(alike or others) if others else home
+    alike = [down for down in others if down.shape == own.shape]
+    matrix = random.choice(alike or others) if others else own
     magnitude = matrix.weight.abs().flatten()
     place = int(magnitude.topk(min(rank + 1, magnitude.numel())).indices[-1])
     return _address(matrix, *divmod(place, matrix.shape[1]))

@@ -138,7 +138,7 @@ def test_the_score_is_the_sum_in_the_head_of_the_file(dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("build", [build_llama, build_gpt2])
-def test_the_witness_agrees_on_a_planted_super_weight_and_on_no_other_place(build: Any) -> None:
+def test_the_prediction_agrees_on_a_planted_super_weight_and_on_no_other_place(build: Any) -> None:
     checkpoint = wrap_model(build())
     planted = Planted(layer=1, row=7, column=29)
     plant_(checkpoint, planted)
@@ -179,18 +179,18 @@ def test_siblings_share_the_first_places() -> None:
     assert alone.because == "from the weights alone, 0 of 1 stand first in their layer"
 
 
-def test_the_witness_never_overrules_and_changes_nothing() -> None:
+def test_the_prediction_never_overrules_and_changes_nothing() -> None:
     checkpoint = wrap_model(build_llama())
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
     location = locate_by_hand(checkpoint.layers[2], (3, 4))
-    told = predict_from_weights(checkpoint.layers, location)
-    assert told.weight_norm_prediction is not None
-    assert told.weight_norm_prediction.agrees is False
-    assert told.model_copy(update={"weight_norm_prediction": location.weight_norm_prediction}) == location
+    predicted = predict_from_weights(checkpoint.layers, location)
+    assert predicted.weight_norm_prediction is not None
+    assert predicted.weight_norm_prediction.agrees is False
+    assert predicted.model_copy(update={"weight_norm_prediction": location.weight_norm_prediction}) == location
     assert all(torch.equal(value, before[name]) for name, value in checkpoint.model.state_dict().items())
 
 
-def test_nothing_located_leaves_nothing_to_witness() -> None:
+def test_nothing_located_leaves_nothing_to_predict() -> None:
     checkpoint = wrap_model(build_llama())
     assert predict_from_weights(checkpoint.layers, make_location(Outcome.NONE)).weight_norm_prediction is None
 
@@ -201,10 +201,10 @@ def test_a_layer_that_is_not_in_memory_leaves_the_question_open() -> None:
     block: nn.Module = checkpoint.model.model.layers[2].mlp
     block.to("meta")
     unread = wrap_model(checkpoint.model)
-    told = predict_from_weights(unread.layers, location).weight_norm_prediction
-    assert told is not None
-    assert (told.agrees, told.weights) == (None, ())
-    assert "1 of 1 super weights cannot be read" in told.because
+    predicted = predict_from_weights(unread.layers, location).weight_norm_prediction
+    assert predicted is not None
+    assert (predicted.agrees, predicted.weights) == (None, ())
+    assert "1 of 1 super weights cannot be read" in predicted.because
     assert predict_layer(unread.layers[2], location.super_weights) == ()
 
 
@@ -215,9 +215,9 @@ def test_a_column_of_zeros_is_no_division_by_zero() -> None:
     assert down is not None
     with torch.no_grad():
         down.weight.zero_()
-    told = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (1, 2))).weight_norm_prediction
-    assert told is not None
-    assert (told.weights[0].row_ratio, told.weights[0].share) == (None, None)
+    predicted = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (1, 2))).weight_norm_prediction
+    assert predicted is not None
+    assert (predicted.weights[0].row_ratio, predicted.weights[0].share) == (None, None)
 
 
 def test_a_transposed_matrix_is_read_as_it_multiplies() -> None:
