@@ -195,13 +195,13 @@ class Probed:
         nothing = self._call(torch.zeros(1, 2, width, dtype=self.dtype, device=device))[0, :1]
         # Some libraries scale by the largest magnitude and make nothing of zeros.
         nothing = torch.where(nothing.isfinite(), nothing, 0.0)
-        found = []
+        read = []
         for begin in range(0, len(columns), _AT_ONCE):
             part = torch.tensor(list(columns[begin : begin + _AT_ONCE]), device=device)
             units = torch.zeros(1, len(part), width, dtype=self.dtype, device=device)
             units[0, torch.arange(len(part), device=device), part] = 1.0
-            found.append((self._call(units)[0] - nothing).T)  # [out, part]
-        return torch.cat(found, dim=1)
+            read.append((self._call(units)[0] - nothing).T)  # [out, part]
+        return torch.cat(read, dim=1)
 
     def _call(self, x: Tensor) -> Tensor:
         # Not through hooks: whoever watches the module is to see the model's own calls only.
@@ -216,6 +216,6 @@ def _find_weight(module: nn.Module, shape: tuple[int, int]) -> Tensor | None:
     if type(weight) is nn.Parameter:
         return weight.detach() if weight.dtype in _FLOATS else None
     if callable(dequantize := getattr(weight, "dequantize", None)):
-        found = dequantize()
-        return found.detach() if isinstance(found, Tensor) and found.dtype in _FLOATS else None
+        plain = dequantize()
+        return plain.detach() if isinstance(plain, Tensor) and plain.dtype in _FLOATS else None
     return None

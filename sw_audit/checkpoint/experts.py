@@ -231,9 +231,9 @@ def _list_routes(fused: FusedExperts, states: Tensor, routing: Sequence[Tensor])
         spread = states.reshape(fused.count, tokens, -1)
         for expert, served in enumerate(spread.any(-1)):
             # A token that is not for this expert has the weight 0, and so it enters as zeros.
-            found = served.nonzero().flatten()
-            if len(found):
-                yield _Route(expert, found, found + expert * tokens, None)
+            tokens_served = served.nonzero().flatten()
+            if len(tokens_served):
+                yield _Route(expert, tokens_served, tokens_served + expert * tokens, None)
     else:
         raise refuse_experts(f"experts {fused.name}", "they are not told which experts each token goes to")
 

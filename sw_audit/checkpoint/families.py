@@ -66,14 +66,14 @@ def find_decoder_layers(model: Any) -> tuple[DecoderLayer, ...]:
         )
     names = {module: name for name, module in model.named_modules()}
     shared = {identify_storage(weight) for weight in _list_embeddings(model)}
-    found, memory = [], ProbedMemory()
+    decoder_layers, memory = [], ProbedMemory()
     for index, module in enumerate(layers):
         name = names[module]
         projections = list_projections(module, name, model.dtype, memory)
         matrices = list(_list_matrices(projections, module, name, text.hidden_size, shared))
         downs = find_down_projections(module, name, index, text.hidden_size, model.dtype, memory)
-        found.append(DecoderLayer(index, name, module, downs, tuple(matrices)))
-    return tuple(found)
+        decoder_layers.append(DecoderLayer(index, name, module, downs, tuple(matrices)))
+    return tuple(decoder_layers)
 
 
 def _list_matrices(

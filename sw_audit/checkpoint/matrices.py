@@ -135,15 +135,15 @@ class DecoderLayer:
         Raises:
             CheckpointError: If the parameter is the layer's, but it has no such expert.
         """
-        found = self._matrices.get((parameter, expert))
-        if found is None and parameter in self._experts:
+        matrix = self._matrices.get((parameter, expert))
+        if matrix is None and parameter in self._experts:
             asked = f"expert {expert} of {parameter}"
             count = self._experts[parameter]
             has = f"it fuses {count} experts" if count else "it is no parameter that fuses experts"
             raise CheckpointError(
                 asked, has, "count experts from 0, and name one where they are fused, only there"
             )
-        return found
+        return matrix
 
     @cached_property
     def _matrices(self) -> dict[tuple[str, int | None], Matrix]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from support.checkpoints import save_checkpoint
 
 from sw_audit.checkpoint.folder import CheckpointFolder, choose_files
+from sw_audit.checkpoint.headers import TensorHeader, read_header
+from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy
 
@@ -114,3 +118,25 @@ def test_what_the_hub_lists_is_what_is_downloaded(monkeypatch: pytest.MonkeyPatc
     assert folder.path == tmp_path
     assert (asked["source"], asked["revision"]) == ("owner/name", "v1")
     assert sorted(asked["allow_patterns"]) == sorted(REPOSITORY[:6])
+
+
+def test_configuration_index_and_headers_are_read_once_to_open_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reads: Counter[str] = Counter()
+    read_json = CheckpointFolder.read_json
+
+    def count_json(folder: CheckpointFolder, name: str) -> dict[str, Any]:
+        reads[name] += 1
+        return read_json(folder, name)
+
+    def count_header(path: Path) -> dict[str, TensorHeader]:
+        reads[path.name] += 1
+        return read_header(path)
+
+    monkeypatch.setattr(CheckpointFolder, "read_json", count_json)
+    monkeypatch.setattr("sw_audit.checkpoint.folder.read_header", count_header)
+    save_checkpoint(tmp_path, max_shard_size="40KB")
+    open_checkpoint(ModelPolicy(source=str(tmp_path)))
+    shards = {path.name for path in tmp_path.glob("*.safetensors")}
+    assert reads == Counter({"config.json", "model.safetensors.index.json", *shards})
