@@ -25,8 +25,8 @@ def report_progress(config: pytest.Config, model: str) -> Iterator[Progress]:
     """
     quiet = config.getoption("verbose", 0) < 0 or hasattr(config, "workerinput")
     with _show(config):
-        wanted = not quiet and sys.stderr.isatty()
-    if not wanted:
+        shown = not quiet and sys.stderr.isatty()
+    if not shown:
         yield ignore_progress
         return
     bar = ProgressBar(config, model)

@@ -87,13 +87,13 @@ def conclude(comparison: Comparison) -> str:
     rows = comparison.measured
     if not rows:
         return "NOTHING COMPARED"
-    told = f"COMPARED: {len(rows)} of {len(comparison.rows)} measured"
+    summary = f"COMPARED: {len(rows)} of {len(comparison.rows)} measured"
     small = [row for row in rows if row.bits_per_weight is not None and row.bits_per_weight <= _FEW_BITS]
     least = min(small, key=_rank, default=None)
     if least is None or least.quality is None or least.quality.ratio is None:
-        return told
+        return summary
     ratio, bits = write_number(least.quality.ratio), write_number(least.bits_per_weight)
-    return f"{told}; least loss at {_FEW_BITS} bits or fewer: {least.name}, perplexity x {ratio} at {bits} bits"
+    return f"{summary}; least loss at {_FEW_BITS} bits or fewer: {least.name}, perplexity x {ratio} at {bits} bits"
 
 
 def _rank(row: ComparedQuantizer) -> float:

@@ -23,7 +23,7 @@ def demo(
       sw-audit demo d && sw-audit audit d/policy.swaudit.toml
     """
     policy, *folders = write_demo(folder)
-    told = {one.name: " ".join(one.story.split()) for one in DESCENDANTS}
+    stories = {descendant.name: " ".join(descendant.story.split()) for descendant in DESCENDANTS}
     for written in folders:
-        typer.echo(f"{written}: {told.get(written.name, 'The parent: a model with exactly one super weight.')}")
+        typer.echo(f"{written}: {stories.get(written.name, 'The parent: a model with exactly one super weight.')}")
     typer.echo(f"{policy}: run `{shlex.join(['sw-audit', 'audit', str(policy)])}`")

@@ -73,8 +73,8 @@ def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
         worse = True if verdict.status is Status.FAIL or doubt else None
         figure = Estimate(EstimateStatus.MEASURED, "", verdict.observed, verdict.low, verdict.high)
         times = write_interval(figure, after.policy.confidence)
-        perplexities = [one.loss.perplexity for one in (earlier.unedited, later.unedited)]
-        was, here = ("not finite" if one is None else f"{one:.6g}" for one in perplexities)
+        perplexities = [measured.loss.perplexity for measured in (earlier.unedited, later.unedited)]
+        was, here = ("not finite" if perplexity is None else f"{perplexity:.6g}" for perplexity in perplexities)
         changes.append(Change(new, f"perplexity ({verdict.status.upper()})", was, f"{here}, times {times}", worse))
     return changes
 
@@ -88,13 +88,13 @@ def print_changes(changes: list[Change]) -> None:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
         for title in ("", "model", "what", "before", "after"):
             table.add_column(title, overflow="fold")
-        for change in sorted(changes, key=lambda one: one.worse is not True):
+        for change in sorted(changes, key=lambda change: change.worse is not True):
             cells = (words[change.worse], change.model, change.what, change.before or "-", change.after or "-")
             table.add_row(*(Text(cell, style=styles[change.worse] if not place else "") for place, cell in
                             enumerate(cells)))  # fmt: skip
         console.print(table)
     counts = {word: sum(change.worse is key for change in changes) for key, word in words.items()}
     ending = "WORSE" if counts["worse"] else "NOT WORSE" if changes else "SAME"
-    told = f"{counts['worse']} worse, {counts['better']} better, {counts['']} other changes"
-    console.print(Text(f"{ending}: {told}" if changes else f"{ending}: nothing changed", style="bold"))
+    tally = f"{counts['worse']} worse, {counts['better']} better, {counts['']} other changes"
+    console.print(Text(f"{ending}: {tally}" if changes else f"{ending}: nothing changed", style="bold"))
     sys.stdout.flush()

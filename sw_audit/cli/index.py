@@ -56,14 +56,14 @@ def index(
     if model is None:
         _print_json(describe_index(opened)) if as_json else print_index(opened)
         return
-    found = find_published(opened, model)
+    answer = find_published(opened, model)
     if as_json:
-        _print_json(describe_lookup(found))
-    elif found.model is not None:
-        print_entry(found)
-    if found.model is None:
-        near = f"; the nearest are {', '.join(found.nearest)}" if found.nearest else ""
-        typer.echo(f"sw-audit: {found.because}{near} (`sw-audit index` lists all)", err=True)
+        _print_json(describe_lookup(answer))
+    elif answer.model is not None:
+        print_entry(answer)
+    if answer.model is None:
+        near = f"; the nearest are {', '.join(answer.nearest)}" if answer.nearest else ""
+        typer.echo(f"sw-audit: {answer.because}{near} (`sw-audit index` lists all)", err=True)
         raise typer.Exit(NOT_FOUND)
 
 
@@ -95,8 +95,8 @@ def update_own_index(file: Path, identity: ModelIdentity, location: Location) ->
     )
     added = add_finding(file, finding, write_text)
     count = len(location.super_weights)
-    found = f"{count} super weight{'' if count == 1 else 's'}" if count else f"the outcome {location.outcome}"
-    what = f"{found} of {finding[1].id}"
+    what = f"{count} super weight{'' if count == 1 else 's'}" if count else f"the outcome {location.outcome}"
+    what = f"{what} of {finding[1].id}"
     return f"sw-audit: {what} {'added to' if added else 'already, by the same finding, in'} {file}"
 
 
@@ -106,13 +106,13 @@ def describe_index(opened: PublishedIndex) -> dict[str, Any]:
     return {"schema": 1, "models": plain["models"], "sources": _refer(opened.sources)}
 
 
-def describe_lookup(found: Lookup) -> dict[str, Any]:
+def describe_lookup(answer: Lookup) -> dict[str, Any]:
     """Put an answer of the index into the JSON object that other programs read."""
-    plain = found.model_dump(mode="json")
+    plain = answer.model_dump(mode="json")
     return {
         "schema": 1,
         **{key: plain[key] for key in ("asked", "match", "because", "nearest", "model")},
-        "sources": _refer(found.sources),
+        "sources": _refer(answer.sources),
     }
 
 

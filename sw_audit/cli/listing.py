@@ -35,39 +35,49 @@ def print_index(opened: PublishedIndex) -> None:
         for place, weight in enumerate(entry.weights)
     ]
     rows += [
-        (entry.id, "-", "-", "-", "-", "none", ", ".join(key for one in entry.remarks for key in one.sources))
+        (
+            entry.id,
+            "-",
+            "-",
+            "-",
+            "-",
+            "none",
+            ", ".join(key for remark in entry.remarks for key in remark.sources),
+        )
         for entry in opened.models
         if not entry.weights
     ]
     _print_table(console, ("model", "layer", "row", "column", "value", "bearing", "sources"), rows)
     _say(console, _BEARINGS)
-    disputed = [one.id for one in opened.models if any(remark.kind == "disagreement" for remark in one.remarks)]
+    disputed = [
+        entry.id for entry in opened.models if any(remark.kind == "disagreement" for remark in entry.remarks)
+    ]
     if disputed:
         _say(console, f"sources disagree about {', '.join(disputed)}")
     _print_part(console, "sources", (f"[{source.key}] {source.reference}" for source in opened.sources))
     sys.stdout.flush()
 
 
-def print_entry(found: Lookup) -> None:
+def print_entry(answer: Lookup) -> None:
     """Print one entry in full: coordinates, disagreements, what zeroing and scaling did, notes, sources."""
-    if found.model is None:
+    if answer.model is None:
         return
-    entry, console = found.model, make_console()
+    entry, console = answer.model, make_console()
     console.print(Text(entry.id, style="bold"), soft_wrap=True)
-    _say(console, f"asked for {found.asked}: {found.because}")
+    _say(console, f"asked for {answer.asked}: {answer.because}")
     if entry.weights:
         console.print()
         head = ("layer", "row", "column", "value", "bearing", "sources")
         _print_table(console, head, [_write_weight(weight) for weight in entry.weights])
         _say(console, _BEARINGS)
-    told = [(one.kind, _cite(one.words, one.sources)) for one in entry.remarks]
-    _print_part(console, "sources disagree", (words for kind, words in told if kind == "disagreement"))
+    remarks = [(remark.kind, _cite(remark.words, remark.sources)) for remark in entry.remarks]
+    _print_part(console, "sources disagree", (words for kind, words in remarks if kind == "disagreement"))
     _print_part(console, "zeroed", _list_effects(entry))
     _print_part(console, "scaled", _list_curves(entry))
-    _print_part(console, "notes", [*_list_notes(entry), *(words for kind, words in told if kind == "note")])
-    claims = (_cite(f"{one.id}: {one.claim}", one.sources) for one in entry.variants)
+    _print_part(console, "notes", [*_list_notes(entry), *(words for kind, words in remarks if kind == "note")])
+    claims = (_cite(f"{variant.id}: {variant.claim}", variant.sources) for variant in entry.variants)
     _print_part(console, "claimed for others", claims)
-    _print_part(console, "sources", (_describe_source(source) for source in found.sources))
+    _print_part(console, "sources", (_describe_source(source) for source in answer.sources))
     sys.stdout.flush()
 
 

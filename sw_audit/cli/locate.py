@@ -134,8 +134,8 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
         "super weights",
         ("parameter", "row", "column", "value", "share"),
         [
-            (one.parameter, str(one.row), str(one.column), f"{one.value:.6g}", f"{one.share:.4f}")
-            for one in location.super_weights
+            (weight.parameter, str(weight.row), str(weight.column), f"{weight.value:.6g}", f"{weight.share:.4f}")
+            for weight in location.super_weights
         ],
     )
     if location.weight_norm_prediction is not None:
@@ -145,24 +145,29 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
             ("parameter", "row", "row's rank", "over median", "column", "its rank", "share", "agrees"),
             [
                 (
-                    one.parameter,
-                    str(one.row),
-                    f"{one.row_rank} of {one.rows}",
-                    "-" if one.row_ratio is None else f"{one.row_ratio:.3g}",
-                    str(one.column),
-                    f"{one.column_rank} of {one.columns}",
-                    "-" if one.share is None else f"{one.share:.3f}",
-                    "yes" if one.agrees else "no",
+                    weight.parameter,
+                    str(weight.row),
+                    f"{weight.row_rank} of {weight.rows}",
+                    "-" if weight.row_ratio is None else f"{weight.row_ratio:.3g}",
+                    str(weight.column),
+                    f"{weight.column_rank} of {weight.columns}",
+                    "-" if weight.share is None else f"{weight.share:.3f}",
+                    "yes" if weight.agrees else "no",
                 )
-                for one in location.weight_norm_prediction.weights
+                for weight in location.weight_norm_prediction.weights
             ],
         )
     show(
         "super activations",
         ("channel", "token", "value", "layers"),
         [
-            (str(one.channel), str(one.token), f"{one.value:.6g}", f"{one.first_layer} to {one.last_layer}")
-            for one in location.super_activations
+            (
+                str(activation.channel),
+                str(activation.token),
+                f"{activation.value:.6g}",
+                f"{activation.first_layer} to {activation.last_layer}",
+            )
+            for activation in location.super_activations
         ],
     )
     show(
@@ -170,15 +175,15 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
         ("layer", "row", "column", "output", "share", "because"),
         [
             (
-                str(one.layer),
-                str(one.row),
-                str(one.column),
-                f"{one.output_value:.4g}",
-                f"{one.share:.3f}",
-                one.because,
+                str(candidate.layer),
+                str(candidate.row),
+                str(candidate.column),
+                f"{candidate.output_value:.4g}",
+                f"{candidate.share:.3f}",
+                candidate.because,
             )
-            for one in location.candidates
-            if not one.accepted
+            for candidate in location.candidates
+            if not candidate.accepted
         ],
     )
     sys.stdout.flush()

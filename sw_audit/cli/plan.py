@@ -78,8 +78,8 @@ def _find_flaw(model: ModelPolicy, size: Size | None) -> str | None:
     """Return what is wrong with a checkpoint's weights, as far as headers tell; of one on the hub nothing."""
     if size is None:
         return None
-    wanted = model.model_copy(update={"source": find_shipped(model.source), "manifest": None})
-    flaw = next((one for one in lint_checkpoint(wanted, headers_only=True).flaws if one.serious), None)
+    local = model.model_copy(update={"source": find_shipped(model.source), "manifest": None})
+    flaw = next((flaw for flaw in lint_checkpoint(local, headers_only=True).flaws if flaw.serious), None)
     return None if flaw is None else f"{flaw.where}: {flaw.found}"
 
 
@@ -94,8 +94,8 @@ def _tell_files(model: ModelPolicy, size: Size | None) -> str:
 def _tell_texts(policy: Policy, size: Size | None, *, descends: bool) -> str:
     texts = (policy.corpus, *(policy.descent.texts if descends else ()))
     windows = [_find_window(text, size) for text in texts]
-    told = zip(texts, windows, strict=True)
-    return "; ".join(f"{text.source}, at most {text.windows} windows of {window} tokens" for text, window in told)
+    pairs = zip(texts, windows, strict=True)
+    return "; ".join(f"{text.source}, at most {text.windows} windows of {window} tokens" for text, window in pairs)
 
 
 def _find_window(text: CorpusPolicy, size: Size | None) -> int:

@@ -77,17 +77,17 @@ def parse_address(notation: str) -> WeightAddress:
     Raises:
         PolicyError: If the notation is not understood.
     """
-    found = _ADDRESS.fullmatch(notation.strip())
-    if found is None:
+    match = _ADDRESS.fullmatch(notation.strip())
+    if match is None:
         remedy = (
             "write it like model.layers.2.mlp.down_proj.weight[3968, 7003]: row (output channel) before column"
         )
         raise PolicyError(f"address {notation!r}", "this is no address of a weight", remedy)
-    expert = found["expert"]
+    expert = match["expert"]
     return WeightAddress(
-        parameter=found["name"],
-        row=int(found["row"]),
-        column=int(found["column"]),
+        parameter=match["name"],
+        row=int(match["row"]),
+        column=int(match["column"]),
         expert=None if expert is None else int(expert),
     )
 
@@ -101,10 +101,10 @@ def group_addresses(addresses: Iterable[WeightAddress]) -> tuple[AddressGroup, .
         AddressGroup(
             parameter=parameter,
             expert=expert,
-            rows=tuple(row for row, _ in found),
-            columns=tuple(column for _, column in found),
+            rows=tuple(row for row, _ in scalars),
+            columns=tuple(column for _, column in scalars),
         )
-        for (parameter, expert), found in pairs.items()
+        for (parameter, expert), scalars in pairs.items()
     )
 
 

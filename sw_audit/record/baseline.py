@@ -76,14 +76,14 @@ class Baseline(Fact):
     def list_obstacles(self, model: ModelIdentity, location: Location) -> tuple[str, ...]:
         """Say in words why a model's super activations cannot be held against this; nothing where they can."""
         then, now = self.model, model
-        found = []
+        obstacles = []
         if (then.layers, then.hidden_size) != (now.layers, now.hidden_size):
             shape = f"{then.layers} layers of width {then.hidden_size}"
-            found.append(f"it has {shape}, this model {now.layers} of width {now.hidden_size}")
+            obstacles.append(f"it has {shape}, this model {now.layers} of width {now.hidden_size}")
         if self.location.token_ids != location.token_ids:
-            found.append("it was located on another prompt, or with another tokenizer")
+            obstacles.append("it was located on another prompt, or with another tokenizer")
         if then.dtype != now.dtype:
-            found.append(f"it was run in {then.dtype}, this model in {now.dtype}")
+            obstacles.append(f"it was run in {then.dtype}, this model in {now.dtype}")
         if (self.location.depth, location.depth) != ("full", "full"):
-            found.append("not all layers were read")
-        return tuple(found)
+            obstacles.append("not all layers were read")
+        return tuple(obstacles)

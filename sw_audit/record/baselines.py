@@ -29,8 +29,8 @@ def is_name(word: str) -> bool:
 def find_shelf(start: Path | None = None) -> Path:
     """Return the folder of baselines that holds for a folder, by default the working folder; it need not exist."""
     here = (start or Path.cwd()).resolve()
-    found = (place / FOLDER for place in (here, *here.parents) if (place / FOLDER).is_dir())
-    return next(found, here / FOLDER)
+    folders = (place / FOLDER for place in (here, *here.parents) if (place / FOLDER).is_dir())
+    return next(folders, here / FOLDER)
 
 
 def list_baselines() -> tuple[str, ...]:

@@ -51,10 +51,10 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
         raise RecordError(f"record {origin}", f"it holds {literal}, which is not a number in JSON", _REMEDY)
 
     def refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        table = dict(pairs)
+        if len(table) < len(pairs):
             raise RecordError(f"record {origin}", "a key stands twice in one object", _REMEDY)
-        return found
+        return table
 
     try:
         document = json.loads(text, parse_constant=refuse_number, object_pairs_hook=refuse_doubles)

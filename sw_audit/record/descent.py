@@ -113,7 +113,7 @@ class ComparedText(Fact):
 
     def measured(self, arm: str) -> Measurement | None:
         """Return the measurement of the arm of that name, if it was measured."""
-        return next((found for found in self.measurements if found.arm.name == arm), None)
+        return next((measured for measured in self.measurements if measured.arm.name == arm), None)
 
 
 class Continuation(Fact):

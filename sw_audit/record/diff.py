@@ -72,7 +72,7 @@ def pair_models(before: Record, after: Record) -> tuple[tuple[str, str], ...]:
     old, new = [model.id for model in before.results], [model.id for model in after.results]
     if len(old) == len(new) == 1 and not before.failures and not after.failures:
         return ((old[0], new[0]),)
-    return tuple((one, one) for one in old if one in new)
+    return tuple((name, name) for name in old if name in new)
 
 
 def _compare_policies(before: Record, after: Record) -> Iterator[Change]:
@@ -104,12 +104,12 @@ def _compare_results(old: ModelResult, new: ModelResult, after: Record) -> Itera
         yield Change(name, "outcome of locating", str(old.location.outcome), str(new.location.outcome))
     limits = after.policy.checks
     drift, ratios = limits.super_weight_unmoved.maximum_drift, limits.super_activation_unmoved
-    then = {_name_weight(one): one for one in old.location.super_weights}
-    now = {_name_weight(one): one for one in new.location.super_weights}
+    then = {_name_weight(weight): weight for weight in old.location.super_weights}
+    now = {_name_weight(weight): weight for weight in new.location.super_weights}
     yield from _compare_values(name, then, now, lambda was, here: abs(here - was) <= drift * abs(was))
     low, high = ratios.minimum_ratio, ratios.maximum_ratio
-    loud = {_name_activation(one): one for one in old.location.super_activations}
-    here = {_name_activation(one): one for one in new.location.super_activations}
+    loud = {_name_activation(activation): activation for activation in old.location.super_activations}
+    here = {_name_activation(activation): activation for activation in new.location.super_activations}
     yield from _compare_values(name, loud, here, lambda was, here: low <= abs(here / was) <= high)
 
 
@@ -132,7 +132,7 @@ def _compare_values(
     for what in dict.fromkeys((*then, *now)):
         was, here = then.get(what), now.get(what)
         if was is None or here is None:
-            before, after = (None if one is None else f"{one.value:.6g}" for one in (was, here))
+            before, after = (None if scalar is None else f"{scalar.value:.6g}" for scalar in (was, here))
             yield Change(model, what, before, after, True if here is None else None)
         elif was.value != here.value:
             kept = was.value * here.value > 0 and near(was.value, here.value)

@@ -26,15 +26,15 @@ def describe_environment(threads: int) -> Environment:
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
         threads=threads,
-        packages={name: found for name in _PACKAGES if (found := _find_version(name)) is not None},
+        packages={name: version for name in _PACKAGES if (version := _find_version(name)) is not None},
     )
 
 
 def list_versions() -> dict[str, str]:
     """Return the versions of Python and of every installed package that can change a figure."""
-    found = {name: _find_version(name) for name in (*_PACKAGES, *_FORMATS)}
-    found["python"] = platform.python_version()
-    return {name: here for name, here in found.items() if here is not None}
+    versions = {name: _find_version(name) for name in (*_PACKAGES, *_FORMATS)}
+    versions["python"] = platform.python_version()
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def _find_version(package: str) -> str | None:

@@ -89,27 +89,33 @@ class Fingerprint(Fact):
 
     def __str__(self) -> str:
         shape = "?" if self.shape is None else f"{self.layers}x{self.hidden_size}"
-        return " ".join((f"{self.family or '?'}/{shape}", *(str(one) for one in self.weights))) or "none"
+        return " ".join((f"{self.family or '?'}/{shape}", *(str(weight) for weight in self.weights))) or "none"
 
     @classmethod
     def of_model(cls, identity: ModelIdentity, location: Location, name: str | None = None) -> Self:
         """Take the fingerprint of a model that was located."""
-        found = sorted(location.super_weights, key=lambda one: (one.layer, one.expert or 0, one.row, one.column))
+        located = sorted(
+            location.super_weights,
+            key=lambda weight: (weight.layer, weight.expert or 0, weight.row, weight.column),
+        )
         seen = () if location.weight_norm_prediction is None else location.weight_norm_prediction.weights
-        outliers = {one.model_dump_json(include={"parameter", "row", "column", "expert"}): one for one in seen}
+        outliers = {
+            predicted.model_dump_json(include={"parameter", "row", "column", "expert"}): predicted
+            for predicted in seen
+        }
         weights = []
-        for one in found:
-            predicted = outliers.get(one.address.model_dump_json())
+        for weight in located:
+            predicted = outliers.get(weight.address.model_dump_json())
             weights.append(
                 FingerprintWeight(
-                    **one.model_dump(include={"layer", "row", "column", "expert", "value"}),
-                    ratio=one.value / found[0].value if found[0].value else None,
+                    **weight.model_dump(include={"layer", "row", "column", "expert", "value"}),
+                    ratio=weight.value / located[0].value if located[0].value else None,
                     outlier=None if predicted is None else predicted.row_ratio,
                 )
             )
         activations = []
-        for loud in sorted(location.super_activations, key=lambda one: one.channel):
-            own = max((one.value for one in found if one.row == loud.channel), key=abs, default=0.0)
+        for loud in sorted(location.super_activations, key=lambda activation: activation.channel):
+            own = max((weight.value for weight in located if weight.row == loud.channel), key=abs, default=0.0)
             gain = loud.value / own if own else None
             activations.append(FingerprintActivation(channel=loud.channel, value=loud.value, gain=gain))
         return cls(
@@ -125,12 +131,14 @@ class Fingerprint(Fact):
     def of_entry(cls, entry: PublishedModel) -> Self:
         """Take what an entry of the index tells: whole coordinates that nobody has refuted."""
         known = [
-            FingerprintWeight(layer=one.layer, row=one.row, column=one.column, expert=one.expert, value=one.value)
-            for one in entry.weights
-            if one.layer is not None
-            and one.row is not None
-            and one.column is not None
-            and one.bearing is not Impact.REFUTED
+            FingerprintWeight(
+                layer=weight.layer, row=weight.row, column=weight.column, expert=weight.expert, value=weight.value
+            )
+            for weight in entry.weights
+            if weight.layer is not None
+            and weight.row is not None
+            and weight.column is not None
+            and weight.bearing is not Impact.REFUTED
         ]
         return cls(name=entry.id, weights=tuple(known))
 

@@ -91,16 +91,18 @@ class Mechanism(Fact):
         most 1; `None` where it does not ride through a second layer.
         """
         riding = self.layers[self.first_layer + 1 : self.last_layer + 1]
-        shares = [one.intact.skip / one.intact.leaving for one in riding if one.intact.leaving]
+        shares = [layer.intact.skip / layer.intact.leaving for layer in riding if layer.intact.leaving]
         return min(max(min(shares), 0.0), 1.0) if shares else None
 
     @property
     def dampened(self) -> float | None:
         """Part of the super activation that pruning takes away: the median over the layers that hold it."""
-        found = sorted(
-            one.dampened for one in self.layers[self.first_layer : self.last_layer + 1] if one.dampened is not None
+        values = sorted(
+            layer.dampened
+            for layer in self.layers[self.first_layer : self.last_layer + 1]
+            if layer.dampened is not None
         )
-        middle = len(found) // 2
-        if not found:
+        middle = len(values) // 2
+        if not values:
             return None
-        return found[middle] if len(found) % 2 else (found[middle - 1] + found[middle]) / 2
+        return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2

@@ -44,21 +44,21 @@ def list_subsets(super_weights: Sequence[WeightAddress]) -> tuple[Subset, ...]:
     Args:
         super_weights: The located set.
     """
-    found = tuple(super_weights)
-    if len(found) < 2:
+    scalars = tuple(super_weights)
+    if len(scalars) < 2:
         return ()
     parts: dict[SubsetKind, list[tuple[WeightAddress, ...]]] = {
-        "alone": [(one,) for one in found],
-        "row": _gather((one.row, one) for one in found),
-        "column": _gather(((one.parameter, one.expert, one.column), one) for one in found),
-        "without": [tuple(other for other in found if other != one) for one in found],
+        "alone": [(scalar,) for scalar in scalars],
+        "row": _gather((scalar.row, scalar) for scalar in scalars),
+        "column": _gather(((scalar.parameter, scalar.expert, scalar.column), scalar) for scalar in scalars),
+        "without": [tuple(other for other in scalars if other != scalar) for scalar in scalars],
     }
     grouped = {"row", "column"}
     return tuple(
         Subset(kind, number, members)
         for kind in SUBSET_KINDS
         for number, members in enumerate(
-            (part for part in parts[kind] if kind not in grouped or 1 < len(part) < len(found)), 1
+            (part for part in parts[kind] if kind not in grouped or 1 < len(part) < len(scalars)), 1
         )
     )
 

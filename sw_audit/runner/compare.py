@@ -128,9 +128,11 @@ def _gather(
         progress=progress,
     )
     # A method that failed on its way was run as the model itself from there: that is no measurement of it.
-    obstacles |= {name: one.failure for name, one in quantizers.items() if one.failure is not None}
-    kept = {one.arm.name: one for one in measurements if one.arm.name not in obstacles}
-    quality = {name: rate_quality(one, measurements[0], policy) for name, one in kept.items()}
+    obstacles |= {
+        name: quantizer.failure for name, quantizer in quantizers.items() if quantizer.failure is not None
+    }
+    kept = {measured.arm.name: measured for measured in measurements if measured.arm.name not in obstacles}
+    quality = {name: rate_quality(measured, measurements[0], policy) for name, measured in kept.items()}
     rows = [_describe_rounding(arm, quality[arm.name], checkpoint, bool(location.addresses)) for arm in ours]
     rows += [
         describe_method(method, quality.get(method.name), quantizers.get(method.name), obstacles.get(method.name))

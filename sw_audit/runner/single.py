@@ -130,14 +130,14 @@ def measure_single(
 
 def _select_targets(checkpoint: Checkpoint, location: Location, needs: Needs, seed: int) -> ArmTargets:
 
-    found = location.addresses
-    others = find_largest_weights(checkpoint.layers, needs.other_outliers, found)
+    super_weights = location.addresses
+    others = find_largest_weights(checkpoint.layers, needs.other_outliers, super_weights)
     placebos = {
-        name: draw_placebos(checkpoint.layers, found, kind, seed=f"{seed}/{name}")
+        name: draw_placebos(checkpoint.layers, super_weights, kind, seed=f"{seed}/{name}")
         for name, kind in needs.placebos.items()
     }
-    channels = tuple(dict.fromkeys(one.channel for one in location.super_activations))
-    return ArmTargets(super_weights=found, other_outliers=others, placebos=placebos, channels=channels)
+    channels = tuple(dict.fromkeys(activation.channel for activation in location.super_activations))
+    return ArmTargets(super_weights=super_weights, other_outliers=others, placebos=placebos, channels=channels)
 
 
 def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) -> tuple[PatternMatch, ...]:
