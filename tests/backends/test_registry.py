@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +81,8 @@ def test_a_failure_is_one_line_however_much_the_library_says() -> None:
 
 def test_the_list_of_methods_opens_no_library() -> None:
     names = ("bitsandbytes", "torchao", "hqq", "optimum", "auto_round", "gptqmodel")
+    if not any(importlib.util.find_spec(name) for name in names):
+        pytest.skip("none of the libraries is installed")
     code = f"import sys, sw_audit.backends.registry; print([n for n in {names!r} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
