@@ -1,4 +1,4 @@
-"""What quantizing costs: bits that are stored, seconds, and the most memory that was held on the way."""
+"""What quantizing costs: stored bits, seconds, and peak memory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ Result = TypeVar("Result")
 def count_stored_bits(tensors: Iterable[Tensor]) -> int:
     """Count the bits that tensors take up, however they are packed.
 
-    A tensor that is made of others, as torchao and quanto have them, takes up what these do; it itself
-    gives the size it would have if it were unpacked.
+    A tensor that wraps others (torchao, quanto) takes up what these do; its own size is that of the unpacked one.
     """
     return sum(_count_bits(tensor) for tensor in tensors)
 
@@ -27,11 +26,11 @@ def count_stored_bits(tensors: Iterable[Tensor]) -> int:
 def measure_peak(work: Callable[[], Result]) -> tuple[Result, int]:
     """Do some work and measure the most bytes that its tensors held at once, its result included.
 
-    What torch allocates is counted, operation by operation, on whatever device; what an operation allocates
-    and frees within itself is not seen.
+    What torch allocates is counted after each operation, on any device. What an operation allocates and frees
+    within itself is not seen.
 
     Args:
-        work: The work; what it is given must exist already, or it counts.
+        work: The work. Tensors that exist before do not count.
 
     Returns:
         What the work returned, and the bytes.
@@ -42,12 +41,12 @@ def measure_peak(work: Callable[[], Result]) -> tuple[Result, int]:
 
 
 class ProcessMeter:
-    """Measures what a stretch of a process takes, of whatever in it: time, and memory beyond what it held.
+    """Measures how long a stretch of the process takes, and its peak memory beyond what was held before.
 
     Attributes:
         seconds: Time in it.
-        peak_bytes: Most resident memory beyond what was resident at its beginning; `None` where the system
-            does not tell (it does on Linux).
+        peak_bytes: Most resident memory beyond that at its beginning; `None` where the system does not tell it
+            (Linux does).
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Getting methods ready to make layers, or saying why they cannot."""
+"""Methods made ready to quantize layers, and why others cannot be."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def prepare_methods(
         progress: Told which library is at work.
 
     Returns:
-        By the methods' names, what makes layers; and in one line each why nothing does.
+        By the methods' names: what makes their layers, and for the other methods why nothing does, in one line.
     """
     obstacles = {method.name: obstacle for method in methods if (obstacle := find_obstacle(method)) is not None}
     ready = [method for method in methods if method.name not in obstacles]

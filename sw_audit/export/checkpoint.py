@@ -64,10 +64,10 @@ def export_checkpoint(
     """Round an open model and write it.
 
     Args:
-        checkpoint: The model; its weights are changed for good, there is no second copy of them.
+        checkpoint: The model; its weights are changed for good.
         order: What is to be done.
-        folder: Where it goes; what is there is replaced, once all is written.
-        source: Where the model's own files are; small ones that belong to it are copied.
+        folder: Where it goes; what is there is replaced once all is written.
+        source: The model's own folder, whose small files are copied.
         progress: Told after each layer.
 
     Returns:
@@ -107,9 +107,9 @@ def export_checkpoint(
 
 
 def plan_rounding(checkpoint: Checkpoint, order: ExportOrder) -> tuple[Quantize, tuple[str, ...]]:
-    """Work out the arm's act, and which parameters stay in full precision for the sake of a weight in them.
+    """Return what the arm does, and which parameters stay in full precision because a weight in them does.
 
-    Packed codes have no place for a weight in full precision, so its whole module is left alone there.
+    Packed codes have no place for a weight in full precision, so its whole module is left alone.
 
     Raises:
         InputError: If an address is none of the model's, or the recipe or the form cannot be.
