@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sw_audit.arms.apply import LayerContext, register
 from sw_audit.arms.matrices import find_matrix, index_scalars, names_scalars_of
 from sw_audit.checkpoint.calls import split_call
-from sw_audit.checkpoint.experts import find_first_tensor, follow_experts, match_rows
+from sw_audit.checkpoint.experts import ExpertPass, find_first_tensor, follow_experts, match_rows
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix
 from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import RestoreActivation
@@ -70,25 +70,6 @@ class _Loss:
         return (x[:, self.columns[in_row]].float() * self.missing[in_row]).sum(-1)
 
 
-@dataclass(frozen=True, eq=False)
-class _Served:
-    """What a down-projection did in one call, of all sequences.
-
-    Attributes:
-        tokens: Which tokens it served, counted over all sequences, int64 [served].
-        places: Where its output goes in the output that a hook sees, int64 [served].
-        inputs: What entered, [served, inner].
-        outputs: What left, [served, hidden].
-        scales: What the output is multiplied by, [served].
-    """
-
-    tokens: Tensor
-    places: Tensor
-    inputs: Tensor
-    outputs: Tensor
-    scales: Tensor
-
-
 @dataclass
 class _Restorer:
     layer: DecoderLayer
@@ -129,14 +110,14 @@ class _Restorer:
                     restored[place, row] = restored[place, row].float() + lost[largest] * scales[largest]
         return restored.reshape(output.shape)
 
-    def _list_served(self, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Iterator[_Served]:
+    def _list_served(
+        self, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor
+    ) -> tuple[ExpertPass, ...]:
         if self.down.fused is not None and self.down.expert is not None:
-            for run in follow_experts(self.down.fused, inputs, named, only=(self.down.expert,)):
-                yield _Served(run.tokens, run.places, run.inputs, run.outputs, run.scales)
-            return
-        # Some families flatten sequences and tokens into one dimension.
+            return follow_experts(self.down.fused, inputs, named, only=(self.down.expert,))
+        # What is not fused counts as one expert. Some families flatten sequences and tokens into one dimension.
         x = find_first_tensor((*inputs, *named.values()))
         x = x.reshape(-1, x.shape[-1])
         places = torch.arange(len(x), device=x.device)
         tokens = places if self.down.expert_module is None else match_rows(self.entered, self.entering)
-        yield _Served(tokens, places, x, output, torch.ones_like(output[:, 0]))
+        return (ExpertPass(0, tokens, places, x, output, torch.ones_like(output[:, 0])),)

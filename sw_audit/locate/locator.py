@@ -252,7 +252,7 @@ def _describe_spikes(checkpoint: Checkpoint, probe: Probe, attribution: Attribut
             weight=float(weights[column]),
             share=float(shares[column]),
             accepted=address in accepted,
-            because="",
+            because="",  # needs the rest
         )
         because = _explain_spike(candidate, attribution.activations, probe)
         candidates.append(candidate.model_copy(update={"because": because}))
