@@ -20,11 +20,11 @@ from transformers import (
     AutoTokenizer,
 )
 
-from sw_audit.checkpoint.agreement import compare_with_config
 from sw_audit.checkpoint.effective import find_sizes, is_opaque
 from sw_audit.checkpoint.families import refuse_other_architectures
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.inspection import inspect_folder, one_line_damage
+from sw_audit.checkpoint.lint_headers import compare_with_config
 from sw_audit.checkpoint.lint_values import refuse_non_finite
 from sw_audit.checkpoint.stored import open_stored
 from sw_audit.checkpoint.suppress_output import suppress_output

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sw_audit.checkpoint.lint import lint_checkpoint
+from sw_audit.checkpoint.lint_headers import lint_headers
 from sw_audit.checkpoint.sizes import Size, size_checkpoint
 from sw_audit.checks.extra import find_extra_checks
 from sw_audit.checks.info import CHECKS
@@ -79,7 +79,7 @@ def _find_flaw(model: ModelPolicy, size: Size | None) -> str | None:
     if size is None:
         return None
     local = model.model_copy(update={"source": find_shipped(model.source), "manifest": None})
-    flaw = next((flaw for flaw in lint_checkpoint(local, headers_only=True).flaws if flaw.serious), None)
+    flaw = next((flaw for flaw in lint_headers(local).flaws if flaw.serious), None)
     return None if flaw is None else f"{flaw.where}: {flaw.found}"
 
 

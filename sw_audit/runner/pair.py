@@ -7,7 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from sw_audit.checkpoint.lint import add_flaw, lint_checkpoint, report_broken
+from sw_audit.checkpoint.lint import lint_checkpoint
+from sw_audit.checkpoint.lint_headers import add_flaw, report_broken
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.quantization import describe_quantization
 from sw_audit.checks.recovery import RecoveryPlan

@@ -78,7 +78,8 @@ def test_looking_at_files_needs_no_torch(module: str) -> None:
     assert found.stdout == "[]\n"
 
 
-def test_the_probe_for_torch_can_fail() -> None:
-    probe = "import sw_audit.checkpoint.matrices, sys; print('torch' in sys.modules)"
+def test_looking_at_headers_needs_no_transformers_and_the_probe_can_fail() -> None:
+    loaded = "print('torch' in sys.modules, 'transformers' in sys.modules)"
+    probe = f"import sw_audit.checkpoint.lint_headers, sys; {loaded}"
     found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert found.stdout == "True\n"
+    assert found.stdout == "True False\n"

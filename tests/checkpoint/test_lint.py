@@ -23,7 +23,7 @@ from support.linting import lint, only
 from support.stored import STORED, Stored
 from torch import Tensor
 
-from sw_audit.checkpoint.lint import add_flaw, report_flaws
+from sw_audit.checkpoint.lint_headers import add_flaw, report_flaws
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.export.checkpoint import ExportOrder, export_checkpoint

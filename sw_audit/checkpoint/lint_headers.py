@@ -1,0 +1,261 @@
+"""Headers, index, manifest and configuration of a checkpoint beside each other, and how flaws are reported."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sw_audit.checkpoint.folder import INDEX, WEIGHTS, CheckpointFolder
+from sw_audit.checkpoint.formats.format import Format, is_code, list_packings
+from sw_audit.checkpoint.headers import FLOATS, DamagedFileError
+from sw_audit.checkpoint.stored import StoredTensors, open_stored
+from sw_audit.errors import BrokenWeightsError, CheckpointError
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.weights import LISTED, Flaw, FlawKind, WeightsReport
+
+_AGAIN = "download or copy the checkpoint again, and compare its digests"
+_COMPARE = "compare config.json with the weights, or write the checkpoint again"
+_WRITER = "write the checkpoint again with the library that quantized it, config.json included"
+_REMEDIES: dict[FlawKind, str] = {
+    "unreadable": _AGAIN,
+    "missing-tensor": _COMPARE,
+    "unexpected-tensor": _COMPARE,
+    "mismatched-tensor": _COMPARE,
+    "loading-message": _COMPARE,
+    "non-finite": "take an earlier checkpoint, or quantize again from one that is finite",
+    "constant": _AGAIN,
+    "zero-group": _AGAIN,
+    "degenerate-scale": "quantize again, and look at the calibration of that module first",
+    "codes-without-config": "put the `quantization_config` of the quantized model back into config.json",
+    "config-without-codes": _WRITER,
+    "unknown-method": "name a method in `quant_method` that transformers knows, or install what adds it",
+    "shard-index": _AGAIN,
+    "tied-weights": "set `tie_word_embeddings` in config.json to what the weights are, or leave one of them out",
+    "digest": _AGAIN,
+    "unquantized-experts": _WRITER,
+}
+_DIGEST_LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
+
+
+def lint_headers(policy: ModelPolicy) -> WeightsReport:
+    """Look at the headers of a checkpoint beside its index, its manifest and its configuration; no weight is read.
+
+    Raises:
+        CheckpointError: If there is no checkpoint to look at: no folder, no configuration, no weights.
+    """
+    return look_at_headers(policy).report()
+
+
+@dataclass
+class Look:
+    """What a static look has found so far.
+
+    Attributes:
+        folder: The checkpoint.
+        files: Number of its weight files.
+        stored: What they hold; `None` where they cannot be read.
+        flaws: What is wrong.
+        remedy: What to do where there are no weights to look at.
+    """
+
+    folder: CheckpointFolder
+    files: int
+    stored: StoredTensors | None
+    flaws: list[Flaw]
+    remedy: str | None = None
+
+    def report(self) -> WeightsReport:
+        """Report it."""
+        if self.stored is None:
+            report = report_flaws(self.flaws, self.files)
+            return report if self.remedy is None else report.model_copy(update={"remedy": self.remedy})
+        manifest = self.stored.scanned > 0 and self.folder.policy.manifest is not None
+        return report_flaws(
+            self.flaws, self.files, len(self.stored.headers), self.stored.scanned, manifest=manifest
+        )
+
+
+def look_at_headers(policy: ModelPolicy) -> Look:
+    """Find what headers tell of a checkpoint.
+
+    Raises:
+        CheckpointError: As `lint_headers` says.
+    """
+    folder = CheckpointFolder.require(policy)
+    try:
+        files = len(folder.weight_files)
+    except BrokenWeightsError as error:
+        return Look(folder, 0, None, [read_flaw(error)], error.remedy)
+    try:
+        stored = open_stored(folder)
+    except DamagedFileError as error:
+        return Look(folder, files, None, [Flaw(kind="unreadable", where=error.where, found=error.found)])
+    flaws = [*_compare_with_index(folder, stored), *_compare_with_manifest(folder, stored)]
+    if folder.declared:
+        flaws += compare_with_config(folder, stored)
+    return Look(folder, files, stored, flaws)
+
+
+def report_broken(error: BrokenWeightsError) -> WeightsReport:
+    """Report a checkpoint that would not open because of its weights."""
+    return report_flaws([read_flaw(error)], 0).model_copy(update={"remedy": error.remedy})
+
+
+def add_flaw(report: WeightsReport, error: BrokenWeightsError) -> WeightsReport:
+    """Add to what a static look found why the checkpoint would not open after it."""
+    broken = report_broken(error)
+    counts = Counter(report.counts) + Counter(broken.counts)
+    update = {
+        "flaws": (*broken.flaws, *report.flaws),
+        "counts": dict(counts),
+        "serious": report.serious + 1,
+        "remedy": broken.remedy,
+    }
+    return report.model_copy(update=update)
+
+
+def report_flaws(
+    flaws: Iterable[Flaw], files: int, tensors: int = 0, scanned: int = 0, *, manifest: bool = False
+) -> WeightsReport:
+    """Put flaws into a report: serious ones first, of each kind no more than can be read."""
+    ordered = sorted(flaws, key=lambda flaw: not flaw.serious)
+    counts: Counter[FlawKind] = Counter()
+    listed = []
+    for flaw in ordered:
+        counts[flaw.kind] += 1
+        if counts[flaw.kind] <= LISTED:
+            listed.append(flaw)
+    return WeightsReport(
+        files=files,
+        tensors=tensors,
+        scanned=scanned,
+        flaws=tuple(listed),
+        counts={str(kind): count for kind, count in counts.items()},
+        serious=sum(flaw.serious for flaw in ordered),
+        manifest=manifest,
+        remedy=_REMEDIES[listed[0].kind] if listed and listed[0].serious else None,
+    )
+
+
+def read_flaw(error: BrokenWeightsError) -> Flaw:
+    """Read the flaw that an error tells of."""
+    # The kind crosses as text, for errors know no facts; the report holds it to one that there is.
+    return Flaw.model_validate({"kind": error.kind, "where": error.where or error.asked, "found": error.found})
+
+
+def _compare_with_index(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
+    """Hold shards against their index, both ways."""
+    for name in stored.repeated:
+        yield Flaw(kind="shard-index", where=name, found="two shards hold a tensor of this name")
+    if not stored.all_safetensors or not folder.index:
+        return
+    if (folder.path / WEIGHTS).exists():
+        found = f"{WEIGHTS} lies beside it and is what is loaded; the shards are left over"
+        yield Flaw(kind="shard-index", where=INDEX, found=found, serious=False)
+        return
+    for name, shard in folder.index.items():
+        header = stored.headers.get(name)
+        if header is None or header.file != shard:
+            yield Flaw(kind="shard-index", where=name, found=f"the index promises it in {shard}, which has it not")
+    for name, header in stored.headers.items():
+        if name not in folder.index:
+            found = f"{header.file} holds it, the index does not name it"
+            yield Flaw(kind="shard-index", where=name, found=found, serious=False)
+
+
+def _compare_with_manifest(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
+    """Hold the sha256 of files against a manifest, if one is given."""
+    if folder.policy.manifest is None:
+        return
+    digests = _read_manifest(Path(folder.policy.manifest).expanduser(), folder)
+    for name, promised in digests.items():
+        path = folder.path / name
+        if not path.is_file():
+            yield Flaw(kind="digest", where=name, found="the manifest names it, and there is no such file")
+            continue
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != promised:
+            found = f"its sha256 is {digest[:12]}..., the manifest says {promised[:12]}..."
+            yield Flaw(kind="digest", where=name, found=found)
+    for name in sorted({header.file for header in stored.headers.values()} - set(digests)):
+        yield Flaw(kind="digest", where=name, found="the manifest does not name it", serious=False)
+
+
+def _read_manifest(path: Path, folder: CheckpointFolder) -> dict[str, str]:
+    asked = f"{folder.asked}, manifest {str(path)!r}"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(asked, f"it cannot be read ({error})", "correct the path") from error
+    matches = [_DIGEST_LINE.fullmatch(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+    if not matches or not all(matches):
+        remedy = "write it with `sha256sum *.safetensors` in the folder of the checkpoint"
+        raise CheckpointError(asked, "a line is not of the form `sha256  name`", remedy)
+    return {match["name"].removeprefix("./"): match["digest"].lower() for match in matches if match}
+
+
+def compare_with_config(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
+    """Yield where tensors are not those that the quantization of config.json makes."""
+    known, settings = folder.format, folder.quantization
+    codes = [name for name, header in stored.headers.items() if is_code(name, header)]
+    if not settings:
+        for name in codes:
+            found = f"it is stored as {stored.headers[name].dtype}, and config.json has no quantization_config"
+            yield Flaw(kind="codes-without-config", where=name, found=found)
+        return
+    if not _is_known(known):
+        found = f"transformers knows no quant_method {known.method!r}, and would read the tensors as they are"
+        yield Flaw(kind="unknown-method", where="config.json", found=found)
+        return
+    if settings.get("format") != "dense" and stored.all_safetensors and stored.headers:
+        yield from _expect_codes(known, codes)
+    yield from _expect_scales(stored)
+    yield from known.lint_shapes(settings, stored.headers)
+    yield from _list_experts(known, codes, stored)
+
+
+def _is_known(known: Format) -> bool:
+    """Tell whether transformers knows a method."""
+    # Imported late: it takes seconds, and headers of plain weights need nothing of it.
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    return any(name in AUTO_QUANTIZATION_CONFIG_MAPPING for name in (*known.names_in_transformers, known.method))
+
+
+def _expect_codes(known: Format, codes: Sequence[str]) -> Iterator[Flaw]:
+    """Where codes are promised there have to be some, of the kind that the method makes."""
+    fitting = tuple(sorted({packing.codes for packing in known.packings}))
+    if not fitting:
+        return
+    if not codes:
+        found = f"config.json says {known.method}, and every tensor is stored as plain numbers"
+        yield Flaw(kind="config-without-codes", where="config.json", found=found)
+    elif not any(name.endswith(fitting) for name in codes):
+        found = f"config.json says {known.method}, and no tensor ends in {' or '.join(fitting)}, but {codes[0]}"
+        yield Flaw(kind="config-without-codes", where="config.json", found=found)
+
+
+def _expect_scales(stored: StoredTensors) -> Iterator[Flaw]:
+    """Codes whose scales are not there would be decoded with made-up ones."""
+    for packing in list_packings():
+        if not packing.needs_scales:
+            continue
+        for name in [name for name in stored.headers if name.endswith(packing.codes)]:
+            scales = name.removesuffix(packing.codes) + packing.scales
+            if scales not in stored.headers:
+                yield Flaw(kind="missing-tensor", where=scales, found=f"the scales of {name} are missing")
+
+
+def _list_experts(known: Format, codes: Sequence[str], stored: StoredTensors) -> Iterator[Flaw]:
+    """Tell of experts that are stored as plain numbers beside quantized weights."""
+    experts = [name for name, header in stored.headers.items() if "experts" in name and len(header.shape) > 1]
+    plain = [name for name in experts if stored.headers[name].dtype in FLOATS and not name.endswith("bias")]
+    if codes and plain and not any("experts" in name for name in codes):
+        count = f"{len(plain)} tensors such as this one are plain numbers"
+        found = f"{known.method} left the experts as they were: {count}"
+        yield Flaw(kind="unquantized-experts", where=plain[0], found=found, serious=False)
