@@ -34,7 +34,8 @@ slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m slow
 
 others: $(OTHERS)/.ready
-	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m pytest -n 2 -q -rs tests/backends tests/formats tests/measure/test_tasks.py
+	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m pytest -n 2 -q -rs tests/backends tests/formats tests/golden/test_gate.py \
+	  tests/measure/test_tasks.py
 
 check: $(READY)
 	$(BIN)/ruff check .

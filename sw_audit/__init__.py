@@ -27,7 +27,7 @@ _PUBLIC = {
     "SuperWeight": "record.location",
     "Verdict": "record.verdict",
     "WeightAddress": "record.address",
-    "judge_evidence": "checks.registry",
+    "judge_result": "checks.judging",
     "locate_super_weights": "locate.locator",
     "open_checkpoint": "checkpoint.opening",
     "parse_recipe": "policy.recipe",
@@ -55,7 +55,7 @@ __all__ = [
     "Verdict",
     "WeightAddress",
     "__version__",
-    "judge_evidence",
+    "judge_result",
     "locate_super_weights",
     "open_checkpoint",
     "parse_recipe",
@@ -69,7 +69,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
-    from sw_audit.checks.registry import judge_evidence
+    from sw_audit.checks.judging import judge_result
     from sw_audit.errors import AuditError, InputError
     from sw_audit.locate.locator import locate_super_weights, stream_location
     from sw_audit.policy.policy import ModelPolicy, Policy

@@ -16,8 +16,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sw_audit.checkpoint.opening import open_live_model
-from sw_audit.checks.baseline import judge_activation, judge_weight
-from sw_audit.checks.limits_of_descent import SuperActivationUnmovedLimits, SuperWeightUnmovedLimits
+from sw_audit.checks.drift import judge_activation, judge_weight
+from sw_audit.checks.super_activation_unmoved import SuperActivationUnmovedLimits
+from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.measure.retention import read_location

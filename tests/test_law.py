@@ -76,7 +76,7 @@ def test_a_spike_that_depends_on_the_prompt_is_told_by_the_one_word_that_moves_i
 def test_the_fixed_prompts_alone_do_not_show_it(moody: tuple[Path, str]) -> None:
     record, verdict = audit(moody[0], examples=0)
     assert verdict.status is Status.PASS
-    assert "no other prompt was tried: `[checks.super-activation-persists] examples` is 0" in verdict.because
+    assert "no other prompt was tried: `examples` is 0" in verdict.because
     assert "No other prompt was tried" in parse_page(render_record(record)).text
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from support.tuning import make_trainer, read_super_weight, save
 
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
 from sw_audit.cli.diff import compare_quality
 from sw_audit.policy.policy import Policy
 from sw_audit.record.baselines import keep_baseline
 from sw_audit.record.codec import decode_record, encode_record
-from sw_audit.record.diff import compare_records
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Status, Verdict
+from sw_audit.runner.diff import compare_records
 from sw_audit.runner.run import run
 from sw_audit.specimen.shipped import control_path, specimen_path
 
@@ -101,7 +101,7 @@ def test_verdicts_on_a_baseline_can_be_had_again_from_the_written_record(home: P
     found = audit(specimen_path(), compare="before")
     again = decode_record(encode_record(found))
     assert again.find_model("specimen").baseline.name == "before"
-    assert judge_evidence(again.find_model("specimen"), again.policy, CHECKS) == found.verdicts
+    assert judge_result(again.find_model("specimen"), again.policy, CHECKS) == found.verdicts
     assert (home / ".sw-audit/baselines/before.json").is_file()
 
 

@@ -13,7 +13,7 @@ from support.tuning import make_trainer, read_super_weight
 from transformers import TrainerCallback
 
 from sw_audit.checkpoint.opening import open_live_model
-from sw_audit.checks.limits_of_descent import SuperWeightUnmovedLimits
+from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError, RecordError
 from sw_audit.record.baselines import keep_baseline
 from sw_audit.record.record import Record

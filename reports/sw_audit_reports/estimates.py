@@ -11,14 +11,14 @@ from sw_audit.record.arm import (
     OTHER_OUTLIERS,
     PRUNED,
     RESTORED,
+    SUBSET_PARTS,
     Arm,
     Quantize,
     QuantizeActivations,
 )
-from sw_audit.record.subset import SUBSET_KINDS
 from sw_audit.record.verdict import Finding, Verdict
 
-_RATIO_ARMS = {"prune-collapses": PRUNED, "other-outliers-harmless": OTHER_OUTLIERS}
+_RATIO_ARMS = {"prune-collapses": PRUNED.name, "other-outliers-harmless": OTHER_OUTLIERS.name}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def list_ranks(verdicts: Iterable[Verdict]) -> dict[str, float | None]:
     ranked = next((verdict for verdict in verdicts if verdict.check == "effect-exceeds-placebos"), None)
     if ranked is None:
         return {}
-    return {PRUNED: ranked.observed, **{finding.label: finding.observed for finding in ranked.findings}}
+    return {PRUNED.name: ranked.observed, **{finding.label: finding.observed for finding in ranked.findings}}
 
 
 def group_arm(arm: Arm) -> tuple[str, bool]:
@@ -62,9 +62,11 @@ def group_arm(arm: Arm) -> tuple[str, bool]:
     name = arm.name
     if name == BASELINE.name:
         return "", False
-    if name in (PRUNED, RESTORED, FLIPPED) or name.startswith(tuple(f"{kind}/" for kind in SUBSET_KINDS)):
+    if name in (PRUNED.name, RESTORED.name, FLIPPED.name) or name.startswith(
+        tuple(f"{kind}/" for kind in SUBSET_PARTS)
+    ):
         return "Super weights", True
-    if name == OTHER_OUTLIERS or name.startswith("placebo/"):
+    if name == OTHER_OUTLIERS.name or name.startswith("placebo/"):
         return "Controls", False
     if any(isinstance(act, Quantize | QuantizeActivations) for act in arm.acts):
         return "Rounded", not name.endswith("hold-out")

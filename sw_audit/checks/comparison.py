@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from sw_audit.checks.bootstrap import Bootstrap, bound_mean_difference
 from sw_audit.checks.estimate import keep_finite
+from sw_audit.checks.statistics import Bootstrap, bound_mean_difference
 from sw_audit.policy.policy import Policy
 from sw_audit.record.comparison import Quality
 from sw_audit.record.measurement import Measurement

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from sw_audit.checks.limits import AnyLimits
+from sw_audit.checks.registry import Check
+from sw_audit.checks.statistics import bound_ratio
+from sw_audit.record.baseline import Baseline
+from sw_audit.record.verdict import Side
+
+if TYPE_CHECKING:
+    from sw_audit.policy.policy import Policy
+    from sw_audit.record.record import ModelResult
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
-from sw_audit.checks.bootstrap import Bootstrap, bound_mean_difference
 from sw_audit.checks.estimate import (
     Estimate,
     EstimateStatus,
@@ -17,14 +27,12 @@ from sw_audit.checks.estimate import (
     write_interval,
     write_number,
 )
-from sw_audit.checks.info import CheckInfo
+from sw_audit.checks.statistics import Bootstrap, bound_mean_difference
 from sw_audit.policy.model_policy import Expectation
-from sw_audit.policy.policy import Policy
-from sw_audit.record.arm import BASELINE
+from sw_audit.record.arm import BASELINE, Purpose
 from sw_audit.record.descent import Descent
 from sw_audit.record.location import Location, Outcome
 from sw_audit.record.measurement import Measurement, TokenLoss
-from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Finding, Paste, Status, Verdict, worst_status
 
 # exp() of more nats than this overflows; TokenLoss.perplexity draws the same line.
@@ -41,8 +49,8 @@ class CheckContext:
         policy: The limits.
     """
 
-    check: CheckInfo
-    evidence: ModelResult
+    check: Check
+    result: ModelResult
     policy: Policy
 
     @property
@@ -52,47 +60,66 @@ class CheckContext:
         Raises:
             LookupError: If there is none.
         """
-        if self.evidence.descent is None:
+        if self.result.descent is None:
             raise LookupError(f"{self.check.id} needs a model that was measured beside its parent")
-        return self.evidence.descent
+        return self.result.descent
 
     @property
     def location(self) -> Location:
         """Where the scalars are that the check is about: the parent's, the baseline's, or the model's own."""
-        if self.check.scope == "descendant" and self.evidence.descent is not None:
-            return self.evidence.descent.parent_location
-        if self.check.scope == "baseline" and self.evidence.baseline is not None:
-            return self.evidence.baseline.location
-        return self.evidence.location
+        if self.check.scope == "descendant" and self.result.descent is not None:
+            return self.result.descent.parent_location
+        if self.check.scope == "baseline" and self.result.baseline is not None:
+            return self.result.baseline.location
+        return self.result.location
 
     @property
     def located(self) -> bool:
         """Whether super weights were located."""
-        return self.evidence.location.outcome is Outcome.LOCATED
+        return self.result.location.outcome is Outcome.LOCATED
 
     @property
     def expectation(self) -> Expectation:
         """What the policy expects of this model; a model it does not name is under the general rule."""
-        named = next((one for one in self.policy.models if one.id == self.evidence.model.id), None)
+        named = next((one for one in self.policy.models if one.id == self.result.model.id), None)
         return self.policy.expect if named is None else self.policy.expectation(named)
+
+    def limits(self, kind: type[AnyLimits]) -> AnyLimits:
+        """Return the policy's limits of one class."""
+        return self.policy.checks[kind]
+
+    def key(self, name: str) -> str:
+        """Write one of this check's limits as the policy has it, such as `[checks.CHECK] maximum_ratio`."""
+        return f"[checks.{self.check.id}] {name}"
+
+    @property
+    def baseline(self) -> Baseline:
+        """What was once known of the model; a baseline's check is skipped where there is none.
+
+        Raises:
+            LookupError: If there is none.
+        """
+        if self.result.baseline is None:
+            raise LookupError(f"{self.check.id} needs a baseline")
+        return self.result.baseline
 
     @property
     def bootstrap(self) -> Bootstrap:
         """How intervals are drawn."""
         return Bootstrap.of(self.policy)
 
-    def find_measurement(self, arm: str) -> Measurement | None:
+    def find_measurement(self, arm: Purpose | str) -> Measurement | None:
         """Return an arm's measurement; one made under another protocol does not count."""
-        found = self.evidence.measured(arm)
-        return found if found and found.protocol == self.evidence.protocol.signature else None
+        found = self.result.measured(arm)
+        return found if found and found.protocol == self.result.protocol.signature else None
 
-    def compare_perplexities(self, arm: str, against: str = BASELINE.name) -> Estimate:
+    def compare_perplexities(self, arm: Purpose | str, against: Purpose | str = BASELINE.purpose) -> Estimate:
         """Return one arm's perplexity over another's, with its interval."""
         ours, theirs = self.find_measurement(arm), self.find_measurement(against)
         if ours is None or theirs is None:
             name = against if theirs is None else arm
-            return Estimate(EstimateStatus.MISSING, f"the arm {name!r} was not measured under this protocol")
-        return self.compare_losses(arm, ours.loss, against, theirs.loss)
+            return Estimate(EstimateStatus.MISSING, f"the arm {str(name)!r} was not measured under this protocol")
+        return self.compare_losses(str(arm), ours.loss, str(against), theirs.loss)
 
     def compare_losses(self, arm: str, ours: TokenLoss, against: str, theirs: TokenLoss) -> Estimate:
         """Return the perplexity of one loss over that of another on the same tokens, with its interval.
@@ -108,12 +135,11 @@ class CheckContext:
                 EstimateStatus.MISSING, f"the arms {arm!r} and {against!r} were not scored on the same tokens"
             )
         if theirs.perplexity is None:
-            return Estimate(EstimateStatus.NO_BASIS, f"the perplexity of the arm {against!r} is not finite")
+            return Estimate(EstimateStatus.NO_BASIS, f"the perplexity of the arm {str(against)!r} is not finite")
         if ours.perplexity is None:
-            return Estimate(EstimateStatus.NOT_FINITE, f"the perplexity of the arm {arm!r} is not finite")
-        nats = [one for one in ours.nats if one is not None]
-        base = [one for one in theirs.nats if one is not None]
-        logs = bound_mean_difference(nats, base, ours.tokens, self.bootstrap)
+            return Estimate(EstimateStatus.NOT_FINITE, f"the perplexity of the arm {str(arm)!r} is not finite")
+        nats = ours.finite_nats
+        logs = bound_mean_difference(nats, theirs.finite_nats, ours.tokens, self.bootstrap)
         ratio, low, high = (_exponential(log) for log in logs)
         words = f"perplexity {write_number(theirs.perplexity)} becomes {write_number(ours.perplexity)}"
         if (few := self.count_short(len(nats), "windows")) is not None:
@@ -126,6 +152,33 @@ class CheckContext:
             low,
             high,
         )
+
+    def list_nats(self, arm: Purpose | str) -> list[float]:
+        """Return the nats of each window of an arm whose loss is finite; none if it was not measured."""
+        measured = self.find_measurement(arm)
+        return [] if measured is None else measured.loss.finite_nats
+
+    def share_loss(
+        self, before: Sequence[float], after: Sequence[float], base: Sequence[float], words: str
+    ) -> Estimate:
+        """Return the share (before - after) / (before - base) of a loss that is won back, with its interval.
+
+        All three are nats summed over the same windows, so the bootstrap pairs them.
+
+        Args:
+            before: Per window, the nats of the arm that loses.
+            after: Those of the arm that wins some back.
+            base: Those of the arm that has lost nothing.
+            words: What is won back, with braces where the share goes.
+        """
+        won = [there - here for there, here in zip(before, after, strict=True)]
+        lost = [there - here for there, here in zip(before, base, strict=True)]
+        share, low, high = bound_ratio(won, lost, self.bootstrap)
+        if (few := self.count_short(len(before), "windows")) is not None:
+            known = share if sum(lost) > 0 else None
+            return Estimate(EstimateStatus.TOO_FEW, f"{words.format(write_number(known))}; {few}", known)
+        span = write_interval(Estimate(EstimateStatus.MEASURED, "", share, low, high), self.policy.confidence)
+        return Estimate(EstimateStatus.MEASURED, words.format(span), share, low, high)
 
     def count_short(self, count: int, what: str) -> str | None:
         """Say that there are too few windows or items for an interval, if there are."""
@@ -145,8 +198,10 @@ class CheckContext:
         measured: bool = True,
         protocol: str | None = None,
         paste: Sequence[Paste] = (),
+        side: Side | None = None,
+        counts: Mapping[str, int] | None = None,
     ) -> Verdict:
-        """Conclude the case.
+        """Conclude the context.
 
         Args:
             status: The verdict.
@@ -159,17 +214,21 @@ class CheckContext:
             measured: Whether the figure was measured on the corpus, under the protocol.
             protocol: Signature of the protocol, if not the evidence's own.
             paste: The remedy as lines that can be pasted; left out where the remedy is.
+            side: Which side of the limit is good, if not as usual.
+            counts: What was counted.
         """
         unwell = status in (Status.FAIL, Status.INCONCLUSIVE)
-        signature = protocol or self.evidence.protocol.signature
+        signature = protocol or self.result.protocol.signature
         return Verdict(
             check=self.check.id,
-            model=self.evidence.model.id,
+            model=self.result.model.id,
             status=status,
             observed=keep_finite(figure.observed) if figure else None,
             low=keep_finite(figure.low) if figure else None,
             high=keep_finite(figure.high) if figure else None,
             limit=limit,
+            side=side or (figure.side if isinstance(figure, Finding) else None) or self.check.side,
+            counts=dict(counts or {}),
             quantity=quantity or self.check.quantity,
             because=because,
             remedy=remedy if unwell else None,
@@ -183,29 +242,26 @@ class CheckContext:
         """Conclude that the check does not apply."""
         return self.conclude(Status.SKIPPED, because, findings=findings)
 
-    def advise(self, status: Status, footing: EstimateStatus, *, failed: str, key: str, more: str = "") -> str:
+    def advise(self, status: Status, basis: EstimateStatus, *, failed: str, key: str, more: str = "") -> str:
         """Return what to do about a verdict.
 
         Args:
             status: The verdict.
-            footing: What the figure that decided rests on.
+            basis: What the figure that decided rests on.
             failed: What to do if the figure is on the wrong side of its limit.
-            key: The policy key of the limit, such as `[checks.prune-collapses] minimum_ratio`.
+            key: The policy key of the limit, see `key`.
             more: How to get more windows or items, if not by more text.
         """
         more = more or "give a longer text in `[corpus] source` or raise `[corpus] windows`"
-        if footing is EstimateStatus.MISSING:
+        if basis is EstimateStatus.MISSING:
             return "Run the audit again with this check selected, so that its arms are measured."
-        if footing is EstimateStatus.NO_BASIS:
+        if basis is EstimateStatus.NO_BASIS:
             return 'Look at the model itself: set `dtype = "float32"` for it, and see whether it is finite then.'
-        if footing is EstimateStatus.TOO_FEW:
+        if basis is EstimateStatus.TOO_FEW:
             return f"Measure more: {more}; or lower `minimum_windows`."
         if status is Status.INCONCLUSIVE:
             return f"Measure more ({more}) until the interval clears the limit, or change `{key}`."
         return failed
-
-
-Rule: TypeAlias = Callable[[CheckContext], Verdict]
 
 
 def decide_finding(findings: Sequence[Finding], key: Callable[[Finding], float]) -> Finding:

@@ -28,14 +28,14 @@ class Estimate:
     """One figure, its interval, and what both rest on.
 
     Attributes:
-        footing: What it rests on.
+        basis: What it rests on.
         words: What was measured, a clause that can follow a label.
         observed: The figure; `None` if missing or not finite.
         low: Lower end of its interval; `None` if there is none. May be infinite.
         high: Upper end.
     """
 
-    footing: EstimateStatus
+    basis: EstimateStatus
     words: str
     observed: float | None = None
     low: float | None = None
@@ -44,7 +44,7 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Both ends, if there is an interval whose ends are numbers."""
-        if self.footing is not EstimateStatus.MEASURED or self.low is None or self.high is None:
+        if self.basis is not EstimateStatus.MEASURED or self.low is None or self.high is None:
             return None
         return None if math.isnan(self.low) or math.isnan(self.high) else (self.low, self.high)
 
@@ -120,9 +120,9 @@ def write_interval(figure: Estimate, confidence: float) -> str:
 
 def _settle(figure: Estimate) -> Status | None:
     """Return the status that follows without looking at the interval, if one does."""
-    if figure.footing in (EstimateStatus.NOT_FINITE, EstimateStatus.NO_BASIS):
+    if figure.basis in (EstimateStatus.NOT_FINITE, EstimateStatus.NO_BASIS):
         return Status.FAIL
-    return None if figure.footing is EstimateStatus.MEASURED else Status.INCONCLUSIVE
+    return None if figure.basis is EstimateStatus.MEASURED else Status.INCONCLUSIVE
 
 
 def _status(*, passes: bool, fails: bool) -> Status:

@@ -1,49 +1,100 @@
-"""What to measure next where a descendant's quality fails: which modules of the parent to put back one by one."""
+"""What putting parts of the parent back into a descendant recovers."""
 
 from __future__ import annotations
 
-from sw_audit.fact import Fact
-from sw_audit.policy.policy import Policy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.estimate import Estimate, EstimateStatus, write_number
+from sw_audit.checks.pairs import Pair
 from sw_audit.record.address import WeightAddress
-from sw_audit.record.descent import RetainedWeight
-from sw_audit.record.record import ModelResult
-from sw_audit.record.verdict import Status
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Purpose, RestoredModule, RestoredWeights
 
-_ASKED_BY = "perplexity-ratio"
+# Parts of the loss that are certain to be recovered: above the one a part heals, above the other it helps.
+_HEALS, _HELPS = 0.5, 0.1
 
 
-class RecoveryPlan(Fact):
-    """Modules of the parent to put back into a descendant, one by one.
+@dataclass(frozen=True)
+class Recovery:
+    """What putting one part of the parent back into the descendant does.
 
     Attributes:
-        modules: How many.
-        lost: The parent's super weights that the descendant has not kept. The modules that hold these come first,
-            then those whose weights differ most.
+        arm: Which arm.
+        subject: What is put back, in words.
+        modules: The modules that it is in.
+        figure: The share of the lost nats that it recovers; without a number where the descendant is not finite.
+        heals: Whether it is certain to recover half of the loss or more, or makes an infinite loss finite.
+        helps: Whether it is certain to recover a tenth.
     """
 
-    modules: int
-    lost: tuple[WeightAddress, ...]
+    arm: Purpose
+    subject: str
+    modules: tuple[str, ...]
+    figure: Estimate
+    heals: bool
+    helps: bool
 
 
-def plan_recovery(result: ModelResult, policy: Policy) -> RecoveryPlan | None:
-    """Return what to put back into a judged model; `None` where its quality does not ask for it.
+def measure_recoveries(context: CheckContext, pair: Pair) -> list[Recovery]:
+    """Return what each counterfactual on a text recovers: the super weights first, then modules, the best first.
 
-    Args:
-        result: The model, its verdicts included.
-        policy: How many modules, and how far a super weight may be from the parent's.
+    The share is (descendant - restored) / (descendant - parent), each in nats summed over the same windows, so the
+    bootstrap pairs all three arms. Where the descendant does no certain harm there is no loss to recover.
     """
-    descent = result.descent
-    asked = any(
-        verdict.check == _ASKED_BY and verdict.status in (Status.FAIL, Status.INCONCLUSIVE)
-        for verdict in result.verdicts
-    )
-    if descent is None or not asked or not policy.descent.modules:
+    harm = pair.compare(context)
+    if harm.basis in (EstimateStatus.MISSING, EstimateStatus.NO_BASIS):
+        return []
+    if harm.basis is EstimateStatus.MEASURED and (harm.low is None or harm.low <= 1):
+        return []
+    recoveries = [
+        recovery
+        for measurement in pair.text.measurements
+        for recovery in [_measure_recovery(context, pair, harm, measurement.arm.purpose)]
+        if recovery is not None
+    ]
+    return sorted(recoveries, key=lambda one: (one.arm != RESTORED_WEIGHTS, -(one.figure.observed or 0.0)))
+
+
+def name_modules(addresses: Sequence[WeightAddress]) -> tuple[str, ...]:
+    """Return the modules that hold some scalars, each once: the parameter's name without its last part."""
+    return tuple(dict.fromkeys(address.parameter.rpartition(".")[0] for address in addresses))
+
+
+def _measure_recovery(context: CheckContext, pair: Pair, harm: Estimate, arm: Purpose) -> Recovery | None:
+    match arm:
+        case RestoredWeights():
+            addresses = context.descent.parent_location.addresses
+            modules = name_modules(addresses)
+            many = f"{len(addresses)} super weights" if len(addresses) > 1 else "super weight"
+            subject = f"the parent's {many}"
+        case RestoredModule(module=module):
+            modules, subject = (module,), f"the parent's {module}"
+        case _:
+            return None
+    remaining = pair.compare(context, arm)
+    if remaining.basis is EstimateStatus.MISSING:
         return None
-    limit = policy.checks.super_weight_retained.maximum_error
-    lost = tuple(weight.address for weight in descent.super_weights if _is_lost(weight, limit))
-    return RecoveryPlan(modules=policy.descent.modules, lost=lost)
+    figure = _measure_share(context, pair, harm, remaining, arm)
+    low = figure.interval[0] if figure.interval else None
+    finite_again = harm.basis is EstimateStatus.NOT_FINITE and remaining.basis is not EstimateStatus.NOT_FINITE
+    return Recovery(
+        arm=arm,
+        subject=subject,
+        modules=modules,
+        figure=figure,
+        heals=finite_again or (low is not None and low >= _HEALS),
+        helps=finite_again or (low is not None and low >= _HELPS),
+    )
 
 
-def _is_lost(weight: RetainedWeight, limit: float) -> bool:
-    error = weight.relative_error
-    return error is None or not abs(error) <= limit
+def _measure_share(
+    context: CheckContext, pair: Pair, harm: Estimate, remaining: Estimate, arm: Purpose
+) -> Estimate:
+    if remaining.basis is EstimateStatus.NOT_FINITE:
+        return Estimate(EstimateStatus.NOT_FINITE, f"nothing is recovered: {remaining.words}")
+    if harm.basis is EstimateStatus.NOT_FINITE:
+        words = f"the perplexity is finite again, {write_number(remaining.observed)} times the parent's"
+        return Estimate(EstimateStatus.TOO_FEW, words)
+    before, after, base = (pair.list_nats(purpose) for purpose in (DESCENDANT, arm, PARENT))
+    return context.share_loss(before, after, base, "a share of {} of the lost nats is recovered")

@@ -1,151 +1,142 @@
-"""The bench: every check's rule, and the way from evidence and policy to verdicts."""
+"""Every check, found where it stands: a module of this package, or an entry point of another.
+
+A check is one file of this package: its limits, the arms that it reads, and its rule, which `check` turns into the
+object that everything else reads: the policy's schema, the plan, the terminal, JUnit and the report. Another
+package adds a check by naming the same object in the entry-point group `sw_audit.checks`:
+
+    [project.entry-points."sw_audit.checks"]
+    outliers-agree = "my_package.checks:outliers_agree"
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from difflib import get_close_matches
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from sw_audit.checks.activations import judge_activation_quality, judge_gap
-from sw_audit.checks.baseline import judge_not_worse, judge_unmoved_activations, judge_unmoved_weights
-from sw_audit.checks.confirmation import judge_dose, judge_rank
-from sw_audit.checks.context import CheckContext, Rule
-from sw_audit.checks.continuations import judge_generation
-from sw_audit.checks.descent import judge_drift_to_stopwords, judge_perplexity
-from sw_audit.checks.divergence import judge_agreement, judge_divergence
-from sw_audit.checks.extra import ExtraCheck, find_extra_checks
-from sw_audit.checks.info import CHECKS, CheckInfo, Scope
-from sw_audit.checks.layers import judge_layer_error, judge_range
-from sw_audit.checks.location import judge_location
-from sw_audit.checks.persistence import judge_persistence
-from sw_audit.checks.pruning import judge_collapse, judge_healing, judge_others, judge_placebos
-from sw_audit.checks.published import judge_published
-from sw_audit.checks.retention import judge_retained_activations, judge_retained_weights
-from sw_audit.checks.rounding import judge_gain, judge_quality
-from sw_audit.checks.tasks import judge_tasks
-from sw_audit.checks.text import judge_accuracy, judge_stopwords
-from sw_audit.checks.weights import judge_configured, judge_weights
+import sw_audit.checks
 from sw_audit.errors import PolicyError
-from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.policy.policy import Policy
-from sw_audit.record.record import ModelResult
-from sw_audit.record.verdict import Status, Verdict
 
-RULES: dict[str, Rule] = {
-    "super-weight-located": judge_location,
-    "super-activation-persists": judge_persistence,
-    "prune-collapses": judge_collapse,
-    "other-outliers-harmless": judge_others,
-    "placebo-harmless": judge_placebos,
-    "effect-exceeds-placebos": judge_rank,
-    "damage-follows-dose": judge_dose,
-    "restored-activation-heals": judge_healing,
-    "stopword-shift": judge_stopwords,
-    "accuracy-falls-to-chance": judge_accuracy,
-    "rtn-holdout-quality": judge_quality,
-    "holdout-beats-plain-rtn": judge_gain,
-    "activation-holdout-quality": judge_activation_quality,
-    "holdout-closes-gap": judge_gap,
-    "matches-published-index": judge_published,
-    "weights-intact": judge_weights,
-    "quantization-as-configured": judge_configured,
-    "super-weight-retained": judge_retained_weights,
-    "super-activation-retained": judge_retained_activations,
-    "perplexity-ratio": judge_perplexity,
-    "kl-divergence": judge_divergence,
-    "top1-agreement": judge_agreement,
-    "generation-sane": judge_generation,
-    "stopwords-not-raised": judge_drift_to_stopwords,
-    "task-accuracy": judge_tasks,
-    "layer-error": judge_layer_error,
-    "range-fits-dtype": judge_range,
-    "super-weight-unmoved": judge_unmoved_weights,
-    "super-activation-unmoved": judge_unmoved_activations,
-    "quality-not-worse": judge_not_worse,
-}
+if TYPE_CHECKING:
+    from sw_audit.checks.arms import ArmPlan, Draws
+    from sw_audit.checks.context import CheckContext
+    from sw_audit.checks.limits import Limits
+    from sw_audit.policy.policy import Policy
+    from sw_audit.record.arm import Arm
+    from sw_audit.record.verdict import Side, Verdict
+
+GROUP = "sw_audit.checks"
+Scope = Literal["model", "descendant", "baseline"]
+"""What a check is about: a model alone, a model beside its parent, or beside what was once known of it."""
+Level = Literal["gate", "law"]
+"""A gate is what one stops a release for; a law is a claim of the science about a model."""
+Unit = Literal["ratio", "share", "count", "p-value", "nats", "decibels"]
+Rule: TypeAlias = "Callable[[CheckContext], Verdict]"
 
 
-def list_checks(policy: Policy, model: ModelPolicy | None = None) -> tuple[CheckInfo, ...]:
-    """Return the checks that the policy runs: the built-in ones it has enabled, then the extra ones.
+class Need(Enum):
+    """What must be found out about a model, besides its arms, before a check can judge it."""
 
-    Args:
-        policy: The policy.
-        model: One of its models: a descendant is held beside its parent, any other is taken by itself; by default
-            what any of them is asked.
+    ACTIVATIONS = "whether and how its activations can be quantized"
+    CHOICES = "answers to multiple-choice items"
+    GENERATION = "greedy continuations"
+    LAYERS = "the error of each layer beside the parent's"
+    SMOOTHING = "which alpha of SmoothQuant does best"
+    MECHANISM = "its super activations, followed block by block"
+    PERSISTENCE = "its super activations on several prompts"
+    PUBLISHED = "what the index of published coordinates says of it"
+    TASKS = "answers to zero-shot tasks"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        id: Stable id.
+        order: Where it stands among others.
+        title: What it claims, a short sentence.
+        meaning: What it means for somebody who ships the model.
+        quantity: What is measured, in words.
+        unit: In what.
+        fails: When it fails by default, a clause.
+        side: Which side of the limit is good.
+        limits: The class of its limits.
+        level: Whether it is a gate or a law.
+        scope: What it is about, and so which models it runs on.
+        needs: What must be found out besides arms.
+        needs_super_weight: Whether it is skipped where no super weight was located.
+        draws: Which scalars must be drawn before its arms can be planned, from the policy and the number of the
+            decoder's weights.
+        arms: The arms that it reads.
+        examine: Says what is wrong with its limits beside the rest of the policy; `None` if nothing is.
+        rule: Pure: the same measurements and policy give the same verdict.
     """
-    models = policy.models if model is None else (model,)
-    scopes: set[Scope] = {"descendant" if one.parent else "model" for one in models} or {"model"}
-    return _list_checks(policy, scopes) + tuple(check.info for check in find_extra_checks())
+
+    id: str
+    order: int
+    title: str
+    meaning: str
+    quantity: str
+    fails: str
+    limits: type[Limits]
+    rule: Rule
+    level: Level
+    unit: Unit = "ratio"
+    side: Side | None = None
+    scope: Scope = "model"
+    needs: frozenset[Need] = frozenset()
+    needs_super_weight: bool = False
+    draws: Callable[[Policy, int], Draws] | None = None
+    arms: Callable[[ArmPlan], Iterable[Arm]] | None = None
+    examine: Callable[[Policy], str | None] | None = None
 
 
-def judge_evidence(
-    evidence: ModelResult, policy: Policy, checks: Collection[str] | None = None
-) -> tuple[Verdict, ...]:
-    """Judge what was found and measured on one model.
+def check(**facts: Any) -> Callable[[Rule], Check]:
+    """Make a check of the rule that stands below; see `Check` for what is said of it."""
 
-    The same evidence and policy always give the same verdicts, so those of a record can be had again from it.
+    def decorate(rule: Rule) -> Check:
+        return Check(rule=rule, **facts)
 
-    Args:
-        evidence: What was found and measured.
-        policy: The limits, and how intervals are drawn.
-        checks: Ids of the checks to judge; by default those that the policy runs on this model. One that is about
-            something this model has not, such as a parent, is skipped with that reason.
+    return decorate
 
-    Returns:
-        One verdict per check, built-in ones in the order of `CHECKS`, then extra ones.
+
+@cache
+def find_checks() -> Mapping[str, Check]:
+    """Return every check by its id: those of this package in their order, then those of other packages by id.
 
     Raises:
-        PolicyError: If there is no check of an id.
+        PolicyError: If an entry point cannot be loaded, names no `Check`, or its id is taken.
     """
-    extra = {check.info.id: check for check in find_extra_checks()}
-    known = {**{check.id: check for check in CHECKS}, **{name: check.info for name, check in extra.items()}}
-    wanted = _choose_checks(evidence, policy) | set(extra) if checks is None else set(checks)
-    for name in sorted(wanted - set(known)):
-        near = get_close_matches(name, known, 1)
-        remedy = f"write {near[0]!r}" if near else f"choose among {', '.join(known)}"
-        raise PolicyError(f"check {name!r}", "there is no such check", remedy)
-    return tuple(
-        _judge(CheckContext(info, evidence, policy), extra.get(name))
-        for name, info in known.items()
-        if name in wanted
-    )
+    modules = [
+        import_module(f"{GROUP}.{module.name}") for module in pkgutil.iter_modules(sw_audit.checks.__path__)
+    ]
+    own = {value.id: value for module in modules for value in vars(module).values() if isinstance(value, Check)}
+    checks = dict(sorted(own.items(), key=lambda item: item[1].order))
+    for extra in sorted(_load_extra_checks(), key=lambda extra: extra.id):
+        if checks.setdefault(extra.id, extra) is not extra:
+            raise PolicyError(f"extra check {extra.id!r}", "this id is taken", "give the check an id of its own")
+    return checks
 
 
-def _list_checks(policy: Policy, scopes: Collection[Scope]) -> tuple[CheckInfo, ...]:
-    """Return the built-in checks that are enabled, of these scopes; and of the baseline's, if there is one."""
-    wanted = {*scopes, "baseline"} if policy.compare else {*scopes}
-    return tuple(check for check in CHECKS if check.scope in wanted and policy.checks.of(check.id).enabled)
+def list_needs(checks: Iterable[str]) -> frozenset[Need]:
+    """Return what some checks need to know besides arms, by their ids."""
+    known = find_checks()
+    return frozenset(need for name in checks if name in known for need in known[name].needs)
 
 
-def _choose_checks(evidence: ModelResult, policy: Policy) -> set[str]:
-    """Choose the built-in checks for one model: by what it has beside it, else by what the policy says of it."""
-    named = next((one for one in policy.models if one.id == evidence.model.id), None)
-    descends = evidence.descent is not None or (named is not None and named.parent is not None)
-    return {check.id for check in _list_checks(policy, {"descendant" if descends else "model"})}
-
-
-def _judge(case: CheckContext, extra: ExtraCheck | None) -> Verdict:
-    if (unmet := _find_unmet(case)) is not None:
-        return unmet
-    if case.check.needs_super_weight and not case.located:
-        location = case.evidence.location
-        return case.skip(f"No super weight was located (outcome {location.outcome}): {location.because}.")
-    return RULES[case.check.id](case) if extra is None else extra.rule(case.evidence, case.policy)
-
-
-def _find_unmet(case: CheckContext) -> Verdict | None:
-    """Conclude the case where what the check is about is not there."""
-    evidence, again = case.evidence, "Run the audit again with this check selected."
-    named = next((one for one in case.policy.models if one.id == evidence.model.id), None)
-    if case.check.scope == "descendant" and evidence.descent is None:
-        if named is None or named.parent is None:
-            return case.skip("This model has no parent (`parent` in its `[[model]]` table).")
-        because = f"It was not measured beside its parent, {named.parent}."
-        return case.conclude(Status.INCONCLUSIVE, because, remedy=again)
-    if case.check.scope == "baseline" and evidence.baseline is None:
-        if case.policy.compare is None:
-            return case.skip("There is no baseline to compare with (`compare` in the policy, or `--compare`).")
-        because = f"It was not held against the baseline {case.policy.compare!r}."
-        return case.conclude(Status.INCONCLUSIVE, because, remedy=again)
-    if case.check.scope == "model" and evidence.descent is not None and not evidence.measurements:
-        return case.skip("This model is held beside its parent; without `parent` it is taken by itself.")
-    return None
+def _load_extra_checks() -> Iterable[Check]:
+    for point in entry_points(group=GROUP):
+        asked = f"extra check {point.name!r} ({point.value})"
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise PolicyError(asked, f"cannot be loaded: {error}", "repair or uninstall the package") from error
+        if not isinstance(loaded, Check):
+            raise PolicyError(asked, f"is a {type(loaded).__name__}", "let it name a Check")
+        yield loaded

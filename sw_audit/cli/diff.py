@@ -13,16 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.quality_not_worse import quality_not_worse
 from sw_audit.cli.options import AsJson
 from sw_audit.cli.table import make_console
 from sw_audit.record.baselines import choose_baseline, open_baseline
-from sw_audit.record.diff import Change, compare_records, pair_models
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Status
+from sw_audit.runner.diff import Change, compare_records, pair_models
 
 WORSE = 1
-_QUALITY = "quality-not-worse"
 
 Side = Annotated[
     str,
@@ -68,7 +68,7 @@ def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
         if earlier.unedited.loss == later.unedited.loss:
             continue
         held = later.model_copy(update={"baseline": choose_baseline(before, named, [old])})
-        [verdict] = judge_evidence(held, after.policy.model_copy(update={"compare": named}), [_QUALITY])
+        [verdict] = judge_result(held, after.policy.model_copy(update={"compare": named}), [quality_not_worse.id])
         doubt = verdict.status is Status.INCONCLUSIVE and after.policy.inconclusive == "fail"
         worse = True if verdict.status is Status.FAIL or doubt else None
         figure = Estimate(EstimateStatus.MEASURED, "", verdict.observed, verdict.low, verdict.high)

@@ -11,9 +11,10 @@ import typer
 
 from sw_audit.checkpoint.lint_headers import lint_headers
 from sw_audit.checkpoint.sizes import Size, size_checkpoint
-from sw_audit.checks.extra import find_extra_checks
-from sw_audit.checks.info import CHECKS
-from sw_audit.checks.registry import list_checks
+from sw_audit.checks.arms import ArmTargets
+from sw_audit.checks.judging import list_checks
+from sw_audit.checks.plan import plan_arms, plan_needs
+from sw_audit.checks.registry import Need, find_checks
 from sw_audit.checks.waivers import examine_waivers
 from sw_audit.corpus.text import SPECIMEN, read_corpus
 from sw_audit.errors import PolicyError
@@ -22,7 +23,6 @@ from sw_audit.policy.policy import CorpusPolicy, Policy
 from sw_audit.policy.reading import read_policy
 from sw_audit.policy.scheme import ActivationSetup
 from sw_audit.record.address import WeightAddress
-from sw_audit.runner.plan import MOST_OUTLIERS, ArmTargets, plan_arms, plan_needs
 from sw_audit.specimen.shipped import find_shipped
 
 _LONGEST_WINDOW = 2048
@@ -43,8 +43,7 @@ def plan(
     read = read_policy(policy)
     if not read.models:
         raise PolicyError(f"policy {policy}", "it names no model", "add a [[model]] table with a source")
-    extra = (check.info.id for check in find_extra_checks())
-    examine_waivers(read, [*(check.id for check in CHECKS), *extra])
+    examine_waivers(read, [*find_checks()])
     # Relative paths in a policy are taken from the folder that it lies in.
     with chdir(policy.resolve().parent):
         lines = [line for model in read.models for line in _describe(model, read)]
@@ -131,14 +130,14 @@ def count_arms(policy: Policy, checks: list[str], *, descends: bool) -> int:
     if descends:
         return 3
     some = (WeightAddress(parameter="one", row=0, column=0),)
-    needs = plan_needs(policy, checks, MOST_OUTLIERS)
+    needs = plan_needs(policy, checks, decoder_weights=1)
     roles = ArmTargets(
         super_weights=some,
         other_outliers=some if needs.other_outliers else (),
         placebos=dict.fromkeys(needs.placebos, some),
         channels=(0,),
     )
-    setup = ActivationSetup(calibration_windows=1) if needs.activations else None
+    setup = ActivationSetup(calibration_windows=1) if Need.ACTIVATIONS in needs else None
     return len(plan_arms(policy, checks, roles, setup))
 
 

@@ -27,15 +27,8 @@ from sw_audit.measure.retention import is_alike, translate_address
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import WeightAddress, group_addresses
-from sw_audit.record.arm import Arm, SetTo, SwapModules
-from sw_audit.record.descent import (
-    DESCENDANT,
-    PARENT,
-    RESTORED_WEIGHTS,
-    ComparedText,
-    LayerError,
-    name_restored_module,
-)
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, RestoredModule, SetTo, SwapModules
+from sw_audit.record.descent import ComparedText, LayerError
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import SuperWeight
 from sw_audit.record.protocol import Protocol
@@ -117,7 +110,7 @@ def compare_on_text(
     errors = LayerErrorObserver(batch_windows(text.windows, max(parent.vocabulary, descendant.vocabulary)))
     measurements = measure_arms(
         descendant,
-        [Arm(name=PARENT), Arm(name=DESCENDANT), *counterfactuals],
+        [Arm(purpose=PARENT), Arm(purpose=DESCENDANT), *counterfactuals],
         text.windows,
         protocol=text.protocol.signature,
         stop_words=text.stop_words,
@@ -138,7 +131,7 @@ def restore_super_weights(
         for weight, address in addresses
         if address is not None
     )
-    return Arm(name=RESTORED_WEIGHTS, acts=acts) if acts else None
+    return Arm(purpose=RESTORED_WEIGHTS, acts=acts) if acts else None
 
 
 def restore_module(module: str) -> Arm:
@@ -147,7 +140,7 @@ def restore_module(module: str) -> Arm:
     Args:
         module: Its qualified name in the descendant.
     """
-    return Arm(name=name_restored_module(module), acts=(SwapModules(modules=(module,)),))
+    return Arm(purpose=RestoredModule(module=module), acts=(SwapModules(modules=(module,)),))
 
 
 def list_differences(parent: Checkpoint, descendant: Checkpoint, parent_identity: ModelIdentity) -> Iterator[str]:

@@ -120,7 +120,7 @@ def _is_near(states: Tensor, others: Tensor, near: float) -> bool:
 
 
 def _prune_(checkpoint: Checkpoint, super_weights: Sequence[WeightAddress], stack: ExitStack) -> None:
-    arm = Arm(name=PRUNED, acts=(Scale(addresses=group_addresses(super_weights), factor=0.0),))
+    arm = Arm(purpose=PRUNED, acts=(Scale(addresses=group_addresses(super_weights), factor=0.0),))
     for layer in checkpoint.layers:
         if touches(arm, layer):
             stack.enter_context(applied_arm(arm, layer))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from sw_audit.checks import registry
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.fact import Fact
 from sw_audit.policy.model_policy import Expectation, ModelPolicy
@@ -95,7 +96,7 @@ class ConfirmationPolicy(Fact):
 
     Attributes:
         enabled: Whether parts of the set are zeroed on their own, its sign is flipped, it is scaled, and the
-            mechanism is followed layer by layer. Without it `damage-follows-dose` is skipped.
+            mechanism is followed layer by layer. Without it the check on doses is skipped.
         doses: What the set is multiplied by; 0 (zeroed) and 1 (the model as it is) are measured anyway.
     """
 
@@ -151,9 +152,9 @@ class Policy(Fact):
         checks: Limits, one table per check.
         expect: What to expect of a model: `some` super weights, `none`, or `any` outcome.
         inconclusive: Whether an inconclusive verdict fails the run or only warns.
-        prompts: Prompts for `super-activation-persists`; by default a built-in set.
-        index: Path of an index file of your own (`sw-audit locate --update-index` writes one), for
-            `matches-published-index` to use beside the published coordinates.
+        prompts: Prompts that the super activation is followed on; by default a built-in set.
+        index: Path of an index file of your own (`sw-audit locate --update-index` writes one), to
+            use beside the published coordinates.
         confidence: Of every interval.
         resamples: Bootstrap resamples.
         minimum_windows: With fewer windows (or items) there is no interval, so no verdict.
@@ -171,7 +172,7 @@ class Policy(Fact):
     descent: DescentPolicy = DescentPolicy()
     compare: str | None = Field(default=None, min_length=1)
     waivers: tuple[Waiver, ...] = Field(default=(), alias="waiver")
-    checks: CheckLimits = CheckLimits()
+    checks: CheckLimits = Field(default_factory=CheckLimits)
     expect: Expectation = "some"
     inconclusive: Literal["fail", "warn"] = "fail"
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
@@ -200,22 +201,10 @@ class Policy(Fact):
         return self
 
     @model_validator(mode="after")
-    def _limits_name_recipes(self) -> Self:
-        limits = self.checks.rtn_holdout_quality
-        unmeasured = [name for name in limits.maximum_ratio if name not in self.quantization.recipes]
-        # A policy that is read back from a record has every default written out.
-        if unmeasured and limits.maximum_ratio != type(limits)().maximum_ratio:
-            raise ValueError(f"rtn-holdout-quality limits {unmeasured[0]!r}, which is not among the recipes")
-        return self
-
-    @model_validator(mode="after")
-    def _limits_name_schemes(self) -> Self:
-        limits = self.checks.activation_holdout_quality
-        unmeasured = [name for name in limits.maximum_ratio if name not in self.activations.schemes]
-        if unmeasured and limits.maximum_ratio != type(limits)().maximum_ratio:
-            raise ValueError(
-                f"activation-holdout-quality limits {unmeasured[0]!r}, which is not among the schemes"
-            )
+    def _limits_fit(self) -> Self:
+        for check in registry.find_checks().values():
+            if check.examine is not None and (wrong := check.examine(self)) is not None:
+                raise ValueError(wrong)
         return self
 
     def expectation(self, model: ModelPolicy) -> Expectation:

@@ -13,6 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from sw_audit.checks.registry import find_checks
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import Policy
 
@@ -49,6 +50,7 @@ def parse_policy(data: Mapping[str, Any], origin: str) -> Policy:
     Raises:
         PolicyError: If a key is unknown, or a value of a wrong type or out of range; the first one is told.
     """
+    find_checks()  # what other packages bring must load before anything is read
     try:
         # Through JSON, for in strict mode pydantic reads tuples only from JSON. Dates, which JSON has
         # not, become tables, which no key accepts but the one that asks for a day.
@@ -105,6 +107,9 @@ def _explain_unknown(path: Sequence[str | int], asked: str) -> PolicyError:
 
 def _list_keys(path: Sequence[str | int]) -> list[str]:
     """List the keys that a table of the policy may have."""
+    if path[:1] == ["checks"]:
+        checks = find_checks()
+        return list(checks[str(path[1])].limits.model_fields) if len(path) > 1 else list(checks)
     model: type[BaseModel] = Policy
     for part in path:
         if isinstance(part, int):
@@ -115,7 +120,6 @@ def _list_keys(path: Sequence[str | int]) -> list[str]:
         if inner is None:
             return []
         model = inner
-    # A check is always spelt with hyphens, as its id is.
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from sw_audit.errors import PolicyError
 from sw_audit.fact import Fact
 from sw_audit.policy.recipe import PerRow, PerTensor, Recipe
-
-NAIVE: Final = "naive"
-HELD_OUT: Final = "hold-out"
-SMOOTHED: Final = "smoothquant"
-SEARCHED: Final = "smoothquant searched"
-Way = Literal["naive", "hold-out", "smoothquant", "smoothquant searched"]
-"""What is done about the outliers: nothing; the super activation is held out; SmoothQuant with the policy's alpha,
-or with the one that does best on calibration text."""
 
 _FULL_PRECISION = 16
 Alpha = Annotated[float, Field(ge=0, le=1)]
@@ -65,17 +57,11 @@ def parse_scheme(notation: str) -> Scheme:
     return Scheme(weights=int(found[1]), activations=int(found[2]))
 
 
-def name_scheme(scheme: Scheme, way: Way) -> str:
-    """Name the arm of one scheme, such as `w8a8 hold-out`."""
-    return f"{scheme} {way}"
-
-
 class ActivationPolicy(Fact):
     """How activations are quantized, each scheme as it is, with the super activation held out, and by SmoothQuant.
 
     Attributes:
-        enabled: Whether activations are quantized at all; without it `activation-holdout-quality` and
-            `holdout-closes-gap` are skipped.
+        enabled: Whether activations are quantized at all; without it the checks on them are skipped.
         schemes: Bits of weights and activations, such as `w8a8`; 16 leaves weights in full precision.
         weights: What shares one scale of weights: a whole matrix (`tensor`) or a `row`.
         scale: Scales of activations: one per `token`, taken from it, or one per `tensor`, learned on calibration

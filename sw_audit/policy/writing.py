@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sw_audit.checks.info import CHECKS
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.registry import find_checks
 from sw_audit.fact import Fact
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import Policy
@@ -35,7 +36,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "model.base": "path/of/the/adapters/base",
     "model.gguf": "model-Q4_0.gguf",
     "model.manifest": "SHA256SUMS",
-    "waiver.check": "perplexity-ratio",
+    "waiver.check": "the-id-of-a-check",
     "waiver.model": "my-model",
     "waiver.until": date(2030, 12, 31),
     "waiver.owner": "who answers for it",
@@ -43,10 +44,6 @@ _EXAMPLES: Mapping[str, Any] = {
     "compare": "before-tuning",
     "descent.lm_eval_limit": 200,
     "descent.lm_eval_path": "tasks",
-    "checks.quantization-as-configured.maximum_error": 0.1,
-    "checks.kl-divergence.maximum_median": 0.05,
-    "checks.kl-divergence.maximum_p99": 2.0,
-    "checks.range-fits-dtype.dtype": "float16",
     "index": "my-index.toml",
     "prompts": ("The quick brown fox", "Once upon a time"),
     "corpus.config": "wikitext-2-raw-v1",
@@ -55,9 +52,6 @@ _EXAMPLES: Mapping[str, Any] = {
     "corpus.stride": 256,
     "corpus.choices": "items.jsonl",
     "corpus.stop_words": ("the", "of", "and"),
-    "checks.other-outliers-harmless.count": 7000,
-    "checks.stopword-shift.minimum_ratio": 1.2,
-    "checks.stopword-shift.maximum_ratio": 5.0,
 }
 _WIDTH = 100
 
@@ -76,16 +70,11 @@ def commented_policy(sources: Sequence[str] = ()) -> str:
     parts += _write_keys(Waiver, "waiver.")
     for name, field in Policy.model_fields.items():
         table = field.get_default(call_default_factory=True)
-        if not isinstance(table, Fact):
-            continue
-        if name == "checks":
-            titles = {check.id: check for check in CHECKS}
-            for check, limits in _list_fields(table):
-                info = titles[check]
-                parts += ["", *_write_prose(f"{info.title}. {info.meaning}"), f"[checks.{check}]"]
-                parts += _write_keys(type(limits), f"checks.{check}.")
-        else:
+        if isinstance(table, Fact):
             parts += ["", f"[{name}]", *_write_keys(type(table), f"{name}.")]
+    for check in find_checks().values():
+        parts += ["", *_write_prose(f"{check.title}. {check.meaning}"), f"[checks.{check.id}]"]
+        parts += _write_keys(check.limits, f"checks.{check.id}.")
     return "\n".join(parts) + "\n"
 
 
@@ -103,23 +92,23 @@ def _write_keys(model: type[BaseModel], prefix: str, skipped: Sequence[str] = ()
     meanings = _describe_keys(model)
     for name, field in model.model_fields.items():
         default = _find_default(field)
-        if name in skipped or isinstance(default, Fact):
+        if name in skipped or isinstance(default, Fact | CheckLimits):
             continue
         key = field.alias or name
         path = f"{prefix}{key}"
         unset = default in (None, "")
         hint = " Required; for example:" if field.is_required() else " Not set by default; for example:"
         yield from _write_prose(f"{meanings[name]}{hint if unset else ''}")
-        yield f"#{key} = {_write_value(_EXAMPLES[path] if unset else default)}"
+        yield f"#{key} = {_write_value(_find_example(path, field) if unset else default)}"
+
+
+def _find_example(path: str, field: FieldInfo) -> Any:
+    """Return what is shown for a key that is not set by default: the field's own example, or ours."""
+    return field.examples[0] if field.examples else _EXAMPLES[path]
 
 
 def _find_default(field: FieldInfo) -> Any:
     return None if field.is_required() else field.get_default(call_default_factory=True)
-
-
-def _list_fields(table: Fact) -> Iterator[tuple[str, Fact]]:
-    for name, value in table:
-        yield type(table).model_fields[name].alias or name, value
 
 
 def _describe_keys(model: type[BaseModel]) -> dict[str, str]:

@@ -1,15 +1,16 @@
-"""An arm of the experiment: a named condition that the model is measured in."""
+"""An arm of the experiment: a condition that the model is measured in, what it is for and what it changes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from sw_audit.fact import Fact
 from sw_audit.policy.recipe import Recipe
-from sw_audit.record.address import AddressGroup, Index
+from sw_audit.policy.scheme import Scheme
+from sw_audit.record.address import AddressGroup, Index, WeightAddress, list_addresses
 
 
 class Scale(Fact):
@@ -120,16 +121,261 @@ Act = Annotated[
 ]
 
 
-class Arm(Fact):
-    """A named condition; the baseline has no acts.
+class NamedPurpose(Fact):
+    """What an arm is for; two arms of one model differ in it.
+
+    Every kind has a `name`, which is how people, the command line and JSON call its arm.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the arm, different for each purpose."""
+        return str(self)
+
+
+class Baseline(NamedPurpose):
+    """The model as it is."""
+
+    kind: Literal["baseline"] = "baseline"
+
+    def __str__(self) -> str:
+        return "baseline"
+
+
+class Pruned(NamedPurpose):
+    """All super weights are zero."""
+
+    kind: Literal["pruned"] = "pruned"
+
+    def __str__(self) -> str:
+        return "pruned"
+
+
+class Flipped(NamedPurpose):
+    """All super weights have the opposite sign."""
+
+    kind: Literal["flipped"] = "flipped"
+
+    def __str__(self) -> str:
+        return "flipped"
+
+
+SubsetPart = Literal["alone", "row", "column", "without"]
+SUBSET_PARTS: tuple[SubsetPart, ...] = ("alone", "row", "column", "without")
+
+
+class Subset(NamedPurpose):
+    """Some of the super weights are zero.
 
     Attributes:
-        name: Unique within one model's audit.
+        part: `alone` (one scalar), `row` (all on one residual channel, whatever the layer), `column` (all fed by
+            one neuron of one down-projection), `without` (all but one).
+        number: Counts from 1 within the part; with `alone` and `without` it is the scalar's place in the set.
+    """
+
+    kind: Literal["subset"] = "subset"
+    part: SubsetPart
+    number: int = Field(ge=1)
+
+    def __str__(self) -> str:
+        return f"{self.part}/{self.number}"
+
+
+class Dose(NamedPurpose):
+    """All super weights are multiplied by a factor; 0 is `Pruned`, 1 is `Baseline`, -1 is `Flipped`."""
+
+    kind: Literal["dose"] = "dose"
+    factor: float
+
+    def __str__(self) -> str:
+        return f"dose/{self.factor:.12g}"
+
+
+class OtherOutliers(NamedPurpose):
+    """The largest weights that are no super weights are zero."""
+
+    kind: Literal["other-outliers"] = "other-outliers"
+
+    def __str__(self) -> str:
+        return "other-outliers"
+
+
+ControlKind = Literal["same-row", "same-column", "same-magnitude", "random"]
+CONTROL_KINDS: tuple[ControlKind, ...] = ("same-row", "same-column", "same-magnitude", "random")
+
+
+class Placebo(NamedPurpose):
+    """As many other scalars as there are super weights are zero.
+
+    Attributes:
+        control: What they share with the super weights.
+        draw: Counts from 1 within the kind of control.
+    """
+
+    kind: Literal["placebo"] = "placebo"
+    control: ControlKind
+    draw: int = Field(ge=1)
+
+    def __str__(self) -> str:
+        return f"placebo/{self.control}/{self.draw}"
+
+
+class RestoredActivation(NamedPurpose):
+    """The super weights are zero and the super activation is put back."""
+
+    kind: Literal["restored-activation"] = "restored-activation"
+
+    def __str__(self) -> str:
+        return "restored-activation"
+
+
+class Rounding(NamedPurpose):
+    """Weights are rounded to the nearest step of a recipe.
+
+    Attributes:
+        recipe: How.
+        keep: Whether the super weights are kept in full precision.
+    """
+
+    kind: Literal["rounding"] = "rounding"
+    recipe: Recipe
+    keep: bool
+
+    def __str__(self) -> str:
+        return f"{self.recipe} {'hold-out' if self.keep else 'plain'}"
+
+
+Treatment = Literal["naive", "hold-out", "smoothquant", "smoothquant searched"]
+NAIVE: Final = "naive"
+HELD_OUT: Final = "hold-out"
+SMOOTHED: Final = "smoothquant"
+SEARCHED: Final = "smoothquant searched"
+
+
+class ActivationRounding(NamedPurpose):
+    """Activations are rounded, and weights as the scheme says.
+
+    Attributes:
+        scheme: Bits of weights and activations.
+        treatment: What is done about outliers: `naive` nothing; `hold-out` keeps the super activation in full
+            precision; `smoothquant` with the policy's alpha, or with the one found by search.
+        trial: The alpha that is tried in a search on calibration text; `None` outside of a search.
+    """
+
+    kind: Literal["activation-rounding"] = "activation-rounding"
+    scheme: Scheme
+    treatment: Treatment
+    trial: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.scheme} {self.treatment}" + ("" if self.trial is None else f" {self.trial:g}")
+
+
+class Parent(NamedPurpose):
+    """The model's parent."""
+
+    kind: Literal["parent"] = "parent"
+
+    def __str__(self) -> str:
+        return "parent"
+
+
+class Descendant(NamedPurpose):
+    """The model as it is, beside its parent."""
+
+    kind: Literal["descendant"] = "descendant"
+
+    def __str__(self) -> str:
+        return "descendant"
+
+
+class RestoredWeights(NamedPurpose):
+    """The descendant with the parent's super weights put back."""
+
+    kind: Literal["restored-weights"] = "restored-weights"
+
+    def __str__(self) -> str:
+        return "parent-super-weights"
+
+
+class RestoredModule(NamedPurpose):
+    """The descendant with one module of the parent.
+
+    Attributes:
+        module: Its qualified name, such as `model.layers.2.mlp.down_proj`.
+    """
+
+    kind: Literal["restored-module"] = "restored-module"
+    module: str
+
+    def __str__(self) -> str:
+        return f"parent-module/{self.module}"
+
+
+class Backend(NamedPurpose):
+    """What another library makes of the model.
+
+    Attributes:
+        method: Such as `bitsandbytes-nf4`.
+    """
+
+    kind: Literal["backend"] = "backend"
+    method: str
+
+    def __str__(self) -> str:
+        return self.method
+
+
+class Custom(NamedPurpose):
+    """Whatever a caller of the library wants to measure.
+
+    Attributes:
+        label: Name of the arm.
+    """
+
+    kind: Literal["custom"] = "custom"
+    label: str = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return self.label
+
+
+Purpose = Annotated[
+    Baseline
+    | Pruned
+    | Flipped
+    | Subset
+    | Dose
+    | OtherOutliers
+    | Placebo
+    | RestoredActivation
+    | Rounding
+    | ActivationRounding
+    | Parent
+    | Descendant
+    | RestoredWeights
+    | RestoredModule
+    | Backend
+    | Custom,
+    Field(discriminator="kind"),
+]
+
+
+class Arm(Fact):
+    """A condition; the baseline has no acts.
+
+    Attributes:
+        purpose: What it is for; unique within one model's audit.
         acts: Done together, in order.
     """
 
-    name: str
+    purpose: Purpose
     acts: tuple[Act, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How people call it; as unique as its purpose."""
+        return self.purpose.name
 
     def addressed(self) -> Iterator[AddressGroup]:
         """Yield every group of scalars that the acts name."""
@@ -143,33 +389,54 @@ class Arm(Fact):
                     yield from act.addresses
 
 
-BASELINE = Arm(name="baseline")
-PRUNED = "pruned"
-OTHER_OUTLIERS = "other-outliers"
-RESTORED = "restored-activation"
-FLIPPED = "flipped"
-PLACEBO_KINDS = ("same-row", "same-column", "same-magnitude", "random")
+BASELINE = Arm(purpose=Baseline())
+PRUNED, FLIPPED, OTHER_OUTLIERS, RESTORED = Pruned(), Flipped(), OtherOutliers(), RestoredActivation()
+PARENT, DESCENDANT, RESTORED_WEIGHTS = Parent(), Descendant(), RestoredWeights()
 
 
-def name_placebo(kind: str, draw: int) -> str:
-    """Name the arm of one matched control, such as `placebo/same-row/1`."""
-    return f"placebo/{kind}/{draw}"
+def dose(factor: float) -> Purpose:
+    """Return the purpose of an arm in which the super weights are multiplied by a factor."""
+    plain: dict[float, Purpose] = {0.0: PRUNED, 1.0: BASELINE.purpose, -1.0: FLIPPED}
+    return plain.get(factor) or Dose(factor=factor)
 
 
-def name_dose(factor: float) -> str:
-    """Name the arm in which the super weights are multiplied by a factor, such as `dose/0.25`.
+def list_pruned(arm: Arm) -> frozenset[WeightAddress] | None:
+    """Return the scalars that an arm prunes, if that is all it does."""
+    if len(arm.acts) != 1 or not isinstance(act := arm.acts[0], Scale) or act.factor != 0:
+        return None
+    return frozenset(list_addresses(act.addresses))
 
-    0 is the pruned arm, 1 the baseline and -1 the flipped one: none of them has a second name.
+
+def list_subsets(super_weights: Sequence[WeightAddress]) -> dict[Subset, tuple[WeightAddress, ...]]:
+    """List the proper parts of a set that say who is responsible; a set of one has none.
+
+    Rows and columns count where they hold more than one scalar and not all. Two parts of different kinds can hold
+    the same scalars: of two scalars, the set without the first is the second alone.
+
+    Args:
+        super_weights: The located set.
     """
-    plain = {0.0: PRUNED, 1.0: BASELINE.name, -1.0: FLIPPED}
-    return plain.get(factor) or f"dose/{factor:.12g}"
+    if len(super_weights) < 2:
+        return {}
+    parts: dict[SubsetPart, list[tuple[WeightAddress, ...]]] = {
+        "alone": [(address,) for address in super_weights],
+        "row": _gather((address.row, address) for address in super_weights),
+        "column": _gather(
+            ((address.parameter, address.expert, address.column), address) for address in super_weights
+        ),
+        "without": [tuple(other for other in super_weights if other != address) for address in super_weights],
+    }
+    for part in ("row", "column"):
+        parts[part] = [members for members in parts[part] if 1 < len(members) < len(super_weights)]
+    return {
+        Subset(part=part, number=number): members
+        for part in SUBSET_PARTS
+        for number, members in enumerate(parts[part], 1)
+    }
 
 
-def is_dose(arm: Arm) -> bool:
-    """Tell whether an arm is one of a dose curve that no other arm is."""
-    return arm.name.startswith("dose/")
-
-
-def name_rounding(recipe: Recipe, *, holdout: bool) -> str:
-    """Name the arm of one recipe, such as `int4/64x64 plain` or `int4/64x64 hold-out`."""
-    return f"{recipe} {'hold-out' if holdout else 'plain'}"
+def _gather(keyed: Iterable[tuple[Hashable, WeightAddress]]) -> list[tuple[WeightAddress, ...]]:
+    gathered: dict[Hashable, list[WeightAddress]] = {}
+    for key, address in keyed:
+        gathered.setdefault(key, []).append(address)
+    return [tuple(members) for members in gathered.values()]

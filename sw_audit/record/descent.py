@@ -6,20 +6,11 @@ from pydantic import Field
 
 from sw_audit.fact import Fact
 from sw_audit.record.address import Index, WeightAddress
+from sw_audit.record.arm import Purpose
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.protocol import Protocol
-
-PARENT = "parent"
-DESCENDANT = "descendant"
-RESTORED_WEIGHTS = "parent-super-weights"
-"""Names of the arms that every descendant is measured in."""
-
-
-def name_restored_module(module: str) -> str:
-    """Name the arm in which one module is the parent's, such as `parent-module/model.layers.2.mlp.down_proj`."""
-    return f"parent-module/{module}"
 
 
 class RetainedWeight(Fact):
@@ -111,9 +102,9 @@ class ComparedText(Fact):
     protocol: Protocol
     measurements: tuple[Measurement, ...]
 
-    def measured(self, arm: str) -> Measurement | None:
-        """Return the measurement of the arm of that name, if it was measured."""
-        return next((measured for measured in self.measurements if measured.arm.name == arm), None)
+    def measured(self, arm: Purpose | str) -> Measurement | None:
+        """Return the measurement of the arm with that purpose, or of that name, if it was measured."""
+        return next((measured for measured in self.measurements if measured.arm.name == str(arm)), None)
 
 
 class Continuation(Fact):

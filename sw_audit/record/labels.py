@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from sw_audit.policy.recipe import Recipe
-from sw_audit.policy.scheme import HELD_OUT, NAIVE, SEARCHED, SMOOTHED
 from sw_audit.record.arm import (
-    BASELINE,
-    FLIPPED,
+    HELD_OUT,
+    NAIVE,
     OTHER_OUTLIERS,
-    PLACEBO_KINDS,
-    PRUNED,
-    RESTORED,
+    SEARCHED,
+    SMOOTHED,
+    ActivationRounding,
     Arm,
-    Quantize,
-    QuantizeActivations,
+    Baseline,
+    Flipped,
+    Placebo,
+    Pruned,
+    Purpose,
+    RestoredActivation,
+    Rounding,
+    Subset,
+    Treatment,
 )
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-_WAYS = {
+_PARTS = {"alone": "Only scalar", "row": "Row group", "column": "Column group", "without": "All but"}
+_TREATMENTS: dict[Treatment, str] = {
     NAIVE: "naive",
     HELD_OUT: "super activation held out",
     SMOOTHED: "SmoothQuant",
@@ -40,41 +47,36 @@ def label_granularity(recipe: Recipe) -> str:
             return f"{recipe.granularity.rows} {TIMES} {recipe.granularity.columns}"
 
 
-def label_subset(name: str) -> str:
-    """Name a part of the set of super weights by its arm's name, such as `alone/2`; nothing if it is none."""
-    kind, _, number = name.partition("/")
-    words = {
-        "alone": "Only scalar {}",
-        "row": "Row group {}",
-        "column": "Column group {}",
-        "without": "All but {}",
-    }
-    return words[kind].format(number) if kind in words else ""
+def label_purpose(purpose: Purpose) -> str:
+    """Name what an arm is for; the draws of one kind of placebo share a name."""
+    match purpose:
+        case Baseline():
+            return "Model as it is"
+        case Pruned():
+            return "Super weights zeroed"
+        case RestoredActivation():
+            return "Zeroed, activation put back"
+        case Flipped():
+            return "Super weights, sign flipped"
+        case Subset():
+            return f"{label_subset(purpose)} zeroed"
+        case Placebo(control=control):
+            return f"Placebo, {'random' if control == 'random' else control.replace('-', ' ')}"
+        case Rounding(recipe=recipe, keep=keep):
+            return f"{recipe}, {'held out' if keep else 'plain'}"
+        case ActivationRounding(scheme=scheme, treatment=treatment):
+            return f"{str(scheme).upper()}, {_TREATMENTS[treatment]}"
+        case _:
+            return purpose.name
 
 
 def label_arm(arm: Arm) -> str:
-    """Name an arm for people; the draws of one kind of placebo share a name."""
-    if arm.name == BASELINE.name:
-        return "Model as it is"
-    if arm.name == PRUNED:
-        return "Super weights zeroed"
-    if arm.name == RESTORED:
-        return "Zeroed, activation put back"
-    if arm.name == FLIPPED:
-        return "Super weights, sign flipped"
-    if subset := label_subset(arm.name):
-        return f"{subset} zeroed"
-    if arm.name == OTHER_OUTLIERS:
-        others = sum(len(group) for group in arm.addressed())
-        return f"{others:,} other outliers zeroed"
-    kind = arm.name.split("/")[1] if arm.name.startswith("placebo/") else ""
-    if kind in PLACEBO_KINDS:
-        return f"Placebo, {'random' if kind == 'random' else kind.replace('-', ' ')}"
-    quantized = next((act for act in arm.acts if isinstance(act, Quantize)), None)
-    if quantized is not None and arm.name.startswith(str(quantized.recipe)):
-        held = "held out" if arm.name.endswith("hold-out") else "plain"
-        return f"{quantized.recipe}, {held}"
-    if any(isinstance(act, QuantizeActivations) for act in arm.acts):
-        scheme, _, way = arm.name.partition(" ")
-        return f"{scheme.upper()}, {_WAYS.get(way, way)}"
-    return arm.name
+    """Name an arm for people, with what is counted in it."""
+    if arm.purpose != OTHER_OUTLIERS:
+        return label_purpose(arm.purpose)
+    return f"{sum(len(group) for group in arm.addressed()):,} other outliers zeroed"
+
+
+def label_subset(subset: Subset) -> str:
+    """Name a part of the set of super weights."""
+    return f"{_PARTS[subset.part]} {subset.number}"

@@ -32,6 +32,11 @@ class TokenLoss(Fact):
         return self
 
     @property
+    def finite_nats(self) -> list[float]:
+        """The nats of each window in which they are finite."""
+        return [nats for nats in self.nats if nats is not None]
+
+    @property
     def mean_nats(self) -> float | None:
         """Nats per token; `None` if any window is not finite."""
         return _mean(self.nats, sum(self.tokens))

@@ -10,10 +10,10 @@ from sw_audit.fact import Fact
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.scheme import ActivationSetup
 from sw_audit.policy.targets import PatternMatch
-from sw_audit.record.arm import BASELINE
+from sw_audit.record.arm import BASELINE, DESCENDANT, Purpose
 from sw_audit.record.baseline import Baseline
 from sw_audit.record.comparison import Comparison
-from sw_audit.record.descent import DESCENDANT, Descent
+from sw_audit.record.descent import Descent
 from sw_audit.record.dose import DoseCurve
 from sw_audit.record.identity import Environment, ModelIdentity, Tool
 from sw_audit.record.location import Location, PromptTrace
@@ -81,14 +81,14 @@ class ModelResult(Fact):
         """Id of the model."""
         return self.model.id
 
-    def measured(self, arm: str) -> Measurement | None:
-        """Return the measurement of the arm of that name, if it was measured."""
-        return next((measured for measured in self.measurements if measured.arm.name == arm), None)
+    def measured(self, arm: Purpose | str) -> Measurement | None:
+        """Return the measurement of the arm with that purpose, or of that name, if it was measured."""
+        return next((measured for measured in self.measurements if measured.arm.name == str(arm)), None)
 
     @property
     def unedited(self) -> Measurement | None:
         """The model as it is, no act in force, by itself or beside its parent; `None` if it was not measured."""
-        beside = None if self.descent is None else self.descent.texts[0].measured(DESCENDANT)
+        beside = None if self.descent is None else self.descent.texts[0].measured(DESCENDANT.name)
         return self.measured(BASELINE.name) or beside
 
 

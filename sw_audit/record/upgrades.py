@@ -6,10 +6,13 @@ document of the old number into one of the new; golden records of every number s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sw_audit.errors import RecordError
+from sw_audit.policy.scheme import parse_scheme
+from sw_audit.record.arm import SUBSET_PARTS
 
 Document: TypeAlias = dict[str, Any]
 
@@ -37,6 +40,10 @@ _OF_ONE_MODEL = {
 """What schema 1 keeps in a table by model id, and the field of the model's own result that it becomes."""
 _ACTS = {"stand-in": "replace-layer", "borrow": "swap-modules"}
 """Kinds of acts that were renamed."""
+_PLAIN = ("baseline", "pruned", "flipped", "other-outliers", "restored-activation", "parent", "descendant")
+"""Arms whose name is the kind of their purpose."""
+_TREATED = re.compile(r"(w\d+a\d+) (naive|hold-out|smoothquant|smoothquant searched)")
+_ROUNDED = re.compile(r"(\S+) (plain|hold-out)")
 _FIELDS = {"witness": "weight_norm_prediction"}
 """Fields that were renamed."""
 
@@ -76,8 +83,35 @@ def _rename_words(part: Any) -> Any:
         return part
     renamed = {_FIELDS.get(key, key): _rename_words(value) for key, value in part.items()}
     if "acts" in renamed:
-        renamed["acts"] = [{**act, "kind": _ACTS.get(act["kind"], act["kind"])} for act in renamed["acts"]]
+        acts = [{**act, "kind": _ACTS.get(act["kind"], act["kind"])} for act in renamed["acts"]]
+        return {"purpose": _read_purpose(renamed["name"], acts), "acts": acts}
     return renamed
+
+
+def _read_purpose(name: str, acts: Sequence[Document]) -> Document:
+    """Return what an arm is for, which schema 1 tells by its name alone."""
+    head, _, rest = name.partition("/")
+    if name in _PLAIN:
+        return {"kind": name}
+    if head in SUBSET_PARTS and rest.isdecimal():
+        return {"kind": "subset", "part": head, "number": int(rest)}
+    if head == "dose":
+        return {"kind": "dose", "factor": float(rest)}
+    if head == "placebo":
+        control, _, draw = rest.partition("/")
+        return {"kind": "placebo", "control": control, "draw": int(draw)}
+    if name == "parent-super-weights":
+        return {"kind": "restored-weights"}
+    if head == "parent-module":
+        return {"kind": "restored-module", "module": rest}
+    if (treated := _TREATED.fullmatch(name)) is not None:
+        scheme = parse_scheme(treated[1]).model_dump(mode="json")
+        return {"kind": "activation-rounding", "scheme": scheme, "treatment": treated[2]}
+    if any(act["kind"] == "replace-layer" for act in acts):
+        return {"kind": "backend", "method": name}
+    if (rounded := _ROUNDED.fullmatch(name)) is not None and len(acts) == 1:
+        return {"kind": "rounding", "recipe": acts[0]["recipe"], "keep": rounded[2] == "hold-out"}
+    return {"kind": "custom", "label": name}
 
 
 STEPS: Mapping[int, Callable[[Document], Document]] = {1: _gather_by_model}

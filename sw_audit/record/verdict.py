@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
 
 from sw_audit.fact import Fact
 from sw_audit.policy.waiver import Waiver
@@ -18,6 +21,10 @@ class Status(StrEnum):
     SKIPPED = "skipped"
 
 
+Side = Literal["at least", "at most"]
+"""Which side of a limit is good."""
+
+
 class Finding(Fact):
     """One figure held against one limit.
 
@@ -28,6 +35,9 @@ class Finding(Fact):
         low: Lower end of its confidence interval.
         high: Upper end.
         limit: What it was held against; `None` if it is only reported.
+        side: Which side of the limit is good, where that is not as in the verdict.
+        arm: Name of the arm that was measured, if it was one.
+        text: The text that it was measured on, where there are several.
         because: The reason, in words.
     """
 
@@ -37,6 +47,9 @@ class Finding(Fact):
     low: float | None = None
     high: float | None = None
     limit: float | None = None
+    side: Side | None = None
+    arm: str | None = None
+    text: str | None = None
     because: str
 
 
@@ -63,6 +76,8 @@ class Verdict(Fact):
         low: Lower end of its confidence interval.
         high: Upper end.
         limit: What it was held against.
+        side: Which side of the limit is good.
+        counts: What was counted, by what it is.
         quantity: What `observed` is and its unit, such as `perplexity ratio`.
         because: The reason, in words.
         remedy: What to do about a verdict that is not a pass.
@@ -80,6 +95,8 @@ class Verdict(Fact):
     low: float | None = None
     high: float | None = None
     limit: float | None = None
+    side: Side | None = None
+    counts: dict[str, int] = Field(default_factory=dict)
     quantity: str = ""
     because: str
     remedy: str | None = None

@@ -10,9 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from sw_audit.checks.extra import find_extra_checks
-from sw_audit.checks.info import CHECKS, CheckInfo
-from sw_audit.checks.registry import list_checks
+from sw_audit.checks.judging import list_checks
+from sw_audit.checks.registry import find_checks
 from sw_audit.checks.waivers import examine_waivers
 from sw_audit.errors import PolicyError
 from sw_audit.policy.overlaying import overlay_policy
@@ -105,11 +104,6 @@ def read_tool_table(pyproject: Path) -> Policy:
     return parse_policy(table, origin)
 
 
-def find_checks() -> dict[str, CheckInfo]:
-    """Return every check that there is, built-in and of other packages, by id."""
-    return {check.id: check for check in (*CHECKS, *(extra.info for extra in find_extra_checks()))}
-
-
 def choose_checks(named: Collection[str], policy: Policy, model: ModelPolicy) -> tuple[str, ...]:
     """Return the checks to run on a model: those named, also where the policy leaves them out, else the policy's.
 
@@ -129,7 +123,7 @@ def choose_checks(named: Collection[str], policy: Policy, model: ModelPolicy) ->
             raise PolicyError(f"check {name!r}", "there is no such check", remedy)
     chosen = tuple(check for check in known if check in named)
     other = "model" if model.parent else "descendant"
-    foreign = {check.id for check in CHECKS if check.scope == other}
+    foreign = {check.id for check in known.values() if check.scope == other}
     return tuple(check for check in chosen if check not in foreign) or chosen
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sw_audit.checkpoint.digest import digest_content
 from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.checks.registry import Need, list_needs
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.stopwords import list_stop_words
 from sw_audit.corpus.text import read_corpus
@@ -19,7 +20,6 @@ from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.baselines import find_baseline
 from sw_audit.record.environment import list_versions
 from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_program
-from sw_audit.runner.parent import GENERATION, TASKS
 
 # What only decides how measurements are judged and shown, not what is measured.
 _JUDGED = ("waiver", "inconclusive", "expect", "confidence", "resamples", "minimum_windows")
@@ -84,8 +84,9 @@ def _describe_parent(result: Mapping[str, Any]) -> Question:
         return {}
     own = ("parent", "program", "packages", "machine", "texts", "tasks")
     policy = {key: result["policy"][key] for key in ("corpus", "descent", "seed")}
-    checks = [check for check in result["checks"] if check in (GENERATION, TASKS)]
-    return {**{key: result[key] for key in own}, "policy": policy, "checks": checks}
+    needs = list_needs(result["checks"])
+    asked = [need.name for need in (Need.GENERATION, Need.TASKS) if need in needs]
+    return {**{key: result[key] for key in own}, "policy": policy, "needs": asked}
 
 
 def describe_content(model: ModelPolicy) -> list[str] | None:

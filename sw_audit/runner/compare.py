@@ -34,7 +34,7 @@ from sw_audit.policy.storage import count_bits, count_groups
 from sw_audit.policy.targets import is_targeted, match_targets
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import AddressGroup, group_addresses
-from sw_audit.record.arm import BASELINE, Arm, Quantize, ReplaceLayer, name_rounding
+from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize, ReplaceLayer, Rounding
 from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 from sw_audit.record.record import ModelResult, Record
 from sw_audit.runner.run import compose_record
@@ -113,7 +113,7 @@ def _gather(
     ours = plan_rounding(policy, group_addresses(location.addresses), shapes)
     tokens = None if unscored is None else unscored.token_ids
     quantizers, obstacles = prepare_methods(methods, model, tokens, policy.seed, scratch, progress)
-    theirs = [Arm(name=name, acts=(ReplaceLayer(method=name),)) for name in quantizers]
+    theirs = [Arm(purpose=Custom(label=name), acts=(ReplaceLayer(method=name),)) for name in quantizers]
     arms = [BASELINE, *ours, *theirs]
     measurements = measure_arms(
         checkpoint,
@@ -178,7 +178,7 @@ def plan_rounding(
     ]
     return [
         Arm(
-            name=name_rounding(recipe, holdout=bool(groups)),
+            purpose=Rounding(recipe=recipe, keep=bool(groups)),
             acts=(Quantize(recipe=recipe, holdout=groups, targets=which.targets, ignore=which.ignore),),
         )
         for recipe in kept

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from sw_audit.checks.estimate import write_number
+from sw_audit.checks.registry import find_checks
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Finding, Status, Verdict
-from sw_audit.runner.assignments import find_checks
 
 PASSED, FAILED, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3
 """How `sw-audit audit` exits."""

@@ -11,7 +11,8 @@ from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.lint_headers import add_flaw, report_broken
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.quantization import describe_quantization
-from sw_audit.checks.recovery import RecoveryPlan
+from sw_audit.checks.recovery_plan import RecoveryPlan
+from sw_audit.checks.registry import Need, list_needs
 from sw_audit.corpus.protocol import list_cautions
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.locate.controls import count_weights
@@ -47,7 +48,6 @@ from sw_audit.runner.single import locate_model
 
 RANKED = 16
 """So many of the modules that differ most are named."""
-_LAYERED = ("layer-error", "range-fits-dtype")
 
 
 class Pair:
@@ -157,7 +157,7 @@ def _measure_beside(
     continuations = generate_continuations(checkpoint, origin.prompts, progress)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     restored = restore_super_weights(parent, checkpoint, there.super_weights)
-    layered = any(check in checks for check in _LAYERED)
+    layered = Need.LAYERS in list_needs(checks)
     compare = partial(compare_on_text, parent, checkpoint)
     arms = [restored] if restored else []
     compared = [

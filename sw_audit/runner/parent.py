@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
+from sw_audit.checks.registry import Need, list_needs
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
 from sw_audit.locate.locator import locate_super_weights
@@ -17,8 +18,6 @@ from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
-
-GENERATION, TASKS = "generation-sane", "task-accuracy"
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,14 @@ def measure_parent(
     Raises:
         InputError: If it, or the text, cannot be used.
     """
-    text = read_corpus(policy.corpus)
+    text, needs = read_corpus(policy.corpus), list_needs(checks)
     progress("opening the parent", 0, 1)
     parent = open_by_layers(model, digest=True) if by_layers else open_checkpoint(model)
     progress("locating in the parent", 0, 1)
     location = predict_from_weights(parent.layers, locate_super_weights(parent))
-    answers = answer_tasks(parent, policy.descent) if TASKS in checks else ()
+    answers = answer_tasks(parent, policy.descent) if Need.TASKS in needs else ()
     result = ParentResult(parent.identity, location, answers=answers)
-    if GENERATION not in checks:
+    if Need.GENERATION not in needs:
         return result
     limit = parent.maximum_positions
     windows = window_corpus(text, parent.tokenizer, policy.corpus, limit)

@@ -20,10 +20,9 @@ from typing import TypeVar
 from sw_audit import __version__
 from sw_audit.checkpoint.inspection import inspect_checkpoint
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.checks.recovery import plan_recovery
-from sw_audit.checks.registry import judge_evidence, list_checks
+from sw_audit.checks.judging import judge_failure, judge_result, list_checks
+from sw_audit.checks.recovery_plan import plan_recovery
 from sw_audit.checks.waivers import apply_waivers
-from sw_audit.checks.weights import judge_failure
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.text import check_corpus
 from sw_audit.errors import BrokenWeightsError
@@ -171,9 +170,9 @@ def judge_model(model: _Model, policy: Policy, checks: Sequence[str]) -> _Model:
         checks: Ids of the checks.
     """
     if isinstance(model, ModelFailure):
-        verdicts = judge_failure(model, policy, checks)
+        verdicts = judge_failure(model, checks)
     else:
-        verdicts = judge_evidence(model, policy, checks)
+        verdicts = judge_result(model, policy, checks)
     today = datetime.now(UTC).date()
     return model.model_copy(update={"verdicts": apply_waivers(verdicts, policy.waivers, today)})
 

@@ -7,6 +7,10 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.checks.arms import ArmTargets
+from sw_audit.checks.plan import CHOICE_ARMS, Needs, plan_arms, plan_needs, plan_trials
+from sw_audit.checks.registry import Need
+from sw_audit.checks.super_activation_persists import SuperActivationPersistsLimits
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
 from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
@@ -24,15 +28,12 @@ from sw_audit.measure.retention import compare_with_baseline
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.targets import PatternMatch, match_targets
 from sw_audit.progress import Progress, ignore_progress
-from sw_audit.record.arm import BASELINE, Arm, Quantize, is_dose
+from sw_audit.record.arm import BASELINE, Arm, Dose, Quantize
 from sw_audit.record.baselines import find_baseline
 from sw_audit.record.location import Depth, Location, Outcome, PromptTrace
 from sw_audit.record.record import ModelResult
 from sw_audit.runner.cache import NO_CACHE, ArmCache
-from sw_audit.runner.plan import CHOICE_ARMS, ArmTargets, Needs, plan_arms, plan_needs, plan_trials
 from sw_audit.testing.counterexamples import search_prompts
-
-PUBLISHED_CHECK = "matches-published-index"
 
 
 def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
@@ -79,27 +80,27 @@ def measure_single(
     unscored = cut_calibration(text, tokenizer, windows, policy.activations.calibration_windows)
     setup = (
         prepare_activations(checkpoint, location.token_ids, unscored, plan_trials(policy, checks, roles))
-        if needs.activations
+        if Need.ACTIVATIONS in needs
         else None
     )
     arms = plan_arms(policy, checks, roles, setup)
     targets = _match_targets(checkpoint, arms, policy)
     lookup = find_policy_model(policy, model, checkpoint.identity.digest)
-    followed = needs.persistence and location.outcome is Outcome.LOCATED
-    baseline = find_baseline(policy, model)
+    followed = Need.PERSISTENCE in needs and location.outcome is Outcome.LOCATED
+    baseline, law = find_baseline(policy, model), policy.checks[SuperActivationPersistsLimits]
     measure = partial(
         measure_arms,
         checkpoint,
         windows=windows,
         protocol=protocol.signature,
-        choices=(read_choices(policy.corpus) if needs.choices else None) or (),
-        choice_arms=CHOICE_ARMS,
+        choices=(read_choices(policy.corpus) if Need.CHOICES in needs else None) or (),
+        choice_arms=[arm.name for arm in CHOICE_ARMS],
         bos=tokenizer.bos_token_id,
         stop_words=stop_word_ids(list_stop_words(policy.corpus), tokenizer),
-        calibration=unscored if needs.activations else None,
+        calibration=unscored if Need.ACTIVATIONS in needs else None,
         progress=progress,
     )
-    answering = (BASELINE.name, *CHOICE_ARMS) if needs.choices else ()
+    answering = [BASELINE.name, *(arm.name for arm in CHOICE_ARMS)] if Need.CHOICES in needs else []
     measurements = kept.recall_arms(
         arms, measure, model_id=model.id, protocol=protocol.signature, answering=answering
     )
@@ -108,33 +109,32 @@ def measure_single(
         protocol=protocol,
         location=location,
         persistence=_follow(checkpoint, location, windows, policy) if followed else (),
-        prompt_search=search_prompts(checkpoint, location, policy.checks.super_activation_persists, policy.seed)
+        prompt_search=search_prompts(checkpoint, location, law.examples, law.tolerance, policy.seed)
         if followed
         else None,
         measurements=measurements,
-        mechanism=follow_super_activations(checkpoint, location) if needs.mechanism else (),
+        mechanism=follow_super_activations(checkpoint, location) if Need.MECHANISM in needs else (),
         published_doses=list_dose_curves(open_index(policy.index), lookup.model)
-        if any(is_dose(arm) for arm in arms)
+        if any(isinstance(arm.purpose, Dose) for arm in arms)
         else (),
-        published=lookup if PUBLISHED_CHECK in checks else None,
+        published=lookup if Need.PUBLISHED in needs else None,
         activations=setup,
         targets=targets,
         baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=weights,
         notes=list_cautions(
-            policy.corpus, checkpoint.vocabulary, uncalibrated=needs.activations and unscored is None
+            policy.corpus, checkpoint.vocabulary, uncalibrated=Need.ACTIVATIONS in needs and unscored is None
         ),
         seconds=time.perf_counter() - started,
     )
 
 
 def _select_targets(checkpoint: Checkpoint, location: Location, needs: Needs, seed: int) -> ArmTargets:
-
     super_weights = location.addresses
     others = find_largest_weights(checkpoint.layers, needs.other_outliers, super_weights)
     placebos = {
-        name: draw_placebos(checkpoint.layers, super_weights, kind, seed=f"{seed}/{name}")
-        for name, kind in needs.placebos.items()
+        placebo: draw_placebos(checkpoint.layers, super_weights, placebo.control, seed=f"{seed}/{placebo}")
+        for placebo in needs.placebos
     }
     channels = tuple(dict.fromkeys(activation.channel for activation in location.super_activations))
     return ArmTargets(super_weights=super_weights, other_outliers=others, placebos=placebos, channels=channels)

@@ -12,14 +12,11 @@ from hypothesis import HealthCheck, Phase, Verbosity, configuration, find, setti
 from hypothesis.errors import NoSuchExample
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.checks.limits import SuperActivationPersistsLimits
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.trace import find_break, trace_prompts
 from sw_audit.record.location import Location, PromptTrace
 from sw_audit.record.prompt_search import BreakingPrompt, PromptSearch
 from sw_audit.testing.strategies import prompts
-
-EXAMPLES_KEY = "[checks.super-activation-persists] examples"
 
 
 @dataclass(frozen=True)
@@ -102,24 +99,23 @@ def find_counterexample(
 
 
 def search_prompts(
-    checkpoint: Checkpoint, location: Location, limits: SuperActivationPersistsLimits, seed: int = 0
+    checkpoint: Checkpoint, location: Location, examples: int, tolerance: float, seed: int = 0
 ) -> PromptSearch:
     """Search as a policy asks, and say what came of it, or why there was no search.
 
     Args:
         checkpoint: The model; it is not changed.
         location: What was located in it.
-        limits: How many prompts, and how far the super activation may deviate on one.
+        examples: How many prompts at most; 0 is no search.
+        tolerance: How far the super activation may deviate on one, relative to its value.
         seed: Of the search: the same seed finds the same prompt.
     """
-    search = PromptSearch(examples=limits.examples, tolerance=limits.tolerance)
-    if not limits.examples:
-        return search.model_copy(update={"omitted": f"`{EXAMPLES_KEY}` is 0"})
+    search = PromptSearch(examples=examples, tolerance=tolerance)
+    if not examples:
+        return search.model_copy(update={"omitted": "`examples` is 0"})
     try:
         with _discard_notes():
-            counterexample = find_counterexample(
-                checkpoint, location, limits.tolerance, examples=limits.examples, seed=seed
-            )
+            counterexample = find_counterexample(checkpoint, location, tolerance, examples=examples, seed=seed)
     except CheckpointError as error:
         return search.model_copy(update={"stopped": error.found})
     if counterexample is None:

@@ -33,7 +33,7 @@ def test_the_front_door_opens_without_torch() -> None:
     assert "torch" not in loaded_by("import sw_audit")
 
 
-LIGHT = ("sw_audit.runner.plan", "sw_audit.checks.registry", "sw_audit.cli.main")
+LIGHT = ("sw_audit.checks.plan", "sw_audit.checks.registry", "sw_audit.cli.main")
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -28,7 +28,7 @@ from sw_audit.measure.mechanism import eager_attention
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.activations import round_activations
 from sw_audit.quantize.calibration import Calibration, Operand
-from sw_audit.record.arm import Arm, Quantize, QuantizeActivations
+from sw_audit.record.arm import Arm, Custom, Quantize, QuantizeActivations
 from sw_audit.testing.families import DENSE, EXPERTS, build_random_model
 from sw_audit.testing.planting import observe
 
@@ -141,7 +141,7 @@ def test_a_static_range_comes_from_the_calibration_and_a_held_channel_from_its_r
 
 def test_static_scales_without_calibration_are_refused_in_one_line() -> None:
     checkpoint = open_planted("llama")
-    arm = Arm(name="static", acts=(QuantizeActivations(bits=8, scale="tensor"),))
+    arm = Arm(purpose=Custom(label="static"), acts=(QuantizeActivations(bits=8, scale="tensor"),))
     with (
         pytest.raises(CorpusError, match="no calibration text") as caught,
         applied_arm(arm, checkpoint.layers[0]),
@@ -177,7 +177,10 @@ def test_no_dense_family_is_refused_and_eight_bits_change_little(family: str) ->
 
 def test_no_hook_is_left_after_an_exception() -> None:
     checkpoint = open_planted("gpt2")
-    arm = Arm(name="all", acts=(Quantize(recipe=parse_recipe("int8/row/symmetric")), QuantizeActivations(bits=8)))
+    arm = Arm(
+        purpose=Custom(label="all"),
+        acts=(Quantize(recipe=parse_recipe("int8/row/symmetric")), QuantizeActivations(bits=8)),
+    )
 
     def interrupted() -> None:
         with applied_arm(arm, checkpoint.layers[1]):

@@ -19,7 +19,7 @@ from sw_audit.errors import CheckpointError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import Arm, Quantize, Scale, SetTo
+from sw_audit.record.arm import Arm, Custom, Quantize, Scale, SetTo
 
 MODELS = {"llama": wrap_model(build_llama()), "gpt2": wrap_model(build_gpt2())}
 DOWN = {"llama": "model.layers.2.mlp.down_proj.weight", "gpt2": "transformer.h.2.mlp.c_proj.weight"}
@@ -44,7 +44,9 @@ def test_scaling_changes_the_addressed_scalars_and_no_other(
         expected[row, column] = before[row, column] * factor
     with (
         torch.no_grad(),
-        applied_arm(Arm(name="x", acts=(Scale(addresses=(group,), factor=factor),)), model.layers[2]),
+        applied_arm(
+            Arm(purpose=Custom(label="x"), acts=(Scale(addresses=(group,), factor=factor),)), model.layers[2]
+        ),
     ):
         assert torch.equal(weight, expected)
     assert torch.equal(weight, before)
@@ -56,7 +58,7 @@ def test_acts_are_done_in_order_and_undone_in_reverse() -> None:
     before = weight.clone()
     group = (AddressGroup(parameter=DOWN["llama"], rows=(4,), columns=(9,)),)
     acts = (SetTo(addresses=group, value=2.0), Scale(addresses=group, factor=3.0))
-    with torch.no_grad(), applied_arm(Arm(name="x", acts=acts), model.layers[2]):
+    with torch.no_grad(), applied_arm(Arm(purpose=Custom(label="x"), acts=acts), model.layers[2]):
         assert float(weight[4, 9]) == 6.0
     assert torch.equal(weight, before)
 
@@ -75,7 +77,7 @@ def test_a_rounded_layer_has_every_matrix_rounded_in_its_own_layout(family: str)
         )
         for matrix in layer.matrices
     ]
-    arm = Arm(name="x", acts=(Quantize(recipe=recipe, holdout=(held,)),))
+    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=recipe, holdout=(held,)),))
     with torch.no_grad(), applied_arm(arm, layer):
         for matrix, wanted, stored in zip(layer.matrices, expected, before, strict=True):
             assert torch.equal(matrix.weight, wanted)
@@ -88,16 +90,16 @@ def test_a_rounded_layer_has_every_matrix_rounded_in_its_own_layout(family: str)
 def test_an_arm_touches_only_the_layers_it_names() -> None:
     layers = MODELS["llama"].layers
     group = (AddressGroup(parameter=DOWN["llama"], rows=(0,), columns=(0,)),)
-    scaled = Arm(name="x", acts=(Scale(addresses=group, factor=0.0),))
+    scaled = Arm(purpose=Custom(label="x"), acts=(Scale(addresses=group, factor=0.0),))
     assert [touches(scaled, layer) for layer in layers] == [False, False, True, False, False, False]
-    rounded = Arm(name="y", acts=(Quantize(recipe=parse_recipe("int4/row")),))
+    rounded = Arm(purpose=Custom(label="y"), acts=(Quantize(recipe=parse_recipe("int4/row")),))
     assert all(touches(rounded, layer) for layer in layers)
-    assert not any(touches(Arm(name="baseline"), layer) for layer in layers)
+    assert not any(touches(Arm(purpose=Custom(label="baseline")), layer) for layer in layers)
 
 
 def test_a_transposed_address_is_refused_in_one_line() -> None:
     group = AddressGroup(parameter=DOWN["llama"], rows=(100,), columns=(3,))
-    arm = Arm(name="x", acts=(Scale(addresses=(group,), factor=0.0),))
+    arm = Arm(purpose=Custom(label="x"), acts=(Scale(addresses=(group,), factor=0.0),))
     refused = pytest.raises(CheckpointError, match="the matrix is 48 x 112; give row")
     with refused, torch.no_grad(), applied_arm(arm, MODELS["llama"].layers[2]):
         raise AssertionError("the arm was put in force")
@@ -138,7 +140,7 @@ def test_an_arm_on_one_expert_changes_its_scalar_and_no_other(name: str) -> None
     expected[(EXPERT, COLUMN, ROW) if name == "gpt_oss" else (EXPERT, ROW, COLUMN)] = -7.5
     group = (name_scalar(find_expert(checkpoint)),)
     acts = (SetTo(addresses=group, value=-3.0), Scale(addresses=group, factor=2.5))
-    with torch.no_grad(), applied_arm(Arm(name="x", acts=acts), checkpoint.layers[LAYER]):
+    with torch.no_grad(), applied_arm(Arm(purpose=Custom(label="x"), acts=acts), checkpoint.layers[LAYER]):
         assert torch.equal(tensor, expected)
     assert torch.equal(tensor, before)
 
@@ -154,7 +156,7 @@ def test_experts_are_rounded_one_by_one_and_the_held_out_scalar_is_exact(name: s
         round_to_nearest(matrix.weight, recipe, kept if (matrix.parameter, matrix.expert) == own else None)
         for matrix in layer.matrices
     ]
-    arm = Arm(name="x", acts=(Quantize(recipe=recipe, holdout=(name_scalar(down),)),))
+    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=recipe, holdout=(name_scalar(down),)),))
     with torch.no_grad(), applied_arm(arm, layer):
         for matrix, rounded in zip(layer.matrices, expected, strict=True):
             assert torch.equal(matrix.weight, rounded)
@@ -165,6 +167,6 @@ def test_experts_are_rounded_one_by_one_and_the_held_out_scalar_is_exact(name: s
 def test_an_expert_that_is_not_there_is_refused_in_one_line() -> None:
     checkpoint = open_experts("mixtral")
     group = name_scalar(find_expert(checkpoint)).model_copy(update={"expert": 4})
-    arm = Arm(name="x", acts=(Scale(addresses=(group,), factor=0.0),))
+    arm = Arm(purpose=Custom(label="x"), acts=(Scale(addresses=(group,), factor=0.0),))
     with pytest.raises(CheckpointError, match=r"expert 4 of .*down_proj: it fuses 4 experts"):
         touches(arm, checkpoint.layers[LAYER])

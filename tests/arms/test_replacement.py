@@ -12,7 +12,7 @@ from torch import nn
 
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import BASELINE, Arm, ReplaceLayer, Scale, Smooth
+from sw_audit.record.arm import BASELINE, Arm, Custom, ReplaceLayer, Scale, Smooth
 
 
 def silence(layer: DecoderLayer) -> nn.Module:
@@ -38,7 +38,7 @@ def test_a_replacing_layer_runs_in_the_layers_place_and_leaves_the_layer_alone()
 
     arms = [
         BASELINE,
-        Arm(name="other library", acts=(ReplaceLayer(method="zeros"),)),
+        Arm(purpose=Custom(label="other library"), acts=(ReplaceLayer(method="zeros"),)),
         Arm(
             name="by hand",
             acts=tuple(Scale(addresses=(name_all(layer),), factor=0.0) for layer in checkpoint.layers),
@@ -55,7 +55,7 @@ def test_a_replacing_layer_runs_in_the_layers_place_and_leaves_the_layer_alone()
 def test_a_method_that_is_not_given_or_not_alone_is_refused() -> None:
     checkpoint = open_family(LLAMA)
     with pytest.raises(KeyError, match="gone"):
-        collect(checkpoint, [BASELINE, Arm(name="x", acts=(ReplaceLayer(method="gone"),))])
-    both = Arm(name="x", acts=(ReplaceLayer(method="zeros"), Smooth(alpha=0.5)))
+        collect(checkpoint, [BASELINE, Arm(purpose=Custom(label="x"), acts=(ReplaceLayer(method="gone"),))])
+    both = Arm(purpose=Custom(label="x"), acts=(ReplaceLayer(method="zeros"), Smooth(alpha=0.5)))
     with pytest.raises(ValueError, match="stands in"):
         collect(checkpoint, [BASELINE, both], factories={"zeros": silence})

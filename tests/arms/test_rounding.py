@@ -13,7 +13,7 @@ from sw_audit.errors import CorpusError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.arm import Arm, Quantize
+from sw_audit.record.arm import Arm, Custom, Quantize
 
 LLAMA, GPT2 = wrap_model(build_llama()), wrap_model(build_gpt2())
 RECIPE = parse_recipe("int3/group16")
@@ -22,7 +22,7 @@ RECIPE = parse_recipe("int3/group16")
 def list_changed(layer: DecoderLayer, act: Quantize) -> list[str]:
     """Return the short names of the matrices that are others while an act is in force."""
     before = [matrix.weight.clone() for matrix in layer.matrices]
-    with torch.no_grad(), applied_arm(Arm(name="x", acts=(act,)), layer):
+    with torch.no_grad(), applied_arm(Arm(purpose=Custom(label="x"), acts=(act,)), layer):
         changed = [
             matrix.parameter.split(".")[-2]
             for matrix, stored in zip(layer.matrices, before, strict=True)
@@ -46,7 +46,7 @@ def test_only_targets_that_are_not_ignored_are_rounded() -> None:
 
 
 def test_a_layer_without_a_target_is_not_touched() -> None:
-    arm = Arm(name="x", acts=(Quantize(recipe=RECIPE, targets=("model.layers.[24].*",)),))
+    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=RECIPE, targets=("model.layers.[24].*",)),))
     assert [touches(arm, layer) for layer in LLAMA.layers] == [False, False, True, False, True, False]
     assert list_changed(LLAMA.layers[3], Quantize(recipe=RECIPE, targets=("model.layers.[24].*",))) == []
 
@@ -54,7 +54,10 @@ def test_a_layer_without_a_target_is_not_touched() -> None:
 @pytest.mark.parametrize("model", [LLAMA, GPT2], ids=["llama", "gpt2"])
 def test_memory_is_used_again_and_what_was_in_it_does_not_matter(model: object) -> None:
     layers = model.layers  # type: ignore[attr-defined]
-    arms = [Arm(name=name, acts=(Quantize(recipe=parse_recipe(name)),)) for name in ("int4/row", "int2/8x8/z2")]
+    arms = [
+        Arm(purpose=Custom(label=name), acts=(Quantize(recipe=parse_recipe(name)),))
+        for name in ("int4/row", "int2/8x8/z2")
+    ]
     spare = SpareTensors()
     seen = set()
     for layer in layers:
@@ -85,7 +88,7 @@ def test_memory_comes_back_after_an_exception_and_the_layer_is_as_it_was() -> No
     with (
         pytest.raises(KeyboardInterrupt),
         torch.no_grad(),
-        applied_arm(Arm(name="x", acts=(Quantize(recipe=RECIPE),)), layer, None, spare),
+        applied_arm(Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=RECIPE),)), layer, None, spare),
     ):
         raise KeyboardInterrupt
     assert [matrix.tensor.data_ptr() for matrix in layer.matrices] == before
@@ -102,7 +105,7 @@ def test_a_search_on_a_corpus_counts_errors_by_what_the_calibration_text_showed(
         round_to_nearest(matrix.weight, recipe, None, shown[matrix.parameter]) for matrix in layer.matrices
     ]
     free = [round_to_nearest(matrix.weight, parse_recipe("int2/row/search")) for matrix in layer.matrices]
-    arm = Arm(name="x", acts=(Quantize(recipe=recipe),))
+    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=recipe),))
     with torch.no_grad(), applied_arm(arm, layer, calibration):
         for matrix, wanted, without in zip(layer.matrices, expected, free, strict=True):
             assert torch.equal(matrix.weight, wanted)
@@ -111,7 +114,7 @@ def test_a_search_on_a_corpus_counts_errors_by_what_the_calibration_text_showed(
 
 @pytest.mark.parametrize("calibration", [None, Calibration(largest={}, runner_up={}, mean_square={})])
 def test_a_search_on_a_corpus_that_never_reached_a_matrix_is_one_line(calibration: Calibration | None) -> None:
-    arm = Arm(name="x", acts=(Quantize(recipe=parse_recipe("int4/row/search-corpus")),))
+    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=parse_recipe("int4/row/search-corpus")),))
     layer = LLAMA.layers[2]
     before = [matrix.tensor.data_ptr() for matrix in layer.matrices]
     refused = pytest.raises(CorpusError, match=r"search-corpus' for model\.layers\.2\.self_attn\.q_")

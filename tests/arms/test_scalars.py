@@ -16,7 +16,7 @@ from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import Act, Arm, Quantize, RestoreActivation, Scale, SetTo
+from sw_audit.record.arm import Act, Arm, Custom, Quantize, RestoreActivation, Scale, SetTo
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 ONE = AddressGroup(parameter=DOWN, rows=(3,), columns=(5,))
@@ -53,7 +53,7 @@ def pair() -> tuple[Any, Any]:
 @torch.no_grad()
 def run(model: Any, layer: DecoderLayer, acts: tuple[Act, ...]) -> Tensor:
     tokens = torch.arange(3, 15).view(2, 6)
-    with applied_arm(Arm(name="tried", acts=acts), layer):
+    with applied_arm(Arm(purpose=Custom(label="tried"), acts=acts), layer):
         logits: Tensor = model(tokens, use_cache=False).logits
     return logits
 
@@ -78,7 +78,7 @@ def test_other_rows_are_bit_for_bit_what_they_were(pair: tuple[Any, Any]) -> Non
     assert down is not None
     x = torch.randn(2, 6, down.shape[1], generator=torch.Generator().manual_seed(2))
     before = down.module(x)
-    with applied_arm(Arm(name="pruned", acts=ACTS["pruned"]), layer):
+    with applied_arm(Arm(purpose=Custom(label="pruned"), acts=ACTS["pruned"]), layer):
         pruned = down.module(x)
         assert float(down.weight[3, 5]) == 0.0
         assert float(down.read_scalars(torch.tensor([3]), torch.tensor([5]))) == 0.0
@@ -96,7 +96,7 @@ def test_in_half_precision_nothing_cancels(pair: tuple[Any, Any]) -> None:
     x = torch.randn(1, 4, down.shape[1], generator=torch.Generator().manual_seed(2)).bfloat16()
     silent = x.clone()
     x[..., 5], silent[..., 5] = 4000.0, 0.0
-    with applied_arm(Arm(name="pruned", acts=ACTS["pruned"]), layer):
+    with applied_arm(Arm(purpose=Custom(label="pruned"), acts=ACTS["pruned"]), layer):
         pruned = module(x)
     assert torch.equal(pruned[..., 3], module(silent)[..., 3])
 
@@ -104,7 +104,7 @@ def test_in_half_precision_nothing_cancels(pair: tuple[Any, Any]) -> None:
 def test_an_address_outside_of_a_packed_matrix_is_one_clear_line(pair: tuple[Any, Any]) -> None:
     packed, _ = pair
     group = AddressGroup(parameter=DOWN, rows=(99,), columns=(5,))
-    arm = Arm(name="outside", acts=(Scale(addresses=(group,), factor=0.0),))
+    arm = Arm(purpose=Custom(label="outside"), acts=(Scale(addresses=(group,), factor=0.0),))
     with (
         pytest.raises(CheckpointError, match="the matrix is 32 x 40"),
         applied_arm(arm, find_decoder_layers(packed)[1]),
@@ -116,6 +116,9 @@ def test_after_an_exception_a_packed_module_answers_as_before(pair: tuple[Any, A
     packed, _ = pair
     layer = find_decoder_layers(packed)[1]
     for acts in ACTS.values():
-        with pytest.raises(RuntimeError, match="midway"), applied_arm(Arm(name="tried", acts=acts), layer):
+        with (
+            pytest.raises(RuntimeError, match="midway"),
+            applied_arm(Arm(purpose=Custom(label="tried"), acts=acts), layer),
+        ):
             raise RuntimeError("midway")
     assert all("forward" not in one.__dict__ for one in packed.modules() if isinstance(one, PackedLinear))

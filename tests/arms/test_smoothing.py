@@ -13,7 +13,7 @@ from sw_audit.errors import CorpusError
 from sw_audit.measure.calibration import CalibrationNotes
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.quantize.smoothing import find_smoothing_scales
-from sw_audit.record.arm import Arm, QuantizeActivations, Smooth
+from sw_audit.record.arm import Arm, Custom, QuantizeActivations, Smooth
 from sw_audit.testing.families import DENSE, build_random_model
 
 TOKEN_IDS = torch.tensor([[1, 5, 7, 11, 30, 42], [1, 9, 8, 50, 3, 4]])
@@ -50,7 +50,10 @@ def test_smoothing_alone_changes_logits_by_rounding_errors_only(family: str) -> 
     layer = checkpoint.layers[1]
     calibration = calibrate(checkpoint, 1)
     before = {matrix.parameter: matrix.weight.clone() for matrix in layer.matrices}
-    with torch.no_grad(), applied_arm(Arm(name="s", acts=(Smooth(alpha=0.85),)), layer, calibration):
+    with (
+        torch.no_grad(),
+        applied_arm(Arm(purpose=Custom(label="s"), acts=(Smooth(alpha=0.85),)), layer, calibration),
+    ):
         after = {matrix.parameter: matrix.weight for matrix in layer.matrices}
         changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
         smooth = run(checkpoint)
@@ -115,10 +118,10 @@ def test_static_ranges_are_those_of_the_smoothed_activations() -> None:
     calibration = calibrate(checkpoint, 1)
     plain = run(checkpoint)
     acts = (Smooth(alpha=0.5), QuantizeActivations(bits=8, scale="tensor"))
-    with torch.no_grad(), applied_arm(Arm(name="s", acts=acts), layer, calibration):
+    with torch.no_grad(), applied_arm(Arm(purpose=Custom(label="s"), acts=acts), layer, calibration):
         right = run(checkpoint)
     # As if nobody had told the ranges that the activations are smaller or larger now.
-    unaware = applied_arm(Arm(name="s", acts=acts[1:]), layer, calibration)
+    unaware = applied_arm(Arm(purpose=Custom(label="s"), acts=acts[1:]), layer, calibration)
     with torch.no_grad(), smoothed(acts[0], LayerContext(layer, calibration)), unaware:
         wrong = run(checkpoint)
     assert float((right - plain).norm()) < 0.5 * float((wrong - plain).norm())
@@ -126,7 +129,7 @@ def test_static_ranges_are_those_of_the_smoothed_activations() -> None:
 
 def test_without_calibration_text_there_is_nothing_to_smooth_by() -> None:
     checkpoint = open_planted("llama")
-    arm = Arm(name="s", acts=(Smooth(alpha=0.85),))
+    arm = Arm(purpose=Custom(label="s"), acts=(Smooth(alpha=0.85),))
     with pytest.raises(CorpusError, match="no calibration text"), applied_arm(arm, checkpoint.layers[0]):
         pass
 

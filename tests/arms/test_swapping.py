@@ -12,13 +12,13 @@ from torch import nn
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.record.arm import Arm, SwapModules
+from sw_audit.record.arm import Arm, Custom, SwapModules
 
-AS_IT_IS = [Arm(name="parent"), Arm(name="descendant")]
+AS_IT_IS = [Arm(purpose=Custom(label="parent")), Arm(purpose=Custom(label="descendant"))]
 
 
 def swap(module: str) -> Arm:
-    return Arm(name="swapped", acts=(SwapModules(modules=(f"model.layers.{LAYER}.{module}",)),))
+    return Arm(purpose=Custom(label="swapped"), acts=(SwapModules(modules=(f"model.layers.{LAYER}.{module}",)),))
 
 
 def test_a_swapped_module_computes_in_the_dtype_of_the_parent() -> None:

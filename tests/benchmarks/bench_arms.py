@@ -16,7 +16,7 @@ from sw_audit.measure.engine import run_arms
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import BASELINE, Arm, Quantize, Scale
+from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize, Scale
 
 RECIPES = ("int4/row", "int4/64x64", "int4/tensor")
 
@@ -39,8 +39,15 @@ def list_arms(checkpoint: Checkpoint) -> list[Arm]:
     down = checkpoint.layers[4].down_projection
     assert down is not None
     group = (AddressGroup(parameter=down.parameter, rows=(5,), columns=(7,)),)
-    zeroed = [Arm(name=f"zero {number}", acts=(Scale(addresses=group, factor=0.0),)) for number in range(4)]
-    return [BASELINE, *zeroed, *(Arm(name=name, acts=(Quantize(recipe=parse_recipe(name)),)) for name in RECIPES)]
+    zeroed = [
+        Arm(purpose=Custom(label=f"zero {number}"), acts=(Scale(addresses=group, factor=0.0),))
+        for number in range(4)
+    ]
+    return [
+        BASELINE,
+        *zeroed,
+        *(Arm(purpose=Custom(label=name), acts=(Quantize(recipe=parse_recipe(name)),)) for name in RECIPES),
+    ]
 
 
 def run_separately(checkpoint: Checkpoint, arms: list[Arm], token_ids: torch.Tensor) -> None:

@@ -14,8 +14,10 @@ from support.evidence import (
     make_policy,
 )
 
-from sw_audit.checks.limits import ActivationHoldoutQualityLimits, CheckLimits, HoldoutClosesGapLimits
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.activation_holdout_quality import ActivationHoldoutQualityLimits
+from sw_audit.checks.holdout_closes_gap import HoldoutClosesGapLimits
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.limits import CheckLimits
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.scheme import ActivationPolicy, ActivationSetup
 from sw_audit.record.location import Outcome
@@ -26,7 +28,7 @@ QUALITY, GAP = "activation-holdout-quality", "holdout-closes-gap"
 
 
 def judge_one(check: str, evidence: ModelResult, policy: Policy | None = None) -> Verdict:
-    return judge_evidence(evidence, policy or make_policy(), [check])[0]
+    return judge_result(evidence, policy or make_policy(), [check])[0]
 
 
 def judge_ratios(check: str, policy: Policy | None = None, **ratios: float | None) -> Verdict:
@@ -40,7 +42,7 @@ def judge_ratios(check: str, policy: Policy | None = None, **ratios: float | Non
 
 def make_activation_policy(quality: dict[str, float] | None = None, **activations: Any) -> Policy:
     limits = ActivationHoldoutQualityLimits(maximum_ratio=quality) if quality is not None else None
-    checks = CheckLimits(activation_holdout_quality=limits) if limits else CheckLimits()
+    checks = CheckLimits({"activation-holdout-quality": limits}) if limits else CheckLimits()
     return Policy(checks=checks, activations=ActivationPolicy(**activations))
 
 
@@ -141,7 +143,7 @@ def test_where_naive_rounding_does_no_certain_harm_there_is_no_gap_to_close() ->
 
 
 def test_how_much_harm_makes_a_gap_is_a_limit() -> None:
-    limits = CheckLimits(holdout_closes_gap=HoldoutClosesGapLimits(minimum_harm=1.5))
+    limits = CheckLimits({"holdout-closes-gap": HoldoutClosesGapLimits(minimum_harm=1.5)})
     verdict = judge_one(GAP, make_evidence(), Policy(checks=limits))
     assert verdict.because.startswith("w16a4 hold-out")
     assert [one.label for one in verdict.findings if one.limit] == ["w16a4 hold-out"]

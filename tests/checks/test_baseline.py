@@ -13,7 +13,7 @@ from support.evidence import (
     make_protocol,
 )
 
-from sw_audit.checks.registry import judge_evidence, list_checks
+from sw_audit.checks.judging import judge_result, list_checks
 from sw_audit.policy.policy import Policy
 from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
 from sw_audit.record.identity import Tool
@@ -66,7 +66,7 @@ def hold(
 
 
 def judge(check: str, evidence: ModelResult, policy: Policy = POLICY) -> Verdict:
-    [verdict] = judge_evidence(evidence, policy, [check])
+    [verdict] = judge_result(evidence, policy, [check])
     assert (verdict.remedy is not None) == (verdict.status in (Status.FAIL, Status.INCONCLUSIVE))
     return verdict
 

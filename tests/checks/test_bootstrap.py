@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sw_audit.checks.bootstrap import (
+from sw_audit.checks.statistics import (
     Bootstrap,
     bound_mean,
     bound_mean_difference,

@@ -3,18 +3,18 @@ from __future__ import annotations
 import pytest
 from support.evidence import HEALTHY, make_evidence, make_none_evidence, make_policy
 
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
 from sw_audit.policy.policy import Policy
-from sw_audit.record.arm import BASELINE, FLIPPED, PLACEBO_KINDS, PRUNED, name_placebo
+from sw_audit.record.arm import BASELINE, CONTROL_KINDS, FLIPPED, PRUNED, Placebo, Subset
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 
-PLACEBOS = [name_placebo(kind, draw) for kind in PLACEBO_KINDS for draw in (1, 2, 3)]
+PLACEBOS = [Placebo(control=kind, draw=draw).name for kind in CONTROL_KINDS for draw in (1, 2, 3)]
 DOSES = {"dose/0.1": 118.0, "dose/0.25": 31.0, "dose/0.5": 1.31, "dose/0.75": 1.02}
 
 
 def judge_one(check: str, evidence: ModelResult, policy: Policy | None = None) -> Verdict:
-    (verdict,) = judge_evidence(evidence, policy or make_policy(), [check])
+    (verdict,) = judge_result(evidence, policy or make_policy(), [check])
     return verdict
 
 
@@ -29,7 +29,7 @@ def test_the_p_value_is_one_more_than_the_placebos_above_over_one_more_than_all(
 
 def test_a_placebo_that_does_exactly_as_much_counts_as_above() -> None:
     evidence = make_evidence()
-    pruned = evidence.measured(PRUNED)
+    pruned = evidence.measured(PRUNED.name)
     assert pruned is not None
     tied = tuple(
         one.model_copy(update={"loss": pruned.loss}) if one.arm.name == PLACEBOS[4] else one
@@ -70,7 +70,7 @@ def test_more_draws_let_a_stricter_limit_pass() -> None:
     assert (verdict.status, verdict.observed) == (Status.PASS, 1 / 21)
 
 
-@pytest.mark.parametrize("arm", [BASELINE.name, PRUNED, PLACEBOS[7]])
+@pytest.mark.parametrize("arm", [BASELINE.name, PRUNED.name, PLACEBOS[7]])
 def test_no_rank_is_taken_where_an_arm_is_missing(arm: str) -> None:
     verdict = judge_one("effect-exceeds-placebos", make_evidence(omit=(arm,)))
     assert verdict.status is Status.INCONCLUSIVE
@@ -78,24 +78,26 @@ def test_no_rank_is_taken_where_an_arm_is_missing(arm: str) -> None:
 
 
 def test_an_infinite_effect_is_above_all_finite_ones_and_ties_with_another() -> None:
-    alone = make_evidence(ratios={**HEALTHY, PRUNED: None})
+    alone = make_evidence(ratios={**HEALTHY, PRUNED.name: None})
     assert judge_one("effect-exceeds-placebos", alone).observed == 1 / 13
-    both = make_evidence(ratios={**HEALTHY, PRUNED: None, PLACEBOS[0]: None})
+    both = make_evidence(ratios={**HEALTHY, PRUNED.name: None, PLACEBOS[0]: None})
     assert judge_one("effect-exceeds-placebos", both).observed == 2 / 13
     neither = make_evidence(ratios={**HEALTHY, BASELINE.name: None})
     assert judge_one("effect-exceeds-placebos", neither).status is Status.INCONCLUSIVE
 
 
 def test_the_rank_of_every_part_and_of_the_flipped_sign_is_reported_and_decides_nothing() -> None:
-    ratios = {**HEALTHY, PLACEBOS[0]: 1.5, PLACEBOS[1]: 100.0, FLIPPED: 1.2}
+    ratios = {**HEALTHY, PLACEBOS[0]: 1.5, PLACEBOS[1]: 100.0, FLIPPED.name: 1.2}
     evidence = make_evidence(ratios=ratios)
-    part = evidence.measured(FLIPPED)
+    part = evidence.measured(FLIPPED.name)
     assert part is not None
-    alone = part.model_copy(update={"arm": part.arm.model_copy(update={"name": "alone/1"})})
+    alone = part.model_copy(
+        update={"arm": part.arm.model_copy(update={"purpose": Subset(part="alone", number=1)})}
+    )
     with_part = evidence.model_copy(update={"measurements": (*evidence.measurements, alone)})
     verdict = judge_one("effect-exceeds-placebos", with_part)
     # Two of twelve controls do more than multiplying by 1.2, none more than the set does.
-    assert {one.label: one.observed for one in verdict.findings} == {FLIPPED: 3 / 13, "alone/1": 3 / 13}
+    assert {one.label: one.observed for one in verdict.findings} == {FLIPPED.name: 3 / 13, "alone/1": 3 / 13}
     assert {one.status for one in verdict.findings} == {Status.SKIPPED}
     assert (verdict.status, verdict.observed) == (Status.PASS, 1 / 13)
     assert "flipping their sign" in verdict.findings[0].because
@@ -125,7 +127,7 @@ def test_amplifying_decides_nothing() -> None:
 
 
 def test_where_less_left_is_not_finite_nothing_is_lost_with_it() -> None:
-    evidence = make_evidence(ratios={**HEALTHY, PRUNED: None, "dose/0.1": None})
+    evidence = make_evidence(ratios={**HEALTHY, PRUNED.name: None, "dose/0.1": None})
     verdict = judge_one("damage-follows-dose", evidence)
     assert verdict.status is Status.PASS
     first, *others = verdict.findings
@@ -164,9 +166,9 @@ def test_without_a_super_weight_there_is_no_cause_to_confirm(check: str) -> None
 
 
 def test_the_collapse_reports_every_part_and_dose_with_its_interval_and_is_not_decided_by_them() -> None:
-    verdict = judge_one("prune-collapses", make_evidence(ratios={**HEALTHY, FLIPPED: 1.0, "dose/3": 9000.0}))
+    verdict = judge_one("prune-collapses", make_evidence(ratios={**HEALTHY, FLIPPED.name: 1.0, "dose/3": 9000.0}))
     reported = {one.label: one for one in verdict.findings}
-    assert {FLIPPED, *DOSES, "dose/1.5", "dose/2", "dose/3"} == set(reported)
+    assert {FLIPPED.name, *DOSES, "dose/1.5", "dose/2", "dose/3"} == set(reported)
     assert {one.status for one in reported.values()} == {Status.SKIPPED}
     assert reported["dose/0.25"].observed == pytest.approx(31.0)
     assert reported["dose/0.25"].low is not None

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.descent import judge_descent, make_continuation, make_descent_evidence, make_descent_policy
 
-from sw_audit.checks.continuations import measure_dominance, measure_repetition
+from sw_audit.checks.generation_sane import GenerationSaneLimits, measure_dominance, measure_repetition
 from sw_audit.checks.limits import CheckLimits
-from sw_audit.checks.limits_of_descent import GenerationSaneLimits
 from sw_audit.record.descent import Continuation
 from sw_audit.record.verdict import Status, Verdict
 
@@ -20,7 +19,7 @@ STUCK = (7,) * 40
 
 
 def judge(*continuations: Continuation, allowed: int = 0) -> Verdict:
-    checks = CheckLimits(generation_sane=GenerationSaneLimits(maximum_failures=allowed))
+    checks = CheckLimits({"generation-sane": GenerationSaneLimits(maximum_failures=allowed)})
     policy = make_descent_policy().model_copy(update={"checks": checks})
     return judge_descent(CHECK, make_descent_evidence(continuations=continuations), policy)
 

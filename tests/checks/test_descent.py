@@ -7,8 +7,8 @@ from support.descent import MODULE, judge_descent, make_descent_evidence, make_d
 from support.evidence import PARAMETER, make_protocol
 
 from sw_audit.checks.limits import CheckLimits
-from sw_audit.checks.limits_of_descent import PerplexityRatioLimits
-from sw_audit.record.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, name_restored_module
+from sw_audit.checks.perplexity_ratio import PerplexityRatioLimits
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, RestoredModule
 from sw_audit.record.identity import CorpusIdentity
 from sw_audit.record.quantized import QuantizationReport
 from sw_audit.record.record import ModelResult
@@ -16,8 +16,8 @@ from sw_audit.record.verdict import Finding, Status
 
 CHECK = "perplexity-ratio"
 OTHER = "model.layers.3.self_attn.v_proj"
-BORROWED = name_restored_module(OTHER)
-HARMED = {DESCENDANT: 8.0}
+BORROWED = RestoredModule(module=OTHER).name
+HARMED = {DESCENDANT.name: 8.0}
 
 
 def find(verdict_findings: tuple[Finding, ...], part: str) -> Finding:
@@ -46,17 +46,17 @@ def test_a_descendant_within_the_margin_passes_with_its_paired_interval() -> Non
     ("ratio", "status"), [(1.05, Status.PASS), (1.1, Status.INCONCLUSIVE), (1.2, Status.FAIL), (0.9, Status.PASS)]
 )
 def test_the_unfavourable_end_of_the_interval_decides(ratio: float, status: Status) -> None:
-    assert judge_descent(CHECK, make_descent_evidence(make_text({DESCENDANT: ratio}))).status is status
+    assert judge_descent(CHECK, make_descent_evidence(make_text({DESCENDANT.name: ratio}))).status is status
 
 
 def test_without_enough_windows_there_is_no_verdict() -> None:
-    verdict = judge_descent(CHECK, make_descent_evidence(make_text({DESCENDANT: 9.0}, windows=3)))
+    verdict = judge_descent(CHECK, make_descent_evidence(make_text({DESCENDANT.name: 9.0}, windows=3)))
     assert verdict.status is Status.INCONCLUSIVE
     assert "3 windows give no interval" in verdict.because
 
 
 def test_a_descendant_that_is_not_finite_fails_whatever_its_parent_is() -> None:
-    for ratios in ({DESCENDANT: None}, {PARENT: None, DESCENDANT: None}):
+    for ratios in ({DESCENDANT.name: None}, {PARENT.name: None, DESCENDANT.name: None}):
         for check in (CHECK, "kl-divergence", "top1-agreement", "stopwords-not-raised"):
             verdict = judge_descent(check, make_descent_evidence(make_text(ratios)))
             assert verdict.status is Status.FAIL, check
@@ -66,14 +66,14 @@ def test_a_descendant_that_is_not_finite_fails_whatever_its_parent_is() -> None:
 
 def test_by_a_parent_that_is_not_finite_nothing_can_be_told() -> None:
     for check in (CHECK, "kl-divergence", "top1-agreement", "stopwords-not-raised"):
-        verdict = judge_descent(check, make_descent_evidence(make_text({PARENT: None, DESCENDANT: 1.0})))
+        verdict = judge_descent(check, make_descent_evidence(make_text({PARENT.name: None, DESCENDANT.name: 1.0})))
         assert verdict.status is Status.INCONCLUSIVE, check
         assert verdict.remedy is not None
         assert 'dtype = "float32"' in verdict.remedy or "stop_words" in verdict.remedy
 
 
 def test_what_was_not_measured_or_under_another_protocol_is_inconclusive() -> None:
-    text = make_text({DESCENDANT: 1.01})
+    text = make_text({DESCENDANT.name: 1.01})
     missing = text.model_copy(update={"measurements": text.measurements[:1]})
     elsewhere = text.model_copy(update={"protocol": make_protocol(seed=3)})
     for one in (missing, elsewhere):
@@ -86,7 +86,9 @@ def test_what_was_not_measured_or_under_another_protocol_is_inconclusive() -> No
 
 def test_of_several_texts_the_worst_decides_and_all_are_told() -> None:
     code = make_protocol().model_copy(update={"corpus": with_corpus("code")})
-    evidence = make_descent_evidence(make_text({DESCENDANT: 1.01}), make_text({DESCENDANT: 1.3}, protocol=code))
+    evidence = make_descent_evidence(
+        make_text({DESCENDANT.name: 1.01}), make_text({DESCENDANT.name: 1.3}, protocol=code)
+    )
     verdict = judge_descent(CHECK, evidence)
     assert verdict.status is Status.FAIL
     assert verdict.because.startswith("code: ")
@@ -99,14 +101,16 @@ def test_of_several_texts_the_worst_decides_and_all_are_told() -> None:
 
 def test_two_texts_of_one_name_are_told_apart() -> None:
     other = make_protocol(seed=5)
-    evidence = make_descent_evidence(make_text({DESCENDANT: 1.01}), make_text({DESCENDANT: 1.3}, protocol=other))
+    evidence = make_descent_evidence(
+        make_text({DESCENDANT.name: 1.01}), make_text({DESCENDANT.name: 1.3}, protocol=other)
+    )
     assert judge_descent(CHECK, evidence).because.startswith("specimen (2): ")
 
 
 def test_the_share_that_the_super_weights_recover_is_the_ratio_of_the_lost_nats() -> None:
     # (ln 8 - ln 1.25) / (ln 8 - ln 1)
     share = (math.log(8) - math.log(1.25)) / math.log(8)
-    verdict = judge_descent(CHECK, make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS: 1.25})))
+    verdict = judge_descent(CHECK, make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS.name: 1.25})))
     found = find(verdict.findings, "super weight put back")
     assert found.observed == pytest.approx(share)
     assert found.status is Status.SKIPPED
@@ -118,7 +122,7 @@ def test_the_share_that_the_super_weights_recover_is_the_ratio_of_the_lost_nats(
 
 
 def test_what_heals_is_advised_as_lines_that_can_be_pasted() -> None:
-    evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS: 1.25, BORROWED: 6.0}))
+    evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS.name: 1.25, BORROWED: 6.0}))
     verdict = judge_descent(CHECK, evidence)
     assert {one.where.partition(",")[0]: one.text for one in verdict.paste} == {
         "llm-compressor": f'ignore=["lm_head", "{MODULE}"]',
@@ -130,7 +134,7 @@ def test_what_heals_is_advised_as_lines_that_can_be_pasted() -> None:
 
 
 def test_where_super_weights_recover_nothing_the_module_that_does_is_named() -> None:
-    evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS: 8.0, BORROWED: 1.3}))
+    evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS.name: 8.0, BORROWED: 1.3}))
     verdict = judge_descent(CHECK, evidence)
     assert f"with the parent's {OTHER} put back a share of" in verdict.because
     assert OTHER in verdict.paste[0].text
@@ -138,7 +142,7 @@ def test_where_super_weights_recover_nothing_the_module_that_does_is_named() -> 
 
 
 def test_where_no_part_recovers_anything_none_is_advised() -> None:
-    evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS: 8.0, BORROWED: 7.9}))
+    evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS.name: 8.0, BORROWED: 7.9}))
     verdict = judge_descent(CHECK, evidence)
     assert verdict.paste == ()
     assert verdict.remedy is not None
@@ -146,7 +150,9 @@ def test_where_no_part_recovers_anything_none_is_advised() -> None:
 
 
 def test_of_an_infinite_loss_no_share_is_claimed_but_that_it_is_finite_again() -> None:
-    evidence = make_descent_evidence(make_text({DESCENDANT: None, RESTORED_WEIGHTS: 1.02, BORROWED: 4.0}))
+    evidence = make_descent_evidence(
+        make_text({DESCENDANT.name: None, RESTORED_WEIGHTS.name: 1.02, BORROWED: 4.0})
+    )
     verdict = judge_descent(CHECK, evidence)
     found = find(verdict.findings, "super weight put back")
     assert verdict.status is Status.FAIL
@@ -156,47 +162,47 @@ def test_of_an_infinite_loss_no_share_is_claimed_but_that_it_is_finite_again() -
 
 
 def test_a_part_that_makes_it_infinite_recovers_nothing() -> None:
-    evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS: None}))
+    evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS.name: None}))
     verdict = judge_descent(CHECK, evidence)
     assert find(verdict.findings, "super weight put back").because.startswith("nothing is recovered")
     assert verdict.paste == ()
 
 
 def test_without_a_certain_loss_there_is_nothing_to_recover() -> None:
-    evidence = make_descent_evidence(make_text({DESCENDANT: 1.0, RESTORED_WEIGHTS: 1.0}))
+    evidence = make_descent_evidence(make_text({DESCENDANT.name: 1.0, RESTORED_WEIGHTS.name: 1.0}))
     assert len(judge_descent(CHECK, evidence).findings) == 1
 
 
 def test_a_pass_does_not_talk_of_what_could_be_recovered() -> None:
-    evidence = make_descent_evidence(make_text({DESCENDANT: 1.04, RESTORED_WEIGHTS: 1.01}))
+    evidence = make_descent_evidence(make_text({DESCENDANT.name: 1.04, RESTORED_WEIGHTS.name: 1.01}))
     verdict = judge_descent(CHECK, evidence)
     assert verdict.status is Status.PASS
     assert "put back" not in verdict.because
 
 
 def test_the_margin_is_the_policys() -> None:
-    checks = CheckLimits(perplexity_ratio=PerplexityRatioLimits(maximum_ratio=10.0))
+    checks = CheckLimits({"perplexity-ratio": PerplexityRatioLimits(maximum_ratio=10.0)})
     policy = make_descent_policy().model_copy(update={"checks": checks})
     assert judge_descent(CHECK, make_descent_evidence(make_text(HARMED)), policy).status is Status.PASS
 
 
 @pytest.mark.parametrize(("mass", "status"), [(0.5, Status.PASS), (0.9, Status.FAIL), (0.05, Status.PASS)])
 def test_probability_that_drifts_to_stop_words_fails(mass: float, status: Status) -> None:
-    text = make_text({DESCENDANT: 1.01})
-    parent = text.measured(PARENT)
+    text = make_text({DESCENDANT.name: 1.01})
+    parent = text.measured(PARENT.name)
     assert parent is not None
     assert parent.stop_words is not None
     raised = tuple(None if one is None else one * mass / 0.4 for one in parent.stop_words.mass)
     shifted = parent.stop_words.model_copy(update={"mass": raised})
     verdict = judge_descent(
-        "stopwords-not-raised", make_descent_evidence(make_text({DESCENDANT: 1.01}, stop_words=shifted))
+        "stopwords-not-raised", make_descent_evidence(make_text({DESCENDANT.name: 1.01}, stop_words=shifted))
     )
     assert verdict.status is status
     assert verdict.observed == pytest.approx(mass / 0.4)
 
 
 def test_without_stop_words_the_check_does_not_apply() -> None:
-    evidence = make_descent_evidence(make_text({DESCENDANT: 1.01}, stop_words=None))
+    evidence = make_descent_evidence(make_text({DESCENDANT.name: 1.01}, stop_words=None))
     assert judge_descent("stopwords-not-raised", evidence).status is Status.SKIPPED
 
 

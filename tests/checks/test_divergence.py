@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from support.descent import judge_descent, make_descent_evidence, make_descent_policy, make_text
 
+from sw_audit.checks.kl_divergence import KlDivergenceLimits
 from sw_audit.checks.limits import CheckLimits
-from sw_audit.checks.limits_of_descent import KlDivergenceLimits
 from sw_audit.policy.policy import Policy
-from sw_audit.record.descent import DESCENDANT
+from sw_audit.record.arm import DESCENDANT
 from sw_audit.record.measurement import Agreement, DivergenceSpread
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status
@@ -24,11 +24,11 @@ def with_agreement(
         tokens=(63,) * windows,
         spread=spread,
     )
-    return make_descent_evidence(make_text({DESCENDANT: 1.01}, windows=windows, agreement=agreement))
+    return make_descent_evidence(make_text({DESCENDANT.name: 1.01}, windows=windows, agreement=agreement))
 
 
 def with_limits(**limits: float) -> Policy:
-    checks = CheckLimits(kl_divergence=KlDivergenceLimits(**limits))
+    checks = CheckLimits({"kl-divergence": KlDivergenceLimits(**limits)})
     return make_descent_policy().model_copy(update={"checks": checks})
 
 
@@ -42,7 +42,7 @@ def test_the_mean_divergence_is_held_against_its_limit(mean: float, status: Stat
 
 def test_an_interval_that_straddles_the_limit_is_inconclusive() -> None:
     agreement = Agreement(divergence=(0.0, 63 * 0.2) * 16, same_top=(60,) * 32, tokens=TOKENS)
-    evidence = make_descent_evidence(make_text({DESCENDANT: 1.01}, agreement=agreement))
+    evidence = make_descent_evidence(make_text({DESCENDANT.name: 1.01}, agreement=agreement))
     verdict = judge_descent("kl-divergence", evidence)
     assert verdict.status is Status.INCONCLUSIVE
     assert verdict.low is not None
@@ -98,7 +98,7 @@ def test_too_few_windows_give_no_verdict() -> None:
 
 def test_figures_of_other_tokens_are_never_compared() -> None:
     agreement = Agreement(divergence=(0.0,) * 32, same_top=(60,) * 32, tokens=(62,) * 32)
-    evidence = make_descent_evidence(make_text({DESCENDANT: 1.01}, agreement=agreement))
+    evidence = make_descent_evidence(make_text({DESCENDANT.name: 1.01}, agreement=agreement))
     for check in ("kl-divergence", "top1-agreement"):
         verdict = judge_descent(check, evidence)
         assert verdict.status is Status.INCONCLUSIVE

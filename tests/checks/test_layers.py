@@ -6,9 +6,9 @@ import pytest
 from support.descent import judge_descent, make_descent_evidence, make_descent_policy, make_layers
 from support.evidence import make_identity
 
-from sw_audit.checks.layers import MAXIMA, measure_decibels
+from sw_audit.checks.layer_error import measure_decibels
 from sw_audit.checks.limits import CheckLimits
-from sw_audit.checks.limits_of_descent import RangeFitsDtypeLimits
+from sw_audit.checks.range_fits_dtype import MAXIMA, RangeFitsDtypeLimits
 from sw_audit.policy.policy import Policy
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status
@@ -97,7 +97,7 @@ def test_in_another_dtype_what_it_would_be_in_float16_is_told() -> None:
 
 
 def test_the_dtype_that_it_will_run_in_can_be_named() -> None:
-    checks = CheckLimits(range_fits_dtype=RangeFitsDtypeLimits(dtype="float16"))
+    checks = CheckLimits({"range-fits-dtype": RangeFitsDtypeLimits(dtype="float16")})
     policy: Policy = make_descent_policy().model_copy(update={"checks": checks})
     verdict = judge_descent(RANGE, with_dtype("bfloat16", down_input=131_008.0), policy)
     assert verdict.status is Status.FAIL

@@ -10,8 +10,9 @@ from support.evidence import (
     make_policy,
 )
 
-from sw_audit.checks.limits import CheckLimits, SuperWeightLocatedLimits
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.super_weight_located import SuperWeightLocatedLimits
 from sw_audit.policy.policy import Expectation, ModelPolicy, Policy
 from sw_audit.record.location import Outcome
 from sw_audit.record.verdict import Status, Verdict
@@ -19,7 +20,7 @@ from sw_audit.record.verdict import Status, Verdict
 
 def judge_outcome(outcome: Outcome, expect: Expectation) -> Verdict:
     policy = make_policy().model_copy(update={"expect": expect})
-    return judge_evidence(make_evidence(outcome=outcome), policy, ["super-weight-located"])[0]
+    return judge_result(make_evidence(outcome=outcome), policy, ["super-weight-located"])[0]
 
 
 def judge_weights(*layers: int, limits: SuperWeightLocatedLimits | None = None) -> Verdict:
@@ -27,8 +28,8 @@ def judge_weights(*layers: int, limits: SuperWeightLocatedLimits | None = None) 
         SUPER_WEIGHT.model_copy(update={"layer": layer, "column": column}) for column, layer in enumerate(layers)
     )
     location = make_location().model_copy(update={"super_weights": weights})
-    policy = Policy(checks=CheckLimits(super_weight_located=limits or SuperWeightLocatedLimits()))
-    return judge_evidence(make_evidence(location=location), policy, ["super-weight-located"])[0]
+    policy = Policy(checks=CheckLimits({"super-weight-located": limits or SuperWeightLocatedLimits()}))
+    return judge_result(make_evidence(location=location), policy, ["super-weight-located"])[0]
 
 
 @pytest.mark.parametrize(
@@ -64,8 +65,8 @@ def test_a_model_without_super_weights_is_told_how_to_say_so() -> None:
 def test_a_model_s_own_expectation_wins_over_the_policy_s() -> None:
     policy = Policy(models=(ModelPolicy(source="x", id="specimen", expect="none"),))
     evidence = make_evidence(outcome=Outcome.NONE)
-    assert judge_evidence(evidence, policy, ["super-weight-located"])[0].status is Status.PASS
-    assert judge_evidence(evidence, Policy(), ["super-weight-located"])[0].status is Status.FAIL
+    assert judge_result(evidence, policy, ["super-weight-located"])[0].status is Status.PASS
+    assert judge_result(evidence, Policy(), ["super-weight-located"])[0].status is Status.FAIL
 
 
 def test_one_early_super_weight_passes_and_is_counted() -> None:

@@ -9,8 +9,9 @@ from support.evidence import (
     make_search,
 )
 
-from sw_audit.checks.limits import CheckLimits, SuperActivationPersistsLimits
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.super_activation_persists import SuperActivationPersistsLimits
 from sw_audit.policy.policy import Policy
 from sw_audit.record.location import Location, PromptTrace
 from sw_audit.record.prompt_search import PromptSearch
@@ -24,9 +25,9 @@ def judge_traces(
     location: Location | None = None,
     search: PromptSearch | None = None,
 ) -> Verdict:
-    limits = CheckLimits(super_activation_persists=SuperActivationPersistsLimits(tolerance=tolerance))
+    limits = CheckLimits({"super-activation-persists": SuperActivationPersistsLimits(tolerance=tolerance)})
     evidence = make_evidence(persistence=traces, location=location).model_copy(update={"prompt_search": search})
-    return judge_evidence(evidence, Policy(checks=limits), ["super-activation-persists"])[0]
+    return judge_result(evidence, Policy(checks=limits), ["super-activation-persists"])[0]
 
 
 def test_a_channel_that_keeps_token_and_magnitude_persists() -> None:

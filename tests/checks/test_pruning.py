@@ -15,18 +15,22 @@ from support.evidence import (
     make_protocol,
 )
 
-from sw_audit.checks.limits import CheckLimits, PlaceboHarmlessLimits
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.placebo_harmless import PlaceboHarmlessLimits
 from sw_audit.policy.policy import Policy
-from sw_audit.record.arm import BASELINE, OTHER_OUTLIERS, PRUNED, RESTORED, name_placebo
+from sw_audit.record.arm import BASELINE, OTHER_OUTLIERS, PRUNED, RESTORED, Placebo
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 
-QUALITY = {"other-outliers-harmless": OTHER_OUTLIERS, "placebo-harmless": name_placebo("random", 1)}
+QUALITY = {
+    "other-outliers-harmless": OTHER_OUTLIERS.name,
+    "placebo-harmless": Placebo(control="random", draw=1).name,
+}
 
 
 def judge_one(check: str, evidence: ModelResult, policy: Policy | None = None) -> Verdict:
-    (verdict,) = judge_evidence(evidence, policy or make_policy(), [check])
+    (verdict,) = judge_result(evidence, policy or make_policy(), [check])
     return verdict
 
 
@@ -54,7 +58,7 @@ def test_no_collapse_fails_and_names_the_key_to_change() -> None:
 
 
 def test_a_pruned_model_that_is_not_finite_has_collapsed() -> None:
-    verdict = judge_one("prune-collapses", make_evidence(ratios={PRUNED: None}))
+    verdict = judge_one("prune-collapses", make_evidence(ratios={PRUNED.name: None}))
     assert verdict.status is Status.PASS
     assert (verdict.observed, verdict.low, verdict.high) == (None, None, None)
     assert "not finite" in verdict.because
@@ -65,7 +69,7 @@ def test_a_loss_too_large_for_a_perplexity_has_collapsed_too() -> None:
     measurements = []
     for found in evidence.measurements:
         loss = found.loss
-        if found.arm.name == PRUNED:
+        if found.arm.name == PRUNED.name:
             loss = loss.model_copy(update={"nats": tuple(800.0 * count for count in loss.tokens)})
         measurements.append(found.model_copy(update={"loss": loss}))
     evidence = evidence.model_copy(update={"measurements": tuple(measurements)})
@@ -95,8 +99,8 @@ def test_a_quality_check_fails_where_its_arm_is_not_finite(check: str) -> None:
     ("check", "arm"),
     [
         *QUALITY.items(),
-        ("prune-collapses", PRUNED),
-        ("restored-activation-heals", RESTORED),
+        ("prune-collapses", PRUNED.name),
+        ("restored-activation-heals", RESTORED.name),
         ("prune-collapses", BASELINE.name),
     ],
 )
@@ -117,7 +121,9 @@ def test_figures_of_another_protocol_are_never_compared() -> None:
 
 def test_arms_scored_on_different_tokens_are_never_compared() -> None:
     evidence, shorter = make_evidence(), make_evidence(windows=16)
-    mixed = [shorter.measured(PRUNED) if one.arm.name == PRUNED else one for one in evidence.measurements]
+    mixed = [
+        shorter.measured(PRUNED.name) if one.arm.name == PRUNED.name else one for one in evidence.measurements
+    ]
     signature = evidence.protocol.signature
     moved = tuple(one.model_copy(update={"protocol": signature}) for one in mixed if one is not None)
     verdict = judge_one("prune-collapses", evidence.model_copy(update={"measurements": moved}))
@@ -136,7 +142,7 @@ def test_too_few_windows_give_a_figure_but_no_interval_and_no_verdict() -> None:
 
 
 def test_an_interval_across_the_limit_is_inconclusive() -> None:
-    verdict = judge_one("other-outliers-harmless", make_evidence(ratios={OTHER_OUTLIERS: 1.2}))
+    verdict = judge_one("other-outliers-harmless", make_evidence(ratios={OTHER_OUTLIERS.name: 1.2}))
     assert verdict.status is Status.INCONCLUSIVE
     assert verdict.low is not None
     assert verdict.high is not None
@@ -148,7 +154,7 @@ def test_an_interval_across_the_limit_is_inconclusive() -> None:
 def test_a_stronger_collapse_is_never_a_worse_verdict(ratio: float) -> None:
     order = [Status.FAIL, Status.INCONCLUSIVE, Status.PASS]
     ranks = [
-        order.index(judge_one("prune-collapses", make_evidence(ratios={PRUNED: one})).status)
+        order.index(judge_one("prune-collapses", make_evidence(ratios={PRUNED.name: one})).status)
         for one in (ratio, 2 * ratio)
     ]
     assert ranks == sorted(ranks)
@@ -172,7 +178,7 @@ def test_all_draws_of_all_kinds_are_held_and_the_worst_decides() -> None:
 
 
 def test_a_missing_draw_leaves_the_placebos_inconclusive() -> None:
-    policy = Policy(checks=CheckLimits(placebo_harmless=PlaceboHarmlessLimits(draws=4)))
+    policy = Policy(checks=CheckLimits({"placebo-harmless": PlaceboHarmlessLimits(draws=4)}))
     verdict = judge_one("placebo-harmless", make_evidence(), policy)
     assert verdict.status is Status.INCONCLUSIVE
     assert [one.status for one in verdict.findings].count(Status.INCONCLUSIVE) == 4
@@ -185,14 +191,16 @@ def test_the_healed_share_is_of_the_lost_nats() -> None:
 
 
 def test_the_paper_s_figures_give_a_share_of_a_tenth() -> None:
-    ratios = {PRUNED: 1211.11 / 5.67, RESTORED: 720.57 / 5.67}
+    ratios = {PRUNED.name: 1211.11 / 5.67, RESTORED.name: 720.57 / 5.67}
     verdict = judge_one("restored-activation-heals", make_evidence(ratios=ratios))
     assert verdict.observed == pytest.approx(0.0968, abs=1e-3)
     assert verdict.status is Status.PASS
 
 
 def test_restoring_that_heals_nothing_fails() -> None:
-    verdict = judge_one("restored-activation-heals", make_evidence(ratios={PRUNED: 200.0, RESTORED: 200.0}))
+    verdict = judge_one(
+        "restored-activation-heals", make_evidence(ratios={PRUNED.name: 200.0, RESTORED.name: 200.0})
+    )
     assert verdict.status is Status.FAIL
     assert verdict.remedy is not None
     assert "minimum_share" in verdict.remedy
@@ -200,7 +208,9 @@ def test_restoring_that_heals_nothing_fails() -> None:
 
 @pytest.mark.parametrize("ratio", [1.0, 0.9, 1.001])
 def test_without_damage_there_is_nothing_to_heal(ratio: float) -> None:
-    verdict = judge_one("restored-activation-heals", make_evidence(ratios={PRUNED: ratio, RESTORED: 0.9}))
+    verdict = judge_one(
+        "restored-activation-heals", make_evidence(ratios={PRUNED.name: ratio, RESTORED.name: 0.9})
+    )
     assert verdict.status is Status.INCONCLUSIVE
     assert verdict.observed is None
     assert verdict.remedy is not None
@@ -212,5 +222,5 @@ def test_without_damage_there_is_nothing_to_heal(ratio: float) -> None:
     [(None, 9.0, Status.INCONCLUSIVE), (200.0, None, Status.FAIL), (None, None, Status.INCONCLUSIVE)],
 )
 def test_healing_of_what_is_not_finite(pruned: float | None, restored: float | None, status: Status) -> None:
-    evidence = make_evidence(ratios={PRUNED: pruned, RESTORED: restored})
+    evidence = make_evidence(ratios={PRUNED.name: pruned, RESTORED.name: restored})
     assert judge_one("restored-activation-heals", evidence).status is status

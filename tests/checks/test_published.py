@@ -12,8 +12,9 @@ from support.evidence import (
     make_published,
 )
 
-from sw_audit.checks.limits import CheckLimits, MatchesPublishedIndexLimits
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.matches_published_index import MatchesPublishedIndexLimits
 from sw_audit.policy.policy import Policy
 from sw_audit.record.location import Outcome
 from sw_audit.record.lookup import Lookup, Match
@@ -38,9 +39,11 @@ def publish(
 
 
 def judge(lookup: Lookup | None, *, trust: Trust = "medium", outcome: Outcome = Outcome.LOCATED) -> Verdict:
-    policy = Policy(checks=CheckLimits(matches_published_index=MatchesPublishedIndexLimits(minimum_trust=trust)))
+    policy = Policy(
+        checks=CheckLimits({"matches-published-index": MatchesPublishedIndexLimits(minimum_trust=trust)})
+    )
     evidence = make_evidence(outcome=outcome).model_copy(update={"published": lookup})
-    (verdict,) = judge_evidence(evidence, policy, [CHECK])
+    (verdict,) = judge_result(evidence, policy, [CHECK])
     assert (verdict.remedy is not None) == (verdict.status in (Status.FAIL, Status.INCONCLUSIVE))
     return verdict
 
@@ -146,13 +149,13 @@ def test_an_expert_is_part_of_the_coordinate() -> None:
     for expert, status in ((3, Status.PASS), (None, Status.FAIL), (5, Status.FAIL)):
         lookup = make_published(publish().model_copy(update={"expert": expert}))
         evidence = make_evidence(location=location, published=lookup)
-        assert judge_evidence(evidence, policy, [CHECK])[0].status is status
+        assert judge_result(evidence, policy, [CHECK])[0].status is status
 
 
 def test_the_remedy_names_the_users_own_index_where_there_is_one() -> None:
     evidence = make_evidence().model_copy(update={"published": make_published(publish(**ELSEWHERE), own=True)})
     for index, command in ((None, "index owner/made-up`"), ("mine.toml", "index owner/made-up --file mine.toml`")):
-        (verdict,) = judge_evidence(evidence, Policy(index=index), [CHECK])
+        (verdict,) = judge_result(evidence, Policy(index=index), [CHECK])
         assert verdict.remedy is not None
         assert command in verdict.remedy
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,37 +17,66 @@ from support.evidence import (
     make_record,
 )
 
-from sw_audit.checks.extra import find_extra_checks
-from sw_audit.checks.info import CHECKS
-from sw_audit.checks.limits import CHECK_IDS, CheckLimits, PruneCollapsesLimits
-from sw_audit.checks.registry import RULES, judge_evidence, list_checks
+from sw_audit.checks.judging import judge_result, list_checks
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.prune_collapses import PruneCollapsesLimits
+from sw_audit.checks.registry import find_checks
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import Policy
 from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.location import Outcome
 from sw_audit.record.verdict import Status
 
-MODEL_CHECKS = [check.id for check in CHECKS if check.scope == "model"]
+MODEL_CHECKS = [check.id for check in find_checks().values() if check.scope == "model"]
 TEMPLATE = make_record(windows=8, items=8)
 ARMS = tuple(arm.name for arm in make_arms(make_policy()))
 
 EXTRA = """
-from sw_audit.checks.info import CheckInfo
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.limits import Limits
+from sw_audit.checks.registry import check
 from sw_audit.record.verdict import Status, Verdict
-from sw_audit.checks.extra import ExtraCheck
 
-def judge_layers(evidence, policy):
-    status = Status.PASS if evidence.model.layers == 8 else Status.FAIL
-    return Verdict(check="eight-layers", model=evidence.model.id, status=status, because="counted")
 
-LAYERS = ExtraCheck(CheckInfo("eight-layers", "Eight layers", "A house rule.", "layers", {needs}), judge_layers)
-TAKEN = ExtraCheck(CheckInfo("prune-collapses", "A", "B", "C"), judge_layers)
+class EightLayersLimits(Limits):
+    '''Limits of `eight-layers`.
+
+    Attributes:
+        layers: How many layers there have to be.
+    '''
+
+    layers: int = 8
+
+
+def make(id):
+    return check(
+        id=id, order=5, title="Eight layers", meaning="A rule of ours.", quantity="layers", fails="other counts",
+        limits=EightLayersLimits, level="gate", unit="count", side="at least", needs_super_weight={needs},
+    )
+
+
+@make("eight-layers")
+def eight_layers(context: CheckContext) -> Verdict:
+    layers = context.result.model.layers
+    status = Status.PASS if layers == context.limits(EightLayersLimits).layers else Status.FAIL
+    return context.conclude(status, "counted", remedy="Count again.", limit=8.0)
+
+
+taken = make("prune-collapses")(eight_layers.rule)
 NO_CHECK = 5
 """
 
 
+@pytest.fixture(autouse=True)
+def forget_checks() -> Iterator[None]:
+    """Let every test find the checks anew."""
+    find_checks.cache_clear()
+    yield
+    find_checks.cache_clear()
+
+
 def install_extra(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, target: str = "LAYERS", *, needs: bool = False
+    folder: Path, monkeypatch: pytest.MonkeyPatch, target: str = "eight_layers", *, needs: bool = False
 ) -> None:
     """Install a package that brings a check, the way pip lays it out."""
     module = f"extra_{target.lower()}_{needs}".lower()
@@ -59,12 +88,19 @@ def install_extra(
     monkeypatch.syspath_prepend(str(folder))
 
 
-def test_every_check_has_a_rule_a_limit_and_words() -> None:
-    assert tuple(RULES) == tuple(check.id for check in CHECKS) == CHECK_IDS
+def test_every_check_says_everything_about_itself_and_stands_in_the_file_of_its_name() -> None:
+    assert len(find_checks()) == 30
+    for name, check in find_checks().items():
+        assert check.id == name
+        assert check.rule.__module__ == f"sw_audit.checks.{name.replace('-', '_')}"
+        assert check.limits.__module__ == check.rule.__module__
+        assert all((check.title, check.meaning, check.quantity, check.fails))
+        assert check.side is not None or name == "stopword-shift"
+    assert len({check.order for check in find_checks().values()}) == 30
 
 
 def test_a_healthy_model_passes_every_check_in_their_order() -> None:
-    verdicts = judge_evidence(make_evidence(), make_policy())
+    verdicts = judge_result(make_evidence(), make_policy())
     assert [verdict.check for verdict in verdicts] == MODEL_CHECKS
     assert {verdict.status for verdict in verdicts} == {Status.PASS}
     assert {verdict.model for verdict in verdicts} == {"specimen"}
@@ -72,8 +108,8 @@ def test_a_healthy_model_passes_every_check_in_their_order() -> None:
 
 def test_without_a_super_weight_the_checks_that_need_one_are_skipped_with_the_reason() -> None:
     evidence = make_none_evidence()
-    statuses = {one.check: one for one in judge_evidence(evidence, make_policy("control"))}
-    needing = {check.id for check in CHECKS if check.needs_super_weight}
+    statuses = {one.check: one for one in judge_result(evidence, make_policy("control"))}
+    needing = {check.id for check in find_checks().values() if check.needs_super_weight}
     skipped = {name for name, one in statuses.items() if one.status is Status.SKIPPED}
     assert skipped == needing | {"matches-published-index"}
     for name in needing:
@@ -94,16 +130,16 @@ def test_without_a_super_weight_the_checks_that_need_one_are_skipped_with_the_re
 def test_stored_verdicts_are_had_again_from_the_stored_evidence_and_policy(
     changed: Mapping[str, float | None], omitted: list[str], outcome: Outcome, windows: int, limit: float
 ) -> None:
-    checks = CheckLimits(prune_collapses=PruneCollapsesLimits(minimum_ratio=limit))
+    checks = CheckLimits({"prune-collapses": PruneCollapsesLimits(minimum_ratio=limit)})
     policy = make_policy().model_copy(update={"checks": checks, "resamples": 200})
     evidence = make_evidence(ratios=changed, omit=tuple(omitted), outcome=outcome, windows=windows, items=windows)
     template = TEMPLATE
-    verdicts = judge_evidence(evidence, policy)
+    verdicts = judge_result(evidence, policy)
     judged = evidence.model_copy(update={"verdicts": verdicts})
     record = template.model_copy(update={"models": (judged,), "policy": policy})
     again = decode_record(encode_record(record))
     assert again == record
-    assert judge_evidence(again.find_model("specimen"), again.policy) == verdicts
+    assert judge_result(again.find_model("specimen"), again.policy) == verdicts
     for verdict in verdicts:
         assert verdict.because
         assert (verdict.remedy is not None) == (verdict.status in (Status.FAIL, Status.INCONCLUSIVE))
@@ -111,12 +147,12 @@ def test_stored_verdicts_are_had_again_from_the_stored_evidence_and_policy(
 
 def test_every_verdict_on_every_model_of_a_record_is_had_again() -> None:
     record = decode_record(encode_record(make_record()))
-    again = [one for result in record.results for one in judge_evidence(result, record.policy)]
+    again = [one for result in record.results for one in judge_result(result, record.policy)]
     assert tuple(again) == record.verdicts
 
 
 def test_what_fails_says_what_to_do_in_one_sentence_or_two() -> None:
-    for verdict in judge_evidence(make_failing_evidence(), make_policy("broken")):
+    for verdict in judge_result(make_failing_evidence(), make_policy("broken")):
         if verdict.status is Status.FAIL:
             assert verdict.remedy is not None
             assert verdict.remedy.endswith((".", "ones."))
@@ -124,28 +160,28 @@ def test_what_fails_says_what_to_do_in_one_sentence_or_two() -> None:
 
 
 def test_a_disabled_check_is_not_judged_unless_it_is_asked_for() -> None:
-    policy = Policy(checks=CheckLimits(prune_collapses=PruneCollapsesLimits(enabled=False)))
-    assert "prune-collapses" not in [one.check for one in judge_evidence(make_evidence(), policy)]
+    policy = Policy(checks=CheckLimits({"prune-collapses": PruneCollapsesLimits(enabled=False)}))
+    assert "prune-collapses" not in [one.check for one in judge_result(make_evidence(), policy)]
     assert "prune-collapses" not in [check.id for check in list_checks(policy)]
-    (verdict,) = judge_evidence(make_evidence(), policy, ["prune-collapses"])
+    (verdict,) = judge_result(make_evidence(), policy, ["prune-collapses"])
     assert verdict.status is Status.PASS
 
 
 def test_an_unknown_check_is_one_line_that_names_the_nearest() -> None:
     with pytest.raises(PolicyError, match="write 'prune-collapses'") as caught:
-        judge_evidence(make_evidence(), make_policy(), ["prune-colapses"])
+        judge_result(make_evidence(), make_policy(), ["prune-colapses"])
     assert "\n" not in str(caught.value)
     with pytest.raises(PolicyError, match="choose among super-weight-located"):
-        judge_evidence(make_evidence(), make_policy(), ["zzz"])
+        judge_result(make_evidence(), make_policy(), ["zzz"])
 
 
 def test_another_package_brings_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_extra(tmp_path, monkeypatch)
-    verdicts = judge_evidence(make_evidence(), make_policy())
+    verdicts = judge_result(make_evidence(), make_policy())
     assert [one.check for one in verdicts] == [*MODEL_CHECKS, "eight-layers"]
     assert verdicts[-1].status is Status.PASS
     assert list_checks(make_policy())[-1].id == "eight-layers"
-    assert [one.check for one in judge_evidence(make_evidence(), make_policy(), ["eight-layers"])] == [
+    assert [one.check for one in judge_result(make_evidence(), make_policy(), ["eight-layers"])] == [
         "eight-layers"
     ]
 
@@ -154,20 +190,20 @@ def test_an_extra_check_that_needs_a_super_weight_is_skipped_like_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_extra(tmp_path, monkeypatch, needs=True)
-    (verdict,) = judge_evidence(make_none_evidence(), make_policy(), ["eight-layers"])
+    (verdict,) = judge_result(make_none_evidence(), make_policy(), ["eight-layers"])
     assert verdict.status is Status.SKIPPED
 
 
 @pytest.mark.parametrize(
     ("target", "words"),
-    [("TAKEN", "this id is taken"), ("NO_CHECK", "is a int"), ("MISSING", "cannot be loaded")],
+    [("taken", "this id is taken"), ("NO_CHECK", "is a int"), ("MISSING", "cannot be loaded")],
 )
 def test_an_extra_check_that_cannot_be_used_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, words: str
 ) -> None:
     install_extra(tmp_path, monkeypatch, target)
     with pytest.raises(PolicyError, match=words) as caught:
-        find_extra_checks()
+        find_checks()
     assert "\n" not in str(caught.value)
 
 

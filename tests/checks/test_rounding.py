@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 from support.evidence import HEALTHY, make_evidence, make_failing_evidence, make_none_evidence, make_policy
 
-from sw_audit.checks.limits import CheckLimits, HoldoutBeatsPlainRtnLimits, RtnHoldoutQualityLimits
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.holdout_beats_plain_rtn import HoldoutBeatsPlainRtnLimits
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.rtn_holdout_quality import RtnHoldoutQualityLimits
 from sw_audit.policy.policy import Policy, QuantizationPolicy
-from sw_audit.record.arm import Arm
+from sw_audit.record.arm import Arm, Custom
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
@@ -20,14 +22,16 @@ def make_recipes_policy(*recipes: str, quality: dict[str, float] | None = None, 
     return Policy(
         quantization=QuantizationPolicy(recipes=recipes),
         checks=CheckLimits(
-            rtn_holdout_quality=RtnHoldoutQualityLimits(maximum_ratio=quality or {}),
-            holdout_beats_plain_rtn=HoldoutBeatsPlainRtnLimits(**gain),
+            {
+                "rtn-holdout-quality": RtnHoldoutQualityLimits(maximum_ratio=quality or {}),
+                "holdout-beats-plain-rtn": HoldoutBeatsPlainRtnLimits(**gain),
+            }
         ),
     )
 
 
 def judge_one(check: str, evidence: ModelResult, policy: Policy | None = None) -> Verdict:
-    return judge_evidence(evidence, policy or make_policy(), [check])[0]
+    return judge_result(evidence, policy or make_policy(), [check])[0]
 
 
 def judge_ratios(check: str, policy: Policy, **ratios: float | None) -> Verdict:
@@ -147,7 +151,7 @@ def test_hold_out_and_plain_that_are_the_same_is_no_gain() -> None:
     evidence = make_evidence(policy=policy)
     plain = evidence.measured("int4/tensor plain")
     assert plain is not None
-    same = plain.model_copy(update={"arm": Arm(name="int4/tensor hold-out")})
+    same = plain.model_copy(update={"arm": Arm(purpose=Custom(label="int4/tensor hold-out"))})
     kept = [one for one in evidence.measurements if one.arm.name != "int4/tensor hold-out"]
     verdict = judge_one(GAIN, evidence.model_copy(update={"measurements": (*kept, same)}), policy)
     assert verdict.status is Status.FAIL

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.descent import judge_descent, make_descent_evidence, make_descent_policy
 
-from sw_audit.checks.tasks import bound_paired_difference
+from sw_audit.checks.statistics import bound_paired_difference
 from sw_audit.record.descent import TaskResult
 from sw_audit.record.verdict import Status, Verdict
 

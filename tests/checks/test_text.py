@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 from support.evidence import make_evidence, make_policy
 
-from sw_audit.checks.limits import AccuracyFallsToChanceLimits, CheckLimits, StopwordShiftLimits
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.accuracy_falls_to_chance import AccuracyFallsToChanceLimits
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.stopword_shift import StopwordShiftLimits
 from sw_audit.policy.policy import Policy
 from sw_audit.record.arm import BASELINE, PRUNED
 from sw_audit.record.record import ModelResult
@@ -12,13 +14,13 @@ from sw_audit.record.verdict import Status, Verdict
 
 
 def judge_shift(evidence: ModelResult, low: float | None = None, high: float | None = None) -> Verdict:
-    limits = CheckLimits(stopword_shift=StopwordShiftLimits(minimum_ratio=low, maximum_ratio=high))
-    return judge_evidence(evidence, Policy(checks=limits), ["stopword-shift"])[0]
+    limits = CheckLimits({"stopword-shift": StopwordShiftLimits(minimum_ratio=low, maximum_ratio=high)})
+    return judge_result(evidence, Policy(checks=limits), ["stopword-shift"])[0]
 
 
 def judge_accuracy(evidence: ModelResult, lost: float = 0.6) -> Verdict:
-    limits = CheckLimits(accuracy_falls_to_chance=AccuracyFallsToChanceLimits(minimum_lost=lost))
-    return judge_evidence(evidence, Policy(checks=limits), ["accuracy-falls-to-chance"])[0]
+    limits = CheckLimits({"accuracy-falls-to-chance": AccuracyFallsToChanceLimits(minimum_lost=lost)})
+    return judge_result(evidence, Policy(checks=limits), ["accuracy-falls-to-chance"])[0]
 
 
 def test_without_a_limit_the_shift_is_measured_and_reported() -> None:
@@ -31,7 +33,7 @@ def test_without_a_limit_the_shift_is_measured_and_reported() -> None:
 
 
 def test_a_fall_is_reported_as_well_as_a_rise() -> None:
-    verdict = judge_shift(make_evidence(stop_mass={PRUNED: 0.05}))
+    verdict = judge_shift(make_evidence(stop_mass={PRUNED.name: 0.05}))
     assert verdict.status is Status.PASS
     assert verdict.observed is not None
     assert verdict.observed < 0.2
@@ -57,7 +59,7 @@ def test_limits_of_the_policy_are_held(
 
 
 def test_a_mass_that_is_not_finite_fails_even_without_a_limit() -> None:
-    verdict = judge_shift(make_evidence(ratios={PRUNED: None}))
+    verdict = judge_shift(make_evidence(ratios={PRUNED.name: None}))
     assert verdict.status is Status.FAIL
     assert verdict.remedy
 
@@ -75,7 +77,7 @@ def test_the_same_mass_in_every_window_is_a_ratio_of_exactly_one() -> None:
     baseline = evidence.measured(BASELINE.name)
     assert baseline is not None
     measurements = tuple(
-        one.model_copy(update={"stop_words": baseline.stop_words}) if one.arm.name == PRUNED else one
+        one.model_copy(update={"stop_words": baseline.stop_words}) if one.arm.name == PRUNED.name else one
         for one in evidence.measurements
     )
     verdict = judge_shift(evidence.model_copy(update={"measurements": measurements}))
@@ -83,8 +85,8 @@ def test_the_same_mass_in_every_window_is_a_ratio_of_exactly_one() -> None:
 
 
 def test_without_stop_words_the_shift_is_skipped_but_a_missing_arm_is_inconclusive() -> None:
-    assert judge_shift(make_evidence(stop_mass={PRUNED: None})).status is Status.SKIPPED
-    assert judge_shift(make_evidence(omit=(PRUNED,))).status is Status.INCONCLUSIVE
+    assert judge_shift(make_evidence(stop_mass={PRUNED.name: None})).status is Status.SKIPPED
+    assert judge_shift(make_evidence(omit=(PRUNED.name,))).status is Status.INCONCLUSIVE
     assert judge_shift(make_evidence(windows=5)).status is Status.INCONCLUSIVE
 
 
@@ -109,14 +111,14 @@ def test_a_pruned_model_that_guesses_has_lost_everything_above_chance() -> None:
     ],
 )
 def test_how_much_ability_is_lost_decides(pruned: float, status: Status, lost: float) -> None:
-    verdict = judge_accuracy(make_evidence(accuracy={PRUNED: pruned}))
+    verdict = judge_accuracy(make_evidence(accuracy={PRUNED.name: pruned}))
     assert verdict.status is status
     assert verdict.observed == pytest.approx(lost)
     assert (verdict.remedy is None) == (status is Status.PASS)
 
 
 def test_the_policy_moves_the_limit() -> None:
-    evidence = make_evidence(accuracy={PRUNED: 0.6})
+    evidence = make_evidence(accuracy={PRUNED.name: 0.6})
     assert judge_accuracy(evidence).status is Status.FAIL
     assert judge_accuracy(evidence, lost=0.2).status is Status.PASS
 
@@ -130,8 +132,8 @@ def test_a_model_that_guesses_before_pruning_has_no_ability_to_lose(before: floa
 
 
 def test_without_items_accuracy_is_skipped_but_a_missing_arm_is_inconclusive() -> None:
-    assert judge_accuracy(make_evidence(accuracy={PRUNED: None})).status is Status.SKIPPED
-    assert judge_accuracy(make_evidence(omit=(PRUNED,))).status is Status.INCONCLUSIVE
+    assert judge_accuracy(make_evidence(accuracy={PRUNED.name: None})).status is Status.SKIPPED
+    assert judge_accuracy(make_evidence(omit=(PRUNED.name,))).status is Status.INCONCLUSIVE
 
 
 def test_too_few_items_give_no_verdict() -> None:

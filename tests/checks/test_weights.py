@@ -6,17 +6,15 @@ import pytest
 from support.evidence import make_address, make_evidence, make_policy
 
 from sw_audit.checks.context import CheckContext
-from sw_audit.checks.info import CHECKS
 from sw_audit.checks.limits import CheckLimits
-from sw_audit.checks.limits_of_descent import QuantizationAsConfiguredLimits
-from sw_audit.checks.weights import judge_configured, judge_failure, judge_weights
+from sw_audit.checks.quantization_as_configured import QuantizationAsConfiguredLimits, quantization_as_configured
+from sw_audit.checks.weights_intact import judge_failure, weights_intact
 from sw_audit.policy.policy import Policy
 from sw_audit.record.quantized import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.verdict import Status, Verdict
 from sw_audit.record.weights import Flaw, WeightsReport
 
-INFO = {check.id: check for check in CHECKS}
 MODULE = QuantizedModule(module="model.layers.1.mlp.down_proj", bits=4, group=32)
 HELD = HeldScalar(address=make_address(), module=MODULE, parent=-2.0, value=-1.5, step=0.25)
 QUANTIZED = QuantizationReport(
@@ -39,13 +37,13 @@ BROKEN = WeightsReport(
 
 def judge_files(report: WeightsReport | None) -> Verdict:
     evidence = make_evidence().model_copy(update={"weights": report})
-    return judge_weights(CheckContext(INFO["weights-intact"], evidence, make_policy()))
+    return weights_intact.rule(CheckContext(weights_intact, evidence, make_policy()))
 
 
 def judge_quantization(report: QuantizationReport | None, **limits: Any) -> Verdict:
     evidence: ModelResult = make_evidence().model_copy(update={"quantization": report})
-    policy = Policy(checks=CheckLimits(quantization_as_configured=QuantizationAsConfiguredLimits(**limits)))
-    return judge_configured(CheckContext(INFO["quantization-as-configured"], evidence, policy))
+    policy = Policy(checks=CheckLimits({"quantization-as-configured": QuantizationAsConfiguredLimits(**limits)}))
+    return quantization_as_configured.rule(CheckContext(quantization_as_configured, evidence, policy))
 
 
 def test_files_in_which_nothing_serious_was_found_pass() -> None:
@@ -74,20 +72,20 @@ def test_files_that_nobody_looked_at_pass_nothing() -> None:
 
 def test_a_failure_is_one_verdict_and_the_others_are_skipped() -> None:
     failure = ModelFailure(model="it", message="it holds 2 NaN", weights=BROKEN)
-    intact, other = judge_failure(failure, make_policy("it"), ["weights-intact", "kl-divergence"])
+    intact, other = judge_failure(failure, ["weights-intact", "kl-divergence"])
     assert (intact.status, intact.observed, intact.quantity) == (Status.FAIL, 7, "serious flaws")
     assert (other.status, other.check, other.model) == (Status.SKIPPED, "kl-divergence", "it")
 
 
 def test_without_the_check_itself_the_others_are_no_skip_that_would_pass() -> None:
     failure = ModelFailure(model="it", message="it holds 2 NaN", weights=BROKEN)
-    [verdict] = judge_failure(failure, make_policy("it"), ["kl-divergence"])
+    [verdict] = judge_failure(failure, ["kl-divergence"])
     assert verdict.status is Status.INCONCLUSIVE
     assert verdict.remedy is not None
 
 
 def test_a_model_that_failed_for_another_reason_has_no_verdicts() -> None:
-    assert judge_failure(ModelFailure(model="it", message="gone"), make_policy("it"), ["weights-intact"]) == ()
+    assert judge_failure(ModelFailure(model="it", message="gone"), ["weights-intact"]) == ()
 
 
 def test_a_checkpoint_that_is_not_quantized_is_skipped() -> None:

@@ -20,7 +20,7 @@ from sw_audit.export.checkpoint import METADATA_KEY, ExportOrder, export_checkpo
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import WeightAddress, group_addresses
-from sw_audit.record.arm import Arm, Quantize
+from sw_audit.record.arm import Arm, Custom, Quantize
 from sw_audit.record.export import Export, Form
 
 TOKENS = torch.tensor([[1, 5, 6, 7, 8, 9]])
@@ -43,7 +43,7 @@ def run_arm(checkpoint: Checkpoint, order: ExportOrder) -> torch.Tensor:
     )
     with ExitStack() as stack:
         for layer in checkpoint.layers:
-            stack.enter_context(applied_arm(Arm(name="x", acts=(act,)), layer))
+            stack.enter_context(applied_arm(Arm(purpose=Custom(label="x"), acts=(act,)), layer))
         return run(checkpoint.model)
 
 

@@ -18,7 +18,7 @@ from sw_audit.arms.apply import applied_arm
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import Arm, RestoreActivation, Scale, SetTo
+from sw_audit.record.arm import Arm, Custom, RestoreActivation, Scale, SetTo
 from sw_audit.record.location import Outcome
 from sw_audit.specimen.shipped import corpus_path, specimen_path
 
@@ -39,7 +39,7 @@ def read_stories(checkpoint: Checkpoint, count: int = 8) -> Tensor:
 @torch.no_grad()
 def run(checkpoint: Checkpoint, *acts: Scale | SetTo | RestoreActivation) -> Tensor:
     """Return the logits of a few stories with acts in force on the layer that they are about."""
-    with applied_arm(Arm(name="tried", acts=acts), checkpoint.layers[1]):
+    with applied_arm(Arm(purpose=Custom(label="tried"), acts=acts), checkpoint.layers[1]):
         logits: Tensor = checkpoint.model(read_stories(checkpoint)).logits
     return logits.float()
 
@@ -99,7 +99,7 @@ def test_pruning_it_destroys_the_model_and_everything_is_put_back(opened: Opened
     assert module.__dict__.get("forward") == untouched.get("forward")
     with (
         pytest.raises(RuntimeError, match="midway"),
-        applied_arm(Arm(name="tried", acts=(PRUNED,)), checkpoint.layers[1]),
+        applied_arm(Arm(purpose=Custom(label="tried"), acts=(PRUNED,)), checkpoint.layers[1]),
     ):
         raise RuntimeError("midway")
     assert torch.equal(run(checkpoint), whole)

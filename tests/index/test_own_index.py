@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
 from sw_audit.errors import PolicyError
 from sw_audit.index.growing import add_finding, describe_finding
 from sw_audit.locate.locator import locate_super_weights
@@ -45,7 +45,7 @@ def audit(source: Path, index: str | None, name: str | None = None) -> tuple[Ver
     policy = Policy(models=(ModelPolicy(source=str(source), id="it", index=name),), index=index)
     preflight(policy)
     evidence = run_model(policy, "it", [CHECK])
-    (verdict,) = judge_evidence(evidence, policy, [CHECK])
+    (verdict,) = judge_result(evidence, policy, [CHECK])
     return verdict, evidence.published.match if evidence.published else None
 
 
@@ -98,4 +98,4 @@ def test_the_record_carries_the_answer_so_that_it_is_judged_again_without_the_in
     assert evidence.location.weight_norm_prediction is not None
     again = type(evidence).model_validate_json(evidence.model_dump_json(by_alias=True), strict=True)
     assert again == evidence
-    assert judge_evidence(again, policy, [CHECK])[0].status is Status.FAIL
+    assert judge_result(again, policy, [CHECK])[0].status is Status.FAIL

@@ -9,7 +9,7 @@ from support.planted import build_gpt2, build_llama, wrap_model
 
 from sw_audit.locate.controls import count_weights, draw_placebos, find_largest_weights, list_matrices
 from sw_audit.record.address import WeightAddress
-from sw_audit.record.arm import PLACEBO_KINDS
+from sw_audit.record.arm import CONTROL_KINDS
 
 LLAMA = wrap_model(build_llama())
 DOWN = "model.layers.2.mlp.down_proj.weight"
@@ -46,7 +46,7 @@ def test_every_decoder_matrix_is_counted_once() -> None:
 @given(
     row=st.integers(0, 47),
     column=st.integers(0, 111),
-    kind=st.sampled_from(PLACEBO_KINDS),
+    kind=st.sampled_from(CONTROL_KINDS),
     seed=st.text(max_size=3),
 )
 def test_a_placebo_matches_in_its_kind_and_is_never_the_super_weight(
@@ -69,7 +69,7 @@ def test_a_placebo_matches_in_its_kind_and_is_never_the_super_weight(
 
 def test_a_set_of_placebos_has_no_scalar_twice() -> None:
     targets = [WeightAddress(parameter=DOWN, row=3, column=column) for column in range(6)]
-    for kind in PLACEBO_KINDS:
+    for kind in CONTROL_KINDS:
         drawn = draw_placebos(LLAMA.layers, targets, kind, "0")
         assert len(set(drawn)) == len(drawn) == 6
         assert not set(drawn) & set(targets)

@@ -18,7 +18,7 @@ from sw_audit.locate.controls import count_weights, draw_placebos, find_largest_
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.probe import DownObservation, Probe, probe_prompt
 from sw_audit.record.address import WeightAddress
-from sw_audit.record.arm import PLACEBO_KINDS
+from sw_audit.record.arm import CONTROL_KINDS
 from sw_audit.record.location import Outcome
 from sw_audit.testing.families import Numerals
 
@@ -194,7 +194,7 @@ def test_the_largest_weights_and_placebos_are_named_with_their_expert() -> None:
     found = find_largest_weights(layers, 500, (target,))
     values = [float(checkpoint.matrix(one.parameter, one.expert).weight[one.row, one.column]) for one in found]
     assert [abs(value) for value in values] == every.topk(501).values[1:].tolist()
-    for kind in PLACEBO_KINDS:
+    for kind in CONTROL_KINDS:
         [drawn] = draw_placebos(layers, [target], kind, "seed")
         assert drawn != target
         matrix = checkpoint.matrix(drawn.parameter, drawn.expert)

@@ -10,7 +10,7 @@ from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.windows import Windows
 from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import measure_arms
-from sw_audit.record.arm import BASELINE, Arm, QuantizeActivations, Smooth
+from sw_audit.record.arm import BASELINE, Arm, Custom, QuantizeActivations, Smooth
 from sw_audit.testing.families import build_random_model
 
 PROMPT = (1, 5, 7, 11, 30)
@@ -25,7 +25,8 @@ def make_windows(count: int, seed: int = 5) -> Windows:
 def list_trials(*alphas: float, bits: int = 4) -> dict[str, tuple[Arm, ...]]:
     return {
         f"w16a{bits}": tuple(
-            Arm(name=f"{alpha:g}", acts=(Smooth(alpha=alpha), QuantizeActivations(bits=bits))) for alpha in alphas
+            Arm(purpose=Custom(label=f"{alpha:g}"), acts=(Smooth(alpha=alpha), QuantizeActivations(bits=bits)))
+            for alpha in alphas
         )
     }
 

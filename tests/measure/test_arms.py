@@ -11,7 +11,7 @@ from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.corpus.windows import Windows
 from sw_audit.measure.arms import measure_arms
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import BASELINE, Arm, Scale
+from sw_audit.record.arm import BASELINE, Arm, Custom, Scale
 from sw_audit.testing.families import Numerals
 
 LAYER = 2
@@ -28,7 +28,7 @@ def zero(checkpoint: Checkpoint, name: str, column: int) -> Arm:
     down = checkpoint.layers[LAYER].down_projection
     assert down is not None
     group = AddressGroup(parameter=down.parameter, rows=(7,), columns=(column,))
-    return Arm(name=name, acts=(Scale(addresses=(group,), factor=0.0),))
+    return Arm(purpose=Custom(label=name), acts=(Scale(addresses=(group,), factor=0.0),))
 
 
 def make_windows() -> Windows:

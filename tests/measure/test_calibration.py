@@ -14,7 +14,7 @@ from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.calibration import CalibrationNotes
 from sw_audit.quantize.calibration import Operand
-from sw_audit.record.arm import BASELINE, Arm, QuantizeActivations, Smooth
+from sw_audit.record.arm import BASELINE, Arm, Custom, QuantizeActivations, Smooth
 from sw_audit.record.measurement import Measurement
 
 BUILDERS = {"llama": build_llama, "gpt2": build_gpt2}
@@ -72,9 +72,9 @@ def test_scored_figures_do_not_depend_on_what_is_calibrated_on_but_for_the_acts_
     scored = make_windows(4, 0)
     arms = [
         BASELINE,
-        Arm(name="dynamic", acts=(QuantizeActivations(bits=6),)),
-        Arm(name="static", acts=(QuantizeActivations(bits=6, scale="tensor"),)),
-        Arm(name="smooth", acts=(Smooth(alpha=0.5), QuantizeActivations(bits=6))),
+        Arm(purpose=Custom(label="dynamic"), acts=(QuantizeActivations(bits=6),)),
+        Arm(purpose=Custom(label="static"), acts=(QuantizeActivations(bits=6, scale="tensor"),)),
+        Arm(purpose=Custom(label="smooth"), acts=(Smooth(alpha=0.5), QuantizeActivations(bits=6))),
     ]
 
     def measure(seed: int) -> list[Measurement]:
@@ -97,9 +97,12 @@ def find_harm(checkpoint: Checkpoint) -> list[float]:
     static = QuantizeActivations(bits=8, scale="tensor")
     arms = [
         BASELINE,
-        Arm(name="naive", acts=(static,)),
-        Arm(name="held", acts=(static.model_copy(update={"channels": (SUPER.row,), "columns": (group,)}),)),
-        Arm(name="other", acts=(static.model_copy(update={"channels": (SUPER.row + 1,)}),)),
+        Arm(purpose=Custom(label="naive"), acts=(static,)),
+        Arm(
+            purpose=Custom(label="held"),
+            acts=(static.model_copy(update={"channels": (SUPER.row,), "columns": (group,)}),),
+        ),
+        Arm(purpose=Custom(label="other"), acts=(static.model_copy(update={"channels": (SUPER.row + 1,)}),)),
     ]
     found = measure_arms(checkpoint, arms, make_windows(8, 0), protocol="p", calibration=make_windows(4, 1))
     return [one.agreement.mean_divergence or 0.0 for one in found[1:]]

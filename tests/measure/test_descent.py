@@ -32,8 +32,8 @@ from sw_audit.measure.engine import run_arms
 from sw_audit.measure.readers import batch_windows
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
 from sw_audit.record.address import WeightAddress
-from sw_audit.record.arm import Arm, SetTo, SwapModules
-from sw_audit.record.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, LayerError, name_restored_module
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, RestoredModule, SetTo, SwapModules
+from sw_audit.record.descent import LayerError
 from sw_audit.record.location import SuperWeight
 from sw_audit.specimen import specimen_path
 from sw_audit.testing.families import Numerals
@@ -90,7 +90,7 @@ def test_figures_are_those_of_two_whole_models_on_the_same_tokens(
     )
     first, second = found.measurements
     assert (first.arm.name, first.model, second.arm.name, second.model) == (
-        PARENT, "specimen", DESCENDANT, "descendant",
+        PARENT.name, "specimen", DESCENDANT.name, "descendant",
     )  # fmt: skip
     assert {first.protocol, second.protocol} == {found.protocol.signature}
     for measured, logs in ((first, there), (second, here)):
@@ -121,16 +121,16 @@ def test_putting_back_recovers_what_was_taken_away_and_nothing_else(
     found, layers = compare_on_text(
         parent, descendant, text, [restored, restore_module(module), restore_module(other)], layers=True
     )
-    whole, broken = found.measured(PARENT), found.measured(DESCENDANT)
+    whole, broken = found.measured(PARENT.name), found.measured(DESCENDANT.name)
     assert whole is not None
     assert broken is not None
-    for name in (RESTORED_WEIGHTS, name_restored_module(module)):
+    for name in (RESTORED_WEIGHTS.name, RestoredModule(module=module).name):
         back = found.measured(name)
         assert back is not None
         # Nothing but that scalar differed, so with it the two are one model, bit for bit.
         assert back.loss == whole.loss
         assert back.agreement.divergence == whole.agreement.divergence
-    untouched = found.measured(name_restored_module(other))
+    untouched = found.measured(RestoredModule(module=other).name)
     assert untouched is not None
     assert untouched.loss == broken.loss
     assert broken.loss.perplexity is not None
@@ -205,7 +205,7 @@ def disturb(parent: Checkpoint, layer: int = LAYER) -> Checkpoint:
 def note(parent: Checkpoint, descendant: Checkpoint) -> list[LayerError]:
     batches = batch_windows(make_windows(), parent.vocabulary)
     notes = LayerErrorObserver(batches)
-    arms = [Arm(name=PARENT), Arm(name=DESCENDANT)]
+    arms = [Arm(purpose=PARENT), Arm(purpose=DESCENDANT)]
     run_arms(descendant, arms, [one.token_ids for one in batches], lambda *_: None, parent=parent, observer=notes)
     return notes.errors
 

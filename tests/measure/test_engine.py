@@ -40,10 +40,9 @@ from sw_audit.measure.engine import run_arms
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.arm import BASELINE, Arm, Quantize, Scale, SetTo, SwapModules
-from sw_audit.record.descent import DESCENDANT, PARENT
+from sw_audit.record.arm import BASELINE, DESCENDANT, PARENT, Arm, Custom, Quantize, Scale, SetTo, SwapModules
 
-AS_IT_IS = [Arm(name=PARENT), Arm(name=DESCENDANT)]
+AS_IT_IS = [Arm(purpose=PARENT), Arm(purpose=DESCENDANT)]
 RECIPE = parse_recipe("int4/16x16")
 # One for each way of calling layers, of returning from them, and of keeping their matrices.
 QUICK = "llama bloom falcon gptj gpt_neo gpt2 opt mixtral gpt_oss deepseek_v3 qwen2_vl"
@@ -84,9 +83,9 @@ def test_arms_side_by_side_equal_separate_runs_bit_for_bit(family: Family) -> No
     group = (name_scalar(checkpoint.layers[LAYER].down_projections[-1]),)
     changes: dict[Arm, Callable[[Checkpoint], object]] = {
         BASELINE: lambda _: None,
-        Arm(name="scaled", acts=(Scale(addresses=group, factor=300.0),)): scale_,
-        Arm(name="set", acts=(SetTo(addresses=group, value=-25.0),)): set_,
-        Arm(name="rounded", acts=(Quantize(recipe=RECIPE, holdout=group),)): round_,
+        Arm(purpose=Custom(label="scaled"), acts=(Scale(addresses=group, factor=300.0),)): scale_,
+        Arm(purpose=Custom(label="set"), acts=(SetTo(addresses=group, value=-25.0),)): set_,
+        Arm(purpose=Custom(label="rounded"), acts=(Quantize(recipe=RECIPE, holdout=group),)): round_,
     }
     before = fingerprint(checkpoint)
     seen = collect(checkpoint, list(changes))
@@ -153,7 +152,7 @@ def test_peaks_are_the_largest_magnitudes_of_each_layers_output() -> None:
             for ids in make_batches()
         ]
     group = name_scalar(checkpoint.layers[LAYER].down_projections[0])
-    huge = Arm(name="huge", acts=(Scale(addresses=(group,), factor=3e38),))
+    huge = Arm(purpose=Custom(label="huge"), acts=(Scale(addresses=(group,), factor=3e38),))
     runs = run_arms(checkpoint, [BASELINE, huge], make_batches(), lambda *_: None)
     for depth in range(len(checkpoint.layers) - 1):
         assert runs[0].peaks[depth] == max(float(of_batch[depth].abs().max()) for of_batch in states)
@@ -165,7 +164,7 @@ def test_peaks_are_the_largest_magnitudes_of_each_layers_output() -> None:
 def test_an_arm_skips_the_batches_that_are_not_included_and_the_baseline_skips_none() -> None:
     checkpoint = open_family(LLAMA)
     group = name_scalar(checkpoint.layers[LAYER].down_projections[0])
-    arms = [BASELINE, Arm(name="zero", acts=(Scale(addresses=(group,), factor=0.0),))]
+    arms = [BASELINE, Arm(purpose=Custom(label="zero"), acts=(Scale(addresses=(group,), factor=0.0),))]
     everything = collect(checkpoint, arms)
     seen = collect(checkpoint, arms, included=lambda batch, arm: (batch, arm) == (2, 1))
     assert set(seen) == {(0, 0), (1, 0), (2, 0), (2, 1)}
@@ -175,7 +174,7 @@ def test_an_arm_skips_the_batches_that_are_not_included_and_the_baseline_skips_n
 def test_calibrating_batches_are_run_in_the_baseline_alone_and_read_by_nobody() -> None:
     checkpoint = open_family(LLAMA)
     group = name_scalar(checkpoint.layers[LAYER].down_projections[0])
-    arms = [BASELINE, Arm(name="zero", acts=(Scale(addresses=(group,), factor=0.0),))]
+    arms = [BASELINE, Arm(purpose=Custom(label="zero"), acts=(Scale(addresses=(group,), factor=0.0),))]
     batches = [make_windows(2, seed, 9, 60).token_ids for seed in range(3)]
     calls = []
     handle = checkpoint.layers[LAYER].module.register_forward_hook(lambda *_: calls.append(1))
@@ -196,8 +195,8 @@ def check_every_arm(parent: Checkpoint, descendant: Checkpoint, reference: Check
     value, module = float(weight_of(reference)[ROW, COLUMN]), name_module(descendant)
     arms = [
         *AS_IT_IS,
-        Arm(name="scalar", acts=(SetTo(addresses=(name_scalar(down),), value=value),)),
-        Arm(name="module", acts=(SwapModules(modules=(module,)),)),
+        Arm(purpose=Custom(label="scalar"), acts=(SetTo(addresses=(name_scalar(down),), value=value),)),
+        Arm(purpose=Custom(label="module"), acts=(SwapModules(modules=(module,)),)),
     ]
     before = fingerprint(descendant)
     seen = collect(descendant, arms, parent=parent)
@@ -262,7 +261,7 @@ def test_what_is_put_back_shares_the_descendants_states_up_to_its_layer() -> Non
     ran: list[int] = []
     for depth, layer in enumerate(descendant.layers):
         layer.module.register_forward_hook(lambda *_, depth=depth: ran.append(depth))
-    arm = Arm(name="b", acts=(SwapModules(modules=(name_module(descendant),)),))
+    arm = Arm(purpose=Custom(label="b"), acts=(SwapModules(modules=(name_module(descendant),)),))
     collect(descendant, [*AS_IT_IS, arm], parent=parent)
     # Once each to learn the outputs' shapes; then three batches, from layer 1 on in two arms.
     assert ran == [0, 1, 2, *[0] * 3, *[1] * 6, *[2] * 6]

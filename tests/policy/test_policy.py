@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from sw_audit.checks.limits import CHECK_IDS
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.prune_collapses import PruneCollapsesLimits
+from sw_audit.checks.registry import find_checks
+from sw_audit.checks.rtn_holdout_quality import RtnHoldoutQualityLimits
+from sw_audit.checks.stopword_shift import StopwordShiftLimits
 from sw_audit.errors import PolicyError
 from sw_audit.fact import Fact
 from sw_audit.policy.overlaying import overlay_policy
@@ -56,7 +60,10 @@ def uncomment_keys(text: str) -> str:
 
 def list_paths(value: object, prefix: str = "") -> Iterator[str]:
     """Yield the path of every key that a policy can have."""
-    if isinstance(value, BaseModel):
+    if isinstance(value, CheckLimits):
+        for check, limits in value.items():
+            yield from list_paths(limits, f"{prefix}.{check}")
+    elif isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
             yield from list_paths(getattr(value, name), f"{prefix}.{field.alias or name}")
     elif isinstance(value, tuple) and value and isinstance(value[0], Fact):
@@ -87,9 +94,9 @@ def test_every_part_of_a_file_is_read(tmp_path: Path) -> None:
     assert policy.models[0].dtype == "bfloat16"
     assert policy.corpus == CorpusPolicy(source="text.txt", windows=64, stop_words=("the", "of"))
     assert policy.quantization.recipes == ("int4/64x64", "int8/row/symmetric")
-    assert policy.checks.prune_collapses.minimum_ratio == 100
-    assert policy.checks.rtn_holdout_quality.maximum_ratio == {"int4/64x64": 1.5}
-    assert not policy.checks.stopword_shift.enabled
+    assert policy.checks[PruneCollapsesLimits].minimum_ratio == 100
+    assert policy.checks[RtnHoldoutQualityLimits].maximum_ratio == {"int4/64x64": 1.5}
+    assert not policy.checks[StopwordShiftLimits].enabled
     assert policy.prompts == ("one", "two")
 
 
@@ -127,7 +134,7 @@ def test_an_unknown_check_is_named_with_the_nearest_one(name: str, nearest: str)
 
 def test_a_check_that_resembles_none_is_answered_with_all_of_them() -> None:
     message = complain({"checks": {"zzzzzz": {}}})
-    assert all(check in message for check in CHECK_IDS)
+    assert all(check in message for check in tuple(find_checks()))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +218,7 @@ def test_the_written_policy_parses_with_every_key_uncommented() -> None:
     data = tomllib.loads(uncomment_keys(commented_policy()))
     policy = parse_policy(data, "written")
     assert policy.models[0].source == data["model"][0]["source"]
-    assert policy.checks.prune_collapses == Policy().checks.prune_collapses
+    assert policy.checks[PruneCollapsesLimits] == Policy().checks[PruneCollapsesLimits]
 
 
 def test_the_written_policy_holds_every_key_with_its_meaning() -> None:
@@ -231,7 +238,7 @@ def test_the_written_policy_holds_every_key_with_its_meaning() -> None:
     assert max(len(line) for line in lines) <= 110
     # The id of a check is not broken over lines: it could not be searched for.
     assert not any(line.endswith("-") for line in lines)
-    for check in CHECK_IDS:
+    for check in tuple(find_checks()):
         assert f"[checks.{check}]" in lines
 
 
@@ -278,8 +285,8 @@ def test_models_recipes_and_limits_can_be_put_on_top() -> None:
         ("q", "auto"),
     ]
     assert over.quantization.recipes == ("int8/row",)
-    assert over.checks.prune_collapses.minimum_ratio == 3
-    again = overlay_policy(over, checks={"prune-collapses": {"enabled": False}}).checks.prune_collapses
+    assert over.checks[PruneCollapsesLimits].minimum_ratio == 3
+    again = overlay_policy(over, checks={"prune-collapses": {"enabled": False}}).checks[PruneCollapsesLimits]
     assert (again.enabled, again.minimum_ratio) == (False, 3)
 
 

@@ -3,8 +3,13 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from sw_audit.checks.info import CHECKS
-from sw_audit.checks.limits import CHECK_IDS, CheckLimits, Limits, RtnHoldoutQualityLimits
+from sw_audit.checks.limits import CheckLimits, Limits
+from sw_audit.checks.other_outliers_harmless import OtherOutliersHarmlessLimits
+from sw_audit.checks.prune_collapses import PruneCollapsesLimits
+from sw_audit.checks.registry import find_checks
+from sw_audit.checks.rtn_holdout_quality import RtnHoldoutQualityLimits
+from sw_audit.checks.stopword_shift import StopwordShiftLimits
+from sw_audit.checks.super_weight_located import SuperWeightLocatedLimits
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy, QuantizationPolicy
 
 
@@ -15,22 +20,21 @@ def test_the_default_policy_is_the_documented_one() -> None:
     assert (policy.confidence, policy.resamples, policy.minimum_windows) == (0.95, 2000, 8)
     assert policy.corpus.source == "specimen"
     limits = policy.checks
-    assert limits.super_weight_located.maximum_count == 6
-    assert limits.super_weight_located.early_fraction == pytest.approx(1 / 3)
-    assert limits.prune_collapses.minimum_ratio == 10
-    assert limits.other_outliers_harmless.fraction == 1e-6
-    assert (limits.stopword_shift.minimum_ratio, limits.stopword_shift.maximum_ratio) == (None, None)
-    assert all(limits.of(check).enabled for check in CHECK_IDS)
+    assert limits[SuperWeightLocatedLimits].maximum_count == 6
+    assert limits[SuperWeightLocatedLimits].early_fraction == pytest.approx(1 / 3)
+    assert limits[PruneCollapsesLimits].minimum_ratio == 10
+    assert limits[OtherOutliersHarmlessLimits].fraction == 1e-6
+    assert (limits[StopwordShiftLimits].minimum_ratio, limits[StopwordShiftLimits].maximum_ratio) == (None, None)
+    assert all(limits.of(check).enabled for check in tuple(find_checks()))
 
 
 def test_limits_with_a_default_are_of_recipes_that_are_measured_by_default() -> None:
     policy = Policy()
-    assert set(policy.checks.rtn_holdout_quality.maximum_ratio) <= set(policy.quantization.recipes)
+    assert set(policy.checks[RtnHoldoutQualityLimits].maximum_ratio) <= set(policy.quantization.recipes)
 
 
 def test_every_check_has_limits_and_no_limits_are_without_a_check() -> None:
-    assert tuple(check.id for check in CHECKS) == CHECK_IDS
-    for check in CHECKS:
+    for check in find_checks().values():
         assert isinstance(CheckLimits().of(check.id), Limits)
         assert check.title[0].isupper()
         assert not check.title.endswith(".")
@@ -84,7 +88,7 @@ def test_recipes_are_kept_in_their_own_notation_and_once() -> None:
 
 
 def test_a_limit_of_a_recipe_that_is_not_measured_is_refused() -> None:
-    limits = CheckLimits(rtn_holdout_quality=RtnHoldoutQualityLimits(maximum_ratio={"int4/row": 1.5}))
+    limits = CheckLimits({"rtn-holdout-quality": RtnHoldoutQualityLimits(maximum_ratio={"int4/row": 1.5})})
     with pytest.raises(ValidationError, match="limits 'int4/row', which is not among the recipes"):
         Policy(checks=limits)
 

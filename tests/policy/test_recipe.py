@@ -9,7 +9,7 @@ from sw_audit.errors import PolicyError
 from sw_audit.policy.clip import IqrClip, PercentileClip, SearchClip, ZScoreClip
 from sw_audit.policy.levels import NF4, construct_levels, find_levels
 from sw_audit.policy.recipe import PerBlock, PerGroup, PerRow, PerRun, PerTensor, Recipe, parse_recipe
-from sw_audit.record.arm import name_placebo, name_rounding
+from sw_audit.record.arm import Placebo, Rounding
 
 sizes = st.integers(1, 10**7)
 granularities = st.one_of(
@@ -136,9 +136,9 @@ def test_a_threshold_is_written_as_people_write_it(z: float, written: str) -> No
 
 def test_arms_are_named_after_what_they_do() -> None:
     recipe = parse_recipe("int4/64x64")
-    assert name_rounding(recipe, holdout=True) == "int4/64x64 hold-out"
-    assert name_rounding(recipe, holdout=False) == "int4/64x64 plain"
-    assert name_placebo("same-row", 1) == "placebo/same-row/1"
+    assert Rounding(recipe=recipe, keep=True).name == "int4/64x64 hold-out"
+    assert Rounding(recipe=recipe, keep=False).name == "int4/64x64 plain"
+    assert Placebo(control="same-row", draw=1).name == "placebo/same-row/1"
 
 
 def test_what_goes_without_saying_is_refused() -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sw_audit.checks.limits import ActivationHoldoutQualityLimits, CheckLimits
+from sw_audit.checks.activation_holdout_quality import ActivationHoldoutQualityLimits
+from sw_audit.checks.limits import CheckLimits
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.scheme import ActivationPolicy, ActivationSetup, AlphaSearch, Scheme, parse_scheme
@@ -47,13 +48,15 @@ def test_the_policy_writes_schemes_canonically_and_takes_none_twice() -> None:
 
 
 def test_a_limit_on_a_scheme_that_is_not_measured_is_refused_but_for_the_defaults() -> None:
-    limits = CheckLimits(activation_holdout_quality=ActivationHoldoutQualityLimits(maximum_ratio={"W4A8": 1.5}))
-    assert limits.activation_holdout_quality.maximum_ratio == {"w4a8": 1.5}
+    limits = CheckLimits(
+        {"activation-holdout-quality": ActivationHoldoutQualityLimits(maximum_ratio={"W4A8": 1.5})}
+    )
+    assert limits[ActivationHoldoutQualityLimits].maximum_ratio == {"w4a8": 1.5}
     with pytest.raises(ValueError, match="'w4a8', which is not among the schemes"):
         Policy(checks=limits)
     Policy(checks=limits, activations=ActivationPolicy(schemes=("w4a8",)))
     Policy(activations=ActivationPolicy(schemes=("w16a8",)))
-    assert set(Policy().checks.activation_holdout_quality.maximum_ratio) <= set(Policy().activations.schemes)
+    assert set(Policy().checks[ActivationHoldoutQualityLimits].maximum_ratio) <= set(Policy().activations.schemes)
 
 
 def test_a_setup_tells_which_alpha_was_chosen() -> None:

@@ -9,7 +9,7 @@ from support.evidence import SUPER_WEIGHT, make_arms, make_policy
 from sw_audit.errors import PolicyError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import AddressGroup, WeightAddress, group_addresses, list_addresses, parse_address
-from sw_audit.record.arm import Arm, Quantize, Scale
+from sw_audit.record.arm import Arm, Custom, Quantize, Scale
 
 addresses = st.lists(
     st.builds(
@@ -69,7 +69,7 @@ def test_an_arm_tells_every_scalar_it_names() -> None:
     group = AddressGroup(parameter="w", rows=(1,), columns=(2,))
     recipe = parse_recipe("int4/row")
     acts = (Scale(addresses=(group,), factor=0.0), Quantize(recipe=recipe, holdout=(group, group)))
-    assert list(Arm(name="both", acts=acts).addressed()) == [group] * 3
+    assert list(Arm(purpose=Custom(label="both"), acts=acts).addressed()) == [group] * 3
     names = [arm.name for arm in make_arms(make_policy())]
     assert len(set(names)) == len(names)
 

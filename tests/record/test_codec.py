@@ -9,10 +9,11 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.evidence import make_record
+from support.evidence import make_arms, make_policy, make_record
 
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
 from sw_audit.errors import RecordError
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, Custom, RestoredModule, Subset
 from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.record import ModelFailure
 from sw_audit.record.schema import json_schema
@@ -101,7 +102,7 @@ def test_records_of_every_schema_load_for_ever_and_are_judged_the_same(path: Pat
         assert result.verdicts
         # Checks that are younger than the record have nothing to go by in it.
         known = [one.check for one in result.verdicts]
-        again = judge_evidence(result, record.policy, known)
+        again = judge_result(result, record.policy, known)
         assert [(one.check, one.status) for one in again] == [(one.check, one.status) for one in result.verdicts]
         for new, old in zip(again, result.verdicts, strict=True):
             assert [new.observed, new.low, new.high] == pytest.approx([old.observed, old.low, old.high])
@@ -240,8 +241,30 @@ def test_from_schema_1_every_model_takes_what_is_its_own_in_the_order_of_the_pol
     assert new.keys() == {"schema", "tool", "created", "environment", "policy", "models"}
     b, gone, a = new["models"]
     assert (a["kind"], a["model"], a["location"], b["location"]) == ("result", {"id": "a"}, 1, 2)
-    assert a["measurements"] == [{"model": "a", "arm": {"name": "stand-in", "acts": [{"kind": "replace-layer"}]}}]
+    purpose = {"kind": "backend", "method": "stand-in"}
+    assert a["measurements"] == [{"model": "a", "arm": {"purpose": purpose, "acts": [{"kind": "replace-layer"}]}}]
     assert b["descent"]["texts"][0]["measurements"][0]["arm"]["acts"] == [{"kind": "swap-modules"}]
     assert "descent" not in a
     assert [verdict["check"] for verdict in a["verdicts"]] == ["x", "y"]
     assert gone == {"kind": "failure", "model": "gone", "message": "no", "verdicts": old["verdicts"][1:2]}
+
+
+def test_from_schema_1_every_arm_is_told_what_it_is_for() -> None:
+    beside = [
+        Arm(purpose=purpose) for purpose in (PARENT, DESCENDANT, RESTORED_WEIGHTS, RestoredModule(module="m.a"))
+    ]
+    parts = [Arm(purpose=Subset(part="row", number=2)), Arm(purpose=Custom(label="whatever it was"))]
+    for arm in (*make_arms(make_policy()), *beside, *parts):
+        written = arm.model_dump(mode="json")
+        del written["purpose"]
+        old = {
+            "schema": 1,
+            "policy": {"model": []},
+            "models": [{"id": "a"}],
+            "tool": {},
+            "created": "",
+            "environment": {},
+        }
+        old["measurements"] = [{"model": "a", "arm": {"name": arm.name, **written}}]
+        [model] = upgrade_document(old, "x")["models"]
+        assert Arm.model_validate(model["measurements"][0]["arm"]) == arm

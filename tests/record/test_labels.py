@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from sw_audit.policy.recipe import parse_recipe
+from sw_audit.policy.scheme import parse_scheme
 from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import (
     BASELINE,
     OTHER_OUTLIERS,
+    ActivationRounding,
     Arm,
+    Custom,
+    Placebo,
     Quantize,
-    QuantizeActivations,
+    Rounding,
     Scale,
-    name_placebo,
-    name_rounding,
+    Subset,
 )
 from sw_audit.record.labels import TIMES, label_arm, label_granularity
 
@@ -22,13 +25,17 @@ def test_arms_have_names_that_need_no_glossary() -> None:
     others = (AddressGroup(parameter="p", rows=(1, 2, 3), columns=(4, 5, 6)),)
     named = {
         BASELINE: "Model as it is",
-        Arm(name=OTHER_OUTLIERS, acts=(Scale(addresses=others, factor=0),)): "3 other outliers zeroed",
-        Arm(name=name_placebo("same-row", 2)): "Placebo, same row",
-        Arm(name=name_rounding(recipe, holdout=True), acts=(Quantize(recipe=recipe),)): "int4/64x64, held out",
-        Arm(name="w8a8 hold-out", acts=(QuantizeActivations(bits=8),)): "W8A8, super activation held out",
-        Arm(name="w16a4 smoothquant", acts=(QuantizeActivations(bits=4),)): "W16A4, SmoothQuant",
-        Arm(name="placebo/of-another-kind/1"): "placebo/of-another-kind/1",
-        Arm(name="mine"): "mine",
+        Arm(purpose=OTHER_OUTLIERS, acts=(Scale(addresses=others, factor=0),)): "3 other outliers zeroed",
+        Arm(purpose=Placebo(control="same-row", draw=2)): "Placebo, same row",
+        Arm(purpose=Rounding(recipe=recipe, keep=True), acts=(Quantize(recipe=recipe),)): "int4/64x64, held out",
+        Arm(
+            purpose=ActivationRounding(scheme=parse_scheme("w8a8"), treatment="hold-out")
+        ): "W8A8, super activation held out",
+        Arm(
+            purpose=ActivationRounding(scheme=parse_scheme("w16a4"), treatment="smoothquant")
+        ): "W16A4, SmoothQuant",
+        Arm(purpose=Subset(part="without", number=2)): "All but 2 zeroed",
+        Arm(purpose=Custom(label="mine")): "mine",
     }
     assert [label_arm(arm) for arm in named] == list(named.values())
 

@@ -19,24 +19,28 @@ import sw_audit.checks
 import sw_audit.policy
 import sw_audit.record
 from sw_audit.checks.limits import CheckLimits, Limits
-from sw_audit.checks.recovery import RecoveryPlan
+from sw_audit.checks.recovery_plan import RecoveryPlan
 from sw_audit.fact import Fact, digest_fact
 from sw_audit.index.reading import read_published
 from sw_audit.policy.clip import Clip, IqrClip, PercentileClip, SearchClip, ZScoreClip
-from sw_audit.policy.recipe import (
-    Granularity,
-    PerBlock,
-    PerGroup,
-    PerRow,
-    PerRun,
-    PerTensor,
-    Recipe,
-    parse_recipe,
-)
+from sw_audit.policy.recipe import Granularity, PerBlock, PerGroup, PerRow, PerRun, PerTensor, Recipe, parse_recipe
 from sw_audit.policy.scheme import parse_scheme
 from sw_audit.policy.targets import PatternMatch
 from sw_audit.record.address import AddressGroup, WeightAddress
-from sw_audit.record.arm import Act, Quantize, ReplaceLayer, RestoreActivation, Scale, SetTo
+from sw_audit.record.arm import (
+    Act,
+    Backend,
+    Custom,
+    NamedPurpose,
+    Purpose,
+    Quantize,
+    ReplaceLayer,
+    RestoreActivation,
+    RestoredModule,
+    Scale,
+    SetTo,
+    Subset,
+)
 from sw_audit.record.export import Export, HeldWeight
 from sw_audit.record.published import Remark
 from sw_audit.record.record import AuditedModel
@@ -57,6 +61,10 @@ BESIDE = (
     PatternMatch(pattern="*.down_proj", role="target", matrices=6),
     parse_recipe("nf3/row/search-corpus"),
     Limits(enabled=False),
+    Subset(part="without", number=2),
+    RestoredModule(module="model.layers.2.mlp.down_proj"),
+    Backend(method="bitsandbytes-nf4"),
+    Custom(label="mine"),
     RecoveryPlan(modules=2, lost=(WeightAddress(parameter="w", row=1, column=2),)),
     read_published(),
     make_published(own=True),
@@ -83,6 +91,8 @@ def walk_facts(value: object) -> Iterator[Fact]:
         yield value
         for _, part in value:
             yield from walk_facts(part)
+    elif isinstance(value, CheckLimits):
+        yield from walk_facts(value.root)
     elif isinstance(value, dict):
         for part in value.values():
             yield from walk_facts(part)
@@ -99,7 +109,7 @@ def list_kinds() -> set[type[Fact]]:
         for module in pkgutil.iter_modules(package.__path__)
     ]
     members = [member for module in modules for _, member in inspect.getmembers(module, inspect.isclass)]
-    return {member for member in members if issubclass(member, Fact)} - {Fact}
+    return {member for member in members if issubclass(member, Fact)} - {Fact, NamedPurpose}
 
 
 SAMPLES = {type(fact): fact for whole in (make_record(windows=8, items=8), *BESIDE) for fact in walk_facts(whole)}
@@ -166,7 +176,8 @@ def list_union_members() -> list[Fact]:
 
 def test_unions_are_told_apart_by_their_kind() -> None:
     unions: tuple[TypeAdapter[object], ...] = (
-        TypeAdapter(Act), TypeAdapter(Granularity), TypeAdapter(Clip), TypeAdapter(AuditedModel),
+        TypeAdapter(Act), TypeAdapter(Purpose), TypeAdapter(Granularity), TypeAdapter(Clip),
+        TypeAdapter(AuditedModel),
     )  # fmt: skip
     for member in list_union_members():
         read = []

@@ -25,8 +25,8 @@ from sw_audit_reports.elements import Element, make_paragraph, make_table, text
 from sw_audit_reports.html import RECORD_ID, render_html
 from sw_audit_reports.sections import SECTIONS, Context, section
 
-from sw_audit.checks.info import CHECKS
-from sw_audit.record.arm import PRUNED, Arm
+from sw_audit.checks.registry import find_checks
+from sw_audit.record.arm import PRUNED, Arm, Custom
 from sw_audit.record.codec import decode_record
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult, Record
@@ -47,7 +47,7 @@ def make_hostile() -> Record:
     evidence = make_evidence(windows=8)
     identity = evidence.model.model_copy(update={"id": HOSTILE, "source": HOSTILE, "revision": HOSTILE})
     location = evidence.location.model_copy(update={"prompt": HOSTILE, "because": HOSTILE})
-    odd = evidence.measurements[-1].model_copy(update={"arm": Arm(name=HOSTILE)})
+    odd = evidence.measurements[-1].model_copy(update={"arm": Arm(purpose=Custom(label=HOSTILE))})
     verdicts = (
         Verdict(check="prune-collapses", model=HOSTILE, status=Status.FAIL, because=HOSTILE, remedy=HOSTILE),
         Verdict(check=HOSTILE, model=HOSTILE, status=Status.PASS, because="`", coordinates=(HOSTILE,)),
@@ -70,7 +70,7 @@ def make_bare() -> Record:
 RECORDS = {
     "several": make_record,
     "one": lambda: compose(make_evidence(windows=8)),
-    "not-finite": lambda: compose(make_evidence(windows=8, ratios={PRUNED: None}), make_failing_evidence()),
+    "not-finite": lambda: compose(make_evidence(windows=8, ratios={PRUNED.name: None}), make_failing_evidence()),
     "distributed": lambda: compose(make_evidence(windows=8, outcome=Outcome.DISTRIBUTED)),
     "bare": make_bare,
     "hostile": make_hostile,
@@ -195,7 +195,7 @@ def test_every_table_has_a_caption_and_heads_with_a_scope(name: str) -> None:
 def test_every_check_of_every_model_appears_with_its_verdict_reason_and_command() -> None:
     record, _, page = render("several")
     text = " ".join(page.text.split())
-    checks = [check for check in CHECKS if check.scope == "model"]
+    checks = [check for check in find_checks().values() if check.scope == "model"]
     for place, result in enumerate(record.results, start=1):
         for check in checks:
             assert page.get(f"model-{place}-{check.id}").text == check.title

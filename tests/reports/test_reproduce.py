@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sw_audit_reports.reproduce import POLICY_FILE, write_command, write_policy
 
-from sw_audit.checks.limits import CheckLimits, PruneCollapsesLimits, RtnHoldoutQualityLimits
+from sw_audit.checks.limits import CheckLimits
+from sw_audit.checks.prune_collapses import PruneCollapsesLimits
+from sw_audit.checks.rtn_holdout_quality import RtnHoldoutQualityLimits
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 
 
@@ -46,7 +48,7 @@ def test_a_source_that_a_shell_would_run_stays_one_word() -> None:
 
 
 def test_a_policy_that_options_cannot_express_is_named_as_a_file() -> None:
-    limits = CheckLimits(prune_collapses=PruneCollapsesLimits(minimum_ratio=50))
+    limits = CheckLimits({"prune-collapses": PruneCollapsesLimits(minimum_ratio=50)})
     for policy in (
         Policy(checks=limits),
         Policy(models=(ModelPolicy(source="m", revision="main"),)),
@@ -69,8 +71,10 @@ def test_the_policy_that_is_shown_reads_back_as_the_policy_that_was_audited(
         corpus=CorpusPolicy(source=corpus, stop_words=("the", "a")),
         prompts=tuple(prompts),
         checks=CheckLimits(
-            prune_collapses=PruneCollapsesLimits(minimum_ratio=ratio, enabled=enabled),
-            rtn_holdout_quality=RtnHoldoutQualityLimits(maximum_ratio={"int4/64x64": ratio}),
+            {
+                "prune-collapses": PruneCollapsesLimits(minimum_ratio=ratio, enabled=enabled),
+                "rtn-holdout-quality": RtnHoldoutQualityLimits(maximum_ratio={"int4/64x64": ratio}),
+            }
         ),
     )
     assert Policy.model_validate(tomllib.loads(write_policy(policy))) == policy
@@ -78,7 +82,7 @@ def test_the_policy_that_is_shown_reads_back_as_the_policy_that_was_audited(
 
 def test_no_limits_at_all_read_back_as_no_limits_at_all() -> None:
     limits = RtnHoldoutQualityLimits(maximum_ratio={})
-    policy = Policy(checks=CheckLimits(rtn_holdout_quality=limits))
+    policy = Policy(checks=CheckLimits({"rtn-holdout-quality": limits}))
     assert Policy.model_validate(tomllib.loads(write_policy(policy))) == policy
 
 

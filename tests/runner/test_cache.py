@@ -12,7 +12,7 @@ import pytest
 from support.evidence import make_evidence, make_measurement
 
 from sw_audit.errors import OutputError
-from sw_audit.record.arm import BASELINE, Arm, QuantizeActivations, Scale
+from sw_audit.record.arm import BASELINE, Arm, Custom, QuantizeActivations, Scale
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelResult
 from sw_audit.runner.cache import ARMS_AT_ONCE, NO_CACHE, ArmCache, Cache, digest_program, open_cache
@@ -119,7 +119,10 @@ def test_only_a_folder_that_was_named_is_complained_about(tmp_path: Path) -> Non
 
 def make_arms(count: int) -> list[Arm]:
     """Return the baseline and so many arms."""
-    return [BASELINE, *(Arm(name=f"a{n}", acts=(Scale(addresses=(), factor=float(n)),)) for n in range(count))]
+    return [
+        BASELINE,
+        *(Arm(purpose=Custom(label=f"a{n}"), acts=(Scale(addresses=(), factor=float(n)),)) for n in range(count)),
+    ]
 
 
 class Bench:
@@ -204,7 +207,7 @@ def test_whatever_an_arm_rests_on_is_part_of_its_question(
 
 
 def test_calibration_text_matters_only_to_arms_that_learn_from_it(cache: Cache) -> None:
-    learning = Arm(name="w8a8", acts=(QuantizeActivations(bits=8),))
+    learning = Arm(purpose=Custom(label="w8a8"), acts=(QuantizeActivations(bits=8),))
     arms, bench = [*make_arms(1), learning], Bench()
     recall(ArmCache(cache, QUESTION, {"calibration": 16}), arms, Bench())
     recall(ArmCache(cache, QUESTION, {"calibration": 32}), arms, bench)

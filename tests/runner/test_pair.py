@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, RestoredModule
 from sw_audit.record.codec import decode_record, encode_record
-from sw_audit.record.descent import DESCENDANT, PARENT, RESTORED_WEIGHTS, Descent, name_restored_module
+from sw_audit.record.descent import Descent
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.verdict import Status
@@ -104,8 +105,8 @@ def test_a_lost_super_weight_is_found_and_putting_it_back_recovers_everything(fo
     [weight] = descent.super_weights
     assert (weight.address.parameter, weight.address.row, weight.address.column) == (SUPER, ROW, COLUMN)
     assert (weight.value, weight.relative_error, weight.row_error) == (0.0, -1.0, 0.0)
-    assert perplexity(descent, DESCENDANT) > 100 * perplexity(descent, PARENT)
-    assert perplexity(descent, RESTORED_WEIGHTS) == perplexity(descent, PARENT)
+    assert perplexity(descent, DESCENDANT.name) > 100 * perplexity(descent, PARENT.name)
+    assert perplexity(descent, RESTORED_WEIGHTS.name) == perplexity(descent, PARENT.name)
     [activation] = descent.super_activations
     assert all(
         abs(here or 0) < abs(there) / 4 for here, there in zip(activation.value, activation.parent, strict=True)
@@ -118,15 +119,19 @@ def test_only_where_quality_fails_modules_are_put_back_the_lost_ones_first(
     descent = descent_of(found_pruned)
     # Only one module differs, so only one can be the cause.
     assert [one.arm.name for one in descent.texts[0].measurements] == [
-        PARENT,
-        DESCENDANT,
-        RESTORED_WEIGHTS,
-        name_restored_module(MODULE),
+        PARENT.name,
+        DESCENDANT.name,
+        RESTORED_WEIGHTS.name,
+        RestoredModule(module=MODULE).name,
     ]
-    assert perplexity(descent, name_restored_module(MODULE)) == perplexity(descent, PARENT)
+    assert perplexity(descent, RestoredModule(module=MODULE).name) == perplexity(descent, PARENT.name)
     assert descent.worst_modules[0][0] == MODULE
     sound = descent_of(measure(write(tmp_path / "changed", change_slightly_)))
-    assert [one.arm.name for one in sound.texts[0].measurements] == [PARENT, DESCENDANT, RESTORED_WEIGHTS]
+    assert [one.arm.name for one in sound.texts[0].measurements] == [
+        PARENT.name,
+        DESCENDANT.name,
+        RESTORED_WEIGHTS.name,
+    ]
     assert sound.worst_modules == ()
 
 
@@ -141,12 +146,12 @@ def test_so_many_modules_are_put_back_as_the_policy_says(tmp_path: Path) -> None
     descent = descent_of(measure(broken, descent={"modules": 2}, checks=["perplexity-ratio"]))
     worst = [f"model.layers.{layer}.self_attn.o_proj" for layer in (2, 4)]
     assert [one.arm.name for one in descent.texts[0].measurements[3:]] == [
-        name_restored_module(one) for one in worst
+        RestoredModule(module=one).name for one in worst
     ]
     assert [name for name, _ in descent.worst_modules[:2]] == worst
-    whole, lost = perplexity(descent, PARENT), perplexity(descent, DESCENDANT)
+    whole, lost = perplexity(descent, PARENT.name), perplexity(descent, DESCENDANT.name)
     for name in worst:
-        assert whole < perplexity(descent, name_restored_module(name)) < lost
+        assert whole < perplexity(descent, RestoredModule(module=name).name) < lost
     none = descent_of(measure(broken, descent={"modules": 0}, checks=["perplexity-ratio"]))
     assert len(none.texts[0].measurements) == 3
 
@@ -165,7 +170,7 @@ def test_a_sound_descendant_passes_every_check(change_: Callable[[Tensors], None
     assert descent is not None
     assert len(descent.continuations) == 5
     assert decode_record(encode_record(record)) == record
-    again = judge_evidence(result, record.policy, [one.check for one in record.verdicts])
+    again = judge_result(result, record.policy, [one.check for one in record.verdicts])
     assert again == record.verdicts
 
 
@@ -179,7 +184,9 @@ def test_every_text_is_measured_and_layers_on_the_first_alone(pruned: Path, tmp_
     assert first.protocol.signature != second.protocol.signature
     assert {one.protocol for one in second.measurements} == {second.protocol.signature}
     assert (
-        perplexity(descent, RESTORED_WEIGHTS, 1) == perplexity(descent, PARENT, 1) != perplexity(descent, PARENT)
+        perplexity(descent, RESTORED_WEIGHTS.name, 1)
+        == perplexity(descent, PARENT.name, 1)
+        != perplexity(descent, PARENT.name)
     )
     assert len(descent.layers) == 6
 
@@ -318,13 +325,13 @@ def test_a_descendant_that_overflows_fails_and_does_not_stop_the_audit(tmp_path:
         "the output of decoder layer 1 is not finite in float16",
     )
     descent = descent_of(found)
-    measured = descent.texts[0].measured(DESCENDANT)
+    measured = descent.texts[0].measured(DESCENDANT.name)
     assert measured is not None
     assert measured.loss.perplexity is None
     assert measured.agreement.spread is None
     assert descent.layers[1].finite is False
     assert any("float16, its parent in float32" in note for note in descent.notes)
-    statuses = {one.check: one.status for one in judge_evidence(found, policy, [*QUICK, "range-fits-dtype"])}
+    statuses = {one.check: one.status for one in judge_result(found, policy, [*QUICK, "range-fits-dtype"])}
     assert set(statuses.values()) == {Status.FAIL}
 
 
@@ -332,7 +339,7 @@ def test_the_same_bytes_as_the_parents_are_remarked_on(tmp_path: Path) -> None:
     same = shutil.copytree(specimen_path(), tmp_path / "same")
     descent = descent_of(measure(same, checks=["perplexity-ratio"]))
     assert any("byte for byte" in note for note in descent.notes)
-    assert perplexity(descent, DESCENDANT) == perplexity(descent, PARENT)
+    assert perplexity(descent, DESCENDANT.name) == perplexity(descent, PARENT.name)
 
 
 def test_a_descendant_of_fewer_layers_is_measured_as_a_whole_and_says_so(tmp_path: Path) -> None:
@@ -347,4 +354,4 @@ def test_a_descendant_of_fewer_layers_is_measured_as_a_whole_and_says_so(tmp_pat
     assert any("5 layers of width" in note for note in descent.notes)
     assert (descent.layers, descent.super_activations, descent.worst_modules) == ((), (), ())
     assert descent.super_weights[0].relative_error == 0.0
-    assert perplexity(descent, DESCENDANT) > perplexity(descent, PARENT)
+    assert perplexity(descent, DESCENDANT.name) > perplexity(descent, PARENT.name)

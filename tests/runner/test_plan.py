@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from sw_audit.checks.limits import CHECK_IDS
+from sw_audit.checks.plan import ArmTargets, plan_arms, plan_needs, plan_trials
+from sw_audit.checks.registry import Need, find_checks
 from sw_audit.policy.policy import Policy, QuantizationPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.policy.scheme import ActivationPolicy, ActivationSetup, AlphaSearch
 from sw_audit.record.address import WeightAddress, group_addresses, list_addresses
-from sw_audit.record.arm import BASELINE, Arm, Quantize, QuantizeActivations, RestoreActivation, Scale, Smooth
-from sw_audit.record.subset import list_pruned
-from sw_audit.runner.plan import ArmTargets, plan_arms, plan_needs, plan_trials
+from sw_audit.record.arm import (
+    BASELINE,
+    Arm,
+    Placebo,
+    Quantize,
+    QuantizeActivations,
+    RestoreActivation,
+    Scale,
+    Smooth,
+    list_pruned,
+)
 
 SUPER = WeightAddress(parameter="down", row=1, column=2)
 OTHER = WeightAddress(parameter="down", row=3, column=4)
-ROLES = ArmTargets((SUPER,), (OTHER,), {"placebo/random/1": (OTHER,)}, channels=(1,))
+ROLES = ArmTargets((SUPER,), (OTHER,), {Placebo(control="random", draw=1): (OTHER,)}, channels=(1,))
 SETUP = ActivationSetup(
     smoothed=5,
     projections=7,
@@ -36,9 +45,11 @@ def names(checks: tuple[str, ...], roles: ArmTargets = ROLES, policy: Policy = P
 def test_everything_selected_gives_every_arm_the_baseline_first() -> None:
     recipes = ("int4/16x16", "int4/64x64", "int4/256x256", "int4/tensor")
     rounded = [f"{recipe} {way}" for recipe in recipes for way in ("plain", "hold-out")]
-    fixed = ["baseline", "pruned", "restored-activation", "other-outliers", "placebo/random/1"]
+    fixed = ["baseline", "pruned", "flipped", "other-outliers", "placebo/random/1"]
     doses = [f"dose/{factor}" for factor in ("0.1", "0.25", "0.5", "0.75", "1.5", "2", "3")]
-    assert names(CHECK_IDS) == [*fixed, "flipped", *doses, *rounded]
+    planned = names(tuple(find_checks()))
+    assert planned[0] == "baseline"
+    assert sorted(planned) == sorted([*fixed, *doses, "restored-activation", *rounded])
 
 
 @pytest.mark.parametrize(
@@ -106,9 +117,9 @@ def test_rows_go_through_all_layers_and_columns_belong_to_one_matrix() -> None:
 
 def test_no_arm_of_the_confirmation_repeats_another() -> None:
     roles = make_set(("a", 5, 1), ("a", 5, 2), ("b", 5, 1), ("a", 6, 2), ("a", 6, 1), ("b", 7, 3))
-    acts = [arm.acts for arm in plan_arms(Policy(), CHECK_IDS, roles)]
+    acts = [arm.acts for arm in plan_arms(Policy(), tuple(find_checks()), roles)]
     assert len(set(acts)) == len(acts)
-    assert len(set(names(CHECK_IDS, roles))) == len(acts)
+    assert len(set(names(tuple(find_checks()), roles))) == len(acts)
 
 
 def test_the_dose_is_the_whole_set_times_a_factor_and_neither_0_nor_1_is_measured_twice() -> None:
@@ -126,12 +137,12 @@ def test_the_dose_is_the_whole_set_times_a_factor_and_neither_0_nor_1_is_measure
 def test_a_policy_can_do_without_the_confirmation() -> None:
     policy = Policy.model_validate({"confirmation": {"enabled": False}})
     assert names(("prune-collapses", "damage-follows-dose"), policy=policy) == ["baseline", "pruned"]
-    assert not plan_needs(policy, CHECK_IDS, 10**6).mechanism
-    assert plan_needs(Policy(), ("prune-collapses",), 10**6).mechanism
+    assert Need.MECHANISM not in plan_needs(policy, tuple(find_checks()), 10**6)
+    assert Need.MECHANISM in plan_needs(Policy(), ("prune-collapses",), 10**6)
 
 
 def test_without_super_weights_nothing_is_pruned_and_nothing_held_out() -> None:
-    arms = plan_arms(Policy(), CHECK_IDS, ArmTargets(other_outliers=(OTHER,)))
+    arms = plan_arms(Policy(), tuple(find_checks()), ArmTargets(other_outliers=(OTHER,)))
     assert arms[0] == BASELINE
     assert [arm.name for arm in arms[1:3]] == ["other-outliers", "int4/16x16 hold-out"]
     assert all(act.holdout == () for arm in arms for act in arm.acts if isinstance(act, Quantize))
@@ -139,7 +150,7 @@ def test_without_super_weights_nothing_is_pruned_and_nothing_held_out() -> None:
 
 
 def test_the_acts_say_what_is_done() -> None:
-    by_name = {arm.name: arm for arm in plan_arms(Policy(), CHECK_IDS, ROLES)}
+    by_name = {arm.name: arm for arm in plan_arms(Policy(), tuple(find_checks()), ROLES)}
     [zero, restore] = by_name["restored-activation"].acts
     assert isinstance(zero, Scale)
     assert zero.factor == 0.0
@@ -154,17 +165,17 @@ def test_the_acts_say_what_is_done() -> None:
     ("weights", "expected"), [(300_000, 100), (500_000_000, 500), (6_738_000_000, 6738), (70_000_000_000, 7000)]
 )
 def test_the_number_of_other_outliers_follows_the_models_size(weights: int, expected: int) -> None:
-    assert plan_needs(Policy(), CHECK_IDS, weights).other_outliers == expected
+    assert plan_needs(Policy(), tuple(find_checks()), weights).other_outliers == expected
 
 
 def test_a_count_in_the_policy_is_taken_as_it_is() -> None:
     policy = Policy.model_validate({"checks": {"other-outliers-harmless": {"count": 7}}})
-    assert plan_needs(policy, CHECK_IDS, 10**10).other_outliers == 7
+    assert plan_needs(policy, tuple(find_checks()), 10**10).other_outliers == 7
 
 
 def test_nothing_is_looked_for_that_no_check_reads() -> None:
     needs = plan_needs(Policy(), ("prune-collapses",), 10**6)
-    assert (needs.other_outliers, needs.placebos, needs.persistence, needs.choices) == (0, {}, False, False)
+    assert (needs.other_outliers, needs.placebos, needs.needs) == (0, (), {Need.MECHANISM})
 
 
 def plan_schemes(
@@ -177,14 +188,14 @@ def plan_schemes(
 
 def test_a_scheme_is_measured_as_it_is_held_out_and_smoothed_by_two_alphas_where_they_differ() -> None:
     arms = plan_schemes(QUALITY, GAP)
-    assert list(arms) == [
-        "w8a8 naive",
-        "w8a8 hold-out",
-        "w8a8 smoothquant",
-        "w16a4 naive",
+    assert sorted(arms) == [
         "w16a4 hold-out",
+        "w16a4 naive",
         "w16a4 smoothquant",
         "w16a4 smoothquant searched",
+        "w8a8 hold-out",
+        "w8a8 naive",
+        "w8a8 smoothquant",
     ]
     recipe = parse_recipe("int8/tensor/symmetric")
     assert arms["w8a8 naive"].acts == (Quantize(recipe=recipe), QuantizeActivations(bits=8))
@@ -231,15 +242,15 @@ def test_alphas_are_tried_where_the_gap_is_asked_for_and_there_is_one() -> None:
 
 @pytest.mark.parametrize(("checks", "wanted"), [((QUALITY,), True), ((GAP,), True), (("prune-collapses",), False)])
 def test_activations_are_prepared_only_where_a_check_reads_them(checks: tuple[str, ...], wanted: bool) -> None:
-    assert plan_needs(Policy(), checks, 1000).activations is wanted
+    assert (Need.ACTIVATIONS in plan_needs(Policy(), checks, 1000)) is wanted
     off = Policy(activations=ActivationPolicy(enabled=False))
-    assert plan_needs(off, checks, 1000).activations is False
+    assert Need.ACTIVATIONS not in plan_needs(off, checks, 1000)
 
 
 def test_the_policys_patterns_go_into_every_act_that_rounds_weights() -> None:
     patterns = {"targets": ("*.down_proj",), "ignore": ("*.1.*",)}
     policy = Policy(quantization=QuantizationPolicy.model_validate({"recipes": ("int4/row",), **patterns}))
-    arms = plan_arms(policy, (*CHECK_IDS,), ROLES, SETUP)
+    arms = plan_arms(policy, (*tuple(find_checks()),), ROLES, SETUP)
     rounding = [act for arm in arms for act in arm.acts if isinstance(act, Quantize)]
     # Plain and held out; naive, held out and smoothed in W8A8.
     assert len(rounding) == 5

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checks.info import CHECKS
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.registry import find_checks
 from sw_audit.corpus.text import read_corpus
 from sw_audit.errors import PolicyError
 from sw_audit.locate.locator import locate_super_weights
@@ -38,7 +38,7 @@ def record() -> Record:
 
 
 def test_the_specimen_passes_every_check_but_that_on_what_others_have_published(record: Record) -> None:
-    alone = [check.id for check in CHECKS if check.scope == "model"]
+    alone = [check.id for check in find_checks().values() if check.scope == "model"]
     expected = dict.fromkeys(alone, Status.PASS) | {"matches-published-index": Status.SKIPPED}
     assert statuses(record) == expected
     [skipped] = [verdict for verdict in record.verdicts if verdict.status is Status.SKIPPED]
@@ -49,7 +49,7 @@ def test_the_specimen_passes_every_check_but_that_on_what_others_have_published(
 def test_every_verdict_can_be_had_again_from_the_written_record(record: Record) -> None:
     again = decode_record(encode_record(record))
     assert again == record
-    assert judge_evidence(again.find_model("specimen"), again.policy) == record.verdicts
+    assert judge_result(again.find_model("specimen"), again.policy) == record.verdicts
 
 
 def test_every_arm_was_measured_under_one_protocol(record: Record) -> None:
@@ -97,7 +97,7 @@ def test_the_control_has_none_which_is_an_answer_that_a_policy_can_expect() -> N
     assert Status.FAIL not in statuses(expected).values()
     skipped = [check for check, status in statuses(expected).items() if status is Status.SKIPPED]
     assert set(skipped) >= {"prune-collapses", "placebo-harmless", "holdout-beats-plain-rtn"}
-    unexpected = judge_evidence(expected.find_model("control"), Policy())
+    unexpected = judge_result(expected.find_model("control"), Policy())
     located = unexpected[0]
     assert (located.check, located.status) == ("super-weight-located", Status.FAIL)
     assert located.remedy is not None

@@ -15,8 +15,7 @@ from support.checkpoints import EXPERTS, LLAMA, rewrite_config, rewrite_weights,
 from torch import Tensor
 
 from sw_audit.checkpoint.lint import lint_checkpoint
-from sw_audit.checks.registry import list_checks
-from sw_audit.checks.weights import judge_failure
+from sw_audit.checks.judging import judge_failure, list_checks
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Status
@@ -35,7 +34,7 @@ def gate(folder: Path, parent: Path, **options: Any) -> ModelFailure:
     checks = [check.id for check in list_checks(policy, model)]
     failure = run_model(policy, "it", checks)
     assert isinstance(failure, ModelFailure)
-    verdicts = {verdict.check: verdict for verdict in judge_failure(failure, policy, checks)}
+    verdicts = {verdict.check: verdict for verdict in judge_failure(failure, checks)}
     assert list(verdicts) == checks
     intact = verdicts.pop("weights-intact")
     assert intact.status is Status.FAIL

@@ -11,14 +11,14 @@ from functools import cache
 import pytest
 
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checks.bootstrap import Bootstrap, bound_mean_difference
+from sw_audit.checks.statistics import Bootstrap, bound_mean_difference
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
 from sw_audit.measure.arms import measure_arms
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import group_addresses
-from sw_audit.record.arm import BASELINE, Arm, Quantize
+from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize
 from sw_audit.record.measurement import TokenLoss
 from sw_audit.runner.single import locate_model
 from sw_audit.specimen import control_path, specimen_path
@@ -41,10 +41,10 @@ def measure(model: str) -> dict[str, TokenLoss]:
     windows = window_corpus(read_corpus(POLICY.corpus), checkpoint.tokenizer, POLICY.corpus, None)
     arms = [BASELINE]
     for size in SIZES:
-        arms.append(Arm(name=size, acts=(Quantize(recipe=parse_recipe(f"int4/{size}")),)))
+        arms.append(Arm(purpose=Custom(label=size), acts=(Quantize(recipe=parse_recipe(f"int4/{size}")),)))
         for clip in CLIPS:
             act = Quantize(recipe=parse_recipe(f"int4/{size}/{clip}"), holdout=held)
-            arms.append(Arm(name=f"{size} {clip}", acts=(act,)))
+            arms.append(Arm(purpose=Custom(label=f"{size} {clip}"), acts=(act,)))
     return {one.arm.name: one.loss for one in measure_arms(checkpoint, arms, windows, protocol="x")}
 
 

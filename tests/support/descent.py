@@ -18,12 +18,10 @@ from support.evidence import (
 )
 
 from sw_audit.checks.estimate import write_number
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.record.arm import Arm
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, Purpose, RestoredModule
 from sw_audit.record.descent import (
-    DESCENDANT,
-    PARENT,
     ComparedText,
     Continuation,
     Descent,
@@ -47,6 +45,12 @@ def make_descent_policy(**descent: Any) -> Policy:
     return Policy(models=(ModelPolicy(source="models/child", id=CHILD, parent="models/parent"),), descent=descent)
 
 
+def purpose_called(name: str) -> Purpose:
+    """Return the purpose of an arm that every descendant is measured in, by its name."""
+    known: dict[str, Purpose] = {str(purpose): purpose for purpose in (PARENT, DESCENDANT, RESTORED_WEIGHTS)}
+    return known.get(name) or RestoredModule(module=name.partition("/")[2])
+
+
 def make_text(
     ratios: Mapping[str, float | None], *, windows: int = 32, protocol: Protocol | None = None, **changes: Any
 ) -> ComparedText:
@@ -60,14 +64,20 @@ def make_text(
     """
     protocol = protocol or make_protocol(windows=windows)
     measured: list[Measurement] = []
-    for number, (arm, ratio) in enumerate({PARENT: 1.0, **ratios}.items()):
+    for number, (arm, ratio) in enumerate({PARENT.name: 1.0, **ratios}.items()):
         found = make_measurement(
-            Arm(name=arm), ratio, model_id=CHILD, protocol=protocol, windows=windows, seed=number, stop_mass=0.4
+            Arm(purpose=purpose_called(arm)),
+            ratio,
+            model_id=CHILD,
+            protocol=protocol,
+            windows=windows,
+            seed=number,
+            stop_mass=0.4,
         )
-        if ratio is not None and arm != PARENT:
+        if ratio is not None and arm != PARENT.name:
             spread = DivergenceSpread(median=0.002, p99=0.25, maximum=1.5)
             found = found.model_copy(update={"agreement": found.agreement.model_copy(update={"spread": spread})})
-        measured.append(found.model_copy(update=changes) if arm == DESCENDANT else found)
+        measured.append(found.model_copy(update=changes) if arm == DESCENDANT.name else found)
     return ComparedText(protocol=protocol, measurements=tuple(measured))
 
 
@@ -79,7 +89,7 @@ def make_descent(*texts: ComparedText, **changes: Any) -> Descent:
         "parent_location": make_location(Outcome.LOCATED),
         "super_weights": (make_retained(1.0),),
         "super_activations": (make_ridden([1.0] * len(carried)),),
-        "texts": texts or (make_text({DESCENDANT: 1.01}),),
+        "texts": texts or (make_text({DESCENDANT.name: 1.01}),),
         "layers": make_layers([1e-2] * LAYERS),
         "continuations": (make_continuation(range(40)),),
     }
@@ -141,5 +151,5 @@ def make_continuation(tokens: Sequence[int], parent: Sequence[int] = range(40), 
 
 def judge_descent(check: str, evidence: ModelResult, policy: Policy | None = None) -> Verdict:
     """Return what one check says of a descendant."""
-    (verdict,) = judge_evidence(evidence, policy or make_descent_policy(), [check])
+    (verdict,) = judge_result(evidence, policy or make_descent_policy(), [check])
     return verdict

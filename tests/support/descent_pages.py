@@ -5,6 +5,7 @@ Nothing here needs torch.
 
 from __future__ import annotations
 
+from support.descent import purpose_called
 from support.evidence import (
     CHANNEL,
     LAYER,
@@ -17,11 +18,8 @@ from support.evidence import (
 )
 
 from sw_audit.record.address import group_addresses
-from sw_audit.record.arm import Arm, SetTo, SwapModules
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, RestoredModule, SetTo, SwapModules
 from sw_audit.record.descent import (
-    DESCENDANT,
-    PARENT,
-    RESTORED_WEIGHTS,
     ComparedText,
     Continuation,
     Descent,
@@ -29,7 +27,6 @@ from sw_audit.record.descent import (
     RetainedActivation,
     RetainedWeight,
     TaskResult,
-    name_restored_module,
 )
 from sw_audit.record.location import Outcome
 from sw_audit.record.measurement import DivergenceSpread, Measurement
@@ -49,10 +46,12 @@ def make_arm(name: str, ratio: float | None, seed: int, *, spread: float | None 
     """Return one arm on the text, with how its divergence spreads if that is wanted."""
     address = group_addresses([SUPER_WEIGHT.address])
     acts: dict[str, tuple[SetTo | SwapModules, ...]] = {
-        RESTORED_WEIGHTS: (SetTo(addresses=address, value=SUPER_WEIGHT.value),),
-        name_restored_module(OTHER_MODULE): (SwapModules(modules=(OTHER_MODULE,)),),
+        RESTORED_WEIGHTS.name: (SetTo(addresses=address, value=SUPER_WEIGHT.value),),
+        RestoredModule(module=OTHER_MODULE).name: (SwapModules(modules=(OTHER_MODULE,)),),
     }
-    found = make_measurement(Arm(name=name, acts=acts.get(name, ())), ratio, protocol=_PROTOCOL, seed=seed)
+    found = make_measurement(
+        Arm(purpose=purpose_called(name), acts=acts.get(name, ())), ratio, protocol=_PROTOCOL, seed=seed
+    )
     if spread is None:
         return found
     tail = DivergenceSpread(median=spread, p99=9 * spread, maximum=31 * spread)
@@ -67,11 +66,14 @@ def make_descent(*, kept: bool, finite: bool = True) -> Descent:
         finite: Whether anything of it is finite.
     """
     ratio = None if not finite else 1.016 if kept else 118.4
-    measurements = [make_arm(PARENT, 1.0, 0), make_arm(DESCENDANT, ratio, 1, spread=0.004 if kept else 4.4)]
+    measurements = [
+        make_arm(PARENT.name, 1.0, 0),
+        make_arm(DESCENDANT.name, ratio, 1, spread=0.004 if kept else 4.4),
+    ]
     if not kept:
         measurements += [
-            make_arm(RESTORED_WEIGHTS, 1.021, 2),
-            make_arm(name_restored_module(OTHER_MODULE), 117.6, 3),
+            make_arm(RESTORED_WEIGHTS.name, 1.021, 2),
+            make_arm(RestoredModule(module=OTHER_MODULE).name, 117.6, 3),
         ]
     riding = tuple(range(LAYER, LAYERS - 1))
     share = 0.996 if kept else 0.021

@@ -19,7 +19,7 @@ from sw_audit.corpus.windows import Windows
 from sw_audit.measure.engine import run_arms
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import Act, Arm, Quantize, RestoreActivation, Scale, SetTo
+from sw_audit.record.arm import Act, Arm, Custom, Quantize, RestoreActivation, Scale, SetTo
 
 MIXED = {str(family): family for family in (*EXPERTS, *DEEPSEEK)}
 """Families with experts."""
@@ -69,7 +69,7 @@ def do_everything(group: AddressGroup) -> Arm:
         RestoreActivation(addresses=(group,)),
         Quantize(recipe=parse_recipe("int3/row"), holdout=(group,)),
     )
-    return Arm(name="everything", acts=acts)
+    return Arm(purpose=Custom(label="everything"), acts=acts)
 
 
 def collect(

@@ -10,37 +10,35 @@ import hashlib
 import math
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import numpy
 
+from sw_audit.checks.placebo_harmless import PlaceboHarmlessLimits
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.policy.scheme import (
-    HELD_OUT,
-    NAIVE,
-    SEARCHED,
-    SMOOTHED,
-    ActivationSetup,
-    AlphaSearch,
-    AlphaTrial,
-    name_scheme,
-)
+from sw_audit.policy.scheme import ActivationSetup, AlphaSearch, AlphaTrial
 from sw_audit.record.address import AddressGroup, WeightAddress, group_addresses
 from sw_audit.record.arm import (
     BASELINE,
+    CONTROL_KINDS,
     FLIPPED,
+    HELD_OUT,
+    NAIVE,
     OTHER_OUTLIERS,
-    PLACEBO_KINDS,
     PRUNED,
     RESTORED,
+    SEARCHED,
+    SMOOTHED,
+    ActivationRounding,
     Arm,
+    Placebo,
     Quantize,
     QuantizeActivations,
     RestoreActivation,
+    Rounding,
     Scale,
     Smooth,
-    name_dose,
-    name_placebo,
-    name_rounding,
+    dose,
 )
 from sw_audit.record.dose import DoseCurve
 from sw_audit.record.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Tool
@@ -116,10 +114,10 @@ SETUP = ActivationSetup(
 
 # Perplexity over the baseline's, per arm; arms that are not named are at 1.0005.
 HEALTHY: Mapping[str, float | None] = {
-    PRUNED: 213.6,
-    OTHER_OUTLIERS: 1.031,
-    RESTORED: 9.4,
-    FLIPPED: 61.0,
+    PRUNED.name: 213.6,
+    OTHER_OUTLIERS.name: 1.031,
+    RESTORED.name: 9.4,
+    FLIPPED.name: 61.0,
     "dose/0.1": 118.0,
     "dose/0.25": 31.0,
     "dose/0.5": 1.31,
@@ -143,14 +141,14 @@ HEALTHY: Mapping[str, float | None] = {
 }
 # A model whose scalar is found but carries little, while its neighbours matter.
 FAILING: Mapping[str, float | None] = {
-    PRUNED: 1.72,
-    OTHER_OUTLIERS: 1.64,
-    RESTORED: 1.71,
-    FLIPPED: 2.2,
+    PRUNED.name: 1.72,
+    OTHER_OUTLIERS.name: 1.64,
+    RESTORED.name: 1.71,
+    FLIPPED.name: 2.2,
     "dose/0.1": 1.6,
     "dose/0.25": 1.4,
     "dose/0.5": 1.1,
-    name_placebo("same-row", 2): 1.38,
+    Placebo(control="same-row", draw=2).name: 1.38,
     "int4/16x16 plain": 1.31,
     "int4/16x16 hold-out": 1.36,
     "int4/64x64 plain": 1.93,
@@ -189,35 +187,47 @@ def make_arms(policy: Policy, outcome: Outcome = Outcome.LOCATED) -> tuple[Arm, 
     located = outcome is Outcome.LOCATED
     pruned = group_addresses([SUPER_WEIGHT.address])
     others = (AddressGroup(parameter="model.layers.3.mlp.down_proj.weight", rows=(5, 9), columns=(17, 300)),)
-    arms = [BASELINE, Arm(name=OTHER_OUTLIERS, acts=(Scale(addresses=others, factor=0.0),))]
+    arms = [BASELINE, Arm(purpose=OTHER_OUTLIERS, acts=(Scale(addresses=others, factor=0.0),))]
     if located:
-        arms.append(Arm(name=PRUNED, acts=(Scale(addresses=pruned, factor=0.0),)))
+        arms.append(Arm(purpose=PRUNED, acts=(Scale(addresses=pruned, factor=0.0),)))
         arms.append(
             Arm(
-                name=RESTORED,
+                purpose=RESTORED,
                 acts=(Scale(addresses=pruned, factor=0.0), RestoreActivation(addresses=pruned)),
             )
         )
-        arms.append(Arm(name=FLIPPED, acts=(Scale(addresses=pruned, factor=-1.0),)))
+        arms.append(Arm(purpose=FLIPPED, acts=(Scale(addresses=pruned, factor=-1.0),)))
         for factor in policy.confirmation.doses:
-            arms.append(Arm(name=name_dose(factor), acts=(Scale(addresses=pruned, factor=factor),)))
-        for row, kind in enumerate(PLACEBO_KINDS):
-            for draw in range(1, policy.checks.placebo_harmless.draws + 1):
+            arms.append(Arm(purpose=dose(factor), acts=(Scale(addresses=pruned, factor=factor),)))
+        for row, kind in enumerate(CONTROL_KINDS):
+            for draw in range(1, policy.checks[PlaceboHarmlessLimits].draws + 1):
                 control = (AddressGroup(parameter=PARAMETER, rows=(row,), columns=(draw,)),)
-                arms.append(Arm(name=name_placebo(kind, draw), acts=(Scale(addresses=control, factor=0.0),)))
+                arms.append(
+                    Arm(purpose=Placebo(control=kind, draw=draw), acts=(Scale(addresses=control, factor=0.0),))
+                )
     for recipe in policy.quantization.parsed():
-        arms.append(Arm(name=name_rounding(recipe, holdout=False), acts=(Quantize(recipe=recipe),)))
+        arms.append(Arm(purpose=Rounding(recipe=recipe, keep=False), acts=(Quantize(recipe=recipe),)))
         held = pruned if located else ()
-        arms.append(Arm(name=name_rounding(recipe, holdout=True), acts=(Quantize(recipe=recipe, holdout=held),)))
+        arms.append(Arm(purpose=Rounding(recipe=recipe, keep=True), acts=(Quantize(recipe=recipe, holdout=held),)))
     for scheme in policy.activations.parsed():
         plain = QuantizeActivations(bits=scheme.activations)
-        arms.append(Arm(name=name_scheme(scheme, NAIVE), acts=(plain,)))
+        arms.append(Arm(purpose=ActivationRounding(scheme=scheme, treatment=NAIVE), acts=(plain,)))
         if located:
             spared = plain.model_copy(update={"channels": (CHANNEL,), "columns": pruned})
-            arms.append(Arm(name=name_scheme(scheme, HELD_OUT), acts=(spared,)))
-            arms.append(Arm(name=name_scheme(scheme, SMOOTHED), acts=(Smooth(alpha=0.85), plain)))
+            arms.append(Arm(purpose=ActivationRounding(scheme=scheme, treatment=HELD_OUT), acts=(spared,)))
+            arms.append(
+                Arm(
+                    purpose=ActivationRounding(scheme=scheme, treatment=SMOOTHED),
+                    acts=(Smooth(alpha=0.85), plain),
+                )
+            )
             if (chosen := SETUP.chosen(str(scheme))) is not None and chosen != policy.activations.alpha:
-                arms.append(Arm(name=name_scheme(scheme, SEARCHED), acts=(Smooth(alpha=chosen), plain)))
+                arms.append(
+                    Arm(
+                        purpose=ActivationRounding(scheme=scheme, treatment=SEARCHED),
+                        acts=(Smooth(alpha=chosen), plain),
+                    )
+                )
     return tuple(arms)
 
 
@@ -453,9 +463,9 @@ def make_evidence(
     model_id: str = "specimen",
     *,
     outcome: Outcome = Outcome.LOCATED,
-    ratios: Mapping[str, float | None] = HEALTHY,
+    ratios: Mapping[Any, float | None] = HEALTHY,
     policy: Policy | None = None,
-    omit: tuple[str, ...] = (),
+    omit: tuple[object, ...] = (),
     windows: int = 32,
     items: int = 200,
     accuracy: Mapping[str, float | None] | None = None,
@@ -471,7 +481,7 @@ def make_evidence(
     Args:
         model_id: Its id.
         outcome: What locating ended with.
-        ratios: Per arm, perplexity over the baseline's; `None` is not finite. Others are at 1.0005.
+        ratios: Per arm, by purpose or name, perplexity over the baseline's; `None` is not finite. Others: 1.0005.
         policy: Which recipes and draws there are.
         omit: Arms that were not measured.
         windows: Windows of 63 scored tokens.
@@ -484,10 +494,12 @@ def make_evidence(
         published: What the index says; by default the super weight where one is located, else nothing.
         activations: What was found out before activations were quantized.
     """
+    ratios = {str(arm): ratio for arm, ratio in ratios.items()}
+    omit = tuple(map(str, omit))
     policy = policy or Policy()
     protocol = make_protocol(windows=windows)
-    accuracies: dict[str, float | None] = {PRUNED: 0.25, **(accuracy or {})}
-    masses: dict[str, float | None] = {PRUNED: 0.58, **(stop_mass or {})}
+    accuracies: dict[str, float | None] = {PRUNED.name: 0.25, **(accuracy or {})}
+    masses: dict[str, float | None] = {PRUNED.name: 0.58, **(stop_mass or {})}
     ratios = {BASELINE.name: 1.0, **ratios}
     found = location or make_location(outcome)
     return ModelResult(
@@ -540,8 +552,8 @@ def make_failing_evidence(
         policy=policy,
         windows=windows,
         items=items,
-        accuracy={PRUNED: 0.85},
-        stop_mass={PRUNED: 0.32},
+        accuracy={PRUNED.name: 0.85},
+        stop_mass={PRUNED.name: 0.32},
         persistence=make_persistence(values=(-2.0, -411.0, -310.0, -250.0, -190.0, -120.0, -60.0, -20.0)),
         prompt_search=make_search((-2.0, *[-95.0] * 6, -20.0)),
     )
@@ -555,7 +567,7 @@ def make_none_evidence(
         model_id,
         outcome=Outcome.NONE,
         ratios={
-            OTHER_OUTLIERS: 1.04,
+            OTHER_OUTLIERS.name: 1.04,
             "int4/tensor plain": 1.09,
             "int4/tensor hold-out": 1.09,
             "w8a8 naive": 1.003,
@@ -602,9 +614,9 @@ def make_record(*, windows: int = 32, items: int = 200) -> Record:
 
 def judge_model(result: ModelResult, policy: Policy) -> ModelResult:
     """Return a result with the verdicts that the policy's checks come to."""
-    from sw_audit.checks.registry import judge_evidence
+    from sw_audit.checks.judging import judge_result
 
-    return result.model_copy(update={"verdicts": judge_evidence(result, policy)})
+    return result.model_copy(update={"verdicts": judge_result(result, policy)})
 
 
 def compose(*models: ModelResult | ModelFailure, **changes: object) -> Record:

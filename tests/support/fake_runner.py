@@ -22,8 +22,8 @@ from support.evidence import (
 )
 
 from sw_audit.checkpoint import opening
-from sw_audit.checks.info import CHECKS as BUILT_IN
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.registry import find_checks
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import ignore_progress
@@ -41,10 +41,10 @@ install(setattr)
 """
 """For runs in processes of their own, where what a test patches is not seen."""
 
-CHECKS = len([check for check in BUILT_IN if check.scope == "model"])
+CHECKS = len([check for check in find_checks().values() if check.scope == "model"])
 """Built-in checks on a model by itself; `llama-...` passes them all."""
 
-BESIDE = [check.id for check in BUILT_IN if check.scope == "descendant"]
+BESIDE = [check.id for check in find_checks().values() if check.scope == "descendant"]
 """Built-in checks on a model beside its parent."""
 
 STRIPPED = "model.layers.0.mlp.down_proj.weight"
@@ -53,7 +53,7 @@ STRIPPED = "model.layers.0.mlp.down_proj.weight"
 def count_statuses(model_id: str) -> Counter[Status]:
     """Count what the checks say of a model under the default policy; that they are right is tested elsewhere."""
     evidence = make_evidence_of(model_id, make_policy(model_id))
-    return Counter(verdict.status for verdict in judge_evidence(evidence, make_policy(model_id)))
+    return Counter(verdict.status for verdict in judge_result(evidence, make_policy(model_id)))
 
 
 def install(replace: Callable[[object, str, object], None]) -> None:

@@ -26,9 +26,9 @@ from support.evidence import (
 
 from sw_audit.fact import Fact
 from sw_audit.policy.waiver import Waiver
-from sw_audit.record.arm import SwapModules
+from sw_audit.record.arm import DESCENDANT, RESTORED_WEIGHTS, SwapModules
 from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
-from sw_audit.record.descent import DESCENDANT, RESTORED_WEIGHTS, TaskResult
+from sw_audit.record.descent import TaskResult
 from sw_audit.record.fingerprint import Fingerprint, FingerprintActivation, FingerprintWeight, Kinship
 from sw_audit.record.identity import Tool
 from sw_audit.record.quantized import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
@@ -46,7 +46,7 @@ def list_lineage() -> tuple[Fact, ...]:
         weights=(FingerprintWeight(layer=LAYER, row=37, column=211, value=-1.9268, ratio=1.0, outlier=31.6),),
         activations=(FingerprintActivation(channel=CHANNEL, value=-412.5, gain=214.1),),
     )
-    harmed = make_text({DESCENDANT: 8.0, RESTORED_WEIGHTS: 1.2})
+    harmed = make_text({DESCENDANT.name: 8.0, RESTORED_WEIGHTS.name: 1.2})
     measured = make_evidence(windows=8, items=8).measurements[0]
     return (
         make_descent(

@@ -28,19 +28,19 @@ from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.arm import Arm, Quantize
+from sw_audit.record.arm import Arm, Custom, Quantize
 
 GROUP = 64
 REPEATS = 3
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-Way = Callable[[Tensor], Tensor]
+Treatment = Callable[[Tensor], Tensor]
 
 
-def clone() -> Way:
+def clone() -> Treatment:
     return torch.clone
 
 
-def round_plainly() -> Way:
+def round_plainly() -> Treatment:
     """Round as one would write it down: float32, vectorized, one new tensor per operation."""
 
     def work(weight: Tensor) -> Tensor:
@@ -53,12 +53,12 @@ def round_plainly() -> Way:
     return work
 
 
-def ours(notation: str) -> Callable[[], Way]:
+def ours(notation: str) -> Callable[[], Treatment]:
     recipe = parse_recipe(notation)
     return lambda: lambda weight: round_to_nearest(weight, recipe)
 
 
-def ours_in_place(notation: str) -> Callable[[], Way]:
+def ours_in_place(notation: str) -> Callable[[], Treatment]:
     recipe, spare = parse_recipe(notation), SpareTensors()
 
     def work(weight: Tensor) -> Tensor:
@@ -69,13 +69,13 @@ def ours_in_place(notation: str) -> Callable[[], Way]:
     return lambda: work
 
 
-def bitsandbytes_nf4() -> Way:
+def bitsandbytes_nf4() -> Treatment:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     return lambda weight: dequantize_4bit(*quantize_4bit(weight, blocksize=GROUP, quant_type="nf4"))
 
 
-def torchao_int4() -> Way:
+def torchao_int4() -> Treatment:
     from torchao.quantization import IntxWeightOnlyConfig, PerGroup, quantize_
 
     config = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(GROUP))
@@ -91,8 +91,8 @@ def torchao_int4() -> Way:
     return work
 
 
-def hqq_int4(*, optimize: bool) -> Callable[[], Way]:
-    def prepare() -> Way:
+def hqq_int4(*, optimize: bool) -> Callable[[], Treatment]:
+    def prepare() -> Treatment:
         from hqq.core.quantize import Quantizer
 
         def work(weight: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def hqq_int4(*, optimize: bool) -> Callable[[], Way]:
     return prepare
 
 
-def quanto_int4() -> Way:
+def quanto_int4() -> Treatment:
     from optimum.quanto import MaxOptimizer, qint4, quantize_weight
     from optimum.quanto.tensor.grouped import ungroup
 
@@ -122,7 +122,7 @@ def quanto_int4() -> Way:
     return work
 
 
-WAYS: dict[str, Callable[[], Way]] = {
+WAYS: dict[str, Callable[[], Treatment]] = {
     "clone": clone,
     "plain": round_plainly,
     "ours": ours("int4/group64"),
@@ -138,7 +138,7 @@ WAYS: dict[str, Callable[[], Way]] = {
 ACTS = {"ours in place": "int4/group64", "ours symmetric": "int4/group64/symmetric", "ours nf4": "nf4/run64"}
 
 
-def measure_tensor(way: Way) -> dict[str, Any]:
+def measure_tensor(way: Treatment) -> dict[str, Any]:
     """Measure one tensor, the best of a few times."""
     generator = torch.Generator().manual_seed(0)
     weight = (torch.randn(4096, 11008, generator=generator) * 0.02).bfloat16()
@@ -164,7 +164,7 @@ def measure_tensor(way: Way) -> dict[str, Any]:
     }
 
 
-def measure_model(name: str, way: Way, folder: str) -> dict[str, Any]:
+def measure_model(name: str, way: Treatment, folder: str) -> dict[str, Any]:
     """Measure a model once, one layer's results at a time; what is ours by the arm that does it in an audit."""
     layers = open_checkpoint(ModelPolicy(source=folder)).layers
     weights = sum(matrix.weight.numel() for layer in layers for matrix in layer.matrices)
@@ -177,7 +177,7 @@ def measure_model(name: str, way: Way, folder: str) -> dict[str, Any]:
     started = time.perf_counter()
     for layer in layers:
         if name in ACTS:
-            arm = Arm(name=name, acts=(Quantize(recipe=parse_recipe(ACTS[name])),))
+            arm = Arm(purpose=Custom(label=name), acts=(Quantize(recipe=parse_recipe(ACTS[name])),))
             with applied_arm(arm, layer, None, spare):
                 pass
         else:
@@ -193,7 +193,7 @@ def measure_model(name: str, way: Way, folder: str) -> dict[str, Any]:
     }
 
 
-def quantize_layer(layer: DecoderLayer, way: Way) -> None:
+def quantize_layer(layer: DecoderLayer, way: Treatment) -> None:
     with ExitStack() as stack:
         for matrix in layer.matrices:
             stored = matrix.tensor.data

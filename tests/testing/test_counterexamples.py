@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import configuration, settings
 
-from sw_audit.checks.limits import SuperActivationPersistsLimits
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.record.location import Location
@@ -84,7 +83,7 @@ def test_no_prompt_is_longer_than_the_model_can_read() -> None:
 
 def test_a_law_that_holds_leaves_a_search_without_a_find(steady: tuple[PlantedModel, Location]) -> None:
     planted, location = steady
-    search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits())
+    search = search_prompts(planted.checkpoint, location, 50, 0.3)
     assert (search.examples, search.tolerance) == (50, 0.3)
     assert (search.found, search.omitted, search.stopped) == (None, None, None)
 
@@ -93,7 +92,7 @@ def test_a_spike_that_depends_on_the_prompt_leaves_the_shortest_that_breaks_it(
     moody: tuple[PlantedModel, Location],
 ) -> None:
     planted, location = moody
-    search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits(examples=40))
+    search = search_prompts(planted.checkpoint, location, 40, 0.3)
     assert search.found is not None
     [token_id] = search.found.token_ids
     assert token_id != planted.design.prompt[0]
@@ -105,9 +104,9 @@ def test_a_spike_that_depends_on_the_prompt_leaves_the_shortest_that_breaks_it(
 
 def test_a_policy_can_ask_for_none(moody: tuple[PlantedModel, Location]) -> None:
     planted, location = moody
-    search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits(examples=0))
+    search = search_prompts(planted.checkpoint, location, 0, 0.3)
     assert (search.examples, search.found) == (0, None)
-    assert search.omitted == "`[checks.super-activation-persists] examples` is 0"
+    assert search.omitted == "`examples` is 0"
 
 
 def test_a_prompt_on_which_the_model_is_not_finite_stops_it_and_not_the_audit(
@@ -122,7 +121,7 @@ def test_a_prompt_on_which_the_model_is_not_finite_stops_it_and_not_the_audit(
         embedding[[row for row in range(len(embedding)) if row not in spared]] = float("inf")
         with pytest.raises(CheckpointError):
             locate_super_weights(planted.checkpoint, "90 91")
-        search = search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits())
+        search = search_prompts(planted.checkpoint, location, 50, 0.3)
     finally:
         embedding.copy_(kept)
     assert search.found is None
@@ -131,7 +130,6 @@ def test_a_prompt_on_which_the_model_is_not_finite_stops_it_and_not_the_audit(
 
 
 SEARCH = """
-from sw_audit.checks.limits import SuperActivationPersistsLimits
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.testing import build_planted_model, make_design
 from sw_audit.testing.counterexamples import search_prompts
@@ -139,7 +137,7 @@ from sw_audit.testing.counterexamples import search_prompts
 design = make_design(family="llama", layers=4, dtype="float32", start="bos", shape="one", traps=(), seed=4)
 checkpoint = build_planted_model(design).checkpoint
 location = locate_super_weights(checkpoint, design.text)
-print(search_prompts(checkpoint, location, SuperActivationPersistsLimits()).examples)
+print(search_prompts(checkpoint, location, 50, 0.3).examples)
 """
 
 
@@ -159,7 +157,7 @@ def test_the_folder_that_hypothesis_keeps_its_notes_in_is_as_before(
     try:
         configuration.set_hypothesis_home_dir(tmp_path / "own")
         planted, location = steady
-        search_prompts(planted.checkpoint, location, SuperActivationPersistsLimits(examples=5))
+        search_prompts(planted.checkpoint, location, 5, 0.3)
         assert configuration.storage_directory(intent_to_write=False).path == tmp_path / "own"
     finally:
         configuration.set_hypothesis_home_dir(before)

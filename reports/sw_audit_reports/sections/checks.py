@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from sw_audit.checks.info import CHECKS, CheckInfo
+from sw_audit.checks.registry import find_checks
 from sw_audit.policy.policy import Policy
 from sw_audit.record.record import Record
-from sw_audit.record.verdict import Finding, Status, Verdict
+from sw_audit.record.verdict import Finding, Side, Status, Verdict
 from sw_audit_reports.elements import (
     Badge,
     Block,
@@ -32,38 +33,6 @@ from sw_audit_reports.text import (
     format_interval,
 )
 
-_INFO = {info.id: info for info in CHECKS}
-_SIDES = {
-    "super-weight-located": "at most",
-    "super-activation-persists": "at most",
-    "prune-collapses": "at least",
-    "other-outliers-harmless": "at most",
-    "placebo-harmless": "at most",
-    "effect-exceeds-placebos": "at most",
-    "damage-follows-dose": "at most",
-    "restored-activation-heals": "at least",
-    "accuracy-falls-to-chance": "at least",
-    "rtn-holdout-quality": "at most",
-    "holdout-beats-plain-rtn": "at least",
-    "activation-holdout-quality": "at most",
-    "holdout-closes-gap": "at least",
-    "matches-published-index": "at least",
-    "weights-intact": "at most",
-    "quantization-as-configured": "at most",
-    "super-weight-retained": "at most",
-    "perplexity-ratio": "at most",
-    "kl-divergence": "at most",
-    "top1-agreement": "at least",
-    "generation-sane": "at most",
-    "stopwords-not-raised": "at most",
-    "task-accuracy": "at most",
-    "layer-error": "at most",
-    "range-fits-dtype": "at most",
-    "super-weight-unmoved": "at most",
-    "quality-not-worse": "at most",
-}
-_COUNTED = ("super-weight-located", "weights-intact", "quantization-as-configured", "generation-sane")
-
 
 @section("checks", title="Checks at a glance", order=10)
 def show_checks(context: Context) -> Iterator[Table | None]:
@@ -74,7 +43,7 @@ def show_checks(context: Context) -> Iterator[Table | None]:
             Cell("", badge=badge_verdict(verdict)),
             _write_observed(verdict, verdict.check),
             format_interval(verdict.low, verdict.high, verdict.limit) or NOTHING,
-            _write_limit(verdict, verdict.check) or NOTHING,
+            _write_limit(verdict, None) or NOTHING,
         )
         for verdict in context.verdicts
     ]
@@ -115,10 +84,21 @@ def show_verdict(record: Record, verdict: Verdict, source: str, anchor: str) -> 
     )
 
 
-def describe_check(check: str) -> CheckInfo:
-    """Return what is known of a check; one that a plugin brought is known by its id alone."""
-    plain = check.replace("-", " ").replace("_", " ")
-    return _INFO.get(check) or CheckInfo(check, plain[:1].upper() + plain[1:], "", "", needs_super_weight=False)
+@dataclass(frozen=True)
+class CheckWords:
+    """What is said of a check on the page."""
+
+    title: str
+    meaning: str = ""
+    quantity: str = ""
+    counted: bool = False
+
+
+def describe_check(check: str) -> CheckWords:
+    """Return what is known of a check; one that is not installed here is known by its id alone."""
+    if (known := find_checks().get(check)) is not None:
+        return CheckWords(known.title, known.meaning, known.quantity, counted=known.unit == "count")
+    return CheckWords(check.replace("-", " ").replace("_", " ").capitalize())
 
 
 def badge_verdict(verdict: Verdict) -> Badge:
@@ -126,7 +106,7 @@ def badge_verdict(verdict: Verdict) -> Badge:
     return Badge.of(verdict.status, waived=verdict.waiver is not None)
 
 
-def _list_measures(verdict: Verdict, info: CheckInfo, policy: Policy) -> Terms | None:
+def _list_measures(verdict: Verdict, info: CheckWords, policy: Policy) -> Terms | None:
     terms: dict[str, str | Cell] = {}
     if verdict.status is not Status.SKIPPED:
         quantity = verdict.quantity or info.quantity or "Measured"
@@ -134,7 +114,7 @@ def _list_measures(verdict: Verdict, info: CheckInfo, policy: Policy) -> Terms |
         terms[f"{100 * policy.confidence:g} % interval"] = format_interval(
             verdict.low, verdict.high, verdict.limit
         )
-        terms["Limit"] = _write_limit(verdict, verdict.check) or "none: reported only"
+        terms["Limit"] = _write_limit(verdict, None) or "none: reported only"
     if verdict.protocol:
         terms["Protocol"] = code(verdict.protocol)
     return make_terms(terms)
@@ -147,7 +127,7 @@ def _list_findings(verdict: Verdict) -> Table | None:
             Cell("", badge=_badge_finding(finding)),
             _write_observed(finding, verdict.check),
             format_interval(finding.low, finding.high, finding.limit) or NOTHING,
-            _write_limit(finding, verdict.check) or NOTHING,
+            _write_limit(finding, verdict.side) or NOTHING,
             finding.because,
         )
         for finding in verdict.findings
@@ -169,21 +149,10 @@ def _write_observed(figure: Verdict | Finding, check: str) -> str:
     if figure.status is Status.SKIPPED or (isinstance(figure, Finding) and figure.limit is None):
         return NOTHING
     decided = figure.status in (Status.PASS, Status.FAIL)
-    return NOT_FINITE if decided and check not in _COUNTED else NOT_MEASURED
+    return NOT_FINITE if decided and not describe_check(check).counted else NOT_MEASURED
 
 
-def _write_limit(figure: Verdict | Finding, check: str) -> str:
+def _write_limit(figure: Verdict | Finding, side: Side | None) -> str:
     if figure.limit is None or (isinstance(figure, Verdict) and figure.status is Status.SKIPPED):
         return ""
-    side = _SIDES.get(check) or _infer_side(figure)
-    return f"{side} {format_exact(figure.limit)}".strip()
-
-
-def _infer_side(figure: Verdict | Finding) -> str:
-    """Tell from a decided figure on which side of its limit it had to be."""
-    if figure.observed is None or figure.limit is None or figure.observed == figure.limit:
-        return ""
-    above, passed = figure.observed > figure.limit, figure.status is Status.PASS
-    if not passed and figure.status is not Status.FAIL:
-        return ""
-    return "at least" if above == passed else "at most"
+    return f"{figure.side or side or ''} {format_exact(figure.limit)}".strip()

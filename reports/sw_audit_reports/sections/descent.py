@@ -9,17 +9,11 @@ from dataclasses import dataclass
 
 import altair
 
+from sw_audit.checks.super_activation_retained import SuperActivationRetainedLimits
+from sw_audit.checks.super_weight_retained import SuperWeightRetainedLimits
 from sw_audit.policy.policy import Policy
-from sw_audit.record.descent import (
-    DESCENDANT,
-    PARENT,
-    RESTORED_WEIGHTS,
-    ComparedText,
-    Descent,
-    RetainedActivation,
-    RetainedWeight,
-    name_restored_module,
-)
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, RestoredModule
+from sw_audit.record.descent import ComparedText, Descent, RetainedActivation, RetainedWeight
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.verdict import Finding, Verdict
 from sw_audit_reports.elements import (
@@ -69,7 +63,7 @@ _PEAK_SERIES = {THE_PARENT: INTACT, THIS_MODEL: TOUCHED}
 SO_FAR, ALONE = "All layers so far", "This layer alone, on the parent's input"
 _NOISE_SERIES = {SO_FAR: TOUCHED, ALONE: INTACT}
 _HEALED = 0.5
-_MODULE = name_restored_module("")
+_MODULE = RestoredModule(module="").name
 _PUT_BACK = " put back"
 _ROOM = 26
 """Characters of a label that the chart of perplexities has room for, beside what is said of it."""
@@ -81,7 +75,7 @@ def summarize_descent(context: Context) -> Words:
     if descent is None:
         return []
     label, compared = next(label_texts(descent))
-    ratio = divide_perplexity(compared.measured(DESCENDANT), compared.measured(PARENT))
+    ratio = divide_perplexity(compared.measured(DESCENDANT.name), compared.measured(PARENT.name))
     held = find_ratio(context.verdicts, label)
     interval = format_interval(held.low, held.high, held.limit) if held else ""
     lost = "Its perplexity is not finite"
@@ -138,7 +132,7 @@ def name_part(arm: str) -> str:
     """Name an arm of a descendant for people."""
     if arm.startswith(_MODULE):
         return arm.removeprefix(_MODULE)
-    plain = {PARENT: THE_PARENT, DESCENDANT: THIS_MODEL, RESTORED_WEIGHTS: "Super weights"}
+    plain = {PARENT.name: THE_PARENT, DESCENDANT.name: THIS_MODEL, RESTORED_WEIGHTS.name: "Super weights"}
     return plain.get(arm, arm)
 
 
@@ -159,7 +153,7 @@ def divide_perplexity(measured: Measurement | None, parent: Measurement | None) 
 def describe_descent(descent: Descent, policy: Policy) -> list[str]:
     """Write a model's parent, its perplexity ratio on the first text, and how many super weights it kept."""
     compared = descent.texts[0]
-    ratio = divide_perplexity(compared.measured(DESCENDANT), compared.measured(PARENT))
+    ratio = divide_perplexity(compared.measured(DESCENDANT.name), compared.measured(PARENT.name))
     return [descent.parent.id, format_finite(ratio, format_ratio), describe_kept(descent, policy)]
 
 
@@ -172,7 +166,7 @@ def describe_kept(descent: Descent, policy: Policy) -> str:
 
 def _is_kept(weight: RetainedWeight, policy: Policy) -> bool:
     error = weight.relative_error
-    return error is not None and abs(error) <= policy.checks.super_weight_retained.maximum_error
+    return error is not None and abs(error) <= policy.checks[SuperWeightRetainedLimits].maximum_error
 
 
 def _summarize_weights(descent: Descent, policy: Policy) -> Words:
@@ -198,13 +192,13 @@ def _summarize_recovery(descent: Descent, verdicts: Sequence[Verdict]) -> Words:
         for part in list_recovered(descent, verdicts)
         if part.share is not None and part.share.value is not None and part.share.value >= _HEALED
     ]
-    whole = [pair for pair in shares if pair[1].arm == RESTORED_WEIGHTS]
+    whole = [pair for pair in shares if pair[1].arm == RESTORED_WEIGHTS.name]
     value, best = max(whole or shares, key=lambda pair: pair[0], default=(0.0, None))
     if best is None or best.share is None:
         return []
     interval = format_percent_interval(best.share.low, best.share.high)
     recovered = f" recovers {format_percent(value)}{f' {interval}' if interval else ''} of the loss"
-    if best.arm == RESTORED_WEIGHTS:
+    if best.arm == RESTORED_WEIGHTS.name:
         number = len(descent.parent_location.super_weights)
         weights = "super weight" if number == 1 else count(number, "super weight")
         return [f"; putting back its parent's {weights}{recovered}"]
@@ -256,16 +250,16 @@ def list_perplexities(descent: Descent, verdicts: Sequence[Verdict]) -> list[Arm
     several = len(descent.texts) > 1
     rows = []
     for label, compared in label_texts(descent):
-        parent = compared.measured(PARENT)
+        parent = compared.measured(PARENT.name)
         base = parent.loss.perplexity if parent else None
         held = find_ratio(verdicts, label)
         for measured in compared.measurements:
             name, perplexity = measured.arm.name, measured.loss.perplexity
-            changed = name == DESCENDANT
+            changed = name == DESCENDANT.name
             low = high = None
             if changed and held and base and perplexity is not None:
                 low, high = (None if end is None else end * base for end in (held.low, held.high))
-            title = f"{_shorten(name_part(name))}{'' if name in (PARENT, DESCENDANT) else _PUT_BACK}"
+            title = f"{_shorten(name_part(name))}{'' if name in (PARENT.name, DESCENDANT.name) else _PUT_BACK}"
             group = f"On {label}" if several else ""
             rows.append(ArmRow(group, title, CHANGED if changed else UNCHANGED, [(perplexity, low, high)]))
     return rows
@@ -279,7 +273,7 @@ def _show_quality(context: Context, descent: Descent, id: str) -> Chart:  # noqa
         caption.append(f"Bars are {100 * context.policy.confidence:g} % intervals of its ratio to the parent.")
     if any(value is None for value, _, _ in points):
         caption.append(OFF_SCALE)
-    parent = descent.texts[0].measured(PARENT) if len(descent.texts) == 1 else None
+    parent = descent.texts[0].measured(PARENT.name) if len(descent.texts) == 1 else None
     plot, rows = plot_arms(arms, parent.loss.perplexity if parent else None)
     title = "Perplexity beside the parent, and with parts of the parent put back"
     return make_chart(id, title, caption, plot, rows)
@@ -293,7 +287,7 @@ def list_peaks(descent: Descent) -> Rows:
         for series, values in ((THE_PARENT, followed.parent), (THIS_MODEL, followed.value)):
             magnitudes += [(series, *pair) for pair in zip(followed.layers, values, strict=True)]
     else:
-        for name, series in ((PARENT, THE_PARENT), (DESCENDANT, THIS_MODEL)):
+        for name, series in ((PARENT.name, THE_PARENT), (DESCENDANT.name, THIS_MODEL)):
             measured = descent.texts[0].measured(name)
             magnitudes += [(series, *pair) for pair in enumerate(measured.peaks if measured else ())]
     names = {THE_PARENT: "parent", THIS_MODEL: "this model"}
@@ -329,7 +323,7 @@ def _show_peaks(descent: Descent, policy: Policy, id: str) -> Chart | None:  # n
         title = "Largest activation per layer"
         caption = "Largest magnitude in each layer's output over the text."
     # What is allowed is on the axis too, so that a small difference looks small.
-    allowed = policy.checks.super_activation_retained
+    allowed = policy.checks[SuperActivationRetainedLimits]
     ends = (allowed.minimum_ratio, allowed.maximum_ratio)
     reach = [row["value"] * end for row in rows if row["series"] == THE_PARENT for end in ends if end]
     plot, data = plot_magnitudes(rows, descent.super_weights, keep_seen(_PEAK_SERIES, rows), reach)
@@ -409,10 +403,10 @@ def list_recovered(descent: Descent, verdicts: Sequence[Verdict]) -> list[Recove
     shares = _list_shares(verdicts)
     recovered = []
     for label, compared in label_texts(descent):
-        parent = compared.measured(PARENT)
+        parent = compared.measured(PARENT.name)
         for measured in compared.measurements:
             name = measured.arm.name
-            if name in (PARENT, DESCENDANT):
+            if name in (PARENT.name, DESCENDANT.name):
                 continue
             # The verdict says how many super weights there are; a module it calls by its whole name.
             subject = name.removeprefix(_MODULE) if name.startswith(_MODULE) else "super weight"
@@ -458,13 +452,13 @@ def _list_recovered(recovered: Sequence[Recovered]) -> Table | None:
 
 
 def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) -> Table | None:
-    parent, held = compared.measured(PARENT), find_ratio(verdicts, label)
+    parent, held = compared.measured(PARENT.name), find_ratio(verdicts, label)
     rows = []
     for measured in compared.measurements:
         name, agreement = measured.arm.name, measured.agreement
-        interval = format_interval(held.low, held.high, held.limit) if held and name == DESCENDANT else ""
+        interval = format_interval(held.low, held.high, held.limit) if held and name == DESCENDANT.name else ""
         agrees: list[str] = [NOTHING] * 5
-        if name != PARENT and any(agreement.tokens):
+        if name != PARENT.name and any(agreement.tokens):
             spread = agreement.spread
             tail = (spread.median, spread.p99, spread.maximum) if spread else (None, None, None)
             agrees = [
@@ -474,7 +468,7 @@ def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) 
             ]
         rows.append(
             (
-                name_part(name) if name in (PARENT, DESCENDANT) else f"{name_part(name)}{_PUT_BACK}",
+                name_part(name) if name in (PARENT.name, DESCENDANT.name) else f"{name_part(name)}{_PUT_BACK}",
                 format_finite(measured.loss.perplexity),
                 format_finite(divide_perplexity(measured, parent), format_ratio),
                 interval or NOTHING,

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import altair
 
+from sw_audit.checks.rtn_holdout_quality import RtnHoldoutQualityLimits
 from sw_audit.policy.recipe import Recipe
-from sw_audit.record.arm import BASELINE, PRUNED, is_dose, name_rounding
+from sw_audit.record.arm import BASELINE, PRUNED, Dose, Rounding
 from sw_audit.record.labels import label_arm, label_granularity
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelResult
@@ -74,7 +75,7 @@ def list_layers(result: ModelResult) -> Rows:
     trace = result.location.trace
     peaks = {
         series: list(enumerate(measured.peaks if (measured := result.measured(arm)) else ()))
-        for arm, series in ((BASELINE.name, AS_IT_IS), (PRUNED, ZEROED))
+        for arm, series in ((BASELINE.name, AS_IT_IS), (PRUNED.name, ZEROED))
     }
     # Without a corpus pass the locating prompt's own trace still shows the residual stream.
     if not any(peak for _, peak in peaks[AS_IT_IS]):
@@ -103,7 +104,7 @@ def list_arms(context: Context) -> list[ArmRow]:
     baseline = _perplexity(context.result.measured(BASELINE.name))
     rows: dict[tuple[str, str], ArmRow] = {}
     for measured in context.result.measurements:
-        if is_dose(measured.arm):
+        if isinstance(measured.arm.purpose, Dose):
             continue
         group, changed = group_arm(measured.arm)
         label, perplexity = label_arm(measured.arm), _perplexity(measured)
@@ -121,7 +122,7 @@ def list_recipes(context: Context) -> Rows:
     """List each recipe's perplexity over that of full precision, plain and held out, in the policy's order."""
     result, policy = context.result, context.policy
     ratios = list_ratios(context.verdicts)
-    limits = policy.checks.rtn_holdout_quality.maximum_ratio
+    limits = policy.checks[RtnHoldoutQualityLimits].maximum_ratio
     baseline = _perplexity(result.measured(BASELINE.name))
     recipes = policy.quantization.parsed()
     families = {str(recipe): _name_family(recipe) for recipe in recipes}
@@ -130,7 +131,7 @@ def list_recipes(context: Context) -> Rows:
     for recipe in recipes:
         notation = str(recipe)
         for held_out, series in ((False, PLAIN), (True, HELD_OUT)):
-            measured = result.measured(name_rounding(recipe, holdout=held_out))
+            measured = result.measured(Rounding(recipe=recipe, keep=held_out).name)
             if measured is None or not baseline:
                 continue
             perplexity = _perplexity(measured)

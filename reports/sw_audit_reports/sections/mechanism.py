@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import altair
 
 from sw_audit.record.address import WeightAddress, list_addresses
-from sw_audit.record.arm import BASELINE, FLIPPED, PRUNED, Arm, Scale, is_dose
+from sw_audit.record.arm import BASELINE, FLIPPED, PRUNED, Arm, Dose, Scale, Subset, list_pruned, list_subsets
 from sw_audit.record.dose import DoseCurve
 from sw_audit.record.labels import label_subset
 from sw_audit.record.location import SuperWeight
 from sw_audit.record.mechanism import LayerMechanism, Mechanism
 from sw_audit.record.record import ModelResult
-from sw_audit.record.subset import Subset, list_pruned, list_subsets
 from sw_audit.record.verdict import Verdict
 from sw_audit_reports.elements import Chart, Element, Table, figures, make_paragraph, make_table, text
 from sw_audit_reports.estimates import Estimate, list_ranks, list_ratios
@@ -65,8 +64,8 @@ def show_mechanism(context: Context) -> Iterator[Element | None]:
     """Show what parts of the set and doses of it do, and follow each super activation block by block."""
     result, anchor = context.result, context.anchor
     arms = [measured.arm for measured in result.measurements]
-    scaled = any(is_dose(arm) for arm in arms)
-    if scaled or FLIPPED in [arm.name for arm in arms]:
+    scaled = any(isinstance(arm.purpose, Dose) for arm in arms)
+    if scaled or FLIPPED.name in [arm.name for arm in arms]:
         sets = list_sets(result, context.verdicts)
         yield make_paragraph(_summarize_sets(sets, count_controls(result)))
         yield _tabulate_sets(sets)
@@ -108,12 +107,12 @@ def list_sets(result: ModelResult, verdicts: Sequence[Verdict]) -> list[SetRow]:
     names = {weight.address: _name_scalar(weight) for weight in result.location.super_weights}
     whole = names[located[0]] if len(located) == 1 else count(len(located), "scalar")
     labels = [(f"All zeroed: {whole}", arms.get(frozenset(located)))]
-    for subset in list_subsets(located):
-        if len(located) > 2 or subset.kind != "without":
-            label = f"{label_subset(subset.name)} zeroed: {_name_members(subset, located, names)}"
-            labels.append((label, arms.get(frozenset(subset.members))))
-    labels.append((f"All, sign flipped: {whole}", FLIPPED))
-    ratios, ranks, damage = list_ratios(verdicts), list_ranks(verdicts), _measure_damage(result, PRUNED)
+    for subset, members in list_subsets(located).items():
+        if len(located) > 2 or subset.part != "without":
+            label = f"{label_subset(subset)} zeroed: {_name_members(subset, members, located, names)}"
+            labels.append((label, arms.get(frozenset(members))))
+    labels.append((f"All, sign flipped: {whole}", FLIPPED.name))
+    ratios, ranks, damage = list_ratios(verdicts), list_ranks(verdicts), _measure_damage(result, PRUNED.name)
     rows = []
     for label, arm in labels:
         if arm is None or result.measured(arm) is None:
@@ -423,10 +422,15 @@ def _name_scalar(weight: SuperWeight) -> str:
     return f"layer {weight.layer} [{expert}{weight.row}, {weight.column}]"
 
 
-def _name_members(subset: Subset, located: Sequence[WeightAddress], names: Mapping[WeightAddress, str]) -> str:
-    first = subset.members[0]
-    scalars = count(len(subset.members), "scalar")
-    match subset.kind:
+def _name_members(
+    subset: Subset,
+    members: Sequence[WeightAddress],
+    located: Sequence[WeightAddress],
+    names: Mapping[WeightAddress, str],
+) -> str:
+    first = members[0]
+    scalars = count(len(members), "scalar")
+    match subset.part:
         case "alone":
             return names[first]
         case "row":
@@ -434,7 +438,7 @@ def _name_members(subset: Subset, located: Sequence[WeightAddress], names: Mappi
         case "column":
             return f"{names[first].partition(' [')[0]}, column {first.column}, {scalars}"
         case "without":
-            [kept] = set(located) - set(subset.members)
+            [kept] = set(located) - set(members)
             return f"{names[kept]} stays"
 
 

@@ -68,7 +68,7 @@ def test_all_draws_of_one_placebo_stand_in_one_row_among_the_controls() -> None:
 
 
 def test_an_arm_that_is_not_finite_keeps_its_place_without_a_figure() -> None:
-    rows = list_arms(make_context(make_evidence(ratios={PRUNED: None})))
+    rows = list_arms(make_context(make_evidence(ratios={PRUNED.name: None})))
     assert find_row(rows, "Super weights zeroed").points == [(None, None, None)]
 
 
@@ -87,7 +87,7 @@ def test_without_measurements_the_locating_trace_stands_in() -> None:
 
 
 def test_a_layer_that_is_not_finite_or_zero_is_left_out_of_a_logarithmic_axis() -> None:
-    first, *rest = make_evidence(omit=(PRUNED,)).measurements
+    first, *rest = make_evidence(omit=(PRUNED.name,)).measurements
     broken = first.model_copy(update={"peaks": (None, 0.0, *first.peaks[2:])})
     evidence = make_evidence().model_copy(update={"measurements": (broken, *rest)})
     drawn = [point["layer"] for point in list_layers(evidence) if point["series"] == AS_IT_IS]

@@ -60,9 +60,9 @@ def test_the_sentence_follows_the_verdict_on_the_collapse(verdict: Verdict | Non
 
 
 def test_a_perplexity_that_is_not_finite_is_said_and_what_was_not_measured_is_not_claimed() -> None:
-    sentence = say(make_evidence(ratios={PRUNED: None}), make_collapse(Status.PASS, None))
+    sentence = say(make_evidence(ratios={PRUNED.name: None}), make_collapse(Status.PASS, None))
     assert sentence == f"One scalar carries this model: zeroing {COORDINATE} leaves no finite perplexity."
-    sentence = say(make_evidence(omit=(PRUNED,)))
+    sentence = say(make_evidence(omit=(PRUNED.name,)))
     assert sentence == f"One super weight was located, {COORDINATE}; what zeroing it does is not known."
 
 

@@ -29,20 +29,20 @@ from sw_audit_reports.sections.mechanism import (
     list_stream,
 )
 
-from sw_audit.checks.registry import judge_evidence
+from sw_audit.checks.judging import judge_result
+from sw_audit.checks.plan import ArmTargets, plan_arms
 from sw_audit.policy.policy import Policy
-from sw_audit.record.arm import FLIPPED, PRUNED, is_dose, name_placebo
+from sw_audit.record.arm import FLIPPED, PRUNED, Dose, Placebo
 from sw_audit.record.location import SuperWeight
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Verdict
-from sw_audit.runner.plan import ArmTargets, plan_arms
 
 SETS = "What the set and its parts do"
-RATIOS = {PRUNED: 100.0, "alone/1": 10.0, "alone/2": 1.0, "row/1": 100.0, FLIPPED: 1000.0}
+RATIOS = {PRUNED.name: 100.0, "alone/1": 10.0, "alone/2": 1.0, "row/1": 100.0, FLIPPED.name: 1000.0}
 
 
 def judge(evidence: ModelResult) -> tuple[Verdict, ...]:
-    return judge_evidence(evidence, make_policy())
+    return judge_result(evidence, make_policy())
 
 
 def build(evidence: ModelResult) -> BuiltSection:
@@ -114,7 +114,7 @@ def test_a_column_belongs_to_its_layer() -> None:
 
 
 def test_a_part_that_is_not_finite_has_neither_ratio_nor_share() -> None:
-    evidence = make_evidence(ratios={**HEALTHY, FLIPPED: None})
+    evidence = make_evidence(ratios={**HEALTHY, FLIPPED.name: None})
     flipped = list_sets(evidence, judge(evidence))[-1]
     assert (flipped.ratio.value, flipped.share) == (None, None)
 
@@ -176,7 +176,7 @@ def test_one_sentence_tells_the_effect_of_the_set_and_its_rank_among_the_control
 
 @pytest.mark.parametrize(("harmful", "words"), [(1, "1 does as much"), (2, "2 do as much")])
 def test_controls_that_do_as_much_are_counted(harmful: int, words: str) -> None:
-    ratios = {name_placebo("same-row", draw + 1): 900.0 for draw in range(harmful)}
+    ratios = {Placebo(control="same-row", draw=draw + 1).name: 900.0 for draw in range(harmful)}
     works = build(make_evidence(ratios={**HEALTHY, **ratios}))
     assert f"of 12 matched controls {words} harm (p = {0.15 if harmful == 1 else 0.23})" in works.text
 
@@ -184,14 +184,14 @@ def test_controls_that_do_as_much_are_counted(harmful: int, words: str) -> None:
 def test_without_controls_the_effect_is_told_without_a_rank() -> None:
     policy = make_policy()
     evidence = make_evidence()
-    verdicts = judge_evidence(evidence, policy, ["prune-collapses"])
+    verdicts = judge_result(evidence, policy, ["prune-collapses"])
     works = build_section("mechanism", make_context(evidence, verdicts, policy))
     assert works.text == "Zeroed together, the super weights multiply perplexity by 213.6."
     assert read_heads(works.table(SETS)) == ["What is done", "Perplexity ratio", "Interval", "Share"]
 
 
 def test_an_effect_that_is_not_finite_is_told_by_the_table_alone() -> None:
-    works = build(make_evidence(ratios={**HEALTHY, PRUNED: None}))
+    works = build(make_evidence(ratios={**HEALTHY, PRUNED.name: None}))
     assert works.text == ""
     assert works.rows(SETS)[0][1] == "not finite"
 
@@ -251,6 +251,10 @@ def test_a_model_that_was_not_taken_apart_has_no_such_section() -> None:
     evidence = make_none_evidence()
     assert build_section("mechanism", make_context(evidence)).elements == []
     located = make_evidence().model_copy(update={"mechanism": (), "published_doses": ()})
-    plain_arms = tuple(one for one in located.measurements if not is_dose(one.arm) and one.arm.name != FLIPPED)
+    plain_arms = tuple(
+        one
+        for one in located.measurements
+        if not isinstance(one.arm.purpose, Dose) and one.arm.name != FLIPPED.name
+    )
     bare = located.model_copy(update={"measurements": plain_arms})
     assert build_section("mechanism", make_context(bare)).elements == []

@@ -1,0 +1,103 @@
+"""What zeroing the super weights does to multiple choice."""
+
+from __future__ import annotations
+
+from sw_audit.checks.arms import prune_super_weights
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_least, write_interval, write_number
+from sw_audit.checks.limits import Limits, Share
+from sw_audit.checks.registry import Need, check
+from sw_audit.checks.statistics import bound_mean, bound_ratio
+from sw_audit.record.arm import BASELINE, PRUNED
+from sw_audit.record.measurement import ChoiceAccuracy
+from sw_audit.record.verdict import Status, Verdict
+
+_MORE_ITEMS = "give more items in `[corpus] choices`"
+
+
+class AccuracyFallsToChanceLimits(Limits):
+    """Limits of `accuracy-falls-to-chance`.
+
+    Attributes:
+        minimum_lost: Part of the accuracy above guessing that is lost. In the paper's table 1 (Llama-7B) it is
+            0.65 on PIQA, 0.69 on Winogrande, 0.71 on ARC-easy, and more on the others; a little is left for
+            the interval.
+    """
+
+    minimum_lost: Share = 0.6
+
+
+@check(
+    id="accuracy-falls-to-chance",
+    order=100,
+    title="Pruned, the model falls towards guessing at multiple choice",
+    meaning="The loss is of ability, not only of fluency.",
+    quantity="share of the accuracy above guessing that is lost",
+    fails="less than 60 % of its accuracy above guessing is lost",
+    limits=AccuracyFallsToChanceLimits,
+    level="law",
+    unit="share",
+    side="at least",
+    needs_super_weight=True,
+    needs=frozenset({Need.CHOICES}),
+    arms=prune_super_weights,
+)
+def accuracy_falls_to_chance(context: CheckContext) -> Verdict:
+    """Rule of `accuracy-falls-to-chance` (Yu et al. 2024, table 1).
+
+    The share (baseline - pruned) / (baseline - chance) of the accuracy above guessing is lost; the bootstrap
+    pairs both arms item by item. The unpruned model must be better than guessing, by the lower end of its own
+    interval, or there is no ability to lose: INCONCLUSIVE. Skipped where no items were read.
+    """
+    limit = context.limits(AccuracyFallsToChanceLimits).minimum_lost
+    key = context.key("minimum_lost")
+    baseline, pruned = context.find_measurement(BASELINE.purpose), context.find_measurement(PRUNED)
+    if baseline is None or pruned is None:
+        name = BASELINE.name if baseline is None else PRUNED.name
+        words = f"The arm {name!r} was not measured under this protocol."
+        remedy = context.advise(Status.INCONCLUSIVE, EstimateStatus.MISSING, failed="", key=key)
+        return context.conclude(Status.INCONCLUSIVE, words, remedy=remedy)
+    if baseline.choices is None or pruned.choices is None or not pruned.choices.correct:
+        return context.skip("No multiple-choice items were read (`[corpus] choices`).")
+    figure = _measure_lost_ability(context, baseline.choices, pruned.choices)
+    status = Status.INCONCLUSIVE if figure.basis is EstimateStatus.NO_BASIS else hold_at_least(figure, limit)
+    return context.conclude(
+        status,
+        f"{figure.words}; at least {write_number(limit)} is wanted.",
+        remedy="Give items that this model can answer, or more of them, in `[corpus] choices`."
+        if figure.basis is EstimateStatus.NO_BASIS
+        else context.advise(
+            status,
+            figure.basis,
+            failed="Do not call this a loss of ability: the pruned model still answers; look for further super "
+            f"weights with `sw-audit locate`, or lower `{key}`.",
+            key=key,
+            more=_MORE_ITEMS,
+        ),
+        figure=figure,
+        limit=limit,
+    )
+
+
+def _measure_lost_ability(context: CheckContext, baseline: ChoiceAccuracy, pruned: ChoiceAccuracy) -> Estimate:
+    chance, count = pruned.chance, len(pruned.correct)
+    words = (
+        f"Accuracy goes from {write_number(baseline.accuracy)} to {write_number(pruned.accuracy)}, "
+        f"guessing gives {write_number(chance)}"
+    )
+    if len(baseline.correct) != count:
+        return Estimate(EstimateStatus.MISSING, "The two arms did not answer the same items")
+    above = [right - chance for right in baseline.correct]
+    lost = [right - still for right, still in zip(baseline.correct, pruned.correct, strict=True)]
+    if (few := context.count_short(count, "items")) is not None:
+        observed = sum(lost) / sum(above) if sum(above) > 0 else None
+        return Estimate(EstimateStatus.TOO_FEW, f"{words}; {few}", observed)
+    if bound_mean(above, context.bootstrap)[1] <= 0:
+        return Estimate(
+            EstimateStatus.NO_BASIS, f"{words}: the unpruned model is not certain to be better than guessing"
+        )
+    share, low, high = bound_ratio(lost, above, context.bootstrap)
+    figure = Estimate(EstimateStatus.MEASURED, words, share, low, high)
+    span = write_interval(figure, context.policy.confidence)
+    words = f"{words}: of what is above guessing a share of {span} is lost"
+    return Estimate(EstimateStatus.MEASURED, words, share, low, high)

@@ -1,0 +1,109 @@
+"""What quantized activations cost with the super activation kept in full precision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, Field
+
+from sw_audit.checks.activation_rounding import advise_text, explain_skipped, mind_calibration, plan_schemes
+from sw_audit.checks.arms import ArmPlan
+from sw_audit.checks.context import CheckContext, decide_finding, hold_where_limited
+from sw_audit.checks.estimate import Estimate, write_number
+from sw_audit.checks.limits import Limits, Ratio
+from sw_audit.checks.registry import Need, check
+from sw_audit.errors import PolicyError
+from sw_audit.policy.scheme import Scheme, parse_scheme
+from sw_audit.record.arm import HELD_OUT, NAIVE, ActivationRounding, Arm
+from sw_audit.record.verdict import Verdict
+
+if TYPE_CHECKING:
+    from sw_audit.policy.policy import Policy
+
+
+class ActivationHoldoutQualityLimits(Limits):
+    """Limits of `activation-holdout-quality`.
+
+    Attributes:
+        maximum_ratio: Per scheme, perplexity with the super activation held out over perplexity in full
+            precision. Schemes without a limit are reported. The paper's W8A8 stays below 1.04.
+    """
+
+    maximum_ratio: dict[Annotated[str, AfterValidator(_is_scheme)], Ratio] = Field(
+        default_factory=lambda: {"w8a8": 1.05}
+    )
+
+
+def _plan(plan: ArmPlan) -> list[Arm]:
+    return plan_schemes(plan, HELD_OUT if plan.targets.super_weights else NAIVE)
+
+
+def _examine(policy: Policy) -> str | None:
+    limits = policy.checks[ActivationHoldoutQualityLimits]
+    unmeasured = [name for name in limits.maximum_ratio if name not in policy.activations.schemes]
+    if not unmeasured or limits.maximum_ratio == ActivationHoldoutQualityLimits().maximum_ratio:
+        return None
+    return f"{activation_holdout_quality.id} limits {unmeasured[0]!r}, which is not among the schemes"
+
+
+@check(
+    id="activation-holdout-quality",
+    order=130,
+    title="Quantized activations with the super activation held out keep quality",
+    meaning="Per scheme: what 8-bit activations cost when this one scalar stays in full precision.",
+    quantity="perplexity ratio to full precision",
+    fails="W8A8 grows perplexity more than 1.05 times",
+    limits=ActivationHoldoutQualityLimits,
+    level="law",
+    side="at most",
+    needs=frozenset({Need.ACTIVATIONS}),
+    arms=_plan,
+    examine=_examine,
+)
+def activation_holdout_quality(context: CheckContext) -> Verdict:
+    """Rule of `activation-holdout-quality` (Yu et al. 2024, section 4.1, tables 3 and 4).
+
+    Schemes with a limit decide, the worst one first; the others are reported as findings with status SKIPPED. A
+    model without super weights has no super activation to hold out, so its naive arm stands in where only that
+    was measured.
+    """
+    if (reason := explain_skipped(context)) is not None:
+        return context.skip(reason)
+    limits, key = context.limits(ActivationHoldoutQualityLimits).maximum_ratio, context.key("maximum_ratio")
+    figures = {str(scheme): _compare_quality(context, scheme) for scheme in context.policy.activations.parsed()}
+    findings = hold_where_limited(figures, limits)
+    gated = [finding for finding in findings if finding.limit is not None]
+    if not gated:
+        return context.skip(f"No scheme that is measured has a limit in `{key}`.", findings)
+    worst = decide_finding(gated, key=lambda finding: (finding.observed or 0.0) / (finding.limit or 1.0))
+    figure = figures[worst.label]
+    return context.conclude(
+        worst.status,
+        f"{worst.label}: {figure.words}; at most {write_number(worst.limit)} is allowed.",
+        remedy=advise_text(context, figure)
+        or context.advise(
+            worst.status,
+            figure.basis,
+            failed=f"Give activations or weights more bits than {worst.label}, weights a scale per row "
+            f"(`[activations] weights`), or use SmoothQuant; if this loss is acceptable, raise its limit in "
+            f"`{key}`.",
+            key=key,
+        ),
+        figure=figure,
+        limit=worst.limit,
+        findings=findings,
+    )
+
+
+def _compare_quality(context: CheckContext, scheme: Scheme) -> Estimate:
+    held = ActivationRounding(scheme=scheme, treatment=HELD_OUT)
+    if not context.located and context.find_measurement(held) is None:
+        held = ActivationRounding(scheme=scheme, treatment=NAIVE)
+    return mind_calibration(context, context.compare_perplexities(held))
+
+
+def _is_scheme(notation: str) -> str:
+    try:
+        return str(parse_scheme(notation))
+    except PolicyError as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,108 @@
+"""How the damage depends on how much of the super weights is left."""
+
+from __future__ import annotations
+
+import itertools
+
+from sw_audit.checks.arms import ArmPlan, prune_super_weights, scale
+from sw_audit.checks.context import CheckContext, decide_finding
+from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_most, make_finding, write_number
+from sw_audit.checks.limits import Limits, Ratio
+from sw_audit.checks.registry import check
+from sw_audit.record.arm import BASELINE, Arm, Dose, dose
+from sw_audit.record.verdict import Status, Verdict
+
+_WIDER = 'Load the model with `dtype = "float32"`, and see whether the arms are finite then.'
+
+
+class DamageFollowsDoseLimits(Limits):
+    """Limits of `damage-follows-dose`.
+
+    Attributes:
+        maximum_rebound: Perplexity with more of the super weights left over perplexity with less, at most. In
+            no published curve is it above 1, but once a model has collapsed its perplexity wanders.
+    """
+
+    maximum_rebound: Ratio = 1.2
+
+
+def _plan(plan: ArmPlan) -> list[Arm]:
+    if not plan.policy.confirmation.enabled or not plan.targets.super_weights:
+        return prune_super_weights(plan)
+    doses = [dose(factor) for factor in sorted(plan.policy.confirmation.doses)]
+    scaled = [scale(one, plan.targets.super_weights, one.factor) for one in doses if isinstance(one, Dose)]
+    return [*prune_super_weights(plan), *scaled]
+
+
+@check(
+    id="damage-follows-dose",
+    order=70,
+    title="The less is left of the super weights, the more the model is damaged",
+    meaning="A cause has a dose: what shrinks these scalars part of the way does part of the harm.",
+    quantity="perplexity with more left over perplexity with less left, worst pair",
+    fails="more left means 1.2 times the perplexity of less left",
+    limits=DamageFollowsDoseLimits,
+    level="law",
+    side="at most",
+    needs_super_weight=True,
+    arms=_plan,
+)
+def damage_follows_dose(context: CheckContext) -> Verdict:
+    """Rule of `damage-follows-dose`: between zeroed and whole, more left of the set must not mean more harm.
+
+    Each pair of neighbouring factors from 0 to 1 is compared; the worst one decides. Factors above 1 are
+    measured and reported only, for the published curves are flat there (Yu et al. 2024, figure 6). Where a
+    collapsed arm is not finite nothing is lost with it; where the arm with more left is not finite, the pair
+    fails unless both are, which says nothing.
+    """
+    if not context.policy.confirmation.enabled:
+        return context.skip("The policy does not scale the super weights (`[confirmation] enabled`).")
+    limit, key = context.limits(DamageFollowsDoseLimits).maximum_rebound, context.key("maximum_rebound")
+    baseline = context.find_measurement(BASELINE.purpose)
+    if baseline is not None and baseline.loss.perplexity is None:
+        words = "The perplexity of the model as it is is not finite, so no dose can be compared with it."
+        return context.conclude(Status.INCONCLUSIVE, words, remedy=_WIDER)
+    inside = sorted({0.0, 1.0, *(dose for dose in context.policy.confirmation.doses if dose < 1)})
+    figures = {
+        f"{_name(more)} over {_name(less)}": _compare_doses(context, more, less)
+        for less, more in itertools.pairwise(inside)
+    }
+    # The last step ends at the model as it is, which is finite: at least that one can be compared.
+    known = {label: figure for label, figure in figures.items() if figure is not None}
+    findings = [
+        make_finding(label, figure, hold_at_most(figure, limit), limit, figure.words)
+        for label, figure in known.items()
+    ]
+    worst = decide_finding(findings, key=lambda finding: finding.observed or 0.0)
+    figure = known[worst.label]
+    return context.conclude(
+        worst.status,
+        f"Of {len(findings)} steps from zeroed to whole the worst is {worst.label}: {figure.words}; at most "
+        f"{write_number(limit)} is allowed.",
+        remedy=context.advise(
+            worst.status,
+            figure.basis,
+            failed="Look at the dose curve in the report: where less is left and less harm is done, another "
+            f"weight answers to the same super activation; if the model has collapsed on both sides, raise "
+            f"`{key}`.",
+            key=key,
+        ),
+        figure=figure,
+        limit=limit,
+        findings=findings,
+    )
+
+
+def _compare_doses(context: CheckContext, more: float, less: float) -> Estimate | None:
+    figure = context.compare_perplexities(dose(more), dose(less))
+    if figure.basis is not EstimateStatus.NO_BASIS:
+        return figure
+    above = context.find_measurement(dose(more))
+    if above is None or above.loss.perplexity is None:
+        return None
+    words = f"with less left the perplexity is not finite, with more it is {write_number(above.loss.perplexity)}"
+    return Estimate(EstimateStatus.MEASURED, words, 0.0, 0.0, 0.0)
+
+
+def _name(factor: float) -> str:
+    return {0.0: "zeroed", 1.0: "whole"}.get(factor) or f"{factor:g}"

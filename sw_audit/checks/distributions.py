@@ -1,0 +1,54 @@
+"""A descendant's next-token distributions beside its parent's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval, write_number
+from sw_audit.checks.layer_error import layer_error
+from sw_audit.checks.pairs import Pair
+from sw_audit.checks.perplexity_ratio import perplexity_ratio
+from sw_audit.checks.statistics import bound_ratio
+from sw_audit.record.arm import DESCENDANT, PARENT
+from sw_audit.record.measurement import Agreement
+
+
+def look_for_the_difference() -> str:
+    """Say where to look for what makes two models say different things, a sentence that goes on."""
+    return (
+        f"Look at `{perplexity_ratio.id}` and `{layer_error.id}` for what makes the difference; if the model is "
+        "meant "
+        "to say other things than its parent,"
+    )
+
+
+def find_agreement(pair: Pair) -> Agreement | Estimate:
+    """Return the descendant's agreement with its parent, or a figure that says why there is none."""
+    parent, descendant = pair.measured(PARENT), pair.measured(DESCENDANT)
+    if parent is None or descendant is None:
+        name = PARENT if parent is None else DESCENDANT.name
+        return Estimate(
+            EstimateStatus.MISSING, f"not known: the arm {str(name)!r} was not measured under this protocol"
+        )
+    found = descendant.agreement
+    if found.tokens != parent.loss.tokens or not sum(found.tokens):
+        return Estimate(EstimateStatus.MISSING, "not known: the two were not read at the same tokens")
+    if descendant.loss.mean_nats is None:
+        return Estimate(EstimateStatus.NOT_FINITE, "not finite: the descendant's own loss is not")
+    if parent.loss.mean_nats is None:
+        return Estimate(EstimateStatus.NO_BASIS, "not known: the parent's own loss is not finite")
+    if found.mean_divergence is None:
+        return Estimate(
+            EstimateStatus.NOT_FINITE, "not finite: the descendant gives no chance to what its parent expects"
+        )
+    return found
+
+
+def bound_over_tokens(context: CheckContext, sums: Sequence[float], tokens: Sequence[int], words: str) -> Estimate:
+    """Return the mean over tokens of what was summed per window, with its interval."""
+    observed, low, high = bound_ratio(sums, tokens, context.bootstrap)
+    if (few := context.count_short(len(tokens), "windows")) is not None:
+        return Estimate(EstimateStatus.TOO_FEW, f"{words.format(write_number(observed))}; {few}", observed)
+    span = write_interval(Estimate(EstimateStatus.MEASURED, "", observed, low, high), context.policy.confidence)
+    return Estimate(EstimateStatus.MEASURED, words.format(span), observed, low, high)

@@ -1,0 +1,125 @@
+"""How the effect of the super weights ranks among those of matched controls."""
+
+from __future__ import annotations
+
+import math
+
+from sw_audit.checks.arms import ArmPlan, prune_super_weights
+from sw_audit.checks.context import CheckContext, report_figure
+from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_most, write_number
+from sw_audit.checks.limits import Limits, Share
+from sw_audit.checks.placebo_harmless import draw_placebos, list_placebos, placebo_harmless, plan_placebos
+from sw_audit.checks.registry import check
+from sw_audit.record.address import list_addresses
+from sw_audit.record.arm import BASELINE, FLIPPED, PRUNED, Arm, Flipped, Purpose, Subset
+from sw_audit.record.verdict import Finding, Status, Verdict
+
+_RANKED: dict[Purpose, str] = {PRUNED: "zeroing the super weights", FLIPPED: "flipping their sign"}
+
+
+class EffectExceedsPlacebosLimits(Limits):
+    """Limits of `effect-exceeds-placebos`.
+
+    Attributes:
+        maximum_p: Largest p-value of the rank among the placebos. With n different placebos it cannot be
+            below 1 / (n + 1): twelve allow 0.077, and twenty, five draws of each kind, 0.048.
+    """
+
+    maximum_p: Share = 0.1
+
+
+def _plan(plan: ArmPlan) -> list[Arm]:
+    return [*prune_super_weights(plan), *plan_placebos(plan)]
+
+
+@check(
+    id="effect-exceeds-placebos",
+    order=60,
+    title="Zeroing the super weights does more harm than any matched control",
+    meaning="Had these scalars been drawn like the controls, so large an effect would be this rare.",
+    quantity="p-value of the rank among the controls",
+    fails="its rank among the controls has p > 0.1",
+    limits=EffectExceedsPlacebosLimits,
+    level="law",
+    unit="p-value",
+    side="at most",
+    needs_super_weight=True,
+    draws=draw_placebos,
+    arms=_plan,
+)
+def effect_exceeds_placebos(context: CheckContext) -> Verdict:
+    """Rule of `effect-exceeds-placebos`: an exact one-sided randomization test.
+
+    The p-value is (1 + placebos whose perplexity is at least that of the pruned arm) / (1 + placebos): had
+    the set been drawn as its placebos are, it would be so high up as rarely as that (Phipson and Smyth 2010).
+    Placebos that hold the same scalars count once. A perplexity that is not finite is above all others, and
+    ties with the next that is not. So few placebos that no rank could pass decide nothing: INCONCLUSIVE.
+
+    Where parts of the set and its flipped sign were measured, their rank is reported. They stand among the same
+    placebos, which hold as many scalars as the whole set: a part's p-value is rather too high than too low.
+    """
+    limit, key = context.limits(EffectExceedsPlacebosLimits).maximum_p, context.key("maximum_p")
+    draws = f"raise `[checks.{placebo_harmless.id}] draws`"
+    figure, counts = _rank_effect(context, PRUNED)
+    few = figure.basis is EstimateStatus.TOO_FEW
+    status = Status.INCONCLUSIVE if figure.basis is EstimateStatus.NO_BASIS else hold_at_most(figure, limit)
+    return context.conclude(
+        status,
+        f"{figure.words}; at most {write_number(limit)} is wanted.",
+        remedy=f"Draw more controls ({draws}), or change `{key}`."
+        if few
+        else context.advise(
+            status,
+            figure.basis,
+            failed="Do not lay the damage to these scalars: weights drawn from their row, column or size do as "
+            f"much; locate again with another prompt, or {draws} to see whether it was chance.",
+            key=key,
+        ),
+        # A count is exact: the verdict shows no interval.
+        figure=Estimate(figure.basis, figure.words, figure.observed),
+        limit=limit,
+        findings=_rank_parts(context),
+        counts=counts,
+    )
+
+
+def _rank_parts(context: CheckContext) -> tuple[Finding, ...]:
+    parts = [one.arm.purpose for one in context.result.measurements]
+    ranks = {part: _rank_effect(context, part) for part in parts if isinstance(part, Subset | Flipped)}
+    return tuple(
+        report_figure(part.name, Estimate(figure.basis, figure.words, figure.observed))
+        for part, (figure, _) in ranks.items()
+    )
+
+
+def _rank_effect(context: CheckContext, arm: Purpose) -> tuple[Estimate, dict[str, int]]:
+    """Return the p-value of an arm, and how many controls there are and do as much harm."""
+    placebos = list_placebos(context.policy)
+    measured = {purpose: context.find_measurement(purpose) for purpose in (BASELINE.purpose, arm, *placebos)}
+    for purpose, measurement in measured.items():
+        if measurement is None:
+            words = f"No rank was taken: the arm {purpose.name!r} was not measured under this protocol"
+            return Estimate(EstimateStatus.MISSING, words), {}
+    known = {purpose: measurement for purpose, measurement in measured.items() if measurement is not None}
+    effects = {
+        purpose: math.inf if (nats := measurement.loss.mean_nats) is None else nats
+        for purpose, measurement in known.items()
+    }
+    if math.isinf(effects[BASELINE.purpose]):
+        words = "No rank was taken: the perplexity of the model as it is is not finite"
+        return Estimate(EstimateStatus.NO_BASIS, words), {}
+    distinct = {
+        frozenset(list_addresses(known[placebo].arm.addressed())): effects[placebo] for placebo in placebos
+    }
+    above = sum(effect >= effects[arm] for effect in distinct.values())
+    least, p = 1 / (1 + len(distinct)), (1 + above) / (1 + len(distinct))
+    counts = {"controls": len(distinct), "at least as harmful": above}
+    words = (
+        f"Of {len(distinct)} different matched controls {above or 'none'} {'do' if above > 1 else 'does'} as much "
+        f"harm as {_RANKED.get(arm, f'the arm {arm.name!r}')}: p = {write_number(p)}, where so many controls "
+        "allow "
+        f"{write_number(least)} at best"
+    )
+    if least > context.limits(EffectExceedsPlacebosLimits).maximum_p:
+        return Estimate(EstimateStatus.TOO_FEW, words, p), counts
+    return Estimate(EstimateStatus.MEASURED, words, p, p, p), counts

@@ -1,0 +1,100 @@
+"""From what was measured on a model, and a policy, to verdicts; nothing is measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.registry import Check, Scope, find_checks
+from sw_audit.checks.weights_intact import judge_failure
+from sw_audit.errors import PolicyError
+from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Status, Verdict
+
+__all__ = ["judge_failure", "judge_result", "list_checks"]
+
+
+def list_checks(policy: Policy, model: ModelPolicy | None = None) -> tuple[Check, ...]:
+    """Return the checks that the policy runs: the built-in ones it has enabled, then those of other packages.
+
+    Args:
+        policy: The policy.
+        model: One of its models: a descendant is held beside its parent, any other is taken by itself; by default
+            what any of them is asked.
+    """
+    models = policy.models if model is None else (model,)
+    scopes: set[Scope] = {"descendant" if one.parent else "model" for one in models} or {"model"}
+    return _list_checks(policy, scopes)
+
+
+def judge_result(
+    result: ModelResult, policy: Policy, checks: Collection[str] | None = None
+) -> tuple[Verdict, ...]:
+    """Judge what was found and measured on one model.
+
+    The same measurements and policy always give the same verdicts, so those of a record can be had again from it.
+
+    Args:
+        result: What was found and measured.
+        policy: The limits, and how intervals are drawn.
+        checks: Ids of the checks to judge; by default those that the policy runs on this model. One that is about
+            something this model has not, such as a parent, is skipped with that reason.
+
+    Returns:
+        One verdict per check, in the order of the checks.
+
+    Raises:
+        PolicyError: If there is no check of an id.
+    """
+    known = find_checks()
+    selected = _choose_checks(result, policy) if checks is None else set(checks)
+    for name in sorted(selected - set(known)):
+        near = get_close_matches(name, known, 1)
+        remedy = f"write {near[0]!r}" if near else f"choose among {', '.join(known)}"
+        raise PolicyError(f"check {name!r}", "there is no such check", remedy)
+    return tuple(_judge(CheckContext(known[name], result, policy)) for name in known if name in selected)
+
+
+def _list_checks(policy: Policy, scopes: Collection[Scope]) -> tuple[Check, ...]:
+    """Return the checks that are enabled, of these scopes; and of the baseline's, if there is one."""
+    scopes = {*scopes, "baseline"} if policy.compare else scopes
+    return tuple(
+        check for check in find_checks().values() if check.scope in scopes and policy.checks.of(check.id).enabled
+    )
+
+
+def _choose_checks(result: ModelResult, policy: Policy) -> set[str]:
+    """Choose the checks for one model: by what it has beside it, else by what the policy says of it."""
+    named = next((model for model in policy.models if model.id == result.model.id), None)
+    descends = result.descent is not None or (named is not None and named.parent is not None)
+    return {check.id for check in _list_checks(policy, {"descendant" if descends else "model"})}
+
+
+def _judge(context: CheckContext) -> Verdict:
+    if (unmet := _find_unmet(context)) is not None:
+        return unmet
+    if context.check.needs_super_weight and not context.located:
+        location = context.result.location
+        return context.skip(f"No super weight was located (outcome {location.outcome}): {location.because}.")
+    return context.check.rule(context)
+
+
+def _find_unmet(context: CheckContext) -> Verdict | None:
+    """Conclude where what the check is about is not there."""
+    result, again = context.result, "Run the audit again with this check selected."
+    named = next((model for model in context.policy.models if model.id == result.model.id), None)
+    if context.check.scope == "descendant" and result.descent is None:
+        if named is None or named.parent is None:
+            return context.skip("This model has no parent (`parent` in its `[[model]]` table).")
+        because = f"It was not measured beside its parent, {named.parent}."
+        return context.conclude(Status.INCONCLUSIVE, because, remedy=again)
+    if context.check.scope == "baseline" and result.baseline is None:
+        if context.policy.compare is None:
+            return context.skip("There is no baseline to compare with (`compare` in the policy, or `--compare`).")
+        because = f"It was not held against the baseline {context.policy.compare!r}."
+        return context.conclude(Status.INCONCLUSIVE, because, remedy=again)
+    if context.check.scope == "model" and result.descent is not None and not result.measurements:
+        return context.skip("This model is held beside its parent; without `parent` it is taken by itself.")
+    return None

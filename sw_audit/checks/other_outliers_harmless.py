@@ -1,0 +1,85 @@
+"""What zeroing the largest other weights does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from sw_audit.checks.arms import ArmPlan, Draws, prune
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.estimate import hold_at_most, write_number
+from sw_audit.checks.limits import Limits, Ratio
+from sw_audit.checks.registry import check
+from sw_audit.record.arm import OTHER_OUTLIERS, Arm
+from sw_audit.record.verdict import Verdict
+
+if TYPE_CHECKING:
+    from sw_audit.policy.policy import Policy
+
+
+class OtherOutliersHarmlessLimits(Limits):
+    """Limits of `other-outliers-harmless`.
+
+    Attributes:
+        maximum_ratio: Perplexity ratio; the paper measures 1.07 for 7,000 weights of Llama-7B.
+        count: How many weights are zeroed; by default `fraction` of the decoder's, between 100 and 7,000.
+        fraction: Part of the decoder's weights, as in the released code.
+    """
+
+    maximum_ratio: Ratio = 1.2
+    count: int | None = Field(default=None, ge=1, examples=[7000])
+    fraction: float = Field(default=1e-6, gt=0, lt=1)
+
+
+FEWEST_OUTLIERS, MOST_OUTLIERS = 100, 7000
+"""A fraction of the weights is held between these: a small model has few weights, the paper zeroes 7,000."""
+
+
+def _draw(policy: Policy, decoder_weights: int) -> Draws:
+    limits = policy.checks[OtherOutliersHarmlessLimits]
+    share = round(limits.fraction * decoder_weights)
+    return Draws(other_outliers=limits.count or min(max(share, FEWEST_OUTLIERS), MOST_OUTLIERS))
+
+
+def _plan(plan: ArmPlan) -> list[Arm]:
+    others = plan.targets.other_outliers
+    return [prune(OTHER_OUTLIERS, others)] if others else []
+
+
+@check(
+    id="other-outliers-harmless",
+    order=40,
+    title="Zeroing many other large weights does little",
+    meaning="Size alone does not make a weight critical.",
+    quantity="perplexity ratio",
+    fails="perplexity grows more than 1.2 times",
+    limits=OtherOutliersHarmlessLimits,
+    level="law",
+    side="at most",
+    draws=_draw,
+    arms=_plan,
+)
+def other_outliers_harmless(context: CheckContext) -> Verdict:
+    """Rule of `other-outliers-harmless` (Yu et al. 2024, table 1, third row)."""
+    limits = context.limits(OtherOutliersHarmlessLimits)
+    key = context.key("maximum_ratio")
+    figure = context.compare_perplexities(OTHER_OUTLIERS)
+    status = hold_at_most(figure, limits.maximum_ratio)
+    found = context.find_measurement(OTHER_OUTLIERS)
+    count = sum(len(group) for group in found.arm.addressed()) if found else 0
+    subject = f"With {count:,} other large weights zeroed, " if found else ""
+    words = f"{subject}{figure.words}; at most {write_number(limits.maximum_ratio)} is allowed."
+    return context.conclude(
+        status,
+        words[0].upper() + words[1:],
+        remedy=context.advise(
+            status,
+            figure.basis,
+            failed="Zero fewer weights (`[checks.other-outliers-harmless] count`) to see whether a few of them "
+            f"matter: one may be a super weight that was not located; or raise `{key}`.",
+            key=key,
+        ),
+        figure=figure,
+        limit=limits.maximum_ratio,
+    )

@@ -1,0 +1,91 @@
+"""What zeroing matched controls does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from sw_audit.checks.arms import ArmPlan, Draws, prune
+from sw_audit.checks.context import CheckContext, decide_finding
+from sw_audit.checks.estimate import hold_at_most, make_finding, write_number
+from sw_audit.checks.limits import Limits, Ratio
+from sw_audit.checks.registry import check
+from sw_audit.record.arm import CONTROL_KINDS, Arm, Placebo
+from sw_audit.record.verdict import Verdict
+
+if TYPE_CHECKING:
+    from sw_audit.policy.policy import Policy
+
+
+class PlaceboHarmlessLimits(Limits):
+    """Limits of `placebo-harmless`.
+
+    Attributes:
+        maximum_ratio: Perplexity ratio; a replication measures 1.001 for the 100 largest weights, one by one.
+        draws: Sets drawn of each kind (same row, same column, same magnitude rank, random).
+    """
+
+    maximum_ratio: Ratio = 1.1
+    draws: int = Field(default=3, ge=1, le=100)
+
+
+def list_placebos(policy: Policy) -> tuple[Placebo, ...]:
+    """Return the matched controls that the policy asks for."""
+    draws = policy.checks[PlaceboHarmlessLimits].draws
+    return tuple(Placebo(control=kind, draw=draw + 1) for kind in CONTROL_KINDS for draw in range(draws))
+
+
+def draw_placebos(policy: Policy, decoder_weights: int) -> Draws:
+    """Ask for all matched controls, whatever the size of the model."""
+    del decoder_weights
+    return Draws(placebos=list_placebos(policy))
+
+
+def plan_placebos(plan: ArmPlan) -> list[Arm]:
+    """Zero each matched control; none where there is no set to match."""
+    targets = plan.targets
+    drawn = targets.placebos.items() if targets.super_weights else ()
+    return [prune(placebo, addresses) for placebo, addresses in drawn if addresses]
+
+
+@check(
+    id="placebo-harmless",
+    order=50,
+    title="Zeroing matched controls does nothing",
+    meaning="The damage belongs to these scalars, not to their row, column or size.",
+    quantity="perplexity ratio, worst control",
+    fails="one grows perplexity more than 1.1 times",
+    limits=PlaceboHarmlessLimits,
+    level="law",
+    side="at most",
+    needs_super_weight=True,
+    draws=draw_placebos,
+    arms=plan_placebos,
+)
+def placebo_harmless(context: CheckContext) -> Verdict:
+    """Rule of `placebo-harmless`: every draw of every kind must be harmless, the worst one decides."""
+    limits = context.limits(PlaceboHarmlessLimits)
+    key = context.key("maximum_ratio")
+    figures = {one.name: context.compare_perplexities(one) for one in list_placebos(context.policy)}
+    findings = [
+        make_finding(arm, figure, hold_at_most(figure, limits.maximum_ratio), limits.maximum_ratio)
+        for arm, figure in figures.items()
+    ]
+    worst = decide_finding(findings, key=lambda finding: finding.observed or 0.0)
+    figure = figures[worst.label]
+    return context.conclude(
+        worst.status,
+        f"Of {len(findings)} matched controls the worst is {worst.label}: {figure.words}; "
+        f"at most {write_number(limits.maximum_ratio)} is allowed.",
+        remedy=context.advise(
+            worst.status,
+            figure.basis,
+            failed="Do not lay the damage to the super weights alone: controls that share their row, column or "
+            f"size do harm too; draw more of them (`[checks.placebo-harmless] draws`) or raise `{key}`.",
+            key=key,
+        ),
+        figure=figure,
+        limit=limits.maximum_ratio,
+        findings=findings,
+    )

@@ -1,0 +1,96 @@
+"""What putting the super activation back heals."""
+
+from __future__ import annotations
+
+from sw_audit.checks.arms import ArmPlan, prune_super_weights
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_least, write_number
+from sw_audit.checks.limits import Limits, Share
+from sw_audit.checks.prune_collapses import prune_collapses
+from sw_audit.checks.registry import Need, check
+from sw_audit.record.address import group_addresses
+from sw_audit.record.arm import BASELINE, PRUNED, RESTORED, Arm, RestoreActivation, Scale
+from sw_audit.record.verdict import Status, Verdict
+
+
+class RestoredActivationHealsLimits(Limits):
+    """Limits of `restored-activation-heals`.
+
+    Attributes:
+        minimum_share: Part of the loss, in nats per token, that the super activation recovers. The paper's
+            Llama-7B figures (5.67, 1211.11, 720.57) are a share of 0.10; half of that is "partly healed".
+    """
+
+    minimum_share: Share = 0.05
+
+
+def _plan(plan: ArmPlan) -> list[Arm]:
+    pruned = group_addresses(plan.targets.super_weights)
+    if not pruned:
+        return []
+    acts = (Scale(addresses=pruned, factor=0.0), RestoreActivation(addresses=pruned))
+    return [*prune_super_weights(plan), Arm(purpose=RESTORED, acts=acts)]
+
+
+@check(
+    id="restored-activation-heals",
+    order=80,
+    title="Putting the super activation back heals part of the damage",
+    meaning="The super weights act through the super activation.",
+    quantity="share of the loss recovered",
+    fails="less than 5 % of the lost nats come back",
+    limits=RestoredActivationHealsLimits,
+    level="law",
+    unit="share",
+    side="at least",
+    needs_super_weight=True,
+    needs=frozenset({Need.MECHANISM}),
+    arms=_plan,
+)
+def restored_activation_heals(context: CheckContext) -> Verdict:
+    """Rule of `restored-activation-heals` (Yu et al. 2024, section 3.2, table 1, last row).
+
+    The share is (pruned - restored) / (pruned - baseline), each in nats summed over the same windows, so the
+    bootstrap pairs all three arms. Where pruning does no certain damage there is nothing to heal:
+    INCONCLUSIVE. So too where the pruned arm is not finite, for no share can be had of an infinite loss.
+    """
+    limit = context.limits(RestoredActivationHealsLimits).minimum_share
+    key = context.key("minimum_share")
+    figure = _measure_healing(context)
+    status = Status.INCONCLUSIVE if figure.basis is EstimateStatus.NO_BASIS else hold_at_least(figure, limit)
+    return context.conclude(
+        status,
+        f"{figure.words}; at least {write_number(limit)} is wanted.",
+        remedy=f"Look at `{prune_collapses.id}` first: without a finite damage there is nothing to heal."
+        if figure.basis is EstimateStatus.NO_BASIS
+        else context.advise(
+            status,
+            figure.basis,
+            failed="Look for a second path: the super weights act on this model through more than the one "
+            f"super activation; if that is known, lower `{key}`.",
+            key=key,
+        ),
+        figure=figure,
+        limit=limit,
+    )
+
+
+def _measure_healing(context: CheckContext) -> Estimate:
+    damage = context.compare_perplexities(PRUNED)
+    remaining = context.compare_perplexities(RESTORED)
+    for figure in (damage, remaining):
+        if figure.basis is EstimateStatus.MISSING:
+            return Estimate(EstimateStatus.MISSING, f"No share was measured: {figure.words}")
+    if damage.basis in (EstimateStatus.NO_BASIS, EstimateStatus.NOT_FINITE):
+        return Estimate(EstimateStatus.NO_BASIS, f"The damage has no measure: {damage.words}")
+    if remaining.basis is EstimateStatus.NOT_FINITE:
+        return Estimate(EstimateStatus.NOT_FINITE, f"Nothing is healed: {remaining.words}")
+    # Finite losses of one protocol, as the comparisons above have established.
+    pruned, restored, baseline = (context.list_nats(arm) for arm in (PRUNED, RESTORED, BASELINE.purpose))
+    if damage.interval is not None and damage.interval[0] <= 1:
+        return Estimate(
+            EstimateStatus.NO_BASIS, f"Pruning does no certain damage ({damage.words}), so none is healed"
+        )
+    if sum(after - before for after, before in zip(pruned, baseline, strict=True)) <= 0:
+        return Estimate(EstimateStatus.NO_BASIS, f"Pruning does no damage ({damage.words}), so none is healed")
+    return context.share_loss(pruned, restored, baseline, "Of the lost nats a share of {} is recovered")

@@ -1,0 +1,41 @@
+"""The probability that two models give to stop words."""
+
+from __future__ import annotations
+
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval, write_number
+from sw_audit.checks.statistics import bound_ratio
+from sw_audit.record.measurement import StopWordMass
+
+
+def compare_masses(
+    context: CheckContext,
+    before: StopWordMass,
+    after: StopWordMass,
+    names: tuple[str, str] = ("the unpruned model", "the pruned model"),
+) -> Estimate:
+    """Return the mass on stop words of one model over that of another at the same tokens, with its interval.
+
+    Args:
+        context: The context.
+        before: The mass below the line.
+        after: The mass above it.
+        names: What the two are called.
+    """
+    base_mean, mean = before.mean_mass, after.mean_mass
+    if before.tokens != after.tokens:
+        return Estimate(EstimateStatus.MISSING, "The two arms were not read at the same tokens")
+    if base_mean is None or base_mean <= 0:
+        return Estimate(EstimateStatus.NO_BASIS, f"The mass on stop words of {names[0]} is zero or not finite")
+    if mean is None:
+        return Estimate(EstimateStatus.NOT_FINITE, f"The mass on stop words of {names[1]} is not finite")
+    base = [one for one in before.mass if one is not None]
+    change = [one - other for one, other in zip(after.mass, base, strict=True) if one is not None]
+    # 1 + change / base instead of after / base: without a change it is exactly 1 in every draw.
+    ratio, low, high = (1 + part for part in bound_ratio(change, base, context.bootstrap))
+    words = f"The mean mass on stop words goes from {write_number(base_mean)} to {write_number(mean)}"
+    if (few := context.count_short(len(base), "windows")) is not None:
+        return Estimate(EstimateStatus.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
+    figure = Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
+    words = f"{words}, times {write_interval(figure, context.policy.confidence)}"
+    return Estimate(EstimateStatus.MEASURED, words, ratio, low, high)

@@ -1,0 +1,109 @@
+"""Zero-shot tasks, item by item beside the parent."""
+
+from __future__ import annotations
+
+import math
+
+from sw_audit.checks.context import CheckContext, decide_finding
+from sw_audit.checks.estimate import (
+    Estimate,
+    EstimateStatus,
+    hold_at_most,
+    make_finding,
+    write_interval,
+    write_number,
+)
+from sw_audit.checks.limits import Limits, Share
+from sw_audit.checks.perplexity_ratio import perplexity_ratio
+from sw_audit.checks.registry import Need, check
+from sw_audit.checks.statistics import bound_paired_difference
+from sw_audit.record.descent import TaskResult
+from sw_audit.record.verdict import Status, Verdict
+
+
+class TaskAccuracyLimits(Limits):
+    """Limits of `task-accuracy`.
+
+    Attributes:
+        maximum_loss: Margin of non-inferiority: accuracy lost, a share of all items, the upper end of the
+            interval. Sound 4-bit models lose a point or less on zero-shot tasks. To show a loss below two points
+            takes some 200 items even where not one answer differs.
+    """
+
+    maximum_loss: Share = 0.02
+
+
+@check(
+    id="task-accuracy",
+    order=250,
+    title="Zero-shot tasks are answered as well as by the parent",
+    meaning="What the model is used for, item by item beside the parent.",
+    quantity="accuracy lost, worst task",
+    fails="accuracy is certainly lower by more than 2 points; runs where `[descent] lm_eval` names tasks",
+    limits=TaskAccuracyLimits,
+    level="gate",
+    unit="share",
+    side="at most",
+    scope="descendant",
+    needs=frozenset({Need.TASKS}),
+)
+def task_accuracy(context: CheckContext) -> Verdict:
+    """Rule of `task-accuracy`: non-inferiority on every task, the worst one decides.
+
+    The figure is the accuracy lost, a share of all items, with Tango's score interval for the difference of two
+    paired proportions. A bootstrap over items would be certain of no loss where the two happen to agree on every
+    item, however few there are; the score interval is not. Skipped where no tasks are asked for.
+    """
+    asked = context.policy.descent.lm_eval
+    if not asked:
+        return context.skip("No tasks are asked for (`[descent] lm_eval`).")
+    limit, key = context.limits(TaskAccuracyLimits).maximum_loss, context.key("maximum_loss")
+    results = {f"{one.task}, {one.metric}": one for one in context.descent.tasks}
+    figures = {label: _measure_loss(context, one) for label, one in results.items()}
+    if not figures:
+        figures = {", ".join(asked): Estimate(EstimateStatus.MISSING, "no items were answered")}
+    findings = [
+        make_finding(label, figure, hold_at_most(figure, limit), limit) for label, figure in figures.items()
+    ]
+    worst = decide_finding(findings, key=lambda finding: finding.observed or -math.inf)
+    figure = figures[worst.label]
+    return context.conclude(
+        worst.status,
+        f"{worst.label}: {figure.words}; a loss of at most {write_number(limit)} is allowed.",
+        remedy=_advise(context, worst.status, figure, key),
+        figure=figure,
+        limit=limit,
+        findings=findings,
+        measured=False,
+    )
+
+
+def _measure_loss(context: CheckContext, result: TaskResult) -> Estimate:
+    count = len(result.parent)
+    if not count or len(result.descendant) != count:
+        return Estimate(EstimateStatus.MISSING, "the two did not answer the same items")
+    right = sum(result.parent), sum(result.descendant)
+    pairs = list(zip(result.parent, result.descendant, strict=True))
+    only_parent, only_descendant = pairs.count((True, False)), pairs.count((False, True))
+    loss = (only_parent - only_descendant) / count
+    words = (
+        f"of {count} items the parent has {right[0]} right, the descendant {right[1]} "
+        f"({only_parent} lost, {only_descendant} won)"
+    )
+    if (few := context.count_short(count, "items")) is not None:
+        return Estimate(EstimateStatus.TOO_FEW, f"{words}; {few}", loss)
+    low, high = bound_paired_difference(only_parent, only_descendant, count, context.policy.confidence)
+    span = write_interval(Estimate(EstimateStatus.MEASURED, "", loss, low, high), context.policy.confidence)
+    return Estimate(EstimateStatus.MEASURED, f"{words}, a loss of {span}", loss, low, high)
+
+
+def _advise(context: CheckContext, status: Status, figure: Estimate, key: str) -> str:
+    return context.advise(
+        status,
+        figure.basis,
+        failed=f"Look at `{perplexity_ratio.id}` for what the loss comes from; a task alone that suffers points "
+        "to its "
+        f"own kind of text, so calibrate on such; or, if this loss is acceptable, raise `{key}`.",
+        key=key,
+        more="raise `[descent] lm_eval_limit`, or choose tasks with more items",
+    )
