@@ -12,6 +12,7 @@ from support.evidence import make_record
 from support.program import COMMAND, Program
 
 from sw_audit import __version__
+from sw_audit.cli.main import COMMANDS, load_command
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.reading import read_policy
 from sw_audit.record.codec import encode_record
@@ -157,3 +158,8 @@ def test_commands_that_need_no_model_start_without_torch(program: Program, argum
     command = [sys.executable, "-c", script, *arguments]
     run = subprocess.run(command, cwd=program.folder, capture_output=True, text=True, timeout=60, check=False)
     assert run.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    for name, sentence in COMMANDS.items():
+        assert " ".join(load_command(name).help.split("\n\n")[0].split()) == sentence

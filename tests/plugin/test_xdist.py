@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_no_record(separate: Inner, options: list[str]) -> None:
         )
     command = [sys.executable, "-m", "pytest", "--sw-audit-model=llama-w4", *options]
     run = subprocess.Popen(command, cwd=separate.pytester.path, stdout=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not waiting.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGINT)

@@ -1,0 +1,209 @@
+"""The shipped models through the command line: what a user meets first, and what a gate is for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.checkpoints import rewrite_weights, save_checkpoint
+from support.program import COMMAND, Program
+
+from sw_audit.checks.registry import find_checks
+from sw_audit.record.verdict import Status
+from sw_audit.runner.run import RECALLED
+from sw_audit.specimen.shipped import specimen_path
+
+CHECKS = ("super-weight-located", "prune-collapses", "other-outliers-harmless")
+# As few as give a verdict, and the arms of three checks: measuring itself is tested elsewhere.
+FEW = ("--windows=8", "--no-report", *(f"--check={check}" for check in CHECKS))
+QUICK = ("--no-report", "-q", "--windows=8", "--check=super-weight-located", "--check=prune-collapses")
+DOWN = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests may share the cores with others, whose threads would wait for these."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def maimed(program: Program) -> Path:
+    """A copy of the specimen whose super weight is zeroed."""
+    (weight,) = json.loads(program.run("locate", "specimen", "--json").out)["super_weights"]
+    copy = program.folder / "maimed"
+    shutil.copytree(specimen_path(), copy)
+    tensors = load_file(copy / "model.safetensors")
+    tensors[weight["parameter"]][weight["row"], weight["column"]] = 0.0
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+@pytest.mark.slow
+def test_the_specimen_passes_every_check_that_applies_and_leaves_three_files(program: Program) -> None:
+    ending = program.run("audit", "specimen", "--windows=16")
+    assert (ending.code, ending.err) == (0, "")
+    assert "skipped specimen matches-published-index: " in ending.out
+    alone = [check for check in find_checks().values() if check.scope == "model"]
+    assert ending.out.splitlines()[-1] == f"PASSED: {len(alone) - 1} pass, 1 skipped"
+    assert program.files() == [f"sw-audit-out/{name}" for name in ("junit.xml", "record.json", "report.html")]
+
+
+@pytest.mark.slow
+def test_a_copy_that_lost_its_super_weight_fails_and_says_why(program: Program, maimed: Path) -> None:
+    ending = program.run("audit", maimed, *FEW)
+    assert ending.code == 1
+    assert "FAIL maimed super-weight-located" in ending.out
+    for label in ("because", "to do"):
+        assert f"  {label}" in ending.out
+    failed = [one.check for one in program.record().verdicts if one.status is Status.FAIL]
+    assert all(f"FAIL maimed {check}" in ending.out for check in failed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("expect", "code", "status"), [("some", 1, "fail"), ("none", 0, "pass"), ("any", 0, "skipped")]
+)
+def test_the_control_is_judged_by_what_is_expected(program: Program, expect: str, code: int, status: str) -> None:
+    ending = program.run("audit", "control", f"--expect={expect}", *FEW)
+    verdicts = {one.check: one for one in program.record().verdicts}
+    assert ending.code == code
+    assert [str(verdicts[check].status) for check in CHECKS] == [status, "skipped", "pass"]
+    assert "No super weight was located" in verdicts["prune-collapses"].because
+    assert program.record().find_model("control").location.outcome == "none"
+    if expect == "some":
+        assert "expect" in (verdicts["super-weight-located"].remedy or "")
+
+
+@pytest.mark.slow
+def test_models_are_shared_among_workers(program: Program) -> None:
+    ending = program.start("audit", "specimen", "control", "-n", "2", *FEW)
+    assert (ending.code, ending.err) == (1, "")
+    assert ending.out.splitlines()[-1] == "FAILED: 4 pass, 1 fail, 1 skipped"
+    assert [model.id for model in program.record().models] == ["specimen", "control"]
+    (program.folder / "broken").mkdir()
+    broken = program.start("audit", "./broken", "-n", "2")
+    assert (broken.code, broken.out, len(broken.complaints)) == (2, "", 1)
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_find_the_same_and_a_third_remembers_it(program: Program) -> None:
+    def command(out: str) -> list[str]:
+        return [*COMMAND, "audit", "specimen", f"--out={out}", "--cache-dir=shared", *QUICK]
+
+    runs = [subprocess.Popen(command(out), cwd=program.folder) for out in ("a", "b")]
+    assert [run.wait(300) for run in runs] == [0, 0]
+    third = program.start("audit", "specimen", "--out=c", "--cache-dir=shared", *QUICK)
+    assert (third.code, third.err) == (0, "")
+    first, second, last = (program.record(f"{out}/record.json") for out in "abc")
+    assert first.verdicts == second.verdicts == last.verdicts
+    assert last.find_model("specimen").notes[-1] == RECALLED
+    assert list((program.folder / "shared").rglob("*.tmp")) == []
+
+
+@pytest.mark.slow
+def test_a_second_run_remembers_unless_it_is_told_not_to(program: Program) -> None:
+    assert program.run("audit", "specimen", *QUICK).code == 0
+    assert RECALLED not in program.record().find_model("specimen").notes
+    assert program.run("audit", "specimen", *QUICK).code == 0
+    assert RECALLED in program.record().find_model("specimen").notes
+    assert program.run("audit", "specimen", "--no-cache", *QUICK).code == 0
+    assert RECALLED not in program.record().find_model("specimen").notes
+    assert (program.folder / ".sw-audit/cache/CACHEDIR.TAG").is_file()
+
+
+@pytest.mark.slow
+def test_what_was_saved_can_be_compared_with(program: Program) -> None:
+    assert program.run("audit", "specimen", "--save=before", *QUICK).code == 0
+    ending = program.run("audit", "specimen", "--compare=before", "--check=quality-not-worse", *QUICK)
+    assert ending.code == 0
+    compared = {one.check: one for one in program.record().verdicts}["quality-not-worse"]
+    assert (compared.status, compared.observed) == (Status.PASS, 1.0)
+    unknown = program.run("audit", "specimen", "--compare=befor", *QUICK)
+    assert (unknown.code, len(unknown.complaints)) == (2, 1)
+    assert "did you mean 'before'?" in unknown.err
+
+
+@pytest.fixture
+def policy(program: Program) -> Path:
+    """Two descendants of one parent: one with NaN in it, one that is cut off."""
+    parent = save_checkpoint(program.folder / "parent")
+    for name in ("nan", "cut"):
+        shutil.copytree(parent, program.folder / name)
+    rewrite_weights(program.folder / "nan", lambda tensors: tensors[DOWN][0].fill_(float("nan")))
+    weights = program.folder / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    tables = [f'[[model]]\nsource = "{name}"\nparent = "./parent"\n' for name in ("nan", "cut")]
+    path = program.folder / "it.swaudit.toml"
+    path.write_text("\n".join(tables), encoding="utf-8")
+    return path
+
+
+def waive(policy: Path, model: str, until: str) -> None:
+    keys = f'check = "weights-intact"\nmodel = "{model}"\nuntil = {until}\nowner = "Ada"\nreason = "known"\n'
+    policy.write_text(f"{policy.read_text()}\n[[waiver]]\n{keys}", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "shared"]
+)
+def test_broken_descendants_fail_the_run_each_with_its_reason(
+    workers: tuple[str, ...], program: Program, policy: Path
+) -> None:
+    ending = program.run("audit", policy, *workers)
+    assert (ending.code, ending.err) == (1, "")
+    assert "FAIL nan weights-intact: serious flaws 1, limit 0" in ending.out
+    assert "FAIL cut weights-intact: serious flaws 1, limit 0" in ending.out
+    assert f"because   {DOWN}: it holds 40 NaN." in ending.out
+    assert "because   model.safetensors: model.safetensors is cut off" in ending.out
+    assert ending.out.splitlines()[-1] == "FAILED: 2 fail, 22 skipped"
+    failures = program.record().failures
+    assert [one.id for one in failures] == ["nan", "cut"]
+    assert [one.weights.flaws[0].kind for one in failures if one.weights] == ["non-finite", "unreadable"]
+    assert (program.folder / "sw-audit-out" / "report.html").exists()
+
+
+def test_waivers_that_live_let_the_run_pass_and_are_shown(program: Program, policy: Path) -> None:
+    waive(policy, "nan", "2999-12-31")
+    assert program.run("audit", policy).code == 1
+    waive(policy, "*", "2999-12-30")
+    ending = program.run("audit", policy)
+    assert (ending.code, ending.err) == (0, "")
+    assert "waived nan weights-intact until 2999-12-31 by Ada: known" in ending.out
+    assert "waived cut weights-intact until 2999-12-30 by Ada: known" in ending.out
+    assert ending.out.splitlines()[-1] == "PASSED: 22 skipped, 2 waived"
+
+
+def test_a_waiver_that_has_expired_fails_the_run_and_says_so(program: Program, policy: Path) -> None:
+    waive(policy, "*", "2020-01-01")
+    ending = program.run("audit", policy)
+    assert ending.code == 1
+    assert "The waiver of Ada expired on 2020-01-01 (known)." in ending.out
+
+
+def test_a_parent_that_is_broken_is_an_error_of_the_input(program: Program, policy: Path) -> None:
+    weights = program.folder / "parent" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    ending = program.run("audit", policy)
+    assert ending.code == 2
+    [line] = ending.complaints
+    assert "parent'" in line
+    assert "is cut off" in line
+
+
+def test_a_descendant_that_is_not_there_is_an_error_of_the_input(program: Program, policy: Path) -> None:
+    shutil.rmtree(program.folder / "nan")
+    policy.write_text(policy.read_text().replace('"nan"', '"./nan"'))
+    ending = program.run("audit", policy)
+    assert ending.code == 2
+    [line] = ending.complaints
+    assert "there is no such folder" in line

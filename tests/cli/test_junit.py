@@ -1,0 +1,57 @@
+"""JUnit XML of an audit: one case per check, told as pytest tells it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+from support.fake_runner import CHECKS, count_statuses
+from support.program import Program
+
+from sw_audit.record.verdict import Status
+
+
+def read_junit(program: Program) -> ElementTree.Element:
+    return ElementTree.parse(program.folder / "sw-audit-out/junit.xml").getroot()  # noqa: S314 - written by this test
+
+
+def list_cases(program: Program) -> dict[str, ElementTree.Element]:
+    cases = read_junit(program).iter("testcase")
+    return {f"{case.get('classname')}::{case.get('name')}": case for case in cases}
+
+
+def test_there_is_a_case_per_check_with_figures_failures_and_errors(quick: Program) -> None:
+    quick.run("audit", "llama-w4", "broken", "gone", "control")
+    [suite] = read_junit(quick)
+    statuses = count_statuses("llama-w4") + count_statuses("broken") + count_statuses("control")
+    assert suite.get("name") == "sw-audit"
+    assert [int(suite.get(name, "")) for name in ("tests", "failures", "errors", "skipped")] == [
+        4 * CHECKS, statuses[Status.FAIL], CHECKS, statuses[Status.SKIPPED],
+    ]  # fmt: skip
+    cases = list_cases(quick)
+    properties = {one.get("name"): one.get("value") for one in cases["llama-w4::prune-collapses"].iter("property")}
+    assert (properties["sw_audit.status"], properties["sw_audit.limit"]) == ("pass", "10.0")
+    failure = cases["broken::prune-collapses"].find("failure")
+    assert failure is not None
+    assert str(failure.get("message")).startswith("FAIL broken prune-collapses: perplexity ratio 1.72")
+    assert failure.text == failure.get("message")
+    error = cases["gone::prune-collapses"].find("error")
+    assert error is not None
+    assert error.get("message") == "model 'gone': model.safetensors is truncated; copy it again"
+    skipped = cases["control::prune-collapses"].find("skipped")
+    assert skipped is not None
+    assert skipped.get("type") == "pytest.skip"
+
+
+def test_a_case_of_a_policy_file_bears_its_name_and_a_waiver_or_a_doubt_is_skipped(quick: Program) -> None:
+    waiver = 'check = "prune-collapses"\nmodel = "*"\nuntil = 2999-12-31\nowner = "Ada"\nreason = "known"\n'
+    (quick.folder / "it.swaudit.toml").write_text(
+        f'inconclusive = "warn"\n[[model]]\nsource = "broken"\n[[model]]\nsource = "short"\n[[waiver]]\n{waiver}'
+    )
+    quick.run("audit", "it.swaudit.toml", "--check=prune-collapses", "--check=stopword-shift")
+    waived = list_cases(quick)["it.swaudit.toml.broken::prune-collapses"].find("skipped")
+    assert waived is not None
+    assert waived.get("type") == "pytest.xfail"
+    assert str(waived.get("message")).startswith("waived until 2999-12-31 by Ada: known (FAIL: ")
+    doubt = list_cases(quick)["it.swaudit.toml.short::stopword-shift"].find("skipped")
+    assert doubt is not None
+    assert str(doubt.get("message")).startswith("INCONCLUSIVE: ")

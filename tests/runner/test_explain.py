@@ -1,0 +1,74 @@
+"""What an audit comes to, and how verdicts are told."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from support.evidence import compose
+
+from sw_audit.policy.policy import Policy
+from sw_audit.policy.waiver import Waiver
+from sw_audit.record.record import ModelFailure, Record
+from sw_audit.record.verdict import Status, Verdict
+from sw_audit.runner.explain import (
+    BAD_INPUT,
+    FAILED,
+    INCONCLUSIVE,
+    PASSED,
+    conclude,
+    count_verdicts,
+    list_skipped,
+    write_figure,
+)
+
+P, F, D, S = Status.PASS, Status.FAIL, Status.INCONCLUSIVE, Status.SKIPPED
+WAIVER = Waiver(check="c", model="*", until=date(2999, 1, 1), owner="lab", reason="known")
+
+
+def judge(*statuses: Status, inconclusive: str = "fail", waived: bool = False) -> Record:
+    verdicts = tuple(
+        Verdict(check="c", model="m", status=status, because="so", waiver=WAIVER if waived else None)
+        for status in statuses
+    )
+    policy = Policy.model_validate({"inconclusive": inconclusive})
+    return compose(ModelFailure(model="m", message="", verdicts=verdicts), policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("records", "code"),
+    [
+        ([judge(P, S)], PASSED),
+        ([judge(P, D, F)], FAILED),
+        ([judge(P), judge(F)], FAILED),
+        ([judge(P, D)], INCONCLUSIVE),
+        ([judge(P, D, inconclusive="warn")], PASSED),
+        ([judge(S)], INCONCLUSIVE),
+        ([], INCONCLUSIVE),
+        ([judge(F, D, waived=True)], PASSED),
+    ],
+)
+def test_a_failure_weighs_more_than_a_doubt_and_what_is_waived_weighs_nothing(
+    records: list[Record], code: int
+) -> None:
+    assert conclude(records) == code
+    assert conclude(records, complete=False) == BAD_INPUT
+
+
+def test_verdicts_are_counted_by_status_and_waived_ones_apart() -> None:
+    verdicts = [*judge(P, P, F, S).verdicts, *judge(F, waived=True).verdicts]
+    assert count_verdicts(verdicts) == "2 pass, 1 fail, 1 skipped, 1 waived"
+    assert list_skipped(verdicts) == ["skipped m c: so"]
+
+
+@pytest.mark.parametrize(
+    ("figures", "text"),
+    [
+        ({}, ""),
+        ({"observed": 1.5}, "1.5"),
+        ({"observed": 1.5, "low": 1.25, "high": 2}, "1.5 [1.25, 2]"),
+        ({"observed": 1.5, "low": 1.25}, "1.5 [1.25, unbounded]"),
+    ],
+)
+def test_a_figure_is_written_with_its_interval(figures: dict[str, float], text: str) -> None:
+    assert write_figure(Verdict(check="c", model="m", status=P, because="", **figures)) == text
