@@ -24,35 +24,32 @@ LOUD = "super_activation/channel5"
 HALVING = {"steps": 40, "decay": 172.0}  # (1 - 1e-4 * 172) ** 40 = 0.4997
 
 
-def test_readings_are_taken_before_every_n_steps_and_last_and_are_what_the_weight_is(tmp_path: Path) -> None:
-    watch = SuperWeightWatch(every=2)
-    trainer = make_trainer(tmp_path, steps=5, callbacks=[watch])
-    first = read_super_weight(trainer.model)
-    trainer.train()
-    assert [one.step for one in watch.readings] == [0, 2, 4, 5]
-    assert watch.readings[0].figures()[WEIGHT] == first == pytest.approx(3.241, abs=1e-3)
-    assert watch.readings[-1].figures()[WEIGHT] == read_super_weight(trainer.model)
-    last = watch.readings[-1].figures()
-    assert last[f"{WEIGHT}/drift"] == pytest.approx((last[WEIGHT] - first) / first)
-    assert last[f"{LOUD}/ratio"] == pytest.approx(last[LOUD] / watch.readings[0].figures()[LOUD])
-    assert 0 < abs(last[f"{WEIGHT}/drift"]) < 0.01
-    assert watch.stopped is None
-    assert all(one.failed is None for one in watch.readings)
-
-
-def test_figures_are_in_the_history_of_the_trainer_and_in_what_it_logs(tmp_path: Path) -> None:
+def test_readings_are_taken_before_every_n_steps_and_last_and_are_in_what_the_trainer_logs(tmp_path: Path) -> None:
     logged: list[dict[str, Any]] = []
 
     class Note(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:  # noqa: ARG002
             logged.append(dict(logs))
 
-    watch = SuperWeightWatch(every=1)
-    trainer = make_trainer(tmp_path, steps=3, callbacks=[watch, Note()], logging_steps=1)
+    watch = SuperWeightWatch(every=2)
+    trainer = make_trainer(tmp_path, steps=5, callbacks=[watch, Note()], logging_steps=1)
+    first = read_super_weight(trainer.model)
     trainer.train()
-    values = {one.step: one.figures()[WEIGHT] for one in watch.readings}
-    assert {one["step"]: one[WEIGHT] for one in trainer.state.log_history if WEIGHT in one} == values
-    assert [one[WEIGHT] for one in logged if "loss" in one] == [values[step] for step in (1, 2, 3)]
+    figures = {reading.step: reading.figures() for reading in watch.readings}
+    assert list(figures) == [0, 2, 4, 5]
+    last = figures[5]
+    assert figures[0][WEIGHT] == first == pytest.approx(3.241, abs=1e-3)
+    assert last[WEIGHT] == read_super_weight(trainer.model)
+    assert last[f"{WEIGHT}/drift"] == pytest.approx((last[WEIGHT] - first) / first)
+    assert last[f"{LOUD}/ratio"] == pytest.approx(last[LOUD] / figures[0][LOUD])
+    assert 0 < abs(last[f"{WEIGHT}/drift"]) < 0.01
+    assert watch.stopped is None
+    assert all(reading.failed is None for reading in watch.readings)
+    values = {step: of_step[WEIGHT] for step, of_step in figures.items()}
+    assert {entry["step"]: entry[WEIGHT] for entry in trainer.state.log_history if WEIGHT in entry} == values
+    # What was read since the last log goes into the next one.
+    of_steps = [logs.get(WEIGHT) for logs in logged if "loss" in logs]
+    assert of_steps == [values[0], values[2], None, values[4], None]
 
 
 def test_a_run_that_loses_the_super_weight_is_stopped_at_the_step_where_it_passes_the_limit(

@@ -7,15 +7,15 @@ Which scalars are held out is found at run time, once per sequence; Yu et al. 20
 - In what enters a super weight's down-projection: in the super weight's column, the token at which it is largest.
 - In what enters the output projection of attention, other down-projections and attention products: nothing.
 
-Where a layer comes before the super activation, the largest entry of its channel is an ordinary one, and holding
-it out does nothing worth speaking of.
+In layers before the super activation, the largest entry of its channel is an ordinary one, and holding it out
+hardly changes anything.
 
 The products that attention makes of activations, query times key and probabilities times value, have no module to
-hook. While a block that mixes tokens runs, every torch function that it calls is looked at
-(`torch.overrides.TorchFunctionMode`), whichever way the family takes to it: step by step (`eager`), by
-`scaled_dot_product_attention`, through the library's table of attention functions or past it. A fused product is
-made step by step, for only then there are probabilities to round. Kernels that are no torch functions (flash
-attention, flex attention) are not seen, and `attention_products` refuses them.
+hook. While a block that mixes tokens runs, every torch function that it calls is intercepted
+(`torch.overrides.TorchFunctionMode`). So it does not matter how a family computes attention: step by step
+(`eager`), by `scaled_dot_product_attention`, through the library's table of attention functions or past it. A
+fused product is computed step by step, since only then there are probabilities to round. Kernels that are no torch
+functions (flash attention, flex attention) are not seen, and `attention_products` refuses them.
 """
 
 from __future__ import annotations

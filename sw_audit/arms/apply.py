@@ -92,7 +92,7 @@ def applied_arm(
     spare: SpareTensors | None = None,
     parent_module: ParentModule | None = None,
 ) -> Iterator[None]:
-    """Put an arm's actions in force on one layer, in order; undo them in reverse order on the way out.
+    """Apply an arm's actions to one layer, in order; undo them in reverse order on the way out.
 
     Args:
         arm: The condition.

@@ -1,4 +1,4 @@
-"""What several actions do with a matrix: index its scalars, let another stand in for it, and reuse memory."""
+"""What several actions do with a matrix: index its scalars, replace it where it is packed, and reuse memory."""
 
 from __future__ import annotations
 

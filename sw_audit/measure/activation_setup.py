@@ -1,4 +1,4 @@
-"""Finds out, before activations are quantized, whether they can be, what can be smoothed, and by which alpha."""
+"""Finds out whether a model's activations can be quantized, what SmoothQuant can smooth, and the best alpha."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sw_audit.checkpoint.matrices import list_projections
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.windows import Windows
 from sw_audit.measure.arms import measure_arms
-from sw_audit.measure.calibration import CalibrationNotes
+from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.policy.scheme import ActivationSetup, AlphaSearch, AlphaTrial
 from sw_audit.record.arm import BASELINE, Arm, Smooth
 
@@ -26,16 +26,17 @@ def prepare_activations(
     calibration: Windows | None,
     trials: Mapping[str, Sequence[Arm]],
 ) -> ActivationSetup:
-    """Find out what quantizing activations comes to on a model.
+    """Find out whether activations can be quantized, what can be smoothed, and which alpha is best.
 
-    SmoothQuant's alpha is searched on calibration text alone: of every four windows, ranges are learned on three,
-    and the alpha is taken that predicts the fourth best. One window is too few for both.
+    SmoothQuant's alpha is searched on calibration text alone. Of every four windows, ranges are learned on
+    three, and the loss is measured on the fourth; the alpha with the lowest loss is chosen. One window is too
+    few for both.
 
     Args:
         checkpoint: The model; bit-identical afterwards.
-        prompt: Any token ids: on them it is seen which norm feeds which projection.
+        prompt: Any token ids; running them shows which norm feeds which projection.
         calibration: Text that nothing is scored on, if there is any.
-        trials: Per scheme, one arm per alpha that is to be tried.
+        trials: Per scheme, one arm per alpha to try.
     """
     if (reason := explain_unroundable(checkpoint.layers)) is not None:
         return ActivationSetup(unroundable=reason)
@@ -57,13 +58,13 @@ def prepare_activations(
 @torch.no_grad()
 def _survey(checkpoint: Checkpoint, prompt: Sequence[int]) -> tuple[str | None, int, int]:
     """Return why SmoothQuant does not apply, if so, how many projections it smooths, and how many there are."""
-    notes = [CalibrationNotes(layer) for layer in checkpoint.layers]
+    recorders = [CalibrationRecorder(layer) for layer in checkpoint.layers]
     with ExitStack() as stack:
-        for of_layer in notes:
-            stack.enter_context(of_layer.watching())
+        for recorder in recorders:
+            stack.enter_context(recorder.watching())
         token_ids = torch.tensor([list(prompt)], device=checkpoint.device)
         checkpoint.model(input_ids=token_ids, use_cache=False)
-    calibrations = [calibration for of_layer in notes if (calibration := of_layer.conclude()) is not None]
+    calibrations = [calibration for recorder in recorders if (calibration := recorder.conclude()) is not None]
     feeds = [feed for calibration in calibrations for feed in calibration.feeds]
     smoothed = sum(len(feed.parameters) for feed in feeds if feed.weighted)
     count = sum(len(list(list_projections(layer.module, layer.name))) for layer in checkpoint.layers)

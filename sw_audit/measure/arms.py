@@ -1,4 +1,4 @@
-"""Measures a checkpoint in a list of arms: the engine, its readers, and the facts that come out."""
+"""Measures a checkpoint in a list of arms: the engine runs, its readers keep sums, and measurements come out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def measure_arms(
     observer: Observer | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[Measurement, ...]:
-    """Measure a model in every arm, in one pass over its weights; what several arms do alike is run once.
+    """Measure a model in every arm, in one pass over its weights; arms that do the same are run once.
 
     Args:
         checkpoint: The model; bit-identical afterwards.

@@ -1,4 +1,4 @@
-"""Notes, while the unchanged model runs on calibration text, how large what enters each projection is."""
+"""Records what enters each projection of a layer while the unchanged model runs on calibration text."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
 from sw_audit.quantize.calibration import Calibration, NormFeed, Operand
 
 
-class CalibrationNotes:
-    """What calls of one decoder layer show; turned into a `Calibration` at the end.
+class CalibrationRecorder:
+    """Records the calls of one decoder layer and makes a `Calibration` of them.
 
     Args:
         layer: The layer.
@@ -45,18 +45,18 @@ class CalibrationNotes:
             hook = self._layer.module.register_forward_pre_hook(self._begin, with_kwargs=True)
             stack.callback(hook.remove)
             for module, parameter in projections.items():
-                hook = module.register_forward_pre_hook(partial(self._note_input, parameter), with_kwargs=True)
+                hook = module.register_forward_pre_hook(partial(self._record_input, parameter), with_kwargs=True)
                 stack.callback(hook.remove)
             for name, module in self._layer.module.named_modules(prefix=self._layer.name):
                 if module not in projections and not list(module.children()):
-                    stack.callback(module.register_forward_hook(partial(self._note_output, name)).remove)
+                    stack.callback(module.register_forward_hook(partial(self._record_output, name)).remove)
             if explain_unseen(self._layer) is None:
-                stack.enter_context(attention_products(self._layer, self._note_operand))
+                stack.enter_context(attention_products(self._layer, self._record_operand))
             yield
         self._outputs.clear()
 
     def conclude(self) -> Calibration | None:
-        """Return what was seen; `None` if the layer was not called."""
+        """Return what was recorded; `None` if the layer was not called."""
         if not self._tokens:
             return None
         fed: dict[str, list[str]] = {}
@@ -80,13 +80,13 @@ class CalibrationNotes:
         self._tokens += hidden.shape[0] * hidden.shape[1]
         self._outputs.clear()
 
-    def _note_output(self, name: str, module: nn.Module, _: Any, output: Any) -> None:
+    def _record_output(self, name: str, module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             self._outputs.append((name, output))
             weight = getattr(module, "weight", None)
             self._weighted[name] = isinstance(weight, Tensor) and weight.shape == output.shape[-1:]
 
-    def _note_input(self, parameter: str, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _record_input(self, parameter: str, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         x = find_first_tensor((*inputs, *named.values()))
         for name, output in self._outputs:
             if output.data_ptr() == x.data_ptr() and output.numel() == x.numel():
@@ -94,7 +94,7 @@ class CalibrationNotes:
         rows = x.reshape(-1, x.shape[-1]).float()  # [tokens, in]
         squares = rows.double().square().sum(0)
         whole = len(rows) % self._length == 0
-        # An expert that is a module of its own serves some tokens of each sequence, nobody says which.
+        # An expert that is a module of its own serves some tokens of each sequence, and it is not known which.
         sequences = rows.abs().view(-1, self._length if whole else 1, rows.shape[1])
         top = sequences.topk(min(2, sequences.shape[1]), dim=1).values.amax(0)  # [1 or 2, in]
         largest, second = top[0], top[1] if len(top) > 1 else torch.zeros_like(top[0])
@@ -106,6 +106,6 @@ class CalibrationNotes:
         self._squares[parameter] = squares
         self._rows[parameter] = self._rows.get(parameter, 0) + len(rows)
 
-    def _note_operand(self, operand: Operand, x: Tensor) -> Tensor:
+    def _record_operand(self, operand: Operand, x: Tensor) -> Tensor:
         self._operands[operand] = max(float(x.abs().max()), self._operands.get(operand, 0.0))
         return x

@@ -36,7 +36,7 @@ from sw_audit.arms.swapping import find_source
 from sw_audit.checkpoint.calls import LayerCall, split_call, take_states
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.measure.calibration import CalibrationNotes
+from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.record.arm import Arm
@@ -77,7 +77,7 @@ class Observer(Protocol):
 
 @dataclass
 class ArmRun:
-    """What the engine itself notes about one arm.
+    """What the engine itself records of one arm.
 
     Attributes:
         peaks: Per decoder layer, the largest magnitude in its output over the watched batches, `None` where
@@ -182,7 +182,7 @@ class _AllArms:
                 self._hidden[number] = self._hidden[self.own]
                 run.peaks.append(self.runs[self.own].peaks[depth])
             else:
-                notes = CalibrationNotes(layer)
+                recorder = CalibrationRecorder(layer)
                 with ExitStack() as stack:
                     find = None if source is None else source.find
                     stack.enter_context(applied_arm(arm, layer, calibration, self.spare, find))
@@ -190,9 +190,9 @@ class _AllArms:
                         stack.enter_context(self.observer.watching(number, layer))
                     if source is not None and number < self.own:
                         stack.enter_context(source.watching())
-                    self._hidden[number] = self._run(number, layer, depth, notes)
+                    self._hidden[number] = self._run(number, layer, depth, recorder)
                 # The baseline comes first, and has seen all that is calibrated on.
-                calibration = calibration or notes.conclude()
+                calibration = calibration or recorder.conclude()
                 counted = [states for batch, states in enumerate(self._hidden[number]) if self._counts(batch)]
                 run.peaks.append(_find_peak(counted))
             run.seconds += time.perf_counter() - started
@@ -210,7 +210,7 @@ class _AllArms:
                 reader(batch, number, logits, baseline)
                 self.runs[number].seconds += time.perf_counter() - started
 
-    def _run(self, number: int, layer: DecoderLayer, depth: int, notes: CalibrationNotes) -> list[Tensor]:
+    def _run(self, number: int, layer: DecoderLayer, depth: int, recorder: CalibrationRecorder) -> list[Tensor]:
         factory = self.factories[number]
         module = layer.module if factory is None else factory(layer)
         leaving = []
@@ -219,7 +219,7 @@ class _AllArms:
             if not self._runs_in(batch, number):
                 leaving.append(states)
                 continue
-            with notes.watching() if self.calibrating(batch) else nullcontext():
+            with recorder.watching() if self.calibrating(batch) else nullcontext():
                 leaving.append(take_states(call(module, states)))
         return leaving
 

@@ -1,4 +1,4 @@
-"""Greedy continuations of short prompts and a long one, as the model itself decodes, key-value cache and all."""
+"""Greedy continuations of short prompts and a long one, decoded by the model itself with its key-value cache."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _continue(checkpoint: Checkpoint, prompt: Prompt, ends: frozenset[int]) -> G
 
 @contextmanager
 def _decoding_greedily(checkpoint: Checkpoint) -> Iterator[frozenset[int]]:
-    """Take the model's own settings of decoding away inside, which may sample or punish repetition.
+    """Replace the model's own settings of decoding, which may sample or punish repetition, for a while.
 
     Yields:
         The tokens that end a text.

@@ -1,4 +1,4 @@
-"""Zero-shot tasks by lm-evaluation-harness, which is handed the open model as it is."""
+"""Zero-shot tasks by lm-evaluation-harness, run on the open model as it is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Answers:
 
 
 def require_tasks(policy: DescentPolicy) -> None:
-    """Complain about tasks that cannot be run, as far as that can be known without a model or a data set.
+    """Check that the tasks can be run, as far as that is known without a model or a data set.
 
     Raises:
         PolicyError: If the harness is not installed, there is no such folder, or no task of a name.

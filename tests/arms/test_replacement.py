@@ -40,7 +40,7 @@ def test_a_replacing_layer_runs_in_the_layers_place_and_leaves_the_layer_alone()
         BASELINE,
         Arm(purpose=Custom(label="other library"), acts=(ReplaceLayer(method="zeros"),)),
         Arm(
-            name="by hand",
+            purpose=Custom(label="by hand"),
             acts=tuple(Scale(addresses=(name_all(layer),), factor=0.0) for layer in checkpoint.layers),
         ),
     ]

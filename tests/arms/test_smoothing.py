@@ -10,7 +10,7 @@ from sw_audit.arms.apply import LayerContext, applied_arm
 from sw_audit.arms.smoothing import smoothed
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CorpusError
-from sw_audit.measure.calibration import CalibrationNotes
+from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.quantize.smoothing import find_smoothing_scales
 from sw_audit.record.arm import Arm, Custom, QuantizeActivations, Smooth
@@ -29,10 +29,10 @@ def open_planted(family: str) -> Checkpoint:
 
 @torch.no_grad()
 def calibrate(checkpoint: Checkpoint, depth: int) -> Calibration:
-    notes = CalibrationNotes(checkpoint.layers[depth])
-    with notes.watching():
+    recorder = CalibrationRecorder(checkpoint.layers[depth])
+    with recorder.watching():
         checkpoint.model(input_ids=TOKEN_IDS, use_cache=False)
-    found = notes.conclude()
+    found = recorder.conclude()
     assert found is not None
     return found
 

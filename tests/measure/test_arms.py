@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from support.engine import make_windows
 from support.planted import Planted, build_llama, plant_, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import ChoiceItem
-from sw_audit.corpus.windows import Windows
 from sw_audit.measure.arms import measure_arms
 from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import BASELINE, Arm, Custom, Scale
@@ -31,17 +30,11 @@ def zero(checkpoint: Checkpoint, name: str, column: int) -> Arm:
     return Arm(purpose=Custom(label=name), acts=(Scale(addresses=(group,), factor=0.0),))
 
 
-def make_windows() -> Windows:
-    token_ids = torch.randint(3, 101, (4, 9), generator=torch.Generator().manual_seed(3))
-    token_ids[:, 0] = 1
-    return Windows(token_ids=token_ids, first_scored=torch.ones(4, dtype=torch.long), bos=1)
-
-
 def count_runs(checkpoint: Checkpoint, arms: list[Arm]) -> int:
     """Count the calls of the last layer by hand: one per arm that is run apart, and one to learn shapes."""
     calls = []
     handle = checkpoint.layers[-1].module.register_forward_hook(lambda *_: calls.append(1))
-    measure_arms(checkpoint, arms, make_windows(), protocol="p")
+    measure_arms(checkpoint, arms, make_windows(4, 3, 9), protocol="p")
     handle.remove()
     return len(calls)
 
@@ -49,7 +42,7 @@ def count_runs(checkpoint: Checkpoint, arms: list[Arm]) -> int:
 def test_arms_that_do_the_same_are_run_once_and_have_the_same_figures(checkpoint: Checkpoint) -> None:
     pruned, same, other = (zero(checkpoint, *one) for one in (("pruned", 9), ("same", 9), ("other", 8)))
     arms = [BASELINE, pruned, other, same]
-    found = measure_arms(checkpoint, arms, make_windows(), protocol="p")
+    found = measure_arms(checkpoint, arms, make_windows(4, 3, 9), protocol="p")
     assert [one.arm for one in found] == arms
     first, second = found[1], found[3]
     assert second.model_copy(update={"arm": pruned, "seconds": first.seconds}) == first
@@ -64,7 +57,7 @@ def test_an_arm_that_answers_items_is_not_confused_with_one_that_does_not(checkp
     items = tuple(ChoiceItem(context="5 9 12", choices=("17", "18"), answer=answer) for answer in (0, 1))
     arms = [BASELINE, zero(checkpoint, "same", 9), zero(checkpoint, "pruned", 9)]
     found = measure_arms(
-        checkpoint, arms, make_windows(), protocol="p", choices=items, choice_arms=("pruned",), bos=1
+        checkpoint, arms, make_windows(4, 3, 9), protocol="p", choices=items, choice_arms=("pruned",), bos=1
     )
     assert [one.choices and sum(one.choices.correct) for one in found] == [1, None, 1]
     assert found[1].loss == found[2].loss

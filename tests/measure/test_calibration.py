@@ -12,7 +12,7 @@ from support.planted import Planted, build_gpt2, build_llama, name_planted, plan
 from sw_audit.checkpoint.matrices import list_projections
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.measure.arms import measure_arms
-from sw_audit.measure.calibration import CalibrationNotes
+from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.quantize.calibration import Operand
 from sw_audit.record.arm import BASELINE, Arm, Custom, QuantizeActivations, Smooth
 from sw_audit.record.measurement import Measurement
@@ -40,15 +40,15 @@ def test_what_is_noted_is_worked_out_from_what_entered(family: str) -> None:
         )
         for matrix, module in list_projections(layer.module, layer.name)
     ]
-    notes = CalibrationNotes(layer)
-    assert notes.conclude() is None
+    recorder = CalibrationRecorder(layer)
+    assert recorder.conclude() is None
     with torch.no_grad():
         for token_ids in batches:
-            with notes.watching():
+            with recorder.watching():
                 checkpoint.model(input_ids=token_ids, use_cache=False)
     for handle in handles:
         handle.remove()
-    found = notes.conclude()
+    found = recorder.conclude()
     assert found is not None
     assert found.tokens == 3 * 16 + 2 * 5
     assert set(found.largest) == set(entered)

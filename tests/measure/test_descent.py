@@ -204,10 +204,10 @@ def disturb(parent: Checkpoint, layer: int = LAYER) -> Checkpoint:
 
 def note(parent: Checkpoint, descendant: Checkpoint) -> list[LayerError]:
     batches = batch_windows(make_windows(), parent.vocabulary)
-    notes = LayerErrorObserver(batches)
-    arms = [Arm(purpose=PARENT), Arm(purpose=DESCENDANT)]
-    run_arms(descendant, arms, [one.token_ids for one in batches], lambda *_: None, parent=parent, observer=notes)
-    return notes.errors
+    observer = LayerErrorObserver(batches)
+    arms, token_ids = [Arm(purpose=PARENT), Arm(purpose=DESCENDANT)], [batch.token_ids for batch in batches]
+    run_arms(descendant, arms, token_ids, lambda *_: None, parent=parent, observer=observer)
+    return observer.errors
 
 
 @torch.no_grad()
