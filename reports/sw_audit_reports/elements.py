@@ -59,11 +59,10 @@ Words: TypeAlias = Sequence[str | Cell]
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph of plain text and code, with a class of the style sheet if it is not an ordinary one."""
+    """A paragraph of plain text and code."""
 
     macro: ClassVar[str] = "paragraph"
     cells: tuple[Cell, ...]
-    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,10 +155,10 @@ def make_cells(words: Words) -> tuple[Cell, ...]:
     return tuple(word if isinstance(word, Cell) else Cell(word) for word in words)
 
 
-def make_paragraph(sentence: str | Words, style: str = "") -> Paragraph | None:
+def make_paragraph(sentence: str | Words) -> Paragraph | None:
     """Make a paragraph; `None` of nothing."""
     cells = split_code(sentence) if isinstance(sentence, str) else make_cells(sentence)
-    return Paragraph(cells, style) if cells else None
+    return Paragraph(cells) if cells else None
 
 
 def make_table(caption: str, columns: Iterable[Column], rows: Iterable[Words], *, fold: str = "") -> Table | None:

@@ -1,28 +1,29 @@
-"""What verdicts conclude about arms: figures with their intervals, by the name of the arm."""
+"""What verdicts conclude about arms, looked up by what was measured and in which arm."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
+from sw_audit.checks.registry import Unit, find_checks
 from sw_audit.record.arm import (
-    BASELINE,
-    FLIPPED,
-    OTHER_OUTLIERS,
-    PRUNED,
-    RESTORED,
-    SUBSET_PARTS,
-    Arm,
-    Quantize,
-    QuantizeActivations,
+    HELD_OUT,
+    ActivationRounding,
+    Baseline,
+    Dose,
+    Flipped,
+    OtherOutliers,
+    Placebo,
+    Pruned,
+    Purpose,
+    RestoredActivation,
+    Rounding,
+    Subset,
 )
 from sw_audit.record.verdict import Finding, Verdict
 
-_RATIO_ARMS = {"prune-collapses": PRUNED.name, "other-outliers-harmless": OTHER_OUTLIERS.name}
 
-
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A figure with its interval; `None` is not finite, or missing."""
 
     value: float | None = None
@@ -30,44 +31,59 @@ class Estimate:
     high: float | None = None
 
 
-def take_estimate(figure: Verdict | Finding) -> Estimate:
-    """Take the figure of a verdict or of a finding."""
-    return Estimate(figure.observed, figure.low, figure.high)
+def list_figures(verdicts: Iterable[Verdict], unit: Unit) -> dict[str, Verdict | Finding]:
+    """List what was concluded about single arms in a unit, by the name of the arm."""
+    figures: dict[str, Verdict | Finding] = {}
+    for verdict in _select(verdicts, unit):
+        concluded: list[Verdict | Finding] = [verdict, *verdict.findings]
+        figures |= {figure.arm: figure for figure in concluded if figure.arm is not None}
+    return figures
 
 
-def list_ratios(verdicts: Iterable[Verdict]) -> dict[str, Estimate]:
-    """List perplexity ratios to the baseline by the name of the arm."""
-    ratios: dict[str, Estimate] = {}
-    for verdict in verdicts:
-        if not verdict.quantity.startswith("perplexity ratio"):
-            continue
-        for finding in verdict.findings:
-            ratios[finding.label] = take_estimate(finding)
-            ratios[f"{finding.label} hold-out"] = take_estimate(finding)
-        if verdict.check in _RATIO_ARMS:
-            ratios[_RATIO_ARMS[verdict.check]] = take_estimate(verdict)
-    return ratios
+def find_verdict(verdicts: Iterable[Verdict], unit: Unit, purpose: Purpose) -> Verdict | None:
+    """Find the verdict whose own figure is about an arm, in a unit."""
+    return next((verdict for verdict in _select(verdicts, unit) if verdict.arm == purpose.name), None)
 
 
-def list_ranks(verdicts: Iterable[Verdict]) -> dict[str, float | None]:
-    """List p-values of ranks among the matched controls by the name of the arm."""
-    ranked = next((verdict for verdict in verdicts if verdict.check == "effect-exceeds-placebos"), None)
-    if ranked is None:
-        return {}
-    return {PRUNED.name: ranked.observed, **{finding.label: finding.observed for finding in ranked.findings}}
+def list_on_texts(verdicts: Iterable[Verdict]) -> Mapping[tuple[str, str], Finding]:
+    """List what the paired perplexity of parent and descendant came to, by text and name of the arm.
+
+    Of the descendant it is the ratio to the parent; of an arm in which a part is put back, the share that it
+    recovers.
+    """
+    return {
+        (finding.text, finding.arm): finding
+        for verdict in _select(verdicts, "ratio")
+        for finding in verdict.findings
+        if finding.text is not None and finding.arm is not None
+    }
 
 
-def group_arm(arm: Arm) -> tuple[str, bool]:
+def scale_estimate(value: float | None, ratio: Verdict | Finding | None, base: float | None) -> Estimate:
+    """Return a perplexity with the interval of its ratio to another one."""
+    if value is None or ratio is None or base is None:
+        return Estimate(value)
+    low, high = (None if end is None else end * base for end in (ratio.low, ratio.high))
+    return Estimate(value, low, high)
+
+
+def group_arm(purpose: Purpose) -> tuple[str, bool]:
     """Return the group that an arm is shown in, and whether it changes the super weights."""
-    name = arm.name
-    if name == BASELINE.name:
-        return "", False
-    if name in (PRUNED.name, RESTORED.name, FLIPPED.name) or name.startswith(
-        tuple(f"{kind}/" for kind in SUBSET_PARTS)
-    ):
-        return "Super weights", True
-    if name == OTHER_OUTLIERS.name or name.startswith("placebo/"):
-        return "Controls", False
-    if any(isinstance(act, Quantize | QuantizeActivations) for act in arm.acts):
-        return "Rounded", not name.endswith("hold-out")
-    return "Other", False
+    match purpose:
+        case Baseline():
+            return "", False
+        case Pruned() | Flipped() | Subset() | Dose() | RestoredActivation():
+            return "Super weights", True
+        case OtherOutliers() | Placebo():
+            return "Controls", False
+        case Rounding(keep=keep):
+            return "Rounded", not keep
+        case ActivationRounding(treatment=treatment):
+            return "Rounded", treatment != HELD_OUT
+        case _:
+            return "Other", False
+
+
+def _select(verdicts: Iterable[Verdict], unit: Unit) -> Iterable[Verdict]:
+    checks = find_checks()
+    return (verdict for verdict in verdicts if verdict.check in checks and checks[verdict.check].unit == unit)

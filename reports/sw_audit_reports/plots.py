@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import altair
 
 from sw_audit_reports.elements import Table, figures, make_table
+from sw_audit_reports.estimates import Estimate
 from sw_audit_reports.text import NOT_FINITE, NOTHING, format_finite, format_number, format_range
 from sw_audit_reports.theme import (
     INTACT,
@@ -141,13 +142,13 @@ class ArmRow:
         group: Heading that it stands under; none for the model as it is.
         label: What it is called.
         series: `CHANGED` or `UNCHANGED`: whether super weights are changed.
-        points: Perplexities, each with its interval; `None` is not finite.
+        points: Perplexities.
     """
 
     group: str
     label: str
-    series: str
-    points: list[tuple[float | None, float | None, float | None]] = field(default_factory=list)
+    series: str = UNCHANGED
+    points: list[Estimate] = field(default_factory=list)
 
 
 def plot_arms(arms: Sequence[ArmRow], baseline: float | None) -> tuple[Plot, dict[str, Rows]]:
@@ -173,7 +174,7 @@ def plot_arms(arms: Sequence[ArmRow], baseline: float | None) -> tuple[Plot, dic
             keys.append(f"{len(keys):03d}")
             rows["heads"].append({"key": keys[-1], "label": group})
         keys.append(f"{len(keys):03d}")
-        finite = [value for value, _, _ in arm.points if value is not None]
+        finite = [point.value for point in arm.points if point.value is not None]
         written = format_range(finite) if len(finite) == len(arm.points) else NOT_FINITE
         rows["lines"].append({"key": keys[-1], "label": arm.label, "figure": written})
         rows["points"] += [

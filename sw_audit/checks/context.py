@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sw_audit.checks.estimate import (
     Estimate,
@@ -119,7 +119,8 @@ class CheckContext:
         if ours is None or theirs is None:
             name = against if theirs is None else arm
             return Estimate(EstimateStatus.MISSING, f"the arm {str(name)!r} was not measured under this protocol")
-        return self.compare_losses(str(arm), ours.loss, str(against), theirs.loss)
+        figure = self.compare_losses(str(arm), ours.loss, str(against), theirs.loss)
+        return replace(figure, arm=str(arm)) if against == BASELINE.purpose else figure
 
     def compare_losses(self, arm: str, ours: TokenLoss, against: str, theirs: TokenLoss) -> Estimate:
         """Return the perplexity of one loss over that of another on the same tokens, with its interval.
@@ -229,6 +230,7 @@ class CheckContext:
             limit=limit,
             side=side or (figure.side if isinstance(figure, Finding) else None) or self.check.side,
             counts=dict(counts or {}),
+            arm=figure.arm if figure else None,
             quantity=quantity or self.check.quantity,
             because=because,
             remedy=remedy if unwell else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from sw_audit.checks.arms import ArmPlan, prune_super_weights
 from sw_audit.checks.context import CheckContext, report_figure
@@ -76,7 +77,7 @@ def effect_exceeds_placebos(context: CheckContext) -> Verdict:
             key=key,
         ),
         # A count is exact: the verdict shows no interval.
-        figure=Estimate(figure.basis, figure.words, figure.observed),
+        figure=replace(figure, low=None, high=None, arm=PRUNED.name),
         limit=limit,
         findings=_rank_parts(context),
         counts=counts,
@@ -87,7 +88,7 @@ def _rank_parts(context: CheckContext) -> tuple[Finding, ...]:
     parts = [one.arm.purpose for one in context.result.measurements]
     ranks = {part: _rank_effect(context, part) for part in parts if isinstance(part, Subset | Flipped)}
     return tuple(
-        report_figure(part.name, Estimate(figure.basis, figure.words, figure.observed))
+        report_figure(part.name, replace(figure, low=None, high=None, arm=part.name))
         for part, (figure, _) in ranks.items()
     )
 

@@ -33,6 +33,8 @@ class Estimate:
         observed: The figure; `None` if missing or not finite.
         low: Lower end of its interval; `None` if there is none. May be infinite.
         high: Upper end.
+        arm: Name of the arm that it is about, if it is about one.
+        text: The text that it was measured on, where there are several.
     """
 
     basis: EstimateStatus
@@ -40,6 +42,8 @@ class Estimate:
     observed: float | None = None
     low: float | None = None
     high: float | None = None
+    arm: str | None = None
+    text: str | None = None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -89,6 +93,8 @@ def make_finding(label: str, figure: Estimate, status: Status, limit: float | No
         low=keep_finite(figure.low),
         high=keep_finite(figure.high),
         limit=limit,
+        arm=figure.arm,
+        text=figure.text,
         because=because or figure.words,
     )
 

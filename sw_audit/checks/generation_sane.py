@@ -120,7 +120,7 @@ def measure_dominance(tokens: Sequence[int]) -> float:
 def _follow(one: Continuation, limits: GenerationSaneLimits) -> Finding:
     faults = _list_faults(one.descendant, limits)
     inherited = _list_faults(one.parent, limits)
-    label = _name(one)
+    label = one.label
     quoted = f"it goes on with {_quote(one.descendant_text)}, the parent with {_quote(one.parent_text)}"
     if not one.finite:
         because = f"after {len(one.descendant)} tokens its logits are not finite"
@@ -176,11 +176,7 @@ def _part(one: Continuation) -> Finding:
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
     longest = max(len(one.parent), len(one.descendant))
     words = "they never part" if alike == longest else f"they part after {alike} of {longest} new tokens"
-    return Finding(label=f"{_name(one)}, as the parent", status=Status.SKIPPED, observed=alike, because=words)
-
-
-def _name(one: Continuation) -> str:
-    return f"prompt of {one.tokens} token{'s' if one.tokens != 1 else ''}, {len(one.parent)} new"
+    return Finding(label=f"{one.label}, as the parent", status=Status.SKIPPED, observed=alike, because=words)
 
 
 def _quote(text: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import Estimate, EstimateStatus, make_finding
@@ -49,8 +48,10 @@ class Pair:
             missing = str(PARENT if theirs is None else arm)
             return Estimate(EstimateStatus.MISSING, f"the arm {missing!r} was not measured under this protocol")
         if ours.loss.tokens == theirs.loss.tokens and ours.loss.perplexity is None:
-            return Estimate(EstimateStatus.NOT_FINITE, f"the perplexity of the arm {str(arm)!r} is not finite")
-        return context.compare_losses(str(arm), ours.loss, PARENT.name, theirs.loss)
+            words = f"the perplexity of the arm {str(arm)!r} is not finite"
+            return Estimate(EstimateStatus.NOT_FINITE, words, arm=str(arm), text=self.label)
+        figure = context.compare_losses(str(arm), ours.loss, PARENT.name, theirs.loss)
+        return replace(figure, arm=str(arm), text=self.label)
 
 
 def say_none(location: Location, what: str) -> str:
@@ -60,13 +61,7 @@ def say_none(location: Location, what: str) -> str:
 
 def pair_up(context: CheckContext) -> list[Pair]:
     """Return both models on each text, the policy's own text first."""
-    texts, names = context.descent.texts, Counter[str]()
-    pairs = []
-    for text in texts:
-        name = text.protocol.corpus.name
-        names[name] += 1
-        pairs.append(Pair(name if names[name] == 1 else f"{name} ({names[name]})", text))
-    return pairs
+    return [Pair(label, text) for label, text in context.descent.label_texts().items()]
 
 
 def hold_texts(

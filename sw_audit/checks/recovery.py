@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import Estimate, EstimateStatus, write_number
@@ -82,7 +82,7 @@ def _measure_recovery(context: CheckContext, pair: Pair, harm: Estimate, arm: Pu
         arm=arm,
         subject=subject,
         modules=modules,
-        figure=figure,
+        figure=replace(figure, arm=arm.name, text=pair.label),
         heals=finite_again or (low is not None and low >= _HEALS),
         helps=finite_again or (low is not None and low >= _HELPS),
     )

@@ -58,7 +58,7 @@ def task_accuracy(context: CheckContext) -> Verdict:
     if not asked:
         return context.skip("No tasks are asked for (`[descent] lm_eval`).")
     limit, key = context.limits(TaskAccuracyLimits).maximum_loss, context.key("maximum_loss")
-    results = {f"{one.task}, {one.metric}": one for one in context.descent.tasks}
+    results = {one.label: one for one in context.descent.tasks}
     figures = {label: _measure_loss(context, one) for label, one in results.items()}
     if not figures:
         figures = {", ".join(asked): Estimate(EstimateStatus.MISSING, "no items were answered")}

@@ -128,6 +128,11 @@ class Continuation(Fact):
     descendant_text: str = ""
     finite: bool = True
 
+    @property
+    def label(self) -> str:
+        """How it is called among the continuations of a model."""
+        return f"prompt of {self.tokens} token{'s' if self.tokens != 1 else ''}, {len(self.parent)} new"
+
 
 class TaskResult(Fact):
     """One task of lm-evaluation-harness, item by item.
@@ -145,6 +150,11 @@ class TaskResult(Fact):
     metric: str
     parent: tuple[bool, ...]
     descendant: tuple[bool, ...]
+
+    @property
+    def label(self) -> str:
+        """How it is called among the tasks of a model."""
+        return f"{self.task}, {self.metric}"
 
 
 class Descent(Fact):
@@ -174,3 +184,12 @@ class Descent(Fact):
     tasks: tuple[TaskResult, ...] = ()
     worst_modules: tuple[tuple[str, float | None], ...] = ()
     notes: tuple[str, ...] = ()
+
+    def label_texts(self) -> dict[str, ComparedText]:
+        """Return each text by what it is called; a second one of a name is counted."""
+        texts: dict[str, ComparedText] = {}
+        for text in self.texts:
+            name = text.protocol.corpus.name
+            same = sum(other.protocol.corpus.name == name for other in texts.values())
+            texts[f"{name} ({same + 1})" if same else name] = text
+        return texts

@@ -12,11 +12,16 @@ from sw_audit.record.arm import (
     ActivationRounding,
     Arm,
     Baseline,
+    Descendant,
+    Dose,
     Flipped,
+    Parent,
     Placebo,
     Pruned,
     Purpose,
     RestoredActivation,
+    RestoredModule,
+    RestoredWeights,
     Rounding,
     Subset,
     Treatment,
@@ -66,6 +71,16 @@ def label_purpose(purpose: Purpose) -> str:
             return f"{recipe}, {'held out' if keep else 'plain'}"
         case ActivationRounding(scheme=scheme, treatment=treatment):
             return f"{str(scheme).upper()}, {_TREATMENTS[treatment]}"
+        case Dose(factor=factor):
+            return f"Super weights times {factor:.12g}"
+        case Parent():
+            return "Parent"
+        case Descendant():
+            return "This model"
+        case RestoredWeights():
+            return "Super weights put back"
+        case RestoredModule(module=module):
+            return f"{module} put back"
         case _:
             return purpose.name
 

@@ -78,6 +78,7 @@ class Verdict(Fact):
         limit: What it was held against.
         side: Which side of the limit is good.
         counts: What was counted, by what it is.
+        arm: Name of the arm that the figure is about, if it is about one.
         quantity: What `observed` is and its unit, such as `perplexity ratio`.
         because: The reason, in words.
         remedy: What to do about a verdict that is not a pass.
@@ -97,6 +98,7 @@ class Verdict(Fact):
     limit: float | None = None
     side: Side | None = None
     counts: dict[str, int] = Field(default_factory=dict)
+    arm: str | None = None
     quantity: str = ""
     because: str
     remedy: str | None = None

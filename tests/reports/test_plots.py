@@ -6,6 +6,7 @@ import re
 
 import pytest
 from support.sections import read_rows
+from sw_audit_reports.estimates import Estimate
 from sw_audit_reports.plots import CHANGED, ArmRow, plot_arms, plot_magnitudes, tabulate_layers
 from sw_audit_reports.sections.effect import AS_IT_IS
 from sw_audit_reports.theme import INTACT, Rows, make_chart
@@ -30,8 +31,7 @@ def test_a_chart_of_any_depth_has_a_wide_and_a_narrow_drawing(layers: int) -> No
 
 def read_axis(*values: float) -> list[str]:
     """Read the labels of the logarithmic axis of these perplexities."""
-    points: list[tuple[float | None, float | None, float | None]] = [(value, None, None) for value in values]
-    plot, data = plot_arms([ArmRow("", "an arm", CHANGED, points)], None)
+    plot, data = plot_arms([ArmRow("", "an arm", CHANGED, [Estimate(value) for value in values])], None)
     drawing = make_chart("a", "Title", "Description", plot, data).drawings["wide"]
     labels = re.findall(r"<text[^>]*text-anchor=\"middle\"[^>]*>([^<]+)</text>", drawing)
     return [label for label in labels if label != "Perplexity"]
@@ -44,7 +44,7 @@ def test_a_logarithmic_axis_is_labelled_at_powers_of_ten_or_in_steps_of_one_two_
 
 
 def test_a_figure_that_is_not_finite_is_a_triangle_at_the_edge() -> None:
-    plot, data = plot_arms([ArmRow("", "an arm", CHANGED, [(None, None, None), (2.0, 1.5, 2.5)])], 1.0)
+    plot, data = plot_arms([ArmRow("", "an arm", CHANGED, [Estimate(), Estimate(2.0, 1.5, 2.5)])], 1.0)
     drawing = make_chart("a", "Title", "Description", plot, data).drawings["narrow"]
     assert "<title>an arm: not finite</title>" in drawing
     assert "<title>an arm: 2 [1.5, 2.5]</title>" in drawing

@@ -9,6 +9,7 @@ from support.evidence import SUPER_WEIGHT, make_protocol
 
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.waiver import Waiver
+from sw_audit.record.arm import DESCENDANT, RESTORED_WEIGHTS, RestoredModule
 from sw_audit.record.identity import Environment, Tool
 from sw_audit.record.record import ModelFailure, Record
 from sw_audit.record.verdict import Finding, Paste, Status, Verdict
@@ -32,6 +33,8 @@ def make_verdicts(name: str, *, kept: bool) -> tuple[Verdict, ...]:
         low=low,
         high=high,
         limit=1.1,
+        arm=DESCENDANT.name,
+        text="specimen",
         because="times the parent's",
     )
     shares = [
@@ -41,9 +44,14 @@ def make_verdicts(name: str, *, kept: bool) -> tuple[Verdict, ...]:
             observed=share,
             low=share - 0.004,
             high=share + 0.003,
+            arm=arm.name,
+            text="specimen",
             because="recovered",
         )
-        for part, share in (("super weight", 0.9956), (OTHER_MODULE, 0.0013))
+        for part, arm, share in (
+            ("super weight", RESTORED_WEIGHTS, 0.9956),
+            (OTHER_MODULE, RestoredModule(module=OTHER_MODULE), 0.0013),
+        )
     ]
     error = 0.0 if kept else 0.98
     ignore = Paste(where="llm-compressor, in the modifier", text=f'ignore=["lm_head", "{MODULE}"]')

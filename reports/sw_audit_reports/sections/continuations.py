@@ -26,15 +26,14 @@ def show_continuations(context: Context) -> Iterator[Element | None]:
     )
     faults = list_faults(context.verdicts)
     for continuation in descent.continuations:
-        yield pair_continuation(continuation, faults.get(_name(continuation)))
+        yield pair_continuation(continuation, faults.get(continuation.label))
 
 
 def list_faults(verdicts: Sequence[Verdict]) -> dict[str, str]:
-    """List why continuations fall apart, by what the check calls them."""
+    """List why continuations fall apart, by their labels."""
     return {
         finding.label: finding.because
         for verdict in verdicts
-        if verdict.check == "generation-sane"
         for finding in verdict.findings
         if finding.status is Status.FAIL
     }
@@ -53,7 +52,7 @@ def pair_continuation(continuation: Continuation, fault: str | None) -> Block:
     if not continuation.finite:
         summary += f" After {format_number(len(here))} its logits are not finite."
     if fault is not None:
-        summary += f" This one falls apart: {fault.partition(';')[0]}."
+        summary += f" This one falls apart: {fault}."
     texts = {"Parent": continuation.parent_text, "This model": continuation.descendant_text}
     same = _count_alike(*texts.values())
     # Whole words only: a word that begins alike is another word.
@@ -72,9 +71,3 @@ def pair_continuation(continuation: Continuation, fault: str | None) -> Block:
 
 def _count_alike(there: Sequence[object], here: Sequence[object]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(there, here, strict=False)))
-
-
-def _name(continuation: Continuation) -> str:
-    """Name a continuation as the check's findings do."""
-    tokens = continuation.tokens
-    return f"prompt of {tokens} token{'s' if tokens != 1 else ''}, {len(continuation.parent)} new"

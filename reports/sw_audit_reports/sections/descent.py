@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import altair
@@ -12,8 +11,9 @@ import altair
 from sw_audit.checks.super_activation_retained import SuperActivationRetainedLimits
 from sw_audit.checks.super_weight_retained import SuperWeightRetainedLimits
 from sw_audit.policy.policy import Policy
-from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, RestoredModule
+from sw_audit.record.arm import DESCENDANT, PARENT, RestoredModule, RestoredWeights
 from sw_audit.record.descent import ComparedText, Descent, RetainedActivation, RetainedWeight
+from sw_audit.record.labels import label_arm
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.verdict import Finding, Verdict
 from sw_audit_reports.elements import (
@@ -28,7 +28,7 @@ from sw_audit_reports.elements import (
     make_terms,
     text,
 )
-from sw_audit_reports.estimates import Estimate, take_estimate
+from sw_audit_reports.estimates import list_on_texts, scale_estimate
 from sw_audit_reports.plots import (
     CHANGED,
     OFF_SCALE,
@@ -63,9 +63,7 @@ _PEAK_SERIES = {THE_PARENT: INTACT, THIS_MODEL: TOUCHED}
 SO_FAR, ALONE = "All layers so far", "This layer alone, on the parent's input"
 _NOISE_SERIES = {SO_FAR: TOUCHED, ALONE: INTACT}
 _HEALED = 0.5
-_MODULE = RestoredModule(module="").name
-_PUT_BACK = " put back"
-_ROOM = 26
+_ROOM = 35
 """Characters of a label that the chart of perplexities has room for, beside what is said of it."""
 
 
@@ -74,9 +72,9 @@ def summarize_descent(context: Context) -> Words:
     descent = context.result.descent
     if descent is None:
         return []
-    label, compared = next(label_texts(descent))
-    ratio = divide_perplexity(compared.measured(DESCENDANT.name), compared.measured(PARENT.name))
-    held = find_ratio(context.verdicts, label)
+    label, compared = next(iter(descent.label_texts().items()))
+    ratio = divide_perplexity(compared.measured(DESCENDANT), compared.measured(PARENT))
+    held = list_on_texts(context.verdicts).get((label, DESCENDANT.name))
     interval = format_interval(held.low, held.high, held.limit) if held else ""
     lost = "Its perplexity is not finite"
     if ratio is not None:
@@ -102,7 +100,7 @@ def show_descent(context: Context) -> Iterator[Element | None]:
     yield _show_peaks(descent, context.policy, f"{anchor}-descent-peaks")
     yield _show_noise(descent, f"{anchor}-descent-noise")
     yield _list_recovered(list_recovered(descent, verdicts))
-    for label, compared in label_texts(descent):
+    for label, compared in descent.label_texts().items():
         yield _list_text(label, compared, verdicts)
     yield _list_tasks(descent, verdicts)
     modules = [(code(name), format_finite(error, format_percent)) for name, error in descent.worst_modules]
@@ -119,29 +117,6 @@ def show_descent(context: Context) -> Iterator[Element | None]:
     )
 
 
-def label_texts(descent: Descent) -> Iterator[tuple[str, ComparedText]]:
-    """Yield each text with the name that verdicts know it by; a second one of a name is counted."""
-    names: Counter[str] = Counter()
-    for compared in descent.texts:
-        name = compared.protocol.corpus.name
-        names[name] += 1
-        yield name if names[name] == 1 else f"{name} ({names[name]})", compared
-
-
-def name_part(arm: str) -> str:
-    """Name an arm of a descendant for people."""
-    if arm.startswith(_MODULE):
-        return arm.removeprefix(_MODULE)
-    plain = {PARENT.name: THE_PARENT, DESCENDANT.name: THIS_MODEL, RESTORED_WEIGHTS.name: "Super weights"}
-    return plain.get(arm, arm)
-
-
-def find_ratio(verdicts: Sequence[Verdict], label: str) -> Finding | None:
-    """Find what was concluded of the perplexity ratio on one text."""
-    findings = (one for verdict in verdicts if verdict.check == "perplexity-ratio" for one in verdict.findings)
-    return next((one for one in findings if one.label == label), None)
-
-
 def divide_perplexity(measured: Measurement | None, parent: Measurement | None) -> float | None:
     """Return a perplexity over the parent's; `None` where either is missing or not finite."""
     if measured is None or parent is None:
@@ -153,7 +128,7 @@ def divide_perplexity(measured: Measurement | None, parent: Measurement | None) 
 def describe_descent(descent: Descent, policy: Policy) -> list[str]:
     """Write a model's parent, its perplexity ratio on the first text, and how many super weights it kept."""
     compared = descent.texts[0]
-    ratio = divide_perplexity(compared.measured(DESCENDANT.name), compared.measured(PARENT.name))
+    ratio = divide_perplexity(compared.measured(DESCENDANT), compared.measured(PARENT))
     return [descent.parent.id, format_finite(ratio, format_ratio), describe_kept(descent, policy)]
 
 
@@ -188,17 +163,17 @@ def _summarize_weights(descent: Descent, policy: Policy) -> Words:
 def _summarize_recovery(descent: Descent, verdicts: Sequence[Verdict]) -> Words:
     """Tell of the part that recovers most, if that is half of the loss at least: the super weights before all."""
     shares = [
-        (part.share.value, part)
+        (part.share.observed, part)
         for part in list_recovered(descent, verdicts)
-        if part.share is not None and part.share.value is not None and part.share.value >= _HEALED
+        if part.share is not None and part.share.observed is not None and part.share.observed >= _HEALED
     ]
-    whole = [pair for pair in shares if pair[1].arm == RESTORED_WEIGHTS.name]
+    whole = [pair for pair in shares if isinstance(pair[1].purpose, RestoredWeights)]
     value, best = max(whole or shares, key=lambda pair: pair[0], default=(0.0, None))
     if best is None or best.share is None:
         return []
     interval = format_percent_interval(best.share.low, best.share.high)
     recovered = f" recovers {format_percent(value)}{f' {interval}' if interval else ''} of the loss"
-    if best.arm == RESTORED_WEIGHTS.name:
+    if isinstance(best.purpose, RestoredWeights):
         number = len(descent.parent_location.super_weights)
         weights = "super weight" if number == 1 else count(number, "super weight")
         return [f"; putting back its parent's {weights}{recovered}"]
@@ -247,21 +222,17 @@ def _list_activations(descent: Descent) -> Table | None:
 
 def list_perplexities(descent: Descent, verdicts: Sequence[Verdict]) -> list[ArmRow]:
     """List perplexities: the parent, the descendant with its interval, then what putting parts back gives."""
-    several = len(descent.texts) > 1
-    rows = []
-    for label, compared in label_texts(descent):
-        parent = compared.measured(PARENT.name)
+    concluded, rows = list_on_texts(verdicts), []
+    for label, compared in descent.label_texts().items():
+        parent = compared.measured(PARENT)
         base = parent.loss.perplexity if parent else None
-        held = find_ratio(verdicts, label)
         for measured in compared.measurements:
-            name, perplexity = measured.arm.name, measured.loss.perplexity
-            changed = name == DESCENDANT.name
-            low = high = None
-            if changed and held and base and perplexity is not None:
-                low, high = (None if end is None else end * base for end in (held.low, held.high))
-            title = f"{_shorten(name_part(name))}{'' if name in (PARENT.name, DESCENDANT.name) else _PUT_BACK}"
-            group = f"On {label}" if several else ""
-            rows.append(ArmRow(group, title, CHANGED if changed else UNCHANGED, [(perplexity, low, high)]))
+            changed = measured.arm.purpose == DESCENDANT
+            ratio = concluded.get((label, DESCENDANT.name)) if changed else None
+            row = ArmRow(f"On {label}" if len(descent.texts) > 1 else "", _shorten(label_arm(measured.arm)))
+            row.series = CHANGED if changed else UNCHANGED
+            row.points.append(scale_estimate(measured.loss.perplexity, ratio, base))
+            rows.append(row)
     return rows
 
 
@@ -269,11 +240,11 @@ def _show_quality(context: Context, descent: Descent, id: str) -> Chart:  # noqa
     arms = list_perplexities(descent, context.verdicts)
     caption = ["On a logarithmic axis. The diamond is this model, circles the parent and what has parts of it."]
     points = [point for arm in arms for point in arm.points]
-    if any(low is not None for _, low, _ in points):
+    if any(point.low is not None for point in points):
         caption.append(f"Bars are {100 * context.policy.confidence:g} % intervals of its ratio to the parent.")
-    if any(value is None for value, _, _ in points):
+    if any(point.value is None for point in points):
         caption.append(OFF_SCALE)
-    parent = descent.texts[0].measured(PARENT.name) if len(descent.texts) == 1 else None
+    parent = descent.texts[0].measured(PARENT) if len(descent.texts) == 1 else None
     plot, rows = plot_arms(arms, parent.loss.perplexity if parent else None)
     title = "Perplexity beside the parent, and with parts of the parent put back"
     return make_chart(id, title, caption, plot, rows)
@@ -287,8 +258,8 @@ def list_peaks(descent: Descent) -> Rows:
         for series, values in ((THE_PARENT, followed.parent), (THIS_MODEL, followed.value)):
             magnitudes += [(series, *pair) for pair in zip(followed.layers, values, strict=True)]
     else:
-        for name, series in ((PARENT.name, THE_PARENT), (DESCENDANT.name, THIS_MODEL)):
-            measured = descent.texts[0].measured(name)
+        for purpose, series in ((PARENT, THE_PARENT), (DESCENDANT, THIS_MODEL)):
+            measured = descent.texts[0].measured(purpose)
             magnitudes += [(series, *pair) for pair in enumerate(measured.peaks if measured else ())]
     names = {THE_PARENT: "parent", THIS_MODEL: "this model"}
     return [
@@ -385,62 +356,50 @@ class Recovered:
 
     Attributes:
         text: What the text is called.
-        arm: Name of the arm.
-        part: What is put back.
+        purpose: What is put back.
         ratio: Perplexity over the parent's; `None` if not finite.
-        share: Part of the lost nats that it recovers, with its interval; `None` where no verdict says.
+        share: Part of the lost nats that it recovers; `None` where no verdict says.
     """
 
     text: str
-    arm: str
-    part: str
+    purpose: RestoredWeights | RestoredModule
     ratio: float | None
-    share: Estimate | None
+    share: Finding | None
+
+    @property
+    def part(self) -> str:
+        """What is put back, in words."""
+        return self.purpose.module if isinstance(self.purpose, RestoredModule) else "Super weights"
 
 
 def list_recovered(descent: Descent, verdicts: Sequence[Verdict]) -> list[Recovered]:
     """List what each part that was put back recovers; shares are taken from the verdicts' findings."""
-    shares = _list_shares(verdicts)
-    recovered = []
-    for label, compared in label_texts(descent):
-        parent = compared.measured(PARENT.name)
+    shares, recovered = list_on_texts(verdicts), []
+    for label, compared in descent.label_texts().items():
+        parent = compared.measured(PARENT)
         for measured in compared.measurements:
-            name = measured.arm.name
-            if name in (PARENT.name, DESCENDANT.name):
-                continue
-            # The verdict says how many super weights there are; a module it calls by its whole name.
-            subject = name.removeprefix(_MODULE) if name.startswith(_MODULE) else "super weight"
-            share = next(
-                (point for said, point in shares.items() if said.startswith(f"{label}, ") and subject in said),
-                None,
-            )
-            recovered.append(Recovered(label, name, name_part(name), divide_perplexity(measured, parent), share))
+            purpose = measured.arm.purpose
+            if isinstance(purpose, RestoredWeights | RestoredModule):
+                share = shares.get((label, purpose.name))
+                recovered.append(Recovered(label, purpose, divide_perplexity(measured, parent), share))
     return recovered
-
-
-def _list_shares(verdicts: Sequence[Verdict]) -> Mapping[str, Estimate]:
-    return {
-        one.label: take_estimate(one)
-        for verdict in verdicts
-        if verdict.check == "perplexity-ratio"
-        for one in verdict.findings
-        if one.label.endswith(_PUT_BACK)
-    }
 
 
 def _list_recovered(recovered: Sequence[Recovered]) -> Table | None:
     several = len({part.text for part in recovered}) > 1
     rows = []
     for part in recovered:
-        share = part.share or Estimate()
+        share = None if part.share is None else part.share.observed
         # Of a loss that is not finite there is no share.
-        interval = "" if share.value is None else format_percent_interval(share.low, share.high)
+        interval = (
+            "" if share is None or part.share is None else format_percent_interval(part.share.low, part.share.high)
+        )
         rows.append(
             (
                 *([part.text] if several else []),
                 part.part,
                 format_finite(part.ratio, format_ratio),
-                format_optional(share.value, format_percent),
+                format_optional(share, format_percent),
                 interval or NOTHING,
             )
         )
@@ -452,13 +411,14 @@ def _list_recovered(recovered: Sequence[Recovered]) -> Table | None:
 
 
 def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) -> Table | None:
-    parent, held = compared.measured(PARENT.name), find_ratio(verdicts, label)
+    parent, held = compared.measured(PARENT), list_on_texts(verdicts).get((label, DESCENDANT.name))
     rows = []
     for measured in compared.measurements:
-        name, agreement = measured.arm.name, measured.agreement
-        interval = format_interval(held.low, held.high, held.limit) if held and name == DESCENDANT.name else ""
+        purpose, agreement = measured.arm.purpose, measured.agreement
+        own = held if purpose == DESCENDANT else None
+        interval = format_interval(own.low, own.high, own.limit) if own else ""
         agrees: list[str] = [NOTHING] * 5
-        if name != PARENT.name and any(agreement.tokens):
+        if purpose != PARENT and any(agreement.tokens):
             spread = agreement.spread
             tail = (spread.median, spread.p99, spread.maximum) if spread else (None, None, None)
             agrees = [
@@ -468,7 +428,7 @@ def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) 
             ]
         rows.append(
             (
-                name_part(name) if name in (PARENT.name, DESCENDANT.name) else f"{name_part(name)}{_PUT_BACK}",
+                label_arm(measured.arm),
                 format_finite(measured.loss.perplexity),
                 format_finite(divide_perplexity(measured, parent), format_ratio),
                 interval or NOTHING,
@@ -484,12 +444,12 @@ def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) 
 
 
 def _list_tasks(descent: Descent, verdicts: Sequence[Verdict]) -> Table | None:
-    held = {one.label: one for verdict in verdicts if verdict.check == "task-accuracy" for one in verdict.findings}
+    held = {finding.label: finding for verdict in verdicts for finding in verdict.findings}
     rows = []
     for task in descent.tasks:
         both = (task.parent, task.descendant)
         pairs = list(zip(*both, strict=True))
-        finding = held.get(task.task)
+        finding = held.get(task.label)
         rows.append(
             (
                 f"{task.task} ({task.metric}, version {task.version})",

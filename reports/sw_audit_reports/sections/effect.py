@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import altair
 
-from sw_audit.checks.rtn_holdout_quality import RtnHoldoutQualityLimits
 from sw_audit.policy.recipe import Recipe
-from sw_audit.record.arm import BASELINE, PRUNED, Dose, Rounding
+from sw_audit.record.arm import BASELINE, PRUNED, ActivationRounding, Dose, Rounding
 from sw_audit.record.labels import label_arm, label_granularity
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelResult
 from sw_audit_reports.elements import Chart, Table, code, figures, make_table, text
-from sw_audit_reports.estimates import Estimate, group_arm, list_ratios
+from sw_audit_reports.estimates import group_arm, list_figures, scale_estimate
 from sw_audit_reports.plots import (
     CHANGED,
     OFF_SCALE,
@@ -75,7 +74,7 @@ def list_layers(result: ModelResult) -> Rows:
     trace = result.location.trace
     peaks = {
         series: list(enumerate(measured.peaks if (measured := result.measured(arm)) else ()))
-        for arm, series in ((BASELINE.name, AS_IT_IS), (PRUNED.name, ZEROED))
+        for arm, series in ((BASELINE.purpose, AS_IT_IS), (PRUNED, ZEROED))
     }
     # Without a corpus pass the locating prompt's own trace still shows the residual stream.
     if not any(peak for _, peak in peaks[AS_IT_IS]):
@@ -98,54 +97,55 @@ def list_layers(result: ModelResult) -> Rows:
 def list_arms(context: Context) -> list[ArmRow]:
     """List perplexities in the order in which arms were measured, grouped for reading.
 
-    What a dose does is shown by its own chart.
+    What is rounded alike stands together, plain first. What a dose does is shown by its own chart.
     """
-    ratios = list_ratios(context.verdicts)
-    baseline = _perplexity(context.result.measured(BASELINE.name))
+    ratios = list_figures(context.verdicts, "ratio")
+    baseline = _perplexity(context.result.measured(BASELINE.purpose))
     rows: dict[tuple[str, str], ArmRow] = {}
+    ranks: dict[tuple[str, str], tuple[int, int, bool]] = {}
+    subjects: dict[str, int] = {}
     for measured in context.result.measurements:
-        if isinstance(measured.arm.purpose, Dose):
+        purpose, label = measured.arm.purpose, label_arm(measured.arm)
+        if isinstance(purpose, Dose):
             continue
-        group, changed = group_arm(measured.arm)
-        label, perplexity = label_arm(measured.arm), _perplexity(measured)
+        group, changed = group_arm(purpose)
         row = rows.setdefault((group, label), ArmRow(group, label, CHANGED if changed else UNCHANGED))
-        ratio = ratios.get(measured.arm.name)
-        if ratio is None or baseline is None or perplexity is None:
-            row.points.append((perplexity, None, None))
-        else:
-            low, high = (None if end is None else end * baseline for end in (ratio.low, ratio.high))
-            row.points.append((perplexity, low, high))
-    return sorted(rows.values(), key=lambda row: _GROUPS.index(row.group))
+        row.points.append(scale_estimate(_perplexity(measured), ratios.get(measured.arm.name), baseline))
+        match purpose:
+            case Rounding(recipe=subject) | ActivationRounding(scheme=subject):
+                place_of = subjects.setdefault(str(subject), len(subjects))
+            case _:
+                place_of = len(rows)
+        ranks.setdefault((group, label), (_GROUPS.index(group), place_of, not changed))
+    return [rows[key] for key in sorted(rows, key=lambda key: ranks[key])]
 
 
 def list_recipes(context: Context) -> Rows:
     """List each recipe's perplexity over that of full precision, plain and held out, in the policy's order."""
-    result, policy = context.result, context.policy
-    ratios = list_ratios(context.verdicts)
-    limits = policy.checks[RtnHoldoutQualityLimits].maximum_ratio
-    baseline = _perplexity(result.measured(BASELINE.name))
-    recipes = policy.quantization.parsed()
+    result, recipes = context.result, context.policy.quantization.parsed()
+    ratios = list_figures(context.verdicts, "ratio")
+    baseline = _perplexity(result.measured(BASELINE.purpose))
     families = {str(recipe): _name_family(recipe) for recipe in recipes}
     alike = len(set(families.values())) == 1
     rows: Rows = []
     for recipe in recipes:
         notation = str(recipe)
-        for held_out, series in ((False, PLAIN), (True, HELD_OUT)):
-            measured = result.measured(Rounding(recipe=recipe, keep=held_out).name)
+        for keep, series in ((False, PLAIN), (True, HELD_OUT)):
+            measured = result.measured(Rounding(recipe=recipe, keep=keep))
             if measured is None or not baseline:
                 continue
             perplexity = _perplexity(measured)
             ratio = None if perplexity is None else perplexity / baseline
-            known = ratios.get(measured.arm.name, Estimate())
-            figure = (ratio, known.low, known.high) if ratio is not None else (None, None, None)
+            known = ratios.get(measured.arm.name)
+            figure = scale_estimate(ratio, known, 1.0)
             rows.append(
                 {
                     "recipe": notation,
                     "label": label_granularity(recipe) if alike else notation,
                     "family": families[notation],
                     "series": series,
-                    "limit": limits.get(notation) if held_out else None,
-                    "interval": format_interval(known.low, known.high),
+                    "limit": known.limit if known and keep else None,
+                    "interval": format_interval(figure.low, figure.high),
                     "tip": f"{notation}, {series.lower()}: {describe(*figure)}",
                     **place(*figure),
                 }
@@ -184,21 +184,21 @@ def _show_arms(context: Context, id: str) -> Chart:  # noqa: A002
     if not context.result.measurements:
         return Chart(id, title, "Left out: no arm was measured.")
     arms = list_arms(context)
-    baseline = _perplexity(context.result.measured(BASELINE.name))
+    baseline = _perplexity(context.result.measured(BASELINE.purpose))
     plot, data = plot_arms(arms, baseline)
     caption = _summarize_arms(arms, context.policy.confidence)
     return make_chart(id, title, caption, plot, data, _list_measurements(context.result, baseline))
 
 
 def _summarize_arms(arms: Sequence[ArmRow], confidence: float) -> Iterator[str]:
-    points = [(value, low, arm.label) for arm in arms for value, low, _ in arm.points]
-    finite = [(value, label) for value, _, label in points if value is not None]
+    points = [point for arm in arms for point in arm.points]
+    finite = [(point.value, arm.label) for arm in arms for point in arm.points if point.value is not None]
     yield "On a logarithmic axis."
     if finite:
         highest, label = max(finite)
         yield f"The highest is {format_number(highest)} ({label})."
     yield "Diamonds: the super weights are changed. Circles: they are as they were."
-    if any(low is not None for _, low, _ in points):
+    if any(point.low is not None for point in points):
         yield f"Bars are {100 * confidence:g} % intervals, where a check has one."
     if len(finite) < len(points):
         yield OFF_SCALE

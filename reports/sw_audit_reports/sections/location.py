@@ -10,6 +10,7 @@ from sw_audit.record.lookup import Lookup
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 from sw_audit_reports.elements import Cell, Element, Table, Words, code, figures, make_paragraph, make_table, text
+from sw_audit_reports.estimates import find_verdict
 from sw_audit_reports.sections import Context, section
 from sw_audit_reports.text import (
     count,
@@ -35,7 +36,7 @@ def summarize_location(context: Context) -> Words:
     number = len(location.super_weights)
     single = number == 1
     named = _name_coordinates(location)
-    verdict = next((one for one in context.verdicts if one.check == "prune-collapses"), None)
+    verdict = find_verdict(context.verdicts, "ratio", PRUNED)
     effect = _describe_effect(result, verdict)
     located = f"{spell(number)} super {'weight was' if single else 'weights were'} located"
     if effect is None:
@@ -150,7 +151,7 @@ def _name_coordinates(location: Location) -> Words:
 
 def _describe_effect(result: ModelResult, verdict: Verdict | None) -> str | None:
     """Say what zeroing does to perplexity, from the verdict's figure or else from the measurements."""
-    pruned, baseline = (result.measured(name) for name in (PRUNED, BASELINE.name))
+    pruned, baseline = (result.measured(purpose) for purpose in (PRUNED, BASELINE.purpose))
     if pruned is None or baseline is None or baseline.loss.perplexity is None:
         return None
     if pruned.loss.perplexity is None:

@@ -8,16 +8,28 @@ from dataclasses import dataclass
 
 import altair
 
-from sw_audit.record.address import WeightAddress, list_addresses
-from sw_audit.record.arm import BASELINE, FLIPPED, PRUNED, Arm, Dose, Scale, Subset, list_pruned, list_subsets
+from sw_audit.record.address import WeightAddress
+from sw_audit.record.arm import (
+    BASELINE,
+    FLIPPED,
+    PRUNED,
+    Baseline,
+    Dose,
+    Flipped,
+    Pruned,
+    Purpose,
+    Subset,
+    list_pruned,
+    list_subsets,
+)
 from sw_audit.record.dose import DoseCurve
 from sw_audit.record.labels import label_subset
 from sw_audit.record.location import SuperWeight
 from sw_audit.record.mechanism import LayerMechanism, Mechanism
 from sw_audit.record.record import ModelResult
-from sw_audit.record.verdict import Verdict
+from sw_audit.record.verdict import Finding, Verdict
 from sw_audit_reports.elements import Chart, Element, Table, figures, make_paragraph, make_table, text
-from sw_audit_reports.estimates import Estimate, list_ranks, list_ratios
+from sw_audit_reports.estimates import Estimate, find_verdict, list_figures, scale_estimate
 from sw_audit_reports.plots import OFF_SCALE, mark_off_scale, refer, tabulate_layers, trace_layers
 from sw_audit_reports.sections import Context, section
 from sw_audit_reports.sections.effect import AS_IT_IS, ZEROED
@@ -63,11 +75,10 @@ _ASIDE = {ATTENTION_ADDS: -0.16, MLP_ADDS: 0.16}
 def show_mechanism(context: Context) -> Iterator[Element | None]:
     """Show what parts of the set and doses of it do, and follow each super activation block by block."""
     result, anchor = context.result, context.anchor
-    arms = [measured.arm for measured in result.measurements]
-    scaled = any(isinstance(arm.purpose, Dose) for arm in arms)
-    if scaled or FLIPPED.name in [arm.name for arm in arms]:
+    scaled = any(isinstance(measured.arm.purpose, Dose) for measured in result.measurements)
+    if scaled or result.measured(FLIPPED) is not None:
         sets = list_sets(result, context.verdicts)
-        yield make_paragraph(_summarize_sets(sets, count_controls(result)))
+        yield make_paragraph(_summarize_sets(sets, find_verdict(context.verdicts, "p-value", PRUNED)))
         yield _tabulate_sets(sets)
     if scaled:
         yield _show_doses(context, f"{anchor}-dose")
@@ -103,58 +114,51 @@ def list_sets(result: ModelResult, verdicts: Sequence[Verdict]) -> list[SetRow]:
     but one is the other alone: that has no row of its own.
     """
     located = result.location.addresses
-    arms = {pruned: one.arm.name for one in result.measurements if (pruned := list_pruned(one.arm))}
+    arms = {pruned: one.arm.purpose for one in result.measurements if (pruned := list_pruned(one.arm))}
     names = {weight.address: _name_scalar(weight) for weight in result.location.super_weights}
     whole = names[located[0]] if len(located) == 1 else count(len(located), "scalar")
-    labels = [(f"All zeroed: {whole}", arms.get(frozenset(located)))]
+    labels: list[tuple[str, Purpose | None]] = [(f"All zeroed: {whole}", arms.get(frozenset(located)))]
     for subset, members in list_subsets(located).items():
         if len(located) > 2 or subset.part != "without":
             label = f"{label_subset(subset)} zeroed: {_name_members(subset, members, located, names)}"
             labels.append((label, arms.get(frozenset(members))))
-    labels.append((f"All, sign flipped: {whole}", FLIPPED.name))
-    ratios, ranks, damage = list_ratios(verdicts), list_ranks(verdicts), _measure_damage(result, PRUNED.name)
+    labels.append((f"All, sign flipped: {whole}", FLIPPED))
+    ratios, ranks = list_figures(verdicts, "ratio"), list_figures(verdicts, "p-value")
+    damage = _measure_damage(result, PRUNED)
     rows = []
     for label, arm in labels:
         if arm is None or result.measured(arm) is None:
             continue
         own = _measure_damage(result, arm)
         share = own / damage if own is not None and damage else None
-        rows.append(SetRow(label, _estimate_ratio(result, arm, ratios), share, ranks.get(arm)))
+        rank = ranks[arm.name].observed if arm.name in ranks else None
+        rows.append(SetRow(label, _estimate_ratio(result, arm, ratios), share, rank))
     return rows
-
-
-def count_controls(result: ModelResult) -> int:
-    """Count the matched controls; those that hold the same scalars count once, as in their rank."""
-    controls = (one.arm for one in result.measurements if one.arm.name.startswith("placebo/"))
-    return len({frozenset(list_addresses(arm.addressed())) for arm in controls})
 
 
 def list_doses(result: ModelResult, verdicts: Sequence[Verdict]) -> dict[float, Estimate]:
     """List the perplexity ratio at every factor that the whole set was multiplied by; the smallest first."""
-    ratios, located = list_ratios(verdicts), frozenset(result.location.addresses)
-    doses = {}
+    ratios, doses = list_figures(verdicts, "ratio"), {}
     for measured in result.measurements:
-        factor = _find_factor(measured.arm, located)
+        factor = _find_factor(measured.arm.purpose)
         if factor is not None:
-            whole = Estimate(1.0)
-            doses[factor] = whole if factor == 1 else _estimate_ratio(result, measured.arm.name, ratios)
+            doses[factor] = _estimate_ratio(result, measured.arm.purpose, ratios)
     return dict(sorted(doses.items()))
 
 
-def _summarize_sets(rows: Sequence[SetRow], controls: int) -> str:
+def _summarize_sets(rows: Sequence[SetRow], ranked: Verdict | None) -> str:
     whole = next((row for row in rows if row.share is not None), None)
     if whole is None or whole.ratio.value is None:
         return ""
     effect = f"Zeroed together, the super weights multiply perplexity by {format_number(whole.ratio.value)}"
-    if whole.rank is None:
+    if ranked is None or ranked.observed is None:
         return f"{effect}."
-    # p = (1 + controls that do as much) / (1 + controls)
-    above = round(whole.rank * (1 + controls)) - 1
+    above = ranked.counts["at least as harmful"]
     compared = f"{format_number(above) if above else 'none'} {'do' if above > 1 else 'does'} as much harm"
     return (
-        f"{effect}; of {count(controls, 'matched control')} {compared} (p = {format_number(whole.rank, 2)}). "
-        "Each part stands below with its share of that damage, in nats per token, and its own p among the same "
-        "controls."
+        f"{effect}; of {count(ranked.counts['controls'], 'matched control')} {compared} "
+        f"(p = {format_number(ranked.observed, 2)}). Each part stands below with its share of that damage, in "
+        "nats per token, and its own p among the same controls."
     )
 
 
@@ -212,8 +216,8 @@ def _plot_doses(doses: Mapping[float, Estimate], compared: Sequence[DoseCurve]) 
             {
                 "factor": factor,
                 "series": AS_IT_IS if factor == 1 else ZEROED,
-                "tip": f"Times {format_number(factor)}: {describe(dose.value, dose.low, dose.high)}",
-                **place(dose.value, dose.low, dose.high),
+                "tip": f"Times {format_number(factor)}: {describe(*dose)}",
+                **place(*dose),
             }
             for factor, dose in doses.items()
         ],
@@ -442,26 +446,31 @@ def _name_members(
             return f"{names[kept]} stays"
 
 
-def _find_factor(arm: Arm, super_weights: frozenset[WeightAddress]) -> float | None:
-    """Return what an arm multiplies the whole set by, if that is all it does."""
-    if arm.name == BASELINE.name:
-        return 1.0
-    if len(arm.acts) != 1 or not isinstance(act := arm.acts[0], Scale):
-        return None
-    return act.factor if super_weights and frozenset(list_addresses(act.addresses)) == super_weights else None
+def _find_factor(purpose: Purpose) -> float | None:
+    """Return what an arm multiplies the whole set by, if that is what it is for."""
+    match purpose:
+        case Baseline():
+            return 1.0
+        case Pruned():
+            return 0.0
+        case Flipped():
+            return -1.0
+        case Dose(factor=factor):
+            return factor
+        case _:
+            return None
 
 
-def _estimate_ratio(result: ModelResult, arm: str, ratios: Mapping[str, Estimate]) -> Estimate:
+def _estimate_ratio(result: ModelResult, arm: Purpose, ratios: Mapping[str, Verdict | Finding]) -> Estimate:
     damage = _measure_damage(result, arm)
     if damage is None or damage > math.log(1e300):
         return Estimate()
-    known = ratios.get(arm, Estimate())
-    return Estimate(math.exp(damage), known.low, known.high)
+    return scale_estimate(math.exp(damage), ratios.get(arm.name), 1.0)
 
 
-def _measure_damage(result: ModelResult, arm: str) -> float | None:
+def _measure_damage(result: ModelResult, arm: Purpose) -> float | None:
     """Return how many nats per token an arm loses against the model as it is."""
-    measured, baseline = result.measured(arm), result.measured(BASELINE.name)
+    measured, baseline = result.measured(arm), result.measured(BASELINE.purpose)
     if measured is None or baseline is None:
         return None
     lost, base = measured.loss.mean_nats, baseline.loss.mean_nats

@@ -21,7 +21,7 @@ def test_continuations_part_at_a_whole_word_and_the_fault_is_told() -> None:
         ("in the ", "mill"),
         ("in the ", "milk"),
     ]
-    assert parted["summary"] == "They part after 2 new tokens. This one falls apart: it loops: badly."
+    assert parted["summary"] == "They part after 2 new tokens. This one falls apart: it loops: badly; it goes on."
     alike = one.model_copy(update={"descendant": (1, 2, 3), "descendant_text": "in the mill"})
     same = pair_continuation(alike, None).values
     assert (same["summary"], same["sides"][1]["apart"]) == ("They never part.", "")

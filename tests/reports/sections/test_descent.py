@@ -19,6 +19,7 @@ from sw_audit_reports.sections.descent import (
 )
 
 from sw_audit.policy.policy import Policy
+from sw_audit.record.arm import RESTORED_WEIGHTS
 from sw_audit.record.descent import Descent, LayerError, RetainedWeight
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Finding, Status
@@ -84,10 +85,12 @@ def test_a_share_belongs_to_its_own_text() -> None:
         label="specimen (2), the parent's super weight put back",
         status=Status.SKIPPED,
         observed=0.5,
+        arm=RESTORED_WEIGHTS.name,
+        text="specimen (2)",
         because="recovered",
     )
     both = verdict.model_copy(update={"findings": (*verdict.findings, other)})
-    shares = {(one.text, one.part): one.share and one.share.value for one in list_recovered(twice, [both])}
+    shares = {(one.text, one.part): one.share and one.share.observed for one in list_recovered(twice, [both])}
     assert shares["specimen", "Super weights"] == 0.9956
     assert shares["specimen (2)", "Super weights"] == 0.5
     assert shares["specimen (2)", OTHER_MODULE] is None

@@ -33,15 +33,22 @@ def find_row(rows: list[ArmRow], label: str) -> ArmRow:
 
 
 def test_the_interval_of_an_arm_is_its_ratio_interval_times_the_baseline() -> None:
-    verdict = make_verdict("prune-collapses", observed=213.6, low=200.0, high=220.0, limit=10.0)
+    verdict = make_verdict("prune-collapses", arm="pruned", observed=213.6, low=200.0, high=220.0, limit=10.0)
     rows = list_arms(make_context(make_evidence(), [verdict]))
     [point] = find_row(rows, "Super weights zeroed").points
     assert point == pytest.approx(tuple(BASELINE_PERPLEXITY * ratio for ratio in (213.6, 200, 220)))
 
 
-def test_a_finding_that_is_labelled_with_a_recipe_is_about_its_hold_out_arm() -> None:
+def test_the_interval_and_the_limit_of_a_recipe_are_those_of_the_finding_on_its_arm() -> None:
     finding = Finding(
-        label="int4/64x64", status=Status.PASS, observed=1.08, low=1.07, high=1.1, limit=1.2, because="so"
+        label="int4/64x64",
+        arm="int4/64x64 hold-out",
+        status=Status.PASS,
+        observed=1.08,
+        low=1.07,
+        high=1.1,
+        limit=1.2,
+        because="so",
     )
     verdict = make_verdict("rtn-holdout-quality", findings=(finding,))
     rows = list_recipes(make_context(make_evidence(), [verdict]))
@@ -53,9 +60,9 @@ def test_a_finding_that_is_labelled_with_a_recipe_is_about_its_hold_out_arm() ->
 
 
 def test_a_verdict_on_another_quantity_gives_no_interval() -> None:
-    verdict = make_verdict("prune-collapses", quantity="nats", observed=213.6, low=200.0, high=220.0)
+    verdict = make_verdict("effect-exceeds-placebos", arm="pruned", observed=213.6, low=200.0, high=220.0)
     rows = list_arms(make_context(make_evidence(), [verdict]))
-    assert all(low is None for row in rows for _, low, _ in row.points)
+    assert all(point.low is None for row in rows for point in row.points)
 
 
 def test_all_draws_of_one_placebo_stand_in_one_row_among_the_controls() -> None:

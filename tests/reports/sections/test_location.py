@@ -29,7 +29,9 @@ COORDINATE = f"{PARAMETER}[37, 211]"
 def make_collapse(status: Status, observed: float | None = 213.6) -> Verdict:
     low, high = (None, None) if observed is None else (observed - 2, observed + 2)
     figures = {"observed": observed, "low": low, "high": high, "status": status}
-    return Verdict.model_validate({"check": "prune-collapses", "model": "specimen", "because": "-", **figures})
+    return Verdict.model_validate(
+        {"check": "prune-collapses", "model": "specimen", "arm": "pruned", "because": "-", **figures}
+    )
 
 
 def say(evidence: ModelResult, *verdicts: Verdict) -> str:

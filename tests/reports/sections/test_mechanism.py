@@ -22,7 +22,6 @@ from sw_audit_reports.sections.effect import AS_IT_IS, ZEROED
 from sw_audit_reports.sections.mechanism import (
     ATTENTION_ADDS,
     MLP_ADDS,
-    count_controls,
     list_attention,
     list_doses,
     list_sets,
@@ -125,19 +124,6 @@ def test_doses_rise_from_the_flipped_sign_and_hold_what_was_measured_under_other
     assert list(doses) == [-1, 0, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3]
     assert [doses[factor].value for factor in (-1, 0, 1)] == pytest.approx([61.0, 213.6, 1.0])
     assert all(dose.low is not None for factor, dose in doses.items() if factor != 1)
-
-
-def test_controls_that_hold_the_same_scalars_count_once() -> None:
-    evidence = make_evidence()
-    assert count_controls(evidence) == 12
-    first = next(one for one in evidence.measurements if one.arm.name.startswith("placebo/"))
-    same = tuple(
-        one.model_copy(update={"arm": one.arm.model_copy(update={"acts": first.arm.acts})})
-        if one.arm.name == "placebo/random/3"
-        else one
-        for one in evidence.measurements
-    )
-    assert count_controls(evidence.model_copy(update={"measurements": same})) == 11
 
 
 def test_the_stream_has_what_leaves_each_layer_and_what_its_blocks_add() -> None:
