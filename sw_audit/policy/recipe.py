@@ -109,7 +109,15 @@ class Recipe(Fact):
         return self
 
     def __str__(self) -> str:
-        parts = [f"{'int' if self.levels == 'integer' else 'nf'}{self.bits}", str(self.granularity)]
+        return self._write(str(self.granularity))
+
+    @property
+    def family(self) -> str:
+        """Its notation without what shares one scale, such as `int4/symmetric`."""
+        return self._write()
+
+    def _write(self, *granularity: str) -> str:
+        parts = [f"{'int' if self.levels == 'integer' else 'nf'}{self.bits}", *granularity]
         parts += ["symmetric"] if self.symmetric and self.levels == "integer" else []
         parts += [str(self.clip)] if self.clip else []
         return "/".join(parts)

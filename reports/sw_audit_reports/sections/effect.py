@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import altair
 
-from sw_audit.policy.recipe import Recipe
 from sw_audit.record.arm import BASELINE, PRUNED, ActivationRounding, Dose, Rounding
 from sw_audit.record.labels import label_arm, label_granularity
 from sw_audit.record.measurement import Measurement
@@ -125,8 +124,7 @@ def list_recipes(context: Context) -> Rows:
     result, recipes = context.result, context.policy.quantization.parsed()
     ratios = list_figures(context.verdicts, "ratio")
     baseline = _perplexity(result.measured(BASELINE.purpose))
-    families = {str(recipe): _name_family(recipe) for recipe in recipes}
-    alike = len(set(families.values())) == 1
+    alike = len({recipe.family for recipe in recipes}) == 1
     rows: Rows = []
     for recipe in recipes:
         notation = str(recipe)
@@ -142,7 +140,7 @@ def list_recipes(context: Context) -> Rows:
                 {
                     "recipe": notation,
                     "label": label_granularity(recipe) if alike else notation,
-                    "family": families[notation],
+                    "family": recipe.family,
                     "series": series,
                     "limit": known.limit if known and keep else None,
                     "interval": format_interval(figure.low, figure.high),
@@ -303,9 +301,3 @@ def _plot_recipes(rows: Rows) -> Layers:
 
 def _perplexity(measured: Measurement | None) -> float | None:
     return measured.loss.perplexity if measured else None
-
-
-def _name_family(recipe: Recipe) -> str:
-    """Write a recipe without its granularity: recipes of one family make one line."""
-    head, _, *rest = str(recipe).split("/")
-    return "/".join([head, *rest])

@@ -113,14 +113,15 @@ def list_sets(result: ModelResult, verdicts: Sequence[Verdict]) -> list[SetRow]:
     A part is looked up by its scalars, for what two parts have in common was measured once. Of a set of two, all
     but one is the other alone: that has no row of its own.
     """
-    located = result.location.addresses
+    located = {weight.address: weight for weight in result.location.super_weights}
     arms = {pruned: one.arm.purpose for one in result.measurements if (pruned := list_pruned(one.arm))}
-    names = {weight.address: _name_scalar(weight) for weight in result.location.super_weights}
-    whole = names[located[0]] if len(located) == 1 else count(len(located), "scalar")
+    whole = count(len(located), "scalar")
+    if len(located) == 1:
+        whole = _name_scalar(*located.values())
     labels: list[tuple[str, Purpose | None]] = [(f"All zeroed: {whole}", arms.get(frozenset(located)))]
-    for subset, members in list_subsets(located).items():
+    for subset, members in list_subsets(result.location.addresses).items():
         if len(located) > 2 or subset.part != "without":
-            label = f"{label_subset(subset)} zeroed: {_name_members(subset, members, located, names)}"
+            label = f"{label_subset(subset)} zeroed: {_name_members(subset, members, located)}"
             labels.append((label, arms.get(frozenset(members))))
     labels.append((f"All, sign flipped: {whole}", FLIPPED))
     ratios, ranks = list_figures(verdicts, "ratio"), list_figures(verdicts, "p-value")
@@ -427,23 +428,20 @@ def _name_scalar(weight: SuperWeight) -> str:
 
 
 def _name_members(
-    subset: Subset,
-    members: Sequence[WeightAddress],
-    located: Sequence[WeightAddress],
-    names: Mapping[WeightAddress, str],
+    subset: Subset, members: Sequence[WeightAddress], located: Mapping[WeightAddress, SuperWeight]
 ) -> str:
-    first = members[0]
+    first = located[members[0]]
     scalars = count(len(members), "scalar")
     match subset.part:
         case "alone":
-            return names[first]
+            return _name_scalar(first)
         case "row":
             return f"row {first.row}, {scalars}"
         case "column":
-            return f"{names[first].partition(' [')[0]}, column {first.column}, {scalars}"
+            return f"layer {first.layer}, column {first.column}, {scalars}"
         case "without":
             [kept] = set(located) - set(members)
-            return f"{names[kept]} stays"
+            return f"{_name_scalar(located[kept])} stays"
 
 
 def _find_factor(purpose: Purpose) -> float | None:
