@@ -21,7 +21,7 @@ from sw_audit.measure.readers import (
     batch_windows,
 )
 from sw_audit.progress import Progress, ignore_progress
-from sw_audit.record.arm import Arm
+from sw_audit.record.arm import Arm, Purpose
 from sw_audit.record.measurement import Measurement
 
 
@@ -32,7 +32,7 @@ def measure_arms(
     *,
     protocol: str,
     choices: Sequence[ChoiceItem] = (),
-    choice_arms: Collection[str] = (),
+    choice_arms: Collection[Purpose] = (),
     bos: int | None = None,
     stop_words: Tensor | None = None,
     calibration: Windows | None = None,
@@ -50,7 +50,7 @@ def measure_arms(
         windows: The text.
         protocol: Signature of the protocol, kept with every figure.
         choices: Multiple-choice items.
-        choice_arms: Names of the arms, besides the baseline, in which items are answered.
+        choice_arms: Purposes of the arms, besides the baseline, in which items are answered.
         bos: Id of the token that begins each item, or `None`.
         stop_words: Ids of stop words, int64 [ids].
         calibration: Text that nothing is scored on, for the acts that learn ranges; see `run_arms`.
@@ -70,7 +70,7 @@ def measure_arms(
     batches += batch_choices(choices, checkpoint.tokenizer, bos, vocabulary, checkpoint.maximum_positions)
     scored = len(batches)
     batches += [] if calibration is None else batch_windows(calibration, vocabulary)
-    answers = [number == 0 or arm.name in choice_arms for number, arm in enumerate(arms)]
+    answers = [number == 0 or arm.purpose in choice_arms for number, arm in enumerate(arms)]
     models = [checkpoint if number or parent is None else parent for number in range(len(arms))]
     firsts, runs_of_arms = _find_alike(
         list(zip(map(id, models), [arm.acts for arm in arms], answers, strict=True))

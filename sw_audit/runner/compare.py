@@ -121,7 +121,7 @@ def _gather(
         windows,
         protocol=protocol.signature,
         choices=read_choices(policy.corpus) or (),
-        choice_arms=[arm.name for arm in arms],
+        choice_arms=[arm.purpose for arm in arms],
         bos=tokenizer.bos_token_id,
         calibration=unscored if _any_searches_corpus(ours) else None,
         factories=quantizers,

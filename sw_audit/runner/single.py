@@ -94,7 +94,7 @@ def measure_single(
         windows=windows,
         protocol=protocol.signature,
         choices=(read_choices(policy.corpus) if Need.CHOICES in needs else None) or (),
-        choice_arms=[arm.name for arm in CHOICE_ARMS],
+        choice_arms=CHOICE_ARMS,
         bos=tokenizer.bos_token_id,
         stop_words=stop_word_ids(list_stop_words(policy.corpus), tokenizer),
         calibration=unscored if Need.ACTIVATIONS in needs else None,
