@@ -39,6 +39,9 @@ def write_junit(audited: Sequence[tuple[Assignment, Record]], root: Path) -> str
     counts = {tag: len(list(suite.iter(tag))) for tag in ("testcase", "failure", "error", "skipped")}
     for name, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(name, str(counts[tag]))
+    suite.set("time", f"{sum(float(case.get('time', 0)) for case in suite):.3f}")
+    if audited:
+        suite.set("timestamp", audited[0][1].created)
     indent(suites)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{tostring(suites, encoding="unicode")}\n'
 
