@@ -76,10 +76,12 @@ class ModelQuantizer:
         for shell in shells.values():
             shell._parameters = dict(shell._parameters)
         copied: nn.Module = copy.deepcopy(layer.module, dict(shells))
-        prefix = f"{layer.name}."
+        prefix, own = f"{layer.name}.", layer.module.state_dict()
         with safe_open(self.folder / LAYERS, "pt", device=str(next(layer.module.parameters()).device)) as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - it is no dict
-            state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+            names = {name.removeprefix(prefix): name for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+            tensors = {here: file.get_tensor(name) for here, name in names.items()}
+        # Where the processor has bfloat16 a library may have changed the model to it.
+        state = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in tensors.items()}
         copied.load_state_dict(state, strict=True, assign=True)
         return copied.requires_grad_(False)
 

@@ -50,7 +50,8 @@ def test_a_stand_in_is_within_the_methods_step_of_the_weights(method: Method, ll
     largest = weight.view(64, -1, group).abs().amax(-1, keepdim=True)
     error = (effective - weight).view(64, -1, group).abs()
     assert not torch.equal(effective, weight)
-    assert bool((error <= share * largest + 1e-6).all()), float((error / largest).max())
+    # Where the processor has bfloat16 some libraries multiply in it.
+    assert bool((error <= (share + 2**-8) * largest).all()), float((error / largest).max())
     plain = [row for row in range(64) if row != 3]
     # Where there is no outlier the rest is resolved as well, to a tenth of its own spread or so.
     assert float((effective - weight)[plain].std()) < 0.15 * float(weight[plain].std())

@@ -109,7 +109,8 @@ def test_another_library_is_measured_beside_ours_on_the_same_tokens(make_policy:
     assert ours is not None
     assert theirs is not None
     # Every matrix of the specimen is a multiple of 64 wide, so both round the same 64 weights to the same levels.
-    assert theirs.ratio == pytest.approx(ours.ratio, rel=1e-4)
+    # Where the processor has bfloat16 the library multiplies in it.
+    assert theirs.ratio == pytest.approx(ours.ratio, rel=2e-3)
     assert theirs.top1 == pytest.approx(ours.top1, abs=0.01)
     assert (rows["bitsandbytes-nf4"].package or "").startswith("bitsandbytes 0.")
 
