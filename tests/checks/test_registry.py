@@ -16,6 +16,7 @@ from support.evidence import (
     make_policy,
     make_record,
 )
+from support.new_check import EIGHT_LAYERS, install_check
 
 from sw_audit.checks.judging import judge_result, list_checks
 from sw_audit.checks.limits import CheckLimits
@@ -31,41 +32,6 @@ MODEL_CHECKS = [check.id for check in find_checks().values() if check.scope == "
 TEMPLATE = make_record(windows=8, items=8)
 ARMS = tuple(arm.name for arm in make_arms(make_policy()))
 
-EXTRA = """
-from sw_audit.checks.context import CheckContext
-from sw_audit.checks.limits import Limits
-from sw_audit.checks.registry import check
-from sw_audit.record.verdict import Status, Verdict
-
-
-class EightLayersLimits(Limits):
-    '''Limits of `eight-layers`.
-
-    Attributes:
-        layers: How many layers there have to be.
-    '''
-
-    layers: int = 8
-
-
-def make(id):
-    return check(
-        id=id, order=5, title="Eight layers", meaning="A rule of ours.", quantity="layers", fails="other counts",
-        limits=EightLayersLimits, level="gate", unit="count", side="at least", needs_super_weight={needs},
-    )
-
-
-@make("eight-layers")
-def eight_layers(context: CheckContext) -> Verdict:
-    layers = context.result.model.layers
-    status = Status.PASS if layers == context.limits(EightLayersLimits).layers else Status.FAIL
-    return context.conclude(status, "counted", remedy="Count again.", limit=8.0)
-
-
-taken = make("prune-collapses")(eight_layers.rule)
-NO_CHECK = 5
-"""
-
 
 @pytest.fixture(autouse=True)
 def forget_checks() -> Iterator[None]:
@@ -73,19 +39,6 @@ def forget_checks() -> Iterator[None]:
     find_checks.cache_clear()
     yield
     find_checks.cache_clear()
-
-
-def install_extra(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, target: str = "eight_layers", *, needs: bool = False
-) -> None:
-    """Install a package that brings a check, the way pip lays it out."""
-    module = f"extra_{target.lower()}_{needs}".lower()
-    (folder / f"{module}.py").write_text(EXTRA.replace("{needs}", str(needs)))
-    metadata = folder / f"{module}-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[sw_audit.checks]\nmine = {module}:{target}\n")
-    monkeypatch.syspath_prepend(str(folder))
 
 
 def test_every_check_says_everything_about_itself_and_stands_in_the_file_of_its_name() -> None:
@@ -176,21 +129,19 @@ def test_an_unknown_check_is_one_line_that_names_the_nearest() -> None:
 
 
 def test_another_package_brings_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_extra(tmp_path, monkeypatch)
+    install_check(tmp_path, monkeypatch)
     verdicts = judge_result(make_evidence(), make_policy())
-    assert [one.check for one in verdicts] == [*MODEL_CHECKS, "eight-layers"]
+    assert [one.check for one in verdicts] == [*MODEL_CHECKS, EIGHT_LAYERS]
     assert verdicts[-1].status is Status.PASS
-    assert list_checks(make_policy())[-1].id == "eight-layers"
-    assert [one.check for one in judge_result(make_evidence(), make_policy(), ["eight-layers"])] == [
-        "eight-layers"
-    ]
+    assert list_checks(make_policy())[-1].id == EIGHT_LAYERS
+    assert [one.check for one in judge_result(make_evidence(), make_policy(), [EIGHT_LAYERS])] == [EIGHT_LAYERS]
 
 
 def test_an_extra_check_that_needs_a_super_weight_is_skipped_like_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install_extra(tmp_path, monkeypatch, needs=True)
-    (verdict,) = judge_result(make_none_evidence(), make_policy(), ["eight-layers"])
+    install_check(tmp_path, monkeypatch, needs=True)
+    (verdict,) = judge_result(make_none_evidence(), make_policy(), [EIGHT_LAYERS])
     assert verdict.status is Status.SKIPPED
 
 
@@ -201,7 +152,7 @@ def test_an_extra_check_that_needs_a_super_weight_is_skipped_like_the_others(
 def test_an_extra_check_that_cannot_be_used_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, words: str
 ) -> None:
-    install_extra(tmp_path, monkeypatch, target)
+    install_check(tmp_path, monkeypatch, target)
     with pytest.raises(PolicyError, match=words) as caught:
         find_checks()
     assert "\n" not in str(caught.value)
