@@ -136,3 +136,25 @@ def test_the_table_has_no_circle() -> None:
 def test_the_reader_of_imports_sees_an_import_in_a_function() -> None:
     tree = ast.parse("def f():\n    import torch\n    from sw_audit.checks import registry\n")
     assert [name for _, name in list_imports(tree)] == ["torch", "sw_audit.checks.registry"]
+
+
+LAZY_DOORS = {
+    "plugins/pytest_sw_audit/plugin.py": "every pytest run imports it",
+    "plugins/pytest_sw_audit/fixtures.py": "so does every run that collects fixtures",
+    "plugins/pytest_sw_audit/state.py": "the session is imported when an audit is asked for",
+    "plugins/pytest_sw_audit/xdist.py": "every run under xdist imports it",
+    "sw_audit/cli/audit.py": "the help of the command is printed without what it runs",
+}
+"""Files that import modules of this project inside functions, and why; two others name them in tables."""
+
+
+def test_modules_of_the_project_are_imported_at_the_top_but_for_the_lazy_doors() -> None:
+    inner = {
+        str(file.relative_to(ROOT))
+        for file in source_files()
+        for function in ast.walk(ast.parse(file.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for _, name in list_imports(function)
+        if target_package(name) is not None
+    }
+    assert inner == set(LAZY_DOORS)
