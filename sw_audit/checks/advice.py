@@ -20,18 +20,23 @@ def paste_ignore(modules: Sequence[str]) -> tuple[Paste, ...]:
     Args:
         modules: Qualified names, such as `model.layers.2.mlp.down_proj`; without one there is nothing to paste.
     """
+    return tuple(Paste(where=f"{tool}, in {where}", text=text) for tool, where, text in _list_entries(modules))
+
+
+def write_ignore(modules: Sequence[str]) -> str:
+    """Write the same as a clause, such as `leave a.b out of quantization (llm-compressor: ...)`."""
+    lines = "; ".join(f"{tool}: `{text}`" for tool, _, text in _list_entries(modules))
+    return f"leave {', '.join(modules)} out of quantization ({lines})"
+
+
+def _list_entries(modules: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+    """List, per tool, its name, what the entry stands in, and the entry."""
     if not modules:
         return ()
     names = ", ".join(f'"{name}"' for name in (_HEAD, *modules))
     patterns = ", ".join(f'r"-:^{re.escape(name)}$": {{}}' for name in modules)
     return (
-        Paste(where="llm-compressor, in the modifier", text=f"ignore=[{names}]"),
-        Paste(where="GPTQModel, in QuantizeConfig", text=f"dynamic={{{patterns}}}"),
-        Paste(where="bitsandbytes, in BitsAndBytesConfig", text=f"llm_int8_skip_modules=[{names}]"),
+        ("llm-compressor", "the modifier", f"ignore=[{names}]"),
+        ("GPTQModel", "QuantizeConfig", f"dynamic={{{patterns}}}"),
+        ("bitsandbytes", "BitsAndBytesConfig", f"llm_int8_skip_modules=[{names}]"),
     )
-
-
-def write_ignore(modules: Sequence[str]) -> str:
-    """Write the same as a clause, such as `leave a.b out of quantization (llm-compressor: ...)`."""
-    lines = "; ".join(f"{one.where.partition(',')[0]}: `{one.text}`" for one in paste_ignore(modules))
-    return f"leave {', '.join(modules)} out of quantization ({lines})"

@@ -64,20 +64,18 @@ def kl_divergence(context: CheckContext) -> Verdict:
     limits = context.limits(KlDivergenceLimits)
     spread = {_MEDIAN: limits.maximum_median, _P99: limits.maximum_p99, _MAXIMUM: None}
     findings: list[Finding] = []
-    sources: dict[str, tuple[Pair, EstimateStatus]] = {}
+    sources: dict[str, tuple[Pair, EstimateStatus, str]] = {}
     for pair in pair_up(context):
         figure = _measure_divergence(context, pair)
         status = settle_basis(figure, hold_at_most(figure, limits.maximum_mean))
-        found = [make_finding(f"{pair.label}: {_MEAN}", figure, status, limits.maximum_mean)]
-        found += [
-            one for name, limit in spread.items() for one in _follow_spread(pair, figure, status, name, limit)
-        ]
-        findings += found
-        sources |= {one.label: (pair, figure.basis) for one in found}
+        held = {_MEAN: [make_finding(f"{pair.label}: {_MEAN}", figure, status, limits.maximum_mean)]}
+        held |= {name: _follow_spread(pair, figure, status, name, limit) for name, limit in spread.items()}
+        for name, found in held.items():
+            findings += found
+            sources |= {finding.label: (pair, figure.basis, name) for finding in found}
     gated = [finding for finding in findings if finding.limit is not None]
     worst = decide_finding(gated, key=lambda finding: (finding.observed or 0.0) / (finding.limit or 1.0))
-    pair, basis = sources[worst.label]
-    quantity = worst.label.removeprefix(f"{pair.label}: ")
+    pair, basis, quantity = sources[worst.label]
     key = f"[checks.kl-divergence] {_KEYS[quantity]}"
     return context.conclude(
         worst.status,

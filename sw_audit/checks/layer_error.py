@@ -73,15 +73,15 @@ def layer_error(context: CheckContext) -> Verdict:
         return context.conclude(Status.INCONCLUSIVE, because, remedy=_NOT_HELD)
     broken = next((one for one in layers if one.noise is None), None)
     if broken is not None:
-        found = Finding(label=f"layer {broken.layer}", status=Status.FAIL, because="its output is not finite")
-        return _conclude(context, found, [found])
-    level = [_hold_level(one, limits) for one in layers]
+        finding = Finding(label=f"layer {broken.layer}", status=Status.FAIL, because="its output is not finite")
+        return _conclude(context, finding, [finding], alone=False)
+    level = [_hold_level(layer, limits) for layer in layers]
     own = _hold_own(layers, limits)
     # A layer that stands out is told before the level: it says where to look.
-    outlying = [one for one in own if one.status is Status.FAIL]
-    told = outlying or [one for one in level if one.observed is not None] or level
-    worst = decide_finding(told, key=lambda one: one.observed or 0.0)
-    return _conclude(context, worst, [*own, *level])
+    outlying = [finding for finding in own if finding.status is Status.FAIL]
+    deciding = outlying or [finding for finding in level if finding.observed is not None] or level
+    worst = decide_finding(deciding, key=lambda finding: finding.observed or 0.0)
+    return _conclude(context, worst, [*own, *level], alone=bool(outlying))
 
 
 def _look_first() -> str:
@@ -133,8 +133,8 @@ def _hold_own(layers: Sequence[LayerError], limits: LayerErrorLimits) -> list[Fi
     return found
 
 
-def _conclude(context: CheckContext, worst: Finding, findings: Sequence[Finding]) -> Verdict:
-    alone = "by itself" in worst.label
+def _conclude(context: CheckContext, worst: Finding, findings: Sequence[Finding], *, alone: bool) -> Verdict:
+    """Conclude from the worst finding, which is about what a layer adds by itself (`alone`) or about the level."""
     key = f"[checks.layer-error] {'maximum_jump' if alone else 'maximum_noise'}"
     held = "" if worst.limit is None else f"; at most {write_number(worst.limit)} dB is allowed"
     above = f", {write_number(worst.observed)} dB above" if alone and worst.observed is not None else ""

@@ -70,7 +70,7 @@ def super_activation_retained(context: CheckContext) -> Verdict:
         figure=worst,
         limit=worst.limit,
         findings=[*held, *(one for activation in followed for one in _follow_surroundings(activation))],
-        quantity="largest magnitude ratio" if worst.limit == limits.maximum_ratio else None,
+        quantity="largest magnitude ratio" if worst.side == "at most" else None,
         measured=False,
     )
 

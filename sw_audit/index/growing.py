@@ -30,7 +30,7 @@ from sw_audit.record.published import (
 
 _HEAD = f"""\
 # An index of super weights, found by sw-audit. `sw-audit index --file THIS_FILE` shows it, and
-# `index = "THIS_FILE"` in a policy lets the check `matches-published-index` use it.
+# `index = "THIS_FILE"` in a policy has models held against it.
 
 {MARK} = 1
 """

@@ -86,7 +86,7 @@ OPTIONS = {
         AuditOption(
             "index",
             "text",
-            "Index file of your own, for matches-published-index beside the published one.",
+            "Index file of your own, read beside the published one.",
             "FILE",
             overlaid=True,
             path=True,

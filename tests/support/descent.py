@@ -30,7 +30,7 @@ from sw_audit.record.descent import (
     RetainedWeight,
 )
 from sw_audit.record.location import Outcome
-from sw_audit.record.measurement import DivergenceSpread, Measurement
+from sw_audit.record.measurement import Agreement, DivergenceSpread, Measurement
 from sw_audit.record.protocol import Protocol
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Verdict
@@ -105,6 +105,19 @@ def make_descent_evidence(*texts: ComparedText, **changes: Any) -> ModelResult:
         location=make_location(Outcome.NONE),
         descent=descent,
     )
+
+
+def with_agreement(
+    mean: float | None = 0.01, same: int = 60, spread: DivergenceSpread | None = None, windows: int = 32
+) -> ModelResult:
+    """Return the evidence where every window has the same divergence per token."""
+    agreement = Agreement(
+        divergence=tuple(None if mean is None else 63 * mean for _ in range(windows)),
+        same_top=(same,) * windows,
+        tokens=(63,) * windows,
+        spread=spread,
+    )
+    return make_descent_evidence(make_text({DESCENDANT.name: 1.01}, windows=windows, agreement=agreement))
 
 
 def make_retained(factor: float | None, **changes: Any) -> RetainedWeight:

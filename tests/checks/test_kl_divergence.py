@@ -1,30 +1,16 @@
 from __future__ import annotations
 
 import pytest
-from support.descent import judge_descent, make_descent_evidence, make_descent_policy, make_text
+from support.descent import judge_descent, make_descent_evidence, make_descent_policy, make_text, with_agreement
 
 from sw_audit.checks.kl_divergence import KlDivergenceLimits
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.policy.policy import Policy
 from sw_audit.record.arm import DESCENDANT
 from sw_audit.record.measurement import Agreement, DivergenceSpread
-from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status
 
 TOKENS = (63,) * 32
-
-
-def with_agreement(
-    mean: float | None = 0.01, same: int = 60, spread: DivergenceSpread | None = None, windows: int = 32
-) -> ModelResult:
-    """Return the evidence where every window has the same divergence per token."""
-    agreement = Agreement(
-        divergence=tuple(None if mean is None else 63 * mean for _ in range(windows)),
-        same_top=(same,) * windows,
-        tokens=(63,) * windows,
-        spread=spread,
-    )
-    return make_descent_evidence(make_text({DESCENDANT.name: 1.01}, windows=windows, agreement=agreement))
 
 
 def with_limits(**limits: float) -> Policy:
@@ -79,27 +65,3 @@ def test_a_distribution_that_rules_out_what_the_parent_expects_fails() -> None:
         verdict = judge_descent(check, with_agreement(None))
         assert verdict.status is Status.FAIL
         assert "gives no chance to what its parent expects" in verdict.because
-
-
-@pytest.mark.parametrize(("same", "status"), [(63, Status.PASS), (54, Status.PASS), (53, Status.FAIL)])
-def test_agreement_is_a_share_of_all_tokens(same: int, status: Status) -> None:
-    # 54 / 63 = 0.857 and 53 / 63 = 0.841, without any spread between windows.
-    verdict = judge_descent("top1-agreement", with_agreement(same=same))
-    assert verdict.status is status
-    assert verdict.observed == pytest.approx(same / 63)
-
-
-def test_too_few_windows_give_no_verdict() -> None:
-    for check in ("kl-divergence", "top1-agreement"):
-        verdict = judge_descent(check, with_agreement(windows=3))
-        assert verdict.status is Status.INCONCLUSIVE
-        assert "3 windows give no interval" in verdict.because
-
-
-def test_figures_of_other_tokens_are_never_compared() -> None:
-    agreement = Agreement(divergence=(0.0,) * 32, same_top=(60,) * 32, tokens=(62,) * 32)
-    evidence = make_descent_evidence(make_text({DESCENDANT.name: 1.01}, agreement=agreement))
-    for check in ("kl-divergence", "top1-agreement"):
-        verdict = judge_descent(check, evidence)
-        assert verdict.status is Status.INCONCLUSIVE
-        assert "not read at the same tokens" in verdict.because

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import math
+from itertools import product
+from statistics import NormalDist
+
 import numpy
 import pytest
 from hypothesis import given, settings
@@ -10,12 +14,14 @@ from sw_audit.checks.statistics import (
     Bootstrap,
     bound_mean,
     bound_mean_difference,
+    bound_paired_difference,
     bound_ratio,
     resample_sums,
 )
 
 BOOTSTRAP = Bootstrap(resamples=2000, confidence=0.95, seed=0)
 losses = st.lists(st.floats(0, 1e4), min_size=2, max_size=40)
+CELLS = st.integers(0, 30)
 
 
 def draw_arms(seed: int, windows: int = 60) -> tuple[list[float], list[float], list[int]]:
@@ -128,3 +134,37 @@ def test_a_surer_interval_is_wider() -> None:
         widths.append(high - low)
     assert widths == sorted(widths)
     assert widths[0] < widths[-1]
+
+
+def test_without_a_differing_item_the_ends_have_a_closed_form() -> None:
+    square = NormalDist().inv_cdf(0.975) ** 2
+    low, high = bound_paired_difference(0, 0, 100, 0.95)
+    assert high == pytest.approx(square / (100 + square))
+    assert low == pytest.approx(-high)
+
+
+@given(CELLS, CELLS, CELLS, CELLS.filter(bool))
+def test_the_interval_holds_the_figure_and_mirrors_when_the_two_are_swapped(
+    both: int, lost: int, won: int, neither: int
+) -> None:
+    items = both + lost + won + neither
+    low, high = bound_paired_difference(lost, won, items, 0.95)
+    assert -1 <= low <= (lost - won) / items <= high <= 1
+    swapped = bound_paired_difference(won, lost, items, 0.95)
+    assert swapped == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_of_two_models_that_differ_by_the_margin_it_says_so_at_the_promised_rate() -> None:
+    """Every outcome of 40 items is weighed by its chance: the coverage is exact, not simulated."""
+    items, lost, won = 40, 0.15, 0.05
+    covered = 0.0
+    for first, second in product(range(items + 1), repeat=2):
+        if first + second > items:
+            continue
+        ways = math.comb(items, first) * math.comb(items - first, second)
+        chance = ways * lost**first * won**second * (1 - lost - won) ** (items - first - second)
+        if chance < 1e-7:
+            continue
+        low, high = bound_paired_difference(first, second, items, 0.95)
+        covered += chance * (low <= lost - won <= high)
+    assert 0.935 < covered < 0.975

@@ -1,20 +1,12 @@
 from __future__ import annotations
 
-import math
-from itertools import product
-from statistics import NormalDist
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.descent import judge_descent, make_descent_evidence, make_descent_policy
 
-from sw_audit.checks.statistics import bound_paired_difference
 from sw_audit.record.descent import TaskResult
 from sw_audit.record.verdict import Status, Verdict
 
 CHECK = "task-accuracy"
-CELLS = st.integers(0, 30)
 
 
 def make_result(both: int, lost: int, won: int, neither: int, task: str = "arc_easy") -> TaskResult:
@@ -77,37 +69,3 @@ def test_a_handful_of_items_gives_no_interval() -> None:
     verdict = judge(make_result(1, 5, 0, 0))
     assert verdict.status is Status.INCONCLUSIVE
     assert "6 items give no interval" in verdict.because
-
-
-def test_without_a_differing_item_the_ends_have_a_closed_form() -> None:
-    square = NormalDist().inv_cdf(0.975) ** 2
-    low, high = bound_paired_difference(0, 0, 100, 0.95)
-    assert high == pytest.approx(square / (100 + square))
-    assert low == pytest.approx(-high)
-
-
-@given(CELLS, CELLS, CELLS, CELLS.filter(bool))
-def test_the_interval_holds_the_figure_and_mirrors_when_the_two_are_swapped(
-    both: int, lost: int, won: int, neither: int
-) -> None:
-    items = both + lost + won + neither
-    low, high = bound_paired_difference(lost, won, items, 0.95)
-    assert -1 <= low <= (lost - won) / items <= high <= 1
-    swapped = bound_paired_difference(won, lost, items, 0.95)
-    assert swapped == pytest.approx((-high, -low), abs=1e-9)
-
-
-def test_of_two_models_that_differ_by_the_margin_it_says_so_at_the_promised_rate() -> None:
-    """Every outcome of 40 items is weighed by its chance: the coverage is exact, not simulated."""
-    items, lost, won = 40, 0.15, 0.05
-    covered = 0.0
-    for first, second in product(range(items + 1), repeat=2):
-        if first + second > items:
-            continue
-        ways = math.comb(items, first) * math.comb(items - first, second)
-        chance = ways * lost**first * won**second * (1 - lost - won) ** (items - first - second)
-        if chance < 1e-7:
-            continue
-        low, high = bound_paired_difference(first, second, items, 0.95)
-        covered += chance * (low <= lost - won <= high)
-    assert 0.935 < covered < 0.975

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 from support.descent import MODULE, judge_descent, make_descent_evidence, make_retained, make_ridden
-from support.evidence import CHANNEL, PARAMETER, SUPER_WEIGHT, make_location
+from support.evidence import PARAMETER, SUPER_WEIGHT
 
-from sw_audit.record.location import Outcome
 from sw_audit.record.quantized import QuantizationReport
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status
@@ -81,54 +78,8 @@ def test_a_quantized_model_is_told_what_to_leave_out_and_a_trained_one_what_to_p
     assert f"[37, 211] = {SUPER_WEIGHT.value!r}" in (judge_descent(WEIGHT, trained).remedy or "")
 
 
-def test_a_parent_without_super_weights_has_none_to_keep() -> None:
-    none = make_descent_evidence(parent_location=make_location(Outcome.NONE))
-    for check in (WEIGHT, ACTIVATION):
-        verdict = judge_descent(check, none)
-        assert verdict.status is Status.SKIPPED
-        assert "outcome none" in verdict.because
-
-
 def test_what_was_not_looked_up_is_inconclusive() -> None:
     assert judge_descent(WEIGHT, make_descent_evidence(super_weights=())).status is Status.INCONCLUSIVE
     assert judge_descent(ACTIVATION, make_descent_evidence(super_activations=())).status is Status.INCONCLUSIVE
     unfollowed = make_descent_evidence(super_activations=(make_ridden([]),))
     assert judge_descent(ACTIVATION, unfollowed).status is Status.INCONCLUSIVE
-
-
-@pytest.mark.parametrize(
-    ("factors", "status", "observed"),
-    [
-        ([1.0, 1.02, 0.99], Status.PASS, 1.02),
-        ([1.0, 0.6, 1.0], Status.PASS, 0.6),
-        ([1.0, 0.5999, 1.0], Status.FAIL, 0.5999),
-        ([1.0, 1.671, 1.0], Status.FAIL, 1.671),
-        ([1.0, 0.0, 1.0], Status.FAIL, 0.0),
-        ([-1.0, -1.0, -1.0], Status.FAIL, -1.0),
-    ],
-)
-def test_the_layer_whose_ratio_is_furthest_from_one_decides(
-    factors: list[float], status: Status, observed: float
-) -> None:
-    verdict = judge_descent(ACTIVATION, make_descent_evidence(super_activations=(make_ridden(factors),)))
-    assert verdict.status is status
-    assert verdict.observed == pytest.approx(observed)
-    assert verdict.because.startswith(f"channel {CHANNEL}, token 0, ")
-
-
-def test_an_activation_that_is_not_finite_fails_and_names_the_layer() -> None:
-    verdict = judge_descent(ACTIVATION, make_descent_evidence(super_activations=(make_ridden([1.0, None, 1.0]),)))
-    assert verdict.status is Status.FAIL
-    assert "after layer 2 it is not finite" in verdict.because
-    assert verdict.observed is None
-
-
-def test_a_louder_channel_and_the_attention_are_told() -> None:
-    ridden = make_ridden([1.0, 1.0, 1.0], loudest=(True, False, True), sink_parent=0.9, sink=0.85)
-    verdict = judge_descent(ACTIVATION, make_descent_evidence(super_activations=(ridden,)))
-    assert verdict.status is Status.PASS
-    loudest, sink = verdict.findings[2:]
-    assert loudest.observed == 2
-    assert "another channel is louder after layer 2" in loudest.because
-    assert sink.observed == 0.85
-    assert all(math.isfinite(one.observed or 0.0) for one in verdict.findings)

@@ -3,12 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from support.evidence import (
-    SUPER_WEIGHT,
-    make_evidence,
-    make_location,
-    make_policy,
-)
+from support.evidence import SUPER_WEIGHT, make_evidence, make_location, make_policy
 
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.limits import CheckLimits

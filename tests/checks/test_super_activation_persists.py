@@ -1,13 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from support.evidence import (
-    SUPER_ACTIVATION,
-    make_evidence,
-    make_location,
-    make_persistence,
-    make_search,
-)
+from support.evidence import SUPER_ACTIVATION, make_evidence, make_location, make_persistence, make_search
 
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.limits import CheckLimits

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+from support.evidence import HEALTHY, make_evidence, make_failing_evidence, make_none_evidence, make_policy
+from support.verdicts import judge_one, judge_recipes, make_recipes_policy
+
+from sw_audit.policy.policy import Policy, QuantizationPolicy
+from sw_audit.record.location import Outcome
+from sw_audit.record.verdict import Status
+
+QUALITY, GAIN = "rtn-holdout-quality", "holdout-beats-plain-rtn"
+
+
+def test_recipes_with_a_limit_decide_and_the_others_are_reported() -> None:
+    verdict = judge_one(QUALITY, make_evidence())
+    assert verdict.status is Status.PASS
+    assert verdict.observed == pytest.approx(1.083)
+    assert verdict.limit == 1.2
+    by_label = {one.label: one for one in verdict.findings}
+    assert list(by_label) == ["int4/16x16", "int4/64x64", "int4/256x256", "int4/tensor"]
+    assert [one.status for one in verdict.findings] == [Status.PASS] * 2 + [Status.SKIPPED] * 2
+    assert by_label["int4/tensor"].limit is None
+    assert by_label["int4/tensor"].observed == pytest.approx(1.162)
+
+
+def test_a_reported_recipe_decides_nothing_however_bad_it_is() -> None:
+    ratios = {**HEALTHY, "int4/tensor hold-out": None, "int4/256x256 hold-out": 1e6}
+    verdict = judge_one(QUALITY, make_evidence(ratios=ratios))
+    assert verdict.status is Status.PASS
+    assert verdict.findings[3].observed is None
+
+
+def test_the_recipe_farthest_above_its_own_limit_decides() -> None:
+    policy = make_recipes_policy("int4/8x8", "int4/row", quality={"int4/8x8": 1.05, "int4/row": 2.0})
+    verdict = judge_recipes(QUALITY, policy, int4_8x8_hold_out=1.5, int4_row_hold_out=2.1)
+    assert verdict.status is Status.FAIL
+    assert verdict.because.startswith("int4/8x8")
+    assert verdict.limit == 1.05
+    assert verdict.remedy is not None
+    assert "[checks.rtn-holdout-quality] maximum_ratio" in verdict.remedy
+
+
+def test_a_limited_recipe_that_is_not_finite_fails() -> None:
+    verdict = judge_one(QUALITY, make_evidence(ratios={**HEALTHY, "int4/16x16 hold-out": None}))
+    assert verdict.status is Status.FAIL
+    assert verdict.observed is None
+    assert "int4/16x16" in verdict.because
+
+
+def test_a_limited_recipe_that_was_not_measured_is_inconclusive() -> None:
+    verdict = judge_one(QUALITY, make_evidence(omit=("int4/64x64 hold-out",)))
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.remedy is not None
+
+
+def test_default_limits_of_recipes_that_are_not_measured_are_left_out() -> None:
+    policy = Policy(quantization=QuantizationPolicy(recipes=("int4/row",)))
+    verdict = judge_one(QUALITY, make_evidence(policy=policy), policy)
+    assert verdict.status is Status.SKIPPED
+    assert "No recipe that is measured has a limit" in verdict.because
+    assert [one.label for one in verdict.findings] == ["int4/row"]
+
+
+def test_without_a_super_weight_there_is_nothing_to_hold_out_and_quality_is_judged_all_the_same() -> None:
+    evidence = make_none_evidence("specimen")
+    assert judge_one(QUALITY, evidence).status is Status.PASS
+    plain_only = make_evidence(
+        outcome=Outcome.NONE, omit=tuple(f"{recipe} hold-out" for recipe in make_policy().quantization.recipes)
+    )
+    assert judge_one(QUALITY, plain_only).status is Status.PASS
+    assert judge_one(GAIN, evidence).status is Status.SKIPPED
+
+
+def test_a_located_super_weight_must_be_held_out_in_what_is_judged() -> None:
+    omitted = tuple(f"{recipe} hold-out" for recipe in make_policy().quantization.recipes)
+    assert judge_one(QUALITY, make_evidence(omit=omitted)).status is Status.INCONCLUSIVE
+
+
+def test_a_model_that_both_ways_of_rounding_break_fails_both_checks() -> None:
+    evidence = make_failing_evidence("specimen")
+    assert {judge_one(check, evidence).status for check in (QUALITY, GAIN)} == {Status.FAIL}
