@@ -89,9 +89,10 @@ def audit(
         "inconclusive": inconclusive, "seed": seed, "index": index and str(index), "parent": parent,
         "compare": compare,
     }  # fmt: skip
+    single = policy or only
     settings = AuditSettings(
         models=tuple(models),
-        policy=policy or only,
+        policy=single and single.absolute(),
         checks=tuple(check or ()),
         overlay={name: value for name, value in overlay.items() if value is not None},
         out=out,

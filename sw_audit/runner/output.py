@@ -38,9 +38,10 @@ def check_places(settings: AuditSettings) -> Cache | None:
         OutputError: If the output folder cannot be written, a baseline cannot have the name or be written, or a
             named cache cannot be used.
     """
-    missing = [place for place in (settings.out, *settings.out.parents) if not place.exists()]
+    out = settings.out.absolute()
+    missing = [place for place in (out, *out.parents) if not place.exists()]
     try:
-        check_writable(settings.out)
+        check_writable(out)
     finally:
         for place in missing:  # no trace of having tried
             if place.is_dir():
