@@ -47,7 +47,7 @@ class BrokenWeightsError(CheckpointError):
         asked: See `InputError`.
         found: Likewise.
         remedy: Likewise.
-        kind: What kind of flaw it is, one of `sw_audit.record.weights.FlawKind`.
+        kind: What kind of flaw it is, one of `sw_audit.record.checkpoint.FlawKind`.
         where: The tensor, file or key.
     """
 

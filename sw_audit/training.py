@@ -23,8 +23,8 @@ from sw_audit.errors import CheckpointError, InputError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.measure.retention import read_location
 from sw_audit.record.baseline import HeldActivation, HeldWeight
-from sw_audit.record.baselines import choose_baseline, open_baseline
 from sw_audit.record.location import Location
+from sw_audit.record.store import choose_baseline, open_baseline
 from sw_audit.record.verdict import Finding, Status
 
 _LOG = logging.getLogger("sw_audit.training")

@@ -11,9 +11,9 @@ from support.pages import parse_page
 
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.record import Record
 from sw_audit.record.rendering import render_record
+from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status, Verdict
 from sw_audit.runner.run import run
 from sw_audit.specimen import specimen_path

@@ -11,9 +11,8 @@ from support.tuning import make_trainer, read_super_weight, save
 from sw_audit.checks.judging import judge_result
 from sw_audit.cli.diff import compare_quality
 from sw_audit.policy.policy import Policy
-from sw_audit.record.baselines import keep_baseline
-from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.record import Record
+from sw_audit.record.store import decode_record, encode_record, keep_baseline
 from sw_audit.record.verdict import Status, Verdict
 from sw_audit.runner.diff import compare_records
 from sw_audit.runner.run import run

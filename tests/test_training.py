@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 from sw_audit.checkpoint.opening import open_live_model
 from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError, RecordError
-from sw_audit.record.baselines import keep_baseline
 from sw_audit.record.record import Record
+from sw_audit.record.store import keep_baseline
 from sw_audit.training import Reading, SuperWeightWatch
 
 WEIGHT = "super_weight/layer1[5,7]"

@@ -7,7 +7,7 @@ import shlex
 import tomlkit
 
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.record.comparison import ROUND_TO_NEAREST
+from sw_audit.record.measurement import ROUND_TO_NEAREST
 from sw_audit.record.record import Record
 
 POLICY_FILE = "audit.swaudit.toml"

@@ -12,7 +12,7 @@ from sw_audit.arms.apply import LayerContext, register
 from sw_audit.arms.matrices import index_scalars, packed_matrix_replaced
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.errors import CorpusError
-from sw_audit.policy.clip import SearchClip
+from sw_audit.policy.recipe import SearchClip
 from sw_audit.policy.targets import is_targeted
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.quantize.rtn import round_to_nearest

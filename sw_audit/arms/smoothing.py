@@ -18,7 +18,7 @@ from sw_audit.arms.apply import LayerContext, register
 from sw_audit.arms.matrices import packed_matrix_replaced
 from sw_audit.checkpoint.matrices import Matrix, list_projections
 from sw_audit.errors import CorpusError
-from sw_audit.quantize.smoothing import find_smoothing_scales
+from sw_audit.quantize.activations import find_smoothing_scales
 from sw_audit.record.arm import Smooth
 
 

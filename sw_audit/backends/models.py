@@ -1,4 +1,4 @@
-"""Methods that quantize a whole model: a process of its own does it, and its layers come back one by one.
+"""Methods made ready to quantize layers; those that quantize a whole model do it in a process of their own.
 
 These libraries patch others when they are imported, change settings of torch, print, and want memory for a whole
 model; none of that should meet the process that measures. It starts `python -m sw_audit.backends.models
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import safe_open
@@ -24,12 +24,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sw_audit.backends.costs import ProcessMeter
-from sw_audit.backends.method import Method, Task, describe_failure
+from sw_audit.backends.layers import LayerQuantizer
+from sw_audit.backends.method import Method, Task, describe_failure, find_obstacle, find_version
 from sw_audit.backends.registry import find_methods
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.policy.policy import ModelPolicy
+from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.measurement import ComparedQuantizer, Quality
 
 JOB, CALIBRATION, LAYERS, COSTS = "job.json", "calibration.safetensors", "layers.safetensors", "costs.json"
 
@@ -209,6 +212,87 @@ def main(folders: Sequence[str]) -> int:
             (Path(folder) / COSTS).write_text(json.dumps({"failure": describe_failure(error)}), encoding="utf-8")
         gc.collect()
     return failed
+
+
+Quantizer: TypeAlias = LayerQuantizer | ModelQuantizer
+
+NO_TEXT = "it learns from text, and none is left beside what is scored (give a longer one)"
+
+
+def prepare_methods(
+    methods: Sequence[Method],
+    model: ModelPolicy,
+    calibration: Tensor | None,
+    seed: int,
+    folder: Path,
+    progress: Progress = ignore_progress,
+) -> tuple[dict[str, Quantizer], dict[str, str]]:
+    """Get methods ready; those that work on a whole model do their work now, one process per library.
+
+    Args:
+        methods: The methods.
+        model: The model, as it was opened.
+        calibration: Token ids, int64 [windows, tokens]; `None` if there is no text to calibrate on.
+        seed: Of everything that is drawn.
+        folder: An existing folder, which must stay as long as the layers are used.
+        progress: Told which library is at work.
+
+    Returns:
+        By the methods' names: what makes their layers, and for the other methods why nothing does, in one line.
+    """
+    obstacles = {method.name: obstacle for method in methods if (obstacle := find_obstacle(method)) is not None}
+    ready = [method for method in methods if method.name not in obstacles]
+    quantizers: dict[str, Quantizer] = {
+        method.name: LayerQuantizer(method) for method in ready if not method.calibrates
+    }
+    learning = [method for method in ready if method.calibrates]
+    packages = list(dict.fromkeys(method.package for method in learning))
+    for number, package in enumerate(packages):
+        own = [method for method in learning if method.package == package]
+        if calibration is None:
+            obstacles |= {method.name: NO_TEXT for method in own}
+            continue
+        progress(f"quantizing with {package}", number, len(packages))
+        for quantizer in quantize_models(own, model, calibration, seed, folder):
+            if quantizer.failure is None:
+                quantizers[quantizer.method.name] = quantizer
+            else:
+                obstacles[quantizer.method.name] = quantizer.failure
+    return quantizers, obstacles
+
+
+def describe_method(
+    method: Method, quality: Quality | None, quantizer: Quantizer | None, obstacle: str | None
+) -> ComparedQuantizer:
+    """Put what is known of a method into a row.
+
+    Args:
+        method: The method.
+        quality: How good it is, if it was measured.
+        quantizer: What made its layers, if anything did.
+        obstacle: Why it was not measured, if it was not.
+    """
+    version = find_version(method.package)
+    row = ComparedQuantizer(
+        method=method.name,
+        settings=method.settings,
+        package=None if version is None else f"{method.package} {version}",
+        what=method.what,
+        because=obstacle,
+    )
+    if quantizer is None or quality is None:
+        return row
+    bits = quantizer.bits
+    return row.model_copy(
+        update={
+            "arm": method.name,
+            "quality": quality,
+            "bits_per_weight": bits / quantizer.weights if bits is not None and quantizer.weights else None,
+            "seconds": quantizer.seconds,
+            "peak_bytes": quantizer.peak_bytes,
+            "left_alone": quantizer.left,
+        }
+    )
 
 
 if __name__ == "__main__":

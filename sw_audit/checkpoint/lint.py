@@ -13,7 +13,7 @@ from sw_audit.checkpoint.stored import StoredTensors
 from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.record.weights import Flaw, WeightsReport
+from sw_audit.record.checkpoint import Flaw, WeightsReport
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _HEADS = ("lm_head.weight", "embed_out.weight")

@@ -15,7 +15,7 @@ from sw_audit.checkpoint.headers import FLOATS, DamagedFileError
 from sw_audit.checkpoint.stored import StoredTensors, open_stored
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.record.weights import LISTED, Flaw, FlawKind, WeightsReport
+from sw_audit.record.checkpoint import LISTED, Flaw, FlawKind, WeightsReport
 
 _AGAIN = "download or copy the checkpoint again, and compare its digests"
 _COMPARE = "compare config.json with the weights, or write the checkpoint again"

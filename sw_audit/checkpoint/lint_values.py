@@ -12,7 +12,7 @@ from sw_audit.checkpoint.formats.format import Format, find_packing, is_code, li
 from sw_audit.checkpoint.stored import StoredTensors
 from sw_audit.errors import BrokenWeightsError
 from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.record.weights import Flaw
+from sw_audit.record.checkpoint import Flaw
 
 # Numbers at once, so that a copy in float32 stays small beside any layer.
 _SLAB = 1 << 24

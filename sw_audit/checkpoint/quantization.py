@@ -16,8 +16,8 @@ from sw_audit.checkpoint.matrices import is_conv1d
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.stored import open_stored
 from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.checkpoint import HeldScalar, QuantizationReport
 from sw_audit.record.location import SuperWeight
-from sw_audit.record.quantized import HeldScalar, QuantizationReport
 
 # Beyond this part of an output, what differs from the product is more than the rounding of a dtype.
 _ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}

@@ -7,8 +7,7 @@ import math
 from sw_audit.checks.estimate import keep_finite
 from sw_audit.checks.statistics import Bootstrap, bound_mean_difference
 from sw_audit.policy.policy import Policy
-from sw_audit.record.comparison import Quality
-from sw_audit.record.measurement import Measurement
+from sw_audit.record.measurement import Measurement, Quality
 
 # exp() of more nats than this overflows; TokenLoss.perplexity draws the same line.
 _MAXIMUM_NATS = 700

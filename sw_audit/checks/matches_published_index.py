@@ -9,8 +9,7 @@ from sw_audit.checks.estimate import Estimate, EstimateStatus
 from sw_audit.checks.limits import Limits
 from sw_audit.checks.registry import Need, check
 from sw_audit.record.location import SuperWeight
-from sw_audit.record.lookup import Lookup
-from sw_audit.record.published import TRUST, Impact, PublishedWeight, Trust
+from sw_audit.record.published import TRUST, Impact, Lookup, PublishedWeight, Trust
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 _LOAD_BEARING = (Impact.ALONE, Impact.JOINTLY)

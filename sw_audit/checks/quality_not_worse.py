@@ -6,7 +6,7 @@ from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_most
 from sw_audit.checks.limits import Limits, Ratio
 from sw_audit.checks.registry import check
-from sw_audit.record.protocol import compare_protocols
+from sw_audit.record.identity import compare_protocols
 from sw_audit.record.verdict import Status, Verdict
 
 _TEXT = "audit it with the same text, windows, dtype and seed as the baseline, or keep a new one with `--save`"

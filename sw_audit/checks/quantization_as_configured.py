@@ -10,7 +10,7 @@ from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_exactly, write_number
 from sw_audit.checks.limits import Limits, Nonnegative
 from sw_audit.checks.registry import check
-from sw_audit.record.quantized import HeldScalar, QuantizationReport, QuantizedModule
+from sw_audit.record.checkpoint import HeldScalar, QuantizationReport, QuantizedModule
 from sw_audit.record.verdict import Finding, Status, Verdict, worst_status
 
 # So many names fit into a sentence.

@@ -7,8 +7,8 @@ from datetime import date
 from difflib import get_close_matches
 
 from sw_audit.errors import PolicyError
+from sw_audit.policy.model_policy import Waiver
 from sw_audit.policy.policy import Policy
-from sw_audit.policy.waiver import Waiver
 from sw_audit.record.verdict import Status, Verdict
 
 _WAIVABLE = (Status.FAIL, Status.INCONCLUSIVE)

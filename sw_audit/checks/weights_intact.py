@@ -8,9 +8,9 @@ from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import Estimate, EstimateStatus
 from sw_audit.checks.limits import Limits
 from sw_audit.checks.registry import check, find_checks
+from sw_audit.record.checkpoint import Flaw, WeightsReport
 from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Finding, Status, Verdict
-from sw_audit.record.weights import Flaw, WeightsReport
 
 _AGAIN = "Run the audit again with this check selected."
 

@@ -25,13 +25,11 @@ from sw_audit.cli.options import (
     ask_model,
 )
 from sw_audit.cli.progress import show_progress
-from sw_audit.policy.overlaying import overlay_policy
 from sw_audit.policy.policy import Policy
-from sw_audit.policy.reading import read_policy
+from sw_audit.policy.reading import overlay_policy, read_policy
 from sw_audit.record import rendering
-from sw_audit.record.codec import encode_record
 from sw_audit.record.record import Record
-from sw_audit.record.store import check_writable, write_text
+from sw_audit.record.store import check_writable, encode_record, write_text
 from sw_audit.runner import compare, run
 
 NOTHING_COMPARED = 3

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sw_audit.checks.estimate import write_number
 from sw_audit.cli.table import make_console
-from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
+from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 from sw_audit.record.record import ModelResult, Record
 
 _NOTHING = "-"

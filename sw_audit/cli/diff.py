@@ -17,8 +17,8 @@ from sw_audit.checks.judging import judge_result
 from sw_audit.checks.quality_not_worse import quality_not_worse
 from sw_audit.cli.options import AsJson
 from sw_audit.cli.table import make_console
-from sw_audit.record.baselines import choose_baseline, open_baseline
 from sw_audit.record.record import Record
+from sw_audit.record.store import choose_baseline, open_baseline
 from sw_audit.record.verdict import Status
 from sw_audit.runner.diff import Change, compare_records, pair_models
 

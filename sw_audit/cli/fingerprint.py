@@ -21,9 +21,9 @@ from sw_audit.errors import InputError
 from sw_audit.index.lookup import open_index
 from sw_audit.index.reading import read_index
 from sw_audit.policy.policy import ModelPolicy
-from sw_audit.record.baselines import list_baselines, open_baseline
 from sw_audit.record.fingerprint import Fingerprint, Kinship
 from sw_audit.record.record import Record
+from sw_audit.record.store import list_baselines, open_baseline
 
 NOBODY = 3
 _RECORDS = (".json", ".html", ".htm")

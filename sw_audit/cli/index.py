@@ -21,8 +21,7 @@ from sw_audit.index.reading import read_index
 from sw_audit.locate.settings import DEFAULT_SETTINGS
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
-from sw_audit.record.lookup import Lookup
-from sw_audit.record.published import PublishedIndex, Source
+from sw_audit.record.published import Lookup, PublishedIndex, Source
 from sw_audit.record.store import write_text
 
 NOT_FOUND = 3

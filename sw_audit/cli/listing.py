@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sw_audit.cli.table import make_console
-from sw_audit.record.lookup import Lookup
-from sw_audit.record.published import Effect, PublishedIndex, PublishedModel, PublishedWeight, Source
+from sw_audit.record.published import Effect, Lookup, PublishedIndex, PublishedModel, PublishedWeight, Source
 
 _BEARINGS = (
     "bearing: alone = zeroing it alone is a collapse; jointly = only zeroing its set is; minor = it does less; "

@@ -17,10 +17,9 @@ from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
 from sw_audit.export.folder import check_place
 from sw_audit.export.packing import require_packing
 from sw_audit.policy.policy import ModelPolicy
-from sw_audit.policy.recipe import Recipe, parse_recipe
-from sw_audit.policy.storage import explain_holdout
+from sw_audit.policy.recipe import Recipe, explain_holdout, parse_recipe
 from sw_audit.record.address import WeightAddress, parse_address
-from sw_audit.record.export import Export
+from sw_audit.record.checkpoint import Export
 from sw_audit.record.store import check_writable
 from sw_audit.runner.single import locate_model
 

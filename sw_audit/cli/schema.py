@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sw_audit.record.schema import json_schema
+from sw_audit.record.store import json_schema
 
 
 def schema(

@@ -9,7 +9,7 @@ from typing import Any
 from sw_audit.corpus.text import Text
 from sw_audit.corpus.windows import Windows
 from sw_audit.policy.policy import CorpusPolicy
-from sw_audit.record.protocol import Protocol
+from sw_audit.record.identity import Protocol
 
 # The specimen's own vocabulary is smaller, that of a model for real text larger.
 _REAL_VOCABULARY = 1000

@@ -16,18 +16,15 @@ from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import PolicyError
-from sw_audit.export.card import write_card
-from sw_audit.export.folder import add_metadata, whole_folder
+from sw_audit.export.folder import add_metadata, whole_folder, write_card
 from sw_audit.export.packing import pack_model_, require_packable
-from sw_audit.policy.clip import SearchClip
-from sw_audit.policy.recipe import Recipe
-from sw_audit.policy.storage import count_bits
+from sw_audit.policy.recipe import Recipe, SearchClip, count_bits
 from sw_audit.policy.targets import is_targeted, match_targets
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.address import AddressGroup, WeightAddress, group_addresses
 from sw_audit.record.arm import Quantize
-from sw_audit.record.export import Export, Form, HeldWeight
+from sw_audit.record.checkpoint import Export, Form, HeldWeight
 
 METADATA_KEY = "sw_audit"
 _COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".py"}

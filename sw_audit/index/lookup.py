@@ -11,9 +11,7 @@ from sw_audit.errors import PolicyError
 from sw_audit.index.lineage import read_ancestors
 from sw_audit.index.reading import list_citations, merge_indexes, read_index, read_published
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.record.dose import DoseCurve
-from sw_audit.record.lookup import Lookup, Match
-from sw_audit.record.published import PublishedIndex, PublishedModel
+from sw_audit.record.published import DoseCurve, Lookup, Match, PublishedIndex, PublishedModel
 
 NO_ENTRY = "none"
 """What a policy gives as a model's `index` if no entry applies to it."""

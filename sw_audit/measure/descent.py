@@ -16,8 +16,8 @@ from sw_audit.checkpoint.calls import LayerCall, take_states
 from sw_audit.checkpoint.experts import FusedExperts, find_first_tensor, follow_experts
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.corpus.choices import list_stop_words, stop_word_ids
 from sw_audit.corpus.protocol import describe_protocol
-from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, window_corpus
 from sw_audit.errors import CheckpointError
@@ -29,9 +29,8 @@ from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import WeightAddress, group_addresses
 from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, RestoredModule, SetTo, SwapModules
 from sw_audit.record.descent import ComparedText, LayerError
-from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.identity import ModelIdentity, Protocol
 from sw_audit.record.location import SuperWeight
-from sw_audit.record.protocol import Protocol
 
 _DESCENDANT = 1
 """The arm with the descendant as it is."""

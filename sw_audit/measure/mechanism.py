@@ -23,8 +23,7 @@ from sw_audit.checkpoint.families import mixes_tokens
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.record.address import WeightAddress, group_addresses
 from sw_audit.record.arm import PRUNED, Arm, Scale
-from sw_audit.record.location import Location, SuperActivation
-from sw_audit.record.mechanism import Contribution, LayerMechanism, Mechanism
+from sw_audit.record.location import Contribution, LayerMechanism, Location, Mechanism, SuperActivation
 
 _IMPLEMENTATION = "_attn_implementation_internal"
 # What is left unexplained may be so much of what was added, and so many roundings of the stream itself.

@@ -9,10 +9,9 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from sw_audit.checks import registry
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.fact import Fact
-from sw_audit.policy.model_policy import Expectation, ModelPolicy
+from sw_audit.policy.model_policy import Expectation, ModelPolicy, Waiver
 from sw_audit.policy.recipe import Recipe, parse_recipe
 from sw_audit.policy.scheme import ActivationPolicy
-from sw_audit.policy.waiver import Waiver
 
 __all__ = [
     "ConfirmationPolicy",

@@ -1,15 +1,131 @@
-"""How a weight matrix is rounded: levels, granularity, symmetry, clipping."""
+"""How a weight matrix is rounded (levels, granularity, symmetry, clipping), and what that costs in storage."""
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Annotated, Literal, Self
+from decimal import Decimal
+from statistics import NormalDist
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
 
 from sw_audit.errors import PolicyError
 from sw_audit.fact import Fact
-from sw_audit.policy.clip import Clip, read_clip
+
+Scope = Literal["group", "tensor"]
+
+
+class ZScoreClip(Fact):
+    """Clip to the mean and so many standard deviations.
+
+    Attributes:
+        z: Number of standard deviations. The paper's released scripts use 9 (Llama) and 11 (Mistral).
+        of: `magnitude`: to mean(|w|) + z * std(|w|) on both sides, as the paper's released code does; `signed`: to
+            mean(w) -+ z * std(w), as the paper describes it (Yu et al. 2024, section 4.2).
+        scope: Whether each scaling group has its own mean and deviation, or the matrix one.
+    """
+
+    kind: Literal["z-score"] = "z-score"
+    z: float = Field(gt=0)
+    of: Literal["magnitude", "signed"] = "magnitude"
+    scope: Scope = "group"
+
+    def __str__(self) -> str:
+        return f"z{_write(self.z)}{'-signed' if self.of == 'signed' else ''}{_write_scope(self.scope)}"
+
+
+class PercentileClip(Fact):
+    """Clip to a percentile of |w| on both sides.
+
+    The percentile is the smallest |w| that at least so many percent are not larger than; it is not interpolated.
+
+    Attributes:
+        percent: Such as 99.9, which clips one weight in a thousand.
+        scope: Whether each scaling group has its own, or the matrix one.
+    """
+
+    kind: Literal["percentile"] = "percentile"
+    percent: float = Field(gt=0, lt=100)
+    scope: Scope = "group"
+
+    def __str__(self) -> str:
+        return f"p{_write(self.percent)}{_write_scope(self.scope)}"
+
+
+class IqrClip(Fact):
+    """Clip to Tukey's fences: so many interquartile ranges below the lower and above the upper quartile of w.
+
+    Attributes:
+        factor: Number of interquartile ranges; 1.5 and 3 are usual.
+        scope: Whether each scaling group has its own quartiles, or the matrix one.
+    """
+
+    kind: Literal["iqr"] = "iqr"
+    factor: float = Field(gt=0)
+    scope: Scope = "group"
+
+    def __str__(self) -> str:
+        return f"iqr{_write(self.factor)}{_write_scope(self.scope)}"
+
+
+class SearchClip(Fact):
+    """Clip each scaling group to the part of its largest |w| that gives the smallest sum of squared errors.
+
+    Attributes:
+        on: `weights`: every error counts alike (no data); `corpus`: an error counts as much as the mean square of
+            the input that its weight multiplies, on calibration text.
+    """
+
+    kind: Literal["search"] = "search"
+    on: Literal["weights", "corpus"] = "weights"
+
+    def __str__(self) -> str:
+        return "search-corpus" if self.on == "corpus" else "search"
+
+
+AnyClip: TypeAlias = ZScoreClip | PercentileClip | IqrClip | SearchClip
+Clip = Annotated[AnyClip, Field(discriminator="kind")]
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_Z_SCORE = re.compile(rf"z{_NUMBER}(-signed)?(-tensor)?")
+_PERCENTILE = re.compile(rf"p{_NUMBER}(-tensor)?")
+_IQR = re.compile(rf"iqr{_NUMBER}(-tensor)?")
+_SEARCH = re.compile(r"search(-corpus)?")
+
+
+def read_clip(notation: str) -> AnyClip | None:
+    """Read a clip from its notation, such as `z9`, `z3-signed-tensor`, `p99.9`, `iqr3`, `search-corpus`.
+
+    Returns:
+        `None` if it is none.
+
+    Raises:
+        ValueError: If it is one with an impossible number.
+    """
+    if match := _Z_SCORE.fullmatch(notation):
+        return ZScoreClip(z=float(match[1]), of="signed" if match[2] else "magnitude", scope=_read_scope(match[3]))
+    if match := _PERCENTILE.fullmatch(notation):
+        return PercentileClip(percent=float(match[1]), scope=_read_scope(match[2]))
+    if match := _IQR.fullmatch(notation):
+        return IqrClip(factor=float(match[1]), scope=_read_scope(match[2]))
+    if match := _SEARCH.fullmatch(notation):
+        return SearchClip(on="corpus" if match[1] else "weights")
+    return None
+
+
+def _read_scope(mark: str | None) -> Scope:
+    return "tensor" if mark else "group"
+
+
+def _write_scope(scope: Scope) -> str:
+    return "-tensor" if scope == "tensor" else ""
+
+
+def _write(number: float) -> str:
+    # All digits and no exponent, so that it reads back as the same number.
+    return f"{Decimal(repr(number)).normalize():f}"
+
 
 Size = Annotated[int, Field(ge=1)]
 
@@ -175,3 +291,149 @@ def _read_granularity(match: re.Match[str]) -> PerTensor | PerRow | PerGroup | P
     if match["run"]:
         return PerRun(size=int(match["run"]))
     return PerBlock(rows=int(match["rows"]), columns=int(match["columns"]))
+
+
+SCALE_BITS = 16
+ZERO_POINT_BITS = 16
+HELD_VALUE_BITS = 16
+
+Survivors = Literal["all", "largest", "ends", "none"]
+
+
+def count_groups(recipe: Recipe, shape: tuple[int, int]) -> int:
+    """Return into how many scaling groups a recipe cuts a matrix of (out, in); ragged last ones count as whole."""
+    rows, columns = shape
+    if not rows * columns:
+        return 0
+    match recipe.granularity:
+        case PerRow():
+            return rows
+        case PerGroup(size=size):
+            return rows * math.ceil(columns / size)
+        case PerBlock(rows=height, columns=width):
+            return math.ceil(rows / height) * math.ceil(columns / width)
+        case PerRun(size=size):
+            return math.ceil(rows * columns / size)
+        case _:
+            return 1
+
+
+def count_bits(recipe: Recipe, shape: tuple[int, int], held: int = 0) -> float:
+    """Return how many bits a matrix takes when it is stored under a recipe.
+
+    Per weight its code, the held-out ones' included, since a dense matrix of codes has no gaps. Per scaling group
+    a scale of 16 bits and, where the grid is an asymmetric one, its lower end of 16 bits. Per held-out weight its
+    value of 16 bits and its place in the flattened matrix, in as many whole bits as the last place needs. What a
+    clip learned is in the scale. The code book of normal floats is one for all matrices and not counted. Arms
+    compute with float32 scales; that a file would round them to 16 bits is not simulated.
+
+    Args:
+        recipe: How it is rounded.
+        shape: (out, in).
+        held: How many of its weights are held out.
+
+    Returns:
+        Bits; divide the sum over matrices by the sum of their weights, not single ratios, for bits per weight.
+    """
+    weights = shape[0] * shape[1]
+    group = SCALE_BITS + (0 if recipe.symmetric else ZERO_POINT_BITS)
+    place = max(weights - 1, 0).bit_length()
+    return float(recipe.bits * weights + group * count_groups(recipe, shape) + held * (HELD_VALUE_BITS + place))
+
+
+def find_survivors(recipe: Recipe) -> Survivors:
+    """Tell which weights plain rounding gives back as they were, whatever the weights are.
+
+    Where a weight survives plain rounding, writing its original value back after rounding changes nothing.
+    Hold-out in that weak sense, with ranges that were taken over the weight all the same, is a no-op by
+    construction for the largest weight of a group, and that is what a super weight is. Hold-out as it is done here
+    is not: the weight is out of the range too, so its neighbours are rounded otherwise (but in groups of one).
+
+    Returns:
+        `all`: every group is one weight. `largest`: of each group the weights of largest magnitude (the outermost
+        levels of symmetric integers and of normal floats are at plus and minus that). `ends`: of each group the
+        smallest and the largest weight. `none`: a clip or a search may cut off any weight. Survival is but for
+        rounding errors of the computation.
+    """
+    if count_groups(recipe, (1, 2)) == 2 and count_groups(recipe, (2, 1)) == 2:
+        return "all"
+    if recipe.clip is not None:
+        return "none"
+    return "largest" if recipe.symmetric else "ends"
+
+
+def explain_holdout(recipe: Recipe) -> str:
+    """Say in a sentence what holding out the largest weight of a scaling group changes under a recipe."""
+    match find_survivors(recipe):
+        case "all":
+            return "Every weight has a scale of its own and stays as it is: holding any out changes nothing."
+        case "none":
+            return (
+                "A weight that is held out keeps its value, which clipping may cut off, and has no say in where "
+                "its group is clipped; its neighbours change with that."
+            )
+        case survivors:
+            end = "the end" if survivors == "largest" else "an end"
+            return (
+                f"The largest weight of a group is {end} of its range, so it keeps its value, held out or not; "
+                "held out, it does not widen the range, and its neighbours are rounded in smaller steps."
+            )
+
+
+# Dettmers et al. 2023 (QLoRA), appendix E, as published: float32 values of the construction below.
+NF4 = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+
+
+def construct_levels(bits: int) -> tuple[float, ...]:
+    """Construct the normal-float levels of so many bits (Dettmers et al. 2023, section 3 and appendix E).
+
+    Quantiles of the standard normal distribution at evenly spaced probabilities, from `offset` down to one half:
+    2 ** (bits - 1) positive levels, one fewer negative ones made likewise, and zero; all divided by the largest.
+    With n = 2 ** bits levels `offset` is 1 - (1 / (2 n) + 1 / (2 (n - 1))) / 2: the mean of the two ends that
+    would leave half a level's probability outside with n and with n - 1 levels.
+
+    Args:
+        bits: At least 2.
+
+    Returns:
+        2 ** bits levels from -1 to 1, ascending.
+    """
+    count = 2**bits
+    offset = 1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2
+    positive = _place_quantiles(offset, count // 2)
+    negative = _place_quantiles(offset, count // 2 - 1)
+    largest = max(positive)
+    # Each side ends in 1: both begin at the same quantile.
+    return tuple(
+        sorted([-level / largest for level in negative] + [0.0] + [level / largest for level in positive])
+    )
+
+
+def find_levels(bits: int) -> tuple[float, ...]:
+    """Return the normal-float levels of so many bits: for 4 the published code book, for 3 the construction.
+
+    Raises:
+        KeyError: If there is no normal float of so many bits.
+    """
+    return {3: construct_levels(3), 4: NF4}[bits]
+
+
+def _place_quantiles(offset: float, count: int) -> list[float]:
+    return [NormalDist().inv_cdf(offset + (0.5 - offset) * place / count) for place in range(count)]

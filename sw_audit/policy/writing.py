@@ -16,9 +16,8 @@ from pydantic.fields import FieldInfo
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.registry import find_checks
 from sw_audit.fact import Fact
-from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.policy.model_policy import ModelPolicy, Waiver
 from sw_audit.policy.policy import Policy
-from sw_audit.policy.waiver import Waiver
 
 _HEAD = """\
 # A policy of sw-audit: which models to audit, on which text, and the limits of each check.

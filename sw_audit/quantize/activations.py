@@ -1,16 +1,18 @@
-"""Activations rounded to integers and back, a few scalars kept as they are: tensor in, tensor out.
+"""Activations rounded to integers and back, a few scalars kept as they are, and SmoothQuant's scales for them.
 
 Symmetric, as in SmoothQuant's simulation (Xiao et al. 2023, released `fake_quant.py`):
 `x' = step * round(x / step)`, `step = max|x| / (2 ** (bits - 1) - 1)`, halves to even. The maximum is that of each
 token (the last dimension), or a given one, learned on other text; what lies beyond a given one is clipped.
 
 A scalar that is kept (the paper's hold-out) is replaced by the median before ranges are taken, and put back bit
-for bit after (Yu et al. 2024, section 4.1). The paper does not say over what the median is taken. Here it is taken
-over the other channels of the scalar's own token. What it is taken over changes nothing: any median of values that
-share a range lies within that range, and what is rounded in the scalar's place is thrown away.
+for bit after (Yu et al. 2024, section 4.1). The paper does not say over what the median is taken: here over the
+other channels of the scalar's own token. Any median of values that share a range lies within that range, and what
+is rounded in the scalar's place is thrown away, so the choice changes nothing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -103,3 +105,33 @@ def replace_by_median_(x: Tensor, keep: Kept) -> Tensor:
     # Where all channels of a token are kept there is nothing else to be within the range of.
     x[keep] = tokens.nanmedian(-1).values[places].nan_to_num(0.0)
     return x
+
+
+SMALLEST = 1e-5
+"""Weights' maxima and scales are at least this, as in the released code: channels may be silent."""
+
+
+def find_smoothing_scales(largest: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor:
+    """Return SmoothQuant's scales of the channels that some matrices read together.
+
+    `y = W x = (W diag(s)) (diag(1 / s) x)`, with `s_j = max|x_j| ** alpha / max|W_j| ** (1 - alpha)` (Xiao et al.
+    2023, section 4, equation 4, and the released `smooth.py`).
+
+    Args:
+        largest: The largest magnitude of each channel on calibration text, [in].
+        weights: The matrices, (out, in) each.
+        alpha: 0 to 1: how much of the activations' range is moved.
+
+    Returns:
+        Float32 [in], positive: what activations are divided by and the matrices' columns multiplied by.
+
+    Raises:
+        ValueError: If there is no matrix, alpha lies outside of 0 to 1, or a maximum is not finite.
+    """
+    if not weights or not 0 <= alpha <= 1:
+        raise ValueError(f"{len(weights)} matrices and alpha {alpha}: at least one is wanted, and 0 to 1")
+    columns = torch.stack([weight.abs().amax(0).float() for weight in weights]).amax(0)  # [in]
+    if not bool(largest.isfinite().all()) or not bool(columns.isfinite().all()):
+        raise ValueError("a channel whose maximum is not finite has no scale")
+    scales = largest.float() ** alpha / columns.clamp(min=SMALLEST) ** (1 - alpha)
+    return scales.clamp(min=SMALLEST)

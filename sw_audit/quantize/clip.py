@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sw_audit.policy.clip import IqrClip, PercentileClip, ZScoreClip
-from sw_audit.policy.recipe import Recipe
+from sw_audit.policy.recipe import IqrClip, PercentileClip, Recipe, ZScoreClip
 from sw_audit.quantize.batches import Batch, Piece
 from sw_audit.quantize.grid import Grid
 

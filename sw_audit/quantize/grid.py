@@ -16,8 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sw_audit.policy.levels import find_levels
-from sw_audit.policy.recipe import Recipe
+from sw_audit.policy.recipe import Recipe, find_levels
 
 # So many cells between -1 and 1: few enough for a fast cache, and two midpoints are dozens of them apart.
 _CELLS = 2**10

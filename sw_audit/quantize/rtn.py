@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sw_audit.policy.clip import SearchClip
-from sw_audit.policy.recipe import PerRun, PerTensor, Recipe
+from sw_audit.policy.recipe import PerRun, PerTensor, Recipe, SearchClip
 from sw_audit.quantize.batches import Batch, Material, cut_batches
 from sw_audit.quantize.clip import Range, clip_range, find_bounds, find_range, search_bounds
 from sw_audit.quantize.grid import Grid

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from sw_audit.fact import Fact
 from sw_audit.record.address import Index, WeightAddress
-from sw_audit.record.identity import ModelIdentity, Tool
+from sw_audit.record.identity import ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location
 from sw_audit.record.measurement import Measurement
-from sw_audit.record.protocol import Protocol
 
 
 class HeldWeight(Fact):

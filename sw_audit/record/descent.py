@@ -7,10 +7,9 @@ from pydantic import Field
 from sw_audit.fact import Fact
 from sw_audit.record.address import Index, WeightAddress
 from sw_audit.record.arm import Purpose
-from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.identity import ModelIdentity, Protocol
 from sw_audit.record.location import Location
 from sw_audit.record.measurement import Measurement
-from sw_audit.record.protocol import Protocol
 
 
 class RetainedWeight(Fact):

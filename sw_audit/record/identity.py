@@ -1,8 +1,14 @@
-"""What was audited, on what, with what: names and digests."""
+"""What was audited, on which text, with which programs: names, digests and the protocol of every figure."""
 
 from __future__ import annotations
 
-from sw_audit.fact import Fact
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from pydantic import Field
+
+from sw_audit.fact import Fact, digest_fact
 from sw_audit.record.address import Index
 
 
@@ -93,3 +99,93 @@ class Tool(Fact):
 
     name: str = "sw-audit"
     version: str
+
+
+class Protocol(Fact):
+    """Everything besides the weights that decides a figure.
+
+    Attributes:
+        corpus: The text.
+        tokenizer: sha256 of the tokenizer's serialized form.
+        window: Tokens the model sees at once, BOS included.
+        stride: Tokens that are new, and scored, in each window.
+        windows: Number of windows.
+        bos: Whether each window begins with the tokenizer's BOS token.
+        dtype: The dtype of the computation.
+        seed: Seed of everything that is drawn.
+    """
+
+    corpus: CorpusIdentity
+    tokenizer: str
+    window: int = Field(ge=2)
+    stride: int = Field(ge=1)
+    windows: int = Field(ge=1)
+    bos: Literal["prepended", "absent"]
+    dtype: str
+    seed: int
+
+    @property
+    def signature(self) -> str:
+        """First twelve hex digits of the protocol's digest, printed beside every figure."""
+        return digest_fact(self)[:12]
+
+    @property
+    def description(self) -> str:
+        """What the signature stands for, in words."""
+        bos = "BOS" if self.bos == "prepended" else "no BOS"
+        return (
+            f"{self.corpus.name}, {self.windows} windows of {self.window} tokens, stride {self.stride}, {bos}, "
+            f"{self.dtype}, seed {self.seed}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.signature} ({self.description})"
+
+
+def compare_protocols(then: Protocol, now: Protocol) -> str:
+    """Say in what two protocols differ, such as `window 64 then, 128 now`."""
+    before, after = then.model_dump(), now.model_dump()
+    different = {key for key in before if before[key] != after[key]}
+    words = [f"{key} {before[key]} then, {after[key]} now" for key in before if key in different - {"corpus"}]
+    words = ["another tokenizer" if key.startswith("tokenizer ") else key for key in words]
+    if "corpus" in different:
+        name = f"{then.corpus.name} then, {now.corpus.name} now"
+        words.insert(0, f"another text ({name})" if then.corpus.sha256 != now.corpus.sha256 else f"text {name}")
+    return "; ".join(words) or "its figures carry another signature than its protocol"
+
+
+# Those whose version can change a figure.
+_PACKAGES = ("datasets", "numpy", "safetensors", "sw-audit", "tokenizers", "torch", "transformers")
+# Those that compute with quantized weights or adapters, or ask the questions of tasks.
+_FORMATS = (
+    "accelerate", "bitsandbytes", "compressed-tensors", "gguf", "gptqmodel", "hypothesis", "lm-eval", "optimum",
+    "optimum-quanto", "peft", "torchao",
+)  # fmt: skip
+
+
+def describe_environment(threads: int) -> Environment:
+    """Describe this interpreter, machine and the packages that decide figures.
+
+    Args:
+        threads: How many threads torch uses.
+    """
+    return Environment(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+        threads=threads,
+        packages={name: version for name in _PACKAGES if (version := _find_version(name)) is not None},
+    )
+
+
+def list_versions() -> dict[str, str]:
+    """Return the versions of Python and of every installed package that can change a figure."""
+    versions = {name: _find_version(name) for name in (*_PACKAGES, *_FORMATS)}
+    versions["python"] = platform.python_version()
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def _find_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

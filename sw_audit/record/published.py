@@ -1,11 +1,11 @@
-"""Published coordinates of super weights: who found them, what zeroing them did, and who disagrees."""
+"""Published coordinates of super weights: who found them, what zeroing them did, and what is known of a model."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from sw_audit.fact import Fact
 from sw_audit.record.address import Index
@@ -236,3 +236,78 @@ class PublishedIndex(Fact):
     schema_number: Literal[1] = Field(alias="sw-audit-index")
     sources: tuple[Source, ...] = Field(default=(), alias="source")
     models: tuple[PublishedModel, ...] = Field(default=(), alias="model")
+
+
+class Match(StrEnum):
+    """By what a model was matched with an entry.
+
+    `listed`: its hub id is the entry's. `digest`: its weight files are those of a local finding. `named`: the
+    policy names the entry. `variant`: it is an instruct or chat variant of the entry's model. `derived`: its
+    own files say that it was made from that model. `none`: there is no entry.
+    """
+
+    LISTED = "listed"
+    DIGEST = "digest"
+    NAMED = "named"
+    VARIANT = "variant"
+    DERIVED = "derived"
+    NONE = "none"
+
+
+class Lookup(Fact):
+    """What an index knows of one model.
+
+    Attributes:
+        asked: The name that was looked up.
+        match: By what it was matched.
+        because: The same in words; without a match, why there is none.
+        model: The entry.
+        sources: The sources that the entry cites.
+        nearest: Ids that resemble the name, where there is no match.
+    """
+
+    asked: str
+    match: Match
+    because: str
+    model: PublishedModel | None = None
+    sources: tuple[Source, ...] = ()
+    nearest: tuple[str, ...] = ()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether the coordinates are those of a model that this one was made from."""
+        return self.match in (Match.VARIANT, Match.DERIVED)
+
+    def cite(self, key: str) -> Source | None:
+        """Return a source by its key."""
+        return next((source for source in self.sources if source.key == key), None)
+
+
+class DoseCurve(Fact):
+    """One published curve.
+
+    Attributes:
+        model: The model's hub id.
+        quantity: What was measured, in words.
+        points: Factor by which the super weights were multiplied, and figure; by rising factor.
+        source: Who measured it.
+        own: Whether it is a curve of the audited model, and not only shown to compare with.
+    """
+
+    model: str
+    quantity: str
+    points: tuple[tuple[float, float], ...] = Field(min_length=1)
+    source: str
+    own: bool = False
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        factors = [factor for factor, _ in self.points]
+        if factors != sorted(set(factors)):
+            raise ValueError("the factors of a dose curve must rise")
+        return self
+
+    @property
+    def is_perplexity_ratio(self) -> bool:
+        """Whether its figures are perplexities over that of the model as it is, and so comparable with ours."""
+        return "perplexity ratio" in self.quantity

@@ -12,19 +12,13 @@ from sw_audit.policy.scheme import ActivationSetup
 from sw_audit.policy.targets import PatternMatch
 from sw_audit.record.arm import BASELINE, DESCENDANT, Purpose
 from sw_audit.record.baseline import Baseline
-from sw_audit.record.comparison import Comparison
+from sw_audit.record.checkpoint import QuantizationReport, WeightsReport
 from sw_audit.record.descent import Descent
-from sw_audit.record.dose import DoseCurve
-from sw_audit.record.identity import Environment, ModelIdentity, Tool
-from sw_audit.record.location import Location, PromptTrace
-from sw_audit.record.lookup import Lookup
-from sw_audit.record.measurement import Measurement
-from sw_audit.record.mechanism import Mechanism
-from sw_audit.record.prompt_search import PromptSearch
-from sw_audit.record.protocol import Protocol
-from sw_audit.record.quantized import QuantizationReport
+from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
+from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
+from sw_audit.record.measurement import Comparison, Measurement
+from sw_audit.record.published import DoseCurve, Lookup
 from sw_audit.record.verdict import Verdict
-from sw_audit.record.weights import WeightsReport
 
 
 class ModelResult(Fact):

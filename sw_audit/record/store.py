@@ -1,15 +1,109 @@
-"""Files: reports and records are written whole or not at all, and read from JSON or from an HTML report."""
+"""A record as JSON text, as a file, and as a baseline kept under a name; and the JSON Schema of both ends."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import secrets
+from collections.abc import Iterator
+from difflib import get_close_matches
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
 
 from sw_audit.errors import OutputError, RecordError
-from sw_audit.record.codec import decode_record
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.policy.policy import Policy
+from sw_audit.record.baseline import Baseline
 from sw_audit.record.record import Record
+from sw_audit.record.upgrades import upgrade_document
+
+_REMEDY = "give a record as sw-audit wrote it (record.json, or the HTML report)"
+
+
+def encode_record(record: Record) -> str:
+    """Write a record as JSON, two spaces a level; a list of plain values stays on one line.
+
+    `decode_record(encode_record(record)) == record`: numbers are written so that they are read back to the
+    last bit, and none is ever NaN or infinite.
+    """
+    document = record.model_dump(mode="json", by_alias=True)
+    return "".join(_write(document, "\n")) + "\n"
+
+
+def decode_record(text: str, origin: str = "record") -> Record:
+    """Read a record.
+
+    Args:
+        text: JSON.
+        origin: Where it comes from, for error messages.
+
+    Raises:
+        RecordError: If it is not JSON, of an unknown schema, or says something that a record cannot say.
+    """
+    document = upgrade_document(_parse(text, origin), origin)
+    try:
+        # Through JSON again, for in strict mode pydantic reads tuples and enums only from JSON.
+        return Record.model_validate_json(json.dumps(document), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        found = "this key is unknown" if first["type"] == "extra_forbidden" else first["msg"]
+        raise RecordError(f"record {origin}, key {path.lstrip('.') or 'record'}", found, _REMEDY) from error
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    def refuse_number(literal: str) -> NoReturn:
+        raise RecordError(f"record {origin}", f"it holds {literal}, which is not a number in JSON", _REMEDY)
+
+    def refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            raise RecordError(f"record {origin}", "a key stands twice in one object", _REMEDY)
+        return table
+
+    try:
+        document = json.loads(text, parse_constant=refuse_number, object_pairs_hook=refuse_doubles)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"record {origin}", f"it is not JSON ({error})", _REMEDY) from error
+    if not isinstance(document, dict):
+        raise RecordError(f"record {origin}", f"it is a JSON {type(document).__name__}", _REMEDY)
+    return document
+
+
+def _write(value: Any, newline: str) -> Iterator[str]:
+    nested = isinstance(value, dict) or (
+        isinstance(value, list) and any(isinstance(part, dict | list) for part in value)
+    )
+    if not value or not nested:
+        yield json.dumps(value, allow_nan=False, ensure_ascii=False)
+        return
+    deeper = f"{newline}  "
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    parts = value.items() if isinstance(value, dict) else ((None, part) for part in value)
+    for number, (key, part) in enumerate(parts):
+        name = "" if key is None else f"{json.dumps(key, ensure_ascii=False)}: "
+        yield f"{',' if number else opening}{deeper}{name}"
+        yield from _write(part, deeper)
+    yield f"{newline}{closing}"
+
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema() -> dict[str, dict[str, Any]]:
+    """Return the JSON Schemas (draft 2020-12) under `policy` and `record`.
+
+    A policy may leave out whatever has a default. A record as it is written leaves nothing out.
+    """
+    return {
+        "policy": {"$schema": _DIALECT, **Policy.model_json_schema(mode="validation")},
+        "record": {"$schema": _DIALECT, **Record.model_json_schema(mode="serialization")},
+    }
+
 
 EMBEDDED_ID = "sw-audit-record"
 
@@ -111,3 +205,129 @@ def _replace(path: Path, text: str) -> None:
 
 def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
+
+
+FOLDER = Path(".sw-audit", "baselines")
+"""Where baselines lie, in the working folder or in the nearest one above that has it."""
+
+_NAME = re.compile(r"\w[\w.+-]*")
+_FILES = (".json", ".html", ".htm")
+
+
+def is_name(word: str) -> bool:
+    """Whether a word names a baseline; anything else is the path of a record."""
+    return _NAME.fullmatch(word) is not None and not word.lower().endswith(_FILES)
+
+
+def find_shelf(start: Path | None = None) -> Path:
+    """Return the folder of baselines that holds for a folder, by default the working folder; it need not exist."""
+    here = (start or Path.cwd()).resolve()
+    folders = (place / FOLDER for place in (here, *here.parents) if (place / FOLDER).is_dir())
+    return next(folders, here / FOLDER)
+
+
+def list_baselines() -> tuple[str, ...]:
+    """Return the names of the baselines that are kept here."""
+    shelf = find_shelf()
+    return tuple(sorted(path.stem for path in shelf.glob("*.json"))) if shelf.is_dir() else ()
+
+
+def check_name(name: str) -> None:
+    """Complain about a name that no baseline can have, or a place that none can be kept in.
+
+    Raises:
+        OutputError: If there is something to complain about.
+    """
+    if not is_name(name):
+        remedy = "use letters, digits, '-', '_', '+' and '.', and no ending such as .json"
+        raise OutputError(f"baseline {name!r}", "this is no name", remedy)
+    shelf = find_shelf()
+    existing = next(place for place in (shelf, *shelf.parents) if place.exists())
+    check_writable(existing)
+
+
+def keep_baseline(name: str, record: Record) -> Path:
+    """Keep a record under a name; one of that name that was there before is replaced as a whole.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        OutputError: If the name or the place cannot be used, or the record holds no model that was measured.
+    """
+    check_name(name)
+    if not any(result.unedited for result in record.results):
+        remedy = "look at why the model could not be audited, then save again"
+        raise OutputError(f"baseline {name!r}", "no model was measured, so there is nothing to keep", remedy)
+    path = find_shelf() / f"{name}.json"
+    check_writable(path.parent)
+    write_text(path, encode_record(record))
+    return path
+
+
+def open_baseline(named: str) -> Record:
+    """Read the record of a baseline.
+
+    Args:
+        named: Its name, the path of a record, or of a folder with a `record.json`.
+
+    Raises:
+        RecordError: If there is none, or it cannot be used.
+    """
+    path = Path(named).expanduser()
+    if is_name(named) and (kept := find_shelf() / f"{named}.json").is_file():
+        return read_record(kept)
+    if path.is_dir() and (path / "record.json").is_file():
+        return read_record(path / "record.json")
+    if not is_name(named):
+        return read_record(path)
+    known = list_baselines()
+    near = get_close_matches(named, known, n=1, cutoff=0.4)
+    remedy = f"did you mean {near[0]!r}?" if near else "keep one with `sw-audit audit MODEL --save NAME`"
+    raise RecordError(f"baseline {named!r}", f"there is none in {find_shelf()}", remedy)
+
+
+def find_baseline(policy: Policy, model: ModelPolicy) -> Baseline | None:
+    """Return what a model of a policy is held against; `None` where the policy compares with nothing.
+
+    Of a record with several models it is the one of the same id, else the one of the model's parent.
+
+    Raises:
+        RecordError: If there is no such baseline, or it does not say which of its models is meant.
+    """
+    if policy.compare is None:
+        return None
+    record = open_baseline(policy.compare)
+    parent = policy.find_parent(model)
+    wanted = [model.id, *([parent.id] if parent else [])]
+    return choose_baseline(record, policy.compare, wanted)
+
+
+def choose_baseline(record: Record, named: str, wanted: list[str]) -> Baseline:
+    """Make a baseline of one of a record's models: the first that is wanted, else the only one.
+
+    Raises:
+        RecordError: If the record holds none of them, and not just one model, or that was not measured.
+    """
+    asked = f"baseline {named!r}"
+    ids = [result.id for result in record.results]
+    found = next((one for one in wanted if one in ids), ids[0] if len(ids) == 1 else None)
+    if found is None:
+        holds = f"it holds {', '.join(ids)}, and no {wanted[0]}" if ids else "it holds no model"
+        remedy = (
+            "give the model one of these ids (ID=SOURCE)" if ids else "keep a record of a run that measured one"
+        )
+        raise RecordError(asked, holds, remedy)
+    result = record.find_model(found)
+    if result.unedited is None:
+        remedy = "keep a record of a run that measured it"
+        raise RecordError(asked, f"{found} was not measured in it", remedy)
+    return Baseline(
+        name=named,
+        created=record.created,
+        tool=record.tool,
+        model=result.model,
+        protocol=result.protocol,
+        location=result.location,
+        measurement=result.unedited,
+    )

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from sw_audit.fact import Fact
-from sw_audit.policy.waiver import Waiver
+from sw_audit.policy.model_policy import Waiver
 
 
 class Status(StrEnum):

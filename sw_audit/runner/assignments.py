@@ -14,10 +14,9 @@ from sw_audit.checks.judging import list_checks
 from sw_audit.checks.registry import find_checks
 from sw_audit.checks.waivers import examine_waivers
 from sw_audit.errors import PolicyError
-from sw_audit.policy.overlaying import overlay_policy
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
-from sw_audit.policy.reading import parse_policy, read_policy
-from sw_audit.record.baselines import is_name
+from sw_audit.policy.reading import overlay_policy, parse_policy, read_policy
+from sw_audit.record.store import is_name
 from sw_audit.runner import run
 from sw_audit.runner.options import SUFFIX, AuditSettings, load_tool_table
 from sw_audit.specimen.shipped import find_shipped

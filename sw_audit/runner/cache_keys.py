@@ -11,14 +11,13 @@ from typing import Any
 from sw_audit.checkpoint.digest import digest_content
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checks.registry import Need, list_needs
-from sw_audit.corpus.choices import read_choices
-from sw_audit.corpus.stopwords import list_stop_words
+from sw_audit.corpus.choices import list_stop_words, read_choices
 from sw_audit.corpus.text import read_corpus
 from sw_audit.errors import AuditError
 from sw_audit.fact import digest_fact
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.record.baselines import find_baseline
-from sw_audit.record.environment import list_versions
+from sw_audit.record.identity import list_versions
+from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_program
 
 # What only decides how measurements are judged and shown, not what is measured.

@@ -15,7 +15,7 @@ from sw_audit.arms.apply import applied_arm
 from sw_audit.arms.matrices import SpareTensors
 from sw_audit.backends.costs import measure_peak
 from sw_audit.backends.method import Method
-from sw_audit.backends.preparing import describe_method, prepare_methods
+from sw_audit.backends.models import describe_method, prepare_methods
 from sw_audit.backends.registry import METHODS, find_methods
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
@@ -27,15 +27,13 @@ from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import cut_calibration, window_corpus
 from sw_audit.locate.controls import count_weights
 from sw_audit.measure.arms import measure_arms
-from sw_audit.policy.clip import SearchClip
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.policy.recipe import PerTensor
-from sw_audit.policy.storage import count_bits, count_groups
+from sw_audit.policy.recipe import PerTensor, SearchClip, count_bits, count_groups
 from sw_audit.policy.targets import is_targeted, match_targets
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import AddressGroup, group_addresses
 from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize, ReplaceLayer, Rounding
-from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
+from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 from sw_audit.record.record import ModelResult, Record
 from sw_audit.runner.run import compose_record
 from sw_audit.runner.single import locate_model

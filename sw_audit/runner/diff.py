@@ -8,8 +8,8 @@ from typing import Any
 
 from sw_audit.checks.super_activation_unmoved import SuperActivationUnmovedLimits
 from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
+from sw_audit.record.identity import compare_protocols
 from sw_audit.record.location import SuperActivation, SuperWeight
-from sw_audit.record.protocol import compare_protocols
 from sw_audit.record.record import ModelResult, Record
 from sw_audit.record.verdict import Status, Verdict
 

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from sw_audit.errors import AuditError
 from sw_audit.record import rendering
-from sw_audit.record.baselines import check_name, keep_baseline
-from sw_audit.record.codec import encode_record
 from sw_audit.record.record import Record
-from sw_audit.record.store import check_writable, write_text
+from sw_audit.record.store import check_name, check_writable, encode_record, keep_baseline, write_text
 from sw_audit.runner.cache import Cache, open_cache
 from sw_audit.runner.options import AuditSettings
 

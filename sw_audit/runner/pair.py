@@ -36,12 +36,12 @@ from sw_audit.measure.retention import (
 from sw_audit.measure.tasks import answer_tasks, pair_answers
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import Progress, ignore_progress
-from sw_audit.record.baselines import find_baseline
+from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.descent import ComparedText, Descent, LayerError
 from sw_audit.record.location import Location, Outcome
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
-from sw_audit.record.weights import WeightsReport
+from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache
 from sw_audit.runner.parent import ParentResult, measure_parent, open_by_layers
 from sw_audit.runner.single import locate_model

@@ -30,10 +30,9 @@ from sw_audit.index.lookup import find_policy_model
 from sw_audit.measure.tasks import require_tasks
 from sw_audit.policy.policy import Policy
 from sw_audit.progress import Progress, ignore_progress
-from sw_audit.record.baselines import find_baseline
-from sw_audit.record.environment import describe_environment
-from sw_audit.record.identity import Tool
+from sw_audit.record.identity import Tool, describe_environment
 from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache
 from sw_audit.runner.cache_keys import open_arm_cache
 from sw_audit.runner.pair import Pair, add_recovery, measure_pair, measure_recovery

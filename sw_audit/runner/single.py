@@ -11,9 +11,8 @@ from sw_audit.checks.arms import ArmTargets
 from sw_audit.checks.plan import CHOICE_ARMS, Needs, plan_arms, plan_needs, plan_trials
 from sw_audit.checks.registry import Need
 from sw_audit.checks.super_activation_persists import SuperActivationPersistsLimits
-from sw_audit.corpus.choices import read_choices
+from sw_audit.corpus.choices import list_stop_words, read_choices, stop_word_ids
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
-from sw_audit.corpus.stopwords import list_stop_words, stop_word_ids
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, cut_calibration, draw_prompts, window_corpus
 from sw_audit.index.lookup import find_policy_model, list_dose_curves, open_index
@@ -29,9 +28,9 @@ from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.targets import PatternMatch, match_targets
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.arm import BASELINE, Arm, Dose, Quantize
-from sw_audit.record.baselines import find_baseline
 from sw_audit.record.location import Depth, Location, Outcome, PromptTrace
 from sw_audit.record.record import ModelResult
+from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache
 from sw_audit.testing.counterexamples import search_prompts
 

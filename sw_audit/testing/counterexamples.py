@@ -14,8 +14,7 @@ from hypothesis.errors import NoSuchExample
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.trace import find_break, trace_prompts
-from sw_audit.record.location import Location, PromptTrace
-from sw_audit.record.prompt_search import BreakingPrompt, PromptSearch
+from sw_audit.record.location import BreakingPrompt, Location, PromptSearch, PromptTrace
 from sw_audit.testing.strategies import prompts
 
 

@@ -11,8 +11,8 @@ from sw_audit.arms.smoothing import smoothed
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CorpusError
 from sw_audit.measure.calibration import CalibrationRecorder
+from sw_audit.quantize.activations import find_smoothing_scales
 from sw_audit.quantize.calibration import Calibration
-from sw_audit.quantize.smoothing import find_smoothing_scales
 from sw_audit.record.arm import Arm, Custom, QuantizeActivations, Smooth
 from sw_audit.testing.families import DENSE, build_random_model
 

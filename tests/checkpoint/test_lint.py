@@ -30,8 +30,7 @@ from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.export import Form
-from sw_audit.record.weights import Flaw, WeightsReport
+from sw_audit.record.checkpoint import Flaw, Form, WeightsReport
 from sw_audit.specimen.shipped import control_path, specimen_path
 
 Tensors = dict[str, Tensor]

@@ -25,8 +25,8 @@ from sw_audit.checks.prune_collapses import PruneCollapsesLimits
 from sw_audit.checks.registry import find_checks
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.location import Outcome
+from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status
 
 WEIGHT, ACTIVATION, QUALITY = "super-weight-unmoved", "super-activation-unmoved", "quality-not-worse"

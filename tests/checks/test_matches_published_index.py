@@ -17,8 +17,7 @@ from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.matches_published_index import MatchesPublishedIndexLimits
 from sw_audit.policy.policy import Policy
 from sw_audit.record.location import Outcome
-from sw_audit.record.lookup import Lookup, Match
-from sw_audit.record.published import Impact, PublishedWeight, Trust
+from sw_audit.record.published import Impact, Lookup, Match, PublishedWeight, Trust
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 CHECK = "matches-published-index"

@@ -9,7 +9,7 @@ from sw_audit.checks.context import CheckContext
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.quantization_as_configured import QuantizationAsConfiguredLimits, quantization_as_configured
 from sw_audit.policy.policy import Policy
-from sw_audit.record.quantized import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
+from sw_audit.record.checkpoint import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 

@@ -7,8 +7,7 @@ from sw_audit.checks.judging import judge_result
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.super_activation_persists import SuperActivationPersistsLimits
 from sw_audit.policy.policy import Policy
-from sw_audit.record.location import Location, PromptTrace
-from sw_audit.record.prompt_search import PromptSearch
+from sw_audit.record.location import Location, PromptSearch, PromptTrace
 from sw_audit.record.verdict import Status, Verdict
 
 

@@ -4,7 +4,7 @@ import pytest
 from support.descent import MODULE, judge_descent, make_descent_evidence, make_retained, make_ridden
 from support.evidence import PARAMETER, SUPER_WEIGHT
 
-from sw_audit.record.quantized import QuantizationReport
+from sw_audit.record.checkpoint import QuantizationReport
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status
 

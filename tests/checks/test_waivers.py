@@ -6,9 +6,9 @@ import pytest
 
 from sw_audit.checks.waivers import apply_waivers, examine_waivers
 from sw_audit.errors import PolicyError
+from sw_audit.policy.model_policy import Waiver
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.reading import parse_policy
-from sw_audit.policy.waiver import Waiver
 from sw_audit.record.verdict import Status, Verdict
 
 TODAY = date(2026, 11, 22)

@@ -4,9 +4,9 @@ from support.evidence import make_evidence, make_policy
 
 from sw_audit.checks.context import CheckContext
 from sw_audit.checks.weights_intact import judge_failure, weights_intact
+from sw_audit.record.checkpoint import Flaw, WeightsReport
 from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Status, Verdict
-from sw_audit.record.weights import Flaw, WeightsReport
 
 BROKEN = WeightsReport(
     files=2,

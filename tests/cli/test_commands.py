@@ -15,7 +15,7 @@ from sw_audit import __version__
 from sw_audit.cli.main import COMMANDS, load_command
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.reading import read_policy
-from sw_audit.record.codec import encode_record
+from sw_audit.record.store import encode_record
 
 
 def test_help_names_every_command_and_the_exit_codes(program: Program) -> None:

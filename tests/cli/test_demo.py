@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.program import Program
 
-from sw_audit.record.codec import decode_record
+from sw_audit.record.store import decode_record
 from sw_audit.record.verdict import Status
 
 

@@ -10,10 +10,9 @@ from support.evidence import HEALTHY, compose, judge_model, make_evidence, make_
 from support.program import Ending, Program
 
 from sw_audit.policy.policy import Policy
-from sw_audit.record.baselines import keep_baseline
-from sw_audit.record.codec import encode_record
 from sw_audit.record.measurement import TokenLoss
 from sw_audit.record.record import ModelResult, Record
+from sw_audit.record.store import encode_record, keep_baseline
 
 WHOLE = make_record()
 

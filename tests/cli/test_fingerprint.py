@@ -11,8 +11,7 @@ from support.evidence import make_record
 from support.program import Program
 from support.tuning import make_trainer, save
 
-from sw_audit.record.baselines import keep_baseline
-from sw_audit.record.codec import encode_record
+from sw_audit.record.store import encode_record, keep_baseline
 
 
 @pytest.fixture

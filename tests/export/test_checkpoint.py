@@ -21,7 +21,7 @@ from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import WeightAddress, group_addresses
 from sw_audit.record.arm import Arm, Custom, Quantize
-from sw_audit.record.export import Export, Form
+from sw_audit.record.checkpoint import Export, Form
 
 TOKENS = torch.tensor([[1, 5, 6, 7, 8, 9]])
 MIXTRAL = next(family for family in EXPERTS if family.model_type == "mixtral")

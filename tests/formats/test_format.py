@@ -26,9 +26,8 @@ from sw_audit.checkpoint.quantization import describe_quantization
 from sw_audit.checkpoint.sizes import size_checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.checkpoint import Flaw, QuantizedModule
 from sw_audit.record.location import SuperWeight
-from sw_audit.record.quantized import QuantizedModule
-from sw_audit.record.weights import Flaw
 
 METHOD = "rows8"
 DOWN = "model.layers.1.mlp.down_proj"

@@ -20,8 +20,8 @@ from sw_audit.checkpoint.formats.patterns import ModulePattern, count_matches, i
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checkpoint.quantization import describe_quantization
 from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.checkpoint import QuantizationReport
 from sw_audit.record.location import SuperWeight
-from sw_audit.record.quantized import QuantizationReport
 
 SUPER_WEIGHT = SuperWeight(parameter=f"{DOWN}.weight", row=ROW, column=COLUMN, layer=1, value=VALUE, share=1.0)
 # Method, bits, group and activations of each format; what is not here is stored plainly.

@@ -11,8 +11,8 @@ from support.tuning import COORDINATE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sw_audit.policy.policy import Policy
-from sw_audit.record.baselines import keep_baseline
 from sw_audit.record.record import Record
+from sw_audit.record.store import keep_baseline
 from sw_audit.record.verdict import Status
 from sw_audit.runner.run import run
 from sw_audit.specimen.shipped import specimen_path

@@ -17,8 +17,7 @@ from sw_audit.index.growing import Finding, add_finding, describe_finding, encod
 from sw_audit.index.lookup import find_published, open_index
 from sw_audit.index.reading import parse_index, read_index
 from sw_audit.record.location import Outcome
-from sw_audit.record.lookup import Match
-from sw_audit.record.published import Impact, LocalFinding, PublishedModel, Source
+from sw_audit.record.published import Impact, LocalFinding, Match, PublishedModel, Source
 from sw_audit.record.store import write_text
 
 HAND_WRITTEN = """\

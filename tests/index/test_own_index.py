@@ -14,7 +14,7 @@ from sw_audit.errors import PolicyError
 from sw_audit.index.growing import add_finding, describe_finding
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.record.lookup import Match
+from sw_audit.record.published import Match
 from sw_audit.record.store import write_text
 from sw_audit.record.verdict import Status, Verdict
 from sw_audit.runner.run import preflight, run_model

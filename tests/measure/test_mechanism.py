@@ -22,8 +22,7 @@ from sw_audit.measure.mechanism import (
     measure_attended,
     see_layers,
 )
-from sw_audit.record.location import Location, Outcome, SuperActivation, SuperWeight
-from sw_audit.record.mechanism import Mechanism
+from sw_audit.record.location import Location, Mechanism, Outcome, SuperActivation, SuperWeight
 from sw_audit.testing import build_planted_model, make_design
 
 PROMPT = (1, 5, 7, 11, 13)

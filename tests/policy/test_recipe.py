@@ -1,14 +1,35 @@
+"""Recipes: their notation, their bounds, and what they cost in storage."""
+
 from __future__ import annotations
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.rounding import label_groups, recipes, shapes
 
 from sw_audit.errors import PolicyError
-from sw_audit.policy.clip import IqrClip, PercentileClip, SearchClip, ZScoreClip
-from sw_audit.policy.levels import NF4, construct_levels, find_levels
-from sw_audit.policy.recipe import PerBlock, PerGroup, PerRow, PerRun, PerTensor, Recipe, parse_recipe
+from sw_audit.policy.recipe import (
+    NF4,
+    IqrClip,
+    PerBlock,
+    PercentileClip,
+    PerGroup,
+    PerRow,
+    PerRun,
+    PerTensor,
+    Recipe,
+    SearchClip,
+    ZScoreClip,
+    construct_levels,
+    count_bits,
+    count_groups,
+    explain_holdout,
+    find_levels,
+    find_survivors,
+    parse_recipe,
+)
 from sw_audit.record.arm import Placebo, Rounding
 
 sizes = st.integers(1, 10**7)
@@ -41,15 +62,15 @@ normal_floats = st.builds(
     granularity=granularities,
     clip=st.one_of(st.none(), clips),
 )
-recipes = st.one_of(integers, normal_floats)
+every_recipe = st.one_of(integers, normal_floats)
 
 
-@given(recipe=recipes)
+@given(recipe=every_recipe)
 def test_a_recipe_is_read_from_what_it_writes(recipe: Recipe) -> None:
     assert parse_recipe(str(recipe)) == recipe
 
 
-@given(recipe=recipes, other=recipes)
+@given(recipe=every_recipe, other=every_recipe)
 def test_two_recipes_share_a_notation_exactly_when_they_are_equal(recipe: Recipe, other: Recipe) -> None:
     assert (str(recipe) == str(other)) == (recipe == other)
 
@@ -179,3 +200,56 @@ def test_the_eight_levels_worked_by_hand() -> None:
     above = [quantiles[place] / one for place in (0.60826, 0.71652, 0.82478, 0.93304)]
     below = [-quantiles[place] / one for place in (0.93304, 0.78869, 0.64435)]
     assert find_levels(3) == pytest.approx([*below, 0.0, *above], abs=1e-4)
+
+
+@given(shape=shapes, recipe=recipes)
+def test_there_are_as_many_groups_as_the_definition_makes(shape: tuple[int, int], recipe: Recipe) -> None:
+    assert count_groups(recipe, shape) == len(numpy.unique(label_groups(shape, recipe)))
+
+
+@pytest.mark.parametrize(
+    ("notation", "shape", "held", "bits"),
+    [
+        # 64 weights of 4 bits and one scale of 16: 4.25 bits per weight; with a lower end 4.5.
+        ("nf4/group64", (1, 64), 0, 272),
+        ("int4/group64/symmetric", (1, 64), 0, 272),
+        ("int4/group64", (1, 64), 0, 288),
+        # 100 columns are a group of 64 and one of 36 in each of 2 rows.
+        ("int3/group64/symmetric/search", (2, 100), 0, 3 * 200 + 4 * 16),
+        # 5 x 5 in blocks of 2 x 2 are 3 x 3 blocks.
+        ("int8/2x2", (5, 5), 0, 8 * 25 + 9 * 32),
+        # The places of 4096 x 11008 weights need 26 bits, a value 16.
+        ("int4/tensor", (4096, 11008), 3, 4 * 4096 * 11008 + 32 + 3 * 42),
+        ("int4/run10/z9", (3, 7), 0, 4 * 21 + 3 * 32),
+        ("int2/row", (0, 7), 0, 0),
+    ],
+)
+def test_bits_worked_by_hand(notation: str, shape: tuple[int, int], held: int, bits: int) -> None:
+    assert count_bits(parse_recipe(notation), shape, held) == bits
+
+
+def test_coarse_blocks_cost_almost_nothing_beside_the_codes() -> None:
+    weights = 4096 * 11008
+    fine, coarse = (
+        count_bits(parse_recipe(name), (4096, 11008), 6) / weights for name in ("int4/8x8", "int4/512x512")
+    )
+    assert fine == pytest.approx(4.5, abs=1e-4)
+    assert coarse == pytest.approx(4 + 8 * 22 * 32 / weights, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("notation", "survivors", "words"),
+    [
+        ("int4/row/symmetric", "largest", "keeps its value, held out or not"),
+        ("nf3/group64", "largest", "keeps its value, held out or not"),
+        ("int4/512x512", "ends", "an end of its range"),
+        ("int4/row/z9", "none", "clipping may cut off"),
+        ("nf4/row/search", "none", "clipping may cut off"),
+        ("int4/1x1", "all", "changes nothing"),
+        ("int4/group1/z9", "all", "changes nothing"),
+        ("int4/run1", "all", "changes nothing"),
+    ],
+)
+def test_it_is_said_where_holding_out_is_a_no_op(notation: str, survivors: str, words: str) -> None:
+    assert find_survivors(parse_recipe(notation)) == survivors
+    assert words in explain_holdout(parse_recipe(notation))

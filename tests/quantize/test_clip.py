@@ -21,9 +21,7 @@ from support.rounding import (
     shapes,
 )
 
-from sw_audit.policy.clip import SearchClip
-from sw_audit.policy.levels import find_levels
-from sw_audit.policy.recipe import Recipe, parse_recipe
+from sw_audit.policy.recipe import Recipe, SearchClip, find_levels, parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
 
 KINDS = ("int4/{}/", "int3/{}/symmetric/", "nf4/{}/")

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rounding import DTYPES, draw_matrix, normal_recipes, recipes
 
-from sw_audit.policy.levels import NF4, find_levels
-from sw_audit.policy.recipe import Recipe, parse_recipe
+from sw_audit.policy.recipe import NF4, Recipe, find_levels, parse_recipe
 from sw_audit.quantize.grid import Grid
 from sw_audit.quantize.rtn import round_to_nearest
 

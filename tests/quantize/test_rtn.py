@@ -19,8 +19,7 @@ from support.rounding import (
     shapes,
 )
 
-from sw_audit.policy.recipe import Recipe, parse_recipe
-from sw_audit.policy.storage import find_survivors
+from sw_audit.policy.recipe import Recipe, find_survivors, parse_recipe
 from sw_audit.quantize.batches import CACHE_SIZED
 from sw_audit.quantize.rtn import round_to_nearest
 

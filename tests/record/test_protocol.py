@@ -4,7 +4,7 @@ from support.evidence import (
     make_protocol,
 )
 
-from sw_audit.record.protocol import compare_protocols
+from sw_audit.record.identity import compare_protocols
 
 
 def test_protocols_differ_in_words() -> None:

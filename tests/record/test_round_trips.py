@@ -22,8 +22,21 @@ from sw_audit.checks.limits import CheckLimits, Limits
 from sw_audit.checks.recovery_plan import RecoveryPlan
 from sw_audit.fact import Fact, digest_fact
 from sw_audit.index.reading import read_published
-from sw_audit.policy.clip import Clip, IqrClip, PercentileClip, SearchClip, ZScoreClip
-from sw_audit.policy.recipe import Granularity, PerBlock, PerGroup, PerRow, PerRun, PerTensor, Recipe, parse_recipe
+from sw_audit.policy.recipe import (
+    Clip,
+    Granularity,
+    IqrClip,
+    PerBlock,
+    PercentileClip,
+    PerGroup,
+    PerRow,
+    PerRun,
+    PerTensor,
+    Recipe,
+    SearchClip,
+    ZScoreClip,
+    parse_recipe,
+)
 from sw_audit.policy.scheme import parse_scheme
 from sw_audit.policy.targets import PatternMatch
 from sw_audit.record.address import AddressGroup, WeightAddress
@@ -41,7 +54,7 @@ from sw_audit.record.arm import (
     SetTo,
     Subset,
 )
-from sw_audit.record.export import Export, HeldWeight
+from sw_audit.record.checkpoint import Export, HeldWeight
 from sw_audit.record.published import Remark
 from sw_audit.record.record import AuditedModel
 

@@ -27,11 +27,10 @@ from sw_audit_reports.sections import SECTIONS, Context, section
 
 from sw_audit.checks.registry import find_checks
 from sw_audit.record.arm import PRUNED, Arm, Custom
-from sw_audit.record.codec import decode_record
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.rendering import render_record
-from sw_audit.record.store import read_record, write_text
+from sw_audit.record.store import decode_record, read_record, write_text
 from sw_audit.record.verdict import Status, Verdict
 
 HOSTILE = "</script></style><script>alert(1)</script><img src=http://evil.test/x onerror=alert(1)>\"'<!--"

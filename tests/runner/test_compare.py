@@ -15,8 +15,8 @@ from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy, Quantizati
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import Quantize
-from sw_audit.record.codec import decode_record, encode_record
-from sw_audit.record.comparison import ComparedQuantizer
+from sw_audit.record.measurement import ComparedQuantizer
+from sw_audit.record.store import decode_record, encode_record
 from sw_audit.runner.compare import RECIPES, compare_quantizers, plan_rounding
 from sw_audit.specimen.shipped import control_path, specimen_path
 

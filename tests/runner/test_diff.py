@@ -7,8 +7,8 @@ from datetime import date
 import pytest
 from support.evidence import SUPER_ACTIVATION, SUPER_WEIGHT, compose, make_evidence, make_record
 
+from sw_audit.policy.model_policy import Waiver
 from sw_audit.policy.policy import Policy
-from sw_audit.policy.waiver import Waiver
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.verdict import Status, Verdict

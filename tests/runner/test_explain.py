@@ -7,8 +7,8 @@ from datetime import date
 import pytest
 from support.evidence import compose
 
+from sw_audit.policy.model_policy import Waiver
 from sw_audit.policy.policy import Policy
-from sw_audit.policy.waiver import Waiver
 from sw_audit.record.record import ModelFailure, Record
 from sw_audit.record.verdict import Status, Verdict
 from sw_audit.runner.explain import (

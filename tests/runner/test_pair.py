@@ -23,10 +23,10 @@ from sw_audit.policy.policy import Policy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, RestoredModule
-from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.descent import Descent
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult
+from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status
 from sw_audit.runner.run import preflight, run, run_model
 from sw_audit.specimen import specimen_path

@@ -15,9 +15,9 @@ from sw_audit.corpus.text import read_corpus
 from sw_audit.errors import PolicyError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
-from sw_audit.record.codec import decode_record, encode_record
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import Record
+from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status
 from sw_audit.runner.run import run, run_model
 from sw_audit.specimen import control_path, specimen_path

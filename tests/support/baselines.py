@@ -7,9 +7,8 @@ from support.evidence import SUPER_ACTIVATION, SUPER_WEIGHT, make_evidence, make
 from sw_audit.checks.judging import judge_result
 from sw_audit.policy.policy import Policy
 from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
-from sw_audit.record.identity import Tool
+from sw_audit.record.identity import Protocol, Tool
 from sw_audit.record.location import Location
-from sw_audit.record.protocol import Protocol
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 

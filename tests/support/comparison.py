@@ -6,8 +6,8 @@ from support.evidence import BASELINE_PERPLEXITY, compose, make_evidence, make_p
 from support.evidence import make_record as make_audit_record
 
 from sw_audit.record.arm import BASELINE
-from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 from sw_audit.record.location import Outcome
+from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 from sw_audit.record.record import ModelResult, Record
 
 MISSING = "gptqmodel is not installed (pip install 'gptqmodel>=7.6')"

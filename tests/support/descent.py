@@ -29,9 +29,9 @@ from sw_audit.record.descent import (
     RetainedActivation,
     RetainedWeight,
 )
+from sw_audit.record.identity import Protocol
 from sw_audit.record.location import Outcome
 from sw_audit.record.measurement import Agreement, DivergenceSpread, Measurement
-from sw_audit.record.protocol import Protocol
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Verdict
 

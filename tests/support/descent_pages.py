@@ -19,6 +19,14 @@ from support.evidence import (
 
 from sw_audit.record.address import group_addresses
 from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, RestoredModule, SetTo, SwapModules
+from sw_audit.record.checkpoint import (
+    Flaw,
+    HeldScalar,
+    PatternCount,
+    QuantizationReport,
+    QuantizedModule,
+    WeightsReport,
+)
 from sw_audit.record.descent import (
     ComparedText,
     Continuation,
@@ -30,9 +38,7 @@ from sw_audit.record.descent import (
 )
 from sw_audit.record.location import Outcome
 from sw_audit.record.measurement import DivergenceSpread, Measurement
-from sw_audit.record.quantized import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
 from sw_audit.record.record import ModelResult
-from sw_audit.record.weights import Flaw, WeightsReport
 
 MODULE = f"model.layers.{LAYER}.mlp.down_proj"
 OTHER_MODULE = "model.layers.0.self_attn.o_proj"

@@ -7,8 +7,8 @@ from datetime import date
 from support.descent_pages import MODULE, OTHER_MODULE, make_evidence, make_flawed
 from support.evidence import SUPER_WEIGHT, make_protocol
 
+from sw_audit.policy.model_policy import Waiver
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.policy.waiver import Waiver
 from sw_audit.record.arm import DESCENDANT, RESTORED_WEIGHTS, RestoredModule
 from sw_audit.record.identity import Environment, Tool
 from sw_audit.record.record import ModelFailure, Record

@@ -40,25 +40,34 @@ from sw_audit.record.arm import (
     Smooth,
     dose,
 )
-from sw_audit.record.dose import DoseCurve
-from sw_audit.record.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Tool
+from sw_audit.record.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import (
+    BreakingPrompt,
     Candidate,
+    Contribution,
+    LayerMechanism,
     LayerTrace,
     Location,
+    Mechanism,
     Outcome,
     PredictedWeight,
+    PromptSearch,
     PromptTrace,
     SuperActivation,
     SuperWeight,
     WeightNormPrediction,
 )
-from sw_audit.record.lookup import Lookup, Match
 from sw_audit.record.measurement import Agreement, ChoiceAccuracy, Measurement, StopWordMass, TokenLoss
-from sw_audit.record.mechanism import Contribution, LayerMechanism, Mechanism
-from sw_audit.record.prompt_search import BreakingPrompt, PromptSearch
-from sw_audit.record.protocol import Protocol
-from sw_audit.record.published import Impact, LocalFinding, PublishedModel, PublishedWeight, Source
+from sw_audit.record.published import (
+    DoseCurve,
+    Impact,
+    LocalFinding,
+    Lookup,
+    Match,
+    PublishedModel,
+    PublishedWeight,
+    Source,
+)
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 
 LAYERS = 8

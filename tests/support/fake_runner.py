@@ -28,9 +28,9 @@ from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import ignore_progress
 from sw_audit.record import rendering
+from sw_audit.record.checkpoint import Flaw, WeightsReport
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.verdict import Status
-from sw_audit.record.weights import Flaw, WeightsReport
 from sw_audit.runner import run, single
 
 CONFTEST = f"""

@@ -25,14 +25,20 @@ from support.evidence import (
 )
 
 from sw_audit.fact import Fact
-from sw_audit.policy.waiver import Waiver
+from sw_audit.policy.model_policy import Waiver
 from sw_audit.record.arm import DESCENDANT, RESTORED_WEIGHTS, SwapModules
 from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
+from sw_audit.record.checkpoint import (
+    Flaw,
+    HeldScalar,
+    PatternCount,
+    QuantizationReport,
+    QuantizedModule,
+    WeightsReport,
+)
 from sw_audit.record.descent import TaskResult
 from sw_audit.record.fingerprint import Fingerprint, FingerprintActivation, FingerprintWeight, Kinship
 from sw_audit.record.identity import Tool
-from sw_audit.record.quantized import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
-from sw_audit.record.weights import Flaw, WeightsReport
 
 
 def list_lineage() -> tuple[Fact, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.record.weights import WeightsReport
+from sw_audit.record.checkpoint import WeightsReport
 
 
 def lint(folder: Path, **options: object) -> WeightsReport:

@@ -9,9 +9,16 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sw_audit.policy.clip import AnyClip, IqrClip, PercentileClip, SearchClip, ZScoreClip
-from sw_audit.policy.levels import find_levels
-from sw_audit.policy.recipe import Recipe, parse_recipe
+from sw_audit.policy.recipe import (
+    AnyClip,
+    IqrClip,
+    PercentileClip,
+    Recipe,
+    SearchClip,
+    ZScoreClip,
+    find_levels,
+    parse_recipe,
+)
 
 Array = NDArray[Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sw_audit.record.weights import WeightsReport
+from sw_audit.record.checkpoint import WeightsReport
 from sw_audit_reports.elements import Badge, Cell, Element, code, make_paragraph, make_table, text
 from sw_audit_reports.sections import Context, section
 from sw_audit_reports.text import count, format_number

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sw_audit.record.arm import BASELINE, PRUNED
 from sw_audit.record.location import Location, Outcome
-from sw_audit.record.lookup import Lookup
+from sw_audit.record.published import Lookup
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 from sw_audit_reports.elements import Cell, Element, Table, Words, code, figures, make_paragraph, make_table, text

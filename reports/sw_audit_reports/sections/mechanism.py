@@ -22,10 +22,9 @@ from sw_audit.record.arm import (
     list_pruned,
     list_subsets,
 )
-from sw_audit.record.dose import DoseCurve
 from sw_audit.record.labels import label_subset
-from sw_audit.record.location import SuperWeight
-from sw_audit.record.mechanism import LayerMechanism, Mechanism
+from sw_audit.record.location import LayerMechanism, Mechanism, SuperWeight
+from sw_audit.record.published import DoseCurve
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Finding, Verdict
 from sw_audit_reports.elements import Chart, Element, Table, figures, make_paragraph, make_table, text

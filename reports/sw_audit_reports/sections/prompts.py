@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from sw_audit.record.location import Location, PromptTrace, SuperActivation
-from sw_audit.record.prompt_search import BreakingPrompt, PromptSearch
+from sw_audit.record.location import BreakingPrompt, Location, PromptSearch, PromptTrace, SuperActivation
 from sw_audit_reports.elements import (
     Cell,
     Element,

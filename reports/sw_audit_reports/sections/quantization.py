@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from sw_audit.record.quantized import QuantizedModule
+from sw_audit.record.checkpoint import QuantizedModule
 from sw_audit_reports.elements import Element, code, figures, make_paragraph, make_table, text
 from sw_audit_reports.sections import Context, section
 from sw_audit_reports.text import NOTHING, count, format_change, format_finite, format_number, format_optional

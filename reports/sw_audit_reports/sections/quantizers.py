@@ -9,7 +9,7 @@ from typing import Any
 
 import altair
 
-from sw_audit.record.comparison import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
+from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 from sw_audit_reports.elements import Chart, Element, Table, Words, figures, make_paragraph, make_table, text
 from sw_audit_reports.plots import mark_off_scale
 from sw_audit_reports.sections import Context, section

@@ -8,7 +8,7 @@ from typing import Any
 from sw_audit.checkpoint.formats.format import ACCELERATE, Headers, Package, Packing, register
 from sw_audit.checkpoint.formats.gptq import Gptq
 from sw_audit.checkpoint.formats.patterns import ModulePattern
-from sw_audit.record.weights import Flaw
+from sw_audit.record.checkpoint import Flaw
 
 
 @register

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sw_audit.checkpoint.formats.format import ACCELERATE, Format, Package, Packing, join_words, register
 from sw_audit.checkpoint.formats.scales import Scale
-from sw_audit.record.quantized import QuantizedModule
+from sw_audit.record.checkpoint import QuantizedModule
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.folder import CheckpointFolder

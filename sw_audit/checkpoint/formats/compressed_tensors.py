@@ -8,7 +8,7 @@ from typing import Any
 from sw_audit.checkpoint.formats.format import Format, Package, Packing, register
 from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
 from sw_audit.checkpoint.formats.scales import E2M1, E4M3, Scale, pick_scale
-from sw_audit.record.quantized import QuantizedModule
+from sw_audit.record.checkpoint import QuantizedModule
 
 
 @register

@@ -19,8 +19,7 @@ from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.checkpoint.headers import FLOATS, TensorHeader
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.record.quantized import QuantizedModule
-from sw_audit.record.weights import Flaw
+from sw_audit.record.checkpoint import Flaw, QuantizedModule
 
 if TYPE_CHECKING:
     import torch

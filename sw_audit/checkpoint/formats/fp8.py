@@ -15,7 +15,7 @@ from sw_audit.checkpoint.formats.format import (
 )
 from sw_audit.checkpoint.formats.scales import E4M3, Scale, pick_scale
 from sw_audit.checkpoint.headers import TensorHeader
-from sw_audit.record.quantized import QuantizedModule
+from sw_audit.record.checkpoint import QuantizedModule
 
 _CODES = ("F8_E4M3", "F8_E5M2")
 _SCALES = ("_scale_inv", "_scale")

@@ -17,7 +17,7 @@ from sw_audit.checkpoint.formats.format import (
 )
 from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.errors import CheckpointError
-from sw_audit.record.quantized import QuantizedModule
+from sw_audit.record.checkpoint import QuantizedModule
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.folder import CheckpointFolder

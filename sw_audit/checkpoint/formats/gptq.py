@@ -8,7 +8,7 @@ from typing import Any
 from sw_audit.checkpoint.formats.format import ACCELERATE, Format, Headers, Package, Packing, register
 from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
 from sw_audit.checkpoint.formats.scales import Scale
-from sw_audit.record.weights import Flaw
+from sw_audit.record.checkpoint import Flaw
 
 _GPTQMODEL = Package("gptqmodel", "gptqmodel")
 

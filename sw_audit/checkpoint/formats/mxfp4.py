@@ -11,7 +11,7 @@ from sw_audit.checkpoint.formats.format import (
     count_dtypes,
     register,
 )
-from sw_audit.record.quantized import QuantizedModule
+from sw_audit.record.checkpoint import QuantizedModule
 
 
 @register

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sw_audit.record.quantized import PatternCount
+from sw_audit.record.checkpoint import PatternCount
 
 if TYPE_CHECKING:
     from torch import nn

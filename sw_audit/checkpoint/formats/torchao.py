@@ -8,7 +8,7 @@ from typing import Any
 
 from sw_audit.checkpoint.formats.format import Format, Package, Packing, count_bits, join_words, register
 from sw_audit.checkpoint.formats.scales import E4M3, E5M2, Scale, pick_scale
-from sw_audit.record.quantized import QuantizedModule
+from sw_audit.record.checkpoint import QuantizedModule
 
 _LEVELS = {"torch.float8_e4m3fn": E4M3, "torch.float8_e5m2": E5M2}
 

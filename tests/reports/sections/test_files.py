@@ -7,7 +7,7 @@ from support.evidence import make_evidence
 from support.sections import BuiltSection, build_section, make_context
 from sw_audit_reports.elements import Paragraph
 
-from sw_audit.record.weights import Flaw, WeightsReport
+from sw_audit.record.checkpoint import Flaw, WeightsReport
 
 FLAWS = "What was found in the files"
 

@@ -12,7 +12,7 @@ from support.evidence import (
 )
 from support.sections import BuiltSection, build_section, make_context, render_example
 
-from sw_audit.record.prompt_search import PromptSearch
+from sw_audit.record.location import PromptSearch
 from sw_audit.record.record import ModelResult
 
 BREAKING = "The super activation on the prompt that breaks it"

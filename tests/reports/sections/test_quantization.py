@@ -6,7 +6,7 @@ from support.descent_pages import make_quantization
 from support.evidence import make_evidence
 from support.sections import BuiltSection, build_section, make_context
 
-from sw_audit.record.quantized import QuantizationReport
+from sw_audit.record.checkpoint import QuantizationReport
 
 STORED = "The parent's super weights as they are stored"
 
