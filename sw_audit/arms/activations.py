@@ -32,9 +32,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sw_audit.arms.apply import LayerContext, register
-from sw_audit.checkpoint.calls import split_call
 from sw_audit.checkpoint.families import mixes_tokens
-from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
+from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections, split_call
 from sw_audit.errors import CheckpointError, CorpusError
 from sw_audit.quantize.activations import find_largest_tokens, round_activations
 from sw_audit.quantize.calibration import Calibration, Operand

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from sw_audit.arms.apply import LayerContext, register
 from sw_audit.arms.matrices import find_matrix, index_scalars, names_scalars_of
-from sw_audit.checkpoint.calls import split_call
 from sw_audit.checkpoint.experts import ExpertPass, find_first_tensor, follow_experts, match_rows
-from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix
+from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, split_call
 from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import RestoreActivation
 

@@ -9,9 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.errors import CheckpointError
-from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.identity import FileDigest
 
 # Large enough that hashing, not the calls, takes the time; small beside any layer.
@@ -19,53 +17,22 @@ _CHUNK = 1 << 23
 _SIDE_BY_SIDE = 4
 
 
-def digest_files(folder: Path | str, *, allow_pickle: bool = False) -> tuple[FileDigest, ...]:
-    """Digest the weight files of a checkpoint: those that opening it reads, and no others.
-
-    Args:
-        folder: The checkpoint.
-        allow_pickle: Whether `.bin` files are read where there is no safetensors file.
-
-    Returns:
-        One digest per file, by path.
-
-    Raises:
-        CheckpointError: If there are no weight files, or one cannot be read.
-    """
-    root = Path(folder)
-    policy = ModelPolicy(source=str(root), allow_pickle=allow_pickle)
-    return digest_paths(CheckpointFolder(root, policy).weight_files, root)
-
-
 def digest_content(folder: Path | str) -> str:
-    """Digest everything that lies in a folder: weights, configuration, tokenizer, model card, whatever is there.
-
-    What the same bytes are called, and what they are, decides the digest; hidden files and subfolders do not.
-
-    Raises:
-        CheckpointError: If a file cannot be read.
-    """
+    """Return the digest of a folder's files, hidden ones and subfolders left out: of their names and bytes."""
     root = Path(folder)
     paths = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
     return digest_manifest(digest_paths(paths, root))
 
 
 def digest_paths(files: Iterable[Path], root: Path) -> tuple[FileDigest, ...]:
-    """Digest files below a folder, several side by side; one digest per file, by path.
-
-    Raises:
-        CheckpointError: If one cannot be read.
-    """
+    """Digest files below a folder, several at once: one digest per file, by path."""
     # Digesting runs without Python's lock, so that shards can be digested side by side.
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _SIDE_BY_SIDE)) as pool:
         return tuple(pool.map(partial(_digest_file, root=root), sorted(files)))
 
 
 def digest_manifest(files: Iterable[FileDigest]) -> str:
-    """Return the sha256 over `path size sha256`, a line each in order of path: the digest of a model.
-
-    `sha256sum` over a text file of those lines gives the same.
-    """
+    """Return the digest of a model: the sha256 of a text of lines `path size sha256` in order of path."""
     lines = sorted(f"{file.path} {file.size} {file.sha256}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -61,14 +61,15 @@ def find_sizes(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def find_module_device(module: nn.Module) -> torch.device:
+    """Return where a module's first tensor is; the CPU if it has none."""
+    tensor = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
 @contextmanager
 def answered_by(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a function answer in a module's place; afterwards the module answers as before.
-
-    Args:
-        module: The module, hooks and all.
-        forward: Called as its `forward` would be.
-    """
+    """Call a function in place of a module's `forward`, hooks and all; afterwards the module is as before."""
     stored = module.__dict__.get("forward")
     module.forward = _Answer(forward)
     try:
@@ -81,7 +82,7 @@ def answered_by(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
 
 @dataclass(frozen=True)
 class _Answer:
-    """Marks a function that answers in a module's place, so that nothing read meanwhile is kept."""
+    """Marks a function that stands in for a module, so that nothing read meanwhile is kept."""
 
     function: Callable[..., Any]
 
@@ -96,13 +97,13 @@ class ProbedMemory:
     kept: OrderedDict[nn.Module, Tensor] = field(default_factory=OrderedDict)
 
     def get(self, module: nn.Module) -> Tensor | None:
-        """Return a module's matrix, if it is still there."""
+        """Return a module's matrix, if it is still kept."""
         if module in self.kept:
             self.kept.move_to_end(module)
         return self.kept.get(module)
 
     def keep(self, module: nn.Module, weight: Tensor) -> None:
-        """Keep a module's matrix, and let go of those that were used longest ago."""
+        """Keep a module's matrix, and drop those that were used longest ago."""
         self.kept[module] = weight
         while len(self.kept) > 1 and sum(weight.nbytes for weight in self.kept.values()) > _KEPT_BYTES:
             self.kept.popitem(last=False)
@@ -110,13 +111,9 @@ class ProbedMemory:
 
 @dataclass(frozen=True, eq=False)
 class Probed:
-    """The matrix that an opaque module multiplies by.
+    """The matrix, `shape` (out, in), that an opaque module multiplies by.
 
-    Attributes:
-        module: The module.
-        shape: (out, in).
-        dtype: What it is called with, the model's dtype.
-        memory: Where matrices are kept once they have been read.
+    The module is called with tensors of `dtype`, the model's; `memory` keeps matrices once they have been read.
     """
 
     module: nn.Module
@@ -127,8 +124,7 @@ class Probed:
     @property
     def device(self) -> torch.device:
         """Where it runs."""
-        held = next(chain(self.module.parameters(), self.module.buffers()), None)
-        return torch.device("cpu") if held is None else held.device
+        return find_module_device(self.module)
 
     @torch.no_grad()
     def read(self) -> Tensor:
@@ -144,25 +140,27 @@ class Probed:
 
     @torch.no_grad()
     def read_scalars(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Read some scalars, [scalars], without reading what lies in other columns.
-
-        Args:
-            rows: Output channels, int64 [scalars].
-            columns: Input channels, as many.
-        """
-        if not self._is_changed() and ((kept := self.memory.get(self.module)) is not None):
-            return kept[rows, columns]
-        if not self._is_changed() and (shown := self.find_shown()) is not None:
-            return shown[rows, columns]
+        """Read some scalars by int64 indices, [scalars], without reading what lies in other columns."""
+        if not self._is_changed():
+            kept = self.memory.get(self.module)
+            weight = self.find_shown() if kept is None else kept
+            if weight is not None:
+                return weight[rows, columns]
         asked, places = torch.unique(columns, return_inverse=True)
         return self._ask(asked.tolist())[rows, places]
 
     @torch.no_grad()
     def find_shown(self) -> Tensor | None:
-        """Return the weight that the module shows, [out, in], if what the module does bears it out."""
-        shown = _find_weight(self.module, self.shape)
-        if shown is None:
+        """Return the weight that the module shows, [out, in], if what the module does agrees with it."""
+        weight: Any = self.module._parameters.get("weight")
+        if weight is None or tuple(weight.shape) != self.shape:
             return None
+        if type(weight) is not nn.Parameter:
+            dequantize = getattr(weight, "dequantize", None)
+            weight = dequantize() if callable(dequantize) else None
+        if not isinstance(weight, Tensor) or weight.dtype not in _FLOATS:
+            return None
+        shown = weight.detach()
         step = max(1, self.shape[1] // _TRIED)
         tried = range(0, self.shape[1], step)
         done, said = self._ask(tried).double(), shown[:, list(tried)].double()
@@ -189,7 +187,6 @@ class Probed:
         return isinstance(self.module.__dict__.get("forward"), _Answer)
 
     def _ask(self, columns: range | list[int]) -> Tensor:
-        """Return columns as the module multiplies by them, [out, columns]."""
         device, width = self.device, self.shape[1]
         # Two rows, for one is another kernel in some libraries.
         nothing = self._call(torch.zeros(1, 2, width, dtype=self.dtype, device=device))[0, :1]
@@ -207,15 +204,3 @@ class Probed:
         # Not through hooks: whoever watches the module is to see the model's own calls only.
         answer: Tensor = self.module.forward(x)
         return answer
-
-
-def _find_weight(module: nn.Module, shape: tuple[int, int]) -> Tensor | None:
-    weight: Any = module._parameters.get("weight")
-    if weight is None or tuple(weight.shape) != shape:
-        return None
-    if type(weight) is nn.Parameter:
-        return weight.detach() if weight.dtype in _FLOATS else None
-    if callable(dequantize := getattr(weight, "dequantize", None)):
-        plain = dequantize()
-        return plain.detach() if isinstance(plain, Tensor) and plain.dtype in _FLOATS else None
-    return None

@@ -57,15 +57,12 @@ class FusedExperts:
         bias = getattr(self.module, f"{name}_bias", None)
         return bias.detach()[expert] if isinstance(bias, Tensor) else None
 
+    def multiply(self, name: str, expert: int, x: Tensor) -> Tensor:
+        """Multiply by one expert's matrix, and add its bias if there is one."""
+        return nn.functional.linear(x, self.matrix(name, expert), self.bias(name, expert))
+
     def activate(self, states: Sequence[Tensor]) -> Tensor:
-        """Apply the module's own gate or activation.
-
-        Args:
-            states: What each of the inward matrices gave, [served, .] each.
-
-        Returns:
-            What enters the down-projection, [served, inner].
-        """
+        """Apply the module's own gate or activation to what the inward matrices gave, [served, .] each."""
         gate: Any = getattr(self.module, "_apply_gate", None)
         gated = getattr(self.module, "has_gate", True)
         if len(states) == 1 and gated and gate is not None:
@@ -84,15 +81,7 @@ class FusedExperts:
 
 
 def find_fused_experts(module: nn.Module, name: str, hidden: int) -> FusedExperts | None:
-    """Tell whether a module fuses experts, and how.
-
-    Args:
-        module: The module; only its own parameters count.
-        name: Its qualified name.
-        hidden: Width of the residual stream.
-    """
-    if isinstance(module, nn.Conv1d):
-        return None
+    """Return how a module's own parameters fuse experts, if they do; `hidden` is the residual stream's width."""
     fused = {
         key: parameter
         for key, parameter in module.named_parameters(recurse=False)
@@ -106,7 +95,7 @@ def find_fused_experts(module: nn.Module, name: str, hidden: int) -> FusedExpert
 
 
 def _is_transposed(module: nn.Module, fused: Mapping[str, nn.Parameter], down: str, hidden: int) -> bool:
-    """Read the layout off the module, else off whichever parameter is not square."""
+    """Read the layout from the module, else from whichever parameter is not square."""
     declared = getattr(module, "is_transposed", None)
     if declared is not None:
         return bool(declared)
@@ -138,14 +127,6 @@ class ExpertPass:
     scales: Tensor
 
 
-@dataclass(frozen=True)
-class _Route:
-    expert: int
-    tokens: Tensor
-    places: Tensor
-    scales: Tensor | None
-
-
 @torch.no_grad()
 def follow_experts(
     fused: FusedExperts,
@@ -160,12 +141,6 @@ def follow_experts(
     experts each token goes to and with which weight, or (Llama 4) is given all tokens once per expert, with
     the weights already in them.
 
-    Args:
-        fused: The experts.
-        inputs: Positional arguments of the call.
-        named: Keyword arguments of the call.
-        only: Which experts; all by default.
-
     Returns:
         One entry per expert that served a token.
 
@@ -175,32 +150,18 @@ def follow_experts(
     tensors = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor)]
     states = tensors[0].reshape(-1, tensors[0].shape[-1])  # [places, hidden]
     passes = []
-    for route in _list_routes(fused, states, tensors[1:]):
-        if only is not None and route.expert not in only:
-            continue
-        x = states[route.places]  # [served, hidden]
-        leading = [
-            nn.functional.linear(x, fused.matrix(name, route.expert), fused.bias(name, route.expert))
-            for name in fused.inward
-        ]
-        inner = fused.activate(leading)  # [served, inner]
-        down, bias = fused.matrix(fused.down, route.expert), fused.bias(fused.down, route.expert)
-        y = nn.functional.linear(inner, down, bias)  # [served, hidden]
-        scales = torch.ones_like(y[:, 0]) if route.scales is None else route.scales
-        passes.append(ExpertPass(route.expert, route.tokens, route.places, inner, y, scales))
+    for expert, tokens, places, scales in _list_routes(fused, states, tensors[1:]):
+        if only is None or expert in only:
+            x = states[places]  # [served, hidden]
+            inner = fused.activate([fused.multiply(name, expert, x) for name in fused.inward])  # [served, inner]
+            passes.append(
+                ExpertPass(expert, tokens, places, inner, fused.multiply(fused.down, expert, inner), scales)
+            )
     return tuple(passes)
 
 
-def check_passes(fused: FusedExperts, passes: Sequence[ExpertPass], output: Any) -> Tensor:
+def check_passes(fused: FusedExperts, passes: Sequence[ExpertPass], output: Any) -> None:
     """Check that the experts' outputs, each times its routing weight, add up to the module's output.
-
-    Args:
-        fused: The experts.
-        passes: What `follow_experts` worked out, for all experts.
-        output: What the module returned.
-
-    Returns:
-        The sum, float32 [places, hidden].
 
     Raises:
         CheckpointError: If they do not: then the module computes something else.
@@ -210,59 +171,51 @@ def check_passes(fused: FusedExperts, passes: Sequence[ExpertPass], output: Any)
     total = torch.zeros_like(expected)
     norm = getattr(fused.module, "post_expert_norm", None)
     for served in passes:
-        given_out = served.outputs if norm is None else norm(served.outputs)
-        total.index_add_(0, served.places, given_out.float() * served.scales.float()[:, None])
+        outputs = served.outputs if norm is None else norm(served.outputs)
+        total.index_add_(0, served.places, outputs.float() * served.scales.float()[:, None])
     allowed = max(_TOLERANCE, _EPSILONS * torch.finfo(given.dtype).eps)
     # Not finite is refused elsewhere, with the layer's number.
     if bool(expected.isfinite().all()) and float((total - expected).norm()) > allowed * float(expected.norm()):
         found = "their output is not the sum of what each gives, times its routing weight"
         raise refuse_experts(f"experts {fused.name}", found)
-    return total
 
 
-def _list_routes(fused: FusedExperts, states: Tensor, routing: Sequence[Tensor]) -> Iterator[_Route]:
-    """Yield the experts that served a token, in order."""
+def _list_routes(
+    fused: FusedExperts, states: Tensor, routing: Sequence[Tensor]
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Yield the experts that served a token, in order, each with `tokens`, `places` and `scales` of its pass."""
     index = next((tensor for tensor in routing if not tensor.is_floating_point()), None)
     weights = next((tensor for tensor in routing if tensor.is_floating_point()), None)
     if index is not None and weights is not None:
-        yield from _read_routing(fused, index.reshape(len(states), -1), weights.reshape(len(states), -1))
+        index, weights = index.reshape(len(states), -1), weights.reshape(len(states), -1)  # [tokens, chosen]
+        # Some families give the weights of all experts.
+        if weights.shape != index.shape:
+            if weights.shape[1] != fused.count:
+                raise refuse_experts(f"experts {fused.name}", "they are told more experts than weights")
+            weights = weights.gather(1, index)
+        for expert in sorted(set(index.flatten().tolist())):
+            tokens, chosen = (index == expert).nonzero(as_tuple=True)
+            # One past the last stands for no expert at all.
+            if expert < fused.count:
+                yield expert, tokens, tokens, weights[tokens, chosen]
     elif index is None and weights is None and len(states) % fused.count == 0:
-        tokens = len(states) // fused.count
-        spread = states.reshape(fused.count, tokens, -1)
-        for expert, served in enumerate(spread.any(-1)):
+        count = len(states) // fused.count
+        for expert, served in enumerate(states.reshape(fused.count, count, -1).any(-1)):
             # A token that is not for this expert has the weight 0, and so it enters as zeros.
-            tokens_served = served.nonzero().flatten()
-            if len(tokens_served):
-                yield _Route(expert, tokens_served, tokens_served + expert * tokens, None)
+            tokens = served.nonzero().flatten()
+            if len(tokens):
+                yield expert, tokens, tokens + expert * count, states.new_ones(len(tokens))
     else:
         raise refuse_experts(f"experts {fused.name}", "they are not told which experts each token goes to")
 
 
-def _read_routing(fused: FusedExperts, index: Tensor, weights: Tensor) -> Iterator[_Route]:
-    """Read experts and weights, [tokens, chosen] each; some families give the weights of all experts."""
-    if weights.shape != index.shape:
-        if weights.shape[1] != fused.count:
-            raise refuse_experts(f"experts {fused.name}", "they are told more experts than weights")
-        weights = weights.gather(1, index)
-    for expert in sorted(set(index.flatten().tolist())):
-        tokens, chosen = (index == expert).nonzero(as_tuple=True)
-        # One past the last stands for no expert at all.
-        if expert < fused.count:
-            yield _Route(expert, tokens, tokens, weights[tokens, chosen])
-
-
 def match_rows(rows: Tensor, among: Tensor) -> Tensor:
-    """Find out which tokens entered an expert that is a module of its own.
+    """Find which rows of `among` [tokens, hidden] those of `rows` [served, hidden] are, int64 [served].
 
-    Args:
-        rows: What entered it, [served, hidden].
-        among: What entered the MLP, [tokens, hidden].
-
-    Returns:
-        Which of them those are, int64 [served]; of equal ones the earliest that is free.
+    Of equal rows the earliest that is free is taken.
 
     Raises:
-        CheckpointError: If what enters the expert is something else.
+        CheckpointError: If a row is not among them.
     """
     taken: list[int] = []
     for row in rows:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from sw_audit.checkpoint.effective import ProbedMemory
+from sw_audit.checkpoint.experts import FusedExperts, find_fused_experts
 from sw_audit.checkpoint.matrices import (
     DecoderLayer,
     DownProjection,
     Matrix,
-    identify_storage,
-    list_expert_matrices,
-    list_fused_experts,
     list_projections,
 )
 from sw_audit.errors import CheckpointError
@@ -48,49 +47,43 @@ def find_decoder_layers(model: Any) -> tuple[DecoderLayer, ...]:
     down-projection is the widest one that leads back into the residual stream and has a partner leading out
     of it; each expert has its own.
 
-    Args:
-        model: A `PreTrainedModel`, on any device, also on `meta`.
+    The model, a `PreTrainedModel`, may be on any device, also on `meta`.
 
     Raises:
         CheckpointError: If the model is no decoder.
     """
-    source = _name_model(model)
+    source = getattr(model, "name_or_path", "") or type(model).__name__
     refuse_other_architectures(model.config, source)
     text = model.config.get_text_config(decoder=True)
     layers = _find_layer_list(model, text.num_hidden_layers)
     if layers is None:
-        raise CheckpointError(
-            f"model {source!r}",
-            f"no list of {text.num_hidden_layers} decoder layers in {type(model).__name__}",
-            "give a decoder-only language model",
-        )
+        found = f"no list of {text.num_hidden_layers} decoder layers in {type(model).__name__}"
+        raise CheckpointError(f"model {source!r}", found, "give a decoder-only language model")
     names = {module: name for name, module in model.named_modules()}
-    shared = {identify_storage(weight) for weight in _list_embeddings(model)}
+    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = (getattr(module, "weight", None) for module in embeddings)
+    shared = {_identify_storage(weight) for weight in weights if isinstance(weight, torch.Tensor)}
     decoder_layers, memory = [], ProbedMemory()
     for index, module in enumerate(layers):
         name = names[module]
         projections = list_projections(module, name, model.dtype, memory)
-        matrices = list(_list_matrices(projections, module, name, text.hidden_size, shared))
-        downs = find_down_projections(module, name, index, text.hidden_size, model.dtype, memory)
-        decoder_layers.append(DecoderLayer(index, name, module, downs, tuple(matrices)))
+        matrices = tuple(_list_matrices(module, name, text.hidden_size, projections, shared))
+        downs = tuple(_list_down_projections(module, name, index, text.hidden_size, model.dtype, memory))
+        decoder_layers.append(DecoderLayer(index, name, module, downs, matrices))
     return tuple(decoder_layers)
 
 
 def _list_matrices(
-    projections: Iterable[tuple[Matrix, torch.nn.Module]],
-    layer: torch.nn.Module,
-    name: str,
-    hidden: int,
-    shared: set[int],
+    layer: torch.nn.Module, name: str, hidden: int, projections: Iterable[_Pair], shared: set[int]
 ) -> Iterator[Matrix]:
-    """Yield a layer's matrices that share no memory with what was seen, which is added to."""
+    """Yield a layer's matrices whose storage is not in `shared`, and add theirs to it."""
     listed = [matrix for matrix, _ in projections]
-    listed += [
-        matrix for fused in list_fused_experts(layer, name, hidden) for matrix in list_expert_matrices(fused)
-    ]
+    for fused in _list_fused_experts(layer, name, hidden):
+        for parameter, tensor in fused.parameters():
+            listed += [Matrix(parameter, tensor, fused.transposed, expert=expert) for expert in range(fused.count)]
     own: dict[int, str] = {}
     for matrix in listed:
-        storage = identify_storage(matrix.tensor)
+        storage = _identify_storage(matrix.tensor)
         # All experts of one parameter share its memory and are listed all the same.
         if storage not in shared and own.setdefault(storage, matrix.parameter) == matrix.parameter:
             yield matrix
@@ -98,30 +91,14 @@ def _list_matrices(
 
 
 def require_down_projections(layers: Sequence[DecoderLayer], source: str) -> None:
-    """Refuse a model in which no layer has a down-projection.
-
-    Args:
-        layers: What `find_decoder_layers` found.
-        source: What the user calls the model.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
+    """Raise CheckpointError for a model in which no layer has a down-projection."""
     if not any(layer.down_projections for layer in layers):
         found = "no layer has an MLP with a down-projection"
         raise CheckpointError(f"model {source!r}", found, "give a decoder-only language model with MLPs")
 
 
 def refuse_other_architectures(config: Any, source: str) -> None:
-    """Refuse what is not a decoder-only language model, as far as its configuration says so.
-
-    Args:
-        config: The model's `PreTrainedConfig`.
-        source: What to call the model.
-
-    Raises:
-        CheckpointError: For encoder-only and encoder-decoder models.
-    """
+    """Raise CheckpointError for an encoder or an encoder-decoder, by the model's configuration."""
     remedy = "give a decoder-only language model"
     if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(f"model {source!r}", f"{config.model_type} is an encoder-decoder model", remedy)
@@ -131,11 +108,8 @@ def refuse_other_architectures(config: Any, source: str) -> None:
     # Some families fill in masks or predict the next token; these say so in their configuration.
     causal = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
     if masked and not causal:
-        raise CheckpointError(
-            f"model {source!r}",
-            f"{config.model_type} is an encoder-only model, it cannot predict a next token",
-            remedy,
-        )
+        found = f"{config.model_type} is an encoder-only model, it cannot predict a next token"
+        raise CheckpointError(f"model {source!r}", found, remedy)
 
 
 def _find_layer_list(model: Any, length: int) -> Sequence[torch.nn.Module] | None:
@@ -153,59 +127,45 @@ def _find_layer_list(model: Any, length: int) -> Sequence[torch.nn.Module] | Non
     return None
 
 
-def _list_embeddings(model: Any) -> Iterator[torch.Tensor]:
-    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, torch.Tensor):
-            yield weight
-
-
-def _name_model(model: Any) -> str:
-    return getattr(model, "name_or_path", "") or type(model).__name__
-
-
-def find_down_projections(
-    layer: torch.nn.Module,
-    name: str,
-    index: int,
-    hidden: int,
-    dtype: torch.dtype = torch.float32,
-    memory: ProbedMemory | None = None,
-) -> tuple[DownProjection, ...]:
-    """Find the down-projections of a decoder layer, outside of the blocks that mix tokens.
-
-    Args:
-        layer: The layer.
-        name: Its qualified name.
-        index: Its number.
-        hidden: Width of the residual stream.
-        dtype: The model's dtype, in which opaque modules are probed.
-        memory: Where probed matrices are kept.
-
-    Returns:
-        That of the dense MLP, or of what all tokens share, first; then one per expert.
-    """
+def _list_down_projections(
+    layer: torch.nn.Module, name: str, index: int, hidden: int, dtype: torch.dtype, memory: ProbedMemory
+) -> Iterator[DownProjection]:
+    """Yield a layer's down-projections: that of the dense MLP, or of what all tokens share; then the experts'."""
     dense: list[_Pair] = []
     experts: list[DownProjection] = []
-    for block, prefix in _list_mlp_blocks(layer, name):
+    for child_name, block in layer.named_children():
+        if mixes_tokens(block):
+            continue
+        prefix = f"{name}.{child_name}"
         apart = dict(_list_separate_experts(block, prefix))
-        pairs = list(list_projections(block, prefix, dtype, memory))
-        dense += [pair for pair in pairs if not _is_below(pair[0].parameter, tuple(apart))]
+        below = tuple(f"{path}." for path in apart)
+        projections = list_projections(block, prefix, dtype, memory)
+        dense += [pair for pair in projections if not pair[0].parameter.startswith(below)]
         for path, module in apart.items():
             pairs = list(list_projections(module, path, dtype, memory))
             if len(pairs) > 1 and (pair := _choose_widest(pairs, hidden)) is not None:
                 experts.append(_as_down_projection(pair, index, expert_module=module))
-        for fused in list_fused_experts(block, prefix, hidden):
+        for fused in _list_fused_experts(block, prefix, hidden):
             parameter, tensor = list(fused.parameters())[-1]
             if fused.matrix(fused.down, 0).shape[0] == hidden:
-                experts += [
-                    DownProjection(
-                        parameter, tensor, fused.transposed, index, fused.module, expert=expert, fused=fused
-                    )
-                    for expert in range(fused.count)
-                ]
-    pair = _choose_widest(dense, hidden)
-    return (*([] if pair is None else [_as_down_projection(pair, index)]), *experts)
+                down = partial(
+                    DownProjection, parameter, tensor, fused.transposed, index, fused.module, fused=fused
+                )
+                experts += [down(expert=expert) for expert in range(fused.count)]
+    if (pair := _choose_widest(dense, hidden)) is not None:
+        yield _as_down_projection(pair, index)
+    yield from experts
+
+
+def _list_fused_experts(root: torch.nn.Module, prefix: str, hidden: int) -> Iterator[FusedExperts]:
+    for name, module in root.named_modules(prefix=prefix):
+        if (fused := find_fused_experts(module, name, hidden)) is not None:
+            yield fused
+
+
+def _identify_storage(tensor: torch.Tensor) -> int:
+    """Return a number that tensors sharing memory have in common, also where there is no memory (meta)."""
+    return tensor.data_ptr() or id(tensor)
 
 
 def _choose_widest(pairs: Sequence[_Pair], hidden: int) -> _Pair | None:
@@ -226,15 +186,8 @@ def _choose_widest(pairs: Sequence[_Pair], hidden: int) -> _Pair | None:
 
 def _as_down_projection(pair: _Pair, index: int, expert_module: torch.nn.Module | None = None) -> DownProjection:
     matrix, module = pair
-    return DownProjection(
-        matrix.parameter,
-        matrix.tensor,
-        matrix.transposed,
-        index,
-        module,
-        expert_module=expert_module,
-        probed=matrix.probed,
-    )
+    stored = (matrix.parameter, matrix.tensor, matrix.transposed)
+    return DownProjection(*stored, index, module, expert_module=expert_module, probed=matrix.probed)
 
 
 def mixes_tokens(block: torch.nn.Module) -> bool:
@@ -242,20 +195,9 @@ def mixes_tokens(block: torch.nn.Module) -> bool:
     return bool(_TOLD_TO_MIXERS & inspect.signature(block.forward).parameters.keys())
 
 
-def _list_mlp_blocks(layer: torch.nn.Module, name: str) -> Iterator[tuple[torch.nn.Module, str]]:
-    """Yield the layer's children, named, that see one token at a time."""
-    for child_name, child in layer.named_children():
-        if not mixes_tokens(child):
-            yield child, f"{name}.{child_name}"
-
-
 def _list_separate_experts(block: torch.nn.Module, name: str) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Yield the members of lists of modules: experts side by side, each called with its own tokens."""
+    """Yield the members of lists of modules: each is an expert, called with its own tokens."""
     for list_name, module in block.named_modules(prefix=name):
         if isinstance(module, torch.nn.ModuleList) and len(module) > 1:
             for member_name, member in module.named_children():
                 yield f"{list_name}.{member_name}", member
-
-
-def _is_below(parameter: str, names: tuple[str, ...]) -> bool:
-    return any(parameter.startswith(f"{name}.") for name in names)

@@ -1,10 +1,11 @@
-"""The folder of a checkpoint: where it is, and its configuration, index and headers, each read once."""
+"""The folder of a checkpoint: its files, each read once, and what can be said against it without torch."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import is_offline_mode
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+from sw_audit.checkpoint.formats.adapter import ADAPTER_CONFIG
 from sw_audit.checkpoint.formats.format import Format, find_format
-from sw_audit.checkpoint.headers import TensorHeader, read_header
+from sw_audit.checkpoint.headers import DamagedFileError, TensorHeader, read_header
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 
@@ -30,12 +32,7 @@ _TOKENIZER_ENDS = (".tiktoken", ".model")
 
 
 class CheckpointFolder:
-    """A folder of files that are a checkpoint, each of which is read at most once.
-
-    Args:
-        path: Where it is.
-        policy: By what it was asked for.
-    """
+    """A folder of files that are a checkpoint, each of which is read at most once."""
 
     def __init__(self, path: Path, policy: ModelPolicy) -> None:
         self.path, self.policy = path, policy
@@ -44,10 +41,8 @@ class CheckpointFolder:
     def find(cls, policy: ModelPolicy, *, fetch: bool) -> CheckpointFolder | None:
         """Find the folder of a checkpoint; a local path is never looked up on the network.
 
-        Args:
-            policy: The model, by path or hub id.
-            fetch: Whether a hub repository may be downloaded. If not, the answer for one is `None`, unless the
-                hub is switched off (`HF_HUB_OFFLINE`): then it is the cached snapshot.
+        A hub repository is downloaded if `fetch` says so. If not, the answer for one is `None`, or the cached
+        snapshot where the hub is switched off (`HF_HUB_OFFLINE`).
 
         Raises:
             CheckpointError: If there is no such folder or repository, or it cannot be reached.
@@ -66,11 +61,7 @@ class CheckpointFolder:
 
     @classmethod
     def require(cls, policy: ModelPolicy) -> CheckpointFolder:
-        """Find the folder of a checkpoint, fetched if it is on the hub.
-
-        Raises:
-            CheckpointError: If there is none.
-        """
+        """Find the folder of a checkpoint, fetched if it is on the hub; CheckpointError if there is none."""
         folder = cls.find(policy, fetch=True)
         if folder is None:  # pragma: no cover - fetching finds a folder or raises
             raise CheckpointError(quote_source(policy), "there is no such folder", "correct the path")
@@ -83,11 +74,7 @@ class CheckpointFolder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What config.json says.
-
-        Raises:
-            CheckpointError: If there is none, or it is no JSON object.
-        """
+        """What config.json says; CheckpointError if there is none, or it is no JSON object."""
         if not (self.path / "config.json").exists():
             remedy = "give a checkpoint in the layout of transformers"
             raise CheckpointError(self.asked, "there is no config.json in the folder", remedy)
@@ -114,11 +101,7 @@ class CheckpointFolder:
 
     @cached_property
     def format(self) -> Format:
-        """How the weights are stored.
-
-        Raises:
-            CheckpointError: If the folder holds several files of weights and none is named.
-        """
+        """How the weights are stored; CheckpointError if it holds several files of weights and none is named."""
         return find_format(self)
 
     @property
@@ -137,21 +120,12 @@ class CheckpointFolder:
 
     @cached_property
     def headers(self) -> dict[str, dict[str, TensorHeader]]:
-        """What each safetensors file holds, by the names of files and tensors.
-
-        Raises:
-            DamagedFileError: If one is not whole.
-            CheckpointError: If there are no weights.
-        """
+        """What each safetensors file holds, by the names of files and tensors; DamagedFileError if it is none."""
         return {path.name: read_header(path) for path in self.weight_files if path.suffix == ".safetensors"}
 
     @cached_property
     def index(self) -> dict[str, str]:
-        """Which shard holds which tensor, by the index of safetensors; nothing where there is no index.
-
-        Raises:
-            BrokenWeightsError: If the index does not say.
-        """
+        """Which shard holds which tensor, by the index of safetensors; nothing where there is no index."""
         return self._read_index(INDEX)
 
     @cached_property
@@ -161,12 +135,7 @@ class CheckpointFolder:
         return any(name.startswith(_TOKENIZER_STARTS) or name.endswith(_TOKENIZER_ENDS) for name in names)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a file of the folder.
-
-        Raises:
-            CheckpointError: If it is no JSON object.
-            OSError: If it cannot be read.
-        """
+        """Read a file of the folder; CheckpointError if it is no JSON object."""
         try:
             content = json.loads((self.path / name).read_text(encoding="utf-8"))
         except ValueError as error:
@@ -176,11 +145,7 @@ class CheckpointFolder:
         return content
 
     def list_layout(self) -> tuple[Path, ...]:
-        """List the weight files as transformers looks for them: one file or shards, pickles last.
-
-        Raises:
-            CheckpointError: As `weight_files` says.
-        """
+        """List the weight files as transformers looks for them: one file or shards, pickles last."""
         if stored := self._list_files(WEIGHTS, INDEX):
             return stored
         pickles = sorted(path.name for path in self.path.glob("*.bin"))
@@ -195,7 +160,7 @@ class CheckpointFolder:
         raise CheckpointError(self.asked, found, remedy)
 
     def refuse_index(self, found: str, where: str) -> BrokenWeightsError:
-        """Make the refusal of an index that does not agree with its shards."""
+        """Make the error for an index that does not agree with its shards."""
         return BrokenWeightsError(self.asked, found, _AGAIN, kind="shard-index", where=where)
 
     def _list_files(self, name: str, index: str) -> tuple[Path, ...]:
@@ -229,15 +194,7 @@ def quote_source(policy: ModelPolicy) -> str:
 
 
 def choose_files(names: Iterable[str], policy: ModelPolicy) -> list[str]:
-    """Choose what to download of a repository: weights in one format, configuration and tokenizer, no code.
-
-    Args:
-        names: Paths of all files in the repository.
-        policy: Whether pickles and code are allowed.
-
-    Raises:
-        CheckpointError: If the weights are there as pickles only and these are not allowed.
-    """
+    """Choose what to download of a repository: weights in one format, configuration, tokenizer, trusted code."""
     # Subfolders hold the same weights again in formats of other programs, as `consolidated` files do.
     top = [name for name in names if "/" not in name and not name.startswith("consolidated")]
     weights = [name for name in top if name.endswith(".safetensors")]
@@ -286,3 +243,64 @@ def _find_cached(policy: ModelPolicy, reason: str, cause: Exception | None = Non
         found = f"no such folder here, no snapshot in the cache, and {reason}"
         remedy = "correct the path, or download the model while there is a connection"
         raise CheckpointError(quote_source(policy), found, remedy) from (cause or error)
+
+
+def inspect_checkpoint(policy: ModelPolicy) -> None:
+    """Raise CheckpointError for what files and headers show; a hub repository is inspected when it is opened."""
+    folder = CheckpointFolder.find(policy, fetch=False)
+    if folder is not None:
+        inspect_folder(folder)
+
+
+def inspect_folder(folder: CheckpointFolder) -> None:
+    """Raise CheckpointError for what the files and headers of a folder show."""
+    with one_line_damage(folder):
+        if not any(folder.path.iterdir()):
+            raise CheckpointError(folder.asked, "the folder is empty", "give the folder of a checkpoint")
+        known = folder.format
+        if known.uses_config:
+            _inspect_configured(folder)
+            return
+        known.require(folder)
+        known.inspect(folder)
+        if (base := known.find_base(folder)) is not None:
+            _ = folder.headers
+            inspect_checkpoint(base)
+
+
+def _inspect_configured(folder: CheckpointFolder) -> None:
+    """Inspect a folder whose config.json describes the model; it has to be a decoder, with its tokenizer."""
+    if (folder.path / ADAPTER_CONFIG).exists():
+        found = "there is an adapter beside the model, and transformers would put it on without being asked"
+        raise CheckpointError(folder.asked, found, "move one of the two into a folder of its own")
+    kind = folder.config.get("model_type")
+    if not isinstance(kind, str):
+        raise CheckpointError(folder.asked, "config.json names no model_type", _AGAIN)
+    folder.format.require(folder)
+    if folder.headers and WEIGHTS not in folder.headers:
+        for tensor, shard in folder.index.items():
+            if tensor not in folder.headers[shard]:
+                found = f"the index promises tensor {tensor!r} in {shard}, which does not hold it"
+                raise folder.refuse_index(found, tensor)
+    folder.format.inspect(folder)
+    remedy = "give a decoder-only language model"
+    if folder.config.get("is_encoder_decoder"):
+        raise CheckpointError(folder.asked, f"{kind} is an encoder-decoder model", remedy)
+    architectures = folder.config.get("architectures") or ()
+    if any(str(name).endswith("ForMaskedLM") for name in architectures) and not folder.config.get("is_decoder"):
+        raise CheckpointError(folder.asked, f"{kind} is an encoder-only model", remedy)
+    if not folder.has_tokenizer:
+        remedy = "put the tokenizer of the model it was made from beside the weights"
+        raise CheckpointError(folder.asked, "there is no tokenizer in the folder", remedy)
+
+
+@contextmanager
+def one_line_damage(folder: CheckpointFolder) -> Iterator[None]:
+    """Turn what a damaged or unreadable file raises into a CheckpointError of one line."""
+    try:
+        yield
+    except DamagedFileError as error:
+        raise BrokenWeightsError(folder.asked, error.found, error.remedy, where=error.where) from error
+    except OSError as error:
+        found = f"{Path(error.filename or folder.path).name} cannot be read ({error.strerror})"
+        raise CheckpointError(folder.asked, found, "check the file and its permissions") from error

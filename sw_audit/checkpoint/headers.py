@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -26,57 +26,32 @@ SIZES = {
 
 
 class DamagedFileError(Exception):
-    """A weight file that cannot be used.
-
-    Args:
-        found: What is wrong with it.
-        remedy: What to do.
-        where: The file.
-    """
+    """A weight file that cannot be used: what is wrong, what to do, and its name."""
 
     def __init__(self, found: str, remedy: str, where: str = "") -> None:
         self.found, self.remedy, self.where = found, remedy, where
         super().__init__(f"{found}; {remedy}")
 
 
-@dataclass(frozen=True)
-class TensorHeader:
-    """What a file says of one tensor before it is read.
-
-    Attributes:
-        dtype: In the notation of safetensors, such as `BF16`, or of GGUF, such as `Q4_0`.
-        shape: As stored.
-        file: Name of the file.
-    """
+class TensorHeader(NamedTuple):
+    """What a file says of one tensor: dtype as safetensors (`BF16`) or GGUF (`Q4_0`) name it, shape, file name."""
 
     dtype: str
     shape: tuple[int, ...]
     file: str
 
-    @property
-    def count(self) -> int:
-        """Number of entries."""
-        return math.prod(self.shape)
-
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
-    """Read the header of a safetensors file, which the library holds against the length of the file.
-
-    Returns:
-        The tensors by name, in the order of the file.
+    """Read the header of a safetensors file: its tensors by name, in the order of the file.
 
     Raises:
         DamagedFileError: If the file is empty, cut off, too long, a git-LFS pointer or no safetensors file.
-        OSError: If it cannot be read.
     """
     try:
         # Without torch, so that a checkpoint can be refused before anything heavy is loaded.
         with safe_open(path, framework="np") as file:
-            slices = {name: file.get_slice(name) for name in file.offset_keys()}
-            return {
-                name: TensorHeader(view.get_dtype(), tuple(view.get_shape()), path.name)
-                for name, view in slices.items()
-            }
+            slices = ((name, file.get_slice(name)) for name in file.offset_keys())
+            return {name: TensorHeader(s.get_dtype(), tuple(s.get_shape()), path.name) for name, s in slices}
     except (SafetensorError, OSError) as error:
         raise _explain(path, error) from error
 

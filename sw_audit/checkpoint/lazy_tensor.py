@@ -15,14 +15,7 @@ _MOVES = {Tensor.cpu, Tensor.cuda, Tensor.detach}
 
 @dataclass(frozen=True)
 class Step:
-    """One call that made a tensor.
-
-    Attributes:
-        function: What was called.
-        positional: Its arguments; tensors among them, also in lists, may be `LazyTensor`.
-        named: Its named arguments.
-        part: Which of its results the tensor is, where it returns several.
-    """
+    """One call that made a tensor; `part` says which of its results the tensor is, where it returns several."""
 
     function: Callable[..., Any]
     positional: tuple[Any, ...]
@@ -33,8 +26,7 @@ class Step:
 class LazyTensor(Tensor):
     """A tensor on the meta device that stands for one in a file, or for one made from such.
 
-    Attributes:
-        origin: Name of the tensor in the files, or the step that makes it.
+    `origin` is the name of the tensor in the files, or the step that makes it.
     """
 
     origin: str | Step
@@ -55,9 +47,11 @@ class LazyTensor(Tensor):
         """Do it without data, and note that it was done."""
         named = dict(kwargs or {})
         if func is Tensor.to:
-            args, named = _leave_device_out(args, named)
+            # The dtype that it is converted to is kept, where and how it is sent is not.
+            args = (args[0], *(value for value in (*args[1:], *named.values()) if isinstance(value, torch.dtype)))
+            named = {}
         with torch._C.DisableTorchFunctionSubclass():
-            if _changes_nothing(func, args, named):
+            if _changes_nothing(func, args):
                 # Not the object itself: a parameter made of it must be another one.
                 return _mark(args[0].as_subclass(Tensor).detach(), args[0].origin)
             result = func(*args, **named)
@@ -71,27 +65,13 @@ class LazyTensor(Tensor):
 
 
 def make_real(tensor: LazyTensor, read: Callable[[str], Tensor]) -> Tensor:
-    """Do on real data what was done to a tensor without.
-
-    Args:
-        tensor: The tensor.
-        read: Returns a tensor of the files by its name.
-
-    Returns:
-        Where nothing was done to it, what `read` returned.
-    """
-    made: Tensor = _repeat(tensor, read, {})
-    return made
+    """Do on real data what was done to a tensor without; `read` returns a tensor of the files by its name."""
+    real: Tensor = _repeat(tensor, read, {})
+    return real
 
 
 def make_entry_real(tensor: LazyTensor, index: int, read: Callable[[str], Tensor]) -> Tensor:
-    """Return `make_real(tensor, read)[index]`, without the other entries where these were stacked.
-
-    Args:
-        tensor: The tensor, such as the matrices of all experts.
-        index: Along its first dimension.
-        read: Returns a tensor of the files by its name.
-    """
+    """Return `make_real(tensor, read)[index]`, without the other entries where these were stacked."""
     step = tensor.origin
     if isinstance(step, Step) and step.function is torch.stack and step.named.get("dim", 0) == 0:
         entries = step.positional[0]
@@ -100,12 +80,12 @@ def make_entry_real(tensor: LazyTensor, index: int, read: Callable[[str], Tensor
     return make_real(tensor, read)[index]
 
 
-def list_sources(tensor: LazyTensor) -> list[str]:
-    """List the names of the tensors in the files that one is made from."""
-    if isinstance(tensor.origin, str):
-        return [tensor.origin]
-    arguments = _flatten([tensor.origin.positional, list(tensor.origin.named.values())])
-    return [name for value in arguments if isinstance(value, LazyTensor) for name in list_sources(value)]
+def list_sources(value: Any) -> list[str]:
+    """List the names of the tensors in the files that a tensor, or several in lists, are made from."""
+    if isinstance(value, LazyTensor):
+        step = value.origin
+        return [step] if isinstance(step, str) else list_sources([step.positional, *step.named.values()])
+    return [name for member in value for name in list_sources(member)] if isinstance(value, tuple | list) else []
 
 
 def _repeat(value: Any, read: Callable[[str], Tensor], made: dict[int, Any]) -> Any:
@@ -130,19 +110,7 @@ def _mark(tensor: Tensor, origin: str | Step) -> LazyTensor:
     return marked
 
 
-def _changes_nothing(func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
+def _changes_nothing(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     if func is Tensor.to:
-        return (*args[1:], *named.values()) in ((), (args[0].dtype,))
+        return args[1:] in ((), (args[0].dtype,))
     return func in _MOVES or (func is Tensor.__getitem__ and args[1] is Ellipsis)
-
-
-def _leave_device_out(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Keep the dtype that a tensor is converted to, and drop the place it is sent to, and how."""
-    dtypes = [value for value in (*args[1:], *named.values()) if isinstance(value, torch.dtype)]
-    return (args[0], *dtypes), {}
-
-
-def _flatten(value: Any) -> list[Any]:
-    if isinstance(value, tuple | list):
-        return [member for inner in value for member in _flatten(inner)]
-    return [value]

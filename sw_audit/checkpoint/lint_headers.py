@@ -52,15 +52,7 @@ def lint_headers(policy: ModelPolicy) -> WeightsReport:
 
 @dataclass
 class Look:
-    """What a static look has found so far.
-
-    Attributes:
-        folder: The checkpoint.
-        files: Number of its weight files.
-        stored: What they hold; `None` where they cannot be read.
-        flaws: What is wrong.
-        remedy: What to do where there are no weights to look at.
-    """
+    """What a static look has found: `stored` is `None` where the files cannot be read, for what `remedy` is."""
 
     folder: CheckpointFolder
     files: int
@@ -70,21 +62,14 @@ class Look:
 
     def report(self) -> WeightsReport:
         """Report it."""
-        if self.stored is None:
-            report = report_flaws(self.flaws, self.files)
-            return report if self.remedy is None else report.model_copy(update={"remedy": self.remedy})
-        manifest = self.stored.scanned > 0 and self.folder.policy.manifest is not None
-        return report_flaws(
-            self.flaws, self.files, len(self.stored.headers), self.stored.scanned, manifest=manifest
-        )
+        tensors, scanned = (0, 0) if self.stored is None else (len(self.stored.headers), self.stored.scanned)
+        manifest = scanned > 0 and self.folder.policy.manifest is not None
+        report = report_flaws(self.flaws, self.files, tensors, scanned, manifest=manifest)
+        return report if self.remedy is None else report.model_copy(update={"remedy": self.remedy})
 
 
 def look_at_headers(policy: ModelPolicy) -> Look:
-    """Find what headers tell of a checkpoint.
-
-    Raises:
-        CheckpointError: As `lint_headers` says.
-    """
+    """Find what the headers of a checkpoint show."""
     folder = CheckpointFolder.require(policy)
     try:
         files = len(folder.weight_files)
@@ -107,14 +92,10 @@ def report_broken(error: BrokenWeightsError) -> WeightsReport:
 
 def add_flaw(report: WeightsReport, error: BrokenWeightsError) -> WeightsReport:
     """Add to what a static look found why the checkpoint would not open after it."""
-    broken = report_broken(error)
-    counts = Counter(report.counts) + Counter(broken.counts)
-    update = {
-        "flaws": (*broken.flaws, *report.flaws),
-        "counts": dict(counts),
-        "serious": report.serious + 1,
-        "remedy": broken.remedy,
-    }
+    flaw = read_flaw(error)
+    counts = dict(Counter(report.counts) + Counter([str(flaw.kind)]))
+    flaws, serious = (flaw, *report.flaws), report.serious + 1
+    update = {"flaws": flaws, "counts": counts, "serious": serious, "remedy": error.remedy}
     return report.model_copy(update=update)
 
 
@@ -122,11 +103,11 @@ def report_flaws(
     flaws: Iterable[Flaw], files: int, tensors: int = 0, scanned: int = 0, *, manifest: bool = False
 ) -> WeightsReport:
     """Put flaws into a report: serious ones first, of each kind no more than can be read."""
-    ordered = sorted(flaws, key=lambda flaw: not flaw.serious)
-    counts: Counter[FlawKind] = Counter()
-    listed = []
-    for flaw in ordered:
+    counts: Counter[str] = Counter()
+    listed, serious = [], 0
+    for flaw in sorted(flaws, key=lambda flaw: not flaw.serious):
         counts[flaw.kind] += 1
+        serious += flaw.serious
         if counts[flaw.kind] <= LISTED:
             listed.append(flaw)
     return WeightsReport(
@@ -134,8 +115,8 @@ def report_flaws(
         tensors=tensors,
         scanned=scanned,
         flaws=tuple(listed),
-        counts={str(kind): count for kind, count in counts.items()},
-        serious=sum(flaw.serious for flaw in ordered),
+        counts=dict(counts),
+        serious=serious,
         manifest=manifest,
         remedy=_REMEDIES[listed[0].kind] if listed and listed[0].serious else None,
     )
@@ -148,7 +129,6 @@ def read_flaw(error: BrokenWeightsError) -> Flaw:
 
 
 def _compare_with_index(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
-    """Hold shards against their index, both ways."""
     for name in stored.repeated:
         yield Flaw(kind="shard-index", where=name, found="two shards hold a tensor of this name")
     if not stored.all_safetensors or not folder.index:
@@ -168,7 +148,6 @@ def _compare_with_index(folder: CheckpointFolder, stored: StoredTensors) -> Iter
 
 
 def _compare_with_manifest(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
-    """Hold the sha256 of files against a manifest, if one is given."""
     if folder.policy.manifest is None:
         return
     digests = _read_manifest(Path(folder.policy.manifest).expanduser(), folder)
@@ -220,7 +199,6 @@ def compare_with_config(folder: CheckpointFolder, stored: StoredTensors) -> Iter
 
 
 def _is_known(known: Format) -> bool:
-    """Tell whether transformers knows a method."""
     # Imported late: it takes seconds, and headers of plain weights need nothing of it.
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -228,7 +206,6 @@ def _is_known(known: Format) -> bool:
 
 
 def _expect_codes(known: Format, codes: Sequence[str]) -> Iterator[Flaw]:
-    """Where codes are promised there have to be some, of the kind that the method makes."""
     fitting = tuple(sorted({packing.codes for packing in known.packings}))
     if not fitting:
         return
@@ -241,7 +218,7 @@ def _expect_codes(known: Format, codes: Sequence[str]) -> Iterator[Flaw]:
 
 
 def _expect_scales(stored: StoredTensors) -> Iterator[Flaw]:
-    """Codes whose scales are not there would be decoded with made-up ones."""
+    """Codes whose scales are missing would be decoded with made-up ones."""
     for packing in list_packings():
         if not packing.needs_scales:
             continue
@@ -252,7 +229,6 @@ def _expect_scales(stored: StoredTensors) -> Iterator[Flaw]:
 
 
 def _list_experts(known: Format, codes: Sequence[str], stored: StoredTensors) -> Iterator[Flaw]:
-    """Tell of experts that are stored as plain numbers beside quantized weights."""
     experts = [name for name, header in stored.headers.items() if "experts" in name and len(header.shape) > 1]
     plain = [name for name in experts if stored.headers[name].dtype in FLOATS and not name.endswith("bias")]
     if codes and plain and not any("experts" in name for name in codes):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -20,15 +19,14 @@ from transformers import (
     AutoTokenizer,
 )
 
-from sw_audit.checkpoint.effective import find_sizes, is_opaque
+from sw_audit.checkpoint.effective import find_module_device, find_sizes, is_opaque
 from sw_audit.checkpoint.families import refuse_other_architectures
-from sw_audit.checkpoint.folder import CheckpointFolder
-from sw_audit.checkpoint.inspection import inspect_folder, one_line_damage
+from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder, one_line_damage, quote_source
 from sw_audit.checkpoint.lint_headers import compare_with_config
-from sw_audit.checkpoint.lint_values import refuse_non_finite
 from sw_audit.checkpoint.stored import open_stored
 from sw_audit.checkpoint.suppress_output import suppress_output
 from sw_audit.errors import BrokenWeightsError, CheckpointError
+from sw_audit.policy.model_policy import ModelPolicy
 
 # Characters of a library's own words that fit into one line with the rest.
 _LONGEST_REASON = 160
@@ -40,15 +38,8 @@ _AGAIN = "quantize again, or take an earlier checkpoint"
 _WRITER = "write the checkpoint again with the library that quantized it"
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model with what belongs to it.
-
-    Attributes:
-        model: The transformers model.
-        tokenizer: Its tokenizer.
-        folders: Where its weights are from: its own folder, and that of an adapter's base.
-    """
+class Loaded(NamedTuple):
+    """A model, its tokenizer, and the folders that its weights are from: its own and that of an adapter's base."""
 
     model: Any
     tokenizer: Any
@@ -58,10 +49,6 @@ class Loaded:
 def load(folder: CheckpointFolder, device: torch.device) -> Loaded:
     """Load a model with all that belongs to it, in whatever format its weights are stored.
 
-    Args:
-        folder: The checkpoint.
-        device: Where the model goes.
-
     Raises:
         CheckpointError: If it cannot be loaded.
         BrokenWeightsError: If it would not consist of exactly the tensors of its files, or of anything not finite.
@@ -69,11 +56,14 @@ def load(folder: CheckpointFolder, device: torch.device) -> Loaded:
     inspect_folder(folder)
     base = folder.format.find_base(folder)
     if base is not None:
-        below = load(CheckpointFolder.require(base), device)
-        loaded = Loaded(below.model, below.tokenizer, (folder, *below.folders))
-        _adapt_(loaded.model, folder)
+        model, tokenizer, folders = load(CheckpointFolder.require(base), device)
+        with one_line_refusals(folder, "its adapter"), suppress_output():
+            info = model.load_adapter(str(folder.path))
+            kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+            check_loading({kind: getattr(info, kind, None) or () for kind in kinds}, folder)
         if folder.has_tokenizer:
-            loaded = Loaded(below.model, load_tokenizer(folder), loaded.folders)
+            tokenizer = load_tokenizer(folder)
+        loaded = Loaded(model, tokenizer, (folder, *folders))
     else:
         if not folder.is_plain:
             _refuse_disagreement(folder)
@@ -88,11 +78,7 @@ def load(folder: CheckpointFolder, device: torch.device) -> Loaded:
 
 
 def read_config(folder: CheckpointFolder) -> Any:
-    """Read the configuration, and refuse what needs code of its own or is no decoder.
-
-    Raises:
-        CheckpointError: If transformers does not know such a model, or it is no decoder.
-    """
+    """Read the configuration; CheckpointError if it needs code of its own, is unknown or is no decoder."""
     policy, options = folder.policy, folder.format.choose_file_options(folder)
     kind = folder.declared.get("model_type")
     if not options and kind not in CONFIG_MAPPING:
@@ -110,11 +96,7 @@ def read_config(folder: CheckpointFolder) -> Any:
 
 
 def load_tokenizer(folder: CheckpointFolder) -> Any:
-    """Load the tokenizer.
-
-    Raises:
-        CheckpointError: If there is none that knows more than its special tokens.
-    """
+    """Load the tokenizer; CheckpointError if there is none that knows more than its special tokens."""
     # A GGUF file holds a tokenizer too; files beside it are the model's own and nearer to the truth.
     options = {} if folder.has_tokenizer else folder.format.choose_file_options(folder)
     with one_line_refusals(folder, "its tokenizer"):
@@ -135,9 +117,6 @@ def choose_class(config: Any, folder: CheckpointFolder) -> tuple[Any, Any]:
     Returns:
         One of the library's Auto classes, and the class that it opens the model as; `None` for that if the
         library has none.
-
-    Raises:
-        CheckpointError: If there is no way.
     """
     declared = set(getattr(config, "architectures", None) or ())
     kinds: list[tuple[Any, Any]] = [
@@ -145,11 +124,8 @@ def choose_class(config: Any, folder: CheckpointFolder) -> tuple[Any, Any]:
         (AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
     ]
     able = [(auto, mapping[type(config)]) for auto, mapping in kinds if type(config) in mapping]
-    for auto, own in able:
-        if own.__name__ in declared:
-            return auto, own
     if able:
-        return able[0]
+        return next((pair for pair in able if pair[1].__name__ in declared), able[0])
     if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         if not folder.policy.trust_remote_code:
             raise _refuse_code(folder)
@@ -159,30 +135,35 @@ def choose_class(config: Any, folder: CheckpointFolder) -> tuple[Any, Any]:
 
 
 def check_loading(info: Mapping[str, Any], folder: CheckpointFolder) -> None:
-    """Refuse a model that does not consist of exactly the tensors of its checkpoint.
+    """Raise BrokenWeightsError unless a model consists of exactly the tensors of its checkpoint.
 
-    Args:
-        info: What the library says of loading it.
-        folder: The checkpoint.
-
-    Raises:
-        BrokenWeightsError: Naming one tensor that is missing, left over or of another shape.
+    `info` is what the library says of loading it.
     """
     asked, remedy = folder.asked, "compare config.json with the weights, or download the checkpoint again"
-    for name, stored, expected in sorted(info["mismatched_keys"]):
-        found = f"tensor {name!r} has shape {list(stored)}, config.json asks for {list(expected)}"
-        found += _count_others(info["mismatched_keys"])
-        raise BrokenWeightsError(asked, found, remedy, kind="mismatched-tensor", where=name)
-    keys = (
-        ("missing_keys", "is missing", "missing-tensor"),
-        ("unexpected_keys", "has no place in the model", "unexpected-tensor"),
+    flaws = (
+        ("mismatched-tensor", [(name, _compare_shapes(*shapes)) for name, *shapes in info["mismatched_keys"]]),
+        ("missing-tensor", [(name, "is missing") for name in info["missing_keys"]]),
+        ("unexpected-tensor", [(name, "has no place in the model") for name in info["unexpected_keys"]]),
     )
-    for key, state, kind in keys:
-        for name in sorted(info[key]):
-            found = f"tensor {name!r} {state}{_count_others(info[key])}"
-            raise BrokenWeightsError(asked, found, remedy, kind=kind, where=name)
+    for kind, tensors in flaws:
+        if tensors:
+            name, state = min(tensors)
+            others = f" (and {len(tensors) - 1} more like it)" if len(tensors) > 1 else ""
+            raise BrokenWeightsError(asked, f"tensor {name!r} {state}{others}", remedy, kind=kind, where=name)
     for message in info["error_msgs"]:
         raise BrokenWeightsError(asked, _first_line(message), remedy, kind="loading-message")
+
+
+def refuse_non_finite(name: str, tensor: Tensor, policy: ModelPolicy) -> None:
+    """Raise BrokenWeightsError if a floating tensor holds NaN or an infinity."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return
+    # One pass without a mask as large as the tensor: a NaN or an infinity always reaches an extreme.
+    low, high = torch.aminmax(tensor.detach())
+    if not torch.isfinite(low + high * 0):
+        found = f"tensor {name!r} holds {'NaN' if torch.isnan(low) else 'an infinity'}"
+        remedy = "repair the weights or take an earlier checkpoint"
+        raise BrokenWeightsError(quote_source(policy), found, remedy, kind="non-finite", where=name)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -200,11 +181,7 @@ def count_parameters(model: nn.Module) -> int:
 
 @contextmanager
 def one_line_refusals(folder: CheckpointFolder, what: str) -> Iterator[None]:
-    """Turn whatever the library raises into one line.
-
-    Raises:
-        CheckpointError: In place of it.
-    """
+    """Turn whatever the library raises into a CheckpointError of one line."""
     asked = folder.asked
     try:
         yield
@@ -227,7 +204,6 @@ def one_line_refusals(folder: CheckpointFolder, what: str) -> Iterator[None]:
 
 
 def _load_model(folder: CheckpointFolder, config: Any, device: torch.device) -> Any:
-    """Load the weights, once, and refuse whatever did not fit."""
     known, policy, plain = folder.format, folder.policy, folder.is_plain
     auto_class, _ = choose_class(config, folder)
     options = {"dtype": policy.dtype, **known.choose_loading_options(folder, config, str(device))}
@@ -252,13 +228,14 @@ def _load_model(folder: CheckpointFolder, config: Any, device: torch.device) -> 
         known.finish_(model)
         if known.dequantized:
             _finish_dequantized_(model, folder)
-        else:
-            _require_packed(model, folder)
+        elif not any(is_opaque(module) for module in model.modules()):
+            found = f"config.json says {known.method}, and no module of the model is quantized"
+            kind = "config-without-codes"
+            raise BrokenWeightsError(folder.asked, found, _WRITER, kind=kind, where="config.json")
     return model
 
 
 def _refuse_disagreement(folder: CheckpointFolder) -> None:
-    """Refuse files that are cut off, and tensors that are not those that their quantization makes."""
     with one_line_damage(folder):
         stored = open_stored(folder)
     if not folder.format.uses_config:
@@ -271,29 +248,13 @@ def _refuse_disagreement(folder: CheckpointFolder) -> None:
 
 
 def _finish_dequantized_(model: Any, folder: CheckpointFolder) -> None:
-    """See that no codes are left over, and bring the model to the dtype that was asked for."""
+    """See that no codes are left over, and convert the model to the dtype that was asked for."""
     for name, parameter in model.named_parameters():
         if parameter.dtype.itemsize < _LEAST_BYTES:
             found = f"tensor {name!r} has codes and no scales"
             raise BrokenWeightsError(folder.asked, found, _AGAIN, kind="missing-tensor", where=name)
     if folder.policy.dtype != "auto":
         model.to(getattr(torch, folder.policy.dtype))
-
-
-def _require_packed(model: nn.Module, folder: CheckpointFolder) -> None:
-    """See that a model is quantized at all if its configuration says so."""
-    if not any(is_opaque(module) for module in model.modules()):
-        found = f"config.json says {folder.format.method}, and no module of the model is quantized"
-        kind = "config-without-codes"
-        raise BrokenWeightsError(folder.asked, found, _WRITER, kind=kind, where="config.json")
-
-
-def _adapt_(model: Any, folder: CheckpointFolder) -> None:
-    """Put an adapter on its base."""
-    with one_line_refusals(folder, "its adapter"), suppress_output():
-        info = model.load_adapter(str(folder.path))
-        names = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
-        check_loading({name: getattr(info, name, None) or () for name in names}, folder)
 
 
 def _try_packed(model: nn.Module, folder: CheckpointFolder) -> None:
@@ -303,8 +264,7 @@ def _try_packed(model: nn.Module, folder: CheckpointFolder) -> None:
         if not is_opaque(module):
             continue
         _, columns = find_sizes(module) or (0, 0)
-        held = next((tensor for tensor in (*module.parameters(), *module.buffers())), None)
-        device = torch.device("cpu") if held is None else held.device
+        device = find_module_device(module)
         # On some machines libraries have kernels for some shapes only.
         with torch.no_grad(), one_line_refusals(folder, f"module {name!r}"):
             output = module.forward(torch.ones(1, 2, columns, dtype=dtype, device=device))
@@ -318,8 +278,8 @@ def _refuse_code(folder: CheckpointFolder) -> CheckpointError:
     return CheckpointError(folder.asked, "it needs code that comes with the checkpoint", remedy)
 
 
-def _count_others(names: Collection[Any]) -> str:
-    return f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
+def _compare_shapes(stored: Sequence[int], expected: Sequence[int]) -> str:
+    return f"has shape {list(stored)}, config.json asks for {list(expected)}"
 
 
 def _first_line(error: object) -> str:

@@ -1,17 +1,19 @@
-"""The matrices of a model: each one with its name, seen as (out, in) whatever its layout."""
+"""The decoder layers of a model: their matrices, seen as (out, in) whatever the layout, and their calls."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from sw_audit.checkpoint.effective import Probed, ProbedMemory, find_sizes, is_opaque
-from sw_audit.checkpoint.experts import FusedExperts, find_fused_experts
+from sw_audit.checkpoint.experts import FusedExperts
 from sw_audit.errors import CheckpointError
 
 
@@ -28,6 +30,7 @@ class Matrix:
             parameter is this one matrix.
         probed: How it is read where the module keeps it packed; such a matrix has a weight that can be read, but
             writing into it changes nothing.
+        paged: Reads it from its file, in the layout of `tensor`, where it is in memory only while it is used.
     """
 
     parameter: str
@@ -35,15 +38,17 @@ class Matrix:
     transposed: bool
     expert: int | None = field(default=None, kw_only=True)
     probed: Probed | None = field(default=None, kw_only=True)
+    paged: Callable[[], Tensor] | None = field(default=None, kw_only=True)
 
     @property
     def weight(self) -> torch.Tensor:
         """The matrix as (out, in); a view, so writing into it changes the model, unless it is probed."""
         if self.probed is not None:
             return self.probed.read()
-        stored = self.tensor.detach()
-        if self.expert is not None:
-            stored = stored[self.expert]
+        if self.paged is not None:
+            stored = self.paged()
+        else:
+            stored = self.tensor.detach() if self.expert is None else self.tensor.detach()[self.expert]
         return stored.T if self.transposed else stored
 
     @property
@@ -139,10 +144,9 @@ class DecoderLayer:
         if matrix is None and parameter in self._experts:
             asked = f"expert {expert} of {parameter}"
             count = self._experts[parameter]
-            has = f"it fuses {count} experts" if count else "it is no parameter that fuses experts"
-            raise CheckpointError(
-                asked, has, "count experts from 0, and name one where they are fused, only there"
-            )
+            found = f"it fuses {count} experts" if count else "it is no parameter that fuses experts"
+            remedy = "count experts from 0, and name one where they are fused, only there"
+            raise CheckpointError(asked, found, remedy)
         return matrix
 
     @cached_property
@@ -161,12 +165,8 @@ def list_projections(
     """Yield every matrix below a module together with the module that multiplies by it.
 
     What a library has packed, or put an adapter on, is one matrix, whatever modules it is made of.
-
-    Args:
-        root: Where to look, itself included.
-        prefix: Its qualified name.
-        dtype: What opaque modules are probed with: the model's dtype. Wanted only by who reads their weights.
-        memory: Where probed matrices are kept.
+    The module itself is included; `prefix` is its qualified name. Who reads weights of opaque modules gives the
+    model's dtype, which they are probed with; `memory` keeps probed matrices.
     """
     memory = memory or ProbedMemory()
     within = ""
@@ -175,7 +175,10 @@ def list_projections(
             continue
         if is_opaque(module):
             within = f"{name}."
-            yield _make_probed(name, module, dtype, memory), module
+            shape = find_sizes(module) or (0, 0)
+            bare = torch.nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
+            probed = Probed(module, shape, dtype, memory)
+            yield Matrix(f"{name}.weight", bare, transposed=False, probed=probed), module
             continue
         conv1d = is_conv1d(module)
         if not conv1d and not isinstance(module, torch.nn.Linear):
@@ -185,32 +188,49 @@ def list_projections(
             yield Matrix(f"{name}.weight", weight, transposed=conv1d), module
 
 
-def _make_probed(name: str, module: torch.nn.Module, dtype: torch.dtype, memory: ProbedMemory) -> Matrix:
-    rows, columns = find_sizes(module) or (0, 0)
-    bare = torch.nn.Parameter(torch.empty(rows, columns, dtype=dtype, device="meta"), requires_grad=False)
-    probed = Probed(module, (rows, columns), dtype, memory)
-    return Matrix(f"{name}.weight", bare, transposed=False, probed=probed)
-
-
-def list_fused_experts(root: torch.nn.Module, prefix: str, hidden: int) -> Iterator[FusedExperts]:
-    """Yield every module below a module that fuses experts."""
-    for name, module in root.named_modules(prefix=prefix):
-        if (fused := find_fused_experts(module, name, hidden)) is not None:
-            yield fused
-
-
-def list_expert_matrices(fused: FusedExperts) -> Iterator[Matrix]:
-    """Yield the matrices of all experts of a module, parameter by parameter."""
-    for parameter, tensor in fused.parameters():
-        for expert in range(fused.count):
-            yield Matrix(parameter, tensor, fused.transposed, expert=expert)
-
-
 def is_conv1d(module: torch.nn.Module) -> bool:
     """Tell whether a module is GPT-2's Conv1D, a Linear that stores its weight (in, out)."""
     return isinstance(module, Conv1D)
 
 
-def identify_storage(tensor: torch.Tensor) -> int:
-    """Return a number that tensors sharing memory have in common, also where there is no memory (meta)."""
-    return tensor.data_ptr() or id(tensor)
+@dataclass(frozen=True)
+class LayerCall:
+    """Everything that a decoder layer is called with but the hidden states: masks, positions, ..."""
+
+    positional: tuple[Any, ...]
+    named: dict[str, Any]
+    by_name: bool
+
+    def __call__(self, forward: Callable[..., Any], hidden: Tensor) -> Any:
+        """Call a layer, or what stands in its place, with other hidden states."""
+        if self.by_name:
+            return forward(*self.positional, hidden_states=hidden, **self.named)
+        return forward(hidden, *self.positional, **self.named)
+
+
+def split_call(positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[Tensor, LayerCall]:
+    """Split the arguments of a call into the hidden states and all others."""
+    if positional:
+        return positional[0], LayerCall(positional[1:], named, by_name=False)
+    rest = dict(named)
+    return rest.pop("hidden_states"), LayerCall((), rest, by_name=True)
+
+
+def take_states(output: Any) -> Tensor:
+    """Return the hidden states of what a decoder layer returns: a tensor, or a tuple that begins with it."""
+    states: Tensor = output if isinstance(output, Tensor) else output[0]
+    return states
+
+
+def copy_rows(states: Tensor) -> Tensor:
+    """Copy what a module of a model saw or gave on one prompt, one row per token.
+
+    A copy, for some families go on to add into it (Falcon's residual stream).
+
+    Args:
+        states: Any floating dtype, [1, tokens, channels]; [tokens, channels] where the batch is flattened (OPT).
+
+    Returns:
+        Float32 on the CPU, [tokens, channels].
+    """
+    return states.detach().reshape(-1, states.shape[-1]).to("cpu", torch.float32, copy=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +23,7 @@ from sw_audit.record.identity import FileDigest, ModelIdentity
 
 @dataclass
 class Checkpoint:
-    """An open model, in evaluation mode and without gradients.
-
-    Attributes:
-        model: The transformers model.
-        tokenizer: Its tokenizer.
-        identity: Which model it is.
-        layers: Its decoder layers.
-    """
+    """An open transformers model with its tokenizer, in evaluation mode and without gradients."""
 
     model: Any
     tokenizer: Any
@@ -63,9 +56,9 @@ class Checkpoint:
         return size
 
     @cached_property
-    def _matrices(self) -> Mapping[tuple[str, int | None], Matrix]:
-        listed = (matrix for layer in self.layers for matrix in (*layer.matrices, *layer.down_projections))
-        return {(matrix.parameter, matrix.expert): matrix for matrix in listed}
+    def _matrices(self) -> dict[tuple[str, int | None], Matrix]:
+        matrices = (matrix for layer in self.layers for matrix in (*layer.matrices, *layer.down_projections))
+        return {(matrix.parameter, matrix.expert): matrix for matrix in matrices}
 
 
 def open_checkpoint(policy: ModelPolicy) -> Checkpoint:
@@ -74,9 +67,6 @@ def open_checkpoint(policy: ModelPolicy) -> Checkpoint:
     A checkpoint opens only if every tensor it holds was asked for, every tensor that was asked for is there
     in the right shape, and every weight is finite. Pickles and code that comes with a checkpoint are read
     only if the policy says so. A local path is never looked up on the network.
-
-    Args:
-        policy: The model: path or hub id, revision, dtype, device.
 
     Raises:
         CheckpointError: If it cannot be opened as it should be.
@@ -95,11 +85,7 @@ def open_checkpoint(policy: ModelPolicy) -> Checkpoint:
 
 
 def find_device(policy: ModelPolicy) -> torch.device:
-    """Return the device that a model is to run on.
-
-    Raises:
-        CheckpointError: If this machine has none such.
-    """
+    """Return the device that a model is to run on; CheckpointError if this machine has none such."""
     try:
         device = torch.device(policy.device)
         torch.empty(1, device=device)
@@ -110,11 +96,7 @@ def find_device(policy: ModelPolicy) -> torch.device:
 
 
 def check_vocabulary(model: Any, tokenizer: Any, policy: ModelPolicy) -> None:
-    """Refuse a tokenizer that knows more tokens than its model.
-
-    Raises:
-        CheckpointError: If it does.
-    """
+    """Raise CheckpointError for a tokenizer that knows more tokens than its model."""
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         found = f"its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows"
@@ -122,29 +104,18 @@ def check_vocabulary(model: Any, tokenizer: Any, policy: ModelPolicy) -> None:
 
 
 def digest_parts(folders: Sequence[CheckpointFolder]) -> tuple[FileDigest, ...]:
-    """Digest the files that a model is made of, which reads all of them; an adapter's base is named so.
-
-    Args:
-        folders: Where its weights are from; the model's own first.
-    """
-    digests: list[FileDigest] = []
-    for depth, folder in enumerate(folders):
-        files = digest_paths(folder.weight_files, folder.path)
-        digests += [file.model_copy(update={"path": "base/" * depth + file.path}) for file in files]
-    return tuple(digests)
+    """Digest the files of a model's folders, its own first; those of an adapter's base begin with `base/`."""
+    return tuple(
+        file.model_copy(update={"path": "base/" * depth + file.path})
+        for depth, folder in enumerate(folders)
+        for file in digest_paths(folder.weight_files, folder.path)
+    )
 
 
 def identify_model(
     model: Any, layers: Sequence[DecoderLayer], policy: ModelPolicy, files: Sequence[FileDigest]
 ) -> ModelIdentity:
-    """Say which model it is.
-
-    Args:
-        model: The model, its weights in memory or not.
-        layers: Its decoder layers.
-        policy: What it is called.
-        files: The digests of its files; none where nobody asked for them.
-    """
+    """Say which model it is; `files` are its digests, none where nobody asked for them."""
     return ModelIdentity(
         id=policy.id,
         source=policy.source,
@@ -165,10 +136,7 @@ def identify_model(
 def open_live_model(model: Any, tokenizer: Any, name: str = "model") -> Iterator[Checkpoint]:
     """Take a live model, such as a trainer's, for an open checkpoint; afterwards every module is as it was.
 
-    Args:
-        model: A transformers model, with or without an adapter on it.
-        tokenizer: Its tokenizer.
-        name: What it is called.
+    The model may have an adapter on it.
 
     Raises:
         CheckpointError: If it is no decoder, or its weights are not all in this process.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -32,11 +32,6 @@ def describe_quantization(
 ) -> QuantizationReport | None:
     """Describe how an open checkpoint is quantized, and what became of its parent's super weights.
 
-    Args:
-        checkpoint: The model, open.
-        policy: What it was opened by.
-        parent_super_weights: The parent's, with their values there.
-
     Returns:
         `None` if nothing is quantized; of an adapter, what holds of its base.
     """
@@ -49,18 +44,27 @@ def describe_quantization(
         return None
     patterns = folder.format.list_patterns(folder.quantization)
     modules = dict(checkpoint.model.named_modules())
-    projections = {name: module for name, module in modules.items() if _multiplies(module)}
+    projections = {
+        name: module
+        for name, module in modules.items()
+        if is_opaque(module) or isinstance(module, nn.Linear) or is_conv1d(module)
+    }
     stored = {name.rpartition(".")[0] for name in opened.stored.headers}
     error = _measure_error(checkpoint, parent_super_weights)
-    exact = error is None or error <= _ROUNDING.get(checkpoint.model.dtype, _HALF_ROUNDING)
+    because = ""
+    if error is not None and error > _ROUNDING.get(checkpoint.model.dtype, _HALF_ROUNDING):
+        because = (
+            "what enters its modules is rounded as well: on random input their outputs are off by "
+            f"{100 * error:.2g} % of what the weights alone give; changing a scalar changes that rounding with it"
+        )
     return QuantizationReport(
         method=folder.format.method,
         described=description.words,
         patterns=count_matches(patterns, modules, projections, stored),
         quantized=tuple(description.modules.values()),
-        unquantized=tuple(_list_unquantized(checkpoint, description, patterns, modules)),
-        exact=exact,
-        because="" if exact or error is None else _explain_error(error),
+        unquantized=tuple(_list_unquantized(opened.parameters, description, patterns, modules)),
+        exact=not because,
+        because=because,
         super_weights=tuple(_read_held(checkpoint, description, weight) for weight in parent_super_weights),
     )
 
@@ -90,13 +94,13 @@ def _open(checkpoint: Checkpoint, folder: CheckpointFolder) -> OpenModel:
 
 
 def _list_unquantized(
-    checkpoint: Checkpoint,
+    parameters: Iterable[str],
     description: Description,
     patterns: Sequence[ModulePattern],
     modules: Mapping[str, nn.Module],
 ) -> Iterator[str]:
-    """Yield the decoder matrices that are stored as they were though no pattern leaves them out."""
-    for parameter in dict.fromkeys(matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices):
+    """Yield the decoder matrices that are not quantized though no pattern leaves them out."""
+    for parameter in parameters:
         name = parameter.removesuffix(".weight")
         module = modules.get(name)
         experts = name.rpartition(".")[0]
@@ -107,7 +111,6 @@ def _list_unquantized(
 
 
 def _read_held(checkpoint: Checkpoint, description: Description, weight: SuperWeight) -> HeldScalar:
-    """Find out how one of the parent's super weights is stored, and what is left of it."""
     name = weight.parameter.removesuffix(".weight")
     module = description.modules.get(name)
     held = HeldScalar(address=weight.address, module=module, parent=weight.value, value=None)
@@ -132,14 +135,3 @@ def _measure_error(checkpoint: Checkpoint, weights: Sequence[SuperWeight]) -> fl
     downs = [down for layer in checkpoint.layers for down in layer.down_projections if down.probed is not None]
     chosen = [down for down in downs if down.parameter in named] or downs[:_TRIED]
     return max((down.probed.measure_error() for down in chosen if down.probed is not None), default=None)
-
-
-def _explain_error(error: float) -> str:
-    return (
-        "what enters its modules is rounded as well: on random input their outputs are off by "
-        f"{100 * error:.2g} % of what the weights alone give; changing a scalar changes that rounding with it"
-    )
-
-
-def _multiplies(module: nn.Module) -> bool:
-    return is_opaque(module) or isinstance(module, nn.Linear) or is_conv1d(module)

@@ -1,10 +1,13 @@
-"""The tensors of a checkpoint's files as they are stored, one at a time, whatever the kind of file."""
+"""The tensors of a checkpoint's files as they are stored, whatever the kind of file, and how large they are."""
 
 from __future__ import annotations
 
+import math
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +17,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from sw_audit.checkpoint.folder import CheckpointFolder
-from sw_audit.checkpoint.headers import DamagedFileError, TensorHeader
+from sw_audit.checkpoint.folder import CheckpointFolder, one_line_damage
+from sw_audit.checkpoint.headers import FLOATS, SIZES, DamagedFileError, TensorHeader
+from sw_audit.policy.model_policy import ModelPolicy
 
 _GGUF = b"GGUF"
 _NAMES = {
@@ -28,14 +32,12 @@ _NAMES = {
     torch.int32: "I32",
     torch.int64: "I64",
 }
+_LAYER = re.compile(r"(?:layers|h|blocks|blk)\.(\d+)\.")
+_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class TensorFile(ABC):
-    """One file of tensors.
-
-    Attributes:
-        headers: What it holds, by name.
-    """
+    """One file of tensors: its headers by name, and how they are read."""
 
     headers: Mapping[str, TensorHeader]
 
@@ -46,14 +48,7 @@ class TensorFile(ABC):
 
 @dataclass
 class StoredTensors:
-    """The tensors of some files.
-
-    Attributes:
-        files: The files by name.
-        headers: What the files say, by name of the tensor; of a name that comes twice the last.
-        repeated: Names that come in two files.
-        scanned: How many tensors `read_all` has read.
-    """
+    """The tensors of some files, the last one of a name that comes twice; `read_all` counts in `scanned`."""
 
     files: Mapping[str, TensorFile]
     headers: dict[str, TensorHeader] = field(default_factory=dict)
@@ -77,26 +72,20 @@ class StoredTensors:
     def read_all(self) -> Iterator[tuple[str, Tensor]]:
         """Read every tensor once, in the order of the files."""
         for name in self.headers:
-            tensor = self.read(name)
-            if tensor is not None:
+            if (tensor := self.read(name)) is not None:
                 self.scanned += 1
                 yield name, tensor
 
 
 def open_stored(folder: CheckpointFolder) -> StoredTensors:
-    """Open a checkpoint's weight files for reading.
-
-    Raises:
-        DamagedFileError: If one is no such file, or is not whole.
-        CheckpointError: If there are none.
-    """
-    return StoredTensors({path.name: _open_file(path, folder) for path in folder.weight_files})
-
-
-def _open_file(path: Path, folder: CheckpointFolder) -> TensorFile:
-    if path.suffix == ".safetensors":
-        return _Safetensors(path, folder.headers[path.name])
-    return _Gguf(path) if path.suffix == ".gguf" else _Pickle(path)
+    """Open a checkpoint's weight files for reading; DamagedFileError if one is damaged."""
+    files: dict[str, TensorFile] = {}
+    for path in folder.weight_files:
+        if path.suffix == ".safetensors":
+            files[path.name] = _Safetensors(path, folder.headers[path.name])
+        else:
+            files[path.name] = _Gguf(path) if path.suffix == ".gguf" else _Pickle(path)
+    return StoredTensors(files)
 
 
 class _Safetensors(TensorFile):
@@ -166,3 +155,89 @@ class _Gguf(TensorFile):
             return torch.tensor(dequantize(tensor.data, tensor.tensor_type)).reshape(self.headers[name].shape)
         except NotImplementedError:
             return None
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a checkpoint is.
+
+    Attributes:
+        method: How its weights are stored: `plain`, `gguf`, `lora`, or the `quant_method` of its configuration.
+        files: Number of weight files; of an adapter its base's too.
+        stored: Their bytes.
+        memory: Bytes of the weights in memory.
+        layer: Bytes of the largest decoder layer in memory.
+        hidden: Width of the residual stream; `None` if the configuration does not say.
+        width: Bytes of one number of the residual stream.
+        positions: Tokens that the model takes at once; `None` if the configuration does not say.
+    """
+
+    method: str
+    files: int
+    stored: int
+    memory: int
+    layer: int
+    hidden: int | None
+    width: int
+    positions: int | None
+
+
+def size_checkpoint(policy: ModelPolicy) -> Size | None:
+    """Say how large a checkpoint is; nothing is fetched and no weight is read.
+
+    Codes count as they are stored, for most libraries keep them so; what transformers turns into plain numbers
+    when it loads (GGUF, fine-grained FP8, MXFP4) counts as those.
+
+    Returns:
+        Its size; `None` for a hub repository that has not been fetched.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint, or it is damaged.
+    """
+    folder = CheckpointFolder.find(policy, fetch=False)
+    if folder is None:
+        return None
+    with one_line_damage(folder):
+        tensors = open_stored(folder)
+    width, method = _find_width(folder, tensors), folder.format
+    memory, layers = 0, Counter[str]()
+    for name, header in tensors.headers.items():
+        plain = header.dtype in FLOATS or method.dequantized
+        size = math.prod(header.shape) * (width if plain else SIZES.get(header.dtype, 1))
+        memory += size
+        if (match := _LAYER.search(name)) is not None:
+            layers[match[1]] += size
+    text = folder.declared.get("text_config") or folder.declared
+    own = Size(
+        method=method.method,
+        files=len(folder.weight_files),
+        stored=sum(path.stat().st_size for path in folder.weight_files),
+        memory=memory,
+        layer=max(layers.values(), default=0),
+        hidden=next((text[key] for key in ("hidden_size", "n_embd", "d_model") if key in text), None),
+        width=width,
+        positions=text.get("max_position_embeddings"),
+    )
+    if (base_policy := method.find_base(folder)) is None:
+        return own
+    # An adapter counts with the model that it is put on.
+    base = size_checkpoint(base_policy)
+    return base and replace(
+        base,
+        method=method.method,
+        files=base.files + own.files,
+        stored=base.stored + own.stored,
+        memory=base.memory + own.memory,
+        layer=base.layer + own.layer,
+    )
+
+
+def _find_width(folder: CheckpointFolder, tensors: StoredTensors) -> int:
+    """Return the bytes of a number: by the dtype that is asked for, or else by configuration or files."""
+    parts = (folder.declared, folder.declared.get("text_config") or {})
+    declared = next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "")
+    asked = declared if folder.policy.dtype == "auto" else folder.policy.dtype
+    if asked in _WIDTHS:
+        return _WIDTHS[str(asked)]
+    floats = Counter(header.dtype for header in tensors.headers.values() if header.dtype in FLOATS)
+    return FLOATS[floats.most_common(1)[0][0]] if floats else 4

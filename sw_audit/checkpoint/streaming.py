@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
-from sw_audit.checkpoint.folder import CheckpointFolder
-from sw_audit.checkpoint.inspection import inspect_folder
-from sw_audit.checkpoint.lazy_tensor import LazyTensor
+from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder
+from sw_audit.checkpoint.lazy_tensor import LazyTensor, list_sources, make_entry_real, make_real
 from sw_audit.checkpoint.loading import (
     check_loading,
     choose_class,
     load_tokenizer,
     one_line_refusals,
     read_config,
+    refuse_non_finite,
 )
+from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
 from sw_audit.checkpoint.opening import (
     Checkpoint,
     check_vocabulary,
@@ -29,9 +35,10 @@ from sw_audit.checkpoint.opening import (
     find_device,
     identify_model,
 )
-from sw_audit.checkpoint.paging import MappedFiles, Pager, UnknownDtypeError, empty_model_
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.policy.model_policy import ModelPolicy
+
+Paged = TypeVar("Paged", bound=Matrix)
 
 
 class CannotStreamError(Exception):
@@ -46,12 +53,8 @@ def open_streaming(
     The library loads the model once, from tensors that have a shape and no data. What it does to them (other
     names, experts stacked into one parameter, another dtype, ties) is noted, and done again on each layer's
     tensors when the layer runs. So the same checks hold as in `open_checkpoint`, but weights are checked for
-    being finite only as far as they are read.
-
-    Args:
-        policy: The model: path or hub id, revision, dtype, device.
-        digest: Whether to digest the files, which reads all of them.
-        on_layer: Told the index of each decoder layer that has run.
+    being finite only as far as they are read. `digest` reads all files; `on_layer` is called with the index of
+    each decoder layer that has run.
 
     Raises:
         CheckpointError: If it cannot be opened as it should be; also later, from a layer that is not finite.
@@ -87,20 +90,11 @@ def open_streaming(
 
 
 def build_meta_model(own_class: Any, config: Any, dtype: str, stored: Mapping[str, LazyTensor]) -> Any:
-    """Make a model whose tensors are the stored ones, if nothing needs to be done to them but to convert them.
+    """Make a model of the stored tensors, if nothing needs to be done to them but to convert them; else `None`.
 
     That is so for a dense model of one part, whose tensors have the names and shapes that it asks for (of two
     that are tied, files hold one, as a rule), none of them kept in a wider dtype. The library's own loading gives
     the same, and takes longer: it reads the rules of all families first.
-
-    Args:
-        own_class: The model's class.
-        config: Its configuration.
-        dtype: Which dtype to have it in; `auto` is what the configuration says.
-        stored: What the files hold, by name.
-
-    Returns:
-        The model, its parameters and persistent buffers `LazyTensor`; `None` where that is not so.
     """
     target = config.dtype if dtype == "auto" else getattr(torch, dtype)
     if not isinstance(target, torch.dtype) or config.get_text_config() is not config:
@@ -113,22 +107,23 @@ def build_meta_model(own_class: Any, config: Any, dtype: str, stored: Mapping[st
     kept = model._keep_in_fp32_modules | model._keep_in_fp32_modules_strict
     if kept or any(tensor.ndim > 2 for tensor in stored.values()):
         return None
-    for prefix, module in model.named_modules():
-        for held in (module._parameters, module._buffers):
-            for key, tensor in held.items():
-                name = f"{prefix}.{key}" if prefix else key
-                if tensor is not None and name in stored:
-                    lazy = stored[name]
-                    held[key] = lazy.to(target) if lazy.is_floating_point() else lazy
+    for held, key, name, _ in _list_tensors(model):
+        if (lazy := stored.get(name)) is not None:
+            held[key] = lazy.to(target) if lazy.is_floating_point() else lazy
     return model
 
 
+def _list_tensors(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, Tensor]]:
+    """Yield where each parameter and buffer is held, its key there, its qualified name, and itself."""
+    for prefix, module in model.named_modules():
+        for held in (module._parameters, module._buffers):
+            for key, tensor in held.items():
+                if tensor is not None:
+                    yield held, key, f"{prefix}.{key}" if prefix else key, tensor
+
+
 def _build_model(files: MappedFiles, config: Any, folder: CheckpointFolder) -> Any:
-    """Make the model without data; where that is no simple matter the library does, and says what does not fit."""
-    try:
-        tensors = files.list_lazy()
-    except UnknownDtypeError as error:
-        raise CannotStreamError(str(error)) from error
+    tensors = files.list_lazy()
     _, own_class = choose_class(config, folder)
     if own_class is None:
         raise CannotStreamError("it runs code of its own")
@@ -166,3 +161,179 @@ def _parameters_without_data() -> Iterator[None]:
         yield
     finally:
         setattr(nn.Module, "register_parameter", register)  # noqa: B010
+
+
+class MappedFiles:
+    """The tensors of safetensors files, mapped into memory: a page is read when it is first looked at.
+
+    Nothing is copied: what is returned are views of the files. A file is opened anew for each call, for with the
+    last view the mapping goes, and with it every page that was looked at. A tensor in several files is taken from
+    the last.
+    """
+
+    def __init__(self, folder: CheckpointFolder) -> None:
+        self.folder = folder
+        self._files = {name: path for path in folder.weight_files for name in folder.headers[path.name]}
+
+    def list_lazy(self) -> dict[str, LazyTensor]:
+        """Return a tensor without data for each one."""
+        tensors = self.map_tensors(self._files)
+        return {name: LazyTensor.of(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+    def map_tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Map tensors as they are stored; writing into one does not change the file.
+
+        Raises:
+            CannotStreamError: If torch has none of its dtype.
+        """
+        by_file: defaultdict[Path, list[str]] = defaultdict(list)
+        for name in dict.fromkeys(names):
+            by_file[self._files[name]].append(name)
+        tensors: dict[str, Tensor] = {}
+        for path, inside in by_file.items():
+            with safe_open(path, framework="pt") as file:
+                for name in inside:
+                    try:
+                        tensors[name] = file.get_tensor(name)
+                    except (SafetensorError, AttributeError) as error:
+                        stored = self.folder.headers[path.name][name].dtype
+                        raise CannotStreamError(f"tensor {name!r} is stored as {stored}") from error
+        return tensors
+
+    def map_tensor(self, name: str) -> Tensor:
+        """Map one tensor."""
+        return self.map_tensors([name])[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """A place for a tensor in a model: `source` makes it, the meta tensor `empty` is there in between."""
+
+    module: nn.Module
+    key: str
+    name: str
+    source: LazyTensor
+    empty: Tensor
+
+    def put(self, tensor: Tensor) -> None:
+        """Put a tensor there."""
+        if isinstance(tensor, nn.Parameter):
+            self.module._parameters[self.key] = tensor
+        else:
+            self.module._buffers[self.key] = tensor
+
+
+def empty_model_(model: nn.Module) -> list[Slot]:
+    """Replace every `LazyTensor` of a model by an empty place; tied tensors stay tied."""
+    slots, empty = [], dict[int, Tensor]()
+    for prefix, module in model.named_modules():
+        for held in (module._parameters, module._buffers):
+            for key, tensor in held.items():
+                if not isinstance(tensor, LazyTensor):
+                    continue
+                if id(tensor) not in empty:
+                    bare = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+                    parameter = held is module._parameters
+                    empty[id(tensor)] = nn.Parameter(bare, requires_grad=False) if parameter else bare
+                name = f"{prefix}.{key}" if prefix else key
+                slots.append(Slot(module, key, name, tensor, empty[id(tensor)]))
+    for slot in slots:
+        slot.put(slot.empty)
+    return slots
+
+
+@dataclass
+class Pager:
+    """Brings the parts of a model into memory when they run, and drops them right after.
+
+    A decoder layer comes as a whole. What is outside of the layers is mapped from the start, and read as far as
+    it is looked at: of an embedding, the rows of the prompt's tokens; of the head, nothing if nobody calls it.
+    `on_layer` is called with the index of each decoder layer that has run.
+    """
+
+    files: MappedFiles
+    slots: Sequence[Slot]
+    policy: ModelPolicy
+    device: torch.device
+    on_layer: Callable[[int], None] = lambda _: None
+    _called: set[nn.Module] = field(default_factory=set)
+
+    def attach(self, layers: Sequence[DecoderLayer]) -> tuple[DecoderLayer, ...]:
+        """Put hooks on the model, and return its layers with matrices that can be read while not in memory."""
+        by_module: defaultdict[nn.Module, list[Slot]] = defaultdict(list)
+        for slot in self.slots:
+            by_module[slot.module].append(slot)
+        for layer in layers:
+            self._attach_layer(layer, {module: by_module.pop(module, []) for module in layer.module.modules()})
+        for module, slots in by_module.items():
+            self._attach_other(module, slots)
+        sources = {slot.name: slot.source for slot in self.slots}
+
+        def page(matrix: Paged) -> Paged:
+            return replace(matrix, paged=partial(self._read, sources[matrix.parameter], matrix.expert))
+
+        return tuple(
+            replace(
+                layer,
+                down_projections=tuple(page(down) for down in layer.down_projections),
+                matrices=tuple(page(matrix) for matrix in layer.matrices),
+            )
+            for layer in layers
+        )
+
+    def _attach_other(self, module: nn.Module, slots: list[Slot]) -> None:
+        as_stored = self.device.type == "cpu" and all(isinstance(slot.source.origin, str) for slot in slots)
+        # Models ask where their embedding is before they call it.
+        if as_stored or isinstance(module, nn.Embedding):
+            self._bring_in(slots)
+        else:
+            module.register_forward_pre_hook(lambda *_: self._bring_in(slots))
+            module.register_forward_hook(lambda *_: self._let_go(slots))
+
+    def _attach_layer(self, layer: DecoderLayer, inside: Mapping[nn.Module, list[Slot]]) -> None:
+        slots = [slot for held in inside.values() for slot in held]
+        watched = {module for _, module in list_projections(layer.module, "")}
+        others = [slot for slot in slots if slot.module not in watched]
+
+        def begin(*_: Any) -> None:
+            self._called.clear()
+            self._bring_in(slots)
+            self._check(others)
+
+        def end(*_: Any) -> None:
+            self._check(slot for slot in slots if slot.module in watched - self._called)
+            self._let_go(slots)
+            self.on_layer(layer.index)
+
+        layer.module.register_forward_pre_hook(begin)
+        for module in watched:
+            module.register_forward_hook(partial(self._see_product, inside[module]))
+        layer.module.register_forward_hook(end)
+
+    def _see_product(self, slots: Sequence[Slot], module: nn.Module, _: Any, output: Any) -> None:
+        # A weight that is not finite makes its whole row of the product so: nothing else need be looked at.
+        if isinstance(output, Tensor):
+            self._called.add(module)
+            if not bool(output.isfinite().all()):
+                self._check(slots)
+
+    def _check(self, slots: Iterable[Slot]) -> None:
+        for slot in slots:
+            if slot.key in slot.module._parameters:
+                held: Any = getattr(slot.module, slot.key)
+                refuse_non_finite(slot.name, held, self.policy)
+
+    def _bring_in(self, slots: Sequence[Slot]) -> None:
+        mapped = self.files.map_tensors(name for slot in slots for name in list_sources(slot.source))
+        for slot in slots:
+            tensor = make_real(slot.source, mapped.__getitem__).to(self.device)
+            slot.put(nn.Parameter(tensor, requires_grad=False) if isinstance(slot.empty, nn.Parameter) else tensor)
+
+    def _let_go(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            slot.put(slot.empty)
+
+    def _read(self, source: LazyTensor, expert: int | None) -> Tensor:
+        if expert is None:
+            return make_real(source, self.files.map_tensor)
+        return make_entry_real(source, expert, self.files.map_tensor)

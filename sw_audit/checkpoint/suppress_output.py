@@ -45,11 +45,7 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextmanager
 def suppress_output(*, unless: bool = False) -> Iterator[None]:
-    """Keep what is printed from the terminal: some libraries have banners and bars that cannot be turned off.
-
-    Args:
-        unless: Whether to let it through after all.
-    """
+    """Discard what is printed, unless told not to: some libraries have banners and bars that stay on."""
     if unless:
         yield
         return

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from sw_audit.checkpoint.inspection import inspect_checkpoint
+from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.cli.index import check_own_index, update_own_index
 from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode, ask_model
 from sw_audit.cli.progress import show_progress

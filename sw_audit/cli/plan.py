@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sw_audit.checkpoint.lint_headers import lint_headers
-from sw_audit.checkpoint.sizes import Size, size_checkpoint
+from sw_audit.checkpoint.stored import Size, size_checkpoint
 from sw_audit.checks.arms import ArmTargets
 from sw_audit.checks.judging import list_checks
 from sw_audit.checks.plan import plan_arms, plan_needs

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sw_audit.checkpoint.folder import CheckpointFolder
-from sw_audit.checkpoint.inspection import inspect_checkpoint
+from sw_audit.checkpoint.folder import CheckpointFolder, inspect_checkpoint
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode, ask_model
 from sw_audit.cli.progress import show_progress

@@ -23,8 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.calls import take_states
-from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, list_projections
+from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, list_projections, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.locate.probe import DownObservation, Probe, read_row
 from sw_audit.locate.settings import LocatorSettings

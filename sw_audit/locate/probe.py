@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sw_audit.checkpoint.calls import LayerCall, copy_rows, split_call, take_states
 from sw_audit.checkpoint.experts import (
     FusedExperts,
     check_passes,
@@ -24,7 +23,14 @@ from sw_audit.checkpoint.experts import (
     match_rows,
     refuse_experts,
 )
-from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection
+from sw_audit.checkpoint.matrices import (
+    DecoderLayer,
+    DownProjection,
+    LayerCall,
+    copy_rows,
+    split_call,
+    take_states,
+)
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
 

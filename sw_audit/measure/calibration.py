@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sw_audit.arms.activations import attention_products, explain_unseen
-from sw_audit.checkpoint.calls import split_call
 from sw_audit.checkpoint.experts import find_first_tensor
-from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
+from sw_audit.checkpoint.matrices import DecoderLayer, list_projections, split_call
 from sw_audit.quantize.calibration import Calibration, NormFeed, Operand
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.calls import LayerCall, take_states
 from sw_audit.checkpoint.experts import FusedExperts, find_first_tensor, follow_experts
-from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
+from sw_audit.checkpoint.matrices import DecoderLayer, LayerCall, Matrix, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import list_stop_words, stop_word_ids
 from sw_audit.corpus.protocol import describe_protocol

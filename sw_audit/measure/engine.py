@@ -33,8 +33,7 @@ from sw_audit.arms.apply import applied_arm, touches
 from sw_audit.arms.matrices import SpareTensors
 from sw_audit.arms.replacement import LayerFactory, find_factory
 from sw_audit.arms.swapping import find_source
-from sw_audit.checkpoint.calls import LayerCall, split_call, take_states
-from sw_audit.checkpoint.matrices import DecoderLayer
+from sw_audit.checkpoint.matrices import DecoderLayer, LayerCall, split_call, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.progress import Progress, ignore_progress

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from sw_audit.arms.apply import applied_arm, touches
-from sw_audit.checkpoint.calls import copy_rows, split_call, take_states
 from sw_audit.checkpoint.families import mixes_tokens
+from sw_audit.checkpoint.matrices import copy_rows, split_call, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.record.address import WeightAddress, group_addresses
 from sw_audit.record.arm import PRUNED, Arm, Scale

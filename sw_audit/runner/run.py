@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from sw_audit import __version__
-from sw_audit.checkpoint.inspection import inspect_checkpoint
+from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checks.judging import judge_failure, judge_result, list_checks
 from sw_audit.checks.recovery_plan import plan_recovery

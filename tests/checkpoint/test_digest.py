@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 
 from sw_audit.checkpoint import digest
-from sw_audit.checkpoint.digest import digest_files, digest_manifest
+from sw_audit.checkpoint.digest import digest_manifest, digest_paths
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.errors import CheckpointError
+from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.identity import FileDigest
+
+
+def digest_files(folder: Path, *, allow_pickle: bool = False) -> tuple[FileDigest, ...]:
+    policy = ModelPolicy(source=str(folder), allow_pickle=allow_pickle)
+    return digest_paths(CheckpointFolder(folder, policy).weight_files, folder)
 
 
 def _fill(folder: Path, **files: bytes) -> Path:
@@ -70,7 +77,7 @@ def test_the_manifest_is_a_line_per_file_in_order_of_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["sw_audit.checkpoint.inspection", "sw_audit.checkpoint.digest", "sw_audit.corpus.text"]
+    "module", ["sw_audit.checkpoint.folder", "sw_audit.checkpoint.digest", "sw_audit.corpus.text"]
 )
 def test_looking_at_files_needs_no_torch(module: str) -> None:
     probe = f"import {module}, sys; print(sorted({{'torch', 'transformers', 'datasets'}} & sys.modules.keys()))"

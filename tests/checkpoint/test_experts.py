@@ -30,10 +30,19 @@ families = pytest.mark.parametrize("name", BY_NAME)
 
 
 @families
-def test_each_expert_has_its_down_projection_and_what_is_shared_has_one_too(name: str) -> None:
+def test_each_expert_has_its_down_projection_and_every_scalar_is_in_one_matrix(name: str) -> None:
     model = make_experts(BY_NAME[name])
     parameters = dict(model.named_parameters())
-    layer = find_decoder_layers(model)[-1]
+    layers = find_decoder_layers(model)
+    for layer in layers:
+        linears = [module for module in layer.module.modules() if isinstance(module, torch.nn.Linear)]
+        fused = [parameter for parameter in layer.module.parameters() if parameter.ndim == 3]
+        expected = sum(weight.numel() for weight in (*(linear.weight for linear in linears), *fused))
+        assert sum(matrix.weight.numel() for matrix in layer.matrices) == expected
+        named = {(matrix.parameter, matrix.expert) for matrix in layer.matrices}
+        assert len(named) == len(layer.matrices)
+        assert {(down.parameter, down.expert) for down in layer.down_projections} <= named
+    layer = layers[-1]
     shared = [down for down in layer.down_projections if down.expert is None]
     assert len(shared) == (name in WITH_SHARED)
     for down in shared:
@@ -48,19 +57,6 @@ def test_each_expert_has_its_down_projection_and_what_is_shared_has_one_too(name
         assert torch.equal(down.weight, stored[down.expert].T if name in TRANSPOSED else stored[down.expert])
         down.weight[3, 5] = 123.0
         assert (stored[down.expert, 5, 3] if name in TRANSPOSED else stored[down.expert, 3, 5]) == 123.0
-
-
-@families
-def test_every_scalar_of_a_layer_of_experts_is_in_one_matrix(name: str) -> None:
-    model = make_experts(BY_NAME[name])
-    for layer in find_decoder_layers(model):
-        linears = [one for one in layer.module.modules() if isinstance(one, torch.nn.Linear)]
-        fused = [parameter for parameter in layer.module.parameters() if parameter.ndim == 3]
-        expected = sum(one.weight.numel() for one in linears) + sum(parameter.numel() for parameter in fused)
-        assert sum(matrix.weight.numel() for matrix in layer.matrices) == expected
-        named = {(matrix.parameter, matrix.expert) for matrix in layer.matrices}
-        assert len(named) == len(layer.matrices)
-        assert {(down.parameter, down.expert) for down in layer.down_projections} <= named
 
 
 def watch(model: Any, fused: FusedExperts) -> tuple[tuple[ExpertPass, ...], torch.Tensor]:

@@ -9,17 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import (
-    DEEPSEEK,
-    DENSE,
-    EXPERTS,
     LLAMA,
-    VISION,
-    Family,
     rewrite_config,
     rewrite_weights,
     save_checkpoint,
 )
-from support.linting import lint, only
+from support.linting import assert_healthy, lint, only
 from support.stored import STORED, Stored
 from torch import Tensor
 
@@ -30,7 +25,7 @@ from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.checkpoint import Flaw, Form, WeightsReport
+from sw_audit.record.checkpoint import Flaw, Form
 from sw_audit.specimen.shipped import control_path, specimen_path
 
 Tensors = dict[str, Tensor]
@@ -120,22 +115,9 @@ def test_why_a_checkpoint_would_not_open_joins_what_was_found_before() -> None:
     assert not joined.intact
 
 
-def assert_healthy(report: WeightsReport, *, mild: int = 0) -> None:
-    assert [flaw for flaw in report.flaws if flaw.serious] == []
-    assert report.intact
-    assert report.remedy is None
-    assert len(report.flaws) == mild
-    assert report.scanned == report.tensors > 0
-
-
 @pytest.mark.parametrize("folder", [specimen_path(), control_path()], ids=["specimen", "control"])
 def test_what_ships_is_healthy(folder: Path) -> None:
     assert_healthy(lint(folder))
-
-
-@pytest.mark.parametrize("family", [*DENSE, *EXPERTS, *DEEPSEEK, *VISION], ids=str)
-def test_a_family_as_it_is_saved_is_healthy(family: Family, tmp_path: Path) -> None:
-    assert_healthy(lint(save_checkpoint(tmp_path, family)))
 
 
 @pytest.mark.slow

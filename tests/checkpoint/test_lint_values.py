@@ -14,7 +14,7 @@ from support.checkpoints import EXPERTS, LLAMA, rewrite_config, rewrite_weights,
 from support.linting import lint, only
 from torch import Tensor
 
-from sw_audit.checkpoint.lint_values import count_inside, cut_blocks
+from sw_audit.checkpoint.lint import count_inside, cut_blocks
 
 Tensors = dict[str, Tensor]
 DOWN = "model.layers.1.mlp.down_proj.weight"

@@ -11,7 +11,7 @@ import torch
 from support.checkpoints import EXPERTS, GPT2, LLAMA, Family, rewrite_config, save_checkpoint
 
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checkpoint.sizes import Size, size_checkpoint
+from sw_audit.checkpoint.stored import Size, size_checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 

@@ -8,7 +8,7 @@ from support.checkpoints import rewrite_weights, save_checkpoint
 from support.evidence import make_arms, make_policy
 from support.program import Program
 
-from sw_audit.checkpoint.sizes import Size
+from sw_audit.checkpoint.stored import Size
 from sw_audit.checks.judging import list_checks
 from sw_audit.cli.plan import count_arms, estimate_weights, write_bytes
 

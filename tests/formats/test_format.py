@@ -23,7 +23,7 @@ from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checkpoint.quantization import describe_quantization
-from sw_audit.checkpoint.sizes import size_checkpoint
+from sw_audit.checkpoint.stored import size_checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.checkpoint import Flaw, QuantizedModule

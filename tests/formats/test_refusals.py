@@ -7,55 +7,48 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from support.checkpoints import rewrite_config, rewrite_weights
-from support.stored import DATA, DOWN, make, refuse
+from support.checkpoints import Damage, Tensors, rewrite_config, with_config, with_weights, without
+from support.stored import DOWN, make, refuse
 
-from sw_audit.checkpoint.inspection import inspect_checkpoint
+from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.specimen.shipped import specimen_path
 
+# The package without which a method is refused, and the extra that brings it.
+NEEDED = {
+    "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
+    "torchao": ("torchao", "torchao"),
+    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
+    "gptq": ("gptqmodel", "gptq"),
+    "awq": ("gptqmodel", "gptq"),
+    "auto-round": ("auto_round", "auto-round"),
+    "fp8": ("accelerate", "fp8"),
+    "mxfp4": ("accelerate", "fp8"),
+}
 
-@pytest.mark.parametrize(
-    ("method", "settings", "package", "extra"),
-    [
-        ("bitsandbytes", {"load_in_4bit": True}, "bitsandbytes", "bitsandbytes"),
-        ("torchao", {}, "torchao", "torchao"),
-        ("compressed-tensors", {}, "compressed_tensors", "compressed-tensors"),
-        ("gptq", {"bits": 4}, "gptqmodel", "gptq"),
-        ("awq", {"bits": 4}, "gptqmodel", "gptq"),
-        ("auto-round", {"bits": 4}, "auto_round", "auto-round"),
-        ("fp8", {}, "accelerate", "fp8"),
-        ("mxfp4", {}, "accelerate", "fp8"),
-    ],
-)
-@pytest.mark.parametrize("act", [open_checkpoint, inspect_checkpoint])
+
+@pytest.mark.parametrize("method", NEEDED)
 def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
-    act: Callable[[ModelPolicy], object],
-    method: str,
-    settings: dict[str, Any],
-    package: str,
-    extra: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    package, extra = NEEDED[method]
     shutil.copytree(specimen_path(), tmp_path / "model")
-    rewrite_config(tmp_path / "model", quantization_config={"quant_method": method, **settings})
+    settings = {"quant_method": method, "bits": 4, "load_in_4bit": method == "bitsandbytes"}
+    rewrite_config(tmp_path / "model", quantization_config=settings)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(CheckpointError) as caught:
-        act(ModelPolicy(source=str(tmp_path / "model")))
-    assert f"pip install 'sw-audit[{extra}]'" in str(caught.value)
-    assert f"stored as {method}" in str(caught.value)
-    assert package.replace("_", "-") in str(caught.value)
-    assert not isinstance(caught.value, BrokenWeightsError)
+    for act in (open_checkpoint, inspect_checkpoint):
+        with pytest.raises(CheckpointError) as caught:
+            act(ModelPolicy(source=str(tmp_path / "model")))
+        assert f"pip install 'sw-audit[{extra}]'" in str(caught.value)
+        assert f"stored as {method}" in str(caught.value)
+        assert package.replace("_", "-") in str(caught.value)
+        assert not isinstance(caught.value, BrokenWeightsError)
 
 
 def test_a_missing_package_for_gguf_and_for_adapters_is_one_line_too(
@@ -77,13 +70,7 @@ def test_what_no_library_reads_back_is_said_to_be_so(method: str, tmp_path: Path
     assert "cannot read back what that library stores" in str(refuse(tmp_path / "model"))
 
 
-def require(package: str) -> None:
-    if find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
-
-
-def test_several_gguf_files_want_one_to_be_named(tmp_path: Path) -> None:
-    require("gguf")
+def test_of_several_gguf_files_one_has_to_be_named_and_to_be_whole(tmp_path: Path) -> None:
     folder = make("gguf-q8_0", tmp_path)
     shutil.copyfile(folder / "specimen.gguf", folder / "other.gguf")
     assert 'name one, such as gguf = "other.gguf"' in str(refuse(folder))
@@ -91,20 +78,14 @@ def test_several_gguf_files_want_one_to_be_named(tmp_path: Path) -> None:
     assert "a file name without folders" in str(refuse(folder, gguf="../model/specimen.gguf"))
     opened = open_checkpoint(ModelPolicy(source=str(folder), gguf="specimen.gguf"))
     assert [file.path for file in opened.identity.files] == ["specimen.gguf"]
-
-
-def test_a_gguf_file_that_is_cut_off_is_broken(tmp_path: Path) -> None:
-    require("gguf")
-    folder = make("gguf-q8_0", tmp_path)
     path = folder / "specimen.gguf"
     path.write_bytes(path.read_bytes()[:-5000])
-    error = refuse(folder)
+    error = refuse(folder, gguf="specimen.gguf")
     assert isinstance(error, BrokenWeightsError)
     assert error.kind == "unreadable"
 
 
 def test_an_adapter_wants_a_base_of_its_own_shape(tmp_path: Path) -> None:
-    require("peft")
     folder = make("lora", tmp_path)
     settings = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))
@@ -121,57 +102,48 @@ def test_an_adapter_wants_a_base_of_its_own_shape(tmp_path: Path) -> None:
     assert "adapter_config.json is not a JSON object" in str(refuse(folder))
 
 
-def strip_config(folder: Path) -> None:
-    rewrite_config(folder, quantization_config=None)
+def spoil(name: str, value: float) -> Damage:
+    return with_weights(lambda tensors: tensors[name].view(-1)[0].fill_(value))
 
 
-def spoil(name: str, value: float) -> Callable[[dict[str, Any]], None]:
-    def change(tensors: dict[str, Any]) -> None:
-        tensors[name].view(-1)[0] = value
-
-    return change
+def edit_adapter(change_: Callable[[Tensors], object]) -> Damage:
+    return with_weights(change_, "adapter_model.safetensors")
 
 
+def unscale(folder: Path) -> None:
+    without(f"{DOWN}.weight_scale")(folder)
+
+
+def cut_off(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+NAN, INFINITY = float("nan"), float("inf")
 # Which format, what is done to it, what kind of flaw it is and what is said.
-W4, W8 = "compressed-tensors-w4a16", "compressed-tensors-w8a8"
-BROKEN: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
-    "codes read as floats": (W8, strip_config, "codes-without-config", "is stored as I8"),
-    "packed layers without a config": (W4, strip_config, "missing-tensor|unexpected-tensor", "tensor '.*'"),
+W4, W8, NF4 = "compressed-tensors-w4a16", "compressed-tensors-w8a8", "bitsandbytes-nf4"
+STRIP = with_config(quantization_config=None)
+BROKEN: dict[str, tuple[str, Damage, str, str]] = {
+    "codes read as floats": (W8, STRIP, "codes-without-config", "is stored as I8"),
+    "packed layers without a config": (W4, STRIP, "missing-tensor|unexpected-tensor", "tensor '.*'"),
     "packed codes lost": (
         W4,
-        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.weight_packed")),
+        without(f"{DOWN}.weight_packed"),
         "missing-tensor",
         f"{DOWN}.weight_packed.* is missing",
     ),
-    "scales lost": (
-        W8,
-        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.weight_scale")),
-        "missing-tensor",
-        f"{DOWN}.weight_scale",
-    ),
-    "scales lost of packed codes": (
-        W4,
-        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.weight_scale")),
-        "missing-tensor",
-        f"{DOWN}.weight_scale",
-    ),
+    "scales lost": (W8, unscale, "missing-tensor", f"{DOWN}.weight_scale"),
+    "scales lost of packed codes": (W4, unscale, "missing-tensor", f"{DOWN}.weight_scale"),
     "scales of another shape": (
         W8,
-        lambda folder: rewrite_weights(
-            folder, lambda tensors: tensors.update({f"{DOWN}.weight_scale": torch.ones(7, 1)})
-        ),
+        with_weights(lambda tensors: tensors.update({f"{DOWN}.weight_scale": torch.ones(7, 1)})),
         "mismatched-tensor",
         r"has shape \[7, 1\]",
     ),
-    "a scale that is no number": (
-        W8,
-        lambda folder: rewrite_weights(folder, spoil(f"{DOWN}.weight_scale", float("nan"))),
-        "non-finite",
-        f"'{DOWN}.*' holds NaN",
-    ),
+    "a scale that is no number": (W8, spoil(f"{DOWN}.weight_scale", NAN), "non-finite", f"'{DOWN}.*' holds NaN"),
     "an embedding that is no number": (
         W8,
-        lambda folder: rewrite_weights(folder, spoil("model.embed_tokens.weight", float("inf"))),
+        spoil("model.embed_tokens.weight", INFINITY),
         "non-finite",
         "'model.embed_tokens.weight' holds an infinity",
     ),
@@ -183,69 +155,47 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     ),
     "a method that nobody knows": (
         W8,
-        lambda folder: rewrite_config(folder, quantization_config={"quant_method": "best8"}),
+        with_config(quantization_config={"quant_method": "best8"}),
         "unknown-method",
         "knows no quant_method 'best8'",
     ),
-    "a layer too many": (
-        W8,
-        lambda folder: rewrite_config(folder, num_hidden_layers=5),
-        "unexpected-tensor",
-        "has no place in the model",
-    ),
-    "a file that is cut off": (
-        W8,
-        lambda folder: (folder / "model.safetensors").write_bytes(
-            (DATA / "llm-compressor-W8A8" / "model.safetensors").read_bytes()[:-100]
-        ),
-        "unreadable",
-        "is cut off",
-    ),
+    "a layer too many": (W8, with_config(num_hidden_layers=5), "unexpected-tensor", "has no place in the model"),
+    "a file that is cut off": (W8, cut_off, "unreadable", "is cut off"),
     "nf4 with a block's scale that is no number": (
-        "bitsandbytes-nf4",
-        lambda folder: rewrite_weights(folder, spoil(f"{DOWN}.weight.absmax", float("nan"))),
+        NF4,
+        spoil(f"{DOWN}.weight.absmax", NAN),
         "non-finite",
         f"module '{DOWN}' gives outputs that are not finite",
     ),
     "int8 with a row's scale that is infinite": (
         "bitsandbytes-int8",
-        lambda folder: rewrite_weights(folder, spoil(f"{DOWN}.SCB", float("inf"))),
+        spoil(f"{DOWN}.SCB", INFINITY),
         "non-finite",
         f"'{DOWN}",
     ),
     "nf4 without its blocks' scales": (
-        "bitsandbytes-nf4",
-        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.weight.absmax")),
+        NF4,
+        without(f"{DOWN}.weight.absmax"),
         "unreadable",
         "cannot read its weights",
     ),
-    "gptq without zero points": (
-        "gptq",
-        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.qzeros")),
-        "missing-tensor",
-        f"{DOWN}.qzeros",
-    ),
-    "gptq with a scale that is no number": (
-        "gptq",
-        lambda folder: rewrite_weights(folder, spoil(f"{DOWN}.scales", float("nan"))),
-        "non-finite",
-        DOWN,
-    ),
+    "gptq without zero points": ("gptq", without(f"{DOWN}.qzeros"), "missing-tensor", f"{DOWN}.qzeros"),
+    "gptq with a scale that is no number": ("gptq", spoil(f"{DOWN}.scales", NAN), "non-finite", DOWN),
     "fp8 without scales": (
         "fp8",
-        lambda folder: rewrite_weights(folder, lambda tensors: tensors.pop(f"{DOWN}.weight_scale_inv")),
+        without(f"{DOWN}.weight_scale_inv"),
         "missing-tensor",
         f"{DOWN}.weight.* has codes and no scales",
     ),
     "an adapter that is half there": (
         "lora",
-        lambda folder: _rewrite_adapter(folder, lambda tensors: tensors.pop(next(iter(tensors)))),
+        edit_adapter(lambda tensors: tensors.pop(next(iter(tensors)))),
         "missing-tensor",
         "lora_A.* is missing",
     ),
     "an adapter for other modules": (
         "lora",
-        lambda folder: _rewrite_adapter(folder, lambda tensors: tensors.update(odd=torch.zeros(2, 2))),
+        edit_adapter(lambda tensors: tensors.update(odd=torch.zeros(2, 2))),
         "unexpected-tensor",
         "odd",
     ),
@@ -257,18 +207,11 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     ),
     "an adapter that is no number": (
         "lora",
-        lambda folder: _rewrite_adapter(folder, lambda tensors: next(iter(tensors.values())).fill_(float("nan"))),
+        edit_adapter(lambda tensors: next(iter(tensors.values())).fill_(NAN)),
         "non-finite",
         "lora_A.* holds NaN",
     ),
 }
-
-
-def _rewrite_adapter(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    path = folder / "adapter_model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("case", BROKEN)

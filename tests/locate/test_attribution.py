@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.calls import LayerCall
-from sw_audit.checkpoint.matrices import DownProjection
+from sw_audit.checkpoint.matrices import DownProjection, LayerCall
 from sw_audit.locate.attribution import Attribution, attribute_activations
 from sw_audit.locate.probe import Probe, observe_every_token
 from sw_audit.locate.settings import DEFAULT_SETTINGS

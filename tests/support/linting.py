@@ -16,3 +16,11 @@ def lint(folder: Path, **options: object) -> WeightsReport:
 def only(report: WeightsReport) -> tuple[str, str, str, bool]:
     [flaw] = report.flaws
     return flaw.kind, flaw.where, flaw.found, flaw.serious
+
+
+def assert_healthy(report: WeightsReport, *, mild: int = 0) -> None:
+    assert [flaw for flaw in report.flaws if flaw.serious] == []
+    assert report.intact
+    assert report.remedy is None
+    assert len(report.flaws) == mild
+    assert report.scanned == report.tensors > 0

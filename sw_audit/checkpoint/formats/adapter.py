@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sw_audit.checkpoint.formats.format import Format, Package, register
+from sw_audit.checkpoint.formats.format import Format, register
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 
@@ -20,7 +20,7 @@ class Adapter(Format):
     """An adapter of peft."""
 
     method = "lora"
-    packages = (Package("peft", "peft"),)
+    packages = ("peft",)
     extra = "adapters"
     uses_config = False
     module_packages = ("peft.",)
@@ -34,11 +34,7 @@ class Adapter(Format):
         return (folder.path / ADAPTER_WEIGHTS,)
 
     def find_base(self, folder: CheckpointFolder) -> ModelPolicy | None:
-        """Tell which model the adapter goes on: the one that the policy names, else the one that it names.
-
-        Raises:
-            CheckpointError: If neither names one, or it is another kind of adapter.
-        """
+        """Return the model that the adapter goes on: the one that the policy names, else the one that it names."""
         try:
             settings = folder.read_json(ADAPTER_CONFIG)
         except CheckpointError as error:
@@ -61,11 +57,7 @@ class Adapter(Format):
         return ModelPolicy.model_validate({**policy.model_dump(), **fields, "revision": revision})
 
     def inspect(self, folder: CheckpointFolder) -> None:
-        """Complain of an adapter without weights.
-
-        Raises:
-            BrokenWeightsError: If there are none that can be read.
-        """
+        """Refuse an adapter without weights."""
         self.find_base(folder)
         if not (folder.path / ADAPTER_WEIGHTS).is_file():
             others = sorted(path.name for path in folder.path.glob("adapter_model.*"))

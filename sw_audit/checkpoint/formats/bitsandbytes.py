@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sw_audit.checkpoint.formats.format import ACCELERATE, Format, Package, Packing, join_words, register
+from sw_audit.checkpoint.formats.format import Format, Packing, join_words, register
 from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.record.checkpoint import QuantizedModule
 
@@ -19,7 +19,7 @@ class Bitsandbytes(Format):
     """Modules of bitsandbytes."""
 
     method = "bitsandbytes"
-    packages = (Package("bitsandbytes", "bitsandbytes"), ACCELERATE)
+    packages = ("bitsandbytes", "accelerate")
     extra = "bitsandbytes"
     packings = (
         Packing(".weight", ".weight.absmax", needs_scales=False),
@@ -67,7 +67,6 @@ class Bitsandbytes(Format):
 
 
 def _find_block_scale(state: Any, row: int, column: int, width: int) -> Scale:
-    """Find the scale of a block, which count along the flattened matrix."""
     scales = state.absmax
     if state.nested:
         from bitsandbytes.functional import dequantize_blockwise

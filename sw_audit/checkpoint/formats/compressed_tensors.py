@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sw_audit.checkpoint.formats.format import Format, Package, Packing, register
+from sw_audit.checkpoint.formats.format import Format, Packing, register
 from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
 from sw_audit.checkpoint.formats.scales import E2M1, E4M3, Scale, pick_scale
 from sw_audit.record.checkpoint import QuantizedModule
@@ -16,7 +16,7 @@ class CompressedTensors(Format):
     """Modules with a scheme of compressed-tensors."""
 
     method = "compressed-tensors"
-    packages = (Package("compressed_tensors", "compressed-tensors"),)
+    packages = ("compressed_tensors",)
     extra = "compressed-tensors"
     packings = (
         Packing(".weight_packed", ".weight_scale", exponents=True),

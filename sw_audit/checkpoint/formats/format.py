@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
+from sw_audit.checkpoint.formats.patterns import Effect, ModulePattern, flatten
 from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.checkpoint.headers import FLOATS, TensorHeader
 from sw_audit.errors import BrokenWeightsError, CheckpointError
@@ -28,23 +28,6 @@ if TYPE_CHECKING:
     from sw_audit.checkpoint.stored import StoredTensors
 
 Headers = Mapping[str, TensorHeader]
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package that is imported for a format.
-
-    Attributes:
-        module: What is imported.
-        name: What pip calls it.
-    """
-
-    module: str
-    name: str
-
-
-ACCELERATE = Package("accelerate", "accelerate")
-NOT_READ_BACK = "transformers cannot read back what that library stores"
 
 
 @dataclass(frozen=True)
@@ -107,7 +90,7 @@ class Format:
 
     Attributes:
         method: The `quant_method` of the configuration, or a word for what has none.
-        packages: What has to be installed.
+        packages: The packages that are imported for it; pip calls them the same, with hyphens.
         extra: The extra of sw-audit that brings it.
         obstacle: Why it cannot be opened whatever is installed; `None` if it can.
         uses_config: Whether config.json describes the model, and says that it is stored so.
@@ -121,7 +104,7 @@ class Format:
     """
 
     method: str = ""
-    packages: tuple[Package, ...] = ()
+    packages: tuple[str, ...] = ()
     extra: str = ""
     obstacle: str | None = None
     uses_config: bool = True
@@ -133,48 +116,32 @@ class Format:
     module_packages: tuple[str, ...] = ()
     loggers: tuple[str, ...] = ()
 
-    # Recognizing it.
-
     def recognizes(self, folder: CheckpointFolder) -> bool:
         """Tell whether a checkpoint is stored so."""
         return folder.quantization.get("quant_method") == self.method
 
     def require(self, folder: CheckpointFolder) -> None:
-        """Refuse what cannot be opened here.
-
-        Raises:
-            CheckpointError: If a package is missing, with the command that installs it, or nothing can open it.
-        """
+        """Refuse what cannot be opened here: a package is missing, or nothing can open it."""
         if self.obstacle is not None:
             remedy = "store it with another library, or give the checkpoint that it was made from"
             found = f"its weights are stored by {self.method}: {self.obstacle}"
             raise BrokenWeightsError(folder.asked, found, remedy, kind="unknown-method", where="config.json")
-        missing = [package.name for package in self.packages if find_spec(package.module) is None]
+        missing = [name.replace("_", "-") for name in self.packages if find_spec(name) is None]
         if missing:
             verb = "is" if len(missing) == 1 else "are"
             found = f"its weights are stored as {self.method}, and {' and '.join(missing)} {verb} not installed"
             raise CheckpointError(folder.asked, found, f"install it: pip install 'sw-audit[{self.extra}]'")
 
     def list_files(self, folder: CheckpointFolder) -> tuple[Path, ...]:
-        """List the weight files that opening reads.
-
-        Raises:
-            CheckpointError: If one is missing, or may not be read.
-        """
+        """List the weight files that opening reads."""
         return folder.list_layout()
 
     def find_base(self, folder: CheckpointFolder) -> ModelPolicy | None:  # noqa: ARG002
         """Tell which model this one is put on; `None` if it is a model by itself."""
         return None
 
-    # Looking at its files.
-
     def inspect(self, folder: CheckpointFolder) -> None:
-        """Complain of what files and headers show, beyond what is asked of every format.
-
-        Raises:
-            CheckpointError: If it cannot be opened.
-        """
+        """Raise CheckpointError for what files and headers show, beyond what is asked of every format."""
 
     def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:  # noqa: ARG002
         """Yield what codes, scales and the configuration do not agree on."""
@@ -184,8 +151,6 @@ class Format:
         """Tell whether a tensor that is zero in every place is nothing unusual."""
         return False
 
-    # Opening it.
-
     def choose_file_options(self, folder: CheckpointFolder) -> dict[str, str]:  # noqa: ARG002
         """Choose which file transformers is told to read configuration, tokenizer and weights from, if any."""
         return {}
@@ -193,10 +158,7 @@ class Format:
     def choose_loading_options(self, folder: CheckpointFolder, config: Any, device: str) -> dict[str, Any]:
         """Choose what else transformers is told when it loads weights.
 
-        Args:
-            folder: The checkpoint.
-            config: The configuration, which is told to dequantize where that is how the format is read.
-            device: Where the model goes; quantized weights are made there, for some cannot be moved.
+        Quantized weights are made on the device that the model goes to, for some cannot be moved.
         """
         options: dict[str, Any] = dict(self.choose_file_options(folder))
         if self.dequantized:
@@ -204,22 +166,24 @@ class Format:
             if isinstance(getattr(config, "quantization_config", None), dict):
                 config.quantization_config["dequantize"] = True
         # Left to itself accelerate takes any accelerator that it finds.
-        if ACCELERATE in self.packages or device != "cpu":
+        if "accelerate" in self.packages or device != "cpu":
             options["device_map"] = {"": device}
         return options
 
     def finish_(self, model: Any) -> None:
         """Bring a model that was just loaded into the state that it computes in."""
 
-    # Describing it.
-
     def list_patterns(self, settings: Mapping[str, Any]) -> tuple[ModulePattern, ...]:
         """List every skip and target pattern of the configuration's quantization."""
-        skipped = [(key, text) for key in self.skip_keys for text in flatten(settings.get(key))]
-        selected = [(key, text) for key in self.select_keys for text in flatten(settings.get(key))]
-        return (
-            *(ModulePattern(key, text, "skip") for key, text in skipped),
-            *(ModulePattern(key, text, "select") for key, text in selected),
+        kinds: tuple[tuple[tuple[str, ...], Effect], ...] = (
+            (self.skip_keys, "skip"),
+            (self.select_keys, "select"),
+        )
+        return tuple(
+            ModulePattern(key, text, effect)
+            for keys, effect in kinds
+            for key in keys
+            for text in flatten(settings.get(key))
         )
 
     def describe(self, model: OpenModel) -> Description | None:
@@ -228,10 +192,8 @@ class Format:
         modules = {}
         for name, module in model.packed.items():
             described = self.describe_module(name, module, settings)
-            if described is None and name not in model.plain:
-                described = QuantizedModule(module=name, bits=None)
-            if described is not None:
-                modules[name] = described
+            if described is not None or name not in model.plain:
+                modules[name] = described or QuantizedModule(module=name, bits=None)
 
         def find_scale(name: str, row: int, column: int, shape: tuple[int, int]) -> Scale | None:
             module = model.packed.get(name)
@@ -244,35 +206,15 @@ class Format:
         return join_words(str(settings.get("format") or ""), count_bits(modules))
 
     def describe_module(self, name: str, module: Any, settings: Mapping[str, Any]) -> QuantizedModule | None:
-        """Describe how a packed module stores its weight; `None` if it does not say.
-
-        Args:
-            name: Its qualified name.
-            module: The module.
-            settings: The configuration's quantization, for what the module does not say.
-        """
+        """Describe how a packed module stores its weight; `None` if it does not say."""
         bits, size = getattr(module, "bits", None), getattr(module, "group_size", settings.get("group_size"))
         if not isinstance(bits, int):
             return None
         return QuantizedModule(module=name, bits=bits, group=size if isinstance(size, int) and size > 0 else None)
 
     def find_scale(self, module: Any, row: int, column: int, shape: tuple[int, int]) -> Scale | None:  # noqa: ARG002
-        """Find the scale of one scalar's group in a packed module; `None` where that is not known.
-
-        Args:
-            module: The module.
-            row: Output channel.
-            column: Input channel.
-            shape: Of its matrix, (out, in).
-        """
+        """Find the scale of one scalar's group in a packed module, shape (out, in); `None` if unknown."""
         return None
-
-
-class UnlistedFormat(Format):
-    """A format that only transformers may know."""
-
-    def __init__(self, method: str) -> None:
-        self.method = method
 
 
 _FORMATS: dict[str, Format] = {}
@@ -292,7 +234,10 @@ def list_formats() -> tuple[Format, ...]:
 def find_format(folder: CheckpointFolder) -> Format:
     """Find out how a checkpoint's weights are stored."""
     known = next((known for known in list_formats() if known.recognizes(folder)), None)
-    return known or UnlistedFormat(str(folder.quantization.get("quant_method") or "none"))
+    if known is None:  # one that only transformers may know
+        known = Format()
+        known.method = str(folder.quantization.get("quant_method") or "none")
+    return known
 
 
 def list_packings() -> tuple[Packing, ...]:

@@ -1,11 +1,10 @@
-"""Fine-grained FP8 and MXFP8, which transformers opens dequantized, and FP8 as FBGEMM stores it."""
+"""Small floats that transformers opens dequantized (FP8, MXFP8, MXFP4 of gpt-oss), and FP8 as FBGEMM stores it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sw_audit.checkpoint.formats.format import (
-    ACCELERATE,
     Description,
     Format,
     OpenModel,
@@ -27,7 +26,7 @@ class Fp8(Format):
     """Codes under the name of the weight, with a scale per block (DeepSeek)."""
 
     method = "fp8"
-    packages = (ACCELERATE,)
+    packages = ("accelerate",)
     extra = "fp8"
     dequantized = True
     packings: tuple[Packing, ...] = (Packing(".weight", ".weight_scale_inv", needs_scales=False), _WEIGHT_SCALE)
@@ -77,3 +76,22 @@ def _find_group(codes: TensorHeader, scales: TensorHeader | None) -> int | None:
     if scales is None or len(scales.shape) != 2 or scales.shape[1] == 1:
         return None
     return -(-codes.shape[1] // scales.shape[1])
+
+
+@register
+class Mxfp4(Format):
+    """Blocks of codes and their exponents."""
+
+    method = "mxfp4"
+    packages = ("accelerate",)
+    extra = "fp8"
+    dequantized = True
+    packings = (Packing("_blocks", "_scales", exponents=True),)
+
+    def describe(self, model: OpenModel) -> Description | None:
+        """Describe what the files say, for nothing of it is left in the model."""
+        headers = model.stored.headers
+        names = [name.removesuffix("_blocks") for name in headers if name.endswith("_blocks")]
+        modules = {name: QuantizedModule(module=name, bits=4, group=32) for name in names}
+        words = count_dtypes(header.dtype for header in headers.values())
+        return Description(modules, words, lambda *_: None)

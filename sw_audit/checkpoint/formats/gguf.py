@@ -11,7 +11,6 @@ from sw_audit.checkpoint.formats.format import (
     Description,
     Format,
     OpenModel,
-    Package,
     count_dtypes,
     register,
 )
@@ -32,17 +31,13 @@ class Gguf(Format):
     """One file with configuration, tokenizer and weights."""
 
     method = "gguf"
-    packages = (Package("gguf", "gguf"),)
+    packages = ("gguf",)
     extra = "gguf"
     uses_config = False
     dequantized = True
 
     def recognizes(self, folder: CheckpointFolder) -> bool:
-        """Tell whether a file is named, or there is nothing else.
-
-        Raises:
-            CheckpointError: If the named one is not there, or there are several and none is named.
-        """
+        """Tell whether a file is named, or there is nothing else."""
         return _find_file(folder) is not None
 
     def list_files(self, folder: CheckpointFolder) -> tuple[Path, ...]:

@@ -1,16 +1,14 @@
-"""GPTQ and AWQ: integers packed into words of 32 bits, along the input or along the output."""
+"""GPTQ, AWQ and auto-round: integers packed into words of 32 bits, along the input or along the output."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sw_audit.checkpoint.formats.format import ACCELERATE, Format, Headers, Package, Packing, register
+from sw_audit.checkpoint.formats.format import Format, Headers, Packing, register
 from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
 from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.record.checkpoint import Flaw
-
-_GPTQMODEL = Package("gptqmodel", "gptqmodel")
 
 
 @register
@@ -18,7 +16,7 @@ class Gptq(Format):
     """Words along the input."""
 
     method = "gptq"
-    packages: tuple[Package, ...] = (_GPTQMODEL, Package("optimum", "optimum"), ACCELERATE)
+    packages: tuple[str, ...] = ("gptqmodel", "optimum", "accelerate")
     extra = "gptq"
     packings: tuple[Packing, ...] = (Packing(".qweight", ".scales"),)
     select_keys = ("modules_in_block_to_quantize", *Format.select_keys)
@@ -75,5 +73,33 @@ class Awq(Gptq):
     """Words along the output."""
 
     method = "awq"
-    packages = (_GPTQMODEL, ACCELERATE)
+    packages = ("gptqmodel", "accelerate")
     packed_along_input = False
+
+
+@register
+class AutoRound(Gptq):
+    """Words along the input, with settings module by module."""
+
+    method = "auto-round"
+    packages = ("auto_round", "accelerate")
+    extra = "auto-round"
+    packings = (Packing(".qweight", ".scales"), Packing(".weight_packed", ".weight_scale", exponents=True))
+    module_packages = ("auto_round.",)
+    loggers = ("auto_round",)
+
+    def list_patterns(self, settings: Mapping[str, Any]) -> tuple[ModulePattern, ...]:
+        """List also the settings by name; 16 bits and more leave a module as it is."""
+        named = [
+            ModulePattern(
+                "extra_config",
+                text,
+                "skip" if isinstance(own, Mapping) and (own.get("bits") or 0) >= 16 else "adjust",
+            )
+            for text, own in (settings.get("extra_config") or {}).items()
+        ]
+        return (*super().list_patterns(settings), *named)
+
+    def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:  # noqa: ARG002
+        """Claim nothing: its layouts differ by version and by target."""
+        return iter(())

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     Modules = Mapping[str, nn.Module]
 
 
+Effect = Literal["skip", "select", "adjust"]
+
+
 @dataclass(frozen=True)
 class ModulePattern:
     """One pattern.
@@ -30,23 +33,19 @@ class ModulePattern:
 
     key: str
     text: str
-    effect: Literal["skip", "select", "adjust"]
+    effect: Effect
     matches_classes: bool = False
     expression: str | None = None
 
     def matches(self, name: str, module: nn.Module | None = None) -> bool:
         """Tell whether it matches a module, by its name, or in some libraries by its class.
 
-        Names are matched as the libraries do: in whole, from the start or up to the end at a dot, or as a regular
-        expression.
+        Names match as in the libraries: whole, from the start or to the end at a dot, or as a regular expression.
         """
         if self.text.startswith("re:"):
             return _search(self.text.removeprefix("re:"), name)
-        if (
-            module is not None
-            and self.matches_classes
-            and self.text in {kind.__name__ for kind in type(module).__mro__}
-        ):
+        classes = type(module).__mro__ if self.matches_classes and module is not None else ()
+        if any(self.text == kind.__name__ for kind in classes):
             return True
         if self.expression is not None:
             return _search(self.expression, name)
@@ -57,17 +56,7 @@ class ModulePattern:
 def count_matches(
     patterns: Sequence[ModulePattern], modules: Modules, projections: Modules, stored: set[str]
 ) -> tuple[PatternCount, ...]:
-    """Count what each pattern matches.
-
-    Args:
-        patterns: The patterns.
-        modules: All modules of the model, by name.
-        projections: Those that multiply by a matrix.
-        stored: Names of modules as the files have them, which differ in some families.
-
-    Returns:
-        Per pattern, how many projections; where it names none, how many other modules or stored names.
-    """
+    """Count per pattern the projections it matches; if none, other modules; if none, the names in the files."""
     counts = []
     for pattern in patterns:
         count = sum(pattern.matches(name, module) for name, module in projections.items())

@@ -23,11 +23,7 @@ class Plain(Format):
         return not folder.quantization
 
     def inspect(self, folder: CheckpointFolder) -> None:
-        """Refuse codes that nothing says how to read: read as numbers they would mean nothing.
-
-        Raises:
-            BrokenWeightsError: Naming the first tensor of codes.
-        """
+        """Refuse codes that nothing says how to read: read as numbers they would mean nothing."""
         remedy = "put `quantization_config` back into config.json, or give the checkpoint that it was made from"
         for headers in folder.headers.values():
             for name, header in headers.items():

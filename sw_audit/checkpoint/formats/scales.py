@@ -16,11 +16,9 @@ Levels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scale:
-    """The codes around one scalar.
+    """The codes around one scalar: `factor` multiplies a code, `levels` are what codes stand for before that.
 
-    Attributes:
-        factor: What a code is multiplied by.
-        levels: What the codes stand for before that, float32, ascending; `None` for whole numbers.
+    Levels are float32, ascending; `None` stands for whole numbers.
     """
 
     factor: float
@@ -40,12 +38,9 @@ class Scale:
 
 
 def list_float_levels(exponent: int, mantissa: int, largest: float) -> Levels:
-    """List what the codes of a small float stand for.
+    """List what the codes of a small float stand for, by the bits of exponent and mantissa.
 
-    Args:
-        exponent: Bits of the exponent, whose bias is half their range, rounded down.
-        mantissa: Bits of the mantissa.
-        largest: The largest number; codes beyond it are infinite or no numbers.
+    The bias is half the exponent's range, rounded down; codes beyond `largest` are infinite or no numbers.
     """
     bias = 2 ** (exponent - 1) - 1
     normal = [
@@ -64,13 +59,9 @@ E5M2 = list_float_levels(5, 2, 57344.0)
 
 
 def pick_scale(scales: Tensor, row: int, column: int, shape: tuple[int, int]) -> float:
-    """Pick one scalar's scale from those of a matrix, of which each stands for a block.
+    """Pick one scalar's scale from those of a matrix, each of which stands for a block.
 
-    Args:
-        scales: One for all, one per row, or [bands, parts].
-        row: Output channel.
-        column: Input channel.
-        shape: Of the matrix, (out, in).
+    Scales are one for all, one per row, or [bands, parts]; the matrix's shape is (out, in).
     """
     if scales.numel() == 1:
         return float(scales.float().flatten()[0])

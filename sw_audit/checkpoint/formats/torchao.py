@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sw_audit.checkpoint.formats.format import Format, Package, Packing, count_bits, join_words, register
+from sw_audit.checkpoint.formats.format import Format, Packing, count_bits, join_words, register
 from sw_audit.checkpoint.formats.scales import E4M3, E5M2, Scale, pick_scale
 from sw_audit.record.checkpoint import QuantizedModule
 
@@ -18,7 +18,7 @@ class Torchao(Format):
     """Weights of torchao."""
 
     method = "torchao"
-    packages = (Package("torchao", "torchao"),)
+    packages = ("torchao",)
     extra = "torchao"
     packings = (Packing("._weight_qdata", "._weight_scale", exponents=True),)
     module_packages = ("torch.ao.",)
