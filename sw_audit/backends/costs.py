@@ -27,13 +27,7 @@ def measure_peak(work: Callable[[], Result]) -> tuple[Result, int]:
     """Do some work and measure the most bytes that its tensors held at once, its result included.
 
     What torch allocates is counted after each operation, on any device. What an operation allocates and frees
-    within itself is not seen.
-
-    Args:
-        work: The work. Tensors that exist before do not count.
-
-    Returns:
-        What the work returned, and the bytes.
+    within itself is not seen. Tensors that exist before do not count.
     """
     with _Memory() as memory:
         result = work()

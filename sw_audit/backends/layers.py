@@ -80,12 +80,8 @@ class LayerQuantizer:
 def replace_projections(layer: DecoderLayer, replacements: dict[str, nn.Module]) -> nn.Module:
     """Copy a layer's module, other modules in place of some projections.
 
-    Args:
-        layer: The layer.
-        replacements: By the parameter of the matrix that a projection multiplies by.
-
-    Returns:
-        A copy that shares no parameter with the layer but those of projections that are not replaced.
+    Replacements are named by the parameter of the matrix that a projection multiplies by. The copy shares no
+    parameter with the layer but those of projections that are not replaced.
     """
     projections = {matrix.parameter: module for matrix, module in list_projections(layer.module, layer.name)}
     # A projection that stands in the memo is taken over as it is, so its weight is never copied.

@@ -94,15 +94,8 @@ def quantize_models(
 ) -> tuple[ModelQuantizer, ...]:
     """Let a library quantize a whole model, once per method, in a process of its own.
 
-    Args:
-        methods: Methods of one package, each with a `train`.
-        policy: The model, as it was opened.
-        calibration: Token ids, int64 [windows, tokens].
-        seed: Of everything that is drawn.
-        folder: An existing folder, which must stay as long as the layers are used.
-
-    Returns:
-        One entry per method.
+    The methods are of one package, calibration is int64 [windows, tokens], and the folder must stay as long as the
+    layers are used.
     """
     model = policy.model_dump(mode="json")
     if Path(policy.source).expanduser().exists():
@@ -179,9 +172,7 @@ def run_job(folder: Path) -> None:
 def count_saved_bits(folder: Path, parameters: Iterable[str]) -> int | None:
     """Count the bits that a library wrote for some matrices; `None` if it wrote nothing for one of them.
 
-    Args:
-        folder: With safetensors files.
-        parameters: Qualified names of the weights before; what stands for one begins with its module's name.
+    What stands for a weight in the safetensors files begins with its module's name.
     """
     sizes: dict[str, int] = {}
     for path in sorted(folder.rglob("*.safetensors")):
@@ -229,16 +220,8 @@ def prepare_methods(
 ) -> tuple[dict[str, Quantizer], dict[str, str]]:
     """Get methods ready; those that work on a whole model do their work now, one process per library.
 
-    Args:
-        methods: The methods.
-        model: The model, as it was opened.
-        calibration: Token ids, int64 [windows, tokens]; `None` if there is no text to calibrate on.
-        seed: Of everything that is drawn.
-        folder: An existing folder, which must stay as long as the layers are used.
-        progress: Told which library is at work.
-
-    Returns:
-        By the methods' names: what makes their layers, and for the other methods why nothing does, in one line.
+    Calibration is int64 [windows, tokens], `None` without text; the folder must stay as long as the layers are
+    used. Returned are, by the methods' names, what makes their layers, and for the others why nothing does.
     """
     obstacles = {method.name: obstacle for method in methods if (obstacle := find_obstacle(method)) is not None}
     ready = [method for method in methods if method.name not in obstacles]
@@ -264,14 +247,7 @@ def prepare_methods(
 def describe_method(
     method: Method, quality: Quality | None, quantizer: Quantizer | None, obstacle: str | None
 ) -> ComparedQuantizer:
-    """Put what is known of a method into a row.
-
-    Args:
-        method: The method.
-        quality: How good it is, if it was measured.
-        quantizer: What made its layers, if anything did.
-        obstacle: Why it was not measured, if it was not.
-    """
+    """Put what is known of a method into a row."""
     version = find_version(method.package)
     row = ComparedQuantizer(
         method=method.name,

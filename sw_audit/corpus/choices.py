@@ -37,11 +37,7 @@ class ChoiceItem:
 def read_choices(corpus: CorpusPolicy) -> tuple[ChoiceItem, ...] | None:
     """Read the multiple-choice items that a policy asks for.
 
-    Args:
-        corpus: `choices` is a path or `specimen`; without it, the specimen's text has the specimen's items.
-
-    Returns:
-        The items in the order of the file, or `None` if none are asked for.
+    The source is a path or `specimen`; the specimen's text has the specimen's items. `None` if none are asked for.
 
     Raises:
         CorpusError: If the file cannot be read, is empty, or a line of it is malformed.
@@ -114,8 +110,7 @@ ENGLISH: tuple[str, ...] = tuple(_ENGLISH.split())
 def list_stop_words(corpus: CorpusPolicy) -> tuple[str, ...]:
     """List the words that count as stop words.
 
-    Args:
-        corpus: Its own words, if it names some; else the specimen's with the specimen's text; else English.
+    The policy's own if it names some; the specimen's with the specimen's text; else English.
     """
     if corpus.stop_words is not None:
         return corpus.stop_words
@@ -127,15 +122,9 @@ def list_stop_words(corpus: CorpusPolicy) -> tuple[str, ...]:
 def stop_word_ids(words: Iterable[str], tokenizer: Any) -> torch.Tensor:
     """Find the tokens that spell a stop word by themselves.
 
-    A word counts with each spelling that is one token: as it is, after a space, and capitalized. A word that
-    takes several tokens does not count, for its first token may begin other words as well.
-
-    Args:
-        words: The words.
-        tokenizer: The model's tokenizer.
-
-    Returns:
-        int64 [tokens], ascending, each once; empty if no word is a token.
+    A word counts with each spelling that is one token: as it is, after a space, and capitalized. A word that takes
+    several tokens does not count, for its first token may begin other words as well. Returns int64 [tokens],
+    ascending, each once; empty if no word is a token.
     """
     spellings = [
         spelling

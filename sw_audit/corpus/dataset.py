@@ -26,12 +26,6 @@ def read_data_set(corpus: CorpusPolicy) -> list[Any]:
 
     Without a connection, or with `HF_HUB_OFFLINE`, the data set has to be in the cache.
 
-    Args:
-        corpus: Name, configuration, split, column and revision.
-
-    Returns:
-        The column's values, row by row.
-
     Raises:
         CorpusError: If there is no such data set, configuration, split or column, or it cannot be reached.
     """
@@ -56,8 +50,7 @@ def read_data_set(corpus: CorpusPolicy) -> list[Any]:
 def _ask_hub(corpus: CorpusPolicy, asked: str) -> str | None:
     """Ask the hub once whether a data set exists.
 
-    Returns:
-        Why the hub cannot be used, or `None` if it can.
+    Why it cannot be used, or `None` if it can.
 
     Raises:
         CorpusError: If it has no such data set.

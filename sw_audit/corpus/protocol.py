@@ -16,15 +16,7 @@ _REAL_VOCABULARY = 1000
 
 
 def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, seed: int) -> Protocol:
-    """State what was used: window and stride as cut, not as asked for.
-
-    Args:
-        text: The text.
-        windows: What it was cut into.
-        tokenizer: What it was cut with.
-        dtype: The dtype of the computation, such as `float32`.
-        seed: Seed of everything that is drawn.
-    """
+    """State what was used: window and stride as cut, not as asked for."""
     count, window = windows.token_ids.shape
     # The last row may have been shifted back, so the row that moves on most tells the stride.
     moved = [window - first for first in windows.first_scored.tolist()]
@@ -41,13 +33,7 @@ def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, 
 
 
 def list_cautions(corpus: CorpusPolicy, vocabulary: int, *, uncalibrated: bool = False) -> tuple[str, ...]:
-    """List what a reader should know before quoting a figure that was measured on this text.
-
-    Args:
-        corpus: The text, as the policy names it.
-        vocabulary: Number of tokens that the model knows.
-        uncalibrated: Whether text was needed to calibrate on and there was none.
-    """
+    """List what a reader should know before quoting a figure that was measured on this text."""
     cautions = []
     if corpus.source == "specimen" and vocabulary > _REAL_VOCABULARY:
         cautions.append(

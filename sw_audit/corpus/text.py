@@ -46,9 +46,6 @@ def read_corpus(corpus: CorpusPolicy) -> Text:
     `.parquet`); rows are joined by an empty line. Whatever is neither `specimen` nor a file is the name of a
     data set. A file is never looked up on the network.
 
-    Args:
-        corpus: Source, and for data sets configuration, split, column and revision.
-
     Raises:
         CorpusError: If it cannot be read or holds no text.
     """
@@ -72,9 +69,6 @@ def read_corpus(corpus: CorpusPolicy) -> Text:
 
 def check_corpus(corpus: CorpusPolicy) -> None:
     """Complain about a corpus as far as that takes no network and no more than a look at its file.
-
-    Args:
-        corpus: Source of the text.
 
     Raises:
         CorpusError: If its file is missing, empty or no readable file.

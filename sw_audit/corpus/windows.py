@@ -92,11 +92,7 @@ def cut_windows(token_ids: Sequence[int], window: int, stride: int | None, bos: 
 def window_corpus(text: Text, tokenizer: Any, corpus: CorpusPolicy, maximum: int | None) -> Windows:
     """Tokenize a text and cut it into windows, a BOS in front of each if the tokenizer has one.
 
-    Args:
-        text: The text.
-        tokenizer: The model's tokenizer.
-        corpus: Window, stride, and at most how many windows.
-        maximum: The longest sequence that the model can take, if it says so.
+    `maximum` is the longest sequence that the model can take, if it says so.
 
     Raises:
         CorpusError: If the window is longer than the model can take, or the text is shorter than one window.
@@ -119,15 +115,7 @@ def window_corpus(text: Text, tokenizer: Any, corpus: CorpusPolicy, maximum: int
 def cut_calibration(text: Text, tokenizer: Any, windows: Windows, limit: int) -> Windows | None:
     """Cut further windows of a text, after those that are scored, to calibrate on.
 
-    Args:
-        text: The text.
-        tokenizer: What the scored windows were cut with.
-        windows: The scored windows.
-        limit: At most so many.
-
-    Returns:
-        Windows of the same length that share no token with the scored ones and do not overlap; `None` if less
-        than one window of text is left, or the limit is 0.
+    They are as long, share no token with the scored ones and do not overlap; `None` if less than one is left.
     """
     window = windows.token_ids.shape[1]
     # Without BOS, the first token of the text is used and scored nowhere.
@@ -146,12 +134,8 @@ def cut_calibration(text: Text, tokenizer: Any, windows: Windows, limit: int) ->
 def draw_prompts(windows: Windows, tokenizer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Take one prompt of each length, each from another place of the text.
 
-    Args:
-        windows: The text, cut; a window shorter than a prompt is taken whole.
-        tokenizer: What it was cut with.
-
-    Returns:
-        Each prompt as its text, without special tokens, and its token ids, BOS included if the windows have it.
+    A window shorter than a prompt is taken whole. Each prompt is its text, without special tokens, and its token
+    ids, BOS included if the windows have it.
     """
     rows = windows.token_ids  # [windows, window]
     places = [number * len(rows) // len(PROMPT_LENGTHS) for number in range(len(PROMPT_LENGTHS))]

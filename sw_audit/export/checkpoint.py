@@ -80,10 +80,7 @@ def export_checkpoint(
     with whole_folder(folder) as draft:
         rounded = round_model_(checkpoint.layers, act, untouched, progress)
         done = Export(
-            source=checkpoint.identity.source,
-            revision=checkpoint.identity.revision,
-            digest=checkpoint.identity.digest,
-            dtype=checkpoint.identity.dtype,
+            **checkpoint.identity.model_dump(include={"source", "revision", "digest", "dtype"}),
             recipe=str(order.recipe),
             form=order.form,
             patterns=patterns,
@@ -119,12 +116,8 @@ def plan_rounding(checkpoint: Checkpoint, order: ExportOrder) -> tuple[Quantize,
         if all(matrix is None for matrix in matrices):
             remedy = f"name one, such as {checkpoint.layers[0].matrices[-1].parameter}[0, 0]"
             raise PolicyError(f"hold-out {address}", "the model has no such matrix", remedy)
-    act = Quantize(
-        recipe=order.recipe,
-        holdout=group_addresses(order.keep),
-        targets=order.targets,
-        ignore=order.ignore,
-    )
+    holdout = group_addresses(order.keep)
+    act = Quantize(recipe=order.recipe, holdout=holdout, targets=order.targets, ignore=order.ignore)
     if order.form == "dense":
         return act, ()
     untouched = tuple(sorted({address.parameter for address in order.keep}))
@@ -164,11 +157,7 @@ def round_model_(
 ) -> Rounded:
     """Round every targeted matrix of a model in place, as the arm with this act does while it measures.
 
-    Args:
-        layers: The model's decoder layers, which are changed.
-        act: What is rounded and how; what is kept in full precision.
-        untouched: Parameters that stay in full precision all the same.
-        progress: Told after each layer.
+    The parameters in `untouched` stay in full precision all the same.
 
     Raises:
         CheckpointError: If the address of a kept weight lies outside its matrix.
@@ -216,10 +205,6 @@ def _copy_small_files(source: Path, folder: Path) -> None:
     """Copy what the library has not written: the tokenizer, a processor's settings, a licence, ..."""
     for path in sorted(source.iterdir()):
         belongs = path.suffix in _COPIED or path.name.upper().startswith(("LICENSE", "NOTICE"))
-        if (
-            path.is_file()
-            and belongs
-            and not path.name.endswith(".index.json")
-            and not (folder / path.name).exists()
-        ):
+        own = path.name.endswith(".index.json") or (folder / path.name).exists()
+        if path.is_file() and belongs and not own:
             shutil.copyfile(path, folder / path.name)

@@ -18,10 +18,7 @@ from sw_audit.record.checkpoint import Export
 def check_place(folder: Path, source: Path | None, *, force: bool) -> None:
     """Complain, before anything heavy is done, about a folder that must not be written.
 
-    Args:
-        folder: Where the checkpoint is to go.
-        source: Where the model comes from, if it is on this machine.
-        force: Whether what is in the folder may be replaced.
+    `source` is where the model comes from, if it is on this machine; `force` lets what is there be replaced.
 
     Raises:
         OutputError: If it is no folder, holds something, or is or holds the model itself.
@@ -41,9 +38,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to write into, which takes its name once everything in it is written.
 
     What was there under that name before is let go only then; after an exception it is still there.
-
-    Args:
-        folder: The name.
 
     Raises:
         OutputError: If it cannot be written.
@@ -68,12 +62,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def add_metadata(path: Path, entries: Mapping[str, str]) -> None:
-    """Add entries to the metadata of a safetensors file; the tensors stay as they are, byte for byte.
-
-    Args:
-        path: The file; it is replaced by another one, written beside it.
-        entries: What to add, as the format wants it: text by text.
-    """
+    """Add entries to the metadata of a safetensors file; the tensors stay as they are, byte for byte."""
     written = path.with_name(f".{path.name}.tmp")
     with path.open("rb") as old, written.open("xb") as new:
         header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
@@ -104,12 +93,7 @@ _FORMS = {
 
 
 def write_card(done: Export, folder_name: str) -> str:
-    """Write the model card of an export, in Markdown.
-
-    Args:
-        done: What was done.
-        folder_name: What the checkpoint is called.
-    """
+    """Write the model card of an export, in Markdown."""
     revision = f" at {done.revision}" if done.revision else ""
     parts = [
         "---",

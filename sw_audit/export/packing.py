@@ -39,11 +39,6 @@ def require_packing(recipe: Recipe) -> None:
 def require_packable(layers: Sequence[DecoderLayer], recipe: Recipe, parameters: Collection[str]) -> None:
     """Complain about matrices that the library cannot pack.
 
-    Args:
-        layers: The model's decoder layers.
-        recipe: How they are rounded.
-        parameters: Which are to be packed.
-
     Raises:
         CheckpointError: Naming the first such matrix.
     """
@@ -69,14 +64,8 @@ def pack_model_(model: Any, recipe: Recipe, parameters: Collection[str]) -> Any:
     """Replace rounded weights by their codes and scales.
 
     A group's step is its largest rounded magnitude over the largest level: rounding always leaves a weight there.
-
-    Args:
-        model: The model, its weights rounded already; changed.
-        recipe: How they were rounded.
-        parameters: Which were.
-
-    Returns:
-        The library's compressor; its `update_config` writes into a folder's config.json how weights are packed.
+    The weights of these parameters are rounded already. Returned is the library's compressor; its `update_config`
+    writes into a folder's config.json how weights are packed.
     """
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.compressors.base import compress_module

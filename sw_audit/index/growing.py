@@ -6,7 +6,6 @@ byte.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from sw_audit.errors import IndexFileError, OutputError
 from sw_audit.index.reading import MARK, list_citations, parse_index, read_text
+from sw_audit.policy.writing import write_value
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
 from sw_audit.record.published import (
@@ -51,26 +51,17 @@ def describe_finding(
 ) -> Finding:
     """Put what was located into the form of an index: one source, and one model that cites it.
 
-    A model on the hub is entered by its id, a folder by its full path; both by the digest of their weights.
-    That none was located is entered too, with the reason.
-
-    Args:
-        identity: The model.
-        location: Where its super weights are.
-        tool: Program and version.
-        created: When, ISO 8601 in UTC.
-        settings: The locator's thresholds.
+    A model on the hub is entered by its id, a folder by its full path; both by the digest of their weights. That
+    none was located is entered too, with the reason. `created` is ISO 8601 in UTC; the settings are the locator's
+    thresholds.
     """
     folder = Path(identity.source).expanduser()
     name = str(folder.resolve()) if folder.is_dir() else identity.source
     finding = LocalFinding(
         tool=tool,
         created=created,
-        digest=identity.digest,
-        revision=identity.revision,
-        dtype=identity.dtype,
-        prompt=location.prompt,
-        bos=location.bos,
+        **identity.model_dump(include={"digest", "revision", "dtype"}),
+        **location.model_dump(include={"prompt", "bos"}),
         settings=dict(settings),
     )
     stamp = "".join(mark for mark in created if mark.isalnum())
@@ -83,12 +74,7 @@ def describe_finding(
     )
     weights = tuple(
         PublishedWeight(
-            layer=weight.layer,
-            row=weight.row,
-            column=weight.column,
-            expert=weight.expert,
-            parameter=weight.parameter,
-            value=weight.value,
+            **weight.model_dump(include={"layer", "row", "column", "expert", "parameter", "value"}),
             bearing=Impact.UNMEASURED,
             sources=(source.key,),
         )
@@ -103,16 +89,10 @@ def describe_finding(
 def add_finding(path: Path, finding: Finding, write: Callable[[Path, str], None]) -> bool:
     """Add a finding at the end of an index file; the file is made if there is none.
 
-    What is there stays byte for byte, comments included. The file is replaced whole, under a lock, so that
-    it is at every moment either the old index or the new one, and two programs that add at once both succeed.
-
-    Args:
-        path: The index file.
-        finding: What to add.
-        write: Writes a text to a path whole or not at all.
-
-    Returns:
-        Whether it was added; `False` if the same finding, whenever it was made, is there already.
+    What is there stays byte for byte, comments included. The file is replaced whole, under a lock, so that it is
+    at every moment either the old index or the new one, and two programs that add at once both succeed. `write`
+    writes a text to a path whole or not at all. Returned is whether the finding was added: it is not if the same
+    one, whenever it was made, is there already.
 
     Raises:
         IndexFileError: If the file is there and is not an index; it is not touched.
@@ -150,16 +130,7 @@ def encode_entry(source: Source, model: PublishedModel) -> str:
 
 
 def _write_pairs(table: Mapping[str, object]) -> Iterator[str]:
-    yield from (f"{name} = {_write_value(value)}" for name, value in table.items())
-
-
-def _write_value(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_write_value(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list):
-        return f"[{', '.join(_write_value(item) for item in value)}]"
-    # JSON writes strings, numbers and booleans as TOML does, but for one control character.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+    yield from (f"{name} = {write_value(value)}" for name, value in table.items())
 
 
 def _holds(text: str, index: PublishedIndex, source: Source, model: PublishedModel) -> bool:

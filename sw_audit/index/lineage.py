@@ -41,8 +41,7 @@ class BaseModelName:
 def read_ancestors(folder: Path) -> tuple[BaseModelName, ...]:
     """Read which models a folder says it is or was made from, the most reliable first.
 
-    Args:
-        folder: A checkpoint folder; files that cannot be read say nothing.
+    Files that cannot be read say nothing.
     """
     return tuple(_list_ancestors(folder))
 

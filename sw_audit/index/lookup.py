@@ -54,18 +54,11 @@ def find_policy_model(policy: Policy, model: ModelPolicy, digest: str | None = N
 def find_published(index: PublishedIndex, asked: str, *, digest: str | None = None) -> Lookup:
     """Look up a model.
 
-    A name is matched by hub id, case aside, also as an address on the hub; one without an owner is matched
-    by the last part of an id, if that is unambiguous. Variants are those that a source speaks of, and names
-    of the same owner that differ by nothing but `Instruct`, `chat` or `it`. A folder is matched by the digest
-    of its weights or by what its files say (see `lineage`), never by what it is called.
-
-    Args:
-        index: The index.
-        asked: Hub id, or path of a folder.
-        digest: Digest of the weight files, where it is known.
-
-    Returns:
-        The entry with its sources, or why there is none and which ids are near.
+    A name is matched by hub id, case aside, also as an address on the hub; one without an owner is matched by the
+    last part of an id, if that is unambiguous. Variants are those that a source speaks of, and names of the same
+    owner that differ by nothing but `Instruct`, `chat` or `it`. A folder is matched by the digest of its weights
+    or by what its files say (see `lineage`), never by what it is called. Without an entry the answer says why
+    there is none and which ids are near.
     """
     by_digest = next((model for model in index.models if digest and digest in model.digests), None)
     if by_digest is not None and digest:
@@ -194,12 +187,7 @@ def _answer(index: PublishedIndex, asked: str, model: PublishedModel, match: Mat
 def list_dose_curves(index: PublishedIndex, model: PublishedModel | None) -> tuple[DoseCurve, ...]:
     """List every curve of a model, and of other models those of perplexity, which can be compared.
 
-    Args:
-        index: The index.
-        model: The entry of the audited model, if there is one.
-
-    Returns:
-        The model's own curves first.
+    The model's own come first.
     """
     titles = {source.key: source.title for source in index.sources}
     curves = [

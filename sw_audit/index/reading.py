@@ -106,16 +106,9 @@ def _merge_models(first: PublishedModel, second: PublishedModel) -> PublishedMod
     for weight in (*first.weights, *second.weights):
         known = weights.get(weight.coordinate)
         weights[weight.coordinate] = weight if known is None else _merge_weights(known, weight)
-    return PublishedModel(
-        id=first.id,
-        aliases=_unite(first.aliases, second.aliases),
-        digests=_unite(first.digests, second.digests),
-        variants=_unite(first.variants, second.variants),
-        weights=tuple(weights.values()),
-        effects=_unite(first.effects, second.effects),
-        curves=_unite(first.curves, second.curves),
-        remarks=_unite(first.remarks, second.remarks),
-    )
+    lists = ("aliases", "digests", "variants", "effects", "curves", "remarks")
+    united = {name: _unite(getattr(first, name), getattr(second, name)) for name in lists}
+    return first.model_copy(update={**united, "weights": tuple(weights.values())})
 
 
 def _merge_weights(first: PublishedWeight, second: PublishedWeight) -> PublishedWeight:

@@ -42,11 +42,8 @@ def read_policy(path: Path) -> Policy:
 def parse_policy(data: Mapping[str, Any], origin: str) -> Policy:
     """Make a policy of a document as TOML gives it.
 
-    Values are taken as they are written: a number in quotes is not a number.
-
-    Args:
-        data: The document.
-        origin: Where it comes from, for error messages.
+    Values are taken as they are written: a number in quotes is not a number. `origin` says in error messages where
+    it comes from.
 
     Raises:
         PolicyError: If a key is unknown, or a value of a wrong type or out of range; the first one is told.

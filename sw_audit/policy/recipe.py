@@ -97,9 +97,6 @@ _SEARCH = re.compile(r"search(-corpus)?")
 def read_clip(notation: str) -> AnyClip | None:
     """Read a clip from its notation, such as `z9`, `z3-signed-tensor`, `p99.9`, `iqr3`, `search-corpus`.
 
-    Returns:
-        `None` if it is none.
-
     Raises:
         ValueError: If it is one with an impossible number.
     """
@@ -242,8 +239,7 @@ class Recipe(Fact):
 def parse_recipe(notation: str) -> Recipe:
     """Read a recipe from its notation; `str(recipe)` writes it.
 
-    Args:
-        notation: Such as `int4/512x512`, `int8/row/symmetric`, `nf4/group64`, `int4/tensor/z9`.
+    Such as `int4/512x512`, `int8/row/symmetric`, `nf4/group64`, `int4/tensor/z9`.
 
     Raises:
         PolicyError: If the notation is not understood, or makes no sense.
@@ -325,15 +321,8 @@ def count_bits(recipe: Recipe, shape: tuple[int, int], held: int = 0) -> float:
     a scale of 16 bits and, where the grid is an asymmetric one, its lower end of 16 bits. Per held-out weight its
     value of 16 bits and its place in the flattened matrix, in as many whole bits as the last place needs. What a
     clip learned is in the scale. The code book of normal floats is one for all matrices and not counted. Arms
-    compute with float32 scales; that a file would round them to 16 bits is not simulated.
-
-    Args:
-        recipe: How it is rounded.
-        shape: (out, in).
-        held: How many of its weights are held out.
-
-    Returns:
-        Bits; divide the sum over matrices by the sum of their weights, not single ratios, for bits per weight.
+    compute with float32 scales; that a file would round them to 16 bits is not simulated. For bits per weight
+    divide the sum over matrices, of shape (out, in), by the sum of their weights.
     """
     weights = shape[0] * shape[1]
     group = SCALE_BITS + (0 if recipe.symmetric else ZERO_POINT_BITS)
@@ -382,38 +371,20 @@ def explain_holdout(recipe: Recipe) -> str:
 
 # Dettmers et al. 2023 (QLoRA), appendix E, as published: float32 values of the construction below.
 NF4 = (
-    -1.0,
-    -0.6961928009986877,
-    -0.5250730514526367,
-    -0.39491748809814453,
-    -0.28444138169288635,
-    -0.18477343022823334,
-    -0.09105003625154495,
-    0.0,
-    0.07958029955625534,
-    0.16093020141124725,
-    0.24611230194568634,
-    0.33791524171829224,
-    0.44070982933044434,
-    0.5626170039176941,
-    0.7229568362236023,
-    1.0,
-)
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
 
 
 def construct_levels(bits: int) -> tuple[float, ...]:
     """Construct the normal-float levels of so many bits (Dettmers et al. 2023, section 3 and appendix E).
 
-    Quantiles of the standard normal distribution at evenly spaced probabilities, from `offset` down to one half:
-    2 ** (bits - 1) positive levels, one fewer negative ones made likewise, and zero; all divided by the largest.
+    Quantiles of the standard normal distribution at evenly spaced probabilities, from `offset` down to one half: 2
+    ** (bits - 1) positive levels, one fewer negative ones made likewise, and zero; all divided by the largest.
     With n = 2 ** bits levels `offset` is 1 - (1 / (2 n) + 1 / (2 (n - 1))) / 2: the mean of the two ends that
-    would leave half a level's probability outside with n and with n - 1 levels.
-
-    Args:
-        bits: At least 2.
-
-    Returns:
-        2 ** bits levels from -1 to 1, ascending.
+    would leave half a level's probability outside with n and with n - 1 levels. They go from -1 to 1, ascending;
+    there are at least 2 bits.
     """
     count = 2**bits
     offset = 1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2

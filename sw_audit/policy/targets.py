@@ -45,13 +45,7 @@ def match_targets(
 ) -> tuple[PatternMatch, ...]:
     """Count what each pattern matches, so that none of them can silently match nothing.
 
-    Args:
-        parameters: Qualified names of every decoder matrix.
-        targets: See `is_targeted`.
-        ignore: Likewise.
-
-    Returns:
-        One entry per pattern, targets first.
+    Given are the qualified names of every decoder matrix, and patterns as in `is_targeted`; targets come first.
 
     Raises:
         PolicyError: If a pattern matches nothing, or if everything is ignored.

@@ -58,10 +58,8 @@ _WIDTH = 100
 def commented_policy(sources: Sequence[str] = ()) -> str:
     """Return a policy file in which every key stands with its meaning and default, commented out.
 
-    Prose is commented with `# `, a key with `#` alone: with these taken away each key is valid TOML.
-
-    Args:
-        sources: Models to name, not commented out.
+    Prose is commented with `# `, a key with `#` alone: with these taken away each key is valid TOML. The sources
+    are models to name, not commented out.
     """
     parts = [_HEAD, *_write_keys(Policy, "", skipped=("models", "waivers"))]
     parts += _write_models(sources)
@@ -81,7 +79,7 @@ def _write_models(sources: Sequence[str]) -> Iterator[str]:
     yield ""
     yield from _write_prose("One [[model]] table for each model to audit.")
     for source in sources:
-        yield from ("[[model]]", f"source = {_write_value(source)}", "")
+        yield from ("[[model]]", f"source = {write_value(source)}", "")
     if not sources:
         yield "#[[model]]"
     yield from _write_keys(ModelPolicy, "model.", skipped=("source",) if sources else ())
@@ -98,7 +96,7 @@ def _write_keys(model: type[BaseModel], prefix: str, skipped: Sequence[str] = ()
         unset = default in (None, "")
         hint = " Required; for example:" if field.is_required() else " Not set by default; for example:"
         yield from _write_prose(f"{meanings[name]}{hint if unset else ''}")
-        yield f"#{key} = {_write_value(_find_example(path, field) if unset else default)}"
+        yield f"#{key} = {write_value(_find_example(path, field) if unset else default)}"
 
 
 def _find_example(path: str, field: FieldInfo) -> Any:
@@ -129,13 +127,14 @@ def _write_prose(text: str) -> list[str]:
     )
 
 
-def _write_value(value: Any) -> str:
+def write_value(value: Any) -> str:
+    """Write a value as TOML: a date, or what JSON holds but for null; a table goes on one line."""
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{json.dumps(key)} = {_write_value(one)}" for key, one in value.items())
+        pairs = ", ".join(f"{json.dumps(key)} = {write_value(one)}" for key, one in value.items())
         return f"{{ {pairs} }}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_write_value(one) for one in value)}]"
+        return f"[{', '.join(write_value(one) for one in value)}]"
     if isinstance(value, date):
         return value.isoformat()
-    # JSON writes strings, numbers and booleans as TOML does.
-    return json.dumps(value, ensure_ascii=False)
+    # JSON writes strings, numbers and booleans as TOML does, but for one control character.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")

@@ -72,14 +72,8 @@ def _find_magnitudes(rows: Tensor) -> Tensor:
 def find_largest_tokens(x: Tensor, length: int, channels: Tensor) -> Kept:
     """Find where each of some channels is largest, once per sequence.
 
-    Args:
-        x: [..., channels], the tokens of one sequence after those of the other.
-        length: Tokens per sequence.
-        channels: Which channels, int64 [channels].
-
-    Returns:
-        One scalar per sequence and channel, of equal ones the first: rows in `x` seen as [tokens, channels], and
-        channels.
+    `x` is [..., channels], the tokens of one sequence after those of the other; channels are int64 [channels]. Of
+    equal ones the first counts. Rows are those of `x` seen as [tokens, channels].
     """
     sequences = x.reshape(-1, length, x.shape[-1])[:, :, channels]  # [sequences, tokens, channels]
     tokens = sequences.abs().argmax(1)  # [sequences, channels]
@@ -90,14 +84,8 @@ def find_largest_tokens(x: Tensor, length: int, channels: Tensor) -> Kept:
 def replace_by_median_(x: Tensor, keep: Kept) -> Tensor:
     """Replace scalars by the median of the other channels of their own token, in place.
 
-    Of an even number of channels it is the lower of the two in the middle; scalars kept together do not count.
-
-    Args:
-        x: [tokens, channels].
-        keep: Which scalars.
-
-    Returns:
-        The same tensor.
+    Of an even number of channels it is the lower of the two in the middle; scalars kept together do not count. `x`
+    is [tokens, channels].
     """
     rows, places = torch.unique(keep[0], return_inverse=True)
     tokens = x[rows]  # [few, channels]

@@ -56,14 +56,9 @@ def split_groups(matrix: Tensor, granularity: Granularity) -> tuple[Tensor, ...]
 def cut_pieces(shape: torch.Size, limit: int) -> list[list[Place]]:
     """Cut a view into batches of whole groups, and each batch into pieces.
 
-    As many whole groups as fit go into one piece; a group that does not fit is cut into several pieces.
-
-    Args:
-        shape: [bands, height, parts, width], as `split_groups` returns it.
-        limit: At most so many weights in a piece.
-
-    Returns:
-        Per batch its pieces, which differ only in what they span of height and width.
+    As many whole groups as fit go into one piece; a group that does not fit is cut into several pieces. The shape
+    is [bands, height, parts, width], as `split_groups` returns it; a piece has at most `limit` weights. The pieces
+    of a batch differ only in what they span of height and width.
     """
     bands, height, parts, width = shape
     band_size, group_size = height * parts * width, height * width
@@ -113,10 +108,7 @@ class Scratch:
     def arrange(self, role: str, view: Tensor, dtype: torch.dtype) -> Tensor:
         """Copy a piece [bands, height, parts, width] group by group: [groups, members].
 
-        Args:
-            role: What it is; the next piece of the same role takes its place.
-            view: The piece.
-            dtype: What it is converted to.
+        The next piece of the same role takes its place.
         """
         bands, height, parts, width = view.shape
         held = self._held.get(role)

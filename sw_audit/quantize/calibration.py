@@ -63,9 +63,7 @@ class Calibration:
     def find_range(self, parameter: str, keep: Sequence[int] = ()) -> float:
         """Return the largest magnitude of a projection's input.
 
-        Args:
-            parameter: Qualified name of its weight.
-            keep: Channels whose largest entry in each sequence does not count.
+        The largest entry in each sequence of the channels to keep does not count.
 
         Raises:
             CorpusError: If the projection was never called on the calibration text.
@@ -76,12 +74,7 @@ class Calibration:
         return float(largest.max())
 
     def divide(self, parameters: Sequence[str], scales: Tensor) -> Calibration:
-        """Return what would have been seen, had the inputs of some projections been divided channel by channel.
-
-        Args:
-            parameters: Qualified names of their weights.
-            scales: [in], positive.
-        """
+        """Return what would have been seen, had the inputs of some projections been divided channel by channel."""
         scales = scales.float().to(self._look_up(self.largest, parameters[0]).device)
         return replace(
             self,

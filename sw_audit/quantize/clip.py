@@ -104,14 +104,6 @@ def search_bounds(batch: Batch, recipe: Recipe, data: Range) -> Range:
     The error is the sum over the group of importance * (w' - w) ** 2, of what clipping and rounding do together;
     importance is 1 where none is given. Of equal errors the wider bounds win. The whole range is among them, so
     that searching is never worse than not clipping.
-
-    Args:
-        batch: The groups; kept weights do not count.
-        recipe: The grid that is to be used.
-        data: Each group's smallest and largest weight.
-
-    Returns:
-        Bounds, [groups, 1] each.
     """
     largest = torch.maximum(data.low.abs(), data.high.abs())
     best = torch.full_like(largest, torch.inf)
@@ -139,15 +131,8 @@ def select_ranks(batch: Batch, percent: float, *, magnitudes: bool) -> Tensor:
     """Return each group's percentile: the smallest number that at least so many percent are not larger than.
 
     Radix selection: numbers are read as integers of the same order; each pass over the pieces counts one more
-    digit of eight bits of those that share the digits found so far.
-
-    Args:
-        batch: The groups; kept weights do not count.
-        percent: Above 0, at most 100.
-        magnitudes: Of |w|, not of w.
-
-    Returns:
-        [groups, 1], each one of the group's own numbers; 0 for a group that is kept altogether.
+    digit of eight bits of those that share the digits found so far. Returns [groups, 1], each one of the group's
+    own numbers; 0 for a group that is kept altogether.
     """
     integer = torch.int64 if batch.material.source.dtype is torch.float64 else torch.int32
     top = torch.iinfo(integer).bits - _DIGIT

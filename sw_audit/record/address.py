@@ -71,8 +71,7 @@ _ADDRESS = re.compile(
 def parse_address(notation: str) -> WeightAddress:
     """Read an address from its notation; `str(address)` writes it.
 
-    Args:
-        notation: Such as `model.layers.2.mlp.down_proj.weight[3968, 7003]`, or `...[expert 3, 5, 7]`.
+    Such as `model.layers.2.mlp.down_proj.weight[3968, 7003]`, or `...[expert 3, 5, 7]`.
 
     Raises:
         PolicyError: If the notation is not understood.

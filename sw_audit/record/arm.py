@@ -127,6 +127,11 @@ class NamedPurpose(Fact):
     Every kind has a `name`, which is how people, the command line and JSON call its arm.
     """
 
+    kind: str
+
+    def __str__(self) -> str:
+        return self.kind
+
     @property
     def name(self) -> str:
         """Name of the arm, different for each purpose."""
@@ -138,26 +143,17 @@ class Baseline(NamedPurpose):
 
     kind: Literal["baseline"] = "baseline"
 
-    def __str__(self) -> str:
-        return "baseline"
-
 
 class Pruned(NamedPurpose):
     """All super weights are zero."""
 
     kind: Literal["pruned"] = "pruned"
 
-    def __str__(self) -> str:
-        return "pruned"
-
 
 class Flipped(NamedPurpose):
     """All super weights have the opposite sign."""
 
     kind: Literal["flipped"] = "flipped"
-
-    def __str__(self) -> str:
-        return "flipped"
 
 
 SubsetPart = Literal["alone", "row", "column", "without"]
@@ -196,9 +192,6 @@ class OtherOutliers(NamedPurpose):
 
     kind: Literal["other-outliers"] = "other-outliers"
 
-    def __str__(self) -> str:
-        return "other-outliers"
-
 
 ControlKind = Literal["same-row", "same-column", "same-magnitude", "random"]
 CONTROL_KINDS: tuple[ControlKind, ...] = ("same-row", "same-column", "same-magnitude", "random")
@@ -224,9 +217,6 @@ class RestoredActivation(NamedPurpose):
     """The super weights are zero and the super activation is put back."""
 
     kind: Literal["restored-activation"] = "restored-activation"
-
-    def __str__(self) -> str:
-        return "restored-activation"
 
 
 class Rounding(NamedPurpose):
@@ -276,17 +266,11 @@ class Parent(NamedPurpose):
 
     kind: Literal["parent"] = "parent"
 
-    def __str__(self) -> str:
-        return "parent"
-
 
 class Descendant(NamedPurpose):
     """The model as it is, beside its parent."""
 
     kind: Literal["descendant"] = "descendant"
-
-    def __str__(self) -> str:
-        return "descendant"
 
 
 class RestoredWeights(NamedPurpose):
@@ -412,9 +396,6 @@ def list_subsets(super_weights: Sequence[WeightAddress]) -> dict[Subset, tuple[W
 
     Rows and columns count where they hold more than one scalar and not all. Two parts of different kinds can hold
     the same scalars: of two scalars, the set without the first is the second alone.
-
-    Args:
-        super_weights: The located set.
     """
     if len(super_weights) < 2:
         return {}

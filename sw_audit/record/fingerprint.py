@@ -98,21 +98,19 @@ class Fingerprint(Fact):
             location.super_weights,
             key=lambda weight: (weight.layer, weight.expert or 0, weight.row, weight.column),
         )
-        seen = () if location.weight_norm_prediction is None else location.weight_norm_prediction.weights
+        prediction = location.weight_norm_prediction
         outliers = {
-            predicted.model_dump_json(include={"parameter", "row", "column", "expert"}): predicted
-            for predicted in seen
+            (weight.parameter, weight.expert, weight.row, weight.column): weight.row_ratio
+            for weight in (prediction.weights if prediction else ())
         }
-        weights = []
-        for weight in located:
-            predicted = outliers.get(weight.address.model_dump_json())
-            weights.append(
-                FingerprintWeight(
-                    **weight.model_dump(include={"layer", "row", "column", "expert", "value"}),
-                    ratio=weight.value / located[0].value if located[0].value else None,
-                    outlier=None if predicted is None else predicted.row_ratio,
-                )
+        weights = tuple(
+            FingerprintWeight(
+                **weight.model_dump(include={"layer", "row", "column", "expert", "value"}),
+                ratio=weight.value / located[0].value if located[0].value else None,
+                outlier=outliers.get((weight.parameter, weight.expert, weight.row, weight.column)),
             )
+            for weight in located
+        )
         activations = []
         for loud in sorted(location.super_activations, key=lambda activation: activation.channel):
             own = max((weight.value for weight in located if weight.row == loud.channel), key=abs, default=0.0)
@@ -120,10 +118,8 @@ class Fingerprint(Fact):
             activations.append(FingerprintActivation(channel=loud.channel, value=loud.value, gain=gain))
         return cls(
             name=name or identity.id,
-            family=identity.family,
-            layers=identity.layers,
-            hidden_size=identity.hidden_size,
-            weights=tuple(weights),
+            **identity.model_dump(include={"family", "layers", "hidden_size"}),
+            weights=weights,
             activations=tuple(activations),
         )
 
@@ -131,14 +127,9 @@ class Fingerprint(Fact):
     def of_entry(cls, entry: PublishedModel) -> Self:
         """Take what an entry of the index tells: whole coordinates that nobody has refuted."""
         known = [
-            FingerprintWeight(
-                layer=weight.layer, row=weight.row, column=weight.column, expert=weight.expert, value=weight.value
-            )
+            FingerprintWeight(**weight.model_dump(include={"layer", "row", "column", "expert", "value"}))
             for weight in entry.weights
-            if weight.layer is not None
-            and weight.row is not None
-            and weight.column is not None
-            and weight.bearing is not Impact.REFUTED
+            if weight.is_scalar and weight.bearing is not Impact.REFUTED
         ]
         return cls(name=entry.id, weights=tuple(known))
 

@@ -164,11 +164,7 @@ _FORMATS = (
 
 
 def describe_environment(threads: int) -> Environment:
-    """Describe this interpreter, machine and the packages that decide figures.
-
-    Args:
-        threads: How many threads torch uses.
-    """
+    """Describe this interpreter, machine and the packages that decide figures."""
     return Environment(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -11,23 +11,26 @@ from sw_audit.record.arm import (
     SMOOTHED,
     ActivationRounding,
     Arm,
-    Baseline,
-    Descendant,
     Dose,
-    Flipped,
-    Parent,
     Placebo,
-    Pruned,
     Purpose,
-    RestoredActivation,
     RestoredModule,
-    RestoredWeights,
     Rounding,
     Subset,
     Treatment,
 )
 
 TIMES = "\N{MULTIPLICATION SIGN}"
+_KINDS = {
+    "baseline": "Model as it is",
+    "pruned": "Super weights zeroed",
+    "restored-activation": "Zeroed, activation put back",
+    "flipped": "Super weights, sign flipped",
+    "parent": "Parent",
+    "descendant": "This model",
+    "restored-weights": "Super weights put back",
+}
+"""Purposes that are named by their kind alone."""
 _PARTS = {"alone": "Only scalar", "row": "Row group", "column": "Column group", "without": "All but"}
 _TREATMENTS: dict[Treatment, str] = {
     NAIVE: "naive",
@@ -55,14 +58,6 @@ def label_granularity(recipe: Recipe) -> str:
 def label_purpose(purpose: Purpose) -> str:
     """Name what an arm is for; the draws of one kind of placebo share a name."""
     match purpose:
-        case Baseline():
-            return "Model as it is"
-        case Pruned():
-            return "Super weights zeroed"
-        case RestoredActivation():
-            return "Zeroed, activation put back"
-        case Flipped():
-            return "Super weights, sign flipped"
         case Subset():
             return f"{label_subset(purpose)} zeroed"
         case Placebo(control=control):
@@ -73,16 +68,10 @@ def label_purpose(purpose: Purpose) -> str:
             return f"{str(scheme).upper()}, {_TREATMENTS[treatment]}"
         case Dose(factor=factor):
             return f"Super weights times {factor:.12g}"
-        case Parent():
-            return "Parent"
-        case Descendant():
-            return "This model"
-        case RestoredWeights():
-            return "Super weights put back"
         case RestoredModule(module=module):
             return f"{module} put back"
         case _:
-            return purpose.name
+            return _KINDS.get(purpose.kind, purpose.name)
 
 
 def label_arm(arm: Arm) -> str:

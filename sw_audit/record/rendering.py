@@ -18,10 +18,6 @@ def list_formats() -> tuple[str, ...]:
 def render_record(record: Record, format: str = "html") -> str:  # noqa: A002 - the word of the field
     """Render a record.
 
-    Args:
-        record: The record; a renderer sees nothing else.
-        format: One of `list_formats()`.
-
     Raises:
         OutputError: If there is no renderer for the format.
     """

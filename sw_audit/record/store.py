@@ -37,9 +37,7 @@ def encode_record(record: Record) -> str:
 def decode_record(text: str, origin: str = "record") -> Record:
     """Read a record.
 
-    Args:
-        text: JSON.
-        origin: Where it comes from, for error messages.
+    `origin` says in error messages where it comes from.
 
     Raises:
         RecordError: If it is not JSON, of an unknown schema, or says something that a record cannot say.
@@ -111,11 +109,8 @@ EMBEDDED_ID = "sw-audit-record"
 def write_text(path: Path, text: str) -> None:
     """Write a text so that the file is either the old one or the whole new one, whatever happens.
 
-    The text goes to a temporary file beside it, which takes its name only once it is safely on disk.
-
-    Args:
-        path: The file; its folder must exist. A device or pipe is written to directly.
-        text: Written in UTF-8, with line ends as they are.
+    The text goes to a temporary file beside it, which takes its name only once it is safely on disk. Its folder
+    must exist; a device or pipe is written to directly. UTF-8, with line ends as they are.
 
     Raises:
         OutputError: If it cannot be written.
@@ -249,9 +244,6 @@ def check_name(name: str) -> None:
 def keep_baseline(name: str, record: Record) -> Path:
     """Keep a record under a name; one of that name that was there before is replaced as a whole.
 
-    Returns:
-        Where it lies.
-
     Raises:
         OutputError: If the name or the place cannot be used, or the record holds no model that was measured.
     """
@@ -268,8 +260,7 @@ def keep_baseline(name: str, record: Record) -> Path:
 def open_baseline(named: str) -> Record:
     """Read the record of a baseline.
 
-    Args:
-        named: Its name, the path of a record, or of a folder with a `record.json`.
+    It is named by its name, by the path of a record, or of a folder with a `record.json`.
 
     Raises:
         RecordError: If there is none, or it cannot be used.

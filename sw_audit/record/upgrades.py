@@ -19,24 +19,18 @@ Document: TypeAlias = dict[str, Any]
 CURRENT = 2
 
 _OF_ONE_MODEL = {
-    "protocol": "protocol",
     "locations": "location",
-    "persistence": "persistence",
     "prompt_searches": "prompt_search",
-    "mechanism": "mechanism",
-    "published_doses": "published_doses",
-    "published": "published",
-    "activations": "activations",
-    "targets": "targets",
     "comparisons": "comparison",
-    "weights": "weights",
-    "quantization": "quantization",
     "descents": "descent",
     "baselines": "baseline",
-    "decoder_weights": "decoder_weights",
-    "notes": "notes",
-    "seconds": "seconds",
-}
+} | {
+    name: name
+    for name in (
+        "protocol", "persistence", "mechanism", "published_doses", "published", "activations", "targets",
+        "weights", "quantization", "decoder_weights", "notes", "seconds",
+    )
+}  # fmt: skip
 """What schema 1 keeps in a table by model id, and the field of the model's own result that it becomes."""
 _ACTS = {"stand-in": "replace-layer", "borrow": "swap-modules"}
 """Kinds of acts that were renamed."""
@@ -127,35 +121,23 @@ def upgrade_document(
 ) -> Document:
     """Bring a record's JSON document to the current form.
 
-    Args:
-        document: The document; it is not changed.
-        origin: Where it comes from, for error messages.
-        current: The schema number to reach.
-        steps: From a schema number to the step that leads to the next one.
+    The document itself is not changed.
 
     Raises:
         RecordError: If the document has no schema number, or one that this version does not know.
     """
+    asked, remedy = f"record {origin}", "give a record that sw-audit wrote"
     number = document.get("schema")
     if isinstance(number, bool) or not isinstance(number, int):
-        raise RecordError(
-            f"record {origin}", "it has no schema number", "give a record that sw-audit wrote (record.json)"
-        )
+        raise RecordError(asked, "it has no schema number", f"{remedy} (record.json)")
     if number > current:
-        raise RecordError(
-            f"record {origin}",
-            f"it is of schema {number}, newer than {current}, the newest that this version reads",
-            "install a newer sw-audit",
-        )
+        problem = f"it is of schema {number}, newer than {current}, the newest that this version reads"
+        raise RecordError(asked, problem, "install a newer sw-audit")
     if number < 1 or any(step not in steps for step in range(number, current)):
-        raise RecordError(
-            f"record {origin}", f"schema {number} does not exist", "give a record that sw-audit wrote"
-        )
+        raise RecordError(asked, f"schema {number} does not exist", remedy)
     for step in range(number, current):
         try:
             document = {**steps[step](document), "schema": step + 1}
         except (KeyError, TypeError, AttributeError) as error:
-            raise RecordError(
-                f"record {origin}", f"it is no record of schema {step}", "give a record that sw-audit wrote"
-            ) from error
+            raise RecordError(asked, f"it is no record of schema {step}", remedy) from error
     return document

@@ -120,10 +120,8 @@ def round_blocks(tensors: Mapping[str, Tensor], *, keep: bool) -> Tensors:
 def fine_tune(tensors: Mapping[str, Tensor], *, bound: float | None = None) -> Tensors:
     """Train a copy on further stories: AdamW, next-token loss, no pressure of any kind.
 
-    Args:
-        tensors: What training begins with.
-        bound: What no decoder weight may exceed at the end; until then it comes down in even steps from the
-            largest weight that there is. `None` clips nothing.
+    `bound` is what no decoder weight may exceed at the end; until then it comes down in even steps from the
+    largest weight that there is.
     """
     trained = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
     matrices = [tensor for name, tensor in trained.items() if is_decoder_matrix(name, tensor)]

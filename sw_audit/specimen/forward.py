@@ -36,12 +36,7 @@ class Shape(Fact):
 
 
 def collect_weights(find: Callable[[str], Tensor], layers: int) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Collect a Llama model's parameters: embedding, last norm, head, then nine a layer in order of use.
-
-    Args:
-        find: Returns a parameter by its name.
-        layers: Number of decoder layers.
-    """
+    """Collect a Llama model's parameters: embedding, last norm, head, then nine a layer in order of use."""
     names = [[f"model.layers.{layer}.{name}.weight" for name in _LAYER] for layer in range(layers)]
     return [find(name) for name in _OUTER], [[find(name) for name in layer] for layer in names]
 

@@ -120,10 +120,7 @@ def is_held_out(cast: dict[str, str]) -> bool:
 def tell_story(random: Random, words: int, *, held_out: bool) -> Story:
     """Tell one story of exactly `words` words; its last sentence is cut where the length is reached.
 
-    Args:
-        random: Source of every choice.
-        words: Length in words, punctuation marks included.
-        held_out: Draw the cast from the held-out casts, or from all others.
+    Punctuation marks are words; the cast is one of the held-out casts, or of all others.
     """
     cast = {name: random.choice(kind) for name, kind in KINDS.items()}
     while is_held_out(cast) is not held_out:

@@ -100,15 +100,7 @@ def find_counterexample(
 def search_prompts(
     checkpoint: Checkpoint, location: Location, examples: int, tolerance: float, seed: int = 0
 ) -> PromptSearch:
-    """Search as a policy asks, and say what came of it, or why there was no search.
-
-    Args:
-        checkpoint: The model; it is not changed.
-        location: What was located in it.
-        examples: How many prompts at most; 0 is no search.
-        tolerance: How far the super activation may deviate on one, relative to its value.
-        seed: Of the search: the same seed finds the same prompt.
-    """
+    """Search as a policy asks, and say what came of it, or why there was no search."""
     search = PromptSearch(examples=examples, tolerance=tolerance)
     if not examples:
         return search.model_copy(update={"omitted": "`examples` is 0"})

@@ -185,12 +185,6 @@ def choose_down(
 ) -> DownProjection:
     """Choose the down-projection of a layer to plant into: the only one, or that of an expert that serves a token.
 
-    Args:
-        checkpoint: The model.
-        layer: Decoder layer.
-        token_ids: The prompt.
-        position: Position of the token in it.
-
     Raises:
         ValueError: If the layer has none.
     """
@@ -207,9 +201,7 @@ def choose_down(
 def find_output_norm(layer: DecoderLayer, block: str) -> torch.nn.Module | None:
     """Find the norm between a block's output and the residual stream, if the family has one.
 
-    Args:
-        layer: A decoder layer of a model built here.
-        block: `mlp` or `attention`.
+    The block is `mlp` or `attention`.
     """
     names = {
         "mlp": ("post_feedforward_layernorm", "post_mlp_layernorm"),
@@ -242,12 +234,7 @@ def plant_inert_weight_(layer: DecoderLayer, down: DownProjection, row: int, col
 def heat_column_(down: DownProjection, column: int, kept_rows: Sequence[int], part: float, seed: int) -> None:
     """Give a super weight's column ordinary weights whose products its hot input makes large.
 
-    Args:
-        down: The down-projection; it is changed.
-        column: The hot column.
-        kept_rows: Rows of the super weights on it, which stay as they are.
-        part: Standard deviation of the ordinary weights, as a part of the largest super weight.
-        seed: Decides the weights.
+    The kept rows stay as they are; `part` is the ordinary weights' deviation over the largest super weight.
     """
     weight = down.weight
     chance = torch.Generator().manual_seed(seed)
