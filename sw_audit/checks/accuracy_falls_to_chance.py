@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sw_audit.checks.arms import prune_super_weights
 from sw_audit.checks.context import CheckContext
-from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_least, write_interval, write_number
+from sw_audit.checks.estimate import (
+    Estimate,
+    EstimateStatus,
+    doubt_without_reference,
+    write_interval,
+    write_number,
+)
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.registry import Need, check
 from sw_audit.checks.statistics import bound_mean, bound_ratio
 from sw_audit.record.arm import BASELINE, PRUNED
 from sw_audit.record.measurement import ChoiceAccuracy
 from sw_audit.record.verdict import Status, Verdict
-
-_MORE_ITEMS = "give more items in `[corpus] choices`"
 
 
 class AccuracyFallsToChanceLimits(Limits):
@@ -49,8 +55,7 @@ def accuracy_falls_to_chance(context: CheckContext) -> Verdict:
     pairs both arms item by item. The unpruned model must be better than guessing, by the lower end of its own
     interval, or there is no ability to lose: INCONCLUSIVE. Skipped where no items were read.
     """
-    limit = context.limits(AccuracyFallsToChanceLimits).minimum_lost
-    key = context.key("minimum_lost")
+    limit, key = context.limits(AccuracyFallsToChanceLimits).minimum_lost, context.key("minimum_lost")
     baseline, pruned = context.find_measurement(BASELINE.purpose), context.find_measurement(PRUNED)
     if baseline is None or pruned is None:
         name = BASELINE.name if baseline is None else PRUNED.name
@@ -59,23 +64,17 @@ def accuracy_falls_to_chance(context: CheckContext) -> Verdict:
         return context.conclude(Status.INCONCLUSIVE, words, remedy=remedy)
     if baseline.choices is None or pruned.choices is None or not pruned.choices.correct:
         return context.skip("No multiple-choice items were read (`[corpus] choices`).")
-    figure = _measure_lost_ability(context, baseline.choices, pruned.choices)
-    status = Status.INCONCLUSIVE if figure.basis is EstimateStatus.NO_BASIS else hold_at_least(figure, limit)
-    return context.conclude(
-        status,
-        f"{figure.words}; at least {write_number(limit)} is wanted.",
-        remedy="Give items that this model can answer, or more of them, in `[corpus] choices`."
-        if figure.basis is EstimateStatus.NO_BASIS
-        else context.advise(
-            status,
-            figure.basis,
-            failed="Do not call this a loss of ability: the pruned model still answers; look for further super "
-            f"weights with `sw-audit locate`, or lower `{key}`.",
-            key=key,
-            more=_MORE_ITEMS,
-        ),
-        figure=figure,
-        limit=limit,
+    estimate = _measure_lost_ability(context, baseline.choices, pruned.choices)
+    answerable = "Give items that this model can answer, or more of them, in `[corpus] choices`."
+    return context.judge(
+        estimate,
+        limit,
+        status=doubt_without_reference(estimate, context.hold(estimate, limit)),
+        key=key,
+        failed="Do not call this a loss of ability: the pruned model still answers; look for further super "
+        f"weights with `sw-audit locate`, or lower `{key}`.",
+        remedy=answerable if estimate.status is EstimateStatus.NO_REFERENCE else None,
+        more="give more items in `[corpus] choices`",
     )
 
 
@@ -94,10 +93,9 @@ def _measure_lost_ability(context: CheckContext, baseline: ChoiceAccuracy, prune
         return Estimate(EstimateStatus.TOO_FEW, f"{words}; {few}", observed)
     if bound_mean(above, context.bootstrap)[1] <= 0:
         return Estimate(
-            EstimateStatus.NO_BASIS, f"{words}: the unpruned model is not certain to be better than guessing"
+            EstimateStatus.NO_REFERENCE, f"{words}: the unpruned model is not certain to be better than guessing"
         )
     share, low, high = bound_ratio(lost, above, context.bootstrap)
-    figure = Estimate(EstimateStatus.MEASURED, words, share, low, high)
-    span = write_interval(figure, context.policy.confidence)
-    words = f"{words}: of what is above guessing a share of {span} is lost"
-    return Estimate(EstimateStatus.MEASURED, words, share, low, high)
+    estimate = Estimate(EstimateStatus.MEASURED, words, share, low, high)
+    span = write_interval(estimate, context.policy.confidence)
+    return replace(estimate, words=f"{words}: of what is above guessing a share of {span} is lost")

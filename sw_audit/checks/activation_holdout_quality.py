@@ -8,8 +8,9 @@ from pydantic import AfterValidator, Field
 
 from sw_audit.checks.activation_rounding import advise_text, explain_skipped, mind_calibration, plan_schemes
 from sw_audit.checks.arms import ArmPlan
-from sw_audit.checks.context import CheckContext, decide_finding, hold_where_limited
-from sw_audit.checks.estimate import Estimate, write_number
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.estimate import Estimate
+from sw_audit.checks.limited_quality import judge_limited_quality
 from sw_audit.checks.limits import Limits, Ratio
 from sw_audit.checks.registry import Need, check
 from sw_audit.errors import PolicyError
@@ -70,28 +71,17 @@ def activation_holdout_quality(context: CheckContext) -> Verdict:
     if (reason := explain_skipped(context)) is not None:
         return context.skip(reason)
     limits, key = context.limits(ActivationHoldoutQualityLimits).maximum_ratio, context.key("maximum_ratio")
-    figures = {str(scheme): _compare_quality(context, scheme) for scheme in context.policy.activations.parsed()}
-    findings = hold_where_limited(figures, limits)
-    gated = [finding for finding in findings if finding.limit is not None]
-    if not gated:
-        return context.skip(f"No scheme that is measured has a limit in `{key}`.", findings)
-    worst = decide_finding(gated, key=lambda finding: (finding.observed or 0.0) / (finding.limit or 1.0))
-    figure = figures[worst.label]
-    return context.conclude(
-        worst.status,
-        f"{worst.label}: {figure.words}; at most {write_number(worst.limit)} is allowed.",
-        remedy=advise_text(context, figure)
-        or context.advise(
-            worst.status,
-            figure.basis,
-            failed=f"Give activations or weights more bits than {worst.label}, weights a scale per row "
-            f"(`[activations] weights`), or use SmoothQuant; if this loss is acceptable, raise its limit in "
-            f"`{key}`.",
-            key=key,
+    return judge_limited_quality(
+        context,
+        {str(scheme): _compare_quality(context, scheme) for scheme in context.policy.activations.parsed()},
+        limits,
+        kind="scheme",
+        failed=lambda scheme: (
+            f"Give activations or weights more bits than {scheme}, weights a scale per row "
+            "(`[activations] weights`), or use SmoothQuant; if this loss is acceptable, raise its limit in "
+            f"`{key}`."
         ),
-        figure=figure,
-        limit=worst.limit,
-        findings=findings,
+        remedy=lambda estimate: advise_text(context, estimate),
     )
 
 

@@ -93,20 +93,20 @@ def explain_skipped(context: CheckContext) -> str | None:
     return None
 
 
-def mind_calibration(context: CheckContext, figure: Estimate) -> Estimate:
+def mind_calibration(context: CheckContext, estimate: Estimate) -> Estimate:
     """Say that an arm is missing for want of calibration text, where that is so."""
     setup = context.result.activations
-    if figure.basis is not EstimateStatus.MISSING or setup is None or setup.calibration_windows:
-        return figure
+    if estimate.status is not EstimateStatus.MISSING or setup is None or setup.calibration_windows:
+        return estimate
     return Estimate(
-        EstimateStatus.MISSING, f"{figure.words}: no calibration text is left beyond the scored windows"
+        EstimateStatus.MISSING, f"{estimate.words}: no calibration text is left beyond the scored windows"
     )
 
 
-def advise_text(context: CheckContext, figure: Estimate) -> str | None:
+def advise_text(context: CheckContext, estimate: Estimate) -> str | None:
     """Return what to do where an arm is missing for want of calibration text; `None` elsewhere."""
     setup = context.result.activations
-    if figure.basis is not EstimateStatus.MISSING or setup is None or setup.calibration_windows:
+    if estimate.status is not EstimateStatus.MISSING or setup is None or setup.calibration_windows:
         return None
     return (
         "Give a longer text in `[corpus] source`, fewer `[corpus] windows`, or scales per token "

@@ -1,42 +1,44 @@
-"""One check before the bench: what is known of the model, what the policy wants, how to conclude."""
+"""What a check's rule is given: what is known of the model, what the policy asks for, and how to conclude."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from sw_audit.checks.limits import AnyLimits
-from sw_audit.checks.registry import Check
-from sw_audit.checks.statistics import bound_ratio
-from sw_audit.record.baseline import Baseline
-from sw_audit.record.verdict import Side
-
-if TYPE_CHECKING:
-    from sw_audit.policy.policy import Policy
-    from sw_audit.record.record import ModelResult
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from sw_audit.checks.estimate import (
     Estimate,
     EstimateStatus,
+    hold_at_least,
     hold_at_most,
     keep_finite,
     make_finding,
     write_interval,
     write_number,
 )
-from sw_audit.checks.statistics import Bootstrap, bound_mean_difference
+from sw_audit.checks.limits import AnyLimits
+from sw_audit.checks.registry import Check
+from sw_audit.checks.statistics import Bootstrap, bound_perplexity_ratio, bound_ratio
 from sw_audit.policy.model_policy import Expectation
 from sw_audit.record.arm import BASELINE, Purpose
+from sw_audit.record.baseline import Baseline
 from sw_audit.record.descent import Descent
 from sw_audit.record.location import Location, Outcome
 from sw_audit.record.measurement import Measurement, TokenLoss
-from sw_audit.record.verdict import Finding, Paste, Status, Verdict, worst_status
+from sw_audit.record.verdict import Finding, Paste, Side, Status, Verdict, worst_status
 
-# exp() of more nats than this overflows; TokenLoss.perplexity draws the same line.
-_MAXIMUM_NATS = 700
+if TYPE_CHECKING:
+    from sw_audit.policy.policy import Policy
+    from sw_audit.record.record import ModelResult
+
+
+@dataclass(frozen=True)
+class Held:
+    """An estimate, and what follows from it."""
+
+    estimate: Estimate
+    finding: Finding
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class CheckContext:
 
     Attributes:
         check: Which check.
-        evidence: What was found and measured.
+        result: What was found and measured.
         policy: The limits.
     """
 
@@ -55,7 +57,7 @@ class CheckContext:
 
     @property
     def descent(self) -> Descent:
-        """The model beside its parent; the bench skips a descendant's check where there is none.
+        """The model beside its parent; without a parent a descendant's check is not judged.
 
         Raises:
             LookupError: If there is none.
@@ -81,7 +83,7 @@ class CheckContext:
     @property
     def expectation(self) -> Expectation:
         """What the policy expects of this model; a model it does not name is under the general rule."""
-        named = next((one for one in self.policy.models if one.id == self.result.model.id), None)
+        named = next((model for model in self.policy.models if model.id == self.result.model.id), None)
         return self.policy.expect if named is None else self.policy.expectation(named)
 
     def limits(self, kind: type[AnyLimits]) -> AnyLimits:
@@ -110,8 +112,8 @@ class CheckContext:
 
     def find_measurement(self, arm: Purpose | str) -> Measurement | None:
         """Return an arm's measurement; one made under another protocol does not count."""
-        found = self.result.measured(arm)
-        return found if found and found.protocol == self.result.protocol.signature else None
+        measured = self.result.measured(arm)
+        return measured if measured and measured.protocol == self.result.protocol.signature else None
 
     def compare_perplexities(self, arm: Purpose | str, against: Purpose | str = BASELINE.purpose) -> Estimate:
         """Return one arm's perplexity over another's, with its interval."""
@@ -119,8 +121,8 @@ class CheckContext:
         if ours is None or theirs is None:
             name = against if theirs is None else arm
             return Estimate(EstimateStatus.MISSING, f"the arm {str(name)!r} was not measured under this protocol")
-        figure = self.compare_losses(str(arm), ours.loss, str(against), theirs.loss)
-        return replace(figure, arm=str(arm)) if against == BASELINE.purpose else figure
+        estimate = self.compare_losses(str(arm), ours.loss, str(against), theirs.loss)
+        return replace(estimate, arm=str(arm)) if against == BASELINE.purpose else estimate
 
     def compare_losses(self, arm: str, ours: TokenLoss, against: str, theirs: TokenLoss) -> Estimate:
         """Return the perplexity of one loss over that of another on the same tokens, with its interval.
@@ -136,23 +138,18 @@ class CheckContext:
                 EstimateStatus.MISSING, f"the arms {arm!r} and {against!r} were not scored on the same tokens"
             )
         if theirs.perplexity is None:
-            return Estimate(EstimateStatus.NO_BASIS, f"the perplexity of the arm {str(against)!r} is not finite")
+            return Estimate(
+                EstimateStatus.NO_REFERENCE, f"the perplexity of the arm {str(against)!r} is not finite"
+            )
         if ours.perplexity is None:
             return Estimate(EstimateStatus.NOT_FINITE, f"the perplexity of the arm {str(arm)!r} is not finite")
         nats = ours.finite_nats
-        logs = bound_mean_difference(nats, theirs.finite_nats, ours.tokens, self.bootstrap)
-        ratio, low, high = (_exponential(log) for log in logs)
+        ratio, low, high = bound_perplexity_ratio(nats, theirs.finite_nats, ours.tokens, self.bootstrap)
         words = f"perplexity {write_number(theirs.perplexity)} becomes {write_number(ours.perplexity)}"
         if (few := self.count_short(len(nats), "windows")) is not None:
             return Estimate(EstimateStatus.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
-        figure = Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
-        return Estimate(
-            EstimateStatus.MEASURED,
-            f"{words}, times {write_interval(figure, self.policy.confidence)}",
-            ratio,
-            low,
-            high,
-        )
+        estimate = Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
+        return replace(estimate, words=f"{words}, times {write_interval(estimate, self.policy.confidence)}")
 
     def list_nats(self, arm: Purpose | str) -> list[float]:
         """Return the nats of each window of an arm whose loss is finite; none if it was not measured."""
@@ -186,6 +183,69 @@ class CheckContext:
         enough = self.policy.minimum_windows
         return None if count >= enough else f"{count} {what} give no interval, {enough} are needed"
 
+    def hold(self, estimate: Estimate, limit: float) -> Status:
+        """Hold an estimate against a limit, of which the check's own side is good."""
+        return (hold_at_least if self.check.side == "at least" else hold_at_most)(estimate, limit)
+
+    def hold_each(self, estimates: Mapping[str, Estimate], limit: float) -> list[Held]:
+        """Hold several estimates against one limit.
+
+        Args:
+            estimates: By label.
+            limit: Of which the check's own side is good.
+        """
+        return [
+            Held(estimate, make_finding(label, estimate, self.hold(estimate, limit), limit))
+            for label, estimate in estimates.items()
+        ]
+
+    def decide(self, held: Sequence[Held]) -> Held:
+        """Return what decides: of the worst status, the one furthest to the bad side; see `decide_finding`."""
+        sign = -1 if self.check.side == "at least" else 1
+        worst = decide_finding([one.finding for one in held], key=lambda finding: sign * (finding.observed or 0.0))
+        return next(one for one in held if one.finding is worst)
+
+    def judge(
+        self,
+        estimate: Estimate,
+        limit: float,
+        *,
+        key: str,
+        failed: str,
+        status: Status | None = None,
+        subject: str = "",
+        wanted: str = "",
+        more_words: str = "",
+        remedy: str | None = None,
+        more: str = "",
+        **facts: Any,
+    ) -> Verdict:
+        """Conclude from one estimate that is held against one limit.
+
+        The reason reads `SUBJECT WORDS; at most LIMIT is allowed MORE_WORDS.`, or `at least LIMIT is wanted`.
+
+        Args:
+            estimate: The figure that decides.
+            limit: What it is held against.
+            key: The policy key of the limit, see `key`.
+            failed: What to do if the estimate is on the wrong side of its limit.
+            status: What follows from the estimate, if it was not simply held against the limit.
+            subject: What comes before the words of the estimate.
+            wanted: What is said of the limit, with braces in its place, if not that.
+            more_words: What comes after that.
+            remedy: What to do, if not what `advise` says.
+            more: See `advise`.
+            facts: See `conclude`.
+        """
+        status = self.hold(estimate, limit) if status is None else status
+        wanted = wanted or ("at least {} is wanted" if self.check.side == "at least" else "at most {} is allowed")
+        return self.conclude(
+            status,
+            f"{subject}{estimate.words}; {wanted.format(write_number(limit))}{more_words}.",
+            remedy=remedy or self.advise(status, estimate.status, failed=failed, key=key, more=more),
+            **{"figure": estimate, "limit": limit, **facts},
+        )
+
     def conclude(
         self,
         status: Status,
@@ -202,7 +262,7 @@ class CheckContext:
         side: Side | None = None,
         counts: Mapping[str, int] | None = None,
     ) -> Verdict:
-        """Conclude the context.
+        """Return the verdict.
 
         Args:
             status: The verdict.
@@ -244,22 +304,22 @@ class CheckContext:
         """Conclude that the check does not apply."""
         return self.conclude(Status.SKIPPED, because, findings=findings)
 
-    def advise(self, status: Status, basis: EstimateStatus, *, failed: str, key: str, more: str = "") -> str:
+    def advise(self, status: Status, rests_on: EstimateStatus, *, failed: str, key: str, more: str = "") -> str:
         """Return what to do about a verdict.
 
         Args:
             status: The verdict.
-            basis: What the figure that decided rests on.
+            rests_on: What the figure that decided rests on.
             failed: What to do if the figure is on the wrong side of its limit.
             key: The policy key of the limit, see `key`.
             more: How to get more windows or items, if not by more text.
         """
         more = more or "give a longer text in `[corpus] source` or raise `[corpus] windows`"
-        if basis is EstimateStatus.MISSING:
+        if rests_on is EstimateStatus.MISSING:
             return "Run the audit again with this check selected, so that its arms are measured."
-        if basis is EstimateStatus.NO_BASIS:
+        if rests_on is EstimateStatus.NO_REFERENCE:
             return 'Look at the model itself: set `dtype = "float32"` for it, and see whether it is finite then.'
-        if basis is EstimateStatus.TOO_FEW:
+        if rests_on is EstimateStatus.TOO_FEW:
             return f"Measure more: {more}; or lower `minimum_windows`."
         if status is Status.INCONCLUSIVE:
             return f"Measure more ({more}) until the interval clears the limit, or change `{key}`."
@@ -280,25 +340,6 @@ def decide_finding(findings: Sequence[Finding], key: Callable[[Finding], float])
     return max(worst, key=lambda finding: math.inf if finding.observed is None else key(finding))
 
 
-def hold_where_limited(figures: Mapping[str, Estimate], limits: Mapping[str, float]) -> list[Finding]:
-    """Hold figures against their limits; those without one are reported and decide nothing.
-
-    Args:
-        figures: By label.
-        limits: The largest that is allowed, by label.
-    """
-    return [
-        make_finding(label, figure, hold_at_most(figure, limits[label]), limits[label])
-        if label in limits
-        else report_figure(label, figure)
-        for label, figure in figures.items()
-    ]
-
-
-def report_figure(label: str, figure: Estimate) -> Finding:
+def report_estimate(label: str, estimate: Estimate) -> Finding:
     """Return a finding that is only reported: held against nothing, it decides nothing."""
-    return make_finding(label, figure, Status.SKIPPED, None)
-
-
-def _exponential(nats: float) -> float:
-    return math.inf if nats > _MAXIMUM_NATS else math.exp(nats)
+    return make_finding(label, estimate, Status.SKIPPED, None)

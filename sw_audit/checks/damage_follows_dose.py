@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 from sw_audit.checks.arms import ArmPlan, prune_super_weights, scale
-from sw_audit.checks.context import CheckContext, decide_finding
-from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_most, make_finding, write_number
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.estimate import Estimate, EstimateStatus, write_number
 from sw_audit.checks.limits import Limits, Ratio
 from sw_audit.checks.registry import check
 from sw_audit.record.arm import BASELINE, Arm, Dose, dose
@@ -29,8 +29,9 @@ class DamageFollowsDoseLimits(Limits):
 def _plan(plan: ArmPlan) -> list[Arm]:
     if not plan.policy.confirmation.enabled or not plan.targets.super_weights:
         return prune_super_weights(plan)
+    whole = plan.targets.super_weights
     doses = [dose(factor) for factor in sorted(plan.policy.confirmation.doses)]
-    scaled = [scale(one, plan.targets.super_weights, one.factor) for one in doses if isinstance(one, Dose)]
+    scaled = [scale(purpose, whole, purpose.factor) for purpose in doses if isinstance(purpose, Dose)]
     return [*prune_super_weights(plan), *scaled]
 
 
@@ -63,40 +64,29 @@ def damage_follows_dose(context: CheckContext) -> Verdict:
         words = "The perplexity of the model as it is is not finite, so no dose can be compared with it."
         return context.conclude(Status.INCONCLUSIVE, words, remedy=_WIDER)
     inside = sorted({0.0, 1.0, *(dose for dose in context.policy.confirmation.doses if dose < 1)})
-    figures = {
+    steps = {
         f"{_name(more)} over {_name(less)}": _compare_doses(context, more, less)
         for less, more in itertools.pairwise(inside)
     }
     # The last step ends at the model as it is, which is finite: at least that one can be compared.
-    known = {label: figure for label, figure in figures.items() if figure is not None}
-    findings = [
-        make_finding(label, figure, hold_at_most(figure, limit), limit, figure.words)
-        for label, figure in known.items()
-    ]
-    worst = decide_finding(findings, key=lambda finding: finding.observed or 0.0)
-    figure = known[worst.label]
-    return context.conclude(
-        worst.status,
-        f"Of {len(findings)} steps from zeroed to whole the worst is {worst.label}: {figure.words}; at most "
-        f"{write_number(limit)} is allowed.",
-        remedy=context.advise(
-            worst.status,
-            figure.basis,
-            failed="Look at the dose curve in the report: where less is left and less harm is done, another "
-            f"weight answers to the same super activation; if the model has collapsed on both sides, raise "
-            f"`{key}`.",
-            key=key,
-        ),
-        figure=figure,
-        limit=limit,
-        findings=findings,
+    held = context.hold_each({label: step for label, step in steps.items() if step is not None}, limit)
+    worst = context.decide(held)
+    return context.judge(
+        worst.estimate,
+        limit,
+        subject=f"Of {len(held)} steps from zeroed to whole the worst is {worst.finding.label}: ",
+        key=key,
+        failed="Look at the dose curve in the report: where less is left and less harm is done, another "
+        "weight answers to the same super activation; if the model has collapsed on both sides, raise "
+        f"`{key}`.",
+        findings=[one.finding for one in held],
     )
 
 
 def _compare_doses(context: CheckContext, more: float, less: float) -> Estimate | None:
-    figure = context.compare_perplexities(dose(more), dose(less))
-    if figure.basis is not EstimateStatus.NO_BASIS:
-        return figure
+    estimate = context.compare_perplexities(dose(more), dose(less))
+    if estimate.status is not EstimateStatus.NO_REFERENCE:
+        return estimate
     above = context.find_measurement(dose(more))
     if above is None or above.loss.perplexity is None:
         return None

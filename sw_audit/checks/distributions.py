@@ -18,8 +18,7 @@ def look_for_the_difference() -> str:
     """Say where to look for what makes two models say different things, a sentence that goes on."""
     return (
         f"Look at `{perplexity_ratio.id}` and `{layer_error.id}` for what makes the difference; if the model is "
-        "meant "
-        "to say other things than its parent,"
+        "meant to say other things than its parent,"
     )
 
 
@@ -31,18 +30,18 @@ def find_agreement(pair: Pair) -> Agreement | Estimate:
         return Estimate(
             EstimateStatus.MISSING, f"not known: the arm {str(name)!r} was not measured under this protocol"
         )
-    found = descendant.agreement
-    if found.tokens != parent.loss.tokens or not sum(found.tokens):
+    agreement = descendant.agreement
+    if agreement.tokens != parent.loss.tokens or not sum(agreement.tokens):
         return Estimate(EstimateStatus.MISSING, "not known: the two were not read at the same tokens")
     if descendant.loss.mean_nats is None:
         return Estimate(EstimateStatus.NOT_FINITE, "not finite: the descendant's own loss is not")
     if parent.loss.mean_nats is None:
-        return Estimate(EstimateStatus.NO_BASIS, "not known: the parent's own loss is not finite")
-    if found.mean_divergence is None:
+        return Estimate(EstimateStatus.NO_REFERENCE, "not known: the parent's own loss is not finite")
+    if agreement.mean_divergence is None:
         return Estimate(
             EstimateStatus.NOT_FINITE, "not finite: the descendant gives no chance to what its parent expects"
         )
-    return found
+    return agreement
 
 
 def bound_over_tokens(context: CheckContext, sums: Sequence[float], tokens: Sequence[int], words: str) -> Estimate:

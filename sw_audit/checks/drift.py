@@ -8,8 +8,7 @@ from sw_audit.record.verdict import Finding, Status
 
 KEEP_IN_TRAINING = (
     "Keep these scalars while training (a lower learning rate, or leave them out of the update); find the step "
-    "at which "
-    "they began to move with `sw_audit.training.SuperWeightWatch`."
+    "at which they began to move with `sw_audit.training.SuperWeightWatch`."
 )
 """What to do where training has moved them."""
 

@@ -6,14 +6,14 @@ import math
 from dataclasses import replace
 
 from sw_audit.checks.arms import ArmPlan, prune_super_weights
-from sw_audit.checks.context import CheckContext, report_figure
-from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_most, write_number
+from sw_audit.checks.context import CheckContext, report_estimate
+from sw_audit.checks.estimate import Estimate, EstimateStatus, doubt_without_reference, write_number
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.placebo_harmless import draw_placebos, list_placebos, placebo_harmless, plan_placebos
 from sw_audit.checks.registry import check
 from sw_audit.record.address import list_addresses
 from sw_audit.record.arm import BASELINE, FLIPPED, PRUNED, Arm, Flipped, Purpose, Subset
-from sw_audit.record.verdict import Finding, Status, Verdict
+from sw_audit.record.verdict import Finding, Verdict
 
 _RANKED: dict[Purpose, str] = {PRUNED: "zeroing the super weights", FLIPPED: "flipping their sign"}
 
@@ -61,35 +61,30 @@ def effect_exceeds_placebos(context: CheckContext) -> Verdict:
     """
     limit, key = context.limits(EffectExceedsPlacebosLimits).maximum_p, context.key("maximum_p")
     draws = f"raise `[checks.{placebo_harmless.id}] draws`"
-    figure, counts = _rank_effect(context, PRUNED)
-    few = figure.basis is EstimateStatus.TOO_FEW
-    status = Status.INCONCLUSIVE if figure.basis is EstimateStatus.NO_BASIS else hold_at_most(figure, limit)
-    return context.conclude(
-        status,
-        f"{figure.words}; at most {write_number(limit)} is wanted.",
-        remedy=f"Draw more controls ({draws}), or change `{key}`."
-        if few
-        else context.advise(
-            status,
-            figure.basis,
-            failed="Do not lay the damage to these scalars: weights drawn from their row, column or size do as "
-            f"much; locate again with another prompt, or {draws} to see whether it was chance.",
-            key=key,
-        ),
+    estimate, counts = _rank_effect(context, PRUNED)
+    more_draws = f"Draw more controls ({draws}), or change `{key}`."
+    return context.judge(
+        estimate,
+        limit,
+        status=doubt_without_reference(estimate, context.hold(estimate, limit)),
+        wanted="at most {} is wanted",
+        key=key,
+        failed="Do not lay the damage to these scalars: weights drawn from their row, column or size do as "
+        f"much; locate again with another prompt, or {draws} to see whether it was chance.",
+        remedy=more_draws if estimate.status is EstimateStatus.TOO_FEW else None,
         # A count is exact: the verdict shows no interval.
-        figure=replace(figure, low=None, high=None, arm=PRUNED.name),
-        limit=limit,
+        figure=replace(estimate, low=None, high=None, arm=PRUNED.name),
         findings=_rank_parts(context),
         counts=counts,
     )
 
 
 def _rank_parts(context: CheckContext) -> tuple[Finding, ...]:
-    parts = [one.arm.purpose for one in context.result.measurements]
+    parts = [measurement.arm.purpose for measurement in context.result.measurements]
     ranks = {part: _rank_effect(context, part) for part in parts if isinstance(part, Subset | Flipped)}
     return tuple(
-        report_figure(part.name, replace(figure, low=None, high=None, arm=part.name))
-        for part, (figure, _) in ranks.items()
+        report_estimate(part.name, replace(estimate, low=None, high=None, arm=part.name))
+        for part, (estimate, _) in ranks.items()
     )
 
 
@@ -108,7 +103,7 @@ def _rank_effect(context: CheckContext, arm: Purpose) -> tuple[Estimate, dict[st
     }
     if math.isinf(effects[BASELINE.purpose]):
         words = "No rank was taken: the perplexity of the model as it is is not finite"
-        return Estimate(EstimateStatus.NO_BASIS, words), {}
+        return Estimate(EstimateStatus.NO_REFERENCE, words), {}
     distinct = {
         frozenset(list_addresses(known[placebo].arm.addressed())): effects[placebo] for placebo in placebos
     }
@@ -118,8 +113,7 @@ def _rank_effect(context: CheckContext, arm: Purpose) -> tuple[Estimate, dict[st
     words = (
         f"Of {len(distinct)} different matched controls {above or 'none'} {'do' if above > 1 else 'does'} as much "
         f"harm as {_RANKED.get(arm, f'the arm {arm.name!r}')}: p = {write_number(p)}, where so many controls "
-        "allow "
-        f"{write_number(least)} at best"
+        f"allow {write_number(least)} at best"
     )
     if least > context.limits(EffectExceedsPlacebosLimits).maximum_p:
         return Estimate(EstimateStatus.TOO_FEW, words, p), counts

@@ -20,15 +20,15 @@ class EstimateStatus(Enum):
     MISSING = "something that was to be measured was not"
     TOO_FEW = "a figure without an interval: too few windows or items"
     NOT_FINITE = "the arm's own value is not finite"
-    NO_BASIS = "what the arm is compared with is not finite"
+    NO_REFERENCE = "what the arm is compared with is not finite"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One figure, its interval, and what both rest on.
+    """One figure with its interval, and what both rest on.
 
     Attributes:
-        basis: What it rests on.
+        status: What it rests on.
         words: What was measured, a clause that can follow a label.
         observed: The figure; `None` if missing or not finite.
         low: Lower end of its interval; `None` if there is none. May be infinite.
@@ -37,7 +37,7 @@ class Estimate:
         text: The text that it was measured on, where there are several.
     """
 
-    basis: EstimateStatus
+    status: EstimateStatus
     words: str
     observed: float | None = None
     low: float | None = None
@@ -48,32 +48,32 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Both ends, if there is an interval whose ends are numbers."""
-        if self.basis is not EstimateStatus.MEASURED or self.low is None or self.high is None:
+        if self.status is not EstimateStatus.MEASURED or self.low is None or self.high is None:
             return None
         return None if math.isnan(self.low) or math.isnan(self.high) else (self.low, self.high)
 
 
-def hold_at_least(figure: Estimate, limit: float) -> Status:
+def hold_at_least(estimate: Estimate, limit: float) -> Status:
     """PASS if the whole interval is at or above the limit, FAIL if all of it is below."""
-    if (settled := _settle(figure)) is not None:
+    if (settled := _settle(estimate)) is not None:
         return settled
-    low, high = figure.interval or (-math.inf, math.inf)
+    low, high = estimate.interval or (-math.inf, math.inf)
     return _status(passes=low >= limit, fails=high < limit)
 
 
-def hold_at_most(figure: Estimate, limit: float) -> Status:
+def hold_at_most(estimate: Estimate, limit: float) -> Status:
     """PASS if the whole interval is at or below the limit, FAIL if all of it is above."""
-    if (settled := _settle(figure)) is not None:
+    if (settled := _settle(estimate)) is not None:
         return settled
-    low, high = figure.interval or (-math.inf, math.inf)
+    low, high = estimate.interval or (-math.inf, math.inf)
     return _status(passes=high <= limit, fails=low > limit)
 
 
-def hold_above(figure: Estimate, limit: float) -> Status:
+def hold_above(estimate: Estimate, limit: float) -> Status:
     """PASS if the whole interval is above the limit, FAIL if all of it is at or below."""
-    if (settled := _settle(figure)) is not None:
+    if (settled := _settle(estimate)) is not None:
         return settled
-    low, high = figure.interval or (-math.inf, math.inf)
+    low, high = estimate.interval or (-math.inf, math.inf)
     return _status(passes=low > limit, fails=high <= limit)
 
 
@@ -84,18 +84,23 @@ def hold_exactly(observed: float | None, *, low: float = -math.inf, high: float 
     return Status.PASS if low <= observed <= high else Status.FAIL
 
 
-def make_finding(label: str, figure: Estimate, status: Status, limit: float | None, because: str = "") -> Finding:
-    """Put a figure and what follows from it into a finding; infinite ends become `None`."""
+def doubt_without_reference(estimate: Estimate, status: Status) -> Status:
+    """Return the status, or INCONCLUSIVE where what the arm is compared with is not finite: that tells nothing."""
+    return Status.INCONCLUSIVE if estimate.status is EstimateStatus.NO_REFERENCE else status
+
+
+def make_finding(label: str, estimate: Estimate, status: Status, limit: float | None) -> Finding:
+    """Put an estimate and what follows from it into a finding; infinite ends become `None`."""
     return Finding(
         label=label,
         status=status,
-        observed=keep_finite(figure.observed),
-        low=keep_finite(figure.low),
-        high=keep_finite(figure.high),
+        observed=keep_finite(estimate.observed),
+        low=keep_finite(estimate.low),
+        high=keep_finite(estimate.high),
         limit=limit,
-        arm=figure.arm,
-        text=figure.text,
-        because=because or figure.words,
+        arm=estimate.arm,
+        text=estimate.text,
+        because=estimate.words,
     )
 
 
@@ -115,20 +120,20 @@ def write_number(number: float | None) -> str:
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
-def write_interval(figure: Estimate, confidence: float) -> str:
+def write_interval(estimate: Estimate, confidence: float) -> str:
     """Write a figure with its interval, such as `213.6 (95 % interval 190.2 to 240.1)`."""
-    if figure.interval is None:
-        return write_number(figure.observed)
-    low, high = figure.interval
+    if estimate.interval is None:
+        return write_number(estimate.observed)
+    low, high = estimate.interval
     span = f"{100 * confidence:g} % interval {write_number(low)} to {write_number(high)}"
-    return f"{write_number(figure.observed)} ({span})"
+    return f"{write_number(estimate.observed)} ({span})"
 
 
-def _settle(figure: Estimate) -> Status | None:
+def _settle(estimate: Estimate) -> Status | None:
     """Return the status that follows without looking at the interval, if one does."""
-    if figure.basis in (EstimateStatus.NOT_FINITE, EstimateStatus.NO_BASIS):
+    if estimate.status in (EstimateStatus.NOT_FINITE, EstimateStatus.NO_REFERENCE):
         return Status.FAIL
-    return None if figure.basis is EstimateStatus.MEASURED else Status.INCONCLUSIVE
+    return None if estimate.status is EstimateStatus.MEASURED else Status.INCONCLUSIVE
 
 
 def _status(*, passes: bool, fails: bool) -> Status:

@@ -66,31 +66,31 @@ def generation_sane(context: CheckContext) -> Verdict:
     dominant token counts only where the parent's own continuation has none; prompts after which both have are
     reported, and if there are no others the check is inconclusive. Where the two part ways is reported.
     """
-    limits, found = context.limits(GenerationSaneLimits), context.descent.continuations
-    if not found:
+    limits, continuations = context.limits(GenerationSaneLimits), context.descent.continuations
+    if not continuations:
         return context.conclude(
             Status.INCONCLUSIVE,
             "Nothing was generated.",
             remedy="Run the audit again with this check selected.",
         )
-    findings = [_follow(one, limits) for one in found]
+    findings = [_follow(continuation, limits) for continuation in continuations]
     broken = [finding for finding in findings if finding.status is Status.FAIL]
     silent = all(finding.status is Status.SKIPPED for finding in findings)
     status = Status.FAIL if len(broken) > limits.maximum_failures else Status.PASS
     if silent:
         status = Status.INCONCLUSIVE
-    told = (broken or findings)[0]
+    first = (broken or findings)[0]
     words = f"{len(broken)} of {len(findings)} continuations fall apart"
     return context.conclude(
         status,
-        f"{words}; at most {limits.maximum_failures} may. {told.label}: {told.because}.",
+        f"{words}; at most {limits.maximum_failures} may. {first.label}: {first.because}.",
         remedy="The parent falls apart as well: give prompts that it can go on with, by another text in "
         "`[corpus] source` or longer `[descent] prompt_tokens`."
         if silent
         else _advise(context),
         figure=Estimate(EstimateStatus.MEASURED, "", float(len(broken))),
         limit=float(limits.maximum_failures),
-        findings=[*findings, *(_part(one) for one in found)],
+        findings=[*findings, *(_part(continuation) for continuation in continuations)],
         measured=False,
     )
 
@@ -98,10 +98,8 @@ def generation_sane(context: CheckContext) -> Verdict:
 def _advise(context: CheckContext) -> str:
     return (
         "Read the continuations, and see what those that fall apart have in common, short prompts or many new "
-        "tokens: "
-        "a kernel's boundary, a cache or a scale that depends on length is what perplexity does not see. Then "
-        "look at "
-        f"`{super_weight_retained.id}` and `{layer_error.id}`; or change the limits in "
+        "tokens: a kernel's boundary, a cache or a scale that depends on length is what perplexity does not see. "
+        f"Then look at `{super_weight_retained.id}` and `{layer_error.id}`; or change the limits in "
         f"`[checks.{context.check.id}]`."
     )
 
@@ -117,18 +115,19 @@ def measure_dominance(tokens: Sequence[int]) -> float:
     return max(Counter(tokens).values()) / len(tokens) if tokens else 0.0
 
 
-def _follow(one: Continuation, limits: GenerationSaneLimits) -> Finding:
-    faults = _list_faults(one.descendant, limits)
-    inherited = _list_faults(one.parent, limits)
-    label = one.label
-    quoted = f"it goes on with {_quote(one.descendant_text)}, the parent with {_quote(one.parent_text)}"
-    if not one.finite:
-        because = f"after {len(one.descendant)} tokens its logits are not finite"
+def _follow(continuation: Continuation, limits: GenerationSaneLimits) -> Finding:
+    faults = _list_faults(continuation.descendant, limits)
+    inherited = _list_faults(continuation.parent, limits)
+    label = continuation.label
+    here, there = _quote(continuation.descendant_text), _quote(continuation.parent_text)
+    quoted = f"it goes on with {here}, the parent with {there}"
+    if not continuation.finite:
+        because = f"after {len(continuation.descendant)} tokens its logits are not finite"
         return Finding(label=label, status=Status.FAIL, because=because)
-    if not one.descendant and len(one.parent) >= _ENOUGH:
-        because = f"it ends at once, the parent goes on with {_quote(one.parent_text)}"
+    if not continuation.descendant and len(continuation.parent) >= _ENOUGH:
+        because = f"it ends at once, the parent goes on with {there}"
         return Finding(label=label, status=Status.FAIL, because=because)
-    if min(len(one.descendant), len(one.parent)) < _ENOUGH:
+    if min(len(continuation.descendant), len(continuation.parent)) < _ENOUGH:
         because = f"one of the two ends after fewer than {_ENOUGH} tokens, of which nothing can be told; {quoted}"
         return Finding(label=label, status=Status.SKIPPED, because=because)
     own = [fault for fault in faults if fault not in inherited]
@@ -147,7 +146,7 @@ def _follow(one: Continuation, limits: GenerationSaneLimits) -> Finding:
     return Finding(
         label=label,
         status=Status.PASS,
-        observed=measure_repetition(one.descendant),
+        observed=measure_repetition(continuation.descendant),
         limit=limits.maximum_repetition,
         because=quoted,
     )
@@ -156,27 +155,29 @@ def _follow(one: Continuation, limits: GenerationSaneLimits) -> Finding:
 def _list_faults(tokens: Sequence[int], limits: GenerationSaneLimits) -> dict[str, tuple[float, str]]:
     """Return what is wrong with a continuation, by the key of the limit."""
     repetition, dominance = measure_repetition(tokens), measure_dominance(tokens)
-    found = {}
+    faults = {}
     if repetition > limits.maximum_repetition:
-        found["maximum_repetition"] = (
+        faults["maximum_repetition"] = (
             repetition,
             f"it loops: a share of {write_number(repetition)} of its {_RUN}-grams came before",
         )
     if dominance > limits.maximum_dominance:
-        found["maximum_dominance"] = (
+        faults["maximum_dominance"] = (
             dominance,
             f"one token makes a share of {write_number(dominance)} of it",
         )
-    return found
+    return faults
 
 
-def _part(one: Continuation) -> Finding:
+def _part(continuation: Continuation) -> Finding:
     """Report how far the two go on alike."""
-    both = zip(one.parent, one.descendant, strict=False)
+    both = zip(continuation.parent, continuation.descendant, strict=False)
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
-    longest = max(len(one.parent), len(one.descendant))
+    longest = max(len(continuation.parent), len(continuation.descendant))
     words = "they never part" if alike == longest else f"they part after {alike} of {longest} new tokens"
-    return Finding(label=f"{one.label}, as the parent", status=Status.SKIPPED, observed=alike, because=words)
+    return Finding(
+        label=f"{continuation.label}, as the parent", status=Status.SKIPPED, observed=alike, because=words
+    )
 
 
 def _quote(text: str) -> str:

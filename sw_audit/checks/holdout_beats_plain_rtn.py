@@ -70,49 +70,51 @@ def holdout_beats_plain_rtn(context: CheckContext) -> Verdict:
         return context.skip("The policy measures no recipe (`[quantization] recipes` is empty).")
     harmless = 1 / limits.maximum_harm
     coarsest = max(recipes, key=lambda recipe: _count_shared(recipe, context.result.model.hidden_size))
-    figures = {recipe: _compare_holdout(context, recipe) for recipe in recipes}
-    gain = _find_gain(coarsest, figures[coarsest], max(limits.minimum_gain, harmless))
+    estimates = {recipe: _compare_holdout(context, recipe) for recipe in recipes}
+    gain = _find_gain(coarsest, estimates[coarsest], max(limits.minimum_gain, harmless))
     harms = {
-        recipe: _find_harm(recipe, figure, harmless) for recipe, figure in figures.items() if recipe != coarsest
+        recipe: _find_harm(recipe, estimate, harmless)
+        for recipe, estimate in estimates.items()
+        if recipe != coarsest
     }
     findings = [gain, *harms.values()]
     worst = decide_finding(findings, key=lambda finding: -(finding.observed or 0.0))
     recipe = coarsest
     if gain.status is not worst.status:
         recipe = next(recipe for recipe, finding in harms.items() if finding is worst)
-    return _conclude_gain(context, recipe, figures[recipe], harms.get(recipe, gain), findings)
+    return _conclude_gain(context, recipe, estimates[recipe], harms.get(recipe, gain), findings)
 
 
 def _conclude_gain(
-    context: CheckContext, recipe: Recipe, figure: Estimate, deciding: Finding, findings: list[Finding]
+    context: CheckContext, recipe: Recipe, estimate: Estimate, deciding: Finding, findings: list[Finding]
 ) -> Verdict:
     gains = deciding is findings[0]
-    key = f"[checks.holdout-beats-plain-rtn] {'minimum_gain' if gains else 'maximum_harm'}"
+    key = context.key("minimum_gain" if gains else "maximum_harm")
     return context.conclude(
         deciding.status,
-        f"{deciding.label}, plain over hold-out: {figure.words}; {'more than' if gains else 'at least'} "
+        f"{deciding.label}, plain over hold-out: {estimate.words}; {'more than' if gains else 'at least'} "
         f"{write_number(deciding.limit)} is wanted.",
         remedy=context.advise(
             deciding.status,
-            EstimateStatus.NOT_FINITE if figure.basis is EstimateStatus.NO_BASIS else figure.basis,
+            EstimateStatus.NOT_FINITE if estimate.status is EstimateStatus.NO_REFERENCE else estimate.status,
             failed=f"Do not pay for holding these scalars out at {recipe}: it gains nothing there or does harm; "
             f"try coarser `[quantization] recipes`, or change `{key}`.",
             key=key,
         ),
-        figure=figure,
+        figure=estimate,
         limit=deciding.limit,
         findings=findings,
     )
 
 
-def _find_gain(recipe: Recipe, figure: Estimate, limit: float) -> Finding:
-    status = Status.PASS if _is_beaten(figure) else hold_above(figure, limit)
-    return make_finding(f"gain at {recipe}", figure, status, limit)
+def _find_gain(recipe: Recipe, estimate: Estimate, limit: float) -> Finding:
+    status = Status.PASS if _is_beaten(estimate) else hold_above(estimate, limit)
+    return make_finding(f"gain at {recipe}", estimate, status, limit)
 
 
-def _find_harm(recipe: Recipe, figure: Estimate, limit: float) -> Finding:
-    status = Status.PASS if _is_beaten(figure) else hold_at_least(figure, limit)
-    return make_finding(f"no harm at {recipe}", figure, status, limit)
+def _find_harm(recipe: Recipe, estimate: Estimate, limit: float) -> Finding:
+    status = Status.PASS if _is_beaten(estimate) else hold_at_least(estimate, limit)
+    return make_finding(f"no harm at {recipe}", estimate, status, limit)
 
 
 def _compare_holdout(context: CheckContext, recipe: Recipe) -> Estimate:
@@ -121,9 +123,9 @@ def _compare_holdout(context: CheckContext, recipe: Recipe) -> Estimate:
     )
 
 
-def _is_beaten(figure: Estimate) -> bool:
+def _is_beaten(estimate: Estimate) -> bool:
     """Whether only the plain arm is not finite."""
-    return figure.basis is EstimateStatus.NOT_FINITE
+    return estimate.status is EstimateStatus.NOT_FINITE
 
 
 def _count_shared(recipe: Recipe, hidden_size: int) -> float:

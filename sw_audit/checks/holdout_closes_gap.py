@@ -6,11 +6,11 @@ from pydantic import Field
 
 from sw_audit.checks.activation_rounding import advise_text, explain_skipped, mind_calibration, plan_schemes
 from sw_audit.checks.arms import ArmPlan
-from sw_audit.checks.context import CheckContext, decide_finding, report_figure
+from sw_audit.checks.context import CheckContext, Held, report_estimate
 from sw_audit.checks.estimate import (
     Estimate,
     EstimateStatus,
-    hold_at_least,
+    doubt_without_reference,
     make_finding,
     write_number,
 )
@@ -18,7 +18,7 @@ from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.registry import Need, check
 from sw_audit.policy.scheme import Scheme
 from sw_audit.record.arm import BASELINE, HELD_OUT, NAIVE, SEARCHED, SMOOTHED, ActivationRounding, Arm, Treatment
-from sw_audit.record.verdict import Finding, Status, Verdict
+from sw_audit.record.verdict import Finding, Verdict
 
 
 class HoldoutClosesGapLimits(Limits):
@@ -69,42 +69,39 @@ def holdout_closes_gap(context: CheckContext) -> Verdict:
         return context.skip(reason)
     limits, key = context.limits(HoldoutClosesGapLimits), context.key("minimum_share")
     limit = limits.minimum_share
-    figures: dict[str, Estimate] = {}
-    compared: dict[str, dict[str, Finding]] = {}
     reported: list[Finding] = []
+    gaps: list[tuple[Held, dict[str, Finding]]] = []
     for scheme in context.policy.activations.parsed():
         plain, kept = (ActivationRounding(scheme=scheme, treatment=one) for one in (NAIVE, HELD_OUT))
         naive = context.compare_perplexities(plain)
         if naive.interval is not None and naive.interval[0] < limits.minimum_harm:
-            reported.append(report_figure(plain.name, naive))
+            reported.append(report_estimate(plain.name, naive))
             continue
-        figures[kept.name] = _measure_share(context, scheme, HELD_OUT, naive)
-        compared[kept.name] = _report_smoothquant(context, scheme, naive)
-    gated = [make_finding(label, figure, _hold(figure, limit), limit) for label, figure in figures.items()]
-    findings = [*reported, *(one for held in gated for one in (held, *compared[held.label].values()))]
-    if not gated:
+        share = _measure_share(context, scheme, HELD_OUT, naive)
+        # Full precision that is not finite leaves nothing to compare with: nobody's fault here.
+        status = doubt_without_reference(share, context.hold(share, limit))
+        held = Held(share, make_finding(kept.name, share, status, limit))
+        gaps.append((held, _report_smoothquant(context, scheme, naive)))
+    findings = [*reported, *(one for held, smoothed in gaps for one in (held.finding, *smoothed.values()))]
+    if not gaps:
         return context.skip(_say_no_gap(limits), findings)
-    worst = decide_finding(gated, key=lambda finding: -(finding.observed or 0.0))
-    figure = figures[worst.label]
-    smoothed = [
-        f"{label} {write_number(one.observed)}"
-        for label, one in compared[worst.label].items()
-        if one.observed is not None
+    worst = context.decide([held for held, _ in gaps])
+    smoothed = next(smoothed for held, smoothed in gaps if held is worst)
+    shares = [
+        f"{label} {write_number(finding.observed)}"
+        for label, finding in smoothed.items()
+        if finding.observed is not None
     ]
-    told = f" ({'; '.join(smoothed)})" if smoothed else ""
-    return context.conclude(
-        worst.status,
-        f"{worst.label}: {figure.words}; at least {write_number(limit)} is wanted{told}.",
-        remedy=advise_text(context, figure)
-        or context.advise(
-            worst.status,
-            figure.basis,
-            failed="Do not count on the super activation alone: other outliers, or the weights, cost this model "
-            f"more; try SmoothQuant, or weights per row (`[activations] weights`), or lower `{key}`.",
-            key=key,
-        ),
-        figure=figure,
-        limit=limit,
+    return context.judge(
+        worst.estimate,
+        limit,
+        status=worst.finding.status,
+        subject=f"{worst.finding.label}: ",
+        more_words=f" ({'; '.join(shares)})" if shares else "",
+        key=key,
+        failed="Do not count on the super activation alone: other outliers, or the weights, cost this model "
+        f"more; try SmoothQuant, or weights per row (`[activations] weights`), or lower `{key}`.",
+        remedy=advise_text(context, worst.estimate),
         findings=findings,
     )
 
@@ -112,12 +109,12 @@ def holdout_closes_gap(context: CheckContext) -> Verdict:
 def _measure_share(context: CheckContext, scheme: Scheme, treatment: Treatment, naive: Estimate) -> Estimate:
     """Return the part of the loss by naive rounding that another treatment saves."""
     remaining = context.compare_perplexities(ActivationRounding(scheme=scheme, treatment=treatment))
-    for figure in (naive, remaining):
-        if figure.basis in (EstimateStatus.MISSING, EstimateStatus.NO_BASIS):
-            return mind_calibration(context, figure)
-    if remaining.basis is EstimateStatus.NOT_FINITE:
+    for estimate in (naive, remaining):
+        if estimate.status in (EstimateStatus.MISSING, EstimateStatus.NO_REFERENCE):
+            return mind_calibration(context, estimate)
+    if remaining.status is EstimateStatus.NOT_FINITE:
         return Estimate(EstimateStatus.NOT_FINITE, f"nothing is saved: {remaining.words}")
-    if naive.basis is EstimateStatus.NOT_FINITE:
+    if naive.status is EstimateStatus.NOT_FINITE:
         words = f"{naive.words}, while with the super activation held out {remaining.words}"
         return Estimate(EstimateStatus.MEASURED, words, 1.0, 1.0, 1.0)
     before, after, base = (
@@ -133,24 +130,19 @@ def _measure_share(context: CheckContext, scheme: Scheme, treatment: Treatment, 
     )
 
 
-def _hold(figure: Estimate, limit: float) -> Status:
-    # Full precision that is not finite leaves nothing to compare with: nobody's fault here.
-    return Status.INCONCLUSIVE if figure.basis is EstimateStatus.NO_BASIS else hold_at_least(figure, limit)
-
-
 def _report_smoothquant(context: CheckContext, scheme: Scheme, naive: Estimate) -> dict[str, Finding]:
     """Report SmoothQuant's share of the same gap, by what it was done with."""
     setup, alpha = context.result.activations, context.policy.activations.alpha
     if setup is not None and setup.unsmoothable is not None:
         reason = f"SmoothQuant does not apply: {setup.unsmoothable}"
-        figures = {SMOOTHED: Estimate(EstimateStatus.MISSING, reason)}
+        estimates = {SMOOTHED: Estimate(EstimateStatus.MISSING, reason)}
     else:
-        figures = {f"{SMOOTHED}, alpha {alpha:g}": _measure_share(context, scheme, SMOOTHED, naive)}
+        estimates = {f"{SMOOTHED}, alpha {alpha:g}": _measure_share(context, scheme, SMOOTHED, naive)}
         chosen = None if setup is None else setup.chosen(str(scheme))
         if chosen is not None and chosen != alpha:
             share = _measure_share(context, scheme, SEARCHED, naive)
-            figures[f"{SMOOTHED}, alpha {chosen:g} as searched"] = share
-    return {label: report_figure(f"{scheme} {label}", figure) for label, figure in figures.items()}
+            estimates[f"{SMOOTHED}, alpha {chosen:g} as searched"] = share
+    return {label: report_estimate(f"{scheme} {label}", estimate) for label, estimate in estimates.items()}
 
 
 def _say_no_gap(limits: HoldoutClosesGapLimits) -> str:

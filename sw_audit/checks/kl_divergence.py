@@ -9,13 +9,14 @@ from sw_audit.checks.distributions import bound_over_tokens, find_agreement, loo
 from sw_audit.checks.estimate import (
     Estimate,
     EstimateStatus,
+    doubt_without_reference,
     hold_at_most,
     hold_exactly,
     make_finding,
     write_number,
 )
 from sw_audit.checks.limits import Limits, Nonnegative
-from sw_audit.checks.pairs import Pair, advise_pair, pair_up, settle_basis
+from sw_audit.checks.pairs import Pair, advise_parent, pair_up
 from sw_audit.checks.registry import check
 from sw_audit.record.arm import DESCENDANT
 from sw_audit.record.verdict import Finding, Status, Verdict
@@ -66,23 +67,22 @@ def kl_divergence(context: CheckContext) -> Verdict:
     findings: list[Finding] = []
     sources: dict[str, tuple[Pair, EstimateStatus, str]] = {}
     for pair in pair_up(context):
-        figure = _measure_divergence(context, pair)
-        status = settle_basis(figure, hold_at_most(figure, limits.maximum_mean))
-        held = {_MEAN: [make_finding(f"{pair.label}: {_MEAN}", figure, status, limits.maximum_mean)]}
-        held |= {name: _follow_spread(pair, figure, status, name, limit) for name, limit in spread.items()}
-        for name, found in held.items():
-            findings += found
-            sources |= {finding.label: (pair, figure.basis, name) for finding in found}
+        estimate = _measure_divergence(context, pair)
+        status = doubt_without_reference(estimate, hold_at_most(estimate, limits.maximum_mean))
+        held = {_MEAN: [make_finding(f"{pair.label}: {_MEAN}", estimate, status, limits.maximum_mean)]}
+        held |= {name: _follow_spread(pair, estimate, status, name, limit) for name, limit in spread.items()}
+        for name, named in held.items():
+            findings += named
+            sources |= {finding.label: (pair, estimate.status, name) for finding in named}
     gated = [finding for finding in findings if finding.limit is not None]
     worst = decide_finding(gated, key=lambda finding: (finding.observed or 0.0) / (finding.limit or 1.0))
-    pair, basis, quantity = sources[worst.label]
-    key = f"[checks.kl-divergence] {_KEYS[quantity]}"
+    pair, rests_on, quantity = sources[worst.label]
+    key = context.key(_KEYS[quantity])
     return context.conclude(
         worst.status,
         f"{worst.label} is {worst.because}; at most {write_number(worst.limit)} is allowed.",
-        remedy=advise_pair(
-            context, worst.status, basis, failed=f"{look_for_the_difference()} raise `{key}`.", key=key
-        ),
+        remedy=advise_parent(rests_on)
+        or context.advise(worst.status, rests_on, failed=f"{look_for_the_difference()} raise `{key}`.", key=key),
         figure=worst,
         limit=worst.limit,
         findings=findings,
@@ -92,11 +92,11 @@ def kl_divergence(context: CheckContext) -> Verdict:
 
 
 def _measure_divergence(context: CheckContext, pair: Pair) -> Estimate:
-    found = find_agreement(pair)
-    if isinstance(found, Estimate):
-        return found
-    sums = [one for one in found.divergence if one is not None]
-    return bound_over_tokens(context, sums, found.tokens, "{} nats per token")
+    agreement = find_agreement(pair)
+    if isinstance(agreement, Estimate):
+        return agreement
+    sums = [nats for nats in agreement.divergence if nats is not None]
+    return bound_over_tokens(context, sums, agreement.tokens, "{} nats per token")
 
 
 def _follow_spread(pair: Pair, mean: Estimate, status: Status, name: str, limit: float | None) -> list[Finding]:
@@ -104,7 +104,7 @@ def _follow_spread(pair: Pair, mean: Estimate, status: Status, name: str, limit:
     label = f"{pair.label}: {name}"
     descendant = pair.measured(DESCENDANT)
     spread = None if descendant is None else descendant.agreement.spread
-    if mean.basis not in (EstimateStatus.MEASURED, EstimateStatus.TOO_FEW):
+    if mean.status not in (EstimateStatus.MEASURED, EstimateStatus.TOO_FEW):
         return [] if limit is None else [Finding(label=label, status=status, limit=limit, because=mean.words)]
     if spread is None:
         missing = Finding(label=label, status=Status.INCONCLUSIVE, limit=limit, because="not measured")

@@ -20,7 +20,7 @@ _LOOK_HERE = (
 )
 
 
-_NOT_HELD = (
+NOT_HELD = (
     "Give parent and descendant of one architecture, with as many layers of the same width, or run the audit "
     "again with this check selected."
 )
@@ -70,7 +70,7 @@ def layer_error(context: CheckContext) -> Verdict:
     layers, limits = context.descent.layers, context.limits(LayerErrorLimits)
     if not layers:
         because = "The layers of the two were not held against each other."
-        return context.conclude(Status.INCONCLUSIVE, because, remedy=_NOT_HELD)
+        return context.conclude(Status.INCONCLUSIVE, because, remedy=NOT_HELD)
     broken = next((one for one in layers if one.noise is None), None)
     if broken is not None:
         finding = Finding(label=f"layer {broken.layer}", status=Status.FAIL, because="its output is not finite")
@@ -87,8 +87,7 @@ def layer_error(context: CheckContext) -> Verdict:
 def _look_first() -> str:
     return (
         f"Look at `{super_weight_retained.id}` first: a scalar that is lost in an early layer makes noise in "
-        "later "
-        "ones; then give the layers with the most noise of their own more bits"
+        "later ones; then give the layers with the most noise of their own more bits"
     )
 
 
@@ -115,13 +114,13 @@ def _hold_own(layers: Sequence[LayerError], limits: LayerErrorLimits) -> list[Fi
         return []
     # Layers that were left as they are make none, and pull the usual down to the floor.
     usual = statistics.median([*noisy, *[limits.floor] * (len(own) - len(noisy))])
-    found = []
+    findings = []
     for layer, decibels in own.items():
         jump = decibels - usual if decibels is not None else 0.0
         words = "it adds no noise of its own"
         if decibels is not None:
             words = f"it adds noise of {write_number(decibels)} dB, the usual is {write_number(usual)} dB"
-        found.append(
+        findings.append(
             Finding(
                 label=f"layer {layer} by itself",
                 status=hold_exactly(jump, high=limits.maximum_jump),
@@ -130,7 +129,7 @@ def _hold_own(layers: Sequence[LayerError], limits: LayerErrorLimits) -> list[Fi
                 because=words,
             )
         )
-    return found
+    return findings
 
 
 def _conclude(context: CheckContext, worst: Finding, findings: Sequence[Finding], *, alone: bool) -> Verdict:

@@ -78,19 +78,19 @@ def _conclude(
     context: CheckContext, lookup: Lookup, deciding: Sequence[PublishedWeight], findings: Sequence[Finding]
 ) -> Verdict:
     located = context.result.location.super_weights
-    found = [weight for weight in deciding if _is_located(weight, located)]
-    missing = [weight for weight in deciding if weight not in found]
+    present = [weight for weight in deciding if _is_located(weight, located)]
+    missing = [weight for weight in deciding if weight not in present]
     binding = _binds(deciding[0], lookup)
     entry = lookup.model.id if lookup.model else ""
-    words = f"{len(found)} of {len(deciding)} deciding coordinates of {entry} ({lookup.because}) are located"
+    words = f"{len(present)} of {len(deciding)} deciding coordinates of {entry} ({lookup.because}) are located"
     if not missing:
         status = Status.PASS
     else:
         words += f"; missing: {', '.join(str(weight) for weight in missing)}"
-        status = Status.FAIL if not found and binding and not lookup.inherited else Status.INCONCLUSIVE
-    if not found and lookup.inherited:
+        status = Status.FAIL if not present and binding and not lookup.inherited else Status.INCONCLUSIVE
+    if not present and lookup.inherited:
         words += "; they are published for the model that this one was made from, not for this one"
-    elif not found and not binding:
+    elif not present and not binding:
         words += "; no source says that the model cannot do without them"
     own = f" --file {context.policy.index}" if context.policy.index else ""
     remedy = (
@@ -102,7 +102,7 @@ def _conclude(
         status,
         f"{words}.",
         remedy=remedy,
-        figure=Estimate(EstimateStatus.MEASURED, "", float(len(found))),
+        figure=Estimate(EstimateStatus.MEASURED, "", float(len(present))),
         limit=float(len(deciding)),
         findings=findings,
         measured=False,
@@ -137,7 +137,7 @@ def _is_trusted(weight: PublishedWeight, lookup: Lookup, least: Trust) -> bool:
 
 
 def _is_located(weight: PublishedWeight, located: Sequence[SuperWeight]) -> bool:
-    return any(_place(one) == weight.coordinate for one in located)
+    return any(_place(scalar) == weight.coordinate for scalar in located)
 
 
 def _place(weight: SuperWeight) -> tuple[int, int, int, int | None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from sw_audit.checks.arms import ArmPlan, Draws, prune
 from sw_audit.checks.context import CheckContext
-from sw_audit.checks.estimate import hold_at_most, write_number
 from sw_audit.checks.limits import Limits, Ratio
 from sw_audit.checks.registry import check
 from sw_audit.record.arm import OTHER_OUTLIERS, Arm
@@ -62,24 +62,17 @@ def _plan(plan: ArmPlan) -> list[Arm]:
 )
 def other_outliers_harmless(context: CheckContext) -> Verdict:
     """Rule of `other-outliers-harmless` (Yu et al. 2024, table 1, third row)."""
-    limits = context.limits(OtherOutliersHarmlessLimits)
-    key = context.key("maximum_ratio")
-    figure = context.compare_perplexities(OTHER_OUTLIERS)
-    status = hold_at_most(figure, limits.maximum_ratio)
-    found = context.find_measurement(OTHER_OUTLIERS)
-    count = sum(len(group) for group in found.arm.addressed()) if found else 0
-    subject = f"With {count:,} other large weights zeroed, " if found else ""
-    words = f"{subject}{figure.words}; at most {write_number(limits.maximum_ratio)} is allowed."
-    return context.conclude(
-        status,
-        words[0].upper() + words[1:],
-        remedy=context.advise(
-            status,
-            figure.basis,
-            failed="Zero fewer weights (`[checks.other-outliers-harmless] count`) to see whether a few of them "
-            f"matter: one may be a super weight that was not located; or raise `{key}`.",
-            key=key,
-        ),
-        figure=figure,
-        limit=limits.maximum_ratio,
+    limits, key = context.limits(OtherOutliersHarmlessLimits), context.key("maximum_ratio")
+    estimate, measured = context.compare_perplexities(OTHER_OUTLIERS), context.find_measurement(OTHER_OUTLIERS)
+    if measured is None:
+        words = f"{estimate.words[0].upper()}{estimate.words[1:]}"
+    else:
+        count = sum(len(group) for group in measured.arm.addressed())
+        words = f"With {count:,} other large weights zeroed, {estimate.words}"
+    return context.judge(
+        replace(estimate, words=words),
+        limits.maximum_ratio,
+        key=key,
+        failed=f"Zero fewer weights (`{context.key('count')}`) to see whether a few of them "
+        f"matter: one may be a super weight that was not located; or raise `{key}`.",
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from sw_audit.checks.context import CheckContext
-from sw_audit.checks.estimate import Estimate, EstimateStatus, make_finding
+from sw_audit.checks.context import CheckContext, Held
+from sw_audit.checks.estimate import Estimate, EstimateStatus, doubt_without_reference
 from sw_audit.record.arm import DESCENDANT, PARENT, Purpose
 from sw_audit.record.descent import ComparedText
 from sw_audit.record.location import Location
 from sw_audit.record.measurement import Measurement
-from sw_audit.record.verdict import Finding, Status
+from sw_audit.record.verdict import Status, Verdict
 
 _PARENT_FIRST = 'Look at the parent itself: set `dtype = "float32"` for it, and see whether it is finite then.'
 
@@ -30,8 +31,8 @@ class Pair:
 
     def measured(self, arm: Purpose | str) -> Measurement | None:
         """Return an arm's measurement; one made under another protocol does not count."""
-        found = self.text.measured(arm)
-        return found if found and found.protocol == self.text.protocol.signature else None
+        measured = self.text.measured(arm)
+        return measured if measured and measured.protocol == self.text.protocol.signature else None
 
     def list_nats(self, arm: Purpose) -> list[float]:
         """Return the nats of each window of an arm whose loss is finite; none if it was not measured."""
@@ -50,8 +51,8 @@ class Pair:
         if ours.loss.tokens == theirs.loss.tokens and ours.loss.perplexity is None:
             words = f"the perplexity of the arm {str(arm)!r} is not finite"
             return Estimate(EstimateStatus.NOT_FINITE, words, arm=str(arm), text=self.label)
-        figure = context.compare_losses(str(arm), ours.loss, PARENT.name, theirs.loss)
-        return replace(figure, arm=str(arm), text=self.label)
+        estimate = context.compare_losses(str(arm), ours.loss, PARENT.name, theirs.loss)
+        return replace(estimate, arm=str(arm), text=self.label)
 
 
 def say_none(location: Location, what: str) -> str:
@@ -64,26 +65,38 @@ def pair_up(context: CheckContext) -> list[Pair]:
     return [Pair(label, text) for label, text in context.descent.label_texts().items()]
 
 
-def hold_texts(
-    figures: Mapping[str, Estimate], hold: Callable[[Estimate, float], Status], limit: float
-) -> list[Finding]:
-    """Hold each text's figure against a limit.
+def hold_texts(context: CheckContext, estimates: Mapping[str, Estimate], limit: float) -> list[Held]:
+    """Hold each text's estimate against a limit, of which the check's own side is good.
 
     By a parent that is not finite nothing can be told: INCONCLUSIVE.
     """
     return [
-        make_finding(label, figure, settle_basis(figure, hold(figure, limit)), limit)
-        for label, figure in figures.items()
+        Held(held.estimate, held.finding.model_copy(update={"status": _settle(held)}))
+        for held in context.hold_each(estimates, limit)
     ]
 
 
-def advise_pair(context: CheckContext, status: Status, basis: EstimateStatus, *, failed: str, key: str) -> str:
-    """Return what to do about a verdict on parent and descendant; see `CheckContext.advise`."""
-    if basis is EstimateStatus.NO_BASIS:
-        return _PARENT_FIRST
-    return context.advise(status, basis, failed=failed, key=key)
+def judge_text(
+    context: CheckContext, pair: Pair, held: Held, limit: float, *, key: str, failed: str, **facts: Any
+) -> Verdict:
+    """Conclude from the text that decides; see `CheckContext.judge`."""
+    return context.judge(
+        held.estimate,
+        limit,
+        status=held.finding.status,
+        subject=f"{held.finding.label}: ",
+        key=key,
+        failed=failed,
+        remedy=advise_parent(held.estimate.status),
+        protocol=pair.text.protocol.signature,
+        **facts,
+    )
 
 
-def settle_basis(figure: Estimate, status: Status) -> Status:
-    """Make a verdict on a parent that is not finite itself INCONCLUSIVE: nothing can be told by it."""
-    return Status.INCONCLUSIVE if figure.basis is EstimateStatus.NO_BASIS else status
+def advise_parent(rests_on: EstimateStatus) -> str | None:
+    """Return what to do where nothing can be told by a parent that is not finite; `None` elsewhere."""
+    return _PARENT_FIRST if rests_on is EstimateStatus.NO_REFERENCE else None
+
+
+def _settle(held: Held) -> Status:
+    return doubt_without_reference(held.estimate, held.finding.status)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sw_audit.checks.advice import paste_ignore, write_ignore
-from sw_audit.checks.context import CheckContext, decide_finding, report_figure
-from sw_audit.checks.estimate import hold_at_most, write_number
+from sw_audit.checks.context import CheckContext, report_estimate
 from sw_audit.checks.limits import Limits, Ratio
-from sw_audit.checks.pairs import advise_pair, hold_texts, pair_up
+from sw_audit.checks.pairs import hold_texts, judge_text, pair_up
 from sw_audit.checks.recovery import Recovery, measure_recoveries
 from sw_audit.checks.registry import check
 from sw_audit.record.verdict import Status, Verdict
@@ -49,30 +48,28 @@ def perplexity_ratio(context: CheckContext) -> Verdict:
     """
     limit, key = context.limits(PerplexityRatioLimits).maximum_ratio, context.key("maximum_ratio")
     pairs = {pair.label: pair for pair in pair_up(context)}
-    figures = {label: pair.compare(context) for label, pair in pairs.items()}
-    held = hold_texts(figures, hold_at_most, limit)
-    worst = decide_finding(held, key=lambda finding: finding.observed or 0.0)
+    estimates = {label: pair.compare(context) for label, pair in pairs.items()}
+    held = hold_texts(context, estimates, limit)
+    worst = context.decide(held)
+    pair, status = pairs[worst.finding.label], worst.finding.status
     recoveries = {label: measure_recoveries(context, pair) for label, pair in pairs.items()}
     reported = [
-        report_figure(f"{label}, {one.subject} put back", one.figure)
-        for label, found in recoveries.items()
-        for one in found
+        report_estimate(f"{label}, {recovery.subject} put back", recovery.estimate)
+        for label, recovered in recoveries.items()
+        for recovery in recovered
     ]
-    telling = recoveries[worst.label] or next((found for found in recoveries.values() if found), [])
+    telling = recoveries[pair.label] or next((recovered for recovered in recoveries.values() if recovered), [])
     modules = _choose_modules(telling)
-    figure = figures[worst.label]
-    told = "" if worst.status is Status.PASS else _tell_recovery(telling)
-    return context.conclude(
-        worst.status,
-        f"{worst.label}: {figure.words}; at most {write_number(limit)} is allowed{told}.",
-        remedy=advise_pair(
-            context, worst.status, figure.basis, failed=_advise_loss(telling, modules, key), key=key
-        ),
-        paste=paste_ignore(modules) if worst.status is Status.FAIL else (),
-        figure=figure,
-        limit=limit,
-        findings=[*held, *reported],
-        protocol=pairs[worst.label].text.protocol.signature,
+    return judge_text(
+        context,
+        pair,
+        worst,
+        limit,
+        more_words="" if status is Status.PASS else _tell_recovery(telling),
+        key=key,
+        failed=_advise_loss(telling, modules, key),
+        paste=paste_ignore(modules) if status is Status.FAIL else (),
+        findings=[*(one.finding for one in held), *reported],
     )
 
 
@@ -85,8 +82,8 @@ def _choose_modules(recoveries: Sequence[Recovery]) -> tuple[str, ...]:
 
 def _tell_recovery(recoveries: Sequence[Recovery]) -> str:
     """Tell what the super weights recover, and the best of the modules where these do not heal."""
-    told = [one for one in recoveries[:2] if one is recoveries[0] or not recoveries[0].heals]
-    return "".join(f"; with {one.subject} put back {one.figure.words}" for one in told)
+    telling = recoveries[:1] if recoveries and recoveries[0].heals else recoveries[:2]
+    return "".join(f"; with {recovery.subject} put back {recovery.estimate.words}" for recovery in telling)
 
 
 def _advise_loss(recoveries: Sequence[Recovery], modules: Sequence[str], key: str) -> str:

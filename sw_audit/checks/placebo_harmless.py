@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from sw_audit.checks.arms import ArmPlan, Draws, prune
-from sw_audit.checks.context import CheckContext, decide_finding
-from sw_audit.checks.estimate import hold_at_most, make_finding, write_number
+from sw_audit.checks.context import CheckContext
 from sw_audit.checks.limits import Limits, Ratio
 from sw_audit.checks.registry import check
 from sw_audit.record.arm import CONTROL_KINDS, Arm, Placebo
@@ -65,27 +64,17 @@ def plan_placebos(plan: ArmPlan) -> list[Arm]:
 )
 def placebo_harmless(context: CheckContext) -> Verdict:
     """Rule of `placebo-harmless`: every draw of every kind must be harmless, the worst one decides."""
-    limits = context.limits(PlaceboHarmlessLimits)
-    key = context.key("maximum_ratio")
-    figures = {one.name: context.compare_perplexities(one) for one in list_placebos(context.policy)}
-    findings = [
-        make_finding(arm, figure, hold_at_most(figure, limits.maximum_ratio), limits.maximum_ratio)
-        for arm, figure in figures.items()
-    ]
-    worst = decide_finding(findings, key=lambda finding: finding.observed or 0.0)
-    figure = figures[worst.label]
-    return context.conclude(
-        worst.status,
-        f"Of {len(findings)} matched controls the worst is {worst.label}: {figure.words}; "
-        f"at most {write_number(limits.maximum_ratio)} is allowed.",
-        remedy=context.advise(
-            worst.status,
-            figure.basis,
-            failed="Do not lay the damage to the super weights alone: controls that share their row, column or "
-            f"size do harm too; draw more of them (`[checks.placebo-harmless] draws`) or raise `{key}`.",
-            key=key,
-        ),
-        figure=figure,
-        limit=limits.maximum_ratio,
-        findings=findings,
+    limit, key = context.limits(PlaceboHarmlessLimits).maximum_ratio, context.key("maximum_ratio")
+    held = context.hold_each(
+        {placebo.name: context.compare_perplexities(placebo) for placebo in list_placebos(context.policy)}, limit
+    )
+    worst = context.decide(held)
+    return context.judge(
+        worst.estimate,
+        limit,
+        subject=f"Of {len(held)} matched controls the worst is {worst.finding.label}: ",
+        key=key,
+        failed="Do not lay the damage to the super weights alone: controls that share their row, column or "
+        f"size do harm too; draw more of them (`{context.key('draws')}`) or raise `{key}`.",
+        findings=[one.finding for one in held],
     )

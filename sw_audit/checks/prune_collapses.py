@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sw_audit.checks.arms import ArmPlan, prune, prune_super_weights, scale
-from sw_audit.checks.context import CheckContext, report_figure
-from sw_audit.checks.estimate import EstimateStatus, hold_at_least, write_number
+from sw_audit.checks.context import CheckContext, report_estimate
+from sw_audit.checks.estimate import EstimateStatus, doubt_without_reference
 from sw_audit.checks.limits import Limits, Ratio
 from sw_audit.checks.registry import Need, check
 from sw_audit.record.arm import FLIPPED, PRUNED, Arm, Dose, Flipped, Subset, list_subsets
@@ -54,25 +54,21 @@ def prune_collapses(context: CheckContext) -> Verdict:
     before pruning there is nothing that could collapse: INCONCLUSIVE. What parts of the set do, its flipped
     sign and its doses is reported and decides nothing.
     """
-    limit = context.limits(PruneCollapsesLimits).minimum_ratio
-    key = context.key("minimum_ratio")
-    figure = context.compare_perplexities(PRUNED)
-    if figure.basis is EstimateStatus.NOT_FINITE:
-        because = f"With the super weights zeroed the model is broken beyond measure: {figure.words}."
-        return context.conclude(Status.PASS, because, figure=figure, limit=limit, findings=_report_parts(context))
-    status = Status.INCONCLUSIVE if figure.basis is EstimateStatus.NO_BASIS else hold_at_least(figure, limit)
-    return context.conclude(
-        status,
-        f"With the super weights zeroed, {figure.words}; at least {write_number(limit)} is wanted.",
-        remedy=context.advise(
-            status,
-            figure.basis,
-            failed="Look with `sw-audit locate` for further scalars on the same row or column, which may "
-            f"stand in for these; if so mild an effect is known for this model, lower `{key}`.",
-            key=key,
-        ),
-        figure=figure,
-        limit=limit,
+    limit, key = context.limits(PruneCollapsesLimits).minimum_ratio, context.key("minimum_ratio")
+    estimate = context.compare_perplexities(PRUNED)
+    if estimate.status is EstimateStatus.NOT_FINITE:
+        because = f"With the super weights zeroed the model is broken beyond measure: {estimate.words}."
+        return context.conclude(
+            Status.PASS, because, figure=estimate, limit=limit, findings=_report_parts(context)
+        )
+    return context.judge(
+        estimate,
+        limit,
+        status=doubt_without_reference(estimate, context.hold(estimate, limit)),
+        subject="With the super weights zeroed, ",
+        key=key,
+        failed="Look with `sw-audit locate` for further scalars on the same row or column, which may "
+        f"stand in for these; if so mild an effect is known for this model, lower `{key}`.",
         findings=_report_parts(context),
     )
 
@@ -81,7 +77,7 @@ def _report_parts(context: CheckContext) -> tuple[Finding, ...]:
     """Report the perplexity ratio of every part of the set, of its flipped sign and of every dose measured."""
     parts = [one.arm.purpose for one in context.result.measurements]
     return tuple(
-        report_figure(part.name, context.compare_perplexities(part))
+        report_estimate(part.name, context.compare_perplexities(part))
         for part in parts
         if isinstance(part, Subset | Flipped | Dose)
     )

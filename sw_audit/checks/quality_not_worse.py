@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sw_audit.checks.context import CheckContext
-from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_most
+from sw_audit.checks.estimate import Estimate, EstimateStatus
 from sw_audit.checks.limits import Limits, Ratio
 from sw_audit.checks.registry import check
 from sw_audit.record.identity import compare_protocols
@@ -51,23 +51,23 @@ def quality_not_worse(context: CheckContext) -> Verdict:
         )
     limit = context.limits(QualityNotWorseLimits).maximum_ratio
     measured = context.result.unedited
-    figure = (
+    estimate = (
         Estimate(EstimateStatus.MISSING, "the model was not measured")
         if measured is None or measured.protocol != now.signature
         else context.compare_losses("this model", measured.loss, baseline.name, baseline.measurement.loss)
     )
-    status = hold_at_most(figure, limit)
     key = context.key("maximum_ratio")
+    status = context.hold(estimate, limit)
     return context.conclude(
         status,
-        f"Against the baseline {baseline.name}: {figure.words}.",
+        f"Against the baseline {baseline.name}: {estimate.words}.",
         remedy=context.advise(
             status,
-            figure.basis,
+            estimate.status,
             failed="Compare the two with `sw-audit diff` and take back what was changed since, "
             f"or raise `{key}` if the loss is wanted.",
             key=key,
         ),
-        figure=figure,
+        figure=estimate,
         limit=limit,
     )

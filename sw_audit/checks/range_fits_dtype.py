@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sw_audit.checks.context import CheckContext, decide_finding
 from sw_audit.checks.estimate import hold_exactly, write_number
-from sw_audit.checks.layer_error import _NOT_HELD
+from sw_audit.checks.layer_error import NOT_HELD
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.registry import Need, check
 from sw_audit.record.verdict import Finding, Status, Verdict
@@ -68,8 +68,8 @@ def range_fits_dtype(context: CheckContext) -> Verdict:
         return context.skip(f"The largest number of {dtype} is not known (`[checks.range-fits-dtype] dtype`).")
     broken = next((one for one in layers if not one.finite), None)
     if broken is not None:
-        found = Finding(label=f"layer {broken.layer}", status=Status.FAIL, because="it is not finite")
-        return _conclude_range(context, dtype, found, [found])
+        finding = Finding(label=f"layer {broken.layer}", status=Status.FAIL, because="it is not finite")
+        return _conclude_range(context, dtype, finding, [finding])
     peaks = {
         f"layer {one.layer}, {side}": peak
         for one in layers
@@ -78,7 +78,7 @@ def range_fits_dtype(context: CheckContext) -> Verdict:
     }
     if not peaks:
         because = "No down-projection's range was measured."
-        return context.conclude(Status.INCONCLUSIVE, because, remedy=_NOT_HELD)
+        return context.conclude(Status.INCONCLUSIVE, because, remedy=NOT_HELD)
     held = [
         Finding(
             label=label,

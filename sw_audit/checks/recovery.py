@@ -23,7 +23,7 @@ class Recovery:
         arm: Which arm.
         subject: What is put back, in words.
         modules: The modules that it is in.
-        figure: The share of the lost nats that it recovers; without a number where the descendant is not finite.
+        estimate: The share of the lost nats that it recovers; without a number where the descendant is not finite.
         heals: Whether it is certain to recover half of the loss or more, or makes an infinite loss finite.
         helps: Whether it is certain to recover a tenth.
     """
@@ -31,7 +31,7 @@ class Recovery:
     arm: Purpose
     subject: str
     modules: tuple[str, ...]
-    figure: Estimate
+    estimate: Estimate
     heals: bool
     helps: bool
 
@@ -43,9 +43,9 @@ def measure_recoveries(context: CheckContext, pair: Pair) -> list[Recovery]:
     bootstrap pairs all three arms. Where the descendant does no certain harm there is no loss to recover.
     """
     harm = pair.compare(context)
-    if harm.basis in (EstimateStatus.MISSING, EstimateStatus.NO_BASIS):
+    if harm.status in (EstimateStatus.MISSING, EstimateStatus.NO_REFERENCE):
         return []
-    if harm.basis is EstimateStatus.MEASURED and (harm.low is None or harm.low <= 1):
+    if harm.status is EstimateStatus.MEASURED and (harm.low is None or harm.low <= 1):
         return []
     recoveries = [
         recovery
@@ -53,7 +53,7 @@ def measure_recoveries(context: CheckContext, pair: Pair) -> list[Recovery]:
         for recovery in [_measure_recovery(context, pair, harm, measurement.arm.purpose)]
         if recovery is not None
     ]
-    return sorted(recoveries, key=lambda one: (one.arm != RESTORED_WEIGHTS, -(one.figure.observed or 0.0)))
+    return sorted(recoveries, key=lambda one: (one.arm != RESTORED_WEIGHTS, -(one.estimate.observed or 0.0)))
 
 
 def name_modules(addresses: Sequence[WeightAddress]) -> tuple[str, ...]:
@@ -73,16 +73,16 @@ def _measure_recovery(context: CheckContext, pair: Pair, harm: Estimate, arm: Pu
         case _:
             return None
     remaining = pair.compare(context, arm)
-    if remaining.basis is EstimateStatus.MISSING:
+    if remaining.status is EstimateStatus.MISSING:
         return None
-    figure = _measure_share(context, pair, harm, remaining, arm)
-    low = figure.interval[0] if figure.interval else None
-    finite_again = harm.basis is EstimateStatus.NOT_FINITE and remaining.basis is not EstimateStatus.NOT_FINITE
+    estimate = _measure_share(context, pair, harm, remaining, arm)
+    low = estimate.interval[0] if estimate.interval else None
+    finite_again = harm.status is EstimateStatus.NOT_FINITE and remaining.status is not EstimateStatus.NOT_FINITE
     return Recovery(
         arm=arm,
         subject=subject,
         modules=modules,
-        figure=replace(figure, arm=arm.name, text=pair.label),
+        estimate=replace(estimate, arm=arm.name, text=pair.label),
         heals=finite_again or (low is not None and low >= _HEALS),
         helps=finite_again or (low is not None and low >= _HELPS),
     )
@@ -91,9 +91,9 @@ def _measure_recovery(context: CheckContext, pair: Pair, harm: Estimate, arm: Pu
 def _measure_share(
     context: CheckContext, pair: Pair, harm: Estimate, remaining: Estimate, arm: Purpose
 ) -> Estimate:
-    if remaining.basis is EstimateStatus.NOT_FINITE:
+    if remaining.status is EstimateStatus.NOT_FINITE:
         return Estimate(EstimateStatus.NOT_FINITE, f"nothing is recovered: {remaining.words}")
-    if harm.basis is EstimateStatus.NOT_FINITE:
+    if harm.status is EstimateStatus.NOT_FINITE:
         words = f"the perplexity is finite again, {write_number(remaining.observed)} times the parent's"
         return Estimate(EstimateStatus.TOO_FEW, words)
     before, after, base = (pair.list_nats(purpose) for purpose in (DESCENDANT, arm, PARENT))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from sw_audit.checks.arms import ArmPlan, prune_super_weights
 from sw_audit.checks.context import CheckContext
-from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_least, write_number
+from sw_audit.checks.estimate import Estimate, EstimateStatus, doubt_without_reference
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.prune_collapses import prune_collapses
 from sw_audit.checks.registry import Need, check
 from sw_audit.record.address import group_addresses
 from sw_audit.record.arm import BASELINE, PRUNED, RESTORED, Arm, RestoreActivation, Scale
-from sw_audit.record.verdict import Status, Verdict
+from sw_audit.record.verdict import Verdict
 
 
 class RestoredActivationHealsLimits(Limits):
@@ -54,43 +54,36 @@ def restored_activation_heals(context: CheckContext) -> Verdict:
     bootstrap pairs all three arms. Where pruning does no certain damage there is nothing to heal:
     INCONCLUSIVE. So too where the pruned arm is not finite, for no share can be had of an infinite loss.
     """
-    limit = context.limits(RestoredActivationHealsLimits).minimum_share
-    key = context.key("minimum_share")
-    figure = _measure_healing(context)
-    status = Status.INCONCLUSIVE if figure.basis is EstimateStatus.NO_BASIS else hold_at_least(figure, limit)
-    return context.conclude(
-        status,
-        f"{figure.words}; at least {write_number(limit)} is wanted.",
-        remedy=f"Look at `{prune_collapses.id}` first: without a finite damage there is nothing to heal."
-        if figure.basis is EstimateStatus.NO_BASIS
-        else context.advise(
-            status,
-            figure.basis,
-            failed="Look for a second path: the super weights act on this model through more than the one "
-            f"super activation; if that is known, lower `{key}`.",
-            key=key,
-        ),
-        figure=figure,
-        limit=limit,
+    limit, key = context.limits(RestoredActivationHealsLimits).minimum_share, context.key("minimum_share")
+    estimate = _measure_healing(context)
+    first = f"Look at `{prune_collapses.id}` first: without a finite damage there is nothing to heal."
+    return context.judge(
+        estimate,
+        limit,
+        status=doubt_without_reference(estimate, context.hold(estimate, limit)),
+        key=key,
+        failed="Look for a second path: the super weights act on this model through more than the one "
+        f"super activation; if that is known, lower `{key}`.",
+        remedy=first if estimate.status is EstimateStatus.NO_REFERENCE else None,
     )
 
 
 def _measure_healing(context: CheckContext) -> Estimate:
     damage = context.compare_perplexities(PRUNED)
     remaining = context.compare_perplexities(RESTORED)
-    for figure in (damage, remaining):
-        if figure.basis is EstimateStatus.MISSING:
-            return Estimate(EstimateStatus.MISSING, f"No share was measured: {figure.words}")
-    if damage.basis in (EstimateStatus.NO_BASIS, EstimateStatus.NOT_FINITE):
-        return Estimate(EstimateStatus.NO_BASIS, f"The damage has no measure: {damage.words}")
-    if remaining.basis is EstimateStatus.NOT_FINITE:
+    for estimate in (damage, remaining):
+        if estimate.status is EstimateStatus.MISSING:
+            return Estimate(EstimateStatus.MISSING, f"No share was measured: {estimate.words}")
+    if damage.status in (EstimateStatus.NO_REFERENCE, EstimateStatus.NOT_FINITE):
+        return Estimate(EstimateStatus.NO_REFERENCE, f"The damage has no measure: {damage.words}")
+    if remaining.status is EstimateStatus.NOT_FINITE:
         return Estimate(EstimateStatus.NOT_FINITE, f"Nothing is healed: {remaining.words}")
     # Finite losses of one protocol, as the comparisons above have established.
     pruned, restored, baseline = (context.list_nats(arm) for arm in (PRUNED, RESTORED, BASELINE.purpose))
     if damage.interval is not None and damage.interval[0] <= 1:
         return Estimate(
-            EstimateStatus.NO_BASIS, f"Pruning does no certain damage ({damage.words}), so none is healed"
+            EstimateStatus.NO_REFERENCE, f"Pruning does no certain damage ({damage.words}), so none is healed"
         )
     if sum(after - before for after, before in zip(pruned, baseline, strict=True)) <= 0:
-        return Estimate(EstimateStatus.NO_BASIS, f"Pruning does no damage ({damage.words}), so none is healed")
+        return Estimate(EstimateStatus.NO_REFERENCE, f"Pruning does no damage ({damage.words}), so none is healed")
     return context.share_loss(pruned, restored, baseline, "Of the lost nats a share of {} is recovered")

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from sw_audit.checks.arms import ArmPlan
-from sw_audit.checks.context import CheckContext, decide_finding, hold_where_limited
-from sw_audit.checks.estimate import Estimate, write_number
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.estimate import Estimate
+from sw_audit.checks.limited_quality import judge_limited_quality
 from sw_audit.checks.limits import Limits, Ratio
 from sw_audit.checks.registry import check
 from sw_audit.errors import PolicyError
 from sw_audit.policy.recipe import Recipe, parse_recipe
 from sw_audit.record.arm import Arm, Rounding
-from sw_audit.record.verdict import Finding, Verdict
+from sw_audit.record.verdict import Verdict
 
 if TYPE_CHECKING:
     from sw_audit.policy.policy import Policy
@@ -35,7 +36,10 @@ class RtnHoldoutQualityLimits(Limits):
 
 def _plan(plan: ArmPlan) -> list[Arm]:
     recipes = plan.policy.quantization.parsed()
-    return [Arm(purpose=Rounding(recipe=one, keep=True), acts=(plan.quantize(one, keep=True),)) for one in recipes]
+    return [
+        Arm(purpose=Rounding(recipe=recipe, keep=True), acts=(plan.quantize(recipe, keep=True),))
+        for recipe in recipes
+    ]
 
 
 def _examine(policy: Policy) -> str | None:
@@ -68,26 +72,15 @@ def rtn_holdout_quality(context: CheckContext) -> Verdict:
     was measured. If no measured recipe has a limit the check does not apply.
     """
     limits, key = context.limits(RtnHoldoutQualityLimits).maximum_ratio, context.key("maximum_ratio")
-    figures = {str(recipe): _compare_quality(context, recipe) for recipe in context.policy.quantization.parsed()}
-    findings = hold_where_limited(figures, limits)
-    gated = [finding for finding in findings if finding.limit is not None]
-    if not gated:
-        return context.skip(f"No recipe that is measured has a limit in `{key}`.", findings)
-    worst = decide_finding(gated, key=_exceed)
-    figure = figures[worst.label]
-    return context.conclude(
-        worst.status,
-        f"{worst.label}: {figure.words}; at most {write_number(worst.limit)} is allowed.",
-        remedy=context.advise(
-            worst.status,
-            figure.basis,
-            failed=f"Use smaller blocks or more bits than {worst.label}, or a quantizer that learns its scales; "
-            f"if this loss is acceptable, raise its limit in `{key}`.",
-            key=key,
+    return judge_limited_quality(
+        context,
+        {str(recipe): _compare_quality(context, recipe) for recipe in context.policy.quantization.parsed()},
+        limits,
+        kind="recipe",
+        failed=lambda recipe: (
+            f"Use smaller blocks or more bits than {recipe}, or a quantizer that learns its "
+            f"scales; if this loss is acceptable, raise its limit in `{key}`."
         ),
-        figure=figure,
-        limit=worst.limit,
-        findings=findings,
     )
 
 
@@ -96,11 +89,6 @@ def _compare_quality(context: CheckContext, recipe: Recipe) -> Estimate:
     if not context.located and context.find_measurement(held) is None:
         return context.compare_perplexities(Rounding(recipe=recipe, keep=False))
     return context.compare_perplexities(held)
-
-
-def _exceed(finding: Finding) -> float:
-    """How far a figure is above its own limit, so that recipes with different limits can be ranked."""
-    return (finding.observed or 0.0) / (finding.limit or 1.0)
 
 
 def _is_recipe(notation: str) -> str:

@@ -24,6 +24,8 @@ Floats: TypeAlias = NDArray[numpy.float64]
 # Rows of resample weights in memory at once: 2,000 rows over 256 windows are 4 MB.
 _CHUNK = 2_000
 _BISECTIONS = 60
+# exp() of more nats than this overflows; TokenLoss.perplexity draws the same line.
+_MAXIMUM_NATS = 700
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,18 @@ def bound_mean_difference(
     """
     difference = numpy.asarray(nats, dtype=numpy.float64) - numpy.asarray(against, dtype=numpy.float64)
     return bound_ratio(difference, tokens, bootstrap)
+
+
+def bound_perplexity_ratio(
+    nats: Sequence[float], against: Sequence[float], tokens: Sequence[int], bootstrap: Bootstrap
+) -> tuple[float, float, float]:
+    """Return the ratio of two arms' perplexities, and the ends of its interval; each may be infinite.
+
+    See `bound_mean_difference`.
+    """
+    logs = bound_mean_difference(nats, against, tokens, bootstrap)
+    ratio, low, high = (math.inf if log > _MAXIMUM_NATS else math.exp(log) for log in logs)
+    return ratio, low, high
 
 
 def bound_ratio(

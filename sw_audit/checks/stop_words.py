@@ -26,7 +26,7 @@ def compare_masses(
     if before.tokens != after.tokens:
         return Estimate(EstimateStatus.MISSING, "The two arms were not read at the same tokens")
     if base_mean is None or base_mean <= 0:
-        return Estimate(EstimateStatus.NO_BASIS, f"The mass on stop words of {names[0]} is zero or not finite")
+        return Estimate(EstimateStatus.NO_REFERENCE, f"The mass on stop words of {names[0]} is zero or not finite")
     if mean is None:
         return Estimate(EstimateStatus.NOT_FINITE, f"The mass on stop words of {names[1]} is not finite")
     base = [one for one in before.mass if one is not None]
@@ -36,6 +36,6 @@ def compare_masses(
     words = f"The mean mass on stop words goes from {write_number(base_mean)} to {write_number(mean)}"
     if (few := context.count_short(len(base), "windows")) is not None:
         return Estimate(EstimateStatus.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
-    figure = Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
-    words = f"{words}, times {write_interval(figure, context.policy.confidence)}"
+    estimate = Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
+    words = f"{words}, times {write_interval(estimate, context.policy.confidence)}"
     return Estimate(EstimateStatus.MEASURED, words, ratio, low, high)

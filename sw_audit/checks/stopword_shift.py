@@ -49,33 +49,33 @@ def stopword_shift(context: CheckContext) -> Verdict:
     missing arm or too few windows is inconclusive. Where no stop words were read it is skipped.
     """
     limits = context.limits(StopwordShiftLimits)
-    figure = _measure_shift(context)
-    if figure is None:
+    estimate = _measure_shift(context)
+    if estimate is None:
         return context.skip("No stop words are known for this text (`[corpus] stop_words`).")
     sides: tuple[tuple[float | None, Callable[[Estimate, float], Status], str, Side], ...] = (
         (limits.minimum_ratio, hold_at_least, "minimum_ratio", "at least"),
         (limits.maximum_ratio, hold_at_most, "maximum_ratio", "at most"),
     )
-    held = [(hold(figure, limit), limit, key, side) for limit, hold, key, side in sides if limit is not None]
-    # Without a limit any finite ratio holds: only the basis is judged.
-    status = worst_status(one for one, _, _, _ in held) if held else hold_at_least(figure, 0.0)
-    if figure.basis is EstimateStatus.NO_BASIS:
+    held = [(hold(estimate, limit), limit, key, side) for limit, hold, key, side in sides if limit is not None]
+    # Without a limit any finite ratio holds: only whether there is one is judged.
+    status = worst_status(one for one, _, _, _ in held) if held else hold_at_least(estimate, 0.0)
+    if estimate.status is EstimateStatus.NO_REFERENCE:
         status = Status.INCONCLUSIVE
     deciding = next((one for one in held if one[0] is status), None)
-    wanted = [f"{key} {write_number(limit)}" for _, limit, key, _ in held]
+    written = [f"{key} {write_number(limit)}" for _, limit, key, _ in held]
     return context.conclude(
         status,
-        f"{figure.words}; {' and '.join(wanted) or 'reported, no limit is set'}.",
+        f"{estimate.words}; {' and '.join(written) or 'reported, no limit is set'}.",
         remedy="Give `[corpus] stop_words` of this model's own language, so that it has a mass on them."
-        if figure.basis is EstimateStatus.NO_BASIS
+        if estimate.status is EstimateStatus.NO_REFERENCE
         else context.advise(
             status,
-            figure.basis,
+            estimate.status,
             failed="Read the pruned model's text: its words shift otherwise than expected; if that is known for "
             "this family, change or remove the limit in `[checks.stopword-shift]`.",
             key=context.key(deciding[2] if deciding else "minimum_ratio"),
         ),
-        figure=figure,
+        figure=estimate,
         limit=deciding[1] if deciding else None,
         side=deciding[3] if deciding else None,
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sw_audit.checks.context import CheckContext, decide_finding
-from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_most, write_number
+from sw_audit.checks.context import CheckContext
+from sw_audit.checks.estimate import Estimate, EstimateStatus
 from sw_audit.checks.generation_sane import generation_sane
 from sw_audit.checks.limits import Limits, Ratio
-from sw_audit.checks.pairs import Pair, advise_pair, hold_texts, pair_up
+from sw_audit.checks.pairs import Pair, hold_texts, judge_text, pair_up
 from sw_audit.checks.registry import check
 from sw_audit.checks.stop_words import compare_masses
 from sw_audit.checks.super_weight_retained import super_weight_retained
@@ -43,32 +43,23 @@ def stopwords_not_raised(context: CheckContext) -> Verdict:
     Skipped where no stop words were read on any text. That the mass falls is reported and fails nothing: in some
     families it does when super weights are lost, and other checks see that.
     """
-    limit = context.limits(StopwordsNotRaisedLimits).maximum_ratio
-    key = context.key("maximum_ratio")
+    limit, key = context.limits(StopwordsNotRaisedLimits).maximum_ratio, context.key("maximum_ratio")
     pairs = {pair.label: pair for pair in pair_up(context)}
     measured = {label: _measure_mass(context, pair) for label, pair in pairs.items()}
-    figures = {label: figure for label, figure in measured.items() if figure is not None}
-    if not figures:
+    estimates = {label: estimate for label, estimate in measured.items() if estimate is not None}
+    if not estimates:
         return context.skip("No stop words are known for this text (`[corpus] stop_words`).")
-    findings = hold_texts(figures, hold_at_most, limit)
-    worst = decide_finding(findings, key=lambda finding: finding.observed or 0.0)
-    figure = figures[worst.label]
-    return context.conclude(
-        worst.status,
-        f"{worst.label}: {figure.words}; at most {write_number(limit)} is allowed.",
-        remedy=advise_pair(
-            context,
-            worst.status,
-            figure.basis,
-            failed=f"Read its continuations (`{generation_sane.id}`) and look at `{super_weight_retained.id}`: "
-            "falling back "
-            f"on words without meaning is what a model does that lost these scalars; or raise `{key}`.",
-            key=key,
-        ),
-        figure=figure,
-        limit=limit,
-        findings=findings,
-        protocol=pairs[worst.label].text.protocol.signature,
+    held = hold_texts(context, estimates, limit)
+    worst = context.decide(held)
+    return judge_text(
+        context,
+        pairs[worst.finding.label],
+        worst,
+        limit,
+        key=key,
+        failed=f"Read its continuations (`{generation_sane.id}`) and look at `{super_weight_retained.id}`: "
+        f"falling back on words without meaning is what a model does that lost these scalars; or raise `{key}`.",
+        findings=[one.finding for one in held],
     )
 
 

@@ -92,8 +92,8 @@ def super_activation_persists(context: CheckContext) -> Verdict:
             words = f"{searched.because[0].upper()}{searched.because[1:]}"
             remedy = (
                 "Run the parent on this prompt too: if its super activation stays, this model has lost it; if no "
-                f"text can hold such a prompt, set `{context.key('examples')} = 0`, which leaves the fixed "
-                "prompts."
+                f"text can hold such a prompt, set `{context.key('examples')} = 0`, which leaves the "
+                "fixed prompts."
             )
     return context.conclude(
         deciding.status,
@@ -125,7 +125,7 @@ def _follow_activation(context: CheckContext, activation: SuperActivation, limit
         return Finding(label=label, status=Status.FAIL, limit=limit, because=because)
     deviation = max(abs(value - median) for value in finite) / abs(median)
     others = max(len(context.result.location.super_activations) - 1, _OTHER_MASSIVE_CHANNELS)
-    strayed = next((found for trace in traces if (found := _find_stray(trace, span, others))), None)
+    strayed = next((stray for trace in traces if (stray := _find_stray(trace, span, others))), None)
     within = deviation <= limit
     because = (
         f"its value is {write_number(median)} in the median over {len(traces)} prompts and layers "
@@ -173,9 +173,9 @@ def _judge_search(context: CheckContext, limit: float) -> Finding | None:
         if search.tolerance > limit:
             return _report_search(f"{words} by more than {write_number(search.tolerance)}, which is less strict")
         return Finding(label=_SEARCH, status=Status.PASS, because=words)
-    found = search.found
+    breaking = search.found
     channels = {one.channel: one for one in context.result.location.super_activations}
-    known = [(trace, channels[trace.channel]) for trace in found.traces if trace.channel in channels]
+    known = [(trace, channels[trace.channel]) for trace in breaking.traces if trace.channel in channels]
     deviations = [_measure_deviation(*one) for one in known]
     finite = [part for part in deviations if part is not None]
     deviation = max(finite) if finite and len(finite) == len(deviations) else None
@@ -183,14 +183,14 @@ def _judge_search(context: CheckContext, limit: float) -> Finding | None:
         return _report_search(
             f"the search, within {write_number(search.tolerance)}, found none that breaks this limit"
         )
-    count = len(found.token_ids)
+    count = len(breaking.token_ids)
     return Finding(
         label=_SEARCH,
         status=Status.FAIL,
         observed=deviation,
         limit=limit,
-        because=f"{found.because} on the prompt {_quote(found.prompt)} ({count} token{'s' if count > 1 else ''}), "
-        "the shortest found to break the law",
+        because=f"{breaking.because} on the prompt {_quote(breaking.prompt)} "
+        f"({count} token{'s' if count > 1 else ''}), the shortest found to break the law",
     )
 
 

@@ -63,10 +63,8 @@ def super_activation_retained(context: CheckContext) -> Verdict:
         f"{worst.label}: {worst.because}; {write_number(limits.minimum_ratio)} to "
         f"{write_number(limits.maximum_ratio)} times the parent's is allowed.",
         remedy=f"Look at `{super_weight_retained.id}` first: the super weights make it. If these are kept, look "
-        "in "
-        f"`{layer_error.id}` for the first layer that stands out: what feeds them, or clips the residual stream, "
-        "has "
-        f"changed; or widen `{context.key('minimum_ratio')}` and `maximum_ratio`.",
+        f"in `{layer_error.id}` for the first layer that stands out: what feeds them, or clips the residual "
+        f"stream, has changed; or widen `{context.key('minimum_ratio')}` and `maximum_ratio`.",
         figure=worst,
         limit=worst.limit,
         findings=[*held, *(one for activation in followed for one in _follow_surroundings(activation))],
@@ -91,7 +89,7 @@ def _hold_activation(activation: RetainedActivation, limits: SuperActivationReta
         because = "the parent's own is zero in every layer"
         return [Finding(label=label, status=Status.INCONCLUSIVE, limit=limits.minimum_ratio, because=because)]
     place = dict(zip(activation.layers, zip(activation.parent, activation.value, strict=True), strict=True))
-    found = []
+    findings = []
     least, most = limits.minimum_ratio, limits.maximum_ratio
     smallest, largest = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
     sides: tuple[tuple[str, int, float, Side, Status], ...] = (
@@ -100,7 +98,7 @@ def _hold_activation(activation: RetainedActivation, limits: SuperActivationReta
     )
     for what, layer, limit, side, status in sides:
         there, here = place[layer]
-        found.append(
+        findings.append(
             Finding(
                 label=f"{label}, {what} ratio",
                 status=status,
@@ -111,13 +109,13 @@ def _hold_activation(activation: RetainedActivation, limits: SuperActivationReta
                 f"times {write_number(ratios[layer])}",
             )
         )
-    return found
+    return findings
 
 
 def _follow_surroundings(activation: RetainedActivation) -> list[Finding]:
     label = f"channel {activation.channel}, token {activation.token}"
     quieter = [layer for layer, first in zip(activation.layers, activation.loudest, strict=True) if not first]
-    found = [
+    findings = [
         Finding(
             label=f"{label}, layers in which it is the loudest channel",
             status=Status.SKIPPED,
@@ -129,7 +127,7 @@ def _follow_surroundings(activation: RetainedActivation) -> list[Finding]:
     ]
     if activation.sink is not None and activation.sink_parent is not None:
         words = f"{write_number(activation.sink_parent)} of attention rests on it in the parent, "
-        found.append(
+        findings.append(
             Finding(
                 label=f"{label}, share of attention",
                 status=Status.SKIPPED,
@@ -137,4 +135,4 @@ def _follow_surroundings(activation: RetainedActivation) -> list[Finding]:
                 because=f"{words}{write_number(activation.sink)} here",
             )
         )
-    return found
+    return findings

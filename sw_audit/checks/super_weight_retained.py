@@ -84,8 +84,8 @@ def _hold_weight(weight: RetainedWeight, limit: float) -> Finding:
     label, error = str(weight.address), weight.relative_error
     if weight.value is None or error is None:
         status = Status.INCONCLUSIVE if weight.finite else Status.FAIL
-        found = "cannot be read" if weight.finite else "is not finite"
-        because = f"what is {write_number(weight.parent)} in the parent {found} here"
+        fault = "cannot be read" if weight.finite else "is not finite"
+        because = f"what is {write_number(weight.parent)} in the parent {fault} here"
         return Finding(label=label, status=status, limit=limit, because=because)
     turned = " and its sign has turned" if weight.value * weight.parent < 0 else ""
     return Finding(

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
-from sw_audit.checks.context import CheckContext, decide_finding
+from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import (
     Estimate,
     EstimateStatus,
-    hold_at_most,
-    make_finding,
     write_interval,
-    write_number,
 )
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.perplexity_ratio import perplexity_ratio
 from sw_audit.checks.registry import Need, check
 from sw_audit.checks.statistics import bound_paired_difference
 from sw_audit.record.descent import TaskResult
-from sw_audit.record.verdict import Status, Verdict
+from sw_audit.record.verdict import Verdict
 
 
 class TaskAccuracyLimits(Limits):
@@ -59,21 +54,22 @@ def task_accuracy(context: CheckContext) -> Verdict:
         return context.skip("No tasks are asked for (`[descent] lm_eval`).")
     limit, key = context.limits(TaskAccuracyLimits).maximum_loss, context.key("maximum_loss")
     results = {one.label: one for one in context.descent.tasks}
-    figures = {label: _measure_loss(context, one) for label, one in results.items()}
-    if not figures:
-        figures = {", ".join(asked): Estimate(EstimateStatus.MISSING, "no items were answered")}
-    findings = [
-        make_finding(label, figure, hold_at_most(figure, limit), limit) for label, figure in figures.items()
-    ]
-    worst = decide_finding(findings, key=lambda finding: finding.observed or -math.inf)
-    figure = figures[worst.label]
-    return context.conclude(
-        worst.status,
-        f"{worst.label}: {figure.words}; a loss of at most {write_number(limit)} is allowed.",
-        remedy=_advise(context, worst.status, figure, key),
-        figure=figure,
-        limit=limit,
-        findings=findings,
+    estimates = {label: _measure_loss(context, one) for label, one in results.items()}
+    if not estimates:
+        estimates = {", ".join(asked): Estimate(EstimateStatus.MISSING, "no items were answered")}
+    held = context.hold_each(estimates, limit)
+    worst = context.decide(held)
+    return context.judge(
+        worst.estimate,
+        limit,
+        subject=f"{worst.finding.label}: ",
+        wanted="a loss of at most {} is allowed",
+        key=key,
+        failed=f"Look at `{perplexity_ratio.id}` for what the loss comes from; a task alone that suffers points "
+        "to its own kind of text, so calibrate on such; or, if this loss is acceptable, raise "
+        f"`{key}`.",
+        more="raise `[descent] lm_eval_limit`, or choose tasks with more items",
+        findings=[one.finding for one in held],
         measured=False,
     )
 
@@ -95,15 +91,3 @@ def _measure_loss(context: CheckContext, result: TaskResult) -> Estimate:
     low, high = bound_paired_difference(only_parent, only_descendant, count, context.policy.confidence)
     span = write_interval(Estimate(EstimateStatus.MEASURED, "", loss, low, high), context.policy.confidence)
     return Estimate(EstimateStatus.MEASURED, f"{words}, a loss of {span}", loss, low, high)
-
-
-def _advise(context: CheckContext, status: Status, figure: Estimate, key: str) -> str:
-    return context.advise(
-        status,
-        figure.basis,
-        failed=f"Look at `{perplexity_ratio.id}` for what the loss comes from; a task alone that suffers points "
-        "to its "
-        f"own kind of text, so calibrate on such; or, if this loss is acceptable, raise `{key}`.",
-        key=key,
-        more="raise `[descent] lm_eval_limit`, or choose tasks with more items",
-    )

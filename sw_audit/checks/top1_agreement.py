@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sw_audit.checks.context import CheckContext, decide_finding
+from sw_audit.checks.context import CheckContext
 from sw_audit.checks.distributions import bound_over_tokens, find_agreement, look_for_the_difference
-from sw_audit.checks.estimate import Estimate, hold_at_least, write_number
+from sw_audit.checks.estimate import Estimate
 from sw_audit.checks.limits import Limits, Share
-from sw_audit.checks.pairs import Pair, advise_pair, hold_texts, pair_up
+from sw_audit.checks.pairs import Pair, hold_texts, judge_text, pair_up
 from sw_audit.checks.registry import check
 from sw_audit.record.verdict import Verdict
 
@@ -41,27 +41,24 @@ def top1_agreement(context: CheckContext) -> Verdict:
     """Rule of `top1-agreement`, llama.cpp's `Same top p`: at how many tokens both find the same one likeliest."""
     limit, key = context.limits(Top1AgreementLimits).minimum_share, context.key("minimum_share")
     pairs = {pair.label: pair for pair in pair_up(context)}
-    figures = {label: _measure_agreement(context, pair) for label, pair in pairs.items()}
-    findings = hold_texts(figures, hold_at_least, limit)
-    worst = decide_finding(findings, key=lambda finding: -(finding.observed or 0.0))
-    figure = figures[worst.label]
-    return context.conclude(
-        worst.status,
-        f"{worst.label}: {figure.words}; at least {write_number(limit)} is wanted.",
-        remedy=advise_pair(
-            context, worst.status, figure.basis, failed=f"{look_for_the_difference()} lower `{key}`.", key=key
-        ),
-        figure=figure,
-        limit=limit,
-        findings=findings,
-        protocol=pairs[worst.label].text.protocol.signature,
+    estimates = {label: _measure_agreement(context, pair) for label, pair in pairs.items()}
+    held = hold_texts(context, estimates, limit)
+    worst = context.decide(held)
+    return judge_text(
+        context,
+        pairs[worst.finding.label],
+        worst,
+        limit,
+        key=key,
+        failed=f"{look_for_the_difference()} lower `{key}`.",
+        findings=[one.finding for one in held],
     )
 
 
 def _measure_agreement(context: CheckContext, pair: Pair) -> Estimate:
-    found = find_agreement(pair)
-    if isinstance(found, Estimate):
-        return found
+    agreement = find_agreement(pair)
+    if isinstance(agreement, Estimate):
+        return agreement
     return bound_over_tokens(
-        context, found.same_top, found.tokens, "both find the same token likeliest at {} of the tokens"
+        context, agreement.same_top, agreement.tokens, "both find the same token likeliest at {} of the tokens"
     )

@@ -13,7 +13,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from sw_audit.checks.kinship import rank_kin
 from sw_audit.cli.locate import locate_quietly
 from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Revision, TrustRemoteCode, ask_model
 from sw_audit.cli.table import make_console
@@ -21,7 +20,7 @@ from sw_audit.errors import InputError
 from sw_audit.index.lookup import open_index
 from sw_audit.index.reading import read_index
 from sw_audit.policy.policy import ModelPolicy
-from sw_audit.record.fingerprint import Fingerprint, Kinship
+from sw_audit.record.fingerprint import Fingerprint, Kinship, rank_kin
 from sw_audit.record.record import Record
 from sw_audit.record.store import list_baselines, open_baseline
 

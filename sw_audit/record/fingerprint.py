@@ -1,7 +1,8 @@
-"""The short fingerprint of a model's lineage: where its super weights are, their values and ratios."""
+"""The short fingerprint of a model's lineage, and whose descendant it looks like: evidence, not proof."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, Self
 
 from sw_audit.fact import Fact
@@ -13,6 +14,8 @@ from sw_audit.record.published import Impact, PublishedModel
 Kin = Literal["same", "close", "moved", "partial", "none"]
 """How alike two fingerprints are, the most alike first."""
 KIN: tuple[Kin, ...] = ("same", "close", "moved", "partial", "none")
+NEAR = 0.25
+"""Relative difference up to which a value is near: rounding to 4 bits and fine-tuning stay within it."""
 
 
 class FingerprintWeight(Fact):
@@ -152,3 +155,42 @@ class Kinship(Fact):
     of: Index
     drift: float | None = None
     because: str
+
+
+def compare_fingerprints(mine: Fingerprint, other: Fingerprint) -> Kinship:
+    """Tell how alike two fingerprints are.
+
+    `same`: all of the other's coordinates are there, with the same values. `close`: all are there, with values
+    that rounding or fine-tuning explains (`NEAR`), or values are not known. `moved`: all are there, with other
+    values or signs. `partial`: some are. `none`: none is, or the models are of different shapes.
+    """
+    theirs = {weight.coordinate: weight for weight in other.weights}
+    shared = [weight for weight in mine.weights if weight.coordinate in theirs]
+
+    def answer(kin: Kin, because: str, drift: float | None = None) -> Kinship:
+        return Kinship(other=other.name, kin=kin, shared=len(shared), of=len(theirs), drift=drift, because=because)
+
+    if mine.shape is not None and other.shape is not None and mine.shape != other.shape:
+        shapes = [f"{print_.layers} layers of width {print_.hidden_size}" for print_ in (mine, other)]
+        return answer("none", f"they are of different shapes: {shapes[0]}, and {shapes[1]}")
+    if not theirs or not mine.weights:
+        return answer("none", f"{other.name if mine.weights else 'this model'} has no super weight to compare")
+    if not shared:
+        return answer("none", f"none of its {len(theirs)} coordinates is a super weight here")
+    values = [(weight.value, theirs[weight.coordinate].value) for weight in shared]
+    known = [(here, there) for here, there in values if here is not None and there]
+    drift = max((abs(here - there) / abs(there) for here, there in known), default=None)
+    coordinates = ", ".join(f"{weight.layer} [{weight.row}, {weight.column}]" for weight in shared)
+    words = f"{len(shared)} of its {len(theirs)} coordinates are super weights here (layer {coordinates})"
+    values_differ = "; values are not known" if drift is None else f"; their values differ by at most {drift:.2%}"
+    if len(shared) < len(theirs):
+        return answer("partial", words + values_differ, drift)
+    if drift == 0:
+        return answer("same", f"{words}; their values are the same", drift)
+    return answer("moved" if drift is not None and drift > NEAR else "close", words + values_differ, drift)
+
+
+def rank_kin(mine: Fingerprint, others: Iterable[Fingerprint]) -> tuple[Kinship, ...]:
+    """Compare with several models; the most alike first, then by how many coordinates are shared, then by name."""
+    kinships = [compare_fingerprints(mine, other) for other in others]
+    return tuple(sorted(kinships, key=lambda kin: (KIN.index(kin.kin), -kin.shared, kin.drift or 0.0, kin.other)))

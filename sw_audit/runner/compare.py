@@ -20,7 +20,8 @@ from sw_audit.backends.registry import METHODS, find_methods
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
-from sw_audit.checks.comparison import rate_quality
+from sw_audit.checks.estimate import keep_finite
+from sw_audit.checks.statistics import Bootstrap, bound_perplexity_ratio
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
 from sw_audit.corpus.text import read_corpus
@@ -33,7 +34,7 @@ from sw_audit.policy.targets import is_targeted, match_targets
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import AddressGroup, group_addresses
 from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize, ReplaceLayer, Rounding
-from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
+from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Measurement, Quality
 from sw_audit.record.record import ModelResult, Record
 from sw_audit.runner.run import compose_record
 from sw_audit.runner.single import locate_model
@@ -234,3 +235,37 @@ def _round_once(arm: Arm, layer: DecoderLayer) -> None:
 def _any_searches_corpus(arms: Iterable[Arm]) -> bool:
     acts = [act for arm in arms for act in arm.acts if isinstance(act, Quantize)]
     return any(act.recipe.clip == SearchClip(on="corpus") for act in acts)
+
+
+def rate_quality(measured: Measurement, baseline: Measurement, policy: Policy) -> Quality:
+    """Rate one arm beside the model as it is.
+
+    The interval is that of every verdict: the percentiles of a paired bootstrap over windows, whose draws all arms
+    share. With fewer windows than the policy wants for an interval there is none.
+
+    Args:
+        measured: The arm; may be the baseline itself.
+        baseline: The model as it is, under the same protocol.
+        policy: How intervals are drawn.
+
+    Raises:
+        ValueError: If the two were not scored on the same tokens.
+    """
+    loss, base = measured.loss, baseline.loss
+    if measured.protocol != baseline.protocol or loss.tokens != base.tokens:
+        raise ValueError(f"arm {measured.arm.name!r} was not scored on the baseline's tokens")
+    ratio = low = high = None
+    if loss.perplexity is not None and base.perplexity is not None:
+        bounds = bound_perplexity_ratio(loss.finite_nats, base.finite_nats, loss.tokens, Bootstrap.of(policy))
+        ratio, low, high = map(keep_finite, bounds)
+        if len(loss.tokens) < policy.minimum_windows:
+            low = high = None
+    return Quality(
+        perplexity=loss.perplexity,
+        ratio=ratio,
+        low=low,
+        high=high,
+        divergence=measured.agreement.mean_divergence,
+        top1=measured.agreement.top1,
+        accuracy=None if measured.choices is None else measured.choices.accuracy,
+    )

@@ -70,7 +70,7 @@ def test_a_higher_limit_is_never_easier_to_reach(low: float, width: float, limit
 @pytest.mark.parametrize("limit", [-math.inf, 0.0, math.inf])
 def test_what_is_not_finite_is_never_compared(hold: Hold, limit: float) -> None:
     assert hold(Estimate(EstimateStatus.NOT_FINITE, ""), limit) is Status.FAIL
-    assert hold(Estimate(EstimateStatus.NO_BASIS, ""), limit) is Status.FAIL
+    assert hold(Estimate(EstimateStatus.NO_REFERENCE, ""), limit) is Status.FAIL
     assert hold(Estimate(EstimateStatus.MISSING, ""), limit) is Status.INCONCLUSIVE
     assert hold(Estimate(EstimateStatus.TOO_FEW, "", 5.0), limit) is Status.INCONCLUSIVE
 

@@ -5,7 +5,7 @@ from support.evidence import HEALTHY, make_evidence, make_failing_evidence, make
 from support.verdicts import judge_one, judge_recipes, make_recipes_policy
 
 from sw_audit.policy.policy import Policy, QuantizationPolicy
-from sw_audit.record.location import Outcome
+from sw_audit.record.arm import Arm, Rounding
 from sw_audit.record.verdict import Status
 
 QUALITY, GAIN = "rtn-holdout-quality", "holdout-beats-plain-rtn"
@@ -64,10 +64,14 @@ def test_default_limits_of_recipes_that_are_not_measured_are_left_out() -> None:
 def test_without_a_super_weight_there_is_nothing_to_hold_out_and_quality_is_judged_all_the_same() -> None:
     evidence = make_none_evidence("specimen")
     assert judge_one(QUALITY, evidence).status is Status.PASS
-    plain_only = make_evidence(
-        outcome=Outcome.NONE, omit=tuple(f"{recipe} hold-out" for recipe in make_policy().quantization.recipes)
+    plain_only = tuple(
+        one.model_copy(update={"arm": Arm(purpose=Rounding(recipe=purpose.recipe, keep=False))})
+        if isinstance(purpose := one.arm.purpose, Rounding)
+        else one
+        for one in evidence.measurements
     )
-    assert judge_one(QUALITY, plain_only).status is Status.PASS
+    verdict = judge_one(QUALITY, evidence.model_copy(update={"measurements": plain_only}))
+    assert verdict.status is Status.PASS
     assert judge_one(GAIN, evidence).status is Status.SKIPPED
 
 

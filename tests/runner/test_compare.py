@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,21 +8,25 @@ from typing import Any
 import pytest
 from support.backends import require, write_few_choices
 from support.checkpoints import save_checkpoint
+from support.evidence import make_measurement
 
 from sw_audit.backends.registry import find_methods
 from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checks.statistics import Bootstrap, bound_mean_difference
 from sw_audit.errors import InputError, PolicyError
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy, QuantizationPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import Quantize
+from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize
 from sw_audit.record.measurement import ComparedQuantizer
 from sw_audit.record.store import decode_record, encode_record
-from sw_audit.runner.compare import RECIPES, compare_quantizers, plan_rounding
+from sw_audit.runner.compare import RECIPES, compare_quantizers, plan_rounding, rate_quality
 from sw_audit.specimen.shipped import control_path, specimen_path
 
 SPECIMEN = ModelPolicy(source=str(specimen_path()), id="specimen")
 MakePolicy = Callable[..., Policy]
+BASE = make_measurement(BASELINE, 1.0, seed=0)
+POLICY = Policy()
 HELD = (AddressGroup(parameter="w", rows=(0,), columns=(0,)),)
 
 
@@ -156,3 +161,42 @@ def test_a_wrong_name_and_a_pattern_without_a_match_are_told_before_anything_is_
         compare_quantizers(make_policy("int4/row"), methods=["nosuch"])
     with pytest.raises(PolicyError, match="matches none"):
         compare_quantizers(make_policy("int4/row", targets=("*.nosuch",)), methods=[])
+
+
+def test_the_model_itself_is_of_perfect_quality() -> None:
+    quality = rate_quality(BASE, BASE, POLICY)
+    assert (quality.ratio, quality.low, quality.high) == (1.0, 1.0, 1.0)
+    assert (quality.divergence, quality.top1) == (0.0, 1.0)
+
+
+def test_a_ratio_has_the_interval_of_the_paired_bootstrap() -> None:
+    measured = make_measurement(Arm(purpose=Custom(label="x")), 1.25, seed=3)
+    quality = rate_quality(measured, BASE, POLICY)
+    nats = [[one for one in arm.loss.nats if one is not None] for arm in (measured, BASE)]
+    logs = bound_mean_difference(nats[0], nats[1], measured.loss.tokens, Bootstrap.of(POLICY))
+    assert (quality.ratio, quality.low, quality.high) == tuple(math.exp(log) for log in logs)
+    assert quality.ratio == pytest.approx(1.25, rel=0.05)
+    assert quality.low is not None
+    assert quality.high is not None
+    assert quality.low < quality.ratio < quality.high
+    assert measured.loss.perplexity is not None
+    assert BASE.loss.perplexity is not None
+    assert quality.ratio == pytest.approx(measured.loss.perplexity / BASE.loss.perplexity)
+
+
+def test_with_too_few_windows_there_is_a_ratio_and_no_interval() -> None:
+    base = make_measurement(BASELINE, 1.0, seed=0, windows=7)
+    quality = rate_quality(make_measurement(Arm(purpose=Custom(label="x")), 2.0, windows=7), base, POLICY)
+    assert quality.ratio is not None
+    assert (quality.low, quality.high) == (None, None)
+
+
+def test_what_is_not_finite_has_no_ratio_but_can_still_be_counted() -> None:
+    quality = rate_quality(make_measurement(Arm(purpose=Custom(label="x")), None), BASE, POLICY)
+    assert (quality.perplexity, quality.ratio, quality.low, quality.divergence) == (None, None, None, None)
+    assert quality.accuracy is not None
+
+
+def test_figures_of_different_protocols_are_never_compared() -> None:
+    with pytest.raises(ValueError, match="not scored on the baseline's tokens"):
+        rate_quality(make_measurement(Arm(purpose=Custom(label="x")), 1.1, windows=16), BASE, POLICY)

@@ -14,31 +14,21 @@ from typing import Any
 
 import numpy
 
-from sw_audit.checks.placebo_harmless import PlaceboHarmlessLimits
+from sw_audit.checks.arms import ArmTargets
+from sw_audit.checks.plan import plan_arms, plan_needs
+from sw_audit.checks.registry import find_checks
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.scheme import ActivationSetup, AlphaSearch, AlphaTrial
-from sw_audit.record.address import AddressGroup, WeightAddress, group_addresses
+from sw_audit.record.address import WeightAddress
 from sw_audit.record.arm import (
     BASELINE,
     CONTROL_KINDS,
     FLIPPED,
-    HELD_OUT,
-    NAIVE,
     OTHER_OUTLIERS,
     PRUNED,
     RESTORED,
-    SEARCHED,
-    SMOOTHED,
-    ActivationRounding,
     Arm,
     Placebo,
-    Quantize,
-    QuantizeActivations,
-    RestoreActivation,
-    Rounding,
-    Scale,
-    Smooth,
-    dose,
 )
 from sw_audit.record.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import (
@@ -71,6 +61,7 @@ from sw_audit.record.published import (
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 
 LAYERS = 8
+DECODER_WEIGHTS = 1_572_864
 HIDDEN = 128
 CHANNEL = 37
 COLUMN = 211
@@ -193,51 +184,18 @@ def make_loss(
 
 def make_arms(policy: Policy, outcome: Outcome = Outcome.LOCATED) -> tuple[Arm, ...]:
     """Return the arms that the policy's checks need, the baseline first."""
-    located = outcome is Outcome.LOCATED
-    pruned = group_addresses([SUPER_WEIGHT.address])
-    others = (AddressGroup(parameter="model.layers.3.mlp.down_proj.weight", rows=(5, 9), columns=(17, 300)),)
-    arms = [BASELINE, Arm(purpose=OTHER_OUTLIERS, acts=(Scale(addresses=others, factor=0.0),))]
-    if located:
-        arms.append(Arm(purpose=PRUNED, acts=(Scale(addresses=pruned, factor=0.0),)))
-        arms.append(
-            Arm(
-                purpose=RESTORED,
-                acts=(Scale(addresses=pruned, factor=0.0), RestoreActivation(addresses=pruned)),
-            )
-        )
-        arms.append(Arm(purpose=FLIPPED, acts=(Scale(addresses=pruned, factor=-1.0),)))
-        for factor in policy.confirmation.doses:
-            arms.append(Arm(purpose=dose(factor), acts=(Scale(addresses=pruned, factor=factor),)))
-        for row, kind in enumerate(CONTROL_KINDS):
-            for draw in range(1, policy.checks[PlaceboHarmlessLimits].draws + 1):
-                control = (AddressGroup(parameter=PARAMETER, rows=(row,), columns=(draw,)),)
-                arms.append(
-                    Arm(purpose=Placebo(control=kind, draw=draw), acts=(Scale(addresses=control, factor=0.0),))
-                )
-    for recipe in policy.quantization.parsed():
-        arms.append(Arm(purpose=Rounding(recipe=recipe, keep=False), acts=(Quantize(recipe=recipe),)))
-        held = pruned if located else ()
-        arms.append(Arm(purpose=Rounding(recipe=recipe, keep=True), acts=(Quantize(recipe=recipe, holdout=held),)))
-    for scheme in policy.activations.parsed():
-        plain = QuantizeActivations(bits=scheme.activations)
-        arms.append(Arm(purpose=ActivationRounding(scheme=scheme, treatment=NAIVE), acts=(plain,)))
-        if located:
-            spared = plain.model_copy(update={"channels": (CHANNEL,), "columns": pruned})
-            arms.append(Arm(purpose=ActivationRounding(scheme=scheme, treatment=HELD_OUT), acts=(spared,)))
-            arms.append(
-                Arm(
-                    purpose=ActivationRounding(scheme=scheme, treatment=SMOOTHED),
-                    acts=(Smooth(alpha=0.85), plain),
-                )
-            )
-            if (chosen := SETUP.chosen(str(scheme))) is not None and chosen != policy.activations.alpha:
-                arms.append(
-                    Arm(
-                        purpose=ActivationRounding(scheme=scheme, treatment=SEARCHED),
-                        acts=(Smooth(alpha=chosen), plain),
-                    )
-                )
-    return tuple(arms)
+    checks = tuple(find_checks())
+    placebos = plan_needs(policy, checks, DECODER_WEIGHTS).placebos
+    targets = ArmTargets(
+        super_weights=(SUPER_WEIGHT.address,) if outcome is Outcome.LOCATED else (),
+        other_outliers=tuple(
+            WeightAddress(parameter="model.layers.3.mlp.down_proj.weight", row=row, column=column)
+            for row, column in ((5, 17), (9, 300))
+        ),
+        placebos={one: (make_address(CONTROL_KINDS.index(one.control), one.draw),) for one in placebos},
+        channels=(CHANNEL,),
+    )
+    return plan_arms(policy, checks, targets, SETUP)
 
 
 def make_location(outcome: Outcome = Outcome.LOCATED) -> Location:
@@ -538,7 +496,7 @@ def make_evidence(
         mechanism=make_mechanism() if found.super_weights else (),
         published_doses=make_dose_curves() if found.super_weights else (),
         activations=activations,
-        decoder_weights=1_572_864,
+        decoder_weights=DECODER_WEIGHTS,
         notes=(),
         seconds=12.5,
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from support.evidence import make_evidence, make_location
 
-from sw_audit.checks.kinship import compare_fingerprints, rank_kin
 from sw_audit.index.reading import read_published
-from sw_audit.record.fingerprint import Fingerprint, FingerprintWeight, Kin
+from sw_audit.record.fingerprint import Fingerprint, FingerprintWeight, Kin, compare_fingerprints, rank_kin
 from sw_audit.record.location import Outcome
 
 

@@ -1,0 +1,58 @@
+"""Quality under several recipes or schemes, each of which may have a limit of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sw_audit.checks.context import CheckContext, Held, decide_finding, report_estimate
+from sw_audit.checks.estimate import Estimate, hold_at_most, make_finding
+from sw_audit.record.verdict import Verdict
+
+
+def judge_limited_quality(
+    context: CheckContext,
+    estimates: Mapping[str, Estimate],
+    limits: Mapping[str, float],
+    *,
+    kind: str,
+    failed: Callable[[str], str],
+    remedy: Callable[[Estimate], str | None] = lambda _: None,
+) -> Verdict:
+    """Judge the worst of those that have a limit, by how far it is above its own; the others are reported.
+
+    Args:
+        context: The check.
+        estimates: Perplexity ratio to full precision by recipe or scheme.
+        limits: The largest that is allowed, by the same.
+        kind: What they are, `recipe` or `scheme`.
+        failed: What to do if one is above its limit.
+        remedy: What to do otherwise, if not what `CheckContext.advise` says.
+    """
+    held = {
+        label: Held(estimate, make_finding(label, estimate, hold_at_most(estimate, limits[label]), limits[label]))
+        for label, estimate in estimates.items()
+        if label in limits
+    }
+    findings = [
+        held[label].finding if label in held else report_estimate(label, estimate)
+        for label, estimate in estimates.items()
+    ]
+    key = context.key("maximum_ratio")
+    if not held:
+        return context.skip(f"No {kind} that is measured has a limit in `{key}`.", findings)
+    deciding = decide_finding(
+        [one.finding for one in held.values()],
+        key=lambda finding: (finding.observed or 0.0) / (finding.limit or 1.0),
+    )
+    name = deciding.label
+    worst = held[name].estimate
+    return context.judge(
+        worst,
+        limits[name],
+        status=deciding.status,
+        subject=f"{name}: ",
+        key=key,
+        failed=failed(name),
+        remedy=remedy(worst),
+        findings=findings,
+    )
