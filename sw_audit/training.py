@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from sw_audit.checkpoint.opening import open_live_model
 from sw_audit.checks.drift import judge_activation, judge_weight
@@ -32,14 +32,9 @@ _LOG = logging.getLogger("sw_audit.training")
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read at one step.
+    """What was read at one step of the optimizer, at a time (ISO 8601 in UTC).
 
-    Attributes:
-        step: How many optimizer steps had been taken.
-        time: When, ISO 8601 in UTC.
-        weights: The watched super weights, before and now.
-        activations: The watched super activations, before and now.
-        findings: Each held against its limit, in the same order.
+    There is one finding per watched super weight and then per super activation, each held against its limit.
     """
 
     step: int
@@ -109,9 +104,7 @@ class SuperWeightWatch(TrainerCallback):
         self._location = None if baseline is None else _find_location(baseline)
         self._unlogged: dict[str, float] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Locate what is to be watched, and read it once.
 
         Raises:
@@ -131,27 +124,18 @@ class SuperWeightWatch(TrainerCallback):
             return
         self._read(state, control, given)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Read what is watched, if it is time."""
         if state.global_step % self._every == 0:
             self._read(state, control, given)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Read what is watched a last time."""
         if self.readings and self.readings[-1].step != state.global_step:
             self._read(state, control, given)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **given: Any,
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **given: Any
     ) -> None:
         """Add what was read since to what the trainer logs."""
         if logs is not None:

@@ -20,7 +20,6 @@ functions (flash attention, flex attention) are not seen, and `attention_product
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sw_audit.arms.apply import LayerContext, register
+from sw_audit.checkpoint.effective import answered_by
 from sw_audit.checkpoint.families import mixes_tokens
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections, split_call
 from sw_audit.errors import CheckpointError, CorpusError
@@ -85,8 +85,9 @@ def quantized_activations(action: QuantizeActivations, context: LayerContext) ->
         hook = layer.module.register_forward_pre_hook(rounder.begin, with_kwargs=True)
         stack.callback(hook.remove)
         for matrix, module in list_projections(layer.module, layer.name):
-            entry = _Entry(matrix.parameter, tuple(list_hot_channels(action, layer, matrix)), module in mixing)
-            stack.callback(module.register_forward_pre_hook(partial(rounder.enter, entry)).remove)
+            channels = tuple(list_hot_channels(action, layer, matrix))
+            enter = partial(rounder.enter, matrix.parameter, channels, module in mixing)
+            stack.callback(module.register_forward_pre_hook(enter).remove)
         stack.enter_context(attention_products(layer, rounder.multiply))
         yield
 
@@ -103,30 +104,14 @@ def list_hot_channels(action: QuantizeActivations, layer: DecoderLayer, matrix: 
 
     What is as wide as the residual stream is taken to be fed by it. The output projection of attention is as
     wide in most families and is not: it is told by being called after the products, when the layer runs.
-
-    Args:
-        action: Which channels of the residual stream, and which super weights.
-        layer: The layer.
-        matrix: One of its projections.
     """
-    columns = {
-        column for group in action.columns if group.parameter == matrix.parameter for column in group.columns
-    }
-    if columns:
-        return sorted(columns)
+    own = [group.columns for group in action.columns if group.parameter == matrix.parameter]
+    if any(own):
+        return sorted({column for columns in own for column in columns})
     downs = layer.down_projections
     hidden = downs[0].shape[0] if downs else matrix.shape[1]
     is_down = matrix.parameter in {down.parameter for down in downs}
     return sorted(set(action.channels)) if matrix.shape[1] == hidden and not is_down else []
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One projection: its weight's name, the channels held out of its input, whether it is a part of attention."""
-
-    parameter: str
-    channels: tuple[int, ...]
-    mixing: bool
 
 
 @dataclass
@@ -142,10 +127,12 @@ class _Rounder:
         hidden = split_call(inputs, named)[0]
         self.length, self.multiplied, self.last = hidden.shape[1], False, None
 
-    def enter(self, entry: _Entry, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def enter(
+        self, parameter: str, channels: tuple[int, ...], mixing: bool, _: nn.Module, inputs: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
         x = inputs[0]
-        channels = () if entry.mixing and self.multiplied else entry.channels
-        largest = None if self.calibration is None else self.calibration.find_range(entry.parameter, channels)
+        channels = () if mixing and self.multiplied else channels
+        largest = None if self.calibration is None else self.calibration.find_range(parameter, channels)
         last = self.last
         if last is None or last[0] is not x or last[1:3] != (channels, largest):
             hot = torch.tensor(channels, dtype=torch.long, device=x.device)
@@ -169,20 +156,18 @@ class _Rounder:
 def attention_products(layer: DecoderLayer, change: Change) -> Iterator[None]:
     """Let every operand of a layer's attention products pass through a function first.
 
-    Args:
-        layer: The layer. Afterwards, also after an exception, its blocks run as before.
-        change: Is given query, key, probabilities and value as they enter their product; keys and probabilities
-            come with channels last too.
+    The function is given query, key, probabilities and value as they enter their product; keys and probabilities
+    come with channels last too. Afterwards, also after an exception, the layer's blocks run as before.
 
     Raises:
         CheckpointError: If the model computes attention by a kernel that cannot be looked into.
     """
+    if (reason := explain_unseen(layer)) is not None:
+        asked = f"the attention products of {layer.name}"
+        raise CheckpointError(asked, reason, "load the model with attn_implementation='eager' or 'sdpa'")
     with ExitStack() as stack:
-        if (reason := explain_unseen(layer)) is not None:
-            asked = f"the attention products of {layer.name}"
-            raise CheckpointError(asked, reason, "load the model with attn_implementation='eager' or 'sdpa'")
         for block in _list_mixing_blocks(layer):
-            stack.enter_context(_watched(block, change))
+            stack.enter_context(answered_by(block, partial(_run_changed, block, block.forward, change)))
         yield
 
 
@@ -211,17 +196,8 @@ def attend(
 ) -> Tensor:
     """Do what `torch.nn.functional.scaled_dot_product_attention` does, step by step, its operands changed.
 
-    Args:
-        query: [..., heads, queries, channels], any floating dtype; computed in float32 at least.
-        key: [..., heads, keys, channels].
-        value: [..., heads, keys, channels].
-        attn_mask: What is added to the scores, or bool: where to look.
-        dropout_p: Must be 0.
-        is_causal: Whether a query sees no later key.
-        scale: Of the scores; by default the root of the number of channels, divided by.
-        enable_gqa: Whether several heads of queries share one of keys and values.
-        change: Is given the operands.
-        first: Number of the first of the two products.
+    Query is [..., heads, queries, channels], key and value are [..., heads, keys, channels]; whatever their dtype,
+    they are multiplied in float32 at least. `first` is the number of the first of the two products.
 
     Raises:
         ValueError: If there is dropout.
@@ -254,8 +230,6 @@ def attend(
 
 
 class _Products(TorchFunctionMode):
-    """Changes the operands of every product of two activations."""
-
     def __init__(self, change: Change, weights: frozenset[int]) -> None:
         super().__init__()
         self._change, self._weights, self._made = change, weights, 0
@@ -271,28 +245,17 @@ class _Products(TorchFunctionMode):
         if func not in _PRODUCTS:
             return func(*args, **kwargs)
         begin, names = _PRODUCTS[func]
-        places = [begin, begin + 1]
-        operands = [
-            args[place] if place < len(args) else kwargs[name] for place, name in zip(places, names, strict=True)
-        ]
-        if not all(self._is_activation(operand) for operand in operands):
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        left, right = (begin + side if begin + side < len(args) else names[side] for side in (0, 1))
+        if not (self._is_activation(given[left]) and self._is_activation(given[right])):
             return func(*args, **kwargs)
         self._made += 1
-        left = self._change(Operand(number, 0), operands[0])
+        given[left] = self._change(Operand(number, 0), given[left])
         # A key comes transposed, [channels, keys]: its channels are what the product sums over.
-        right = self._change_right(number, operands[1])
-        positional = [
-            left if place == begin else right if place == begin + 1 else value for place, value in enumerate(args)
-        ]
-        for place, name, operand in zip(places, names, (left, right), strict=True):
-            if place >= len(args):
-                kwargs[name] = operand
-        return func(*positional, **kwargs)
-
-    def _change_right(self, number: int, right: Tensor) -> Tensor:
-        if number % 2:
-            return self._change(Operand(number, 1), right)
-        return self._change(Operand(number, 1), right.mT).mT
+        transposed = number % 2 == 0
+        changed = self._change(Operand(number, 1), given[right].mT if transposed else given[right])
+        given[right] = changed.mT if transposed else changed
+        return func(*(given[place] for place in range(len(args))), **{name: given[name] for name in kwargs})
 
     def _is_activation(self, operand: Any) -> bool:
         if not isinstance(operand, Tensor) or operand.ndim < 3 or not operand.is_floating_point():
@@ -300,27 +263,11 @@ class _Products(TorchFunctionMode):
         return operand.untyped_storage().data_ptr() not in self._weights
 
 
-@contextmanager
-def _watched(block: nn.Module, change: Change) -> Iterator[None]:
-    stored = block.__dict__.get("forward")
-    run = block.forward
-
-    @functools.wraps(run)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        # Read anew for each call: a rounded tensor may stand in for a parameter.
-        weights = frozenset(
-            tensor.untyped_storage().data_ptr() for tensor in (*block.parameters(), *block.buffers())
-        )
-        with _Products(change, weights):
-            return run(*args, **kwargs)
-
-    try:
-        block.forward = forward
-        yield
-    finally:
-        block.__dict__.pop("forward", None)
-        if stored is not None:
-            block.forward = stored
+def _run_changed(block: nn.Module, run: Callable[..., Any], change: Change, *args: Any, **kwargs: Any) -> Any:
+    # Read anew for each call: a rounded tensor may stand in for a parameter.
+    weights = frozenset(tensor.untyped_storage().data_ptr() for tensor in (*block.parameters(), *block.buffers()))
+    with _Products(change, weights):
+        return run(*args, **kwargs)
 
 
 def _list_mixing_blocks(layer: DecoderLayer) -> list[nn.Module]:

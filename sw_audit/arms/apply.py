@@ -28,14 +28,9 @@ ParentModule = Callable[[str], nn.Module]
 
 @dataclass
 class LayerContext:
-    """The layer that an arm is applied to, and what its actions may use.
+    """The layer that an arm is applied to, its weights in memory, and what the arm's actions may use.
 
-    Attributes:
-        layer: The layer, whose weights are in memory.
-        calibration: What calibration text showed of it. An action that changes what enters the projections
-            replaces it for the actions after it.
-        spare: Memory for rounded matrices.
-        parent_module: Where the parent's modules come from.
+    An action that changes what enters the projections replaces the calibration for the actions after it.
     """
 
     layer: DecoderLayer
@@ -48,32 +43,20 @@ Apply = Callable[[Any, LayerContext], AbstractContextManager[None]]
 _A = TypeVar("_A", bound=Apply)
 
 
-@dataclass(frozen=True)
-class _Handler:
-    apply: Apply
-    touches: Callable[[Any, DecoderLayer], bool]
+Touches = Callable[[Any, DecoderLayer], bool]
+_HANDLERS: dict[type, tuple[Apply, Touches]] = {}
 
 
-_HANDLERS: dict[type, _Handler] = {}
-
-
-def register(
-    kind: type, *, touches: Callable[[Any, DecoderLayer], bool] = lambda _, __: True
-) -> Callable[[_A], _A]:
-    """Register what a kind of action does to a layer.
+def register(kind: type, *, touches: Touches = lambda _, __: True) -> Callable[[_A], _A]:
+    """Register what a kind of action does to a layer, and in which layers it changes anything.
 
     The decorated function is called while the layer is as it was, before any action of the arm is in force. The
     context manager that it returns is entered when the actions before it are in force, and must leave the layer as
-    it was on entering.
-
-    Args:
-        kind: The action's type; see `sw_audit.record.arm`.
-        touches: Tells whether an action changes anything in a layer. Where no action of an arm does, the arm
-            shares what was computed without it.
+    it was on entering. Where no action of an arm changes anything, the arm shares what was computed without it.
     """
 
     def add(apply: _A) -> _A:
-        _HANDLERS[kind] = _Handler(apply, touches)
+        _HANDLERS[kind] = (apply, touches)
         return apply
 
     return add
@@ -81,7 +64,7 @@ def register(
 
 def touches(arm: Arm, layer: DecoderLayer) -> bool:
     """Tell whether an arm changes anything in a layer."""
-    return any(_find_handler(type(action)).touches(action, layer) for action in arm.acts)
+    return any(_find_handler(type(action))[1](action, layer) for action in arm.acts)
 
 
 @contextmanager
@@ -94,12 +77,8 @@ def applied_arm(
 ) -> Iterator[None]:
     """Apply an arm's actions to one layer, in order; undo them in reverse order on the way out.
 
-    Args:
-        arm: The condition.
-        layer: The layer, whose weights are in memory.
-        calibration: What calibration text showed of it.
-        spare: Memory for rounded matrices, reused from arm to arm and layer to layer; new memory without.
-        parent_module: Returns the parent's modules, where an arm swaps some in.
+    The layer's weights are in memory. Memory for rounded matrices, `spare`, is reused from arm to arm and layer to
+    layer; without it new memory is taken.
 
     Raises:
         CheckpointError: If an address lies outside its matrix, or a module or kernel does not allow an action.
@@ -107,13 +86,13 @@ def applied_arm(
     """
     context = LayerContext(layer, calibration, spare or SpareTensors(), parent_module)
     with ExitStack() as stack:
-        for action in [_find_handler(type(action)).apply(action, context) for action in arm.acts]:
-            stack.enter_context(action)
+        for applied in [_find_handler(type(action))[0](action, context) for action in arm.acts]:
+            stack.enter_context(applied)
         yield
 
 
 @functools.cache
-def _find_handler(kind: type) -> _Handler:
+def _find_handler(kind: type) -> tuple[Apply, Touches]:
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")

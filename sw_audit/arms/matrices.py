@@ -10,21 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from sw_audit.checkpoint.effective import answered_by
+from sw_audit.checkpoint.effective import Probed, answered_by
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.errors import CheckpointError
 from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import RestoreActivation, Scale, SetTo
 
 
-def find_matrix(layer: DecoderLayer, group: AddressGroup) -> Matrix | None:
-    """Return the matrix of a layer in which a group of scalars is; `None` if it is another layer's."""
-    return layer.find_matrix(group.parameter, group.expert)
-
-
 def names_scalars_of(action: Scale | SetTo | RestoreActivation, layer: DecoderLayer) -> bool:
     """Tell whether any of an action's scalars is in a layer."""
-    return any(find_matrix(layer, group) is not None for group in action.addresses)
+    return any(layer.find_matrix(group.parameter, group.expert) is not None for group in action.addresses)
 
 
 def index_scalars(matrix: Matrix, groups: Sequence[AddressGroup]) -> tuple[Tensor, Tensor]:
@@ -47,18 +42,8 @@ def index_scalars(matrix: Matrix, groups: Sequence[AddressGroup]) -> tuple[Tenso
 
 
 @contextmanager
-def packed_matrix_replaced(matrix: Matrix, weight: Tensor) -> Iterator[None]:
-    """Let a module whose matrix is packed multiply by another matrix, plainly.
-
-    Args:
-        matrix: The module's matrix, which is probed.
-        weight: The other one, [out, in].
-
-    Raises:
-        ValueError: If the matrix is not packed.
-    """
-    if (probed := matrix.probed) is None:
-        raise ValueError(f"{matrix.parameter} is no packed matrix")
+def packed_matrix_replaced(probed: Probed, weight: Tensor) -> Iterator[None]:
+    """Let a module whose matrix is packed multiply by another matrix, [out, in], plainly."""
     nothing = torch.zeros(1, 1, probed.shape[1], dtype=probed.dtype, device=probed.device)
     bias = probed.module.forward(nothing)[0, 0].detach()
     bias = torch.where(bias.isfinite(), bias, 0.0)

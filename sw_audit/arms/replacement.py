@@ -27,10 +27,6 @@ def unchanged(_: ReplaceLayer, __: LayerContext) -> AbstractContextManager[None]
 def find_factory(arm: Arm, factories: Mapping[str, LayerFactory]) -> LayerFactory | None:
     """Return what makes the layers of an arm; `None` if it runs the model's own.
 
-    Args:
-        arm: The condition.
-        factories: By the method that a `ReplaceLayer` names.
-
     Raises:
         ValueError: If the arm has other actions beside a `ReplaceLayer`.
         KeyError: If there is no factory of its method.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sw_audit.arms.apply import LayerContext, register
-from sw_audit.arms.matrices import find_matrix, index_scalars, names_scalars_of
+from sw_audit.arms.matrices import index_scalars, names_scalars_of
 from sw_audit.checkpoint.experts import ExpertPass, find_first_tensor, follow_experts, match_rows
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, split_call
 from sw_audit.record.address import AddressGroup
@@ -34,7 +34,7 @@ def restored_activation(action: RestoreActivation, context: LayerContext) -> Abs
     """
     original = []
     for group in action.addresses:
-        if (matrix := find_matrix(context.layer, group)) is not None:
+        if (matrix := context.layer.find_matrix(group.parameter, group.expert)) is not None:
             original.append((matrix, group, matrix.read_scalars(*index_scalars(matrix, [group]))))
     return _restored(context.layer, original)
 
@@ -49,31 +49,21 @@ def _restored(layer: DecoderLayer, original: list[tuple[Matrix, AddressGroup, Te
                 continue
             rows = torch.tensor(group.rows, device=values.device)
             columns = torch.tensor(group.columns, device=values.device)
-            loss = _Loss(rows, columns, values.float() - matrix.read_scalars(rows, columns).float())
-            for handle in _Restorer(layer, down, loss).hook():
+            missing = values.float() - matrix.read_scalars(rows, columns).float()
+            for handle in _Restorer(layer, down, rows, columns, missing).hook():
                 stack.callback(handle.remove)
         yield
 
 
-@dataclass(frozen=True, eq=False)
-class _Loss:
-    """What changed scalars no longer add: `missing[i] * x[columns[i]]` to row `rows[i]`, [scalars] each."""
+@dataclass
+class _Restorer:
+    """Puts back what changed scalars no longer add: `missing[i] * x[columns[i]]` to row `rows[i]`, [scalars]."""
 
+    layer: DecoderLayer
+    down: DownProjection
     rows: Tensor
     columns: Tensor
     missing: Tensor
-
-    def of_row(self, row: int, x: Tensor) -> Tensor:
-        """Return what a row lacks, float32 [served], given what enters, [served, inner]."""
-        in_row = self.rows == row
-        return (x[:, self.columns[in_row]].float() * self.missing[in_row]).sum(-1)
-
-
-@dataclass
-class _Restorer:
-    layer: DecoderLayer
-    down: DownProjection
-    loss: _Loss
     length: int = 1
     entering: Tensor = field(default_factory=lambda: torch.empty(0))
     entered: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -99,8 +89,9 @@ class _Restorer:
         restored = output.clone().reshape(-1, output.shape[-1])  # [places, hidden]
         for served in self._list_served(inputs, named, restored):
             sequences = served.tokens // self.length
-            for row in sorted(set(self.loss.rows.tolist())):
-                lost = self.loss.of_row(row, served.inputs)  # [served]
+            for row in sorted(set(self.rows.tolist())):
+                in_row = self.rows == row
+                lost = (served.inputs[:, self.columns[in_row]].float() * self.missing[in_row]).sum(-1)  # [served]
                 scales = served.scales.float()
                 whole = ((served.outputs[:, row].float() + lost) * scales).abs()
                 for sequence in sorted(set(sequences.tolist())):

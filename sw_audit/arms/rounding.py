@@ -37,11 +37,10 @@ def rounded_parameters(action: Quantize, context: LayerContext) -> Iterator[None
     packed = ExitStack()
     try:
         for matrices in _group_by_parameter(action, context.layer):
-            if matrices[0].probed is not None:
-                (matrix,) = matrices
-                rounded = torch.empty_like(matrix.weight)
-                _round_matrix(action, matrix, rounded, context.calibration)
-                packed.enter_context(packed_matrix_replaced(matrix, rounded))
+            if (probed := matrices[0].probed) is not None:
+                rounded = torch.empty_like(matrices[0].weight)
+                _round_matrix(action, matrices[0], rounded, context.calibration)
+                packed.enter_context(packed_matrix_replaced(probed, rounded))
                 continue
             parameter = matrices[0].tensor
             rounded = context.spare.take(parameter.data)
@@ -59,7 +58,6 @@ def rounded_parameters(action: Quantize, context: LayerContext) -> Iterator[None
 
 
 def _group_by_parameter(action: Quantize, layer: DecoderLayer) -> list[list[Matrix]]:
-    """List targeted parameters: each one's matrix, or all experts that are fused in it."""
     groups: dict[str, list[Matrix]] = {}
     for matrix in layer.matrices:
         if is_targeted(matrix.parameter, action.targets, action.ignore):
@@ -68,7 +66,6 @@ def _group_by_parameter(action: Quantize, layer: DecoderLayer) -> list[list[Matr
 
 
 def _round_matrix(action: Quantize, matrix: Matrix, target: Tensor, calibration: Calibration | None) -> None:
-    """Round one matrix into its part of a tensor of its parameter's shape."""
     kept = [
         group for group in action.holdout if (group.parameter, group.expert) == (matrix.parameter, matrix.expert)
     ]

@@ -9,7 +9,7 @@ enters it, that row's other products are rounded as if channel `c` had been scal
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from sw_audit.arms.apply import LayerContext, register
-from sw_audit.arms.matrices import find_matrix, index_scalars, names_scalars_of
+from sw_audit.arms.matrices import index_scalars, names_scalars_of
 from sw_audit.checkpoint.effective import Probed, answered_by
-from sw_audit.checkpoint.matrices import Matrix
-from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import Scale, SetTo
 
 # With more sets of columns than these, asking again for each costs more than adding what is missing.
@@ -38,15 +36,17 @@ def changed_scalars(action: Scale | SetTo, context: LayerContext) -> Iterator[No
     """
     with ExitStack() as stack:
         for group in action.addresses:
-            if (matrix := find_matrix(context.layer, group)) is not None:
-                changed = _written if matrix.probed is None else _answered
-                stack.enter_context(changed(action, matrix, group))
+            if (matrix := context.layer.find_matrix(group.parameter, group.expert)) is not None:
+                index = index_scalars(matrix, [group])
+                if matrix.probed is None:
+                    stack.enter_context(_written(action, matrix.weight, index))
+                else:
+                    stack.enter_context(answered_by(matrix.probed.module, _answer(action, matrix.probed, *index)))
         yield
 
 
 @contextmanager
-def _written(action: Scale | SetTo, matrix: Matrix, group: AddressGroup) -> Iterator[None]:
-    weight, index = matrix.weight, index_scalars(matrix, [group])
+def _written(action: Scale | SetTo, weight: Tensor, index: tuple[Tensor, Tensor]) -> Iterator[None]:
     saved = weight[index].clone()
     try:
         weight[index] = (
@@ -57,11 +57,8 @@ def _written(action: Scale | SetTo, matrix: Matrix, group: AddressGroup) -> Iter
         weight[index] = saved
 
 
-@contextmanager
-def _answered(action: Scale | SetTo, matrix: Matrix, group: AddressGroup) -> Iterator[None]:
-    if (probed := matrix.probed) is None:
-        raise ValueError(f"{matrix.parameter} is no packed matrix")
-    rows, columns = index_scalars(matrix, [group])
+def _answer(action: Scale | SetTo, probed: Probed, rows: Tensor, columns: Tensor) -> Callable[..., Any]:
+    """Return what answers in a packed module's place, after what answers there now."""
     columns_of_row: defaultdict[int, set[int]] = defaultdict(set)
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
         columns_of_row[row].add(column)
@@ -70,15 +67,12 @@ def _answered(action: Scale | SetTo, matrix: Matrix, group: AddressGroup) -> Ite
         rows_of_columns[tuple(sorted(own_columns))].append(row)
     before: Callable[..., Any] = probed.module.forward
     if len(rows_of_columns) <= _MOST_CALLS:
-        answer = _ask_again(before, action, dict(rows_of_columns))
-    else:
-        answer = _add_missing(before, action, rows, columns, probed)
-    with answered_by(probed.module, answer):
-        yield
+        return _ask_again(before, action, rows_of_columns)
+    return _add_missing(before, action, rows, columns, probed)
 
 
 def _ask_again(
-    before: Callable[..., Any], action: Scale | SetTo, rows_of_columns: dict[tuple[int, ...], list[int]]
+    before: Callable[..., Any], action: Scale | SetTo, rows_of_columns: Mapping[tuple[int, ...], list[int]]
 ) -> Callable[..., Any]:
     """Ask once more per set of columns, and take the rows that it is about from that answer."""
 

@@ -77,7 +77,7 @@ class _Divider:
 @contextmanager
 def _multiplied(matrix: Matrix, scales: Tensor) -> Iterator[None]:
     if matrix.probed is not None:
-        with packed_matrix_replaced(matrix, matrix.weight * scales):
+        with packed_matrix_replaced(matrix.probed, matrix.weight * scales):
             yield
         return
     parameter = matrix.tensor

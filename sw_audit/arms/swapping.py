@@ -21,12 +21,8 @@ class ModuleSource:
     """Keeps parts of the parent's layer in memory after it has run.
 
     A layer that is read when it runs is let go right after. What is needed of it is copied while it is there. Only
-    references are copied, so the copy costs no memory but that the parts stay until the source goes.
-
-    Args:
-        parents: The parent's layer.
-        own: The descendant's, in whose names the parts are asked for.
-        modules: Qualified names of modules, those of other layers among them.
+    references are copied, so the copy costs no memory but that the parts stay until the source goes. Parts are
+    asked for by their names in the descendant; those of other layers are passed over.
     """
 
     def __init__(self, parents: DecoderLayer, own: DecoderLayer, modules: Sequence[str]) -> None:
@@ -37,7 +33,13 @@ class ModuleSource:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Copy the parts while the parent's layer runs."""
-        handle = self._parents.module.register_forward_pre_hook(lambda *_: self._keep())
+
+        def keep(*_: object) -> None:
+            for path in self._paths:
+                if path not in self._kept and (part := _find_part(self._parents.module, path)) is not None:
+                    self._kept[path] = _copy_references(part)
+
+        handle = self._parents.module.register_forward_pre_hook(keep)
         try:
             yield
         finally:
@@ -53,22 +55,11 @@ class ModuleSource:
             raise _refuse(f"{self._parents.name}.{path}", "the parent")
         return self._kept[path]
 
-    def _keep(self) -> None:
-        for path in self._paths:
-            if path not in self._kept and (part := _find_part(self._parents.module, path)) is not None:
-                self._kept[path] = _copy_references(part)
-
 
 def find_source(
     arms: Sequence[Arm], parents: DecoderLayer | None, own: DecoderLayer | None
 ) -> ModuleSource | None:
-    """Return where arms get the parent's modules from; `None` if no arm swaps any in, or a layer is missing.
-
-    Args:
-        arms: The conditions.
-        parents: The parent's layer.
-        own: The descendant's.
-    """
+    """Return where arms get the parent's modules from; `None` if no arm swaps any in, or a layer is missing."""
     modules = [name for arm in arms for act in arm.acts if isinstance(act, SwapModules) for name in act.modules]
     return None if parents is None or own is None or not modules else ModuleSource(parents, own, modules)
 
@@ -104,7 +95,6 @@ def swapped_modules(action: SwapModules, context: LayerContext) -> Iterator[None
 
 
 def _list_paths(modules: Sequence[str], layer: DecoderLayer) -> list[str]:
-    """List those of some modules that are inside of a layer, by their names in it."""
     prefix = f"{layer.name}."
     return list(dict.fromkeys(name.removeprefix(prefix) for name in modules if name.startswith(prefix)))
 

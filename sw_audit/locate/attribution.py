@@ -15,15 +15,17 @@ Here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, list_projections, take_states
+from sw_audit.checkpoint.effective import answered_by
+from sw_audit.checkpoint.matrices import DecoderLayer, list_projections, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.locate.probe import DownObservation, Probe, read_row
 from sw_audit.locate.settings import LocatorSettings
@@ -32,31 +34,18 @@ from sw_audit.record.location import SuperActivation, SuperWeight
 
 
 @dataclass(frozen=True)
-class Cause:
-    """One product of one down-projection, seen at a super activation.
-
-    Attributes:
-        weight: The scalar, with the share of the super activation that its product explains.
-        input_value: The down-projection's input there.
-    """
-
-    weight: SuperWeight
-    input_value: float
-
-
-@dataclass(frozen=True)
 class Attribution:
     """What a probe comes down to.
 
     Attributes:
         activations: All super activations, one per channel, largest magnitude first.
-        causes: Per channel of a super activation, the products that make it, largest share first.
+        causes: Per channel of a super activation, the scalars whose products make it, largest share first.
         explained: The super activations that super weights make.
         super_weights: The set, largest share first.
     """
 
     activations: tuple[SuperActivation, ...]
-    causes: dict[int, tuple[Cause, ...]]
+    causes: dict[int, tuple[SuperWeight, ...]]
     explained: tuple[SuperActivation, ...]
     super_weights: tuple[SuperWeight, ...]
 
@@ -64,19 +53,11 @@ class Attribution:
 def choose_layers_to_explain(
     probe: Probe, activations: Sequence[SuperActivation], early: int, settings: LocatorSettings
 ) -> tuple[int, ...]:
-    """Choose the layers in which causes of super activations can be.
+    """Choose the layers, of so many early ones, in which causes of super activations can be.
 
-    In a layer that changes an entry by less than the smallest cause that counts, there is no cause of it.
-
-    Args:
-        probe: One forward pass.
-        activations: What is to be explained.
-        early: How many layers, from the first, may hold causes.
-        settings: The thresholds; a cause that counts is at least `relative_share` of the largest, and the
-            largest of at most `maximum_count` that make `explained` is no smaller than their mean.
-
-    Returns:
-        Their numbers, ascending.
+    In a layer that changes an entry by less than the smallest cause that counts, there is no cause of it. A cause
+    that counts is at least `relative_share` of the largest, and the largest of at most `maximum_count` that make
+    `explained` is no smaller than their mean.
     """
     smallest = settings.relative_share * settings.explained / settings.maximum_count
     stream = torch.cat([probe.embedded[None], probe.residual[:early]])  # [1 + early, tokens, hidden]
@@ -96,11 +77,6 @@ def measure_contributions(checkpoint: Checkpoint, probe: Probe, layers: Collecti
     measured: these layers run once more, each on what it was given before, with the output of its
     down-projections set to zero. What is missing then is what they had added.
 
-    Args:
-        checkpoint: The model; it is not changed.
-        probe: What its prompt showed.
-        layers: Which layers.
-
     Returns:
         What is missing, float32 on the CPU, [layers up to the last of them, tokens, hidden]; 0 where it is less
         than rounding, and in layers that were not asked for.
@@ -117,39 +93,21 @@ def measure_contributions(checkpoint: Checkpoint, probe: Probe, layers: Collecti
 
 
 def _run_silenced(layer: DecoderLayer, probe: Probe) -> Tensor:
-    """Run one layer as it ran in the probe, but with the output of its down-projections set to zero."""
-    with ExitStack() as undo:
-        if layer.down_projection is not None:
-            for matrix, module in _list_mlp_projections(layer, layer.down_projection):
-                undo.callback(_stop_multiplying_(module, matrix.shape[0]))
+    with ExitStack() as stack:
+        if (down := layer.down_projection) is not None:
+            # Products of a dense MLP need not be computed where its output is dropped.
+            silent = {down.parameter, *(inward.parameter for inward in find_inward_matrices(layer, down))}
+            for matrix, module in list_projections(layer.module, layer.name):
+                if matrix.parameter in silent:
+                    stack.enter_context(answered_by(module, partial(_give_zeros, matrix.shape[0])))
         # Fused experts are one module with many down-projections.
         for module in dict.fromkeys(down.module for down in layer.down_projections):
-            undo.callback(module.register_forward_hook(_silence).remove)
+            stack.callback(module.register_forward_hook(_silence).remove)
         return take_states(probe.calls[layer.index](layer.module, probe.entries[layer.index].clone()))
 
 
-def _list_mlp_projections(layer: DecoderLayer, down: DownProjection) -> list[tuple[Matrix, nn.Module]]:
-    """List the projections of a dense MLP, whose products need not be computed where its output is dropped."""
-    silent = {down.parameter, *(inward.parameter for inward in find_inward_matrices(layer, down))}
-    return [pair for pair in list_projections(layer.module, layer.name) if pair[0].parameter in silent]
-
-
-def _stop_multiplying_(module: nn.Module, width: int) -> Callable[[], None]:
-    """Let a projection give zeros, without a look at its weights, until the function returned is called."""
-
-    def give_zeros(states: Tensor) -> Tensor:
-        return states.new_zeros(*states.shape[:-1], width)
-
-    def restore() -> None:
-        del module.__dict__["forward"]
-        # A library that keeps weights packed may have put its own there.
-        if stored is not None:
-            module.forward = stored
-
-    # A plain attribute, found before the method of the class; hooks of whoever reads the weights still run.
-    stored = module.__dict__.get("forward")
-    module.forward = give_zeros
-    return restore
+def _give_zeros(width: int, states: Tensor) -> Tensor:
+    return states.new_zeros(*states.shape[:-1], width)
 
 
 def _silence(_: nn.Module, __: object, output: Any) -> Any:
@@ -175,29 +133,28 @@ def attribute_activations(
        `maximum_count` scalars.
     5. If the super activations in the set are less than `explained` of all explained ones, by the sum of their
        magnitudes, there is no set.
-
-    Args:
-        probe: One forward pass.
-        activations: What it showed, largest magnitude first.
-        contributions: What the MLPs of the early layers add to the residual stream, [layers, tokens, hidden].
-        settings: The thresholds.
     """
     by_channel: dict[int, list[SuperActivation]] = {}
     for activation in activations:
         by_channel.setdefault(activation.channel, []).append(activation)
     judged = [_judge_channel(probe, entries, contributions, settings) for entries in by_channel.values()]
     judged.sort(key=lambda pair: -abs(pair[0].value))
-    causes = {activation.channel: products for activation, products in judged}
-    explained = [activation for activation, products in judged if _is_explained(products, settings)]
+    causes = {activation.channel: weights for activation, weights in judged}
+    explained = [
+        activation
+        for activation, weights in judged
+        if 0 < len(weights) <= settings.maximum_count
+        and sum(weight.share for weight in weights) >= settings.explained
+    ]
     kept = _keep_tallest(explained, causes, settings)
-    weights = [cause.weight for activation in kept for cause in causes[activation.channel]]
+    weights = [weight for activation in kept for weight in causes[activation.channel]]
     weights.sort(key=lambda weight: -weight.share)
     return Attribution(tuple(activation for activation, _ in judged), causes, kept, tuple(weights))
 
 
 def _judge_channel(
     probe: Probe, entries: Sequence[SuperActivation], contributions: Tensor, settings: LocatorSettings
-) -> tuple[SuperActivation, tuple[Cause, ...]]:
+) -> tuple[SuperActivation, tuple[SuperWeight, ...]]:
     """Step 1: choose the token at which a channel is judged, and find its causes there."""
     lowest = abs(entries[0].value) / settings.constancy
     near = [
@@ -205,16 +162,11 @@ def _judge_channel(
         for entry in entries
         if abs(entry.value) >= lowest
     ]
-    return max(near, key=lambda pair: abs(pair[0].value) * (pair[1][0].weight.share if pair[1] else 0.0))
-
-
-def _is_explained(causes: Sequence[Cause], settings: LocatorSettings) -> bool:
-    total = sum(cause.weight.share for cause in causes)
-    return 0 < len(causes) <= settings.maximum_count and total >= settings.explained
+    return max(near, key=lambda pair: abs(pair[0].value) * (pair[1][0].share if pair[1] else 0.0))
 
 
 def _keep_tallest(
-    explained: Sequence[SuperActivation], causes: Mapping[int, Sequence[Cause]], settings: LocatorSettings
+    explained: Sequence[SuperActivation], causes: Mapping[int, Sequence[SuperWeight]], settings: LocatorSettings
 ) -> tuple[SuperActivation, ...]:
     """Steps 3 to 5."""
     kept, scalars = [], 0
@@ -230,17 +182,10 @@ def _keep_tallest(
 
 def find_causes(
     probe: Probe, activation: SuperActivation, contributions: Tensor, settings: LocatorSettings
-) -> tuple[Cause, ...]:
-    """Find the products that make up a super activation, in all early layers.
+) -> tuple[SuperWeight, ...]:
+    """Find the products that make up a super activation, in all early layers, largest share first.
 
-    Args:
-        probe: One forward pass.
-        activation: What is to be explained.
-        contributions: What the MLPs of the early layers add to the residual stream, [layers, tokens, hidden].
-        settings: The thresholds.
-
-    Returns:
-        Largest share first; more than `maximum_count` where many share it.
+    Contributions are [layers, tokens, hidden]. More than `maximum_count` are returned where many share it.
     """
     products: list[tuple[float, DownObservation, int]] = []
     token, channel = activation.token, activation.channel
@@ -260,21 +205,15 @@ def find_causes(
             products += [(share, seen, column) for share, column in largest]
     products.sort(key=lambda product: -product[0])
     return tuple(
-        _describe_cause(seen, activation, column, share)
+        SuperWeight(
+            parameter=seen.down.parameter,
+            row=channel,
+            column=column,
+            expert=seen.down.expert,
+            layer=seen.layer,
+            value=float(read_row(seen.down, channel)[column]),
+            share=share,
+        )
         for share, seen, column in products
         if share > 0 and share >= settings.relative_share * products[0][0]
     )
-
-
-def _describe_cause(seen: DownObservation, activation: SuperActivation, column: int, share: float) -> Cause:
-    entering = seen.input_at(activation.token)
-    weight = SuperWeight(
-        parameter=seen.down.parameter,
-        row=activation.channel,
-        column=column,
-        expert=seen.down.expert,
-        layer=seen.layer,
-        value=float(read_row(seen.down, activation.channel)[column]),
-        share=share,
-    )
-    return Cause(weight, 0.0 if entering is None else float(entering[column]))

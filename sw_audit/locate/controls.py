@@ -17,15 +17,8 @@ def find_largest_weights(
 ) -> tuple[WeightAddress, ...]:
     """Find the weights of largest magnitude in the decoder's matrices, as the paper's released code does.
 
-    Embeddings, head and norms are no part of the decoder's matrices.
-
-    Args:
-        layers: The decoder layers.
-        count: How many weights.
-        excluded: Weights that do not count, such as the super weights.
-
-    Returns:
-        Largest magnitude first; fewer than `count` if the decoder has fewer.
+    Embeddings, head and norms are no part of the decoder's matrices, and excluded weights do not count. Largest
+    magnitude first; fewer than `count` if the decoder has fewer.
     """
     if count == 0:
         return ()
@@ -59,17 +52,11 @@ def find_largest_weights(
 def draw_placebos(
     layers: Sequence[DecoderLayer], super_weights: Sequence[WeightAddress], kind: str, seed: str
 ) -> tuple[WeightAddress, ...]:
-    """Draw one matched control for each super weight.
+    """Draw one matched control for each super weight, never a super weight itself.
 
-    Args:
-        layers: The decoder layers.
-        super_weights: What is to be matched; never drawn themselves.
-        kind: `same-row` (another column), `same-column` (another row), `same-magnitude` (the weight that has
-            the same rank by magnitude in another layer's down-projection), or `random` (any decoder matrix).
-        seed: Decides the draw.
-
-    Returns:
-        As many addresses as there are super weights, all different where the matrices allow it.
+    Kinds are `same-row` (another column), `same-column` (another row), `same-magnitude` (the weight that has the
+    same rank by magnitude in another layer's down-projection), and `random` (any decoder matrix). There is one
+    address per super weight, all different where the matrices allow it.
 
     Raises:
         ValueError: If the kind is not one of these.
@@ -100,16 +87,15 @@ def list_matrices(layers: Sequence[DecoderLayer]) -> tuple[Matrix, ...]:
 
 def _draw(layers: Sequence[DecoderLayer], target: WeightAddress, kind: str, random: Random) -> WeightAddress:
     matrices = list_matrices(layers)
-    own = (target.parameter, target.expert)
-    target_matrix = next(matrix for matrix in matrices if (matrix.parameter, matrix.expert) == own)
-    height, width = target_matrix.shape
+    key = (target.parameter, target.expert)
+    own = next(matrix for matrix in matrices if (matrix.parameter, matrix.expert) == key)
     match kind:
         case "same-row":
-            return _address(target_matrix, target.row, random.randrange(width))
+            return _address(own, target.row, random.randrange(own.shape[1]))
         case "same-column":
-            return _address(target_matrix, random.randrange(height), target.column)
+            return _address(own, random.randrange(own.shape[0]), target.column)
         case "same-magnitude":
-            return _match_rank(layers, target_matrix, target, random)
+            return _match_rank(layers, own, target, random)
         case "random":
             matrix = random.choices(matrices, weights=[math.prod(matrix.shape) for matrix in matrices])[0]
             return _address(matrix, random.randrange(matrix.shape[0]), random.randrange(matrix.shape[1]))

@@ -29,12 +29,10 @@ from sw_audit.locate.trace import (
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import WeightAddress
-from sw_audit.record.location import Candidate, Depth, Location, Outcome, SuperActivation, SuperWeight
+from sw_audit.record.location import Candidate, Depth, Location, Outcome, SuperActivation
 
 DEFAULT_PROMPT = "Apple Inc. is a worldwide tech company."
 """The prompt of the paper's released code; any text serves, for the spike does not depend on it."""
-
-STAGE = "locating"
 
 
 def locate_super_weights(
@@ -58,16 +56,17 @@ def locate_super_weights(
         depth: `early` stops after the early layers (`count_early_layers`): then a super activation must persist
             through those that ran, and whether it persists to near the end stays open.
 
-    Returns:
-        What was found; a model without super weights is an answer (`Outcome.NONE`).
-
     Raises:
         CheckpointError: If the prompt has no tokens, or the residual stream is not finite on it.
     """
     token_ids, bos = encode_prompt(checkpoint.tokenizer, prompt)
     layers = count_early_layers(len(checkpoint.layers), settings) if depth == "early" else None
     probe = probe_prompt(checkpoint, token_ids, layers)
-    attribution = explain_probe(checkpoint, probe, settings)
+    activations = find_super_activations(probe, settings)
+    # Only the layers that add to a super activation run once more.
+    explained = choose_layers_to_explain(probe, activations, find_span(probe, settings)[0] + 1, settings)
+    contributions = measure_contributions(checkpoint, probe, explained)
+    attribution = attribute_activations(probe, activations, contributions, settings)
     outcome, because = _conclude(probe, attribution, settings)
     return Location(
         outcome=outcome,
@@ -93,14 +92,8 @@ def stream_location(
 ) -> Location:
     """Locate the super weights of a checkpoint while reading it: each decoder layer is there only while it runs.
 
-    The result is that of `locate_super_weights(open_checkpoint(model), ...)`, to the last bit.
-
-    Args:
-        model: The model.
-        prompt: Any text.
-        depth: `early` stops after the early layers, and reads no others.
-        progress: Told after each layer.
-        settings: The thresholds.
+    The result is that of `locate_super_weights(open_checkpoint(model), ...)`, to the last bit. With depth `early`
+    only the early layers are read. Progress is told after each layer.
 
     Raises:
         CheckpointError: If the checkpoint cannot be used, or a layer that was read is not finite.
@@ -119,12 +112,8 @@ def open_for_locating(
 ) -> Checkpoint:
     """Open a checkpoint so that its layers are read as they run; as a whole where that cannot be, and say so.
 
-    Args:
-        model: The model.
-        depth: How far it will be run, for the progress.
-        digest: Whether to digest its files, which reads all of them.
-        progress: Told after each layer that runs for the first time.
-        settings: Which layers are early.
+    The depth to which it will be run is for the progress, which is told after each layer that runs for the first
+    time. A digest of its files reads all of them.
 
     Raises:
         CheckpointError: If the checkpoint cannot be used.
@@ -136,7 +125,7 @@ def open_for_locating(
         # The first layers may run again, once it is known what is to be explained.
         if layer >= done:
             done = layer + 1
-            progress(STAGE, done, total)
+            progress("locating", done, total)
 
     try:
         checkpoint = open_streaming(model, digest=digest, on_layer=tell)
@@ -145,22 +134,8 @@ def open_for_locating(
         return open_checkpoint(model)
     layers = len(checkpoint.layers)
     total = count_early_layers(layers, settings) if depth == "early" else layers
-    progress(STAGE, 0, total)
+    progress("locating", 0, total)
     return checkpoint
-
-
-def explain_probe(
-    checkpoint: Checkpoint, probe: Probe, settings: LocatorSettings = DEFAULT_SETTINGS
-) -> Attribution:
-    """Find the super activations that a probe shows, and the scalars that make them.
-
-    Only where there is a super activation, the layers that add to it run once more, to see what of their
-    down-projections' outputs reaches the residual stream.
-    """
-    activations = find_super_activations(probe, settings)
-    early = find_span(probe, settings)[0] + 1
-    layers = choose_layers_to_explain(probe, activations, early, settings)
-    return attribute_activations(probe, activations, measure_contributions(checkpoint, probe, layers), settings)
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> tuple[list[int], bool]:
@@ -183,42 +158,33 @@ def encode_prompt(tokenizer: Any, prompt: str) -> tuple[list[int], bool]:
 
 def _conclude(probe: Probe, attribution: Attribution, settings: LocatorSettings) -> tuple[Outcome, str]:
     if attribution.explained:
-        return Outcome.LOCATED, _say_located(attribution.explained, attribution.super_weights)
+        tallest, weights = attribution.explained[0], attribution.super_weights
+        share = sum(weight.share for weight in weights if weight.row == tallest.channel)
+        scalars = "one scalar explains" if len(weights) == 1 else f"{len(weights)} scalars explain"
+        return Outcome.LOCATED, (
+            f"{scalars} {share:.0%} of the super activation in channel {tallest.channel}, which persists from "
+            f"layer {tallest.first_layer} to layer {tallest.last_layer}"
+        )
     if attribution.activations:
-        return Outcome.DISTRIBUTED, _say_distributed(attribution, settings)
+        tallest = attribution.activations[0]
+        causes = attribution.causes[tallest.channel]
+        if len(causes) > settings.maximum_count:
+            because = f"more than {settings.maximum_count} products of down-projections share it"
+        else:
+            because = (
+                f"{len(causes)} products of down-projections explain {sum(cause.share for cause in causes):.0%} "
+                f"of it; at most {settings.maximum_count} must explain {settings.explained:.0%}"
+            )
+        return Outcome.DISTRIBUTED, (
+            f"channel {tallest.channel} carries a massive activation from layer {tallest.first_layer} to layer "
+            f"{tallest.last_layer}, but {because}"
+        )
     first, last = find_span(probe, settings)
     largest = float(measure_prominence(probe).ratios[first : last + 1].amin(0).max())
     return Outcome.NONE, (
         f"no entry of the residual stream stands out early and persists: from layer {first} to layer {last} none "
         f"is more than {largest:.3g} times the median of its layer and token throughout, at least "
         f"{settings.prominence:g} would be asked of it"
-    )
-
-
-def _say_located(activations: Sequence[SuperActivation], weights: Sequence[SuperWeight]) -> str:
-    first = activations[0]
-    share = sum(weight.share for weight in weights if weight.row == first.channel)
-    scalars = "one scalar explains" if len(weights) == 1 else f"{len(weights)} scalars explain"
-    return (
-        f"{scalars} {share:.0%} of the super activation in channel {first.channel}, which persists from layer "
-        f"{first.first_layer} to layer {first.last_layer}"
-    )
-
-
-def _say_distributed(attribution: Attribution, settings: LocatorSettings) -> str:
-    activation = attribution.activations[0]
-    causes = attribution.causes[activation.channel]
-    if len(causes) > settings.maximum_count:
-        because = f"more than {settings.maximum_count} products of down-projections share it"
-    else:
-        share = sum(cause.weight.share for cause in causes)
-        because = (
-            f"{len(causes)} products of down-projections explain {share:.0%} of it; at most "
-            f"{settings.maximum_count} must explain {settings.explained:.0%}"
-        )
-    return (
-        f"channel {activation.channel} carries a massive activation from layer {activation.first_layer} to layer "
-        f"{activation.last_layer}, but {because}"
     )
 
 

@@ -5,7 +5,7 @@ A down-projection is seen in the same way whether it serves every token or is on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -66,19 +66,12 @@ class DownObservation:
         return self.outputs * self.scales[:, None]
 
     def products_at(self, token: int, row: int) -> Tensor | None:
-        """Return what each product `W[row, column] * x[column]` adds to the MLP's output at a token.
+        """Return what each product `W[row, column] * x[column]` adds to the MLP's output, float32 [inner].
 
-        Args:
-            token: Position in the prompt.
-            row: Channel of the residual stream.
-
-        Returns:
-            Scale included, float32 [inner]; `None` if it did not serve the token.
+        The scale is included; `None` if it did not serve the token.
         """
         place = self._places.get(token)
-        if place is None:
-            return None
-        return read_row(self.down, row) * self.inputs[place] * self.scales[place]
+        return None if place is None else read_row(self.down, row) * self.inputs[place] * self.scales[place]
 
     def delivered_at(self, token: int, row: int) -> float:
         """Return what it adds to the MLP's output at a token and row; 0 if it did not serve the token."""
@@ -101,13 +94,7 @@ class DownObservation:
 
 
 def observe_every_token(down: DownProjection, inputs: Tensor, outputs: Tensor) -> DownObservation:
-    """Make the observation of a down-projection that serves every token.
-
-    Args:
-        down: The down-projection.
-        inputs: What entered, float32 [tokens, inner].
-        outputs: What left, float32 [tokens, hidden].
-    """
+    """Make the observation of a down-projection that serves every token."""
     return DownObservation(down, torch.arange(len(inputs)), inputs, outputs, torch.ones(len(inputs)))
 
 
@@ -156,10 +143,7 @@ class _EnoughError(Exception):
 def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int | None = None) -> Probe:
     """Run the model once on one prompt, up to the last decoder layer that is asked for and no further.
 
-    Args:
-        checkpoint: The model, whose weights are not changed.
-        token_ids: The prompt, BOS included if wanted.
-        layers: How many decoder layers to run; all by default.
+    Weights are not changed. BOS is among the token ids if it is wanted; by default all layers run.
 
     Raises:
         CheckpointError: If the residual stream is not finite on the prompt, or experts cannot be followed.
@@ -191,7 +175,13 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
                 stack.callback(handle.remove)
         with suppress(_EnoughError):
             checkpoint.model(input_ids=torch.tensor([list(token_ids)], device=checkpoint.device), use_cache=False)
-    _refuse_non_finite(checkpoint, residual)
+    for depth, states in enumerate(residual):
+        if not bool(states.isfinite().all()):
+            raise CheckpointError(
+                f"model {checkpoint.identity.source}",
+                f"the output of decoder layer {depth} is not finite in {checkpoint.identity.dtype}",
+                "load it in a wider dtype, such as float32, or repair the checkpoint",
+            )
     return Probe(
         token_ids=tuple(token_ids),
         embedded=copy_rows(entries[0]),
@@ -203,25 +193,9 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
     )
 
 
-def _refuse_non_finite(checkpoint: Checkpoint, residual: Sequence[Tensor]) -> None:
-    for depth, states in enumerate(residual):
-        if not bool(states.isfinite().all()):
-            raise CheckpointError(
-                f"model {checkpoint.identity.source}",
-                f"the output of decoder layer {depth} is not finite in {checkpoint.identity.dtype}",
-                "load it in a wider dtype, such as float32, or repair the checkpoint",
-            )
-
-
 @dataclass
 class _LayerWatch:
-    """Hooks on one layer's MLP, and what they saw.
-
-    Attributes:
-        layer: The layer.
-        seen: What each down-projection did.
-        entered: What entered an expert that is a module of its own, [served, hidden].
-    """
+    """Hooks on one layer's MLP: what each down-projection did, and what entered experts that are modules."""
 
     layer: DecoderLayer
     seen: dict[DownProjection, DownObservation] = field(default_factory=dict)
@@ -249,14 +223,10 @@ class _LayerWatch:
     def _see_module(self, down: DownProjection, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.seen[down] = observe_every_token(down, copy_rows(inputs[0]), copy_rows(output))
 
-    def _see_entering(
-        self, down: DownProjection, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
-    ) -> None:
+    def _see_entering(self, down: DownProjection, _: nn.Module, inputs: Any, named: Any) -> None:
         self.entered[down] = copy_rows(find_first_tensor((*inputs, *named.values())))
 
-    def _see_fused(
-        self, fused: FusedExperts, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any
-    ) -> None:
+    def _see_fused(self, fused: FusedExperts, _: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         passes = follow_experts(fused, inputs, named)
         check_passes(fused, passes, output)
         by_expert = {down.expert: down for down in self.layer.down_projections if down.fused is fused}
@@ -267,12 +237,7 @@ class _LayerWatch:
                 self.seen[down] = DownObservation(down, run.tokens.cpu(), inputs_of_run, outputs, scales)
 
     def _see_block(
-        self,
-        downs: Sequence[DownProjection],
-        block: nn.Module,
-        inputs: tuple[Any, ...],
-        named: Mapping[str, Any],
-        output: Any,
+        self, downs: Sequence[DownProjection], block: nn.Module, inputs: Any, named: Any, output: Any
     ) -> None:
         """Find out what a block multiplies the outputs of its modules by before it adds them up."""
         entering = copy_rows(find_first_tensor((*inputs, *named.values())))
@@ -297,15 +262,7 @@ class _LayerWatch:
 
 
 def _solve_scales(observed: Sequence[DownObservation], total: Tensor) -> list[Tensor]:
-    """Solve for the factors with which outputs add up to a total, token by token, by least squares.
-
-    Args:
-        observed: Outputs of few down-projections per token.
-        total: What they add up to, float32 [tokens, hidden].
-
-    Returns:
-        The factors of each down-projection, float32 [served].
-    """
+    """Solve for the factors with which outputs add up to a total, token by token, by least squares."""
     scales = [torch.zeros(len(seen.tokens)) for seen in observed]
     for token in range(len(total)):
         served = [

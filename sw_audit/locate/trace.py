@@ -50,7 +50,7 @@ def find_span(probe: Probe, settings: LocatorSettings) -> tuple[int, int]:
     layers, seen = probe.layers, len(probe.residual)
     if seen < layers:
         return max(0, seen - 1 - settings.early_beyond), seen - 1
-    first = _count_early(layers, settings.early) - 1
+    first = max(1, math.ceil(settings.early * layers)) - 1
     return first, max(first, min(math.floor(settings.late * (layers - 1)), layers - 3))
 
 
@@ -59,25 +59,15 @@ def count_early_layers(layers: int, settings: LocatorSettings) -> int:
 
     Of a shallow model at least the first three can hold a cause: most published ones sit in layer 1 or 2.
     """
-    return min(layers, max(_count_early(layers, settings.early_reading), 3 + settings.early_beyond))
-
-
-def _count_early(layers: int, part: float) -> int:
-    return max(1, math.ceil(part * layers))
+    return min(layers, max(math.ceil(settings.early_reading * layers), 3 + settings.early_beyond))
 
 
 def find_super_activations(probe: Probe, settings: LocatorSettings) -> tuple[SuperActivation, ...]:
-    """Find the entries of the residual stream that a super activation could be.
+    """Find the entries of the residual stream that a super activation could be, largest magnitude first.
 
     An entry (token, channel) counts if it stands out in a run of layers that begins early and ends late, keeps
-    its sign there, and stays within a factor of its median over the layers that every run includes.
-
-    Args:
-        probe: One forward pass.
-        settings: The thresholds.
-
-    Returns:
-        Largest magnitude first; a channel may be there at several tokens.
+    its sign there, and stays within a factor of its median over the layers that every run includes. A channel may
+    be there at several tokens.
     """
     prominent = measure_prominence(probe).ratios >= settings.prominence  # [layers, tokens, hidden]
     first, last = find_span(probe, settings)
@@ -126,13 +116,7 @@ def trace_prompts(
 ) -> tuple[PromptTrace, ...]:
     """Follow channels of the residual stream through the layers, one forward pass per prompt.
 
-    Args:
-        checkpoint: The model; it is not changed.
-        channels: Channels of the residual stream.
-        prompts: Each as its text and its token ids, BOS included.
-
-    Returns:
-        One trace per prompt and channel.
+    A prompt is its text and its token ids, BOS included. One trace per prompt and channel.
 
     Raises:
         CheckpointError: If the residual stream is not finite on a prompt.
@@ -160,18 +144,10 @@ def trace_prompts(
 def find_break(
     traces: Sequence[PromptTrace], activations: Sequence[SuperActivation], tolerance: float
 ) -> str | None:
-    """Say what a prompt changes about the super activations, if anything.
+    """Say what a prompt changes about the super activations, as located; `None` if all is as it was.
 
     Between its first and last layer a super activation's channel is largest at one and the same token, and its
-    magnitude there stays within the tolerance of the located one.
-
-    Args:
-        traces: The channels on one prompt.
-        activations: The super activations, as located.
-        tolerance: Largest relative deviation.
-
-    Returns:
-        The first break, in words; `None` if all is as it was.
+    magnitude there stays within the tolerance, relative, of the located one.
     """
     by_channel = {activation.channel: activation for activation in activations}
     for trace in traces:

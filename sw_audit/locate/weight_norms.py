@@ -30,33 +30,21 @@ def predict_from_weights(layers: Sequence[DecoderLayer], location: Location) -> 
     """Return a location with what the weights alone say of each of its super weights.
 
     Only the layers that hold one are read, one after the other. Outcome and super weights stay as they are.
-
-    Args:
-        layers: The decoder layers.
-        location: Where the super weights are.
     """
     by_layer = {layer.index: layer for layer in layers}
-    holding = sorted({weight.layer for weight in location.super_weights} & set(by_layer))
-    predicted = [
-        prediction
-        for index in holding
-        for prediction in predict_layer(
-            by_layer[index], [weight for weight in location.super_weights if weight.layer == index]
-        )
-    ]
-    prediction = _conclude(location.super_weights, predicted)
+    located: dict[int, list[SuperWeight]] = {}
+    for weight in location.super_weights:
+        located.setdefault(weight.layer, []).append(weight)
+    holding = sorted(located.keys() & by_layer.keys())
+    predicted = [entry for index in holding for entry in predict_layer(by_layer[index], located[index])]
+    prediction = _conclude(len(location.super_weights), predicted)
     return location.model_copy(update={"weight_norm_prediction": prediction})
 
 
 def predict_layer(layer: DecoderLayer, weights: Sequence[SuperWeight]) -> tuple[PredictedWeight, ...]:
     """Ask one layer's weights about the super weights located in it.
 
-    Args:
-        layer: The layer, its weights in memory.
-        weights: Super weights of this layer.
-
-    Returns:
-        One entry per super weight whose matrices can be read; packed and unloaded ones cannot.
+    One entry per super weight whose matrices can be read; packed and unloaded ones cannot.
     """
     predicted = []
     for down in layer.down_projections:
@@ -71,16 +59,16 @@ def predict_layer(layer: DecoderLayer, weights: Sequence[SuperWeight]) -> tuple[
     return tuple(predicted)
 
 
-def _conclude(weights: Sequence[SuperWeight], predicted: Sequence[PredictedWeight]) -> WeightNormPrediction | None:
-    if not weights:
+def _conclude(located: int, predicted: Sequence[PredictedWeight]) -> WeightNormPrediction | None:
+    if not located:
         return None
-    if len(predicted) < len(weights):
-        missing = len(weights) - len(predicted)
-        because = f"the matrices around {missing} of {len(weights)} super weights cannot be read"
-        return WeightNormPrediction(agrees=None, because=because, weights=tuple(predicted))
-    agreeing = sum(prediction.agrees for prediction in predicted)
-    because = f"from the weights alone, {agreeing} of {len(predicted)} stand first in their layer"
-    return WeightNormPrediction(agrees=agreeing == len(predicted), because=because, weights=tuple(predicted))
+    if missing := located - len(predicted):
+        agrees, because = None, f"the matrices around {missing} of {located} super weights cannot be read"
+    else:
+        agreeing = sum(prediction.agrees for prediction in predicted)
+        agrees = agreeing == located
+        because = f"from the weights alone, {agreeing} of {located} stand first in their layer"
+    return WeightNormPrediction(agrees=agrees, because=because, weights=tuple(predicted))
 
 
 def find_inward_matrices(layer: DecoderLayer, down: DownProjection) -> tuple[Matrix, ...]:
@@ -101,23 +89,18 @@ def find_inward_matrices(layer: DecoderLayer, down: DownProjection) -> tuple[Mat
     module = down.parameter
     while "." in module:
         module = module.rpartition(".")[0]
-        near = [matrix for matrix in fitting if matrix.parameter.startswith(f"{module}.")]
-        # A neighbour's own parameter comes before what lies deeper, as attention does beside OPT's fc1 and fc2.
-        depths = [matrix.parameter.removeprefix(module).count(".") for matrix in near]
-        if near:
-            return tuple(matrix for matrix, depth in zip(near, depths, strict=True) if depth == min(depths))
+        if near := [matrix for matrix in fitting if matrix.parameter.startswith(f"{module}.")]:
+            # A neighbour's own parameter comes before what lies deeper, as attention beside OPT's fc1 and fc2.
+            nearest = min(matrix.parameter.count(".") for matrix in near)
+            return tuple(matrix for matrix in near if matrix.parameter.count(".") == nearest)
     return ()
 
 
 def measure_drive(down: DownProjection, inward: Sequence[Matrix]) -> Tensor:
     """Measure how far each neuron can be driven: the product of its inward rows' squared norms.
 
-    Args:
-        down: The down-projection, [hidden, inner].
-        inward: Gate and up, or one matrix; [inner or 2 * inner, hidden] each.
-
-    Returns:
-        Float64 on the CPU, [inner].
+    The down-projection is [hidden, inner], each inward matrix [inner or 2 * inner, hidden]; the drive is [inner],
+    float64 on the CPU.
     """
     inner = down.shape[1]
     drive = torch.ones(inner, dtype=torch.float64)
@@ -133,15 +116,7 @@ def measure_drive(down: DownProjection, inward: Sequence[Matrix]) -> Tensor:
 
 
 def score_rows(down: Matrix, drive: Tensor) -> Tensor:
-    """Score each row of a down-projection, as in the head of this file.
-
-    Args:
-        down: The down-projection, [hidden, inner].
-        drive: How far each neuron can be driven, float64 [inner].
-
-    Returns:
-        Float64 on the CPU, [hidden].
-    """
+    """Score each row of a down-projection, as in the head of this file, given the drive; float64 on the CPU."""
     # Scaled to at most 1, so that float32, which is much faster, does not overflow.
     largest = drive.max().clamp_min(torch.finfo(torch.float64).tiny)
     scaled = (drive / largest).float()

@@ -28,15 +28,10 @@ def prepare_activations(
 ) -> ActivationSetup:
     """Find out whether activations can be quantized, what can be smoothed, and which alpha is best.
 
-    SmoothQuant's alpha is searched on calibration text alone. Of every four windows, ranges are learned on
-    three, and the loss is measured on the fourth; the alpha with the lowest loss is chosen. One window is too
-    few for both.
-
-    Args:
-        checkpoint: The model; bit-identical afterwards.
-        prompt: Any token ids; running them shows which norm feeds which projection.
-        calibration: Text that nothing is scored on, if there is any.
-        trials: Per scheme, one arm per alpha to try.
+    SmoothQuant's alpha is searched on calibration text alone, per scheme with one arm per alpha to try. Of every
+    four windows, ranges are learned on three, and the loss is measured on the fourth; the alpha with the lowest
+    loss is chosen. One window is too few for both. Running the prompt, any token ids, shows which norm feeds which
+    projection. The model is bit-identical afterwards.
     """
     if (reason := explain_unroundable(checkpoint.layers)) is not None:
         return ActivationSetup(unroundable=reason)
@@ -64,8 +59,8 @@ def _survey(checkpoint: Checkpoint, prompt: Sequence[int]) -> tuple[str | None, 
             stack.enter_context(recorder.watching())
         token_ids = torch.tensor([list(prompt)], device=checkpoint.device)
         checkpoint.model(input_ids=token_ids, use_cache=False)
-    calibrations = [calibration for recorder in recorders if (calibration := recorder.conclude()) is not None]
-    feeds = [feed for calibration in calibrations for feed in calibration.feeds]
+    calibrations = [recorder.conclude() for recorder in recorders]
+    feeds = [feed for calibration in calibrations if calibration is not None for feed in calibration.feeds]
     smoothed = sum(len(feed.parameters) for feed in feeds if feed.weighted)
     count = sum(len(list(list_projections(layer.module, layer.name))) for layer in checkpoint.layers)
     if smoothed:
@@ -78,29 +73,19 @@ def _survey(checkpoint: Checkpoint, prompt: Sequence[int]) -> tuple[str | None, 
 def _search(
     checkpoint: Checkpoint, calibration: Windows, trials: Mapping[str, Sequence[Arm]]
 ) -> tuple[AlphaSearch, ...]:
-    numbers = torch.arange(len(calibration.token_ids))
-    choosing = numbers % _CHOOSING == 1
-    arms = [arm for tried in trials.values() for arm in tried]
-    measured = measure_arms(
-        checkpoint,
-        [BASELINE, *arms],
-        _pick(calibration, choosing),
-        protocol="calibration",
-        calibration=_pick(calibration, ~choosing),
+    choosing = torch.arange(len(calibration.token_ids)) % _CHOOSING == 1
+    scored, unscored = (
+        Windows(calibration.token_ids[part], calibration.first_scored[part], calibration.stride, calibration.bos)
+        for part in (choosing, ~choosing)
     )
+    arms = [BASELINE, *(arm for tried in trials.values() for arm in tried)]
+    measured = measure_arms(checkpoint, arms, scored, protocol="calibration", calibration=unscored)
     nats = {measurement.arm: measurement.loss.mean_nats for measurement in measured}
-    return tuple(_conclude(scheme, tried, nats) for scheme, tried in trials.items())
-
-
-def _conclude(scheme: str, tried: Sequence[Arm], nats: Mapping[Arm, float | None]) -> AlphaSearch:
-    trials = tuple(AlphaTrial(alpha=_read_alpha(arm), nats=nats[arm]) for arm in tried)
-    finite = [(trial.nats, number) for number, trial in enumerate(trials) if trial.nats is not None]
-    return AlphaSearch(scheme=scheme, trials=trials, chosen=trials[min(finite)[1]].alpha if finite else None)
-
-
-def _read_alpha(arm: Arm) -> float:
-    return next(act.alpha for act in arm.acts if isinstance(act, Smooth))
-
-
-def _pick(windows: Windows, chosen: torch.Tensor) -> Windows:
-    return Windows(windows.token_ids[chosen], windows.first_scored[chosen], windows.stride, windows.bos)
+    searches = []
+    for scheme, tried in trials.items():
+        alphas = [act.alpha for arm in tried for act in arm.acts if isinstance(act, Smooth)]
+        tries = tuple(AlphaTrial(alpha=alpha, nats=nats[arm]) for alpha, arm in zip(alphas, tried, strict=True))
+        finite = [(trial.nats, number) for number, trial in enumerate(tries) if trial.nats is not None]
+        chosen = tries[min(finite)[1]].alpha if finite else None
+        searches.append(AlphaSearch(scheme=scheme, trials=tries, chosen=chosen))
+    return tuple(searches)

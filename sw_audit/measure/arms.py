@@ -59,9 +59,6 @@ def measure_arms(
         observer: Watches the layers; see `run_arms`.
         progress: Told after each layer and each batch of logits.
 
-    Returns:
-        One measurement per arm, in order.
-
     Raises:
         CorpusError: If an item does not suit the model.
     """

@@ -17,11 +17,7 @@ from sw_audit.quantize.calibration import Calibration, NormFeed, Operand
 
 
 class CalibrationRecorder:
-    """Records the calls of one decoder layer and makes a `Calibration` of them.
-
-    Args:
-        layer: The layer.
-    """
+    """Records the calls of one decoder layer and makes a `Calibration` of them."""
 
     def __init__(self, layer: DecoderLayer) -> None:
         self._layer = layer
@@ -39,7 +35,8 @@ class CalibrationRecorder:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch every call of the layer; afterwards no hook is left."""
-        projections = {module: matrix.parameter for matrix, module in self._list_projections()}
+        listed = list_projections(self._layer.module, self._layer.name)
+        projections = {module: matrix.parameter for matrix, module in listed}
         with ExitStack() as stack:
             hook = self._layer.module.register_forward_pre_hook(self._begin, with_kwargs=True)
             stack.callback(hook.remove)
@@ -69,9 +66,6 @@ class CalibrationRecorder:
             feeds=tuple(NormFeed(name, self._weighted[name], tuple(fed[name])) for name in fed),
             tokens=self._tokens,
         )
-
-    def _list_projections(self) -> Iterator[Any]:
-        return list_projections(self._layer.module, self._layer.name)
 
     def _begin(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         hidden = split_call(inputs, named)[0]

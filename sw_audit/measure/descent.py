@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -39,13 +40,7 @@ _PROBED_COLUMNS = 64
 
 @dataclass(frozen=True, eq=False)
 class SharedText:
-    """A text that two models are measured on.
-
-    Attributes:
-        windows: The text, cut.
-        protocol: How it is measured.
-        stop_words: Ids of stop words, int64 [ids].
-    """
+    """A text that two models are measured on, cut, with its protocol and ids of stop words, int64 [ids]."""
 
     windows: Windows
     protocol: Protocol
@@ -55,21 +50,13 @@ class SharedText:
 def share_text(parent: Checkpoint, descendant: Checkpoint, policy: CorpusPolicy, seed: int) -> SharedText:
     """Cut a text for two models that are to be compared token by token.
 
-    Args:
-        parent: The parent.
-        descendant: The descendant.
-        policy: The text.
-        seed: Seed of everything that is drawn; part of the protocol.
-
     Raises:
         CorpusError: If it cannot be read, or is too short.
         CheckpointError: If the two make different tokens of it.
     """
-    text = read_corpus(policy)
-    limits = [model.maximum_positions for model in (parent, descendant) if model.maximum_positions is not None]
-    ours, theirs = (
-        window_corpus(text, model.tokenizer, policy, min(limits, default=None)) for model in (descendant, parent)
-    )
+    text, models = read_corpus(policy), (descendant, parent)
+    limit = min((model.maximum_positions for model in models if model.maximum_positions is not None), default=None)
+    ours, theirs = (window_corpus(text, model.tokenizer, policy, limit) for model in models)
     if not torch.equal(ours.token_ids, theirs.token_ids):
         raise CheckpointError(
             f"model {descendant.identity.source!r} beside its parent {parent.identity.source!r}",
@@ -94,13 +81,8 @@ def compare_on_text(
 ) -> tuple[ComparedText, tuple[LayerError, ...]]:
     """Measure both models on a text, side by side, and the descendant with parts of the parent put back.
 
-    Args:
-        parent: The parent; its layers may be in memory only while they run.
-        descendant: The descendant; bit-identical afterwards.
-        text: The text.
-        counterfactuals: What is put back.
-        progress: Told after each layer and each batch of logits.
-        layers: Whether layers are compared, which runs each of the descendant's once more.
+    The parent's layers may be in memory only while they run; the descendant is bit-identical afterwards.
+    Comparing layers runs each of the descendant's once more.
 
     Returns:
         The measurements, and one entry per layer; none if nobody asked or the two are not of one shape.
@@ -133,21 +115,14 @@ def restore_super_weights(
 
 
 def restore_module(module: str) -> Arm:
-    """Return the arm in which one module is the parent's.
-
-    Args:
-        module: Its qualified name in the descendant.
-    """
+    """Return the arm in which one module, by its qualified name in the descendant, is the parent's."""
     return Arm(purpose=RestoredModule(module=module), acts=(SwapModules(modules=(module,)),))
 
 
 def list_differences(parent: Checkpoint, descendant: Checkpoint, parent_identity: ModelIdentity) -> Iterator[str]:
     """Say what a reader should know of two models that are compared.
 
-    Args:
-        parent: The parent.
-        descendant: The descendant.
-        parent_identity: Which model the parent is, its digest included.
+    The parent's identity is given apart, for its digest is known only where it was asked for.
     """
     ours, theirs = descendant.identity, parent_identity
     if ours.digest and ours.digest == theirs.digest:
@@ -170,18 +145,16 @@ class LayerErrorObserver:
     """Observes how far a descendant is from its parent, layer by layer, over the scored tokens.
 
     What is not scored is left out of signal and noise: the token that a window begins with carries a massive
-    activation in most models, beside which every error would look small.
-
-    Args:
-        batches: The windows, as given to `run_arms`.
-
-    Attributes:
-        errors: One entry per layer that both models have, as far as the parent is finite.
+    activation in most models, beside which every error would look small. `errors` has one entry per layer that
+    both models have, as far as the parent is finite.
     """
 
     def __init__(self, batches: Sequence[WindowBatch]) -> None:
         self.errors: list[LayerError] = []
-        self._scored = [_mark_scored(batch) for batch in batches]
+        # Which tokens are scored, bool [windows, tokens] each.
+        self._scored = [
+            torch.arange(batch.token_ids.shape[1])[None, :] >= batch.first_scored[:, None] for batch in batches
+        ]
         self._down_input, self._down_output = _Peak(), _Peak()
 
     @contextmanager
@@ -209,35 +182,31 @@ class LayerErrorObserver:
         parents, own = leaving[0], leaving[_DESCENDANT]
         if any(theirs.shape != ours.shape for theirs, ours in zip(parents, own, strict=True)):
             return
-        signal = self._sum(lambda batch: parents[batch])
-        if signal is None:
+        if (signal := self._sum(parents)) is None:
             return
-
-        def run_on_parents(batch: int) -> Tensor:
-            states = entering[batch].to(own[batch].device, own[batch].dtype)
-            return take_states(calls[batch](layer.module, states))
-
+        on_parents = (
+            take_states(call(layer.module, states.to(ours.device, ours.dtype)))
+            for call, states, ours in zip(calls, entering, own, strict=False)
+        )
         self.errors.append(
             LayerError(
                 layer=layer.index,
                 signal=signal,
-                noise=self._sum(lambda batch: own[batch], lambda batch: parents[batch]),
-                own_noise=self._sum(run_on_parents, lambda batch: parents[batch]),
+                noise=self._sum(own, parents),
+                own_noise=self._sum(on_parents, parents),
                 down_input=self._down_input.value,
                 down_output=self._down_output.value,
                 finite=self._down_input.finite and self._down_output.finite,
             )
         )
 
-    def _sum(self, states: Callable[[int], Tensor], other: Callable[[int], Tensor] | None = None) -> float | None:
-        """Sum the squares of a state, or of the difference of two, over scored tokens; `None` if not finite."""
+    def _sum(self, states: Iterable[Tensor], others: Sequence[Tensor] | None = None) -> float | None:
+        """Sum the squares of states, or of differences to others, over scored tokens; `None` if not finite."""
         total = 0.0
-        for batch, scored in enumerate(self._scored):
-            state = states(batch)
+        for scored, state, other in zip(self._scored, states, others or repeat(None), strict=False):
             kept = state[scored.to(state.device)].double()  # [tokens, hidden]
             if other is not None:
-                against = other(batch)
-                kept = kept - against[scored.to(against.device)].to(kept.device).double()
+                kept = kept - other[scored.to(other.device)].to(kept.device).double()
             total += float(kept.square().sum())
         return total if math.isfinite(total) else None
 
@@ -277,11 +246,6 @@ class _Peak:
             self._largest = max(largest, self._largest or 0.0)
 
 
-def _mark_scored(batch: WindowBatch) -> Tensor:
-    """Return which tokens are scored, bool [windows, tokens]."""
-    return torch.arange(batch.token_ids.shape[1])[None, :] >= batch.first_scored[:, None]
-
-
 @torch.no_grad()
 def rank_modules(
     parent: Checkpoint, descendant: Checkpoint, super_weights: Collection[WeightAddress] = ()
@@ -290,12 +254,7 @@ def rank_modules(
 
     The figure is the norm of the difference over the norm of the parent's weights, all experts of a module
     together. A matrix that can only be probed is sampled: so many columns, spread over all of it, stand for the
-    others; the columns of super weights stand for themselves.
-
-    Args:
-        parent: The parent; its layers may be in memory only while they run.
-        descendant: The descendant, in any format.
-        super_weights: The parent's.
+    others; the columns of super weights, the parent's, stand for themselves.
 
     Returns:
         Qualified names in the descendant with their error, worst first: before all others what is not finite, with
@@ -346,7 +305,6 @@ def _choose_columns(matrix: Matrix, hot: Collection[int]) -> Iterator[tuple[Tens
 
 
 def _read(matrix: Matrix, columns: Tensor | None) -> Tensor:
-    """Read a matrix, or some of its columns, float64 on the CPU."""
     if columns is None or matrix.probed is None:
         weight = matrix.weight.detach()
         return (weight if columns is None else weight[:, columns.to(weight.device)]).cpu().double()

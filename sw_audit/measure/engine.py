@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,11 +44,11 @@ from sw_audit.record.arm import Arm
 _REPLACED = ("forward", "_forward_hooks", "_forward_pre_hooks")
 
 
-class Reader(Protocol):
-    """Reads logits as they come: for each batch all arms, the baseline first."""
+Reader = Callable[[int, int, Tensor, Tensor], None]
+"""Takes number of batch and arm, and the logits of the arm and of the baseline, [sequences, tokens, vocabulary].
 
-    def __call__(self, batch: int, arm: int, logits: Tensor, baseline: Tensor) -> None:
-        """Take the logits, [sequences, tokens, vocabulary], of one batch in one arm and in the baseline."""
+It is called as they come: for each batch with all arms, the baseline first.
+"""
 
 
 class Observer(Protocol):
@@ -64,24 +64,19 @@ class Observer(Protocol):
         entering: Sequence[Tensor],
         leaving: list[list[Tensor]],
     ) -> None:
-        """Compare what left a layer that all arms have passed.
+        """Compare what left a layer of the measured model that all arms have passed.
 
-        Args:
-            layer: The layer, of the model that is measured.
-            calls: How it is called, [batch].
-            entering: What entered it in the first arm, [batch].
-            leaving: What left it, [arm][batch].
+        `calls` says how it is called, [batch]; `entering` is what entered it in the first arm, [batch]; `leaving`
+        is what left it, [arm][batch].
         """
 
 
 @dataclass
 class ArmRun:
-    """What the engine itself records of one arm.
+    """What the engine itself records of one arm: time spent, and peaks.
 
-    Attributes:
-        peaks: Per decoder layer, the largest magnitude in its output over the watched batches, `None` where
-            an output is not finite.
-        seconds: Time spent.
+    A peak is the largest magnitude in a decoder layer's output over the watched batches, `None` where an output is
+    not finite.
     """
 
     peaks: list[float | None] = field(default_factory=list)
@@ -120,9 +115,6 @@ def run_arms(
             per layer and arm, run in the layer's place, and let go.
         observer: Watches the layers.
         progress: Told after each layer and each batch of logits.
-
-    Returns:
-        One entry per arm.
 
     Raises:
         ValueError: If the first arm has actions, or an arm has others beside a `ReplaceLayer`.
@@ -169,7 +161,7 @@ class _AllArms:
     def run_layer(self, depth: int) -> None:
         """Let every arm pass one layer."""
         entering = list(self._hidden)
-        layers = [runner.find_layer(depth) for runner in self.runners]
+        layers = [runner.layers[depth] if depth < len(runner.layers) else None for runner in self.runners]
         source = find_source(self.arms, layers[0], layers[-1]) if self.own else None
         calibration: Calibration | None = None
         for number, (arm, layer) in enumerate(zip(self.arms, layers, strict=True)):
@@ -192,8 +184,13 @@ class _AllArms:
                     self._hidden[number] = self._run(number, layer, depth, recorder)
                 # The baseline comes first, and has seen all that is calibrated on.
                 calibration = calibration or recorder.conclude()
-                counted = [states for batch, states in enumerate(self._hidden[number]) if self._counts(batch)]
-                run.peaks.append(_find_peak(counted))
+                peaks = [
+                    float(states.abs().max())
+                    for batch, states in enumerate(self._hidden[number])
+                    if self.watched(batch) and not self.calibrating(batch)
+                ]
+                finite = all(math.isfinite(peak) for peak in peaks)
+                run.peaks.append(max(peaks, default=0.0) if finite else None)
             run.seconds += time.perf_counter() - started
         if self.observer is not None and (layer := layers[self.own]) is not None:
             self.observer.see(layer, self.runners[self.own].calls[depth], entering[0], self._hidden)
@@ -225,29 +222,11 @@ class _AllArms:
     def _runs_in(self, batch: int, arm: int) -> bool:
         return arm <= self.own or (self.included(batch, arm) and not self.calibrating(batch))
 
-    def _counts(self, batch: int) -> bool:
-        return self.watched(batch) and not self.calibrating(batch)
-
-
-def _find_peak(outputs: Iterable[Tensor]) -> float | None:
-    peaks = [float(states.abs().max()) for states in outputs]
-    return max(peaks, default=0.0) if all(math.isfinite(peak) for peak in peaks) else None
-
 
 class LayerwiseRunner:
-    """One model, ready to be run layer by layer on some batches.
-
-    The model's own `forward` is used twice per batch: once with its layers replaced by recorders, which gives the
-    embedded tokens and how each layer is called; and, when the layers have been run by hand, again with the layers
-    replaced by the stored results, so that final norm, head and any scaling of logits are the model's own.
-
-    Args:
-        checkpoint: The model; its layers may be in memory only while they run.
-        batches: Token ids, int64 [sequences, tokens] each.
+    """One model, ready to be run layer by layer on some batches of token ids.
 
     Attributes:
-        checkpoint: The model.
-        layers: Its decoder layers.
         calls: How each layer is called, [layer][batch].
         embedded: What enters the first layer, [batch] of [sequences, tokens, hidden].
     """
@@ -262,20 +241,8 @@ class LayerwiseRunner:
             for token_ids in batches:
                 _call_model(checkpoint, token_ids)
 
-    def find_layer(self, depth: int) -> DecoderLayer | None:
-        """Return one of the layers; `None` where there are fewer."""
-        return self.layers[depth] if depth < len(self.layers) else None
-
     def run_head(self, token_ids: Tensor, hidden: Tensor) -> Tensor:
-        """Run what comes after the layers.
-
-        Args:
-            token_ids: One of the batches.
-            hidden: What leaves the last layer, [sequences, tokens, hidden].
-
-        Returns:
-            Logits, [sequences, tokens, vocabulary].
-        """
+        """Run what comes after the layers: [sequences, tokens, hidden] to [sequences, tokens, vocabulary]."""
         last = len(self.layers) - 1
 
         def pass_on(depth: int, *positional: Any, **named: Any) -> Any:
@@ -301,14 +268,10 @@ def _learn_output_shapes(checkpoint: Checkpoint, token_ids: Tensor) -> list[int 
     def note(depth: int, _: object, __: object, output: Any) -> None:
         shapes[depth] = None if isinstance(output, Tensor) else len(output)
 
-    handles = [
-        layer.module.register_forward_hook(partial(note, depth)) for depth, layer in enumerate(checkpoint.layers)
-    ]
-    try:
+    with ExitStack() as stack:
+        for depth, layer in enumerate(checkpoint.layers):
+            stack.callback(layer.module.register_forward_hook(partial(note, depth)).remove)
         _call_model(checkpoint, token_ids[:1, :2])
-    finally:
-        for handle in handles:
-            handle.remove()
     return shapes
 
 

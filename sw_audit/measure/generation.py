@@ -37,12 +37,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class GreedyContinuation:
-    """What one model continues a prompt with.
+    """What one model continues a prompt with, and whether all logits were finite.
 
-    Attributes:
-        tokens: The new tokens, up to the one that ends the text or whose logits are not finite, which is left out.
-        text: The same as text.
-        finite: Whether all logits were finite.
+    Tokens end before the one that ends the text or whose logits are not finite.
     """
 
     tokens: tuple[int, ...]
@@ -55,11 +52,8 @@ def draw_prompts(
 ) -> tuple[Prompt, ...]:
     """Take prompts from a text, each from another place; the longest comes once more, for a long continuation.
 
-    Args:
-        windows: The text, cut; a prompt longer than one window runs on into the next.
-        tokenizer: What it was cut with.
-        policy: Lengths of prompts and continuations.
-        maximum: The longest sequence that the model can take; prompts are made shorter, then continuations.
+    A prompt longer than one window runs on into the next. Where the model takes sequences of at most `maximum`
+    tokens, prompts are made shorter, then continuations.
     """
     stream, starts = _join(windows)
     lead = [] if windows.bos is None else [windows.bos]
@@ -82,10 +76,7 @@ def generate_continuations(
 ) -> tuple[GreedyContinuation, ...]:
     """Let a model continue each prompt, greedily, one at a time: padding would be another thing to go wrong.
 
-    Args:
-        checkpoint: The model; bit-identical afterwards.
-        prompts: The prompts.
-        progress: Told after each.
+    The model is bit-identical afterwards; progress is told after each prompt.
     """
     continuations = []
     with _decoding_greedily(checkpoint) as ends, torch.no_grad(), quiet_libraries():
@@ -98,13 +89,7 @@ def generate_continuations(
 def pair_continuations(
     prompts: Sequence[Prompt], parent: Sequence[GreedyContinuation], descendant: Sequence[GreedyContinuation]
 ) -> tuple[Continuation, ...]:
-    """Put the continuations of both models side by side.
-
-    Args:
-        prompts: The prompts.
-        parent: The parent's continuations, one per prompt.
-        descendant: Likewise the descendant's.
-    """
+    """Put the continuations of both models, one per prompt, side by side."""
     return tuple(
         Continuation(
             prompt=prompt.text,
@@ -151,19 +136,18 @@ def _continue(checkpoint: Checkpoint, prompt: Prompt, ends: frozenset[int]) -> G
 
 @contextmanager
 def _decoding_greedily(checkpoint: Checkpoint) -> Iterator[frozenset[int]]:
-    """Replace the model's own settings of decoding, which may sample or punish repetition, for a while.
-
-    Yields:
-        The tokens that end a text.
-    """
+    """Replace the model's own settings, which may sample or punish repetition; yield the end tokens."""
     model = checkpoint.model
     before = model.generation_config
     end = getattr(before, "eos_token_id", None)
     end = checkpoint.tokenizer.eos_token_id if end is None else end
     ends = [] if end is None else [end] if isinstance(end, int) else list(end)
-    pad = ends[0] if ends else 0
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, num_beams=1, use_cache=True, eos_token_id=ends or None, pad_token_id=pad
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else 0,
     )
     try:
         yield frozenset(ends)

@@ -21,7 +21,7 @@ from sw_audit.arms.apply import applied_arm, touches
 from sw_audit.checkpoint.families import mixes_tokens
 from sw_audit.checkpoint.matrices import copy_rows, split_call, take_states
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.record.address import WeightAddress, group_addresses
+from sw_audit.record.address import group_addresses
 from sw_audit.record.arm import PRUNED, Arm, Scale
 from sw_audit.record.location import Contribution, LayerMechanism, Location, Mechanism, SuperActivation
 
@@ -37,20 +37,17 @@ def follow_super_activations(checkpoint: Checkpoint, location: Location) -> tupl
 
     Four forward passes on the locating prompt: `see_with_attention` with and without the super weights. The
     paper says that the skip connections carry the super activation and that pruning takes 75 % of it away (Yu et
-    al. 2024, section 3.2, figure 4), and that attention stays on its token (appendix): here each is measured.
-
-    Args:
-        checkpoint: The model; bit-identical afterwards, and attending as before.
-        location: What was located in it.
-
-    Returns:
-        One entry per super activation; none where nothing was located or a pass is not finite there.
+    al. 2024, section 3.2, figure 4), and that attention stays on its token (appendix): here each is measured. The
+    model is bit-identical afterwards, and attends as before. No entry where a pass is not finite.
     """
     if not location.super_weights:
         return ()
     intact = see_with_attention(checkpoint, location.token_ids)
+    arm = Arm(purpose=PRUNED, acts=(Scale(addresses=group_addresses(location.addresses), factor=0.0),))
     with ExitStack() as stack:
-        _prune_(checkpoint, location.addresses, stack)
+        for layer in checkpoint.layers:
+            if touches(arm, layer):
+                stack.enter_context(applied_arm(arm, layer))
         pruned = see_with_attention(checkpoint, location.token_ids)
     followed = (_follow(activation, intact, pruned) for activation in location.super_activations)
     return tuple(mechanism for mechanism in followed if mechanism is not None)
@@ -78,11 +75,7 @@ def see_with_attention(checkpoint: Checkpoint, token_ids: Sequence[int]) -> tupl
     """Take every decoder layer apart on one prompt, attention weights included.
 
     Two forward passes: as the model runs, and once more to be shown attention weights, which count only where the
-    second pass does what the first did.
-
-    Args:
-        checkpoint: The model; attending as before afterwards.
-        token_ids: The prompt, BOS included if wanted.
+    second pass does what the first did. The model attends as before afterwards.
     """
     plain = see_layers(checkpoint, token_ids)
     try:
@@ -99,14 +92,9 @@ def see_with_attention(checkpoint: Checkpoint, token_ids: Sequence[int]) -> tupl
 
 
 def measure_attended(weights: Tensor | None, token: int) -> float | None:
-    """Return how much of the later tokens' attention rests on one token, the mean over heads and queries.
+    """Return how much of the later tokens' attention, [heads, queries, keys], rests on one token.
 
-    Args:
-        weights: [heads, queries, keys], or `None` where there are none.
-        token: The token that is attended to.
-
-    Returns:
-        0 to 1; `None` without weights, or where no token is later.
+    The mean over heads and queries, 0 to 1; `None` without weights, or where no token is later.
     """
     if weights is None or token + 1 >= weights.shape[1]:
         return None
@@ -114,15 +102,7 @@ def measure_attended(weights: Tensor | None, token: int) -> float | None:
 
 
 def _is_near(states: Tensor, others: Tensor, near: float) -> bool:
-    """Tell whether states, [tokens, hidden], are others at every token but for rounding."""
     return bool(((states - others).norm(dim=1) <= near * others.norm(dim=1)).all())
-
-
-def _prune_(checkpoint: Checkpoint, super_weights: Sequence[WeightAddress], stack: ExitStack) -> None:
-    arm = Arm(purpose=PRUNED, acts=(Scale(addresses=group_addresses(super_weights), factor=0.0),))
-    for layer in checkpoint.layers:
-        if touches(arm, layer):
-            stack.enter_context(applied_arm(arm, layer))
 
 
 def _follow(
@@ -155,7 +135,7 @@ def _follow(
 def _read_contribution(parts: LayerParts, token: int, channel: int) -> Contribution | None:
     skip, leaving = (float(states[token, channel]) for states in (parts.entering, parts.leaving))
     middle = None if parts.middle is None else float(parts.middle[token, channel])
-    if not all(math.isfinite(value) for value in (skip, leaving, *([] if middle is None else [middle]))):
+    if not all(math.isfinite(value) for value in (skip, leaving, middle or 0.0)):
         return None
     if middle is None:
         return Contribution(skip=skip, leaving=leaving)
@@ -173,12 +153,7 @@ class _Call:
 
 @torch.no_grad()
 def see_layers(checkpoint: Checkpoint, token_ids: Sequence[int]) -> tuple[LayerParts, ...]:
-    """Run the model once on one prompt and take every decoder layer apart.
-
-    Args:
-        checkpoint: The model; it is not changed.
-        token_ids: The prompt, BOS included if wanted.
-    """
+    """Run the model once on one prompt and take every decoder layer apart."""
     tokens, hidden = len(token_ids), checkpoint.identity.hidden_size
     calls: list[_Call] = []
     weights: list[Tensor] = []
@@ -212,14 +187,9 @@ def see_layers(checkpoint: Checkpoint, token_ids: Sequence[int]) -> tuple[LayerP
 
 
 def find_weights(output: Any, tokens: int) -> Tensor | None:
-    """Find the attention weights in what an attention block returns.
+    """Find the attention weights in what an attention block returns for one sequence; `None` without.
 
-    Args:
-        output: A tensor, or a tuple of all that the block returns.
-        tokens: Length of the one sequence that it was given.
-
-    Returns:
-        [heads, queries, keys], each query's weights over its keys, float32 on the CPU; `None` without.
+    They are [heads, queries, keys], each query's weights over its keys, float32 on the CPU.
     """
     for part in output if isinstance(output, tuple) else ():
         if isinstance(part, Tensor) and part.ndim == 4 and part.shape[0] == 1 and part.shape[2:] == (tokens,) * 2:
@@ -235,11 +205,7 @@ def _find_middle(entering: Tensor, leaving: Tensor, calls: Sequence[_Call], dtyp
        parts add into the stream themselves).
     2. Blocks side by side: the sum of what both returned, each times a factor, is what was added.
 
-    Args:
-        entering: The residual stream as it comes in, [tokens, hidden].
-        leaving: The residual stream as it goes out, [tokens, hidden].
-        calls: The parts of the layer in the order in which they ended.
-        dtype: What the model computes in, whose rounding is forgiven.
+    States are [tokens, hidden]; calls are in the order in which they ended; the dtype's rounding is forgiven.
     """
     first = next((number for number, call in enumerate(calls) if call.mixes), None)
     if first is None or not bool((entering + leaving).isfinite().all()):
@@ -302,9 +268,6 @@ def eager_attention(model: Any) -> Iterator[None]:
 
     Fused kernels never hold them. Afterwards, also after an exception, every configuration in the model names
     the implementation that it named before. A family that has no other way than its own stays as it is.
-
-    Args:
-        model: A `PreTrainedModel`.
     """
     configs = _list_configs(model)
     stored = [config.__dict__.get(_IMPLEMENTATION, ...) for config in configs]

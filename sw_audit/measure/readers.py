@@ -41,13 +41,7 @@ def sequences_at_once(length: int, vocabulary: int) -> int:
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Some windows of the corpus.
-
-    Attributes:
-        first: Index of the first window.
-        token_ids: int64 [windows, tokens].
-        first_scored: int64 [windows].
-    """
+    """Some windows of the corpus from number `first` on; int64 [windows, tokens] and [windows]."""
 
     first: int
     token_ids: Tensor
@@ -67,32 +61,21 @@ def batch_windows(windows: Windows, vocabulary: int) -> list[WindowBatch]:
 class WindowReader:
     """Sums over the scored tokens of each window, per arm.
 
-    Args:
-        arms: Number of arms.
-        windows: Number of windows.
-        stop_words: Ids of stop words, int64 [ids], or `None` if they are not measured.
-        spread: Whether the divergence of every token is kept, to tell how it spreads.
+    Stop words are ids, int64 [ids], or `None` if they are not measured. With `spread` the divergence of every
+    token is kept, to tell how it spreads.
     """
 
     def __init__(self, arms: int, windows: int, stop_words: Tensor | None, *, spread: bool = False) -> None:
-        shape = (arms, windows)
         self._per_token: list[list[Tensor]] | None = [[] for _ in range(arms)] if spread else None
-        self._nats = torch.zeros(shape, dtype=torch.float64)
-        self._divergence = torch.zeros(shape, dtype=torch.float64)
-        self._mass = torch.zeros(shape, dtype=torch.float64)
-        self._same_top = torch.zeros(shape, dtype=torch.long)
+        self._nats, self._divergence, self._mass = torch.zeros(3, arms, windows, dtype=torch.float64)
+        self._same_top = torch.zeros(arms, windows, dtype=torch.long)
         self._tokens = torch.zeros(windows, dtype=torch.long)
         self._stop_words = stop_words
 
     def read(self, batch: WindowBatch, arm: int, logits: Tensor, baseline: Tensor) -> None:
-        """Add one batch of one arm.
+        """Add one batch of one arm; logits are [windows, tokens, vocabulary].
 
-        Args:
-            batch: The windows.
-            arm: Index of the arm.
-            logits: [windows, tokens, vocabulary].
-            baseline: The baseline arm's logits for the same windows. Where its vocabulary is another's, both are
-                compared on the tokens that both have.
+        Where the baseline's vocabulary is another's, both are compared on the tokens that both have.
         """
         length = batch.token_ids.shape[1]
         for row, first_scored in enumerate(batch.first_scored.tolist()):
@@ -100,13 +83,8 @@ class WindowReader:
             self._tokens[window] = length - first_scored
             for begin in range(first_scored, length, _TOKENS_AT_ONCE):
                 end = min(begin + _TOKENS_AT_ONCE, length)
-                self._add(
-                    arm,
-                    window,
-                    batch.token_ids[row, begin:end].to(logits.device),
-                    logits[row, begin - 1 : end - 1],
-                    baseline[row, begin - 1 : end - 1],
-                )
+                targets, before = batch.token_ids[row, begin:end].to(logits.device), slice(begin - 1, end - 1)
+                self._add(arm, window, targets, logits[row, before], baseline[row, before])
 
     def _add(self, arm: int, window: int, targets: Tensor, logits: Tensor, baseline: Tensor) -> None:
         log_p = logits.float().log_softmax(-1)  # [tokens, vocabulary]
@@ -144,7 +122,6 @@ class WindowReader:
         )
 
     def _spread(self, arm: int) -> DivergenceSpread | None:
-        """Return how the divergence of one arm spreads over tokens, if that was kept and all of it is finite."""
         if self._per_token is None or not self._per_token[arm]:
             return None
         # Rounding may take the divergence of equal distributions below zero.
@@ -163,15 +140,7 @@ class WindowReader:
 
 @dataclass(frozen=True)
 class ScoredContinuation:
-    """One choice of one item inside a batch.
-
-    Attributes:
-        item: Index of the item.
-        choice: Index of the choice.
-        sequence: Which sequence of the batch.
-        positions: Positions whose next token is scored.
-        targets: The tokens expected there.
-    """
+    """One choice of one item inside a batch: positions of a sequence, and the tokens expected after them."""
 
     item: int
     choice: int
@@ -182,12 +151,7 @@ class ScoredContinuation:
 
 @dataclass(frozen=True)
 class ChoiceBatch:
-    """Choices that end at one length.
-
-    Attributes:
-        token_ids: int64 [sequences, tokens].
-        continuations: What is scored.
-    """
+    """Choices that end at one length; token ids are int64 [sequences, tokens]."""
 
     token_ids: Tensor
     continuations: tuple[ScoredContinuation, ...]
@@ -205,23 +169,22 @@ def batch_choices(
         CorpusError: If an item is longer than the model allows, or a choice adds no token.
     """
     continuations: dict[tuple[int, ...], list[tuple[int, int, int, tuple[int, ...]]]] = defaultdict(list)
+
+    def encode(text: str) -> list[int]:
+        return [*([] if bos is None else [bos]), *tokenizer.encode(text, add_special_tokens=False)]
+
     for number, item in enumerate(items):
-        context = ([] if bos is None else [bos]) + _encode(tokenizer, item.context)
+        asked = f"multiple-choice item {number + 1}"
+        context = encode(item.context)
         for index, choice in enumerate(item.choices):
-            whole = ([] if bos is None else [bos]) + _encode(tokenizer, f"{item.context} {choice}")
+            whole = encode(f"{item.context} {choice}")
             added = tuple(whole[len(context) :])
             if not added or whole[: len(context)] != context:
-                raise CorpusError(
-                    f"multiple-choice item {number + 1}",
-                    f"the choice {choice!r} does not continue the context token by token",
-                    "end contexts and begin choices at a word boundary",
-                )
+                found = f"the choice {choice!r} does not continue the context token by token"
+                raise CorpusError(asked, found, "end contexts and begin choices at a word boundary")
             if maximum is not None and len(whole) - 1 > maximum:
-                raise CorpusError(
-                    f"multiple-choice item {number + 1}",
-                    f"it has {len(whole)} tokens, the model allows {maximum}",
-                    "shorten the context",
-                )
+                found = f"it has {len(whole)} tokens, the model allows {maximum}"
+                raise CorpusError(asked, found, "shorten the context")
             continuations[tuple(whole[:-1])].append((number, index, len(context), added))
     by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for sequence in continuations:
@@ -240,17 +203,10 @@ def batch_choices(
     return batches
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False))
-
-
 class ChoiceReader:
     """Log-likelihood of every choice, per arm.
 
-    Args:
-        arms: Number of arms.
-        answers: Per item, the index of the right choice.
-        choices: Per item, the number of choices.
+    Per item it is given the index of the right choice and the number of choices.
     """
 
     def __init__(self, arms: int, answers: Sequence[int], choices: Sequence[int]) -> None:
@@ -268,17 +224,13 @@ class ChoiceReader:
         """Return how many items one arm answers correctly; a tie or a non-finite score is no answer."""
         if not self._answers:
             return None
-        return ChoiceAccuracy(
-            correct=tuple(
-                _is_answer(scores, answer) for scores, answer in zip(self._scores[arm], self._answers, strict=True)
-            ),
-            chance=sum(1 / count for count in self._choices) / len(self._choices),
+        correct = tuple(
+            all(math.isfinite(score) for score in scores)
+            and all(scores[answer] > score for choice, score in enumerate(scores) if choice != answer)
+            for scores, answer in zip(self._scores[arm], self._answers, strict=True)
         )
-
-
-def _is_answer(scores: Sequence[float], answer: int) -> bool:
-    others = [score for index, score in enumerate(scores) if index != answer]
-    return all(math.isfinite(score) for score in scores) and all(scores[answer] > score for score in others)
+        chance = sum(1 / count for count in self._choices) / len(self._choices)
+        return ChoiceAccuracy(correct=correct, chance=chance)
 
 
 def _finite(sums: Tensor) -> PerWindow:

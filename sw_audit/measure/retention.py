@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sw_audit.checkpoint.matrices import Matrix
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.probe import Probe, probe_prompt
@@ -22,15 +21,9 @@ from sw_audit.record.location import Location, SuperActivation, SuperWeight
 
 
 def compare_with_baseline(checkpoint: Checkpoint, location: Location, baseline: Baseline) -> Baseline:
-    """Complete a baseline with what a model has in the same places.
+    """Complete a baseline with the weights that a model has in the same places.
 
-    Args:
-        checkpoint: The model.
-        location: Where its own super weights are, and on which prompt.
-        baseline: What it is compared with.
-
-    Returns:
-        The baseline with `weights` and, where both can be compared, `activations`.
+    Where both can be compared, super activations are read too; the model's own location says on which prompt.
     """
     comparable = not baseline.list_obstacles(checkpoint.identity, location)
     weights, activations = read_location(checkpoint, baseline.location, prompt=comparable)
@@ -42,11 +35,8 @@ def read_location(
 ) -> tuple[tuple[HeldWeight, ...], tuple[HeldActivation, ...]]:
     """Read the super weights and super activations of an earlier location in a model.
 
-    Args:
-        checkpoint: The model.
-        before: Where they were, and on which prompt.
-        prompt: Whether the prompt is run, and activations are read; a residual stream that is not finite on it
-            gives none of them a value.
+    Activations are read only if the prompt is run; a residual stream that is not finite on it gives none of them a
+    value.
     """
     weights = tuple(
         HeldWeight(
@@ -78,7 +68,11 @@ def read_weight(checkpoint: Checkpoint, weight: SuperWeight) -> float | None:
     The scalar is sought by the name of its parameter, then, for adapters and wrappers rename what they take in,
     in the down-projection of the same layer.
     """
-    matrix = _find_down_projection(checkpoint, weight)
+    if weight.layer >= len(checkpoint.layers):
+        return None
+    layer, key = checkpoint.layers[weight.layer], (weight.parameter, weight.expert)
+    named = next((down for down in layer.down_projections if (down.parameter, down.expert) == key), None)
+    matrix = named or (layer.down_projection if weight.expert is None else None)
     if matrix is None or weight.row >= matrix.shape[0] or weight.column >= matrix.shape[1]:
         return None
     index = (torch.tensor([position], device=matrix.device) for position in (weight.row, weight.column))
@@ -91,16 +85,6 @@ def read_activation(probe: Probe, activation: SuperActivation) -> float | None:
     return _finite(float(probe.residual[first : last + 1, activation.token, activation.channel].median()))
 
 
-def _find_down_projection(checkpoint: Checkpoint, weight: SuperWeight) -> Matrix | None:
-    if weight.layer >= len(checkpoint.layers):
-        return None
-    layer = checkpoint.layers[weight.layer]
-    for down in layer.down_projections:
-        if (down.parameter, down.expert) == (weight.parameter, weight.expert):
-            return down
-    return layer.down_projection if weight.expert is None else None
-
-
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -109,11 +93,6 @@ def translate_address(parent: Checkpoint, descendant: Checkpoint, address: Weigh
     """Return where a scalar of the parent is in the descendant; `None` if it has none such.
 
     What wraps a model, as adapters do, gives other names to its layers, but keeps their order and what is inside.
-
-    Args:
-        parent: The parent.
-        descendant: The descendant.
-        address: One of the parent's scalars.
     """
     for theirs, ours in zip(parent.layers, descendant.layers, strict=False):
         if theirs.find_matrix(address.parameter, address.expert) is None:
@@ -128,13 +107,7 @@ def translate_address(parent: Checkpoint, descendant: Checkpoint, address: Weigh
 def read_retained_weights(
     parent: Checkpoint, descendant: Checkpoint, super_weights: Sequence[SuperWeight]
 ) -> tuple[RetainedWeight, ...]:
-    """Read the parent's super weights in the descendant, as it computes with them.
-
-    Args:
-        parent: The parent.
-        descendant: The descendant, in any format.
-        super_weights: The parent's.
-    """
+    """Read the parent's super weights in the descendant, of any format, as it computes with them."""
     return tuple(_read_retained(parent, descendant, weight) for weight in super_weights)
 
 
@@ -177,13 +150,7 @@ def follow_retained_activations(
 ) -> tuple[RetainedActivation, ...]:
     """Follow the parent's super activations through both models, on the prompt that located them.
 
-    Args:
-        parent: The parent.
-        descendant: The descendant.
-        location: Where the parent's are.
-
-    Returns:
-        One entry per super activation, none where the two have another number of layers or another width.
+    One entry per super activation, none where the two have another number of layers or another width.
     """
     if not location.super_activations or not is_alike(parent, descendant):
         return ()

@@ -24,15 +24,7 @@ _SEED = 1234
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model answered to one task, item by item.
-
-    Attributes:
-        task: Its name.
-        version: Its version, as the harness says.
-        metric: Which metric.
-        items: What each item is called.
-        right: Per item, whether it was answered right.
-    """
+    """What one model answered to one task, item by item: the item's name, and whether it was answered right."""
 
     task: str
     version: str
@@ -72,9 +64,7 @@ def _find_tasks(policy: DescentPolicy) -> Any:
 def answer_tasks(checkpoint: Checkpoint, policy: DescentPolicy) -> tuple[Answers, ...]:
     """Let a model answer the tasks that a policy asks for, without examples.
 
-    Args:
-        checkpoint: The model; it is not changed.
-        policy: The tasks. A group, such as `mmlu`, is one task here: the items of all its tasks together.
+    A group, such as `mmlu`, is one task here: the items of all its tasks together.
 
     Raises:
         PolicyError: If the harness is not installed, or there is no task of a name.
@@ -98,12 +88,7 @@ def answer_tasks(checkpoint: Checkpoint, policy: DescentPolicy) -> tuple[Answers
 
 
 def pair_answers(parent: Sequence[Answers], descendant: Sequence[Answers]) -> tuple[TaskResult, ...]:
-    """Put what both models answered side by side, item by item; items that only one was given are left out.
-
-    Args:
-        parent: What the parent answered, one per task.
-        descendant: Likewise the descendant.
-    """
+    """Put what both models answered side by side, item by item; items that only one was given are left out."""
     by_task = {(answers.task, answers.metric): answers for answers in descendant}
     results = []
     for theirs in parent:

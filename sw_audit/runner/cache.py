@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sw_audit.errors import OutputError
-from sw_audit.record.arm import Arm, QuantizeActivations, Smooth
+from sw_audit.record.arm import Arm, Purpose, QuantizeActivations, Smooth
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.store import check_writable, write_text
 
@@ -135,7 +135,7 @@ class ArmCache:
         *,
         model_id: str,
         protocol: str,
-        answering: Collection[str],
+        answering: Collection[Purpose],
     ) -> tuple[Measurement, ...]:
         """Measure the arms that were not kept, some at a time, and keep them.
 
@@ -144,14 +144,14 @@ class ArmCache:
             measure: Measures some of them, the baseline first.
             model_id: What the model is called in this audit.
             protocol: Signature of the protocol.
-            answering: Names of the arms in which multiple-choice items are answered.
+            answering: Purposes of the arms in which multiple-choice items are answered.
 
         Returns:
             One measurement per arm, in order.
         """
         if self.cache is None:
             return tuple(measure(arms))
-        questions = [self._describe_arm(arm, protocol, arm.name in answering) for arm in arms]
+        questions = [self._describe_arm(arm, protocol, arm.purpose in answering) for arm in arms]
         known = [self.cache.find("arm", question, Measurement) for question in questions]
         missing = [index for index, measured in enumerate(known) if measured is None]
         others = [index for index in missing if index]

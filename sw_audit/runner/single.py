@@ -99,9 +99,12 @@ def measure_single(
         calibration=unscored if Need.ACTIVATIONS in needs else None,
         progress=progress,
     )
-    answering = [BASELINE.name, *(arm.name for arm in CHOICE_ARMS)] if Need.CHOICES in needs else []
     measurements = kept.recall_arms(
-        arms, measure, model_id=model.id, protocol=protocol.signature, answering=answering
+        arms,
+        measure,
+        model_id=model.id,
+        protocol=protocol.signature,
+        answering=(BASELINE.purpose, *CHOICE_ARMS) if Need.CHOICES in needs else (),
     )
     return ModelResult(
         model=checkpoint.identity,

@@ -140,7 +140,7 @@ class Bench:
 
 
 def recall(memory: ArmCache, arms: Sequence[Arm], bench: Bench, **more: object) -> tuple[Measurement, ...]:
-    said = {"model_id": "here", "protocol": "p", "answering": (BASELINE.name,), **more}
+    said = {"model_id": "here", "protocol": "p", "answering": (BASELINE.purpose,), **more}
     return memory.recall_arms(arms, bench, **said)  # type: ignore[arg-type]
 
 
@@ -192,7 +192,7 @@ def test_the_baseline_alone_is_remembered_too(cache: Cache) -> None:
         {"memory": {"model": {**QUESTION, "seed": 1}}},
         {"memory": {"text": {"stop_words": ["a"]}}},
         {"said": {"protocol": "q"}},
-        {"said": {"answering": (BASELINE.name, "a0")}, "memory": {"text": {"choices": "x"}}},
+        {"said": {"answering": (BASELINE.purpose, Custom(label="a0"))}, "memory": {"text": {"choices": "x"}}},
     ],
     ids=["model", "text", "protocol", "answers"],
 )
