@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,3 +26,8 @@ def digest_fact(fact: Fact) -> str:
     content = fact.model_dump(mode="json")
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write_location(path: Iterable[str | int]) -> str:
+    """Write where in a document an error of pydantic is, such as `model[0].source`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,8 @@ def count_stored_bits(tensors: Iterable[Tensor]) -> int:
 
     A tensor that wraps others (torchao, quanto) takes up what these do; its own size is that of the unpacked one.
     """
-    return sum(_count_bits(tensor) for tensor in tensors)
+    parts = (part for tensor in tensors for part in _list_parts(tensor))
+    return sum(8 * part.numel() * part.element_size() for part in parts)
 
 
 def measure_peak(work: Callable[[], Result]) -> tuple[Result, int]:
@@ -39,8 +40,7 @@ class ProcessMeter:
 
     Attributes:
         seconds: Time in it.
-        peak_bytes: Most resident memory beyond that at its beginning; `None` where the system does not tell it
-            (Linux does).
+        peak_bytes: Most resident memory beyond that at its beginning; `None` where the system does not tell.
     """
 
     def __init__(self) -> None:
@@ -76,14 +76,6 @@ def _read_status(name: str) -> int | None:
         return None
     entry = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
     return None if entry is None else 1024 * int(entry[1])  # in KiB
-
-
-def _count_bits(tensor: Tensor) -> int:
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None:
-        return 8 * tensor.numel() * tensor.element_size()
-    names, _ = flatten()
-    return sum(_count_bits(getattr(tensor, name)) for name in names)
 
 
 class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its base untyped
@@ -123,11 +115,15 @@ class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 
 
 def _list_plain(values: Any) -> list[Tensor]:
-    """List the tensors that have memory of their own, those of packed ones included."""
-    plain: list[Tensor] = []
-    for leaf in tree_leaves(values):
-        if not isinstance(leaf, Tensor) or leaf.device.type == "meta":
-            continue
-        flatten = getattr(leaf, "__tensor_flatten__", None)
-        plain += [leaf] if flatten is None else _list_plain([getattr(leaf, name) for name in flatten()[0]])
-    return plain
+    parts = (part for leaf in tree_leaves(values) if isinstance(leaf, Tensor) for part in _list_parts(leaf))
+    return [part for part in parts if part.device.type != "meta"]
+
+
+def _list_parts(tensor: Tensor) -> Iterator[Tensor]:
+    """List the tensors that have memory of their own: those that a packed one wraps, or itself."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        yield tensor
+        return
+    for name in flatten()[0]:
+        yield from _list_parts(getattr(tensor, name))

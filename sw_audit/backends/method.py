@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from sw_audit.backends.costs import ProcessMeter
+from sw_audit.record.identity import find_version
 
 if TYPE_CHECKING:
     # Opening imports transformers, and that imports the very libraries whose names are asked for here.
@@ -100,14 +100,6 @@ REGISTERED: list[Method] = []
 def register(*methods: Method) -> None:
     """Make the methods of a library known; its file calls this when it is imported."""
     REGISTERED.extend(methods)
-
-
-def find_version(package: str) -> str | None:
-    """Return a package's installed version without importing it; `None` if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def find_obstacle(method: Method) -> str | None:

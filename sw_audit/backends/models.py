@@ -25,13 +25,14 @@ from torch import Tensor, nn
 
 from sw_audit.backends.costs import ProcessMeter
 from sw_audit.backends.layers import LayerQuantizer
-from sw_audit.backends.method import Method, Task, describe_failure, find_obstacle, find_version
+from sw_audit.backends.method import Method, Task, describe_failure, find_obstacle
 from sw_audit.backends.registry import find_methods
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.matrices import DecoderLayer, list_projections
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.progress import Progress, ignore_progress
+from sw_audit.record.identity import find_version
 from sw_audit.record.measurement import ComparedQuantizer, Quality
 
 JOB, CALIBRATION, LAYERS, COSTS = "job.json", "calibration.safetensors", "layers.safetensors", "costs.json"

@@ -76,7 +76,6 @@ def _read_item(line: str, asked: str) -> ChoiceItem:
 
 
 def _find_fault(item: Any) -> str | None:
-    """Say what is wrong with an item, if anything is."""
     if not isinstance(item, dict):
         return "it is not a JSON object"
     absent = [key for key in ("context", "choices", "answer") if key not in item]

@@ -48,13 +48,7 @@ def read_data_set(corpus: CorpusPolicy) -> list[Any]:
 
 
 def _ask_hub(corpus: CorpusPolicy, asked: str) -> str | None:
-    """Ask the hub once whether a data set exists.
-
-    Why it cannot be used, or `None` if it can.
-
-    Raises:
-        CorpusError: If it has no such data set.
-    """
+    """Ask the hub once whether a data set exists; return why the hub cannot be used, or `None` if it can."""
     if is_offline_mode():
         return "the hub is switched off by HF_HUB_OFFLINE"
     try:

@@ -58,17 +58,10 @@ def export_checkpoint(
     source: Path,
     progress: Progress = ignore_progress,
 ) -> Export:
-    """Round an open model and write it.
+    """Round an open model, whose weights are changed for good, and write it.
 
-    Args:
-        checkpoint: The model; its weights are changed for good.
-        order: What is to be done.
-        folder: Where it goes; what is there is replaced once all is written.
-        source: The model's own folder, whose small files are copied.
-        progress: Told after each layer.
-
-    Returns:
-        What was done; it stands in the metadata of every weight file, and in the model card.
+    What is in the folder is replaced once all is written; `source` is the model's own folder, whose small files
+    are copied. What was done stands in the metadata of every weight file, and in the model card.
 
     Raises:
         InputError: If a pattern matches nothing, an address is none of the model's, or the form cannot hold it.

@@ -123,7 +123,6 @@ def _find_divisors(recipe: Recipe) -> tuple[int, int]:
 
 
 def _find_largest(weight: Tensor, recipe: Recipe) -> Tensor:
-    """Return each group's largest magnitude."""
     magnitude = weight.abs()
     match recipe.granularity:
         case PerTensor():

@@ -155,7 +155,6 @@ def _compare_by(source: Source, model: PublishedModel) -> Finding:
 
 
 def _rename(index: PublishedIndex, finding: Finding) -> Finding:
-    """Give a finding another key if its own is taken."""
     source, model = finding
     taken = {known.key for known in index.sources}
     if source.key not in taken:

@@ -115,25 +115,27 @@ def _find_folder(index: PublishedIndex, asked: str, folder: Path) -> Lookup:
 
 def _find_name(index: PublishedIndex, asked: str, name: str) -> Lookup | None:
     folded = name.casefold()
-    for model in index.models:
-        if any(folded == key.casefold() for key in _list_ids(model)):
-            return _answer(index, asked, model, Match.LISTED, "its hub id is the entry's")
+    if (listed := _find_id(index, folded)) is not None:
+        return _answer(index, asked, listed, Match.LISTED, "its hub id is the entry's")
     for model in index.models:
         for variant in model.variants:
             if folded == variant.id.casefold():
                 because = f"{variant.id} is a variant of {model.id}: {variant.claim}"
                 return _answer(index, asked, model, Match.VARIANT, because)
     base = _TUNED.sub("", folded)
-    if base == folded or "/" not in base:
+    original = None if base == folded or "/" not in base else _find_id(index, base)
+    if original is None:
         return None
-    for model in index.models:
-        if any(base == key.casefold() for key in _list_ids(model)):
-            because = (
-                f"{name} is by its name an instruct or chat variant of {model.id}: the same coordinates are "
-                "usual there, but nobody has published that they are as critical"
-            )
-            return _answer(index, asked, model, Match.VARIANT, because)
-    return None
+    because = (
+        f"{name} is by its name an instruct or chat variant of {original.id}: the same coordinates are "
+        "usual there, but nobody has published that they are as critical"
+    )
+    return _answer(index, asked, original, Match.VARIANT, because)
+
+
+def _find_id(index: PublishedIndex, folded: str) -> PublishedModel | None:
+    models = (model for model in index.models if any(folded == key.casefold() for key in _list_ids(model)))
+    return next(models, None)
 
 
 def _find_last_part(index: PublishedIndex, asked: str, name: str) -> Lookup | None:
@@ -153,19 +155,14 @@ def _find_last_part(index: PublishedIndex, asked: str, name: str) -> Lookup | No
 
 def _leave_out_others(index: PublishedIndex, model: PublishedModel, digest: str) -> PublishedModel:
     """Leave out what was found locally in other weights under the same name: a folder's content may change."""
-    others = {
-        source.key for source in index.sources if source.finding is not None and source.finding.digest != digest
-    }
-    return model.model_copy(
-        update={
-            "weights": tuple(
-                weight.model_copy(update={"sources": kept})
-                for weight in model.weights
-                if (kept := tuple(key for key in weight.sources if key not in others))
-            ),
-            "remarks": tuple(remark for remark in model.remarks if not others & set(remark.sources)),
-        }
+    others = {source.key for source in index.sources if source.finding and source.finding.digest != digest}
+    weights = tuple(
+        weight.model_copy(update={"sources": kept})
+        for weight in model.weights
+        if (kept := tuple(key for key in weight.sources if key not in others))
     )
+    remarks = tuple(remark for remark in model.remarks if not others & set(remark.sources))
+    return model.model_copy(update={"weights": weights, "remarks": remarks})
 
 
 def _list_ids(model: PublishedModel) -> Iterator[str]:

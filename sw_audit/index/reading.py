@@ -13,6 +13,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from sw_audit.errors import IndexFileError
+from sw_audit.fact import write_location
 from sw_audit.record.published import Impact, PublishedIndex, PublishedModel, PublishedWeight
 
 MARK = "sw-audit-index"
@@ -75,9 +76,10 @@ def parse_index(text: str, origin: str) -> PublishedIndex:
         index = PublishedIndex.model_validate_json(plain, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
         problem = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise IndexFileError(f"{asked}, key {path.lstrip('.')}", problem, "correct it there") from error
+        raise IndexFileError(
+            f"{asked}, key {write_location(first['loc'])}", problem, "correct it there"
+        ) from error
     _check_sources(index, asked)
     return index
 

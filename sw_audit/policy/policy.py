@@ -222,7 +222,7 @@ class Policy(Fact):
         """Return what a model was made from: another of the policy's models, or what its source says."""
         if model.parent is None:
             return None
-        known = {one.id: one for one in self.models}
+        known = {other.id: other for other in self.models}
         return known.get(model.parent) or ModelPolicy(
             source=model.parent,
             device=model.device,

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from sw_audit.checks.registry import find_checks
 from sw_audit.errors import PolicyError
-from sw_audit.fact import Fact
+from sw_audit.fact import Fact, write_location
 from sw_audit.policy.policy import Policy
 
 _INIT = "`sw-audit init` writes a policy file with every key"
@@ -57,7 +57,7 @@ def parse_policy(data: Mapping[str, Any], origin: str) -> Policy:
     except ValidationError as error:
         first = error.errors(include_url=False)
         # An unknown key comes first: a misspelt one may well be why another is missing.
-        raise _explain(sorted(first, key=lambda one: one["type"] != "extra_forbidden")[0], origin) from error
+        raise _explain(sorted(first, key=lambda detail: detail["type"] != "extra_forbidden")[0], origin) from error
     except PolicyError as error:
         # Recipes are read by their own parser, which complains in its own words.
         asked = f"policy {origin}, key quantization.recipes: {error.asked}"
@@ -70,18 +70,18 @@ def _write_days(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(waivers, list):
         return data
     days = [
-        {**one, "until": one["until"].isoformat()}
+        {**waiver, "until": waiver["until"].isoformat()}
         # A time of day is a date to Python, and none to the policy.
-        if isinstance(one, Mapping) and type(one.get("until")) is date
-        else one
-        for one in waivers
+        if isinstance(waiver, Mapping) and type(waiver.get("until")) is date
+        else waiver
+        for waiver in waivers
     ]
     return {**data, "waiver": days}
 
 
 def _explain(error: ErrorDetails, origin: str) -> PolicyError:
     path = [part for part in error["loc"] if part != "[key]"]
-    asked = f"policy {origin}, key {_write_path(path)}" if path else f"policy {origin}"
+    asked = f"policy {origin}, key {write_location(path)}" if path else f"policy {origin}"
     if error["type"] == "extra_forbidden":
         return _explain_unknown(path, asked)
     message = error["msg"].removeprefix("Value error, ")
@@ -99,12 +99,11 @@ def _explain_unknown(path: Sequence[str | int], asked: str) -> PolicyError:
     keys = _list_keys(parents)
     what = "check" if parents == ["checks"] else "key"
     near = get_close_matches(str(name).replace("_", "-" if what == "check" else "_"), keys, 1, cutoff=0.5)
-    found = f"there is no {what} {str(name)!r}"
-    return PolicyError(asked, found, f"write {near[0]!r}" if near else f"choose among {', '.join(keys)}")
+    remedy = f"write {near[0]!r}" if near else f"choose among {', '.join(keys)}"
+    return PolicyError(asked, f"there is no {what} {str(name)!r}", remedy)
 
 
 def _list_keys(path: Sequence[str | int]) -> list[str]:
-    """List the keys that a table of the policy may have."""
     if path[:1] == ["checks"]:
         checks = find_checks()
         return list(checks[str(path[1])].limits.model_fields) if len(path) > 1 else list(checks)
@@ -112,8 +111,8 @@ def _list_keys(path: Sequence[str | int]) -> list[str]:
     for part in path:
         if isinstance(part, int):
             continue
-        fields = model.model_fields
-        field = next((one for name, one in fields.items() if part in (name, one.alias)), None)
+        fields = model.model_fields.items()
+        field = next((field for name, field in fields if part in (name, field.alias)), None)
         inner = None if field is None else _find_table(field.annotation)
         if inner is None:
             return []
@@ -125,12 +124,7 @@ def _find_table(annotation: Any) -> type[BaseModel] | None:
     """Find the model in an annotation such as `CorpusPolicy` or `tuple[ModelPolicy, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _find_table(part))), None)
-
-
-def _write_path(path: Sequence[str | int]) -> str:
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in path]
-    return "".join(parts).lstrip(".")
+    return next((table for part in get_args(annotation) if (table := _find_table(part))), None)
 
 
 # Options that people give flat, and the table that they belong to.
@@ -169,7 +163,7 @@ def _lay(data: dict[str, Any], name: str, value: Any) -> None:
             for model in data.get("model", [])
         ]
     elif name == "model":
-        data["model"] = [{"source": one} if isinstance(one, str) else one for one in value]
+        data["model"] = [{"source": model} if isinstance(model, str) else model for model in value]
     elif name == "corpus" and isinstance(value, str):
         kept = {key: part for key, part in data.get("corpus", {}).items() if key in _CUTTING}
         data["corpus"] = {**kept, "source": value}
@@ -189,7 +183,7 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in above.items():
         under = merged.get(name)
         both = isinstance(value, Mapping) and isinstance(under, dict)
-        merged[name] = _merge(under, value) if both and under is not None else value
+        merged[name] = _merge(merged[name], value) if both else value
     return merged
 
 
@@ -198,7 +192,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Fact):
         return value.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(part) for part in value]
     return value if isinstance(value, str | bool | int | float) or value is None else str(value)

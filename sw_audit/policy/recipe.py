@@ -254,14 +254,14 @@ def parse_recipe(notation: str) -> Recipe:
     clip: Clip | None = None
     try:
         for word in rest[1:]:
-            found = read_clip(word)
+            other = read_clip(word)
             if word == "symmetric" and levels["nf"]:
                 raise ValueError("normal floats are always symmetric, so it goes without saying")
-            if (word == "symmetric" and symmetric) or (found and clip):
+            if (word == "symmetric" and symmetric) or (other and clip):
                 raise ValueError(f"{word!r} is one too many")
-            if word != "symmetric" and found is None:
+            if word != "symmetric" and other is None:
                 raise ValueError(f"{word!r} is neither `symmetric` nor a clip")
-            symmetric, clip = symmetric or word == "symmetric", found or clip
+            symmetric, clip = symmetric or word == "symmetric", other or clip
         return Recipe(
             bits=int(levels["int"] or levels["nf"]),
             levels="normal-float" if levels["nf"] else "integer",

@@ -50,11 +50,11 @@ def parse_scheme(notation: str) -> Scheme:
     Raises:
         PolicyError: If the notation is not understood.
     """
-    found = re.fullmatch(r"w([2-8]|16)a([2-8])", notation.strip().lower())
-    if found is None:
+    match = re.fullmatch(r"w([2-8]|16)a([2-8])", notation.strip().lower())
+    if match is None:
         remedy = "write it like w8a8, w4a8, w16a8 or w16a4: bits of weights (2 to 8, or 16) and of activations"
         raise PolicyError(f"scheme {notation!r}", "this is no scheme of weights and activations", remedy)
-    return Scheme(weights=int(found[1]), activations=int(found[2]))
+    return Scheme(weights=int(match[1]), activations=int(match[2]))
 
 
 class ActivationPolicy(Fact):
@@ -148,4 +148,4 @@ class ActivationSetup(Fact):
 
     def chosen(self, scheme: str) -> float | None:
         """Return the alpha that was found best for a scheme, if it was searched."""
-        return next((one.chosen for one in self.searches if one.scheme == scheme), None)
+        return next((search.chosen for search in self.searches if search.scheme == scheme), None)

@@ -52,15 +52,15 @@ def match_targets(
     """
     names = sorted(set(parameters))
     targeted = [name for name in names if _matches_any(name, targets or _EVERYTHING)]
-    found = [_count(pattern, "target", names) for pattern in targets or _EVERYTHING]
-    found += [_count(pattern, "ignore", targeted) for pattern in ignore]
+    matches = [_count(pattern, "target", names) for pattern in targets or _EVERYTHING]
+    matches += [_count(pattern, "ignore", targeted) for pattern in ignore]
     if ignore and all(_matches_any(name, ignore) for name in targeted):
         raise PolicyError(
             f"ignore {', '.join(map(repr, ignore))}",
             f"nothing is left of {len(targeted)} targeted matrices",
             "ignore less in `[quantization] ignore`",
         )
-    return tuple(found)
+    return tuple(matches)
 
 
 def _count(pattern: str, role: Literal["target", "ignore"], names: Sequence[str]) -> PatternMatch:

@@ -11,7 +11,6 @@ from datetime import date
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.registry import find_checks
@@ -88,7 +87,7 @@ def _write_models(sources: Sequence[str]) -> Iterator[str]:
 def _write_keys(model: type[BaseModel], prefix: str, skipped: Sequence[str] = ()) -> Iterator[str]:
     meanings = _describe_keys(model)
     for name, field in model.model_fields.items():
-        default = _find_default(field)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
         if name in skipped or isinstance(default, Fact | CheckLimits):
             continue
         key = field.alias or name
@@ -96,16 +95,8 @@ def _write_keys(model: type[BaseModel], prefix: str, skipped: Sequence[str] = ()
         unset = default in (None, "")
         hint = " Required; for example:" if field.is_required() else " Not set by default; for example:"
         yield from _write_prose(f"{meanings[name]}{hint if unset else ''}")
-        yield f"#{key} = {write_value(_find_example(path, field) if unset else default)}"
-
-
-def _find_example(path: str, field: FieldInfo) -> Any:
-    """Return what is shown for a key that is not set by default: the field's own example, or ours."""
-    return field.examples[0] if field.examples else _EXAMPLES[path]
-
-
-def _find_default(field: FieldInfo) -> Any:
-    return None if field.is_required() else field.get_default(call_default_factory=True)
+        example = field.examples[0] if field.examples else _EXAMPLES.get(path)
+        yield f"#{key} = {write_value(example if unset else default)}"
 
 
 def _describe_keys(model: type[BaseModel]) -> dict[str, str]:
@@ -130,10 +121,10 @@ def _write_prose(text: str) -> list[str]:
 def write_value(value: Any) -> str:
     """Write a value as TOML: a date, or what JSON holds but for null; a table goes on one line."""
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{json.dumps(key)} = {write_value(one)}" for key, one in value.items())
+        pairs = ", ".join(f"{json.dumps(key)} = {write_value(part)}" for key, part in value.items())
         return f"{{ {pairs} }}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(write_value(one) for one in value)}]"
+        return f"[{', '.join(write_value(part) for part in value)}]"
     if isinstance(value, date):
         return value.isoformat()
     # JSON writes strings, numbers and booleans as TOML does, but for one control character.

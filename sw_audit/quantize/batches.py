@@ -41,16 +41,18 @@ def split_groups(matrix: Tensor, granularity: Granularity) -> tuple[Tensor, ...]
     rows, columns = matrix.shape
     match granularity:
         case PerRun(size=size):
-            flat = matrix.view(1, -1)  # in row-major order of (out, in)
-            return tuple(_split_blocks(flat, 1, size))
+            matrix, rows, columns = matrix.view(1, -1), 1, size  # in row-major order of (out, in)
         case PerBlock(rows=height, columns=width):
-            return tuple(_split_blocks(matrix, height, width))
+            rows, columns = height, width
         case PerGroup(size=size):
-            return tuple(_split_blocks(matrix, 1, size))
+            rows, columns = 1, size
         case PerRow():
-            return tuple(_split_blocks(matrix, 1, columns))
-        case _:
-            return tuple(_split_blocks(matrix, rows, columns))
+            rows = 1
+    return tuple(
+        part.view(len(part) // height, height, part.shape[1] // width, width)
+        for band, height in _split_edge(matrix, 0, rows)
+        for part, width in _split_edge(band, 1, columns)
+    )
 
 
 def cut_pieces(shape: torch.Size, limit: int) -> list[list[Place]]:
@@ -78,14 +80,6 @@ def cut_pieces(shape: torch.Size, limit: int) -> list[list[Place]]:
 
 def _cut(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
-
-
-def _split_blocks(matrix: Tensor, rows: int, columns: int) -> list[Tensor]:
-    return [
-        part.view(len(part) // height, height, part.shape[1] // width, width)
-        for band, height in _split_edge(matrix, 0, rows)
-        for part, width in _split_edge(band, 1, columns)
-    ]
 
 
 def _split_edge(matrix: Tensor, dimension: int, size: int) -> list[tuple[Tensor, int]]:

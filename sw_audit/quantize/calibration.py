@@ -15,8 +15,7 @@ class Operand(NamedTuple):
     """One side of one of the products that attention makes of activations.
 
     Attributes:
-        product: Counted from 0 in the order in which a layer makes them: 0 is query times key, 1 is
-            probabilities times value.
+        product: In the order in which a layer makes them: 0 is query times key, 1 is probabilities times value.
         side: 0 is the left one (query, probabilities), 1 the right one (key, value).
     """
 

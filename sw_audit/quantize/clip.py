@@ -162,7 +162,6 @@ def select_ranks(batch: Batch, percent: float, *, magnitudes: bool) -> Tensor:
 
 
 def _count_digits(digits: Tensor, alike: Tensor | None) -> Tensor:
-    """Count per group how often each digit occurs, [groups, bins], among those that count."""
     groups = len(digits)
     places = digits + _BINS * torch.arange(groups, device=digits.device, dtype=digits.dtype)[:, None]
     if alike is not None:

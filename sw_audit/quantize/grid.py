@@ -108,7 +108,6 @@ def _snap_to_levels_(numbers: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _list_levels(bits: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the levels, and the midpoints between them."""
     levels = torch.tensor(find_levels(bits), dtype=torch.float64)
     return levels.to(device, dtype), ((levels[1:] + levels[:-1]) / 2).to(device, dtype)
 

@@ -109,7 +109,6 @@ def _round_batch(batch: Batch, recipe: Recipe, everywhere: Range | None) -> None
 
 
 def _mark(source: Tensor, keep: Kept | None) -> Tensor | None:
-    """Return which weights are kept, as bools."""
     if keep is None or not keep[0].numel():
         return None
     kept = torch.zeros(source.shape, dtype=torch.bool, device=source.device)

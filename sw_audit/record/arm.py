@@ -69,8 +69,7 @@ class QuantizeActivations(Fact):
 
     Attributes:
         bits: 2 to 8.
-        scale: `token`: one scale per token, taken from it (dynamic); `tensor`: one for the whole input, learned on
-            calibration text (static).
+        scale: `token`: one scale per token, taken from it; `tensor`: one per input, learned on calibration text.
         channels: Channels of the residual stream that carry a super activation.
         columns: Super weights, whose columns are the hot inputs of their down-projections.
     """
@@ -83,33 +82,21 @@ class QuantizeActivations(Fact):
 
 
 class Smooth(Fact):
-    """Move part of the activations' range into the weights, channel by channel (SmoothQuant, Xiao et al. 2023).
-
-    Attributes:
-        alpha: How much of it; 0 leaves the activations as they are.
-    """
+    """Move a part, `alpha`, of the activations' range into the weights (SmoothQuant, Xiao et al. 2023)."""
 
     kind: Literal["smooth"] = "smooth"
     alpha: float = Field(ge=0, le=1)
 
 
 class ReplaceLayer(Fact):
-    """Let what another library makes of each decoder layer stand in for it.
-
-    Attributes:
-        method: Which, such as `bitsandbytes-nf4`.
-    """
+    """Replace each decoder layer by what another library's method makes of it, such as `bitsandbytes-nf4`."""
 
     kind: Literal["replace-layer"] = "replace-layer"
     method: str
 
 
 class SwapModules(Fact):
-    """Let modules of the parent stand in for the model's own.
-
-    Attributes:
-        modules: Qualified names in the model, such as `model.layers.2.mlp.down_proj`.
-    """
+    """Replace modules by the parent's; they are named as in the model, such as `model.layers.2.mlp.down_proj`."""
 
     kind: Literal["swap-modules"] = "swap-modules"
     modules: tuple[str, ...]
@@ -283,11 +270,7 @@ class RestoredWeights(NamedPurpose):
 
 
 class RestoredModule(NamedPurpose):
-    """The descendant with one module of the parent.
-
-    Attributes:
-        module: Its qualified name, such as `model.layers.2.mlp.down_proj`.
-    """
+    """The descendant with one module of the parent, such as `model.layers.2.mlp.down_proj`."""
 
     kind: Literal["restored-module"] = "restored-module"
     module: str
@@ -297,11 +280,7 @@ class RestoredModule(NamedPurpose):
 
 
 class Backend(NamedPurpose):
-    """What another library makes of the model.
-
-    Attributes:
-        method: Such as `bitsandbytes-nf4`.
-    """
+    """What another library's method makes of the model, such as `bitsandbytes-nf4`."""
 
     kind: Literal["backend"] = "backend"
     method: str
@@ -311,11 +290,7 @@ class Backend(NamedPurpose):
 
 
 class Custom(NamedPurpose):
-    """Whatever a caller of the library wants to measure.
-
-    Attributes:
-        label: Name of the arm.
-    """
+    """Whatever a caller of the library wants to measure; the label names the arm."""
 
     kind: Literal["custom"] = "custom"
     label: str = Field(min_length=1)

@@ -16,8 +16,7 @@ class HeldWeight(Fact):
         address: Which scalar, by its name in the baseline.
         layer: Decoder layer.
         before: Its value then.
-        value: The effective value in the model that is held against the baseline; `None` if it has no such
-            scalar, or it is not finite.
+        value: The effective value in the model held against it; `None` if there is none, or it is not finite.
     """
 
     address: WeightAddress

@@ -21,8 +21,7 @@ class RetainedWeight(Fact):
         parent: Value in the parent.
         value: Effective value in the descendant; `None` if it cannot be read or is not finite.
         finite: Whether it is finite, where it can be read.
-        row_error: Relative error of the rest of its row: norm of the difference over norm of the parent's; `None`
-            where it cannot be had.
+        row_error: Of the rest of its row, norm of the difference over norm of the parent's; `None` if unknown.
         column_error: Likewise of the rest of its column.
     """
 
@@ -50,8 +49,7 @@ class RetainedActivation(Fact):
         parent: Its value after each of these layers in the parent.
         value: Likewise in the descendant, at the same channel and token; `None` where not finite.
         loudest: Per layer, whether in the descendant the channel is the largest at that token.
-        sink_parent: Share of attention that later tokens give to that token, mean over layers and heads; `None`
-            where attention weights cannot be had.
+        sink_parent: Attention that later tokens give to that token, mean over layers and heads; `None` if unknown.
         sink: Likewise in the descendant.
     """
 
@@ -74,8 +72,7 @@ class LayerError(Fact):
         noise: Sum of squares of the difference; `None` if not finite.
         own_noise: Sum of squares of the difference that this layer alone makes: the descendant's layer on the
             parent's input; `None` where not measured or not finite.
-        down_input: Largest magnitude that enters its down-projection in the descendant; `None` if not finite or
-            there is none.
+        down_input: Largest magnitude that enters the descendant's down-projection; `None` if absent or not finite.
         down_output: Largest magnitude that leaves it.
         finite: Whether all that enters and leaves it is finite, where it can be seen.
     """
@@ -94,8 +91,7 @@ class ComparedText(Fact):
 
     Attributes:
         protocol: How figures were measured.
-        measurements: The parent's first, the descendant's second, then what putting parts back gives. Agreement
-            is with the parent.
+        measurements: The parent's, the descendant's, then with parts put back; agreement is with the parent.
     """
 
     protocol: Protocol

@@ -41,8 +41,7 @@ class ModelIdentity(Fact):
         dtype: The dtype it was measured in, such as `float32`.
         device: The device it was measured on.
         files: The weight files; none where they were not digested.
-        digest: sha256 over the manifest of the weight files (`path`, `size`, `sha256` a line each); empty where
-            they were not digested.
+        digest: sha256 over the files' manifest (`path`, `size`, `sha256` a line each); empty if not digested.
     """
 
     id: str
@@ -169,18 +168,19 @@ def describe_environment(threads: int) -> Environment:
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
         threads=threads,
-        packages={name: version for name in _PACKAGES if (version := _find_version(name)) is not None},
+        packages={name: version for name in _PACKAGES if (version := find_version(name)) is not None},
     )
 
 
 def list_versions() -> dict[str, str]:
     """Return the versions of Python and of every installed package that can change a figure."""
-    versions = {name: _find_version(name) for name in (*_PACKAGES, *_FORMATS)}
+    versions = {name: find_version(name) for name in (*_PACKAGES, *_FORMATS)}
     versions["python"] = platform.python_version()
     return {name: version for name, version in versions.items() if version is not None}
 
 
-def _find_version(package: str) -> str | None:
+def find_version(package: str) -> str | None:
+    """Return a package's installed version without importing it; `None` if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from statistics import median
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -173,8 +174,7 @@ class Location(Fact):
         depth: Whether the pass went through all decoder layers, or stopped after the early ones; then that super
             activations persist is known for the layers that ran, and no further.
         layers_seen: How many decoder layers ran; `None` in records that do not say, where all did.
-        weight_norm_prediction: A second opinion from the weights alone; `None` if nothing was located, or it was
-            not asked for.
+        weight_norm_prediction: A second opinion from the weights alone; `None` if nothing was located or asked.
     """
 
     outcome: Outcome
@@ -226,8 +226,7 @@ class Contribution(Fact):
 
     Attributes:
         skip: What the skip connection brings: the entry as it comes into the layer.
-        attention: What the block that mixes tokens adds to it; `None` where a family's layer cannot be taken
-            apart, as with a norm over the sum.
+        attention: What the block that mixes tokens adds; `None` where that cannot be told (a norm over the sum).
         mlp: What the MLP adds; `None` likewise.
         leaving: The entry as it leaves the layer.
     """
@@ -304,15 +303,9 @@ class Mechanism(Fact):
     @property
     def dampened(self) -> float | None:
         """Part of the super activation that pruning takes away: the median over the layers that hold it."""
-        values = sorted(
-            layer.dampened
-            for layer in self.layers[self.first_layer : self.last_layer + 1]
-            if layer.dampened is not None
-        )
-        middle = len(values) // 2
-        if not values:
-            return None
-        return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+        holding = self.layers[self.first_layer : self.last_layer + 1]
+        values = [layer.dampened for layer in holding if layer.dampened is not None]
+        return median(values) if values else None
 
 
 class BreakingPrompt(Fact):

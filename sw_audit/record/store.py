@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from sw_audit.errors import OutputError, RecordError
+from sw_audit.fact import write_location
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import Policy
 from sw_audit.record.baseline import Baseline
@@ -48,9 +49,9 @@ def decode_record(text: str, origin: str = "record") -> Record:
         return Record.model_validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        found = "this key is unknown" if first["type"] == "extra_forbidden" else first["msg"]
-        raise RecordError(f"record {origin}, key {path.lstrip('.') or 'record'}", found, _REMEDY) from error
+        key = write_location(first["loc"]) or "record"
+        problem = "this key is unknown" if first["type"] == "extra_forbidden" else first["msg"]
+        raise RecordError(f"record {origin}, key {key}", problem, _REMEDY) from error
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
@@ -158,9 +159,9 @@ def read_record(path: Path) -> Record:
     finder = _RecordFinder()
     finder.feed(text)
     finder.close()
-    if finder.found is None:
+    if finder.text is None:
         raise RecordError(asked, "this page carries no record", "give a report that sw-audit wrote")
-    return decode_record(finder.found, str(path))
+    return decode_record(finder.text, str(path))
 
 
 class _RecordFinder(HTMLParser):
@@ -168,20 +169,20 @@ class _RecordFinder(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: str | None = None
+        self.text: str | None = None
         self._inside = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._inside = tag == "script" and ("id", EMBEDDED_ID) in attrs
         if self._inside:
-            self.found = ""
+            self.text = ""
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = self._inside and tag != "script"
 
     def handle_data(self, data: str) -> None:
         if self._inside:
-            self.found = (self.found or "") + data
+            self.text = (self.text or "") + data
 
 
 def _replace(path: Path, text: str) -> None:
@@ -290,29 +291,26 @@ def find_baseline(policy: Policy, model: ModelPolicy) -> Baseline | None:
         return None
     record = open_baseline(policy.compare)
     parent = policy.find_parent(model)
-    wanted = [model.id, *([parent.id] if parent else [])]
-    return choose_baseline(record, policy.compare, wanted)
+    return choose_baseline(record, policy.compare, [model.id, *([parent.id] if parent else [])])
 
 
-def choose_baseline(record: Record, named: str, wanted: list[str]) -> Baseline:
-    """Make a baseline of one of a record's models: the first that is wanted, else the only one.
+def choose_baseline(record: Record, named: str, preferred: list[str]) -> Baseline:
+    """Make a baseline of one of a record's models: the first of the preferred ids, else the only one.
 
     Raises:
         RecordError: If the record holds none of them, and not just one model, or that was not measured.
     """
     asked = f"baseline {named!r}"
     ids = [result.id for result in record.results]
-    found = next((one for one in wanted if one in ids), ids[0] if len(ids) == 1 else None)
-    if found is None:
-        holds = f"it holds {', '.join(ids)}, and no {wanted[0]}" if ids else "it holds no model"
-        remedy = (
-            "give the model one of these ids (ID=SOURCE)" if ids else "keep a record of a run that measured one"
-        )
-        raise RecordError(asked, holds, remedy)
-    result = record.find_model(found)
+    chosen = next((model_id for model_id in preferred if model_id in ids), ids[0] if len(ids) == 1 else None)
+    if not ids:
+        raise RecordError(asked, "it holds no model", "keep a record of a run that measured one")
+    if chosen is None:
+        holds = f"it holds {', '.join(ids)}, and no {preferred[0]}"
+        raise RecordError(asked, holds, "give the model one of these ids (ID=SOURCE)")
+    result = record.find_model(chosen)
     if result.unedited is None:
-        remedy = "keep a record of a run that measured it"
-        raise RecordError(asked, f"{found} was not measured in it", remedy)
+        raise RecordError(asked, f"{chosen} was not measured in it", "keep a record of a run that measured it")
     return Baseline(
         name=named,
         created=record.created,

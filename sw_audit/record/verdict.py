@@ -111,6 +111,6 @@ class Verdict(Fact):
 
 def worst_status(statuses: Iterable[Status]) -> Status:
     """Combine statuses: any FAIL fails, else any INCONCLUSIVE, else any PASS, else SKIPPED."""
-    found = set(statuses)
+    present = set(statuses)
     order = (Status.FAIL, Status.INCONCLUSIVE, Status.PASS)
-    return next((status for status in order if status in found), Status.SKIPPED)
+    return next((status for status in order if status in present), Status.SKIPPED)

@@ -58,8 +58,7 @@ class Design:
         family: The `model_type`.
         layers: Number of decoder layers.
         dtype: `float32`, `bfloat16` or `float16`.
-        start: Where the super activation sits: at `bos`, at the `first` token of a model without BOS, or at a
-            `delimiter` further on.
+        start: Where the super activation sits: `bos`, the `first` token without BOS, a `delimiter` further on.
         prompt: Token ids, BOS included.
         position: Position of the super activation in the prompt.
         shape: One of `SHAPES`, or `none`.
@@ -89,12 +88,7 @@ def draw_design(number: int, seed: int = 0, families: Sequence[str] = tuple(DENS
     """Draw the design of one planted model; the same number and seed give the same design.
 
     Families, shapes and traps are dealt out in turn, so that a suite of consecutive numbers holds all of them;
-    everything else is random. One model in six has no super weight.
-
-    Args:
-        number: Number of the model in its suite, from 0.
-        seed: Of the suite.
-        families: Which families to deal out.
+    everything else is random. One model in six has no super weight. Models are numbered from 0.
     """
     random = Random(f"{seed}/{number}")  # noqa: S311 - a reproducible draw, not a secret
     # Dealt out by other strides than the families, so that every family meets every shape and trap.
@@ -114,16 +108,9 @@ def draw_design(number: int, seed: int = 0, families: Sequence[str] = tuple(DENS
 def make_design(
     *, family: str, layers: int, dtype: str, start: str, shape: str, traps: tuple[str, ...], seed: int
 ) -> Design:
-    """Make a design of what is given; the seed decides coordinates, heights, the prompt and the weights.
+    """Make a design of what is given, with at least 4 layers; see `Design`.
 
-    Args:
-        family: The `model_type`.
-        layers: Number of decoder layers, at least 4.
-        dtype: `float32`, `bfloat16` or `float16`.
-        start: `bos`, `first` or `delimiter`.
-        shape: One of `SHAPES`, or `none`.
-        traps: Some of `TRAPS`.
-        seed: Decides the rest.
+    The seed decides the rest: coordinates, heights, the prompt and the weights.
 
     Raises:
         ValueError: If a trap needs a super weight and there is none.

@@ -198,12 +198,9 @@ def build_random_model(family: str, layers: int = 6, seed: int = 0, gain: float 
 
 
 def wrap_model(model: Any, tokenizer: Any = None, name: str = "planted") -> Checkpoint:
-    """Wrap a model built in memory the way `open_checkpoint` wraps one from disk.
+    """Wrap a transformers model built in memory the way `open_checkpoint` wraps one from disk.
 
-    Args:
-        model: A transformers model; it is put into evaluation mode.
-        tokenizer: Its tokenizer, if something is to be encoded.
-        name: What to call it.
+    It is put into evaluation mode; a tokenizer is needed only if something is to be encoded.
     """
     model.eval().requires_grad_(False)
     layers = find_decoder_layers(model)

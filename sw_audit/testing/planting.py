@@ -249,12 +249,8 @@ def plant_embedded_activation_(
     checkpoint: Checkpoint, token_ids: Sequence[int], position: int, channel: int, height: float
 ) -> None:
     """Plant a massive activation that is there before the first layer, from the token's embedding."""
-    weight = checkpoint.model.get_input_embeddings().weight
-    with torch.no_grad():
-        before = observe(checkpoint, token_ids).residual[0, position, channel]
-        weight[token_ids[position], channel] += 1.0
-        reached = float(observe(checkpoint, token_ids).residual[0, position, channel] - before)
-        weight[token_ids[position], channel] += height / reached - 1.0
+    embedding = checkpoint.model.get_input_embeddings().weight[token_ids[position]]
+    _raise_(checkpoint, token_ids, (0, position, channel), embedding, height)
 
 
 def plant_attended_activation_(
@@ -287,16 +283,24 @@ def plant_bias_(
     height: float,
 ) -> bool:
     """Plant a massive activation that a down-projection's bias makes; tells whether there is a bias."""
-    bias = down.bias
-    if bias is None:
+    if down.bias is None:
         return False
-    place = (down.layer, position, channel)
-    with torch.no_grad():
-        before = observe(checkpoint, token_ids).residual[place]
-        bias[channel] += 1.0
-        reached = float(observe(checkpoint, token_ids).residual[place] - before)
-        bias[channel] += height / reached - 1.0
+    _raise_(checkpoint, token_ids, (down.layer, position, channel), down.bias, height)
     return True
+
+
+@torch.no_grad()
+def _raise_(
+    checkpoint: Checkpoint, token_ids: Sequence[int], place: tuple[int, int, int], vector: Tensor, height: float
+) -> None:
+    """Raise what a vector holds for a channel until the residual stream has grown by `height` at a place.
+
+    Places are layer, position and channel.
+    """
+    before = observe(checkpoint, token_ids).residual[place]
+    vector[place[2]] += 1.0
+    reached = float(observe(checkpoint, token_ids).residual[place] - before)
+    vector[place[2]] += height / reached - 1.0
 
 
 def _find_attention_output(

