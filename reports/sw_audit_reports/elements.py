@@ -8,14 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
 from sw_audit.record.verdict import Status
+from sw_audit_reports.text import NOTHING, format_number
 
 _NAME = re.compile(r"[._\[/]")
-_WORDS = {
-    Status.PASS: "Pass",
-    Status.FAIL: "Fail",
-    Status.INCONCLUSIVE: "Inconclusive",
-    Status.SKIPPED: "Skipped",
-}
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,8 @@ class Badge:
     @classmethod
     def of(cls, status: Status, *, waived: bool = False) -> Badge:
         """Return the badge of a status; a waived one is shown, but fails nothing."""
-        return cls("skipped", f"{_WORDS[status]}, waived") if waived else cls(status.value, _WORDS[status])
+        word = status.value.capitalize()
+        return cls("skipped", f"{word}, waived") if waived else cls(status.value, word)
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,8 @@ class Cell:
     badge: Badge | None = None
 
 
-Words: TypeAlias = Sequence[str | Cell]
-"""A sentence: plain text and code."""
+Words: TypeAlias = Sequence[str | Cell | Badge | float | None]
+"""A sentence or a row: plain text, code, badges, and figures, of which `None` is one that there is not."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +117,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Block:
-    """Anything that has a layout of its own.
-
-    Attributes:
-        template: The jinja template that lays it out.
-        values: What the template reads, as `block.values`.
-    """
+    """Anything that has a layout of its own: a jinja template and what that reads, as `block.values`."""
 
     template: str
     values: Mapping[str, Any]
@@ -151,8 +142,22 @@ def code(value: object) -> Cell:
 
 
 def make_cells(words: Words) -> tuple[Cell, ...]:
-    """Make cells, taking plain text as it is."""
-    return tuple(word if isinstance(word, Cell) else Cell(word) for word in words)
+    """Make cells: plain text as it is, figures with four digits."""
+    return tuple(_make_cell(word) for word in words)
+
+
+def _make_cell(word: str | Cell | Badge | float | None) -> Cell:
+    match word:
+        case Cell():
+            return word
+        case Badge():
+            return Cell("", badge=word)
+        case str():
+            return Cell(word)
+        case None:
+            return Cell(NOTHING)
+        case _:
+            return Cell(format_number(word))
 
 
 def make_paragraph(sentence: str | Words) -> Paragraph | None:

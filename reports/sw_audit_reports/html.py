@@ -15,18 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.verdict import Status
-from sw_audit_reports.conclusion import (
-    conclude_model,
-    conclude_record,
-    summarize_record,
-    tally,
-)
 from sw_audit_reports.elements import (
     Badge,
     Cell,
-    Element,
     Table,
     Terms,
+    Words,
     code,
     figures,
     make_cells,
@@ -36,12 +30,13 @@ from sw_audit_reports.elements import (
     split_code,
     text,
 )
-from sw_audit_reports.reproduce import POLICY_FILE, write_comparison_command, write_policy
+from sw_audit_reports.reproduce import POLICY_FILE, find_asked, write_comparison_command, write_policy
 from sw_audit_reports.sections import Context, list_sections
 from sw_audit_reports.sections.checks import badge_verdict, describe_check, show_verdict
 from sw_audit_reports.sections.descent import describe_descent
-from sw_audit_reports.sections.files import list_flaws
+from sw_audit_reports.sections.stored import list_flaws
 from sw_audit_reports.text import NOTHING, count, format_number
+from sw_audit_reports.verdicts import conclude_model, conclude_record, summarize_record, tally
 
 RECORD_ID = "sw-audit-record"
 
@@ -64,34 +59,24 @@ def render_html(record: Record) -> str:
             style=style,
             style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             record_id=RECORD_ID,
-            record=embed_json(record),
+            # JSON that cannot end the element it stands in.
+            record=record.model_dump_json(by_alias=True).replace("<", r"\u003c"),
         )
     )
 
 
-def embed_json(record: Record) -> str:
-    r"""Write the record as JSON that cannot end the element it stands in: `<` is written `\u003c`."""
-    return record.model_dump_json(by_alias=True).replace("<", r"\u003c")
-
-
 @cache
 def _open_environment() -> Environment:
+    loader = PackageLoader("sw_audit_reports")
     return Environment(
-        loader=PackageLoader("sw_audit_reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
 
 
 def _build_page(record: Record) -> dict[str, Any]:
-    models = [
-        _build_model(Context(record, result, f"model-{place}")) for place, result in enumerate(record.results, 1)
-    ]
-    failures = [
-        _build_failure(record, failure, f"failure-{place}") for place, failure in enumerate(record.failures, 1)
-    ]
+    results, failed = enumerate(record.results, 1), enumerate(record.failures, 1)
+    models = [_build_model(Context(record, result, f"model-{place}")) for place, result in results]
+    failures = [_build_failure(record, failure, f"failure-{place}") for place, failure in failed]
     compares = all(_is_compared(model) for model in record.models) and bool(record.models)
     single = len(record.models) == 1
     named = record.models[0].id if single else count(len(record.models), "model")
@@ -122,10 +107,9 @@ def _is_compared(model: ModelResult | ModelFailure) -> bool:
 
 
 def _build_model(context: Context) -> dict[str, Any]:
-    """Build a model's part: its banner, and every section that has something to show."""
     result, anchor, sections = context.result, context.anchor, list_sections()
-    sentences = (one.summarize(context) for one in sections if one.summarize is not None)
-    built = [(one, [element for element in one.build(context) if element is not None]) for one in sections]
+    sentences = (section.summarize(context) for section in sections if section.summarize is not None)
+    built = [(section, list(filter(None, section.build(context)))) for section in sections]
     pointers = [
         Cell(describe_check(verdict.check).title, href=f"{anchor}-{verdict.check}", badge=badge_verdict(verdict))
         for verdict in result.verdicts
@@ -141,8 +125,8 @@ def _build_model(context: Context) -> dict[str, Any]:
         },
         "notes": result.notes,
         "sections": [
-            {"id": f"{anchor}-{one.id}", "title": one.title, "elements": elements}
-            for one, elements in built
+            {"id": f"{anchor}-{section.id}", "title": section.title, "elements": elements}
+            for section, elements in built
             if elements
         ],
     }
@@ -150,22 +134,19 @@ def _build_model(context: Context) -> dict[str, Any]:
 
 def _build_failure(record: Record, failure: ModelFailure, anchor: str) -> dict[str, Any]:
     """Build what there is to say of a model that could not be audited: why, and the checks that were judged."""
-    source = next((one.source for one in record.policy.models if one.id == failure.id), failure.id)
-    failed = conclude_model(failure) is Status.FAIL
-    elements: list[Element | None] = [
+    source = find_asked(record.policy, failure.id, failure.id).source
+    judged = [one for one in failure.verdicts if one.status is not Status.SKIPPED or one.waiver is not None]
+    elements = [
         make_paragraph(split_code(failure.message)),
         *list_flaws(failure.weights),
-        *(
-            show_verdict(record, verdict, source, anchor)
-            for verdict in failure.verdicts
-            if verdict.status is not Status.SKIPPED or verdict.waiver is not None
-        ),
+        *(show_verdict(record, verdict, source, anchor) for verdict in judged),
     ]
+    failed = conclude_model(failure) is Status.FAIL
     return {
         "id": anchor,
         "name": failure.id,
         "badge": Badge("fail", "Not audited") if failed else Badge("skipped", "Not audited, waived"),
-        "elements": [element for element in elements if element is not None],
+        "elements": list(filter(None, elements)),
         "tally": tally(failure.verdicts),
     }
 
@@ -201,19 +182,18 @@ def _list_models(
     heads = [*text("Outcome"), *figures("Super weights")]
     if descends:
         heads = [*text("Parent"), *figures("Perplexity ratio"), *text("Parent's super weights")]
-    unknown = [NOTHING] * len(heads)
-    rows: list[list[str | Cell]] = []
+    unknown: Words = [NOTHING] * len(heads)
+    rows: list[Words] = []
     for result, model in zip(record.results, models, strict=True):
-        about = [str(result.location.outcome), format_number(len(result.location.super_weights))]
+        about: Words = [str(result.location.outcome), len(result.location.super_weights)]
         if descends:
             about = describe_descent(result.descent, record.policy) if result.descent else unknown
         banner = model["banner"]
         checks = ", ".join(part.word for part in banner["tally"]) or "no check"
-        rows.append([Cell(result.id, href=model["id"]), Cell("", badge=banner["badge"]), *about, checks])
+        rows.append([Cell(result.id, href=model["id"]), banner["badge"], *about, checks])
     for failure in failures:
         checks = ", ".join(part.word for part in failure["tally"]) or NOTHING
-        name, badge = Cell(failure["name"], href=failure["id"]), Cell("", badge=failure["badge"])
-        rows.append([name, badge, *unknown, checks])
+        rows.append([Cell(failure["name"], href=failure["id"]), failure["badge"], *unknown, checks])
     return make_table("All models", [*text("Model", "Verdict"), *heads, *text("Checks")], rows)
 
 

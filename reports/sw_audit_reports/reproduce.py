@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 
 import tomlkit
 
@@ -11,20 +12,24 @@ from sw_audit.record.measurement import ROUND_TO_NEAREST
 from sw_audit.record.record import Record
 
 POLICY_FILE = "audit.swaudit.toml"
-_DEFAULTS: dict[str, object] = {
+_USUAL = Policy()
+# What there is an option for, of the keys of a policy and of a model.
+_OF_POLICY = ("expect", "inconclusive", "seed", "index", "compare")
+_OF_MODEL = ("dtype", "device", "expect", "parent")
+_DEFAULTS: Mapping[str, object] = {
     "dtype": "auto",
     "device": "cpu",
-    "expect": Policy().expect,
-    "corpus": Policy().corpus.source,
-    "windows": Policy().corpus.windows,
-    "inconclusive": Policy().inconclusive,
-    "seed": Policy().seed,
-    "index": Policy().index,
-    "compare": Policy().compare,
+    "revision": None,
     "parent": None,
+    "corpus": _USUAL.corpus.source,
+    "windows": _USUAL.corpus.windows,
+    **{key: getattr(_USUAL, key) for key in _OF_POLICY},
 }
-_OFFERED = ("dtype", "device", "expect", "parent")
-"""What there is an option for, of the keys of a model."""
+
+
+def find_asked(policy: Policy, model_id: str, source: str) -> ModelPolicy:
+    """Find what the policy says of a model; nothing but its source if it does not name it."""
+    return next((model for model in policy.models if model.id == model_id), ModelPolicy(source=source))
 
 
 def write_command(source: str, check: str, policy: Policy, model_id: str) -> str:
@@ -39,24 +44,20 @@ def write_command(source: str, check: str, policy: Policy, model_id: str) -> str
         policy: The policy of the audit.
         model_id: Id of the model in that policy.
     """
-    if says_more_than_options(policy):
+    if _says_more_than_options(policy):
         return shlex.join(["sw-audit", "audit", POLICY_FILE, "--check", check])
-    asked = next((model for model in policy.models if model.id == model_id), ModelPolicy(source=source))
-    said: dict[str, object] = {
-        "dtype": asked.dtype,
-        "device": asked.device,
-        "expect": policy.expectation(asked),
-        "corpus": policy.corpus.source,
-        "windows": policy.corpus.windows,
-        "inconclusive": policy.inconclusive,
-        "seed": policy.seed,
-        "index": policy.index,
-        "compare": policy.compare,
-        "parent": parent.source if (parent := policy.find_parent(asked)) else None,
-    }
-    options = [word for key, value in said.items() if value != _DEFAULTS[key] for word in (f"--{key}", str(value))]
-    usual = ModelPolicy(source=source).id
-    target = source if model_id == usual else f"{model_id}={source}"
+    asked = find_asked(policy, model_id, source)
+    parent = policy.find_parent(asked)
+    options = _write_options(
+        dtype=asked.dtype,
+        device=asked.device,
+        expect=policy.expectation(asked),
+        corpus=policy.corpus.source,
+        windows=policy.corpus.windows,
+        **{key: getattr(policy, key) for key in ("inconclusive", "seed", "index", "compare")},
+        parent=parent.source if parent else None,
+    )
+    target = source if model_id == ModelPolicy(source=source).id else f"{model_id}={source}"
     return shlex.join(["sw-audit", "audit", target, "--check", check, *options])
 
 
@@ -64,30 +65,25 @@ def write_comparison_command(record: Record) -> str:
     """Write the command that repeats a comparison of quantizers, with the policy saved as a file."""
     result = record.results[0]
     model = result.model
-    asked = next((one for one in record.policy.models if one.id == model.id), ModelPolicy(source=model.source))
-    said = {"revision": asked.revision, "dtype": asked.dtype, "device": asked.device}
-    usual = {"revision": None, "dtype": "auto", "device": "cpu"}
-    options = [word for key, value in said.items() if value != usual[key] for word in (f"--{key}", str(value))]
+    asked = find_asked(record.policy, model.id, model.source)
+    options = _write_options(revision=asked.revision, dtype=asked.dtype, device=asked.device)
     rows = result.comparison.rows if result.comparison else ()
     methods = [row.method for row in rows if row.method != ROUND_TO_NEAREST] or ["none"]
     command = ["sw-audit", "compare-quantizers", model.source, "--policy", POLICY_FILE]
     return shlex.join([*command, "--methods", ",".join(methods), *options])
 
 
-def says_more_than_options(policy: Policy) -> bool:
-    """Say whether the policy holds anything that the options of the command line cannot express."""
-    corpus = policy.corpus.model_copy(
-        update={"source": _DEFAULTS["corpus"], "windows": _DEFAULTS["windows"]},
-    )
-    changes = {
-        "models": (),
-        "corpus": corpus,
-        **{key: _DEFAULTS[key] for key in ("expect", "inconclusive", "seed", "index", "compare")},
-    }
-    hidden = any(
-        model.model_dump(exclude={"id", "source", *_OFFERED}, exclude_defaults=True) for model in policy.models
-    )
-    return hidden or policy.model_copy(update=changes) != Policy()
+def _write_options(**said: object) -> list[str]:
+    return [word for key, value in said.items() if value != _DEFAULTS[key] for word in (f"--{key}", str(value))]
+
+
+def _says_more_than_options(policy: Policy) -> bool:
+    unsaid = {"id", "source", *_OF_MODEL}
+    if any(model.model_dump(exclude=unsaid, exclude_defaults=True) for model in policy.models):
+        return True
+    corpus = policy.corpus.model_copy(update={key: getattr(_USUAL.corpus, key) for key in ("source", "windows")})
+    changes = {"models": (), "corpus": corpus, **{key: _DEFAULTS[key] for key in _OF_POLICY}}
+    return policy.model_copy(update=changes) != _USUAL
 
 
 def write_policy(policy: Policy) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -92,12 +92,7 @@ def theme() -> altair.theme.ThemeConfig:
 
 @dataclass(frozen=True)
 class Layout:
-    """A width that every chart is drawn for.
-
-    Attributes:
-        name: `wide` or `narrow`: which screens see it.
-        width: Pixels, everything included.
-    """
+    """A width in pixels that every chart is drawn for, everything included: for wide screens or for phones."""
 
     name: str
     width: int
@@ -133,8 +128,11 @@ def make_chart(
         table: The figures behind it.
     """
     words = caption if isinstance(caption, str) else " ".join(filter(None, caption))
+    fit = {"height": HEIGHT, "autosize": {"type": "fit-x", "contains": "padding"}}
+    fixed = {} if callable(plot) else _specify(plot, fit)
     drawings = {}
-    for layout, spec in _list_sizes(plot):
+    for layout in LAYOUTS:
+        spec = _specify(*plot(layout)) if callable(plot) else {**fixed, "width": layout.width}
         spec["datasets"] = {**spec.get("datasets", {}), **rows}
         # In one row where there is room.
         spec["config"]["legend"]["columns"] = 1 if layout.narrow else 0
@@ -142,21 +140,9 @@ def make_chart(
     return Chart(id, title, words, drawings, table)
 
 
-def _list_sizes(plot: Plot) -> Iterator[tuple[Layout, dict[str, Any]]]:
-    if callable(plot):
-        for layout in LAYOUTS:
-            layers, frame = plot(layout)
-            yield layout, _specify(layers) | frame
-        return
-    fit = {"height": HEIGHT, "autosize": {"type": "fit-x", "contains": "padding"}}
-    same = _specify(plot) | fit
-    for layout in LAYOUTS:
-        yield layout, same | {"width": layout.width}
-
-
-def _specify(layers: Layers) -> dict[str, Any]:
+def _specify(layers: Layers, frame: Mapping[str, Any]) -> dict[str, Any]:
     with altair.theme.enable("sw_audit"):
-        return altair.layer(*layers).to_dict(validate=False)
+        return {**altair.layer(*layers).to_dict(validate=False), **frame}
 
 
 def read_rows(rows: str) -> altair.Chart:
@@ -165,19 +151,12 @@ def read_rows(rows: str) -> altair.Chart:
 
 
 def encode_series(series: Mapping[str, Style], *, legend: bool = True) -> tuple[altair.Color, altair.Shape]:
-    """Encode the column `series` by colour and by shape, with one legend for both.
-
-    Args:
-        series: The style of each series, by the name that the rows and the legend give it.
-        legend: Whether there is a legend.
-    """
-    names = list(series)
+    """Encode the column `series`, whose values name styles, by colour and by shape, with one legend for both."""
     look = altair.Legend() if legend else None
-    colours = altair.Scale(domain=names, range=[style.colour for style in series.values()])
-    shapes = altair.Scale(domain=names, range=[style.shape for style in series.values()])
-    return (
-        altair.Color("series:N", scale=colours, legend=look),
-        altair.Shape("series:N", scale=shapes, legend=look),
+    colours = altair.Scale(domain=list(series), range=[style.colour for style in series.values()])
+    shapes = altair.Scale(domain=list(series), range=[style.shape for style in series.values()])
+    return altair.Color("series:N", scale=colours, legend=look), altair.Shape(
+        "series:N", scale=shapes, legend=look
     )
 
 
@@ -194,11 +173,7 @@ def keep_seen(series: Mapping[str, Style], rows: Rows) -> dict[str, Style]:
 
 
 def scale_log(reach: Sequence[float] = ()) -> altair.Scale:
-    """Return a logarithmic scale that leaves a little room beyond its values.
-
-    Args:
-        reach: Further values that it covers.
-    """
+    """Return a logarithmic scale that covers further values too, and leaves a little room beyond all of them."""
     domain = {"domain": {"unionWith": list(reach)}} if reach else {}
     return altair.Scale(type="log", nice=False, padding=14, **domain)
 

@@ -30,17 +30,14 @@ def draw_vector(spec: dict[str, object], *, id: str, title: str, description: st
     root = ElementTree.fromstring(drawn)  # noqa: S314 - the text was drawn here, a line above
     _clean_(root)
     _prefix_ids_(root, id)
-    name = ElementTree.Element("title", {"id": f"{id}-title"})
-    name.text = title
-    words = ElementTree.Element("desc", {"id": f"{id}-description"})
-    words.text = description
-    root[:0] = [name, words]
+    for place, (tag, kind, words) in enumerate([("title", "title", title), ("desc", "description", description)]):
+        root.insert(place, _write_element(tag, words, id=f"{id}-{kind}"))
     root.attrib.update({"role": "img", "aria-labelledby": f"{id}-title", "aria-describedby": f"{id}-description"})
     return ElementTree.tostring(root, encoding="unicode")
 
 
 def _clean_(element: ElementTree.Element) -> None:
-    """Drop namespaces, labels and empty groups; turn a mark's label into a tooltip."""
+    # Namespaces, labels and empty groups are dropped; a mark's label becomes its tooltip.
     element.tag = element.tag.removeprefix(_SVG)
     label = None if element.get("aria-roledescription") in _FURNITURE else element.get("aria-label")
     kept = {key: _round(value) for key, value in element.attrib.items() if not key.startswith(_DROPPED)}
@@ -51,9 +48,13 @@ def _clean_(element: ElementTree.Element) -> None:
         if _is_empty(child):
             element.remove(child)
     if label:
-        tooltip = ElementTree.Element("title")
-        tooltip.text = label
-        element.insert(0, tooltip)
+        element.insert(0, _write_element("title", label))
+
+
+def _write_element(tag: str, words: str, **attributes: str) -> ElementTree.Element:
+    element = ElementTree.Element(tag, attributes)
+    element.text = words
+    return element
 
 
 def _is_empty(element: ElementTree.Element) -> bool:

@@ -191,6 +191,7 @@ def list_dose_curves(index: PublishedIndex, model: PublishedModel | None) -> tup
         DoseCurve(
             model=entry.id,
             quantity=curve.quantity,
+            unit=curve.unit,
             points=tuple(sorted(curve.points)),
             source=titles[curve.source],
             own=model is not None and entry.id == model.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -154,16 +154,21 @@ class PublishedWeight(Fact):
         return f"layer {layer} [{expert}{row}, {column}]"
 
 
+CurveUnit: TypeAlias = Literal["perplexity ratio", "percent"]
+
+
 class Curve(Fact):
     """A measured figure over the factor by which the scalars were scaled.
 
     Attributes:
         quantity: What was measured.
+        unit: What its figures are in, where others in the same unit can be compared with them.
         source: Key of the source.
         points: Factor and figure.
     """
 
     quantity: Words
+    unit: CurveUnit | None = None
     source: str
     points: tuple[tuple[float, float], ...]
 
@@ -289,6 +294,7 @@ class DoseCurve(Fact):
     Attributes:
         model: The model's hub id.
         quantity: What was measured, in words.
+        unit: What its figures are in, where that is known.
         points: Factor by which the super weights were multiplied, and figure; by rising factor.
         source: Who measured it.
         own: Whether it is a curve of the audited model, and not only shown to compare with.
@@ -296,6 +302,7 @@ class DoseCurve(Fact):
 
     model: str
     quantity: str
+    unit: CurveUnit | None = None
     points: tuple[tuple[float, float], ...] = Field(min_length=1)
     source: str
     own: bool = False
@@ -310,4 +317,4 @@ class DoseCurve(Fact):
     @property
     def is_perplexity_ratio(self) -> bool:
         """Whether its figures are perplexities over that of the model as it is, and so comparable with ours."""
-        return "perplexity ratio" in self.quantity
+        return self.unit == "perplexity ratio"

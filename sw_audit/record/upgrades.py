@@ -7,7 +7,7 @@ document of the old number into one of the new; golden records of every number s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sw_audit.errors import RecordError
@@ -46,8 +46,10 @@ def _gather_by_model(document: Document) -> Document:
     """From schema 1 to 2: a model holds everything about it, its verdicts included; words are renamed.
 
     1. What stood in a table by model id becomes a field of that model.
-    2. Measurements and verdicts go to the model that they name.
-    3. Models and failures become one list, in the order of the policy.
+    2. Measurements and verdicts go to the model that they name; a finding whose label is the name of one of the
+       model's arms is about that arm.
+    3. A published curve of perplexity ratios is one by its unit.
+    4. Models and failures become one list, in the order of the policy.
     """
     tables = {field: document.get(table, {}) for table, field in _OF_ONE_MODEL.items()}
     measurements, verdicts = document.get("measurements", []), document.get("verdicts", [])
@@ -63,11 +65,27 @@ def _gather_by_model(document: Document) -> Document:
     for failure in document.get("failures", []):
         models[failure["model"]] = {"kind": "failure", **failure}
     for name, model in models.items():
-        model["verdicts"] = [verdict for verdict in verdicts if verdict["model"] == name]
+        arms = {measured["arm"]["name"] for measured in model.get("measurements", [])}
+        model["verdicts"] = [_refer_to_arms(verdict, arms) for verdict in verdicts if verdict["model"] == name]
+        if "published_doses" in model:
+            model["published_doses"] = [
+                {**curve, "unit": "perplexity ratio"} if "perplexity ratio" in curve["quantity"] else curve
+                for curve in model["published_doses"]
+            ]
     order = [model["id"] for model in document["policy"]["model"]]
     ranked = sorted(models, key=lambda name: order.index(name) if name in order else len(order))
     kept = {key: document[key] for key in ("tool", "created", "environment", "policy")}
     return {"schema": 2, **kept, "models": [_rename_words(models[name]) for name in ranked]}
+
+
+def _refer_to_arms(verdict: Document, arms: Collection[str]) -> Document:
+    if "findings" not in verdict:
+        return verdict
+    findings = [
+        {**finding, "arm": finding["label"]} if finding["label"] in arms else finding
+        for finding in verdict["findings"]
+    ]
+    return {**verdict, "findings": findings}
 
 
 def _rename_words(part: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sw_audit.index.lookup import list_dose_curves
 from sw_audit.index.reading import list_citations, merge_indexes, read_published
 from sw_audit.record.published import Impact, PublishedModel, PublishedWeight
 
@@ -269,6 +270,13 @@ def test_dose_curves_are_those_of_the_figure_point_by_point() -> None:
     expected |= {(model_id, "BYU"): points for model_id, points in PERPLEXITY_DOSES.items()}
     curves = {(model.id, one.source): list(one.points) for model in INDEX.models for one in model.curves}
     assert curves == expected
+    units = {one.source: one.unit for model in INDEX.models for one in model.curves}
+    assert units == {"NB": "percent", "BYU": "perplexity ratio"}
+    shown = list_dose_curves(INDEX, MODELS["huggyllama/llama-7b"])
+    assert [(curve.model, curve.unit, curve.is_perplexity_ratio) for curve in shown] == [
+        ("huggyllama/llama-7b", "percent", False),
+        *((model_id, "perplexity ratio", True) for model_id in sorted(PERPLEXITY_DOSES, reverse=True)),
+    ]
 
 
 @pytest.mark.parametrize(("model_id", "figures"), TOLD.items())

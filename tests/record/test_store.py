@@ -262,6 +262,22 @@ def test_from_schema_1_every_model_takes_what_is_its_own_in_the_order_of_the_pol
     assert gone == {"kind": "failure", "model": "gone", "message": "no", "verdicts": old["verdicts"][1:2]}
 
 
+def test_from_schema_1_a_finding_named_like_a_measured_arm_is_about_it() -> None:
+    for result in read_record(DATA / "schema-1.json").results:
+        arms = {str(measured.arm.purpose) for measured in result.measurements}
+        findings = [finding for verdict in result.verdicts for finding in verdict.findings]
+        assert all(finding.arm == (finding.label if finding.label in arms else None) for finding in findings)
+        controls = {finding.arm for finding in findings if finding.label.startswith("placebo/")}
+        assert len(controls) == (12 if result.location.super_weights else 0)
+
+
+def test_from_schema_1_a_published_curve_has_its_unit_from_what_was_said_of_it() -> None:
+    curves = [{"quantity": "perplexity ratio over the factor"}, {"quantity": "accuracy, percent"}]
+    old = {"schema": 1, "policy": {"model": []}, "models": [{"id": "a"}], "published_doses": {"a": curves}}
+    [model] = upgrade_document({**old, "tool": {}, "created": "", "environment": {}}, "x")["models"]
+    assert [curve.get("unit") for curve in model["published_doses"]] == ["perplexity ratio", None]
+
+
 def test_from_schema_1_every_arm_is_told_what_it_is_for() -> None:
     beside = [
         Arm(purpose=purpose) for purpose in (PARENT, DESCENDANT, RESTORED_WEIGHTS, RestoredModule(module="m.a"))

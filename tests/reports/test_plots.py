@@ -6,10 +6,10 @@ import re
 
 import pytest
 from support.sections import read_rows
-from sw_audit_reports.estimates import Estimate
 from sw_audit_reports.plots import CHANGED, ArmRow, plot_arms, plot_magnitudes, tabulate_layers
 from sw_audit_reports.sections.effect import AS_IT_IS
 from sw_audit_reports.theme import INTACT, Rows, make_chart
+from sw_audit_reports.verdicts import Estimate
 
 
 def make_rows(layers: int) -> Rows:

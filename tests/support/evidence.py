@@ -336,11 +336,17 @@ def make_dose_curves() -> tuple[DoseCurve, ...]:
     """Return a published curve of perplexity of another model, and one of accuracy of this one."""
     return (
         DoseCurve(
-            model="lab/own", quantity="accuracy, percent", points=((0.0, 35.0), (1.0, 70.0)), source="A", own=True
+            model="lab/own",
+            quantity="accuracy, percent",
+            unit="percent",
+            points=((0.0, 35.0), (1.0, 70.0)),
+            source="A",
+            own=True,
         ),
         DoseCurve(
             model="lab/other",
             quantity="perplexity ratio over the factor",
+            unit="perplexity ratio",
             points=((0.0, 1400.0), (0.25, 80.0), (0.75, 1.03)),
             source="B",
         ),

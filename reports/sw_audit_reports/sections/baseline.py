@@ -8,7 +8,6 @@ from sw_audit_reports.elements import Element, code, figures, make_paragraph, ma
 from sw_audit_reports.sections import Context, section
 from sw_audit_reports.text import (
     NOT_MEASURED,
-    NOTHING,
     format_change,
     format_finite,
     format_number,
@@ -37,20 +36,12 @@ def show_baseline(context: Context) -> Iterator[Element | None]:
         )
         for weight in baseline.weights
     ]
-    yield make_table(
-        "Its super weights, then and now", [*text("Scalar"), *figures("Then", "Now", "Change")], weights
-    )
-    activations = [
-        (
-            format_number(activation.channel),
-            format_number(activation.token),
-            format_number(activation.before),
-            format_finite(activation.value),
-            NOTHING
-            if activation.value is None or not activation.before
-            else format_ratio(activation.value / activation.before),
-        )
-        for activation in baseline.activations
-    ]
+    heads = [*text("Scalar"), *figures("Then", "Now", "Change")]
+    yield make_table("Its super weights, then and now", heads, weights)
+    activations = []
+    for held in baseline.activations:
+        ratio = held.value / held.before if held.value is not None and held.before else None
+        now = format_finite(held.value)
+        activations.append((held.channel, held.token, held.before, now, format_optional(ratio, format_ratio)))
     heads = figures("Channel", "Token", "Then", "Now", "Ratio")
     yield make_table("Its super activations, then and now", heads, activations)

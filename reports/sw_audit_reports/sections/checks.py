@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sw_audit.checks.registry import find_checks
 from sw_audit.policy.policy import Policy
@@ -24,14 +24,9 @@ from sw_audit_reports.elements import (
 )
 from sw_audit_reports.reproduce import write_command
 from sw_audit_reports.sections import Context, section
-from sw_audit_reports.text import (
-    NOT_FINITE,
-    NOT_MEASURED,
-    NOTHING,
-    format_beside,
-    format_exact,
-    format_interval,
-)
+from sw_audit_reports.text import NOT_FINITE, NOT_MEASURED, NOTHING, format_beside, format_exact, format_interval
+
+_MEASURED = figures("Measured", "Interval", "Limit")
 
 
 @section("checks", title="Checks at a glance", order=10)
@@ -40,15 +35,12 @@ def show_checks(context: Context) -> Iterator[Table | None]:
     rows = [
         (
             Cell(describe_check(verdict.check).title, href=f"{context.anchor}-{verdict.check}"),
-            Cell("", badge=badge_verdict(verdict)),
-            _write_observed(verdict, verdict.check),
-            format_interval(verdict.low, verdict.high, verdict.limit) or NOTHING,
-            _write_limit(verdict, None) or NOTHING,
+            badge_verdict(verdict),
+            *_write_measured(verdict, verdict),
         )
         for verdict in context.verdicts
     ]
-    heads = [*text("Check", "Verdict"), *figures("Measured", "Interval", "Limit")]
-    yield make_table("Every check and its verdict", heads, rows)
+    yield make_table("Every check and its verdict", [*text("Check", "Verdict"), *_MEASURED], rows)
 
 
 @section("details", title="Each check in detail", order=110)
@@ -59,14 +51,7 @@ def show_details(context: Context) -> Iterator[Block]:
 
 
 def show_verdict(record: Record, verdict: Verdict, source: str, anchor: str) -> Block:
-    """Explain one verdict.
-
-    Args:
-        record: The record.
-        verdict: The verdict.
-        source: Path or hub id of its model.
-        anchor: What the ids of the model's part of the page begin with.
-    """
+    """Explain one verdict on the model of a source; ids begin with the anchor of the model's part of the page."""
     info = describe_check(verdict.check)
     return Block(
         "verdict.html.j2",
@@ -84,8 +69,7 @@ def show_verdict(record: Record, verdict: Verdict, source: str, anchor: str) -> 
     )
 
 
-@dataclass(frozen=True)
-class CheckWords:
+class CheckWords(NamedTuple):
     """What is said of a check on the page."""
 
     title: str
@@ -110,36 +94,30 @@ def _list_measures(verdict: Verdict, info: CheckWords, policy: Policy) -> Terms 
     terms: dict[str, str | Cell] = {}
     if verdict.status is not Status.SKIPPED:
         quantity = verdict.quantity or info.quantity or "Measured"
+        interval = format_interval(verdict.low, verdict.high, verdict.limit)
         terms[quantity[0].upper() + quantity[1:]] = _write_observed(verdict, verdict.check)
-        terms[f"{100 * policy.confidence:g} % interval"] = format_interval(
-            verdict.low, verdict.high, verdict.limit
-        )
-        terms["Limit"] = _write_limit(verdict, None) or "none: reported only"
+        terms[f"{100 * policy.confidence:g} % interval"] = interval
+        terms["Limit"] = _write_limit(verdict, verdict.side) or "none: reported only"
     if verdict.protocol:
         terms["Protocol"] = code(verdict.protocol)
     return make_terms(terms)
 
 
 def _list_findings(verdict: Verdict) -> Table | None:
-    rows = [
-        (
-            code(finding.label),
-            Cell("", badge=_badge_finding(finding)),
-            _write_observed(finding, verdict.check),
-            format_interval(finding.low, finding.high, finding.limit) or NOTHING,
-            _write_limit(finding, verdict.side) or NOTHING,
-            finding.because,
-        )
-        for finding in verdict.findings
-    ]
-    heads = [*text("What", "Verdict"), *figures("Measured", "Interval", "Limit"), *text("Why")]
+    rows = []
+    for finding in verdict.findings:
+        # A figure that is held against nothing is reported, not skipped.
+        reported = finding.status is Status.SKIPPED and finding.observed is not None
+        badge = Badge("skipped", "Reported") if reported else Badge.of(finding.status)
+        rows.append((code(finding.label), badge, *_write_measured(finding, verdict), finding.because))
+    heads = [*text("What", "Verdict"), *_MEASURED, *text("Why")]
     return make_table("The single figures", heads, rows, fold="The single figures")
 
 
-def _badge_finding(finding: Finding) -> Badge:
-    """A figure that is held against nothing is reported, not skipped."""
-    reported = finding.status is Status.SKIPPED and finding.observed is not None
-    return Badge("skipped", "Reported") if reported else Badge.of(finding.status)
+def _write_measured(figure: Verdict | Finding, verdict: Verdict) -> tuple[str, str, str]:
+    """Write the figure of a verdict or of one of its findings, its interval and its limit."""
+    interval = format_interval(figure.low, figure.high, figure.limit) or NOTHING
+    return _write_observed(figure, verdict.check), interval, _write_limit(figure, verdict.side) or NOTHING
 
 
 def _write_observed(figure: Verdict | Finding, check: str) -> str:

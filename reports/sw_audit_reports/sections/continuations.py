@@ -31,21 +31,12 @@ def show_continuations(context: Context) -> Iterator[Element | None]:
 
 def list_faults(verdicts: Sequence[Verdict]) -> dict[str, str]:
     """List why continuations fall apart, by their labels."""
-    return {
-        finding.label: finding.because
-        for verdict in verdicts
-        for finding in verdict.findings
-        if finding.status is Status.FAIL
-    }
+    findings = (finding for verdict in verdicts for finding in verdict.findings)
+    return {finding.label: finding.because for finding in findings if finding.status is Status.FAIL}
 
 
 def pair_continuation(continuation: Continuation, fault: str | None) -> Block:
-    """Put both continuations of a prompt beside each other.
-
-    Args:
-        continuation: What both models went on with.
-        fault: Why the descendant's falls apart; `None` if it does not.
-    """
+    """Put both continuations of a prompt beside each other, with why the descendant's falls apart if it does."""
     there, here = continuation.parent, continuation.descendant
     alike, longest = _count_alike(there, here), max(len(there), len(here))
     summary = "They never part." if alike == longest else f"They part after {format_number(alike)} new tokens."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import altair
 
@@ -16,6 +16,7 @@ from sw_audit.record.descent import ComparedText, Descent, RetainedActivation, R
 from sw_audit.record.labels import label_arm
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.verdict import Finding, Verdict
+from sw_audit_reports import plots, theme
 from sw_audit_reports.elements import (
     Chart,
     Element,
@@ -27,18 +28,6 @@ from sw_audit_reports.elements import (
     make_table,
     make_terms,
     text,
-)
-from sw_audit_reports.estimates import list_on_texts, scale_estimate
-from sw_audit_reports.plots import (
-    CHANGED,
-    OFF_SCALE,
-    UNCHANGED,
-    ArmRow,
-    plot_arms,
-    plot_magnitudes,
-    refer,
-    tabulate_layers,
-    trace_layers,
 )
 from sw_audit_reports.sections import Context, section
 from sw_audit_reports.text import (
@@ -56,12 +45,13 @@ from sw_audit_reports.text import (
     format_range,
     format_ratio,
 )
-from sw_audit_reports.theme import INTACT, TOUCHED, Rows, axis_plain, keep_seen, make_chart
+from sw_audit_reports.theme import Rows, keep_seen, make_chart
+from sw_audit_reports.verdicts import list_on_texts, scale_estimate
 
 THE_PARENT, THIS_MODEL = "Parent", "This model"
-_PEAK_SERIES = {THE_PARENT: INTACT, THIS_MODEL: TOUCHED}
+_PEAK_SERIES = {THE_PARENT: theme.INTACT, THIS_MODEL: theme.TOUCHED}
 SO_FAR, ALONE = "All layers so far", "This layer alone, on the parent's input"
-_NOISE_SERIES = {SO_FAR: TOUCHED, ALONE: INTACT}
+_NOISE_SERIES = {SO_FAR: theme.TOUCHED, ALONE: theme.INTACT}
 _HEALED = 0.5
 _ROOM = 35
 """Characters of a label that the chart of perplexities has room for, beside what is said of it."""
@@ -79,12 +69,8 @@ def summarize_descent(context: Context) -> Words:
     lost = "Its perplexity is not finite"
     if ratio is not None:
         lost = " ".join(filter(None, ("Its perplexity is", format_ratio(ratio), interval, "times its parent's")))
-    return [
-        lost,
-        *_summarize_weights(descent, context.policy),
-        *_summarize_recovery(descent, context.verdicts),
-        ".",
-    ]
+    weights, recovery = _summarize_weights(descent, context.policy), _summarize_recovery(descent, context.verdicts)
+    return [lost, *weights, *recovery, "."]
 
 
 @section("descent", title="Beside its parent", order=20, summarize=summarize_descent)
@@ -156,22 +142,22 @@ def _summarize_weights(descent: Descent, policy: Policy) -> Words:
             return [f"; {kept}"]
         return [f"; {kept}, changed by {'' if single else 'at most '}{format_change(worst.value, worst.parent)}"]
     unknown = "what cannot be read" if worst.finite else "what is not finite"
-    here = unknown if worst.value is None else format_number(worst.value)
+    here = format_optional(worst.value, missing=unknown)
     return ["; ", code(worst.address), f" has gone from {format_number(worst.parent)} to {here}"]
 
 
 def _summarize_recovery(descent: Descent, verdicts: Sequence[Verdict]) -> Words:
     """Tell of the part that recovers most, if that is half of the loss at least: the super weights before all."""
-    shares = [
-        (part.share.observed, part)
+    healed = [
+        (part.share.observed, part.share, part)
         for part in list_recovered(descent, verdicts)
         if part.share is not None and part.share.observed is not None and part.share.observed >= _HEALED
     ]
-    whole = [pair for pair in shares if isinstance(pair[1].purpose, RestoredWeights)]
-    value, best = max(whole or shares, key=lambda pair: pair[0], default=(0.0, None))
-    if best is None or best.share is None:
+    whole = [triple for triple in healed if isinstance(triple[2].purpose, RestoredWeights)]
+    if not healed:
         return []
-    interval = format_percent_interval(best.share.low, best.share.high)
+    value, share, best = max(whole or healed, key=lambda triple: triple[0])
+    interval = format_percent_interval(share.low, share.high)
     recovered = f" recovers {format_percent(value)}{f' {interval}' if interval else ''} of the loss"
     if isinstance(best.purpose, RestoredWeights):
         number = len(descent.parent_location.super_weights)
@@ -206,8 +192,8 @@ def _list_activations(descent: Descent) -> Table | None:
         attention = [format_optional(sink, format_percent) for sink in (activation.sink_parent, activation.sink)]
         rows.append(
             (
-                format_number(activation.channel),
-                format_number(activation.token),
+                activation.channel,
+                activation.token,
                 f"{activation.layers[0]} to {activation.layers[-1]}" if activation.layers else NOTHING,
                 format_range(activation.parent),
                 format_range(here) if whole else NOT_FINITE,
@@ -220,59 +206,55 @@ def _list_activations(descent: Descent) -> Table | None:
     return make_table("The parent's super activations, there and here", heads, rows)
 
 
-def list_perplexities(descent: Descent, verdicts: Sequence[Verdict]) -> list[ArmRow]:
+def _show_quality(context: Context, descent: Descent, id: str) -> Chart:  # noqa: A002
+    arms = _list_perplexities(descent, context.verdicts)
+    caption = ["On a logarithmic axis. The diamond is this model, circles the parent and what has parts of it."]
+    points = [point for arm in arms for point in arm.points]
+    if any(point.low is not None for point in points):
+        caption.append(f"Bars are {100 * context.policy.confidence:g} % intervals of its ratio to the parent.")
+    if any(point.value is None for point in points):
+        caption.append(plots.OFF_SCALE)
+    parent = descent.texts[0].measured(PARENT) if len(descent.texts) == 1 else None
+    plot, rows = plots.plot_arms(arms, parent.loss.perplexity if parent else None)
+    title = "Perplexity beside the parent, and with parts of the parent put back"
+    return make_chart(id, title, caption, plot, rows)
+
+
+def _list_perplexities(descent: Descent, verdicts: Sequence[Verdict]) -> list[plots.ArmRow]:
     """List perplexities: the parent, the descendant with its interval, then what putting parts back gives."""
     concluded, rows = list_on_texts(verdicts), []
     for label, compared in descent.label_texts().items():
         parent = compared.measured(PARENT)
         base = parent.loss.perplexity if parent else None
         for measured in compared.measurements:
-            changed = measured.arm.purpose == DESCENDANT
+            changed, name = measured.arm.purpose == DESCENDANT, label_arm(measured.arm)
+            # The end of a long name tells more than its first parts.
+            while len(name) > _ROOM and "." in name:
+                name = name.partition(".")[2]
             ratio = concluded.get((label, DESCENDANT.name)) if changed else None
-            row = ArmRow(f"On {label}" if len(descent.texts) > 1 else "", _shorten(label_arm(measured.arm)))
-            row.series = CHANGED if changed else UNCHANGED
-            row.points.append(scale_estimate(measured.loss.perplexity, ratio, base))
-            rows.append(row)
+            points = [scale_estimate(measured.loss.perplexity, ratio, base)]
+            group = f"On {label}" if len(descent.texts) > 1 else ""
+            rows.append(plots.ArmRow(group, name, plots.CHANGED if changed else plots.UNCHANGED, points))
     return rows
-
-
-def _show_quality(context: Context, descent: Descent, id: str) -> Chart:  # noqa: A002
-    arms = list_perplexities(descent, context.verdicts)
-    caption = ["On a logarithmic axis. The diamond is this model, circles the parent and what has parts of it."]
-    points = [point for arm in arms for point in arm.points]
-    if any(point.low is not None for point in points):
-        caption.append(f"Bars are {100 * context.policy.confidence:g} % intervals of its ratio to the parent.")
-    if any(point.value is None for point in points):
-        caption.append(OFF_SCALE)
-    parent = descent.texts[0].measured(PARENT) if len(descent.texts) == 1 else None
-    plot, rows = plot_arms(arms, parent.loss.perplexity if parent else None)
-    title = "Perplexity beside the parent, and with parts of the parent put back"
-    return make_chart(id, title, caption, plot, rows)
 
 
 def list_peaks(descent: Descent) -> Rows:
     """List the magnitude of the loudest super activation per layer, else the largest of all activations."""
     followed = _find_loudest(descent)
-    magnitudes: list[tuple[str, int, float | None]] = []
-    if followed is not None:
-        for series, values in ((THE_PARENT, followed.parent), (THIS_MODEL, followed.value)):
-            magnitudes += [(series, *pair) for pair in zip(followed.layers, values, strict=True)]
-    else:
-        for purpose, series in ((PARENT, THE_PARENT), (DESCENDANT, THIS_MODEL)):
+    rows = []
+    for series, purpose in ((THE_PARENT, PARENT), (THIS_MODEL, DESCENDANT)):
+        if followed is not None:
+            values: Sequence[float | None] = followed.parent if purpose == PARENT else followed.value
+            layers = followed.layers
+        else:
             measured = descent.texts[0].measured(purpose)
-            magnitudes += [(series, *pair) for pair in enumerate(measured.peaks if measured else ())]
-    names = {THE_PARENT: "parent", THIS_MODEL: "this model"}
-    return [
-        {
-            "layer": layer,
-            "value": abs(value),
-            "series": series,
-            "tip": f"Layer {layer}, {names[series]}: {format_number(abs(value))}",
-        }
-        for series, layer, value in magnitudes
+            values = measured.peaks if measured else ()
+            layers = tuple(range(len(values)))
+        peaks = zip(layers, values, strict=True)
+        name = "parent" if purpose == PARENT else "this model"
         # A logarithmic axis has no place for zero.
-        if value
-    ]
+        rows += [plots.place_on_layer(layer, series, abs(value), name) for layer, value in peaks if value]
+    return rows
 
 
 def _find_loudest(descent: Descent) -> RetainedActivation | None:
@@ -284,21 +266,20 @@ def _show_peaks(descent: Descent, policy: Policy, id: str) -> Chart | None:  # n
     rows = list_peaks(descent)
     if not rows:
         return None
+    title, caption = "Largest activation per layer", "Largest magnitude in each layer's output over the text."
     followed = _find_loudest(descent)
     if followed is not None:
         title = f"The super activation of channel {followed.channel}, layer by layer"
         caption = f"Magnitude at token {followed.token} of the locating prompt, after each layer."
         if any(value is None for value in followed.value):
             caption += " Where it is not finite here, there is no point."
-    else:
-        title = "Largest activation per layer"
-        caption = "Largest magnitude in each layer's output over the text."
     # What is allowed is on the axis too, so that a small difference looks small.
     allowed = policy.checks[SuperActivationRetainedLimits]
     ends = (allowed.minimum_ratio, allowed.maximum_ratio)
     reach = [row["value"] * end for row in rows if row["series"] == THE_PARENT for end in ends if end]
-    plot, data = plot_magnitudes(rows, descent.super_weights, keep_seen(_PEAK_SERIES, rows), reach)
-    table = tabulate_layers("Magnitude after each layer", rows, _PEAK_SERIES)
+    marked = (weight.layer for weight in descent.super_weights)
+    plot, data = plots.plot_magnitudes(rows, marked, keep_seen(_PEAK_SERIES, rows), reach)
+    table = plots.tabulate_layers("Magnitude after each layer", rows, _PEAK_SERIES)
     return make_chart(id, title, caption, plot, data, table)
 
 
@@ -309,14 +290,14 @@ def list_noise(descent: Descent) -> Rows:
     """
     rows: Rows = []
     for series in _NOISE_SERIES:
+        name = f"{series[0].lower()}{series[1:]}"
         for error in descent.layers:
             noise = error.noise if series == SO_FAR else error.own_noise
             if error.signal <= 0 or noise == 0 or (series == ALONE and noise is None):
                 continue
             decibels = None if noise is None or noise < 0 else 10 * math.log10(noise / error.signal)
-            tip = f"Layer {error.layer}, {series[0].lower()}{series[1:]}: {_write_decibels(decibels)}"
-            finite = {"value": decibels, "finite": decibels is not None}
-            rows.append({"layer": error.layer, "series": series, "tip": tip, **finite})
+            row = plots.place_on_layer(error.layer, series, decibels, name, _write_decibels)
+            rows.append(row | {"finite": decibels is not None})
     return rows
 
 
@@ -334,24 +315,20 @@ def _show_noise(descent: Descent, id: str) -> Chart | None:  # noqa: A002
         caption.append(f"The most is {_write_decibels(worst['value'])}, after layer {worst['layer']}.")
     if not all(row["finite"] for row in rows):
         caption.append("A triangle at the upper edge marks noise that is not finite.")
-    up = altair.Y("value:Q", axis=axis_plain("Noise to signal, dB"))
-    plot = [refer(0.0), *trace_layers("points", rows, up, keep_seen(_NOISE_SERIES, rows))]
-    table = tabulate_layers(
-        "Noise to signal in the residual stream, dB",
-        rows,
-        _NOISE_SERIES,
-        lambda value: format_number(round(value, 1)),
+    up = altair.Y("value:Q", axis=theme.axis_plain("Noise to signal, dB"))
+    plot = [plots.refer(0.0), *plots.trace_layers("points", rows, up, keep_seen(_NOISE_SERIES, rows))]
+    name = "Noise to signal in the residual stream, dB"
+    table = plots.tabulate_layers(name, rows, _NOISE_SERIES, lambda value: format_number(round(value, 1)))
+    return make_chart(
+        id, "How far each layer's output is from the parent's", caption, plot, {"points": rows}, table
     )
-    title = "How far each layer's output is from the parent's"
-    return make_chart(id, title, caption, plot, {"points": rows}, table)
 
 
 def _write_decibels(decibels: float | None) -> str:
     return NOT_FINITE if decibels is None else f"{format_number(round(decibels, 1))} dB"
 
 
-@dataclass(frozen=True)
-class Recovered:
+class Recovered(NamedTuple):
     """What putting a part of the parent back does on one text.
 
     Attributes:
@@ -389,24 +366,15 @@ def _list_recovered(recovered: Sequence[Recovered]) -> Table | None:
     several = len({part.text for part in recovered}) > 1
     rows = []
     for part in recovered:
-        share = None if part.share is None else part.share.observed
+        share, interval = None, ""
         # Of a loss that is not finite there is no share.
-        interval = (
-            "" if share is None or part.share is None else format_percent_interval(part.share.low, part.share.high)
-        )
-        rows.append(
-            (
-                *([part.text] if several else []),
-                part.part,
-                format_finite(part.ratio, format_ratio),
-                format_optional(share, format_percent),
-                interval or NOTHING,
-            )
-        )
-    heads = [
-        *text(*(["Text"] if several else []), "Put back"),
-        *figures("Perplexity ratio", "Loss recovered", "Interval"),
-    ]
+        if part.share is not None and part.share.observed is not None:
+            share, interval = part.share.observed, format_percent_interval(part.share.low, part.share.high)
+        about = [part.text, part.part] if several else [part.part]
+        ratio = format_finite(part.ratio, format_ratio)
+        rows.append((*about, ratio, format_optional(share, format_percent), interval or NOTHING))
+    about = ["Text", "Put back"] if several else ["Put back"]
+    heads = [*text(*about), *figures("Perplexity ratio", "Loss recovered", "Interval")]
     return make_table("Parts of the parent put back into this model, one at a time", heads, rows)
 
 
@@ -445,7 +413,7 @@ def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) 
 
 def _list_tasks(descent: Descent, verdicts: Sequence[Verdict]) -> Table | None:
     held = {finding.label: finding for verdict in verdicts for finding in verdict.findings}
-    rows = []
+    rows: list[Words] = []
     for task in descent.tasks:
         both = (task.parent, task.descendant)
         pairs = list(zip(*both, strict=True))
@@ -453,19 +421,12 @@ def _list_tasks(descent: Descent, verdicts: Sequence[Verdict]) -> Table | None:
         rows.append(
             (
                 f"{task.task} ({task.metric}, version {task.version})",
-                format_number(len(pairs)),
-                *(format_percent(sum(right) / len(right)) if right else NOTHING for right in both),
-                format_number(sum(there and not here for there, here in pairs)),
-                format_number(sum(here and not there for there, here in pairs)),
-                (finding and format_interval(finding.low, finding.high, finding.limit)) or NOTHING,
+                len(pairs),
+                *[format_percent(sum(right) / len(right)) if right else NOTHING for right in both],
+                sum(there and not here for there, here in pairs),
+                sum(here and not there for there, here in pairs),
+                (format_interval(finding.low, finding.high, finding.limit) if finding else "") or NOTHING,
             )
         )
     heads = figures("Items", "Parent", "Here", "Lost", "Gained", "Interval of the loss")
     return make_table("Zero-shot tasks, item by item", [*text("Task"), *heads], rows)
-
-
-def _shorten(name: str) -> str:
-    """Leave out the first parts of a long name: its end tells more."""
-    while len(name) > _ROOM and "." in name:
-        name = name.partition(".")[2]
-    return name

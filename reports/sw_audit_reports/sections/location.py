@@ -10,7 +10,6 @@ from sw_audit.record.published import Lookup
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 from sw_audit_reports.elements import Cell, Element, Table, Words, code, figures, make_paragraph, make_table, text
-from sw_audit_reports.estimates import find_verdict
 from sw_audit_reports.sections import Context, section
 from sw_audit_reports.text import (
     count,
@@ -21,13 +20,14 @@ from sw_audit_reports.text import (
     join_words,
     spell,
 )
+from sw_audit_reports.verdicts import find_verdict
 
 _NAMED_AT_MOST = 2
 
 
 def summarize_location(context: Context) -> Words:
     """Say in a sentence what was found in a model and what zeroing it does."""
-    result, location = context.result, context.result.location
+    location = context.result.location
     reason = location.because.rstrip(".")
     if location.outcome is Outcome.NONE:
         return [f"No super weight was found: {reason}."]
@@ -37,17 +37,41 @@ def summarize_location(context: Context) -> Words:
     single = number == 1
     named = _name_coordinates(location)
     verdict = find_verdict(context.verdicts, "ratio", PRUNED)
-    effect = _describe_effect(result, verdict)
+    effect = _describe_effect(context.result, verdict)
     located = f"{spell(number)} super {'weight was' if single else 'weights were'} located"
     if effect is None:
         return [f"{located}, ", *named, f"; what zeroing {'it' if single else 'them'} does is not known."]
-    status = None if verdict is None else verdict.status
-    if status is Status.PASS:
-        subject = f"{spell(number)} {'scalar carries' if single else 'scalars carry'} this model"
-        return [f"{subject}: zeroing ", *named, f" {effect}."]
-    if status is Status.FAIL:
-        return [f"{located}, but zeroing ", *named, f" only {effect}."]
-    return [f"{located}: zeroing ", *named, f" {effect}."]
+    match verdict.status if verdict else None:
+        case Status.PASS:
+            subject = f"{spell(number)} {'scalar carries' if single else 'scalars carry'} this model"
+            return [f"{subject}: zeroing ", *named, f" {effect}."]
+        case Status.FAIL:
+            return [f"{located}, but zeroing ", *named, f" only {effect}."]
+        case _:
+            return [f"{located}: zeroing ", *named, f" {effect}."]
+
+
+def _name_coordinates(location: Location) -> Words:
+    weights = location.super_weights
+    if len(weights) > _NAMED_AT_MOST:
+        layers = sorted({weight.layer for weight in weights})
+        where = join_words([format_number(layer) for layer in layers])
+        return [f"all of them (in {'layer' if len(layers) == 1 else 'layers'} {where})"]
+    cells = [code(weight.address) for weight in weights]
+    return cells if len(cells) == 1 else [cells[0], " and ", cells[1]]
+
+
+def _describe_effect(result: ModelResult, verdict: Verdict | None) -> str | None:
+    """Say what zeroing does to perplexity, from the verdict's figure or else from the measurements."""
+    pruned, baseline = (result.measured(purpose) for purpose in (PRUNED, BASELINE.purpose))
+    if pruned is None or baseline is None or baseline.loss.perplexity is None:
+        return None
+    if pruned.loss.perplexity is None:
+        return "leaves no finite perplexity"
+    ratio, interval = pruned.loss.perplexity / baseline.loss.perplexity, ""
+    if verdict is not None and verdict.observed is not None:
+        ratio, interval = verdict.observed, format_interval(verdict.low, verdict.high)
+    return f"multiplies perplexity by {format_number(ratio)} {interval}".rstrip()
 
 
 @section("location", title="What was found in it", order=65, summarize=summarize_location)
@@ -55,28 +79,16 @@ def show_location(context: Context) -> Iterator[Element | None]:
     """List the super weights and super activations, and what speaks for and against them."""
     location = context.result.location
     yield make_paragraph(f"{location.outcome}: {location.because}")
-    weights = [
-        (
-            code(weight.address),
-            format_number(weight.layer),
-            format_number(weight.row),
-            format_number(weight.column),
-            format_number(weight.value, 5),
-            format_percent(weight.share),
-        )
-        for weight in location.super_weights
-    ]
+    weights = []
+    for weight in location.super_weights:
+        value, share = format_number(weight.value, 5), format_percent(weight.share)
+        weights.append((code(weight.address), weight.layer, weight.row, weight.column, value, share))
     heads = [*text("Scalar"), *figures("Layer", "Row", "Column", "Value", "Share of the spike")]
     yield make_table("Super weights", heads, weights)
     yield list_predicted(location)
     activations = [
-        (
-            format_number(activation.channel),
-            format_number(activation.token),
-            format_number(activation.value),
-            f"{activation.first_layer} to {activation.last_layer}",
-        )
-        for activation in location.super_activations
+        (held.channel, held.token, held.value, f"{held.first_layer} to {held.last_layer}")
+        for held in location.super_activations
     ]
     yield make_table("Super activations", figures("Channel", "Token", "Value", "Layers"), activations)
     yield _list_candidates(location)
@@ -102,62 +114,36 @@ def list_predicted(location: Location) -> Table | None:
     return make_table(caption, [*text("Scalar"), *ranks, *text("Agrees")], rows)
 
 
-def list_sources(lookup: Lookup | None) -> Table | None:
-    """List the sources of published coordinates, with the keys by which the check names them."""
-    if lookup is None or lookup.model is None:
-        return None
-    rows = [
-        (code(source.key), f"{source.reference}. {source.note}".rstrip(), source.trust)
-        for source in lookup.sources
-    ]
-    fold = "Who has published coordinates of this model"
-    return make_table(f"Sources on {lookup.model.id}", text("Key", "Source", "Trust"), rows, fold=fold)
-
-
 def _list_candidates(location: Location) -> Table | None:
     candidates = location.candidates
     rows = [
         (
             _name_scalar(candidate.parameter, candidate.row, candidate.column, candidate.expert),
             "taken" if candidate.accepted else "turned down",
-            *(format_number(value) for value in (candidate.input_value, candidate.weight, candidate.output_value)),
+            candidate.input_value,
+            candidate.weight,
+            candidate.output_value,
             format_percent(candidate.share),
             candidate.because,
         )
         for candidate in candidates
     ]
+    heads = [*text("Scalar", "Outcome"), *figures("Input", "Weight", "Output", "Share"), *text("Why")]
     refused = sum(not candidate.accepted for candidate in candidates)
-    return make_table(
-        "Candidates, looked at one by one",
-        [*text("Scalar", "Outcome"), *figures("Input", "Weight", "Output", "Share"), *text("Why")],
-        rows,
-        fold=f"{count(len(candidates), 'candidate')} looked at, {refused} turned down",
-    )
+    fold = f"{count(len(candidates), 'candidate')} looked at, {refused} turned down"
+    return make_table("Candidates, looked at one by one", heads, rows, fold=fold)
 
 
 def _name_scalar(parameter: str, row: int, column: int, expert: int | None) -> Cell:
     return code(f"{parameter}[{'' if expert is None else f'expert {expert}, '}{row}, {column}]")
 
 
-def _name_coordinates(location: Location) -> Words:
-    weights = location.super_weights
-    if len(weights) > _NAMED_AT_MOST:
-        layers = sorted({weight.layer for weight in weights})
-        where = join_words([format_number(layer) for layer in layers])
-        return [f"all of them (in {'layer' if len(layers) == 1 else 'layers'} {where})"]
-    cells: list[str | Cell] = [code(weight.address) for weight in weights]
-    return cells if len(cells) == 1 else [cells[0], " and ", cells[1]]
-
-
-def _describe_effect(result: ModelResult, verdict: Verdict | None) -> str | None:
-    """Say what zeroing does to perplexity, from the verdict's figure or else from the measurements."""
-    pruned, baseline = (result.measured(purpose) for purpose in (PRUNED, BASELINE.purpose))
-    if pruned is None or baseline is None or baseline.loss.perplexity is None:
+def list_sources(lookup: Lookup | None) -> Table | None:
+    """List the sources of published coordinates, with the keys by which the check names them."""
+    if lookup is None or lookup.model is None:
         return None
-    if pruned.loss.perplexity is None:
-        return "leaves no finite perplexity"
-    if verdict is not None and verdict.observed is not None:
-        ratio, interval = verdict.observed, format_interval(verdict.low, verdict.high)
-    else:
-        ratio, interval = pruned.loss.perplexity / baseline.loss.perplexity, ""
-    return f"multiplies perplexity by {format_number(ratio)} {interval}".rstrip()
+    rows = [
+        (code(known.key), f"{known.reference}. {known.note}".rstrip(), known.trust) for known in lookup.sources
+    ]
+    fold = "Who has published coordinates of this model"
+    return make_table(f"Sources on {lookup.model.id}", text("Key", "Source", "Trust"), rows, fold=fold)

@@ -31,13 +31,13 @@ def show_prompts(context: Context) -> Iterator[Element | None]:
     traces, search = result.persistence, result.prompt_search
     if not traces and search is None:
         return
-    followed = " ".join(filter(None, (_summarize_traces(traces, one) for one in location.super_activations)))
+    followed = " ".join(filter(None, (_summarize_traces(traces, held) for held in location.super_activations)))
     searched = _summarize_search(search)
     yield make_paragraph([*split_code(followed), *([" "] if followed and searched else []), *split_code(searched)])
     breaking = search.found if search else None
     if breaking is not None:
-        prompt = code(breaking.prompt) if breaking.prompt.strip() else Cell("no visible text")
         tokens = ", ".join(map(str, breaking.token_ids))
+        prompt = code(breaking.prompt) if breaking.prompt.strip() else Cell("no visible text")
         yield make_terms(
             {
                 "Shortest prompt that breaks it": prompt,
@@ -77,13 +77,7 @@ def _summarize_search(search: PromptSearch | None) -> str:
 def _list_layers(breaking: BreakingPrompt, location: Location) -> Table | None:
     located = {activation.channel: activation for activation in location.super_activations}
     rows = [
-        (
-            format_number(layer),
-            format_number(trace.channel),
-            format_number(activation.value),
-            format_finite(value),
-            format_number(peak),
-        )
+        (layer, trace.channel, activation.value, format_finite(value), peak)
         for trace in breaking.traces
         if (activation := located.get(trace.channel)) is not None
         for layer, (value, peak) in enumerate(zip(trace.values, trace.peaks, strict=True))
@@ -99,17 +93,9 @@ def _list_prompts(traces: Sequence[PromptTrace], location: Location) -> Table | 
     for trace in traces:
         activation = located.get(trace.channel)
         values = [value for value in _cut(trace.values, activation) if value is not None]
-        tokens = sorted(set(_cut(trace.peaks, activation)))
-        ends = sorted((min(values), max(values)), key=abs) if values else []
-        rows.append(
-            (
-                trace.prompt,
-                format_number(trace.tokens),
-                format_number(trace.channel),
-                ", ".join(format_number(token) for token in tokens) or NOTHING,
-                *([format_number(end) for end in ends] or [NOT_FINITE, NOT_FINITE]),
-            )
-        )
+        tokens = map(format_number, sorted(set(_cut(trace.peaks, activation))))
+        ends = sorted((min(values), max(values)), key=abs) if values else (NOT_FINITE, NOT_FINITE)
+        rows.append((trace.prompt, trace.tokens, trace.channel, ", ".join(tokens) or NOTHING, *ends))
     heads = [*text("Prompt"), *figures("Tokens", "Channel", "At token", "Least value", "Largest value")]
     fold = "Every prompt that was followed"
     return make_table("The super activations on other prompts", heads, rows, fold=fold)

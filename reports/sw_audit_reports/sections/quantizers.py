@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair
 
 from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
+from sw_audit_reports import theme
 from sw_audit_reports.elements import Chart, Element, Table, Words, figures, make_paragraph, make_table, text
 from sw_audit_reports.plots import mark_off_scale
 from sw_audit_reports.sections import Context, section
@@ -25,25 +25,10 @@ from sw_audit_reports.text import (
     format_ratio,
     format_seconds,
 )
-from sw_audit_reports.theme import (
-    ATTENTION,
-    GRID,
-    INTACT,
-    MUTED,
-    TOUCHED,
-    Layers,
-    Layout,
-    Plot,
-    Rows,
-    axis_log,
-    encode_series,
-    keep_seen,
-    make_chart,
-    read_rows,
-)
+from sw_audit_reports.theme import Layers, Layout, Plot, Rows, read_rows
 
 PLAIN, HELD_OUT, OTHERS = "Round-to-nearest", "Super weights held out", "Other libraries"
-_SERIES = {PLAIN: TOUCHED, HELD_OUT: INTACT, OTHERS: ATTENTION}
+_SERIES = {PLAIN: theme.TOUCHED, HELD_OUT: theme.INTACT, OTHERS: theme.ATTENTION}
 _FEW_BITS = 5.0
 _HEIGHT = 340
 _LINE = 15
@@ -80,7 +65,7 @@ def show_quantizers(context: Context) -> Iterator[Element | None]:
         return
     yield make_paragraph(" ".join(_explain(comparison)))
     if comparison.measured:
-        yield show_chart(comparison.measured, f"{context.anchor}-quantizers-chart")
+        yield _show_chart(comparison.measured, f"{context.anchor}-quantizers-chart")
     yield _list_rows(comparison)
     unmeasured = [
         (row.name, row.what, row.because or NOT_MEASURED) for row in comparison.rows if row.quality is None
@@ -108,23 +93,18 @@ def _explain(comparison: Comparison) -> Iterator[str]:
 
 
 def _list_rows(comparison: Comparison) -> Table | None:
-    rows = [("Model as it is", str(comparison.dtype_bits), *_write_quality(comparison.baseline), NOTHING, NOTHING)]
-    rows += [
-        (
-            row.name,
-            NOTHING if row.bits_per_weight is None else f"{row.bits_per_weight:.2f}",
-            *_write_quality(row.quality),
-            format_optional(row.seconds, format_seconds),
-            NOTHING if row.peak_bytes is None else format_bytes(row.peak_bytes),
-        )
-        for row in comparison.measured
-        if row.quality is not None
+    rows: list[Words] = [
+        ["Model as it is", str(comparison.dtype_bits), *_write_quality(comparison.baseline), NOTHING, NOTHING]
     ]
-    heads = [
-        *text("Quantizer"),
-        *figures("Bits", "Ratio", "Interval", "KL, nats", "Top-1", "Accuracy", "Time", "Memory"),
-    ]
-    return make_table(f"Ratios with {100 * comparison.confidence:g} % intervals by paired bootstrap", heads, rows)
+    for row in comparison.measured:
+        if row.quality is not None:
+            bits = format_optional(row.bits_per_weight, "{:.2f}".format)
+            seconds = format_optional(row.seconds, format_seconds)
+            memory = format_optional(row.peak_bytes, format_bytes)
+            rows.append([row.name, bits, *_write_quality(row.quality), seconds, memory])
+    heads = figures("Bits", "Ratio", "Interval", "KL, nats", "Top-1", "Accuracy", "Time", "Memory")
+    caption = f"Ratios with {100 * comparison.confidence:g} % intervals by paired bootstrap"
+    return make_table(caption, [*text("Quantizer"), *heads], rows)
 
 
 def _write_quality(quality: Quality) -> tuple[str, str, str, str, str]:
@@ -140,49 +120,26 @@ def _write_quality(quality: Quality) -> tuple[str, str, str, str, str]:
     )
 
 
-def show_chart(rows: Sequence[ComparedQuantizer], id: str) -> Chart:  # noqa: A002
-    """Draw divergence against bits; a divergence that is not finite is a triangle at the upper edge."""
-    placed = [row for row in rows if row.quality is not None and row.bits_per_weight is not None]
-    frame = _Frame.fit(placed)
-    points: Rows = [
-        {
-            "bits": row.bits_per_weight,
-            "value": _find_divergence(row) or frame.low,
-            "finite": row.quality is not None and row.quality.divergence is not None,
-            "series": _find_series(row),
-            "tip": _describe(row),
-        }
-        for row in placed
-    ]
-    data = {"points": points, "pairs": _list_pairs(placed, frame), "labels": _place_labels(placed, frame)}
-    title = "How far from the model as it is, against bits per weight"
-    return make_chart(id, title, _summarize_chart(rows), _plot(frame, points), data)
+class _Measured(NamedTuple):
+    """A quantizer with its figures; bits are 0 where they are not known."""
+
+    row: ComparedQuantizer
+    quality: Quality
+    bits: float
+
+    @property
+    def divergence(self) -> float | None:
+        """What can stand on a logarithmic axis."""
+        return self.quality.divergence if self.quality.divergence and self.quality.divergence > 0 else None
+
+    @property
+    def series(self) -> str:
+        if self.row.method != ROUND_TO_NEAREST:
+            return OTHERS
+        return HELD_OUT if self.row.hold_out == "held" else PLAIN
 
 
-def _summarize_chart(rows: Sequence[ComparedQuantizer]) -> Iterator[str]:
-    yield "Lower and further left is better: KL divergence in nats per token, on a logarithmic axis."
-    ours = [row for row in rows if row.method == ROUND_TO_NEAREST]
-    pairs = _pair(rows)
-    if ours:
-        yield "Diamonds: round-to-nearest as it is."
-    if pairs:
-        yield "Circles: with the super weights held out, joined to the same recipe without."
-    if len(ours) < len(rows):
-        yield "Squares: other libraries."
-    gains = [
-        (plain.quality.divergence / held.quality.divergence, plain.settings)
-        for plain, held in pairs
-        if plain.quality and held.quality and plain.quality.divergence and held.quality.divergence
-    ]
-    if gains:
-        gain, settings = max(gains)
-        yield f"Holding out gains most at {settings}: {format_number(gain, 3)} times less divergence."
-    if any(row.quality is not None and row.quality.divergence is None for row in rows):
-        yield "A triangle at the upper edge marks a divergence that is not finite."
-
-
-@dataclass(frozen=True)
-class _Frame:
+class _Frame(NamedTuple):
     """What the chart covers: divergences from `low` to `high`, bits from `few` to `many`."""
 
     low: float
@@ -190,25 +147,78 @@ class _Frame:
     few: float
     many: float
 
-    @classmethod
-    def fit(cls, rows: Sequence[ComparedQuantizer]) -> _Frame:
-        finite = [value for row in rows if (value := _find_divergence(row))] or [1e-3, 1.0]
-        bits = [row.bits_per_weight or 0.0 for row in rows]
-        room = min(max((max(finite) / min(finite)) ** 0.05, 1.01), 3.0)
-        few, many = math.floor(min(bits) * 2) / 2 - 0.25, math.ceil(max(bits) * 2) / 2 + 0.25
-        return cls(min(finite) / room, max(finite) * room, few, many)
+
+def _fit_frame(rows: Sequence[_Measured]) -> _Frame:
+    finite = [row.divergence for row in rows if row.divergence] or [1e-3, 1.0]
+    bits = [row.bits for row in rows]
+    room = min(max((max(finite) / min(finite)) ** 0.05, 1.01), 3.0)
+    few, many = math.floor(min(bits) * 2) / 2 - 0.25, math.ceil(max(bits) * 2) / 2 + 0.25
+    return _Frame(min(finite) / room, max(finite) * room, few, many)
+
+
+def _show_chart(rows: Sequence[ComparedQuantizer], id: str) -> Chart:  # noqa: A002
+    """Draw divergence against bits; a divergence that is not finite is a triangle at the upper edge."""
+    measured = [_Measured(row, row.quality, row.bits_per_weight or 0.0) for row in rows if row.quality is not None]
+    placed = [one for one in measured if one.bits]
+    frame = _fit_frame(placed)
+    points: Rows = []
+    for one in placed:
+        written = format_finite(one.quality.divergence, lambda value: f"{format_number(value, 3)} nats")
+        points.append(
+            {
+                "bits": one.bits,
+                "value": one.divergence or frame.low,
+                "finite": one.quality.divergence is not None,
+                "series": one.series,
+                "tip": f"{one.row.name}: {written} at {one.bits:.2f} bits",
+            }
+        )
+    pairs: Rows = [
+        {"bits": plain.bits, "low": held.divergence or frame.low, "high": plain.divergence or frame.high}
+        for plain, held in _pair(placed)
+    ]
+    data = {"points": points, "pairs": pairs, "labels": _place_labels(placed, frame)}
+    title = "How far from the model as it is, against bits per weight"
+    return theme.make_chart(id, title, _summarize_chart(measured), _plot(frame, points), data)
+
+
+def _pair(rows: Sequence[_Measured]) -> list[tuple[_Measured, _Measured]]:
+    """Pair each recipe with itself with the super weights held out."""
+    held = {one.row.settings: one for one in rows if one.series == HELD_OUT}
+    plain = [one for one in rows if one.series == PLAIN and one.row.hold_out == "none"]
+    return [(one, held[one.row.settings]) for one in plain if one.row.settings in held]
+
+
+def _summarize_chart(rows: Sequence[_Measured]) -> Iterator[str]:
+    pairs = _pair(rows)
+    yield "Lower and further left is better: KL divergence in nats per token, on a logarithmic axis."
+    if any(one.series != OTHERS for one in rows):
+        yield "Diamonds: round-to-nearest as it is."
+    if pairs:
+        yield "Circles: with the super weights held out, joined to the same recipe without."
+    if any(one.series == OTHERS for one in rows):
+        yield "Squares: other libraries."
+    gains = [
+        (plain.quality.divergence / held.quality.divergence, plain.row.settings)
+        for plain, held in pairs
+        if plain.quality.divergence and held.quality.divergence
+    ]
+    if gains:
+        gain, settings = max(gains)
+        yield f"Holding out gains most at {settings}: {format_number(gain, 3)} times less divergence."
+    if any(one.quality.divergence is None for one in rows):
+        yield "A triangle at the upper edge marks a divergence that is not finite."
 
 
 def _plot(frame: _Frame, points: Rows) -> Plot:
-    colour, shape = encode_series(keep_seen(_SERIES, points))
+    colour, shape = theme.encode_series(theme.keep_seen(_SERIES, points))
     # All trailing digits are left out: 4.5 and 5, not 4.50 and 5.00.
-    axis = altair.Axis(
-        title="Bits per weight", tickCount=6, labelExpr="format(datum.value, ',.3~r')", domainColor=GRID
-    )
+    number = "format(datum.value, ',.3~r')"
+    axis = altair.Axis(title="Bits per weight", tickCount=6, labelExpr=number, domainColor=theme.GRID)
     bits = altair.Scale(domain=[frame.few, frame.many], nice=False, zero=False)
     across = altair.X("bits:Q", scale=bits, axis=axis)
     scale = altair.Scale(type="log", domain=[frame.low, frame.high], nice=False)
-    up = altair.Y("value:Q", scale=scale, axis=axis_log("KL, nats per token"))
+    up = altair.Y("value:Q", scale=scale, axis=theme.axis_log("KL, nats per token"))
     base = read_rows("points").encode(x=across, color=colour)
     pairs = read_rows("pairs").encode(x=across, y=altair.Y("low:Q"), y2=altair.Y2("high:Q"))
 
@@ -218,10 +228,10 @@ def _plot(frame: _Frame, points: Rows) -> Plot:
         # Labels stand a fixed number of pixels beside the points.
         gap = 14 * (frame.many - frame.few) / width
         labels = read_rows("labels").transform_calculate(end=f"datum.edge + datum.side * {gap}")
-        lines = labels.mark_rule(color=GRID, strokeWidth=1)
+        lines = labels.mark_rule(color=theme.GRID, strokeWidth=1)
         texts = labels.encode(x=altair.X("end:Q"), y=altair.Y("slot:Q"), text="label:N")
         layers = [
-            pairs.mark_rule(color=MUTED, strokeWidth=1.2),
+            pairs.mark_rule(color=theme.MUTED, strokeWidth=1.2),
             lines.encode(x=across, y=altair.Y("value:Q"), x2=altair.X2("end:Q"), y2=altair.Y2("slot:Q")),
             base.transform_filter("datum.finite").mark_point(opacity=0.9).encode(y=up, shape=shape),
             mark_off_scale(base),
@@ -234,67 +244,27 @@ def _plot(frame: _Frame, points: Rows) -> Plot:
     return lay_out
 
 
-def _find_series(row: ComparedQuantizer) -> str:
-    if row.method != ROUND_TO_NEAREST:
-        return OTHERS
-    return HELD_OUT if row.hold_out == "held" else PLAIN
-
-
-def _find_divergence(row: ComparedQuantizer) -> float | None:
-    """Return what can stand on a logarithmic axis."""
-    divergence = None if row.quality is None else row.quality.divergence
-    return divergence if divergence is not None and divergence > 0 else None
-
-
-def _describe(row: ComparedQuantizer) -> str:
-    divergence = None if row.quality is None else row.quality.divergence
-    written = format_finite(divergence, lambda value: f"{format_number(value, 3)} nats")
-    return f"{row.name}: {written} at {row.bits_per_weight:.2f} bits"
-
-
-def _pair(rows: Sequence[ComparedQuantizer]) -> list[tuple[ComparedQuantizer, ComparedQuantizer]]:
-    """Pair each recipe with itself with the super weights held out."""
-    ours = [row for row in rows if row.method == ROUND_TO_NEAREST]
-    held = {row.settings: row for row in ours if row.hold_out == "held"}
-    return [(row, held[row.settings]) for row in ours if row.hold_out == "none" and row.settings in held]
-
-
-def _list_pairs(rows: Sequence[ComparedQuantizer], frame: _Frame) -> Rows:
-    return [
-        {
-            "bits": plain.bits_per_weight,
-            "low": _find_divergence(held) or frame.low,
-            "high": _find_divergence(plain) or frame.high,
-        }
-        for plain, held in _pair(rows)
-    ]
-
-
-def _place_labels(rows: Sequence[ComparedQuantizer], frame: _Frame) -> Rows:
+def _place_labels(rows: Sequence[_Measured], frame: _Frame) -> Rows:
     """Place the names of other libraries' methods in the empty middle, each on a line of its own.
 
     What has few bits is named to its right, what has many to its left; a thin line leads to the name.
     """
-    others = [row for row in rows if row.method != ROUND_TO_NEAREST and _find_divergence(row)]
+    others = [(one.row.name, one.bits, one.divergence) for one in rows if one.series == OTHERS and one.divergence]
     span = math.log(frame.high / frame.low)
-    heights = {
-        row.name: _HEIGHT * math.log(frame.high / (_find_divergence(row) or frame.high)) / span for row in others
-    }
-    slots = spread(heights)
+    slots = spread({name: _HEIGHT * math.log(frame.high / value) / span for name, _, value in others})
     middle = (frame.few + frame.many) / 2
-    bits = {row.name: row.bits_per_weight or 0.0 for row in others}
-    few = max((number for number in bits.values() if number < middle), default=frame.few)
-    many = min((number for number in bits.values() if number >= middle), default=frame.many)
+    few = max((bits for _, bits, _ in others if bits < middle), default=frame.few)
+    many = min((bits for _, bits, _ in others if bits >= middle), default=frame.many)
     return [
         {
-            "label": row.name,
-            "bits": row.bits_per_weight,
-            "value": _find_divergence(row),
-            "slot": frame.high * math.exp(-span * slots[row.name] / _HEIGHT),
-            "edge": few if bits[row.name] < middle else many,
-            "side": 1 if bits[row.name] < middle else -1,
+            "label": name,
+            "bits": bits,
+            "value": value,
+            "slot": frame.high * math.exp(-span * slots[name] / _HEIGHT),
+            "edge": few if bits < middle else many,
+            "side": 1 if bits < middle else -1,
         }
-        for row in others
+        for name, bits, value in others
     ]
 
 

@@ -8,7 +8,7 @@ from support.sections import make_context
 from sw_audit_reports.plots import ArmRow
 from sw_audit_reports.sections.effect import (
     AS_IT_IS,
-    HELD_OUT,
+    KEPT,
     PLAIN,
     RAW,
     ZEROED,
@@ -53,7 +53,7 @@ def test_the_interval_and_the_limit_of_a_recipe_are_those_of_the_finding_on_its_
     verdict = make_verdict("rtn-holdout-quality", findings=(finding,))
     rows = list_recipes(make_context(make_evidence(), [verdict]))
     by_name = {(row["recipe"], row["series"]): row for row in rows}
-    held_out, plain = (by_name["int4/64x64", series] for series in (HELD_OUT, PLAIN))
+    held_out, plain = (by_name["int4/64x64", series] for series in (KEPT, PLAIN))
     assert (held_out["low"], held_out["limit"], held_out["label"]) == (1.07, 1.2, "64 \N{MULTIPLICATION SIGN} 64")
     assert (plain["low"], plain["limit"], plain["interval"]) == (plain["value"], None, "")
     assert by_name["int4/tensor", PLAIN]["value"] == pytest.approx(4.73)
@@ -104,8 +104,8 @@ def test_a_layer_that_is_not_finite_or_zero_is_left_out_of_a_logarithmic_axis() 
 def test_recipes_of_different_bits_are_different_families() -> None:
     policy = Policy(quantization=QuantizationPolicy(recipes=("int4/row", "int8/row/symmetric")))
     rows = list_recipes(make_context(make_evidence(policy=policy), policy=policy))
-    assert [row["family"] for row in rows if row["series"] == HELD_OUT] == ["int4", "int8/symmetric"]
-    assert [row["label"] for row in rows if row["series"] == HELD_OUT] == ["int4/row", "int8/row/symmetric"]
+    assert [row["family"] for row in rows if row["series"] == KEPT] == ["int4", "int8/symmetric"]
+    assert [row["label"] for row in rows if row["series"] == KEPT] == ["int4/row", "int8/row/symmetric"]
 
 
 def test_a_model_without_super_weights_is_measured_all_the_same() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from support.descent_records import WAIVER
 from support.evidence import make_record
-from sw_audit_reports.conclusion import conclude_model, conclude_record, summarize_record, tally
+from sw_audit_reports.verdicts import conclude_model, conclude_record, summarize_record, tally
 
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Status, Verdict

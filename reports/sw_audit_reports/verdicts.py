@@ -1,0 +1,112 @@
+"""What verdicts come to, for a model and for a record, and what they say of single arms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from sw_audit.checks.registry import Unit, find_checks
+from sw_audit.record.arm import Purpose
+from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.verdict import Finding, Status, Verdict, worst_status
+from sw_audit_reports.elements import Badge
+from sw_audit_reports.text import count, format_number, join_words
+
+_ENDED = {
+    Status.PASS: "passed",
+    Status.FAIL: "failed",
+    Status.INCONCLUSIVE: "inconclusive",
+    Status.SKIPPED: "skipped",
+}
+
+
+def conclude_model(model: ModelResult | ModelFailure) -> Status:
+    """Return the worst of a model's verdicts; a model that could not be audited fails.
+
+    Where nothing was decided that is INCONCLUSIVE: it must not look like a pass. A waived verdict counts as
+    nothing, and so does a model that could not be audited if one of its verdicts is waived.
+    """
+    if isinstance(model, ModelFailure) and not any(verdict.waiver for verdict in model.verdicts):
+        return Status.FAIL
+    return _conclude(verdict.status for verdict in model.verdicts if verdict.waiver is None)
+
+
+def conclude_record(record: Record) -> Status:
+    """Return the worst of all models; a record of no model decides nothing."""
+    return _conclude(map(conclude_model, record.models))
+
+
+def _conclude(statuses: Iterable[Status]) -> Status:
+    status = worst_status(statuses)
+    return Status.INCONCLUSIVE if status is Status.SKIPPED else status
+
+
+def tally(verdicts: Iterable[Verdict]) -> list[Badge]:
+    """Count how many verdicts ended how, leaving out what did not happen; waived ones are counted apart."""
+    listed = list(verdicts)
+    counted = Counter(verdict.status for verdict in listed if verdict.waiver is None)
+    badges = [Badge(status.value, words) for status, words in _count_ended(counted).items()]
+    waived = sum(verdict.waiver is not None for verdict in listed)
+    return [*badges, Badge("skipped", f"{format_number(waived)} waived")] if waived else badges
+
+
+def summarize_record(record: Record) -> str:
+    """Say in a sentence how an audit of several models ended."""
+    if not record.models:
+        return "No model was audited."
+    ended = list(_count_ended(Counter(map(conclude_model, record.results))).values())
+    ended += [f"{format_number(len(record.failures))} could not be audited"] if record.failures else []
+    return f"Of {count(len(record.models), 'model')}, {join_words(ended)}."
+
+
+def _count_ended(counted: Counter[Status]) -> dict[Status, str]:
+    return {
+        status: f"{format_number(counted[status])} {word}" for status, word in _ENDED.items() if counted[status]
+    }
+
+
+class Estimate(NamedTuple):
+    """A figure with its interval; `None` is not finite, or missing."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def scale_estimate(value: float | None, ratio: Verdict | Finding | None, base: float | None) -> Estimate:
+    """Return a perplexity with the interval of its ratio to another one."""
+    if value is None or ratio is None or base is None:
+        return Estimate(value)
+    low, high = (None if end is None else end * base for end in (ratio.low, ratio.high))
+    return Estimate(value, low, high)
+
+
+def list_figures(verdicts: Iterable[Verdict], unit: Unit) -> dict[str, Verdict | Finding]:
+    """List what was concluded about single arms in a unit, by the name of the arm."""
+    concluded: list[Verdict | Finding] = []
+    for verdict in _select(verdicts, unit):
+        concluded += [verdict, *verdict.findings]
+    return {figure.arm: figure for figure in concluded if figure.arm is not None}
+
+
+def find_verdict(verdicts: Iterable[Verdict], unit: Unit, purpose: Purpose) -> Verdict | None:
+    """Find the verdict whose own figure is about an arm, in a unit."""
+    return next((verdict for verdict in _select(verdicts, unit) if verdict.arm == purpose.name), None)
+
+
+def list_on_texts(verdicts: Iterable[Verdict]) -> Mapping[tuple[str, str], Finding]:
+    """List what the paired perplexity of parent and descendant came to, by text and name of the arm.
+
+    Of the descendant it is the ratio to the parent; of an arm in which a part is put back, the share that it
+    recovers.
+    """
+    findings = (finding for verdict in _select(verdicts, "ratio") for finding in verdict.findings)
+    return {
+        (found.text, found.arm): found for found in findings if found.text is not None and found.arm is not None
+    }
+
+
+def _select(verdicts: Iterable[Verdict], unit: Unit) -> Iterable[Verdict]:
+    checks = find_checks()
+    return (verdict for verdict in verdicts if verdict.check in checks and checks[verdict.check].unit == unit)
