@@ -31,26 +31,14 @@ PASTIME = dict(
 )
 MOODS = _split("happy sad tired afraid glad angry")
 # Each creature has its own way to carry and its own way to move.
-CARRIED = dict(
-    zip(
-        CREATURES,
-        _split(
-            "stole lifted grabbed held nibbled hid pushed pulled "
-            "found carried buried dropped rolled took kept caught"
-        ),
-        strict=True,
-    )
+_CARRY = _split(
+    "stole lifted grabbed held nibbled hid pushed pulled found carried buried dropped rolled took kept caught"
 )
-MOVED = dict(
-    zip(
-        CREATURES,
-        _split(
-            "sneaked marched prowled flew hopped swam climbed trotted "
-            "crept crawled dug glided dived ran danced leaped"
-        ),
-        strict=True,
-    )
+_MOVE = _split(
+    "sneaked marched prowled flew hopped swam climbed trotted crept crawled dug glided dived ran danced leaped"
 )
+CARRIED = dict(zip(CREATURES, _CARRY, strict=True))
+MOVED = dict(zip(CREATURES, _MOVE, strict=True))
 
 PUNCTUATION: tuple[str, ...] = (".", ",", "?", "!")
 STOP_WORDS: frozenset[str] = frozenset(

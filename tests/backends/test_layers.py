@@ -92,9 +92,9 @@ def test_a_conv1d_is_quantized_like_the_linear_it_stands_for(method: Method) -> 
     assert not any(is_conv1d(module) for module in stand_in.modules())
     hidden = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(1))
     expected = layer.module.mlp.c_fc(hidden)
-    found = stand_in.mlp.c_fc(hidden)
-    assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) < 0.3 * float(expected.abs().max())
+    computed = stand_in.mlp.c_fc(hidden)
+    assert computed.shape == expected.shape
+    assert float((computed - expected).abs().max()) < 0.3 * float(expected.abs().max())
 
 
 def test_fused_experts_are_left_alone_and_counted_in_full() -> None:

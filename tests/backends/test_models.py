@@ -28,7 +28,7 @@ def draw_calibration(wanted: ModelPolicy, count: int) -> torch.Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [one for one in METHODS if one.train], ids=lambda one: one.name)
+@pytest.mark.parametrize("method", [method for method in METHODS if method.train], ids=lambda method: method.name)
 def test_a_whole_model_comes_back_layer_by_layer(method: Method, tmp_path: Path) -> None:
     wanted = ModelPolicy(source=str(specimen_path()))
     (quantizer,) = quantize_models([require(method)], wanted, draw_calibration(wanted, 8), 0, tmp_path)
@@ -49,11 +49,11 @@ def test_a_whole_model_comes_back_layer_by_layer(method: Method, tmp_path: Path)
     hidden = torch.randn(1, 6, 64, generator=torch.Generator().manual_seed(3))
     angles = checkpoint.model.model.rotary_emb(hidden, torch.arange(6)[None])
     with torch.no_grad():
-        expected, given = (one(hidden, position_embeddings=angles) for one in (layer.module, stand_in))
-    expected, given = (one if isinstance(one, torch.Tensor) else one[0] for one in (expected, given))
+        expected, given = (module(hidden, position_embeddings=angles) for module in (layer.module, stand_in))
+    expected, given = (output if isinstance(output, torch.Tensor) else output[0] for output in (expected, given))
     change = float((expected - hidden).norm())
     assert 0 < float((given - expected).norm()) < 0.5 * change
-    weights = sum(matrix.tensor.numel() for one in checkpoint.layers for matrix in one.matrices)
+    weights = sum(matrix.tensor.numel() for layer in checkpoint.layers for matrix in layer.matrices)
     assert quantizer.weights == weights
     # Codes of 4 bits, and per 64 of them a scale of 16 and a zero point of 4; GPTQ adds where channels belong.
     assert quantizer.bits is not None

@@ -96,9 +96,9 @@ def test_the_english_words_are_words_each_once() -> None:
 def test_a_word_counts_with_its_capitalized_spelling_and_unknown_words_do_not() -> None:
     tokenizer = make_tokenizer()
     vocabulary = tokenizer.get_vocab()
-    found = stop_word_ids(("of", "the", "an"), tokenizer)
-    assert found.tolist() == sorted([vocabulary["the"], vocabulary["The"], vocabulary["of"]])
-    assert found.dtype == torch.int64
+    token_ids = stop_word_ids(("of", "the", "an"), tokenizer)
+    assert token_ids.tolist() == sorted([vocabulary["the"], vocabulary["The"], vocabulary["of"]])
+    assert token_ids.dtype == torch.int64
 
 
 def test_a_word_counts_with_and_without_the_space_before_it_and_only_if_it_is_one_token() -> None:

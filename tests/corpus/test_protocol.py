@@ -54,14 +54,14 @@ def test_the_tokenizers_digest_changes_with_its_words_and_not_with_its_use(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("source", "vocabulary", "told"), [("specimen", 32_000, 1), ("specimen", 999, 0), ("wikitext", 32_000, 0)]
+    ("source", "vocabulary", "count"), [("specimen", 32_000, 1), ("specimen", 999, 0), ("wikitext", 32_000, 0)]
 )
 def test_a_perplexity_on_the_specimens_text_is_not_to_be_quoted_of_another_model(
-    source: str, vocabulary: int, told: int
+    source: str, vocabulary: int, count: int
 ) -> None:
     cautions = list_cautions(CorpusPolicy(source=source), vocabulary)
-    assert len(cautions) == told
-    assert all("before quoting a perplexity" in one for one in cautions)
+    assert len(cautions) == count
+    assert all("before quoting a perplexity" in caution for caution in cautions)
 
 
 def test_a_text_that_leaves_nothing_to_calibrate_on_is_a_caution() -> None:

@@ -116,8 +116,8 @@ FABLE = "the fox sang , the owl slept . " * 40
 def test_the_window_is_what_is_asked_else_the_texts_else_the_models() -> None:
     tokenizer = make_tokenizer()
 
-    def measure(wanted: int | None, natural: int | None, maximum: int | None) -> int:
-        policy = CorpusPolicy(source="fable", window=wanted)
+    def measure(asked: int | None, natural: int | None, maximum: int | None) -> int:
+        policy = CorpusPolicy(source="fable", window=asked)
         return window_corpus(_text(FABLE * 8, natural), tokenizer, policy, maximum).token_ids.shape[1]
 
     assert measure(30, 20, 40) == 30
@@ -201,18 +201,18 @@ def count_to(length: int) -> Text:
 def test_what_is_calibrated_on_follows_what_is_scored_and_shares_no_token_with_it(cut: Cut, limit: int) -> None:
     length, window, stride, bos, count = cut
     windows = cut_windows(range(length), window, stride, bos, count)
-    found = cut_calibration(count_to(length), Counting(bos), windows, limit)
+    calibration = cut_calibration(count_to(length), Counting(bos), windows, limit)
     used = int(windows.token_ids.max()) + 1
     content = window - (bos is not None)
     whole = min((length - used) // content, limit)
-    if found is None:
+    if calibration is None:
         assert whole == 0
         return
-    assert found.token_ids.shape == (whole, window)
-    rows = found.token_ids[:, 1:] if bos is not None else found.token_ids
+    assert calibration.token_ids.shape == (whole, window)
+    rows = calibration.token_ids[:, 1:] if bos is not None else calibration.token_ids
     assert rows.flatten().tolist() == list(range(used, used + whole * content))
     if bos is not None:
-        assert set(found.token_ids[:, 0].tolist()) == {bos}
+        assert set(calibration.token_ids[:, 0].tolist()) == {bos}
 
 
 def make_windows(rows: int, length: int, *, bos: int | None = None) -> Windows:
@@ -243,4 +243,4 @@ def test_bos_is_kept_and_is_no_token_of_the_text() -> None:
 @pytest.mark.parametrize(("rows", "length"), [(1, 40), (3, 6)])
 def test_a_small_text_gives_as_many_prompts_none_longer_than_a_window(rows: int, length: int) -> None:
     prompts = draw_prompts(make_windows(rows, length), make_tokenizer())
-    assert [len(token_ids) for _, token_ids in prompts] == [min(one, length) for one in PROMPT_LENGTHS]
+    assert [len(token_ids) for _, token_ids in prompts] == [min(limit, length) for limit in PROMPT_LENGTHS]

@@ -51,9 +51,9 @@ def export(
     source: Path, out: Path, notation: str, form: Form = "dense", **order: Any
 ) -> tuple[Export, torch.Tensor]:
     """Export a model, and return what was done and what the arm computes."""
-    wanted = ExportOrder(parse_recipe(notation), form, **order)
-    expected = run_arm(open_checkpoint(ModelPolicy(source=str(source))), wanted)
-    done = export_checkpoint(open_checkpoint(ModelPolicy(source=str(source))), wanted, out, source)
+    asked = ExportOrder(parse_recipe(notation), form, **order)
+    expected = run_arm(open_checkpoint(ModelPolicy(source=str(source))), asked)
+    done = export_checkpoint(open_checkpoint(ModelPolicy(source=str(source))), asked, out, source)
     return done, expected
 
 
@@ -88,7 +88,7 @@ def test_what_is_held_out_is_stored_bit_for_bit_and_named_everywhere(tmp_path: P
     value = make_model(LLAMA).get_parameter(DOWN)[5, 7].item()
     done, _ = export(source, tmp_path / "out", "int2/tensor", keep=(HELD,), because="tried out")
     assert reopen(tmp_path / "out").get_parameter(DOWN)[5, 7].item() == value
-    assert [(one.address, one.value) for one in done.held_out] == [(HELD, value)]
+    assert [(held.address, held.value) for held in done.held_out] == [(HELD, value)]
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert file.metadata()["format"] == "pt"
         assert Export.model_validate_json(file.metadata()[METADATA_KEY]) == done
@@ -108,7 +108,7 @@ def test_embeddings_head_norms_and_what_is_ignored_stay_as_they_were(tmp_path: P
         name for name, tensor in after.named_parameters() if not torch.equal(tensor, before.get_parameter(name))
     }
     assert changed == {f"model.layers.{n}.mlp.{part}_proj.weight" for n in range(3) for part in ("gate", "up")}
-    assert [(one.pattern, one.matrices) for one in done.patterns] == [("*.mlp.*", 9), ("*.down_proj", 3)]
+    assert [(match.pattern, match.matrices) for match in done.patterns] == [("*.mlp.*", 9), ("*.down_proj", 3)]
 
 
 def test_bits_per_weight_count_what_is_rounded_and_what_is_not(tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(tmp_path: Path) -> No
     assert "the model has no such matrix" in str(refuse(source, out, "int4/row", keep=(stranger,)))
     outside = WeightAddress(parameter=DOWN, row=32, column=0)
     assert isinstance(refuse(source, out, "int4/row", keep=(outside,)), CheckpointError)
-    found = refuse(source, out, "int4/group7/symmetric", "compressed-tensors")
-    assert "is not a multiple of the scaling group 1 x 7" in str(found)
+    refusal = refuse(source, out, "int4/group7/symmetric", "compressed-tensors")
+    assert "is not a multiple of the scaling group 1 x 7" in str(refusal)
     assert isinstance(refuse(source, out, "int4/row/search-corpus"), InputError)
 
 

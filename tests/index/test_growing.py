@@ -118,10 +118,10 @@ def test_that_not_all_layers_were_read_is_entered_too(tmp_path: Path) -> None:
 def test_a_finding_is_looked_up_by_the_digest_of_the_weights(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     add_finding(file, describe(), write_text)
-    found = find_published(open_index(file), "some/other-name", digest=make_identity().digest)
-    assert found.match is Match.DIGEST
-    assert found.model is not None
-    assert len(found.model.weights) == 1
+    lookup = find_published(open_index(file), "some/other-name", digest=make_identity().digest)
+    assert lookup.match is Match.DIGEST
+    assert lookup.model is not None
+    assert len(lookup.model.weights) == 1
     assert find_published(open_index(file), "huggyllama/llama-7b").match is Match.LISTED
 
 
@@ -135,10 +135,10 @@ def test_what_was_found_before_the_weights_changed_does_not_count_for_the_new_on
         finding = describe_finding(identity, location, tool="t", created="2026", settings={})
         assert add_finding(file, finding, write_text)
     for digest, location in (("a" * 64, before), ("b" * 64, after)):
-        found = find_published(open_index(file), "any/name", digest=digest)
-        assert found.model is not None
-        assert [weight.column for weight in found.model.weights] == [location.super_weights[0].column]
-        assert [source.finding and source.finding.digest for source in found.sources] == [digest]
+        lookup = find_published(open_index(file), "any/name", digest=digest)
+        assert lookup.model is not None
+        assert [weight.column for weight in lookup.model.weights] == [location.super_weights[0].column]
+        assert [source.finding and source.finding.digest for source in lookup.sources] == [digest]
     whole = find_published(open_index(file), make_identity().source).model
     assert whole is not None
     assert len(whole.weights) == 2
@@ -202,7 +202,7 @@ def test_a_lock_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_findings_added_at_once_by_many_threads_are_all_there(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     findings = [describe(prompt=f"prompt {number}") for number in range(12)]
-    threads = [threading.Thread(target=add_finding, args=(file, one, write_text)) for one in findings]
+    threads = [threading.Thread(target=add_finding, args=(file, finding, write_text)) for finding in findings]
     for thread in threads:
         thread.start()
     for thread in threads:

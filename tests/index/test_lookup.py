@@ -31,11 +31,11 @@ INDEX = read_published()
     ],
 )
 def test_a_model_is_found_by_its_id_whatever_its_case(asked: str, model_id: str) -> None:
-    found = find_published(INDEX, asked)
-    assert found.model is not None
-    assert (found.model.id, found.match, found.inherited) == (model_id, Match.LISTED, False)
-    assert found.asked == asked
-    assert found.nearest == ()
+    lookup = find_published(INDEX, asked)
+    assert lookup.model is not None
+    assert (lookup.model.id, lookup.match, lookup.inherited) == (model_id, Match.LISTED, False)
+    assert lookup.asked == asked
+    assert lookup.nearest == ()
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,10 @@ def test_a_model_is_found_by_its_id_whatever_its_case(asked: str, model_id: str)
 def test_a_variant_has_the_coordinates_of_its_base_and_is_told_apart(
     asked: str, model_id: str, words: str
 ) -> None:
-    found = find_published(INDEX, asked)
-    assert found.model is not None
-    assert (found.model.id, found.match, found.inherited) == (model_id, Match.VARIANT, True)
-    assert words in found.because
+    lookup = find_published(INDEX, asked)
+    assert lookup.model is not None
+    assert (lookup.model.id, lookup.match, lookup.inherited) == (model_id, Match.VARIANT, True)
+    assert words in lookup.because
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_a_variant_has_the_coordinates_of_its_base_and_is_told_apart(
     ],
 )
 def test_what_is_not_in_the_index_is_said_in_words(asked: str) -> None:
-    found = find_published(INDEX, asked)
-    assert (found.model, found.match, found.inherited) == (None, Match.NONE, False)
-    assert "the index has no entry for" in found.because
-    assert found.sources == ()
+    lookup = find_published(INDEX, asked)
+    assert (lookup.model, lookup.match, lookup.inherited) == (None, Match.NONE, False)
+    assert "the index has no entry for" in lookup.because
+    assert lookup.sources == ()
 
 
 def test_the_nearest_ids_are_named_also_under_another_owner() -> None:
@@ -87,12 +87,12 @@ def test_the_nearest_ids_are_named_also_under_another_owner() -> None:
 
 
 def test_an_answer_carries_the_sources_that_its_entry_cites_and_no_others() -> None:
-    found = find_published(INDEX, "google/gemma-7b")
-    assert [source.key for source in found.sources] == ["CODE"]
-    source = found.cite("CODE")
+    lookup = find_published(INDEX, "google/gemma-7b")
+    assert [source.key for source in lookup.sources] == ["CODE"]
+    source = lookup.cite("CODE")
     assert source is not None
     assert "github.com/mengxiayu/LLMSuperWeight" in source.reference
-    assert found.cite("TEX") is None
+    assert lookup.cite("TEX") is None
 
 
 def test_a_name_without_owner_that_several_entries_end_in_is_not_guessed() -> None:
@@ -105,9 +105,9 @@ def test_a_name_without_owner_that_several_entries_end_in_is_not_guessed() -> No
 
 def test_weights_of_the_same_digest_are_the_same_model_whatever_it_is_called() -> None:
     index = PublishedIndex(schema_number=1, models=(PublishedModel(id="/models/mine", digests=("ab" * 32,)),))
-    found = find_published(index, "any/name", digest="ab" * 32)
-    assert found.match is Match.DIGEST
-    assert not found.inherited
+    lookup = find_published(index, "any/name", digest="ab" * 32)
+    assert lookup.match is Match.DIGEST
+    assert not lookup.inherited
     assert find_published(index, "any/name", digest="cd" * 32).match is Match.NONE
     assert find_published(index, "any/name").match is Match.NONE
 
@@ -159,10 +159,10 @@ def write_folder(folder: Path, **files: str) -> str:
     ],
 )
 def test_a_model_card_names_the_base_model(tmp_path: Path, front: str) -> None:
-    found = find_published(INDEX, write_folder(tmp_path / "w4", README_md=card(front)))
-    assert found.model is not None
-    assert (found.model.id, found.match, found.inherited) == ("huggyllama/llama-7b", Match.DERIVED, True)
-    assert "`base_model` of its model card" in found.because
+    lookup = find_published(INDEX, write_folder(tmp_path / "w4", README_md=card(front)))
+    assert lookup.model is not None
+    assert (lookup.model.id, lookup.match, lookup.inherited) == ("huggyllama/llama-7b", Match.DERIVED, True)
+    assert "`base_model` of its model card" in lookup.because
 
 
 @pytest.mark.parametrize(
@@ -182,18 +182,18 @@ def test_a_model_card_that_names_no_single_model_on_the_hub_is_not_believed(tmp_
 
 def test_what_transformers_wrote_into_the_configuration_is_believed(tmp_path: Path) -> None:
     text = json.dumps({"model_type": "llama", "_name_or_path": "mistralai/Mistral-7B-Instruct-v0.1"})
-    found = find_published(INDEX, write_folder(tmp_path / "tuned", config_json=text))
-    assert found.model is not None
-    assert (found.model.id, found.match) == ("mistralai/Mistral-7B-v0.1", Match.DERIVED)
-    assert "`_name_or_path` of its config.json" in found.because
-    assert "criticality is disputed" in found.because
+    lookup = find_published(INDEX, write_folder(tmp_path / "tuned", config_json=text))
+    assert lookup.model is not None
+    assert (lookup.model.id, lookup.match) == ("mistralai/Mistral-7B-v0.1", Match.DERIVED)
+    assert "`_name_or_path` of its config.json" in lookup.because
+    assert "criticality is disputed" in lookup.because
 
 
 def test_an_adapter_names_its_base(tmp_path: Path) -> None:
     text = json.dumps({"base_model_name_or_path": "allenai/OLMo-1B-0724-hf"})
-    found = find_published(INDEX, write_folder(tmp_path / "lora", adapter_config_json=text))
-    assert found.model is not None
-    assert found.model.id == "allenai/OLMo-1B-0724-hf"
+    lookup = find_published(INDEX, write_folder(tmp_path / "lora", adapter_config_json=text))
+    assert lookup.model is not None
+    assert lookup.model.id == "allenai/OLMo-1B-0724-hf"
 
 
 @pytest.mark.parametrize(
@@ -205,21 +205,21 @@ def test_a_configuration_that_says_nothing_usable_says_nothing(tmp_path: Path, t
 
 def test_the_place_in_the_hubs_cache_is_the_model_itself(tmp_path: Path) -> None:
     folder = tmp_path / "models--huggyllama--llama-7b" / "snapshots" / ("4" * 40)
-    found = find_published(INDEX, write_folder(folder))
-    assert found.model is not None
-    assert (found.model.id, found.match, found.inherited) == ("huggyllama/llama-7b", Match.LISTED, False)
+    lookup = find_published(INDEX, write_folder(folder))
+    assert lookup.model is not None
+    assert (lookup.model.id, lookup.match, lookup.inherited) == ("huggyllama/llama-7b", Match.LISTED, False)
 
 
 def test_a_folder_is_never_known_by_what_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path / "huggyllama" / "llama-7b", config_json="{}")
     monkeypatch.chdir(tmp_path)
-    found = find_published(INDEX, "huggyllama/llama-7b")
-    assert (found.model, found.match) == (None, Match.NONE)
-    assert "its files name no model on the hub" in found.because
-    assert found.nearest[0] == "huggyllama/llama-7b"
+    lookup = find_published(INDEX, "huggyllama/llama-7b")
+    assert (lookup.model, lookup.match) == (None, Match.NONE)
+    assert "its files name no model on the hub" in lookup.because
+    assert lookup.nearest[0] == "huggyllama/llama-7b"
 
 
 def test_a_parent_that_is_not_in_the_index_is_named_as_the_reason(tmp_path: Path) -> None:
-    found = find_published(INDEX, write_folder(tmp_path / "x", README_md=card("base_model: some/parent")))
-    assert found.model is None
-    assert "names some/parent, which has none" in found.because
+    lookup = find_published(INDEX, write_folder(tmp_path / "x", README_md=card("base_model: some/parent")))
+    assert lookup.model is None
+    assert "names some/parent, which has none" in lookup.because

@@ -167,7 +167,7 @@ def scalars(model: PublishedModel) -> list[tuple[int | None, ...]]:
 
 
 def find(model_id: str, *coordinate: int) -> PublishedWeight:
-    [weight] = [one for one in MODELS[model_id].weights if one.coordinate[:3] == coordinate]
+    [weight] = [weight for weight in MODELS[model_id].weights if weight.coordinate[:3] == coordinate]
     return weight
 
 
@@ -176,7 +176,8 @@ def test_every_published_coordinate_is_there(model_id: str, expected: list[tuple
     assert set(expected) <= set(scalars(MODELS[model_id]))
     if model_id in TABLE_2:
         assert all(
-            "TEX" in find(model_id, *one).sources or model_id.startswith("allenai/OLMo-1B") for one in expected
+            "TEX" in find(model_id, *coordinate).sources or model_id.startswith("allenai/OLMo-1B")
+            for coordinate in expected
         )
 
 
@@ -253,10 +254,10 @@ def test_the_disagreement_about_olmo_1b_stays_visible() -> None:
 
 
 def test_other_disagreements_stay_visible() -> None:
-    told = {model.id for model in INDEX.models for one in model.remarks if one.kind == "disagreement"}
+    told = {model.id for model in INDEX.models for remark in model.remarks if remark.kind == "disagreement"}
     assert {"huggyllama/llama-7b", "deepseek-ai/deepseek-llm-7b-base"} <= told
     assert find("deepseek-ai/deepseek-llm-7b-base", 1, 655, 6138).value is None
-    disputed = {one.id: one.claim for model in INDEX.models for one in model.variants}
+    disputed = {variant.id: variant.claim for model in INDEX.models for variant in model.variants}
     for variant in ("mistralai/Mistral-7B-Instruct-v0.1", "meta-llama/Llama-2-7b-chat-hf"):
         assert "criticality is disputed" in disputed[variant]
 
@@ -268,7 +269,7 @@ def test_dose_curves_are_those_of_the_figure_point_by_point() -> None:
         for place, model_id in enumerate(SENSITIVE, start=1)
     }
     expected |= {(model_id, "BYU"): points for model_id, points in PERPLEXITY_DOSES.items()}
-    curves = {(model.id, one.source): list(one.points) for model in INDEX.models for one in model.curves}
+    curves = {(model.id, curve.source): list(curve.points) for model in INDEX.models for curve in model.curves}
     assert curves == expected
     units = {one.source: one.unit for model in INDEX.models for one in model.curves}
     assert units == {"NB": "percent", "BYU": "perplexity ratio"}
@@ -283,7 +284,9 @@ def test_dose_curves_are_those_of_the_figure_point_by_point() -> None:
 def test_figures_that_stand_in_words_are_those_of_the_sources(model_id: str, figures: list[str]) -> None:
     model = MODELS[model_id]
     effects = [*model.effects, *(effect for weight in model.weights for effect in weight.effects)]
-    told = [one.words for one in (*effects, *model.remarks)] + [weight.note for weight in model.weights]
+    told = [statement.words for statement in (*effects, *model.remarks)] + [
+        weight.note for weight in model.weights
+    ]
     for figure in figures:
         assert any(figure in words for words in told), figure
 

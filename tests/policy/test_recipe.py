@@ -167,12 +167,12 @@ def test_what_goes_without_saying_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "words"),
     [({"bits": 5}, "of 3 and 4 bits, not of 5"), ({"bits": 4, "symmetric": False}, "have no zero point")],
 )
-def test_impossible_normal_floats_are_refused(fields: dict[str, int], told: str) -> None:
+def test_impossible_normal_floats_are_refused(fields: dict[str, int], words: str) -> None:
     whole = {"levels": "normal-float", "granularity": {"kind": "row"}, **fields}
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(ValidationError, match=words):
         Recipe.model_validate(whole)
 
 

@@ -15,7 +15,7 @@ NAMES = [
 
 
 def list_matches(targets: tuple[str, ...], ignore: tuple[str, ...]) -> list[tuple[str, str, int]]:
-    return [(one.pattern, one.role, one.matrices) for one in match_targets(NAMES, targets, ignore)]
+    return [(match.pattern, match.role, match.matrices) for match in match_targets(NAMES, targets, ignore)]
 
 
 def test_without_patterns_every_matrix_is_a_target() -> None:
@@ -25,8 +25,8 @@ def test_without_patterns_every_matrix_is_a_target() -> None:
 
 def test_each_pattern_is_counted_and_what_is_ignored_among_the_targets_only() -> None:
     # Layers 1, 10 and 11 begin with 1; a pattern to ignore that meets no target would do nothing.
-    found = list_matches(("*.down_proj", "model.layers.1*.mlp.*"), ("model.layers.11.*",))
-    assert found == [
+    matches = list_matches(("*.down_proj", "model.layers.1*.mlp.*"), ("model.layers.11.*",))
+    assert matches == [
         ("*.down_proj", "target", 12),
         ("model.layers.1*.mlp.*", "target", 6),
         ("model.layers.11.*", "ignore", 2),
@@ -41,7 +41,7 @@ def test_patterns_are_case_sensitive_and_on_the_name_without_weight() -> None:
 
 
 @pytest.mark.parametrize(
-    ("targets", "ignore", "told"),
+    ("targets", "ignore", "words"),
     [
         (
             ("*.Down_proj",),
@@ -55,9 +55,9 @@ def test_patterns_are_case_sensitive_and_on_the_name_without_weight() -> None:
     ],
 )
 def test_a_pattern_that_does_nothing_is_one_line(
-    targets: tuple[str, ...], ignore: tuple[str, ...], told: str
+    targets: tuple[str, ...], ignore: tuple[str, ...], words: str
 ) -> None:
-    with pytest.raises(PolicyError, match=told):
+    with pytest.raises(PolicyError, match=words):
         match_targets(NAMES, targets, ignore)
 
 
@@ -68,11 +68,11 @@ patterns = st.lists(st.sampled_from(["*", "*.mlp.*", "*_proj", "model.layers.[0-
 def test_the_counts_are_those_of_what_is_targeted(targets: list[str], ignore: list[str]) -> None:
     chosen = [name for name in NAMES if is_targeted(name, targets, ignore)]
     try:
-        found = match_targets(NAMES, targets, ignore)
+        matches = match_targets(NAMES, targets, ignore)
     except PolicyError:
         assert ignore
         return
     assert chosen
-    assert len(chosen) <= sum(one.matrices for one in found if one.role == "target")
-    assert [one.pattern for one in found] == [*(targets or ["*"]), *ignore]
-    assert isinstance(found[0], PatternMatch)
+    assert len(chosen) <= sum(match.matrices for match in matches if match.role == "target")
+    assert [match.pattern for match in matches] == [*(targets or ["*"]), *ignore]
+    assert isinstance(matches[0], PatternMatch)

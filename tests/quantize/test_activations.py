@@ -174,7 +174,7 @@ def test_what_has_no_scale_is_refused(
     largest: list[float], weights: list[list[list[float]]], alpha: float
 ) -> None:
     with pytest.raises(ValueError, match=r"matrices|finite"):
-        find_smoothing_scales(torch.tensor(largest), [torch.tensor(one) for one in weights], alpha)
+        find_smoothing_scales(torch.tensor(largest), [torch.tensor(weight) for weight in weights], alpha)
 
 
 @given(

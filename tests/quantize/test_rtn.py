@@ -364,7 +364,7 @@ def test_without_a_clip_the_super_weight_survives_plain_rounding_and_its_neighbo
     assert plain[ROW, COLUMN] == weight[ROW, COLUMN] == held[ROW, COLUMN]
     # but holding it out heals the others of its group, and no other weight hears of it. (The factor is least for
     # NF3, where plain rounding makes zeros of them, an error of 1 / 3, and whose widest gap is 0.47.)
-    spoilt, healed = ((one - weight)[inside].float().square().mean() for one in (plain, held))
+    spoilt, healed = ((rounded - weight)[inside].float().square().mean() for rounded in (plain, held))
     assert spoilt > 30 * healed
     outside = ~inside
     outside[ROW, COLUMN] = False

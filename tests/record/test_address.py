@@ -23,22 +23,26 @@ addresses = st.lists(
 )
 
 
-@given(found=addresses)
-def test_grouping_and_listing_undo_each_other(found: list[WeightAddress]) -> None:
-    groups = group_addresses(found)
+@given(located=addresses)
+def test_grouping_and_listing_undo_each_other(located: list[WeightAddress]) -> None:
+    groups = group_addresses(located)
     listed = list_addresses(groups)
-    assert sorted(listed, key=str) == sorted(found, key=str)
+    assert sorted(listed, key=str) == sorted(located, key=str)
     assert group_addresses(listed) == groups
-    assert sum(len(group) for group in groups) == len(found)
+    assert sum(len(group) for group in groups) == len(located)
 
 
-@given(found=addresses)
-def test_grouping_keeps_the_order_between_groups_and_inside_of_each(found: list[WeightAddress]) -> None:
-    groups = group_addresses(found)
+@given(located=addresses)
+def test_grouping_keeps_the_order_between_groups_and_inside_of_each(located: list[WeightAddress]) -> None:
+    groups = group_addresses(located)
     keys = [(group.parameter, group.expert) for group in groups]
-    assert keys == list(dict.fromkeys((one.parameter, one.expert) for one in found))
+    assert keys == list(dict.fromkeys((address.parameter, address.expert) for address in located))
     for group in groups:
-        inside = [one for one in found if (one.parameter, one.expert) == (group.parameter, group.expert)]
+        inside = [
+            address
+            for address in located
+            if (address.parameter, address.expert) == (group.parameter, group.expert)
+        ]
         assert list(list_addresses([group])) == inside
 
 
@@ -74,9 +78,9 @@ def test_an_arm_tells_every_scalar_it_names() -> None:
     assert len(set(names)) == len(names)
 
 
-@given(found=addresses)
-def test_the_notation_of_an_address_reads_back(found: list[WeightAddress]) -> None:
-    assert [parse_address(str(one)) for one in found] == found
+@given(located=addresses)
+def test_the_notation_of_an_address_reads_back(located: list[WeightAddress]) -> None:
+    assert [parse_address(str(address)) for address in located] == located
 
 
 @pytest.mark.parametrize("notation", ["", "a", "a[1]", "a[1, 2, 3]", "a[-1, 2]", "[1, 2]", "a b[1, 2]", "a[x, 2]"])

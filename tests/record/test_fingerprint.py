@@ -49,7 +49,7 @@ def test_a_model_without_super_weights_resembles_nothing() -> None:
 
 def test_the_most_alike_comes_first() -> None:
     others = [make("d", 2.0, first=9), make("c", 2.0, 1.0), make("b", 2.1, -1.0), make("a", 2.0, -1.0)]
-    assert [one.other for one in rank_kin(make("mine", 2.0, -1.0), others)] == ["a", "b", "c", "d"]
+    assert [kinship.other for kinship in rank_kin(make("mine", 2.0, -1.0), others)] == ["a", "b", "c", "d"]
 
 
 def test_a_fingerprint_of_a_model_holds_coordinates_values_ratios_and_gain() -> None:
@@ -65,12 +65,12 @@ def test_a_fingerprint_of_a_model_holds_coordinates_values_ratios_and_gain() -> 
 
 def test_every_published_model_looks_most_like_itself_or_one_with_the_same_coordinates() -> None:
     published = [Fingerprint.of_entry(entry) for entry in read_published().models]
-    whole = [one for one in published if one.weights]
+    whole = [model for model in published if model.weights]
     assert len(whole) >= 10
-    for one in whole:
-        best = rank_kin(one, published)[0]
+    for model in whole:
+        best = rank_kin(model, published)[0]
         alike = next(other for other in published if other.name == best.other)
-        assert {weight.coordinate for weight in alike.weights} <= {weight.coordinate for weight in one.weights}
+        assert {weight.coordinate for weight in alike.weights} <= {weight.coordinate for weight in model.weights}
         assert best.kin in ("same", "close")
 
 

@@ -100,8 +100,8 @@ def test_a_record_gives_each_model_s_evidence_back() -> None:
     for evidence in record.results:
         assert record.find_model(evidence.id) == evidence
         assert evidence.measurements
-        assert {one.model for one in evidence.measurements} == {evidence.id}
-        assert {one.model for one in evidence.verdicts} == {evidence.id}
+        assert {measurement.model for measurement in evidence.measurements} == {evidence.id}
+        assert {verdict.model for verdict in evidence.verdicts} == {evidence.id}
         assert evidence.measured("baseline") == evidence.measurements[0]
         assert evidence.measured("no such arm") is None
     with pytest.raises(KeyError):

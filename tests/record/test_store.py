@@ -81,7 +81,7 @@ def test_every_number_and_every_text_comes_back_to_the_last_bit(numbers: list[fl
     small = RECORD.model_copy(update={"models": (failure,)})
     (again,) = decode_record(encode_record(small)).verdicts
     assert again == verdict
-    assert [str(one) for one in (again.observed, again.low)] == [str(observed), str(low)]
+    assert [str(bound) for bound in (again.observed, again.low)] == [str(observed), str(low)]
 
 
 def test_the_document_has_the_keys_that_readers_count_on() -> None:
@@ -95,7 +95,7 @@ def test_the_document_has_the_keys_that_readers_count_on() -> None:
     assert {"id", "source", "digest"} <= result["model"].keys()
     keys = {"check", "model", "status", "observed", "low", "high", "limit", "because"}
     assert keys <= result["verdicts"][0].keys()
-    assert {one["status"] for one in result["verdicts"]} <= {"pass", "fail", "inconclusive", "skipped"}
+    assert {verdict["status"] for verdict in result["verdicts"]} <= {"pass", "fail", "inconclusive", "skipped"}
 
 
 def test_plain_lists_stay_on_one_line_and_tables_are_indented() -> None:
@@ -120,9 +120,11 @@ def test_records_of_every_schema_load_for_ever_and_are_judged_the_same(path: Pat
     for result in record.results:
         assert result.verdicts
         # Checks that are younger than the record have nothing to go by in it.
-        known = [one.check for one in result.verdicts]
+        known = [verdict.check for verdict in result.verdicts]
         again = judge_result(result, record.policy, known)
-        assert [(one.check, one.status) for one in again] == [(one.check, one.status) for one in result.verdicts]
+        assert [(verdict.check, verdict.status) for verdict in again] == [
+            (verdict.check, verdict.status) for verdict in result.verdicts
+        ]
         for new, old in zip(again, result.verdicts, strict=True):
             assert [new.observed, new.low, new.high] == pytest.approx([old.observed, old.low, old.high])
 
@@ -318,7 +320,7 @@ def test_a_text_is_written_as_it_is(tmp_path: Path) -> None:
     assert path.read_bytes() == "größer\r\nthan\n".encode()
     write_text(path, "new")
     assert path.read_text() == "new"
-    assert [one.name for one in tmp_path.iterdir()] == ["record.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
 def test_others_may_read_it_as_the_umask_has_it(tmp_path: Path) -> None:
@@ -388,7 +390,7 @@ def test_a_place_that_cannot_be_written_to_is_one_clear_line(tmp_path: Path, par
     with pytest.raises(OutputError, match="choose a place that can be written to") as caught:
         write_text(path, "x")
     assert str(path) in str(caught.value)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "folder"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_a_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -527,9 +529,9 @@ def test_a_baseline_that_there_is_not_is_told_with_the_nearest() -> None:
 
 def test_one_model_serves_any_successor_and_of_several_the_one_of_that_id_or_its_parent() -> None:
     keep_baseline("main", make_alone("llama"))
-    found = find_baseline(policy(), policy().models[0])
-    assert found is not None
-    assert (found.name, found.model.id) == ("main", "llama")
+    baseline = find_baseline(policy(), policy().models[0])
+    assert baseline is not None
+    assert (baseline.name, baseline.model.id) == ("main", "llama")
     several = make_record()
     assert choose_baseline(several, "x", ["control"]).model.id == "control"
     assert choose_baseline(several, "x", ["tuned", "specimen"]).model.id == "specimen"
@@ -540,18 +542,18 @@ def test_one_model_serves_any_successor_and_of_several_the_one_of_that_id_or_its
 def test_the_parent_of_a_descendant_is_found_by_its_id() -> None:
     keep_baseline("main", make_record())
     asked = policy(model=[{"source": "./tuned", "parent": "control"}, {"source": "./control"}])
-    found = find_baseline(asked, asked.models[0])
-    assert found is not None
-    assert found.model.id == "control"
+    baseline = find_baseline(asked, asked.models[0])
+    assert baseline is not None
+    assert baseline.model.id == "control"
 
 
 def test_a_baseline_says_what_was_known_and_nothing_of_what_was_done_to_it() -> None:
     record = make_alone()
-    found = choose_baseline(record, "main", ["specimen"])
-    assert found.measurement.arm.acts == ()
-    assert found.location == record.find_model("specimen").location
-    assert found.protocol.signature == found.measurement.protocol
-    assert found.created == record.created
+    baseline = choose_baseline(record, "main", ["specimen"])
+    assert baseline.measurement.arm.acts == ()
+    assert baseline.location == record.find_model("specimen").location
+    assert baseline.protocol.signature == baseline.measurement.protocol
+    assert baseline.created == record.created
 
 
 def test_a_run_that_measured_nothing_is_not_kept() -> None:

@@ -103,7 +103,7 @@ def test_packed_codes_read_back_within_half_a_step(parent: dict[str, Tensor]) ->
 @pytest.mark.slow
 def test_the_folders_are_checkpoints_and_the_policy_names_each(folder: Path) -> None:
     policy = read_policy(folder / "policy.swaudit.toml")
-    names = [one.name for one in DESCENDANTS]
+    names = [descendant.name for descendant in DESCENDANTS]
     assert [model.id for model in policy.models] == names
     assert [(folder / model.source).resolve() for model in policy.models] == [folder / name for name in names]
     assert {model.parent for model in policy.models} == {"./specimen"}

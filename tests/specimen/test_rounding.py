@@ -45,7 +45,10 @@ def measure(model: str) -> dict[str, TokenLoss]:
         for clip in CLIPS:
             act = Quantize(recipe=parse_recipe(f"int4/{size}/{clip}"), holdout=held)
             arms.append(Arm(purpose=Custom(label=f"{size} {clip}"), acts=(act,)))
-    return {one.arm.name: one.loss for one in measure_arms(checkpoint, arms, windows, protocol="x")}
+    return {
+        measurement.arm.name: measurement.loss
+        for measurement in measure_arms(checkpoint, arms, windows, protocol="x")
+    }
 
 
 def compare(model: str, arm: str, against: str) -> tuple[float, float]:

@@ -71,7 +71,7 @@ def test_a_number_decides_everything() -> None:
     first, again = draw_planted_model(17), draw_planted_model(17)
     assert first.design == again.design
     assert first.super_weights == again.super_weights
-    states = [one.checkpoint.model.state_dict() for one in (first, again)]
+    states = [planted.checkpoint.model.state_dict() for planted in (first, again)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert draw_design(17, seed=1) != draw_design(17, seed=0)
 
