@@ -13,12 +13,7 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from sw_audit.checkpoint.effective import ProbedMemory
 from sw_audit.checkpoint.experts import FusedExperts, find_fused_experts
-from sw_audit.checkpoint.matrices import (
-    DecoderLayer,
-    DownProjection,
-    Matrix,
-    list_projections,
-)
+from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, list_projections
 from sw_audit.errors import CheckpointError
 
 # Architectures that exist for filling in masks, which also have a causal head in transformers.

@@ -50,8 +50,10 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     try:
         # Without torch, so that a checkpoint can be refused before anything heavy is loaded.
         with safe_open(path, framework="np") as file:
-            slices = ((name, file.get_slice(name)) for name in file.offset_keys())
-            return {name: TensorHeader(s.get_dtype(), tuple(s.get_shape()), path.name) for name, s in slices}
+            parts = ((name, file.get_slice(name)) for name in file.offset_keys())
+            return {
+                name: TensorHeader(part.get_dtype(), tuple(part.get_shape()), path.name) for name, part in parts
+            }
     except (SafetensorError, OSError) as error:
         raise _explain(path, error) from error
 

@@ -182,11 +182,11 @@ def _is_coarse(runs: Tensor) -> bool:
 
 
 def _examine_scales(name: str, codes: Tensor, stored: StoredTensors) -> Iterator[Flaw]:
-    match = find_packing(name, stored.headers)
-    scales = stored.read(match[0]) if match else None
-    if match is None or scales is None:
+    if (match := find_packing(name, stored.headers)) is None:
         return
     where, packing = match
+    if (scales := stored.read(where)) is None:
+        return
     if scales.dtype is torch.uint8 and packing.exponents:
         scales = scales.view(_POWER)
         if find_non_finite(scales):

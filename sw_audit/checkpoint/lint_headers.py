@@ -187,44 +187,33 @@ def compare_with_config(folder: CheckpointFolder, stored: StoredTensors) -> Iter
             found = f"it is stored as {stored.headers[name].dtype}, and config.json has no quantization_config"
             yield Flaw(kind="codes-without-config", where=name, found=found)
         return
-    if not _is_known(known):
+    # Imported late: it takes seconds, and headers of plain weights need nothing of it.
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    if AUTO_QUANTIZATION_CONFIG_MAPPING.keys().isdisjoint((*known.names_in_transformers, known.method)):
         found = f"transformers knows no quant_method {known.method!r}, and would read the tensors as they are"
         yield Flaw(kind="unknown-method", where="config.json", found=found)
         return
-    if settings.get("format") != "dense" and stored.all_safetensors and stored.headers:
-        yield from _expect_codes(known, codes)
+    endings = tuple(sorted({packing.codes for packing in known.packings}))
+    if endings and settings.get("format") != "dense" and stored.all_safetensors and stored.headers:
+        if not codes:
+            found = f"config.json says {known.method}, and every tensor is stored as plain numbers"
+            yield Flaw(kind="config-without-codes", where="config.json", found=found)
+        elif not any(name.endswith(endings) for name in codes):
+            ends = " or ".join(endings)
+            found = f"config.json says {known.method}, and no tensor ends in {ends}, but {codes[0]}"
+            yield Flaw(kind="config-without-codes", where="config.json", found=found)
     yield from _expect_scales(stored)
     yield from known.lint_shapes(settings, stored.headers)
     yield from _list_experts(known, codes, stored)
 
 
-def _is_known(known: Format) -> bool:
-    # Imported late: it takes seconds, and headers of plain weights need nothing of it.
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-
-    return any(name in AUTO_QUANTIZATION_CONFIG_MAPPING for name in (*known.names_in_transformers, known.method))
-
-
-def _expect_codes(known: Format, codes: Sequence[str]) -> Iterator[Flaw]:
-    fitting = tuple(sorted({packing.codes for packing in known.packings}))
-    if not fitting:
-        return
-    if not codes:
-        found = f"config.json says {known.method}, and every tensor is stored as plain numbers"
-        yield Flaw(kind="config-without-codes", where="config.json", found=found)
-    elif not any(name.endswith(fitting) for name in codes):
-        found = f"config.json says {known.method}, and no tensor ends in {' or '.join(fitting)}, but {codes[0]}"
-        yield Flaw(kind="config-without-codes", where="config.json", found=found)
-
-
 def _expect_scales(stored: StoredTensors) -> Iterator[Flaw]:
     """Codes whose scales are missing would be decoded with made-up ones."""
     for packing in list_packings():
-        if not packing.needs_scales:
-            continue
-        for name in [name for name in stored.headers if name.endswith(packing.codes)]:
+        for name in stored.headers:
             scales = name.removesuffix(packing.codes) + packing.scales
-            if scales not in stored.headers:
+            if packing.needs_scales and name.endswith(packing.codes) and scales not in stored.headers:
                 yield Flaw(kind="missing-tensor", where=scales, found=f"the scales of {name} are missing")
 
 

@@ -74,14 +74,8 @@ def open_checkpoint(policy: ModelPolicy) -> Checkpoint:
     folder = CheckpointFolder.require(policy)
     device = find_device(policy)
     with quiet_libraries():
-        loaded = load(folder, device)
-    model = loaded.model
-    check_vocabulary(model, loaded.tokenizer, policy)
-    model.eval().requires_grad_(False)
-    layers = find_decoder_layers(model)
-    require_down_projections(layers, policy.source)
-    files = digest_parts(loaded.folders)
-    return Checkpoint(model, loaded.tokenizer, identify_model(model, layers, policy, files), layers)
+        model, tokenizer, folders = load(folder, device)
+    return make_checkpoint(model, tokenizer, policy, folders)
 
 
 def find_device(policy: ModelPolicy) -> torch.device:
@@ -95,21 +89,27 @@ def find_device(policy: ModelPolicy) -> torch.device:
     return device
 
 
-def check_vocabulary(model: Any, tokenizer: Any, policy: ModelPolicy) -> None:
-    """Raise CheckpointError for a tokenizer that knows more tokens than its model."""
+def make_checkpoint(
+    model: Any, tokenizer: Any, policy: ModelPolicy, digested: Sequence[CheckpointFolder]
+) -> Checkpoint:
+    """Make an open checkpoint of a model, and refuse one without MLPs or with the tokenizer of another.
+
+    The files of the folders `digested` are read for the model's digest: its own folder first; the files of an
+    adapter's base are named `base/`.
+    """
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         found = f"its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows"
         raise CheckpointError(quote_source(policy), found, "put the model's own tokenizer beside the weights")
-
-
-def digest_parts(folders: Sequence[CheckpointFolder]) -> tuple[FileDigest, ...]:
-    """Digest the files of a model's folders, its own first; those of an adapter's base begin with `base/`."""
-    return tuple(
+    model.eval().requires_grad_(False)
+    layers = find_decoder_layers(model)
+    require_down_projections(layers, policy.source)
+    files = [
         file.model_copy(update={"path": "base/" * depth + file.path})
-        for depth, folder in enumerate(folders)
+        for depth, folder in enumerate(digested)
         for file in digest_paths(folder.weight_files, folder.path)
-    )
+    ]
+    return Checkpoint(model, tokenizer, identify_model(model, layers, policy, files), layers)
 
 
 def identify_model(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -36,14 +35,11 @@ _LAYER = re.compile(r"(?:layers|h|blocks|blk)\.(\d+)\.")
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-class TensorFile(ABC):
-    """One file of tensors: its headers by name, and how they are read."""
+class TensorFile(NamedTuple):
+    """One file of tensors: its headers by name, and what reads one, which is `None` if nobody here can."""
 
     headers: Mapping[str, TensorHeader]
-
-    @abstractmethod
-    def read(self, name: str) -> Tensor | None:
-        """Read one tensor as stored; a GGUF tensor as the numbers it stands for; `None` if nobody here can."""
+    read: Callable[[str], Tensor | None]
 
 
 @dataclass
@@ -63,7 +59,7 @@ class StoredTensors:
     @property
     def all_safetensors(self) -> bool:
         """Whether all files are safetensors, whose headers say everything."""
-        return all(isinstance(file, _Safetensors) for file in self.files.values())
+        return all(name.endswith(".safetensors") for name in self.files)
 
     def read(self, name: str) -> Tensor | None:
         """Read one tensor."""
@@ -82,79 +78,65 @@ def open_stored(folder: CheckpointFolder) -> StoredTensors:
     files: dict[str, TensorFile] = {}
     for path in folder.weight_files:
         if path.suffix == ".safetensors":
-            files[path.name] = _Safetensors(path, folder.headers[path.name])
+            files[path.name] = TensorFile(folder.headers[path.name], partial(_read_safetensors, path))
         else:
-            files[path.name] = _Gguf(path) if path.suffix == ".gguf" else _Pickle(path)
+            files[path.name] = _open_gguf(path) if path.suffix == ".gguf" else _open_pickle(path)
     return StoredTensors(files)
 
 
-class _Safetensors(TensorFile):
-    def __init__(self, path: Path, headers: Mapping[str, TensorHeader]) -> None:
-        self.path, self.headers = path, headers
+def _read_safetensors(path: Path, name: str) -> Tensor | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+    except Exception:  # a dtype that torch has not; the library has errors of its own for that
+        return None
+    return tensor
 
-    @cached_property
-    def _file(self) -> Any:
-        return safe_open(self.path, framework="pt")
 
-    def read(self, name: str) -> Tensor | None:
+def _open_pickle(path: Path) -> TensorFile:
+    """Open a file of torch; only tensors are read from it, and no code runs."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    except Exception as error:  # pickles fail in every way there is
+        found = f"{path.name} does not read as a file of tensors ({type(error).__name__})"
+        raise DamagedFileError(found, "convert it to safetensors where it was made", path.name) from error
+    headers = {
+        name: TensorHeader(_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), path.name)
+        for name, tensor in tensors.items()
+    }
+    return TensorFile(headers, tensors.__getitem__)
+
+
+def _open_gguf(path: Path) -> TensorFile:
+    """Open a file of llama.cpp, to be read as numbers; without the package `gguf` nothing of it is read."""
+    with path.open("rb") as file:
+        if file.read(len(_GGUF)) != _GGUF:
+            raise DamagedFileError(f"{path.name} is not a GGUF file", "download it again", path.name)
+    if find_spec("gguf") is None:  # of which opening complains
+        return TensorFile({}, lambda _: None)
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    try:
+        tensors = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+    except Exception as error:  # numpy complains of a file that is cut off, in its own words
+        found = f"{path.name} is cut off or damaged ({type(error).__name__})"
+        raise DamagedFileError(found, "download it again", path.name) from error
+    headers = {
+        name: TensorHeader(tensor.tensor_type.name, tuple(int(size) for size in reversed(tensor.shape)), path.name)
+        for name, tensor in tensors.items()
+    }
+
+    def read(name: str) -> Tensor | None:
         try:
-            tensor: Tensor = self._file.get_tensor(name)
-        except Exception:  # a dtype that torch has not; the library has errors of its own for that
-            return None
-        return tensor
-
-
-class _Pickle(TensorFile):
-    """A file of torch; only tensors are read from it, and no code runs."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            self._tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-        except Exception as error:  # pickles fail in every way there is
-            found = f"{path.name} does not read as a file of tensors ({type(error).__name__})"
-            raise DamagedFileError(found, "convert it to safetensors where it was made", path.name) from error
-        self.headers = {
-            name: TensorHeader(_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), path.name)
-            for name, tensor in self._tensors.items()
-        }
-
-    def read(self, name: str) -> Tensor | None:
-        return self._tensors[name]
-
-
-class _Gguf(TensorFile):
-    """A file of llama.cpp; without the package `gguf`, of which opening complains, nothing of it is read."""
-
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            if file.read(len(_GGUF)) != _GGUF:
-                raise DamagedFileError(f"{path.name} is not a GGUF file", "download it again", path.name)
-        self._tensors: dict[str, Any] = {}
-        if find_spec("gguf") is not None:
-            from gguf import GGUFReader
-
-            try:
-                self._tensors = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
-            except Exception as error:  # numpy complains of a file that is cut off, in its own words
-                found = f"{path.name} is cut off or damaged ({type(error).__name__})"
-                raise DamagedFileError(found, "download it again", path.name) from error
-        self.headers = {
-            name: TensorHeader(
-                tensor.tensor_type.name, tuple(int(size) for size in reversed(tensor.shape)), path.name
-            )
-            for name, tensor in self._tensors.items()
-        }
-
-    def read(self, name: str) -> Tensor | None:
-        from gguf.quants import dequantize
-
-        tensor = self._tensors[name]
-        try:
-            # What is read is mapped and cannot be written to, which torch warns of.
-            return torch.tensor(dequantize(tensor.data, tensor.tensor_type)).reshape(self.headers[name].shape)
+            numbers = dequantize(tensors[name].data, tensors[name].tensor_type)
         except NotImplementedError:
             return None
+        # What is read is mapped and cannot be written to, which torch warns of.
+        return torch.tensor(numbers).reshape(headers[name].shape)
+
+    return TensorFile(headers, read)
 
 
 @dataclass(frozen=True)

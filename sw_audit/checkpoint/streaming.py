@@ -1,4 +1,9 @@
-"""Opening a checkpoint that need not fit into memory: each decoder layer is there only while it runs."""
+"""Opening a checkpoint that need not fit into memory: each decoder layer is there only while it runs.
+
+accelerate's hooks are not used. They take tensors by the names of the files, so that experts that transformers
+stacks when it loads are left without data; transformers' own offload writes those to disk a second time. On a
+dense model, where both work, this is the faster one (tests/benchmarks).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
-from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
 from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder
 from sw_audit.checkpoint.lazy_tensor import LazyTensor, list_sources, make_entry_real, make_real
 from sw_audit.checkpoint.loading import (
@@ -28,13 +32,7 @@ from sw_audit.checkpoint.loading import (
     refuse_non_finite,
 )
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
-from sw_audit.checkpoint.opening import (
-    Checkpoint,
-    check_vocabulary,
-    digest_parts,
-    find_device,
-    identify_model,
-)
+from sw_audit.checkpoint.opening import Checkpoint, find_device, make_checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.policy.model_policy import ModelPolicy
 
@@ -74,19 +72,13 @@ def open_streaming(
             raise CannotStreamError("it runs code of its own")
         files = MappedFiles(folder)
         model = _build_model(files, config, folder)
-    model.eval().requires_grad_(False)
-    check_vocabulary(model, tokenizer, policy)
-    layers = find_decoder_layers(model)
-    require_down_projections(layers, policy.source)
-    identity = identify_model(model, layers, policy, digest_parts([folder]) if digest else ())
+    checkpoint = make_checkpoint(model, tokenizer, policy, [folder] if digest else [])
     slots = empty_model_(model)
     # What is not stored is made when the model is made, and stays.
-    for module in model.modules():
-        for key, buffer in module._buffers.items():
-            if buffer is not None and not buffer.is_meta:
-                module._buffers[key] = buffer.to(device)
-    pager = Pager(files, slots, policy, device, on_layer)
-    return Checkpoint(model, tokenizer, identity, pager.attach(layers))
+    for module, held, key, _, tensor in _list_tensors(model):
+        if held is module._buffers and not tensor.is_meta:
+            held[key] = tensor.to(device)
+    return replace(checkpoint, layers=Pager(files, slots, policy, device, on_layer).attach(checkpoint.layers))
 
 
 def build_meta_model(own_class: Any, config: Any, dtype: str, stored: Mapping[str, LazyTensor]) -> Any:
@@ -107,19 +99,19 @@ def build_meta_model(own_class: Any, config: Any, dtype: str, stored: Mapping[st
     kept = model._keep_in_fp32_modules | model._keep_in_fp32_modules_strict
     if kept or any(tensor.ndim > 2 for tensor in stored.values()):
         return None
-    for held, key, name, _ in _list_tensors(model):
+    for _, held, key, name, _ in _list_tensors(model):
         if (lazy := stored.get(name)) is not None:
             held[key] = lazy.to(target) if lazy.is_floating_point() else lazy
     return model
 
 
-def _list_tensors(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, Tensor]]:
-    """Yield where each parameter and buffer is held, its key there, its qualified name, and itself."""
+def _list_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, dict[str, Any], str, str, Tensor]]:
+    """Yield for each parameter and buffer its module, what holds it there by which key, its name, and itself."""
     for prefix, module in model.named_modules():
         for held in (module._parameters, module._buffers):
             for key, tensor in held.items():
                 if tensor is not None:
-                    yield held, key, f"{prefix}.{key}" if prefix else key, tensor
+                    yield module, held, key, f"{prefix}.{key}" if prefix else key, tensor
 
 
 def _build_model(files: MappedFiles, config: Any, folder: CheckpointFolder) -> Any:
@@ -210,35 +202,25 @@ class Slot:
     """A place for a tensor in a model: `source` makes it, the meta tensor `empty` is there in between."""
 
     module: nn.Module
+    held: dict[str, Any]
     key: str
     name: str
     source: LazyTensor
     empty: Tensor
 
-    def put(self, tensor: Tensor) -> None:
-        """Put a tensor there."""
-        if isinstance(tensor, nn.Parameter):
-            self.module._parameters[self.key] = tensor
-        else:
-            self.module._buffers[self.key] = tensor
-
 
 def empty_model_(model: nn.Module) -> list[Slot]:
     """Replace every `LazyTensor` of a model by an empty place; tied tensors stay tied."""
     slots, empty = [], dict[int, Tensor]()
-    for prefix, module in model.named_modules():
-        for held in (module._parameters, module._buffers):
-            for key, tensor in held.items():
-                if not isinstance(tensor, LazyTensor):
-                    continue
-                if id(tensor) not in empty:
-                    bare = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-                    parameter = held is module._parameters
-                    empty[id(tensor)] = nn.Parameter(bare, requires_grad=False) if parameter else bare
-                name = f"{prefix}.{key}" if prefix else key
-                slots.append(Slot(module, key, name, tensor, empty[id(tensor)]))
+    for module, held, key, name, tensor in _list_tensors(model):
+        if isinstance(tensor, LazyTensor):
+            if id(tensor) not in empty:
+                bare = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+                parameter = held is module._parameters
+                empty[id(tensor)] = nn.Parameter(bare, requires_grad=False) if parameter else bare
+            slots.append(Slot(module, held, key, name, tensor, empty[id(tensor)]))
     for slot in slots:
-        slot.put(slot.empty)
+        slot.held[slot.key] = slot.empty
     return slots
 
 
@@ -319,19 +301,19 @@ class Pager:
 
     def _check(self, slots: Iterable[Slot]) -> None:
         for slot in slots:
-            if slot.key in slot.module._parameters:
-                held: Any = getattr(slot.module, slot.key)
-                refuse_non_finite(slot.name, held, self.policy)
+            if slot.held is slot.module._parameters:
+                refuse_non_finite(slot.name, slot.held[slot.key], self.policy)
 
     def _bring_in(self, slots: Sequence[Slot]) -> None:
         mapped = self.files.map_tensors(name for slot in slots for name in list_sources(slot.source))
         for slot in slots:
             tensor = make_real(slot.source, mapped.__getitem__).to(self.device)
-            slot.put(nn.Parameter(tensor, requires_grad=False) if isinstance(slot.empty, nn.Parameter) else tensor)
+            parameter = slot.held is slot.module._parameters
+            slot.held[slot.key] = nn.Parameter(tensor, requires_grad=False) if parameter else tensor
 
     def _let_go(self, slots: Sequence[Slot]) -> None:
         for slot in slots:
-            slot.put(slot.empty)
+            slot.held[slot.key] = slot.empty
 
     def _read(self, source: LazyTensor, expert: int | None) -> Tensor:
         if expert is None:

@@ -32,26 +32,17 @@ def test_a_file_is_digested_whole_whatever_its_length(
 ) -> None:
     monkeypatch.setattr(digest, "_CHUNK", 8)
     content = bytes(range(size))
-    [found] = digest_files(_fill(tmp_path, model__safetensors=content))
-    assert found == FileDigest(path="model.safetensors", size=size, sha256=hashlib.sha256(content).hexdigest())
+    [file] = digest_files(_fill(tmp_path, model__safetensors=content))
+    assert file == FileDigest(path="model.safetensors", size=size, sha256=hashlib.sha256(content).hexdigest())
 
 
 def test_only_the_files_that_are_opened_count(tmp_path: Path) -> None:
-    _fill(
-        tmp_path,
-        model__safetensors=b"a",
-        pytorch_model__bin=b"b",
-        consolidated__safetensors=b"c",
-        config__json=b"{}",
-    )
-    assert [file.path for file in digest_files(tmp_path, allow_pickle=True)] == ["model.safetensors"]
-
-
-def test_pickles_count_only_where_they_are_allowed_and_needed(tmp_path: Path) -> None:
-    _fill(tmp_path, pytorch_model__bin=b"b")
+    _fill(tmp_path, pytorch_model__bin=b"b", consolidated__bin=b"c", config__json=b"{}")
     with pytest.raises(CheckpointError, match="allow_pickle"):
         digest_files(tmp_path)
     assert [file.path for file in digest_files(tmp_path, allow_pickle=True)] == ["pytorch_model.bin"]
+    _fill(tmp_path, model__safetensors=b"a", consolidated__safetensors=b"c")
+    assert [file.path for file in digest_files(tmp_path, allow_pickle=True)] == ["model.safetensors"]
 
 
 def test_shards_are_listed_by_name_and_links_are_followed(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ def test_a_packed_matrix_is_read_column_by_column_without_its_bias(packed: Packe
     # More columns than are asked for at once.
     assert torch.allclose(probe(packed).read(), packed.unpacked(), atol=1e-6)
     rows, columns = torch.tensor([4, 0, 2]), torch.tensor([699, 3, 3])
-    found = probe(packed).read_scalars(rows, columns)
-    assert torch.allclose(found, packed.unpacked()[rows, columns], atol=1e-6)
+    scalars = probe(packed).read_scalars(rows, columns)
+    assert torch.allclose(scalars, packed.unpacked()[rows, columns], atol=1e-6)
 
 
 def test_reading_in_half_precision_gives_what_the_module_computes_with(packed: PackedLinear) -> None:
@@ -73,10 +73,10 @@ def test_a_packed_model_has_the_matrices_of_the_plain_one() -> None:
     model = make_model(LLAMA)
     plain = find_decoder_layers(model)
     layers = find_decoder_layers(pack_projections_(copy.deepcopy(model)))
-    for one, other in zip(plain, layers, strict=True):
-        assert [matrix.parameter for matrix in other.matrices] == [matrix.parameter for matrix in one.matrices]
-        assert [matrix.shape for matrix in other.matrices] == [matrix.shape for matrix in one.matrices]
-        down = other.down_projection
+    for before, layer in zip(plain, layers, strict=True):
+        expected = [(matrix.parameter, matrix.shape) for matrix in before.matrices]
+        assert [(matrix.parameter, matrix.shape) for matrix in layer.matrices] == expected
+        down = layer.down_projection
         assert down is not None
         assert down.shape == (HIDDEN, INTERMEDIATE)
         assert isinstance(down.module, PackedLinear)
@@ -112,9 +112,8 @@ def test_an_answer_in_a_modules_place_is_read_and_not_kept(packed: PackedLinear)
     before = probed.read()
     with answered_by(packed, lambda x: 2 * PackedLinear.forward(packed, x)):
         assert torch.allclose(probed.read(), 2 * before, atol=1e-5)
-        assert float(probed.read_scalars(torch.tensor([1]), torch.tensor([2]))) == pytest.approx(
-            2 * float(before[1, 2]), rel=1e-5
-        )
+        scalar = probed.read_scalars(torch.tensor([1]), torch.tensor([2]))
+        assert float(scalar) == pytest.approx(2 * float(before[1, 2]), rel=1e-5)
     assert "forward" not in packed.__dict__
     assert probed.read() is before
 
@@ -127,6 +126,6 @@ def test_memory_lets_go_of_what_was_used_longest_ago(monkeypatch: pytest.MonkeyP
         memory.keep(module, torch.zeros(12))
     memory.get(first)
     memory.keep(third, torch.zeros(12))
-    assert [memory.get(one) is None for one in (first, second, third)] == [False, True, False]
+    assert [memory.get(module) is None for module in (first, second, third)] == [False, True, False]
     memory.keep(second, torch.zeros(1000))
     assert memory.get(second) is not None, "the last one stays, however large"

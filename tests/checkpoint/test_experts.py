@@ -84,18 +84,18 @@ def test_outputs_times_routing_weights_add_up_to_the_modules_own_output(
         for fused in layer.fused_experts:
             passes, output = watch(model, fused)
             by_hand = torch.zeros_like(output)
-            for one in passes:
-                for place, scale, x in zip(one.places, one.scales, one.inputs, strict=True):
-                    matrix, bias = fused.matrix(fused.down, one.expert), fused.bias(fused.down, one.expert)
+            for served in passes:
+                matrix, bias = fused.matrix(fused.down, served.expert), fused.bias(fused.down, served.expert)
+                for place, scale, x in zip(served.places, served.scales, served.inputs, strict=True):
                     by_hand[place] += scale * ((matrix * x).sum(1) + (0 if bias is None else bias))
             torch.testing.assert_close(by_hand, output, rtol=1e-4, atol=1e-5)
             assert output.abs().max() > 0.01
             check_passes(fused, passes, output)
             with pytest.raises(CheckpointError, match=rf"experts {fused.name}: their output is not the sum"):
                 check_passes(fused, passes, output * 1.01)
-            largest = max(passes, key=lambda one: float((one.outputs * one.scales[:, None]).norm()))
+            *others, _ = sorted(passes, key=lambda served: float((served.outputs * served.scales[:, None]).norm()))
             with pytest.raises(CheckpointError, match="is not the sum"):
-                check_passes(fused, [one for one in passes if one is not largest], output)
+                check_passes(fused, others, output)
 
 
 @families
@@ -104,12 +104,12 @@ def test_a_changed_scalar_changes_the_output_by_its_product_and_nothing_else(nam
     layer = find_decoder_layers(model)[-1]
     [fused] = layer.fused_experts
     passes, before = watch(model, fused)
-    one = max(passes, key=lambda found: len(found.tokens))
-    down = next(down for down in layer.down_projections if down.expert == one.expert)
+    served = max(passes, key=lambda served: len(served.tokens))
+    down = next(down for down in layer.down_projections if down.expert == served.expert)
     down.weight[7, 11] += 2.0
     _, after = watch(model, fused)
     expected = before.clone()
-    expected[one.places, 7] += one.scales * 2.0 * one.inputs[:, 11]
+    expected[served.places, 7] += served.scales * 2.0 * served.inputs[:, 11]
     torch.testing.assert_close(after, expected)
     assert not torch.allclose(after, before)
 
@@ -126,11 +126,11 @@ def test_experts_that_are_called_in_another_way_are_refused_in_one_line() -> Non
 def test_the_index_past_the_last_expert_is_none_and_weights_may_be_given_for_all() -> None:
     [fused] = find_decoder_layers(make_experts(MIXTRAL))[0].fused_experts
     states, index = torch.ones(2, HIDDEN), torch.tensor([[1], [4]])
-    [one] = follow_experts(fused, (states,), {"index": index, "weights": torch.ones(2, 1)})
-    assert (one.expert, one.tokens.tolist()) == (1, [0])
+    [served] = follow_experts(fused, (states,), {"index": index, "weights": torch.ones(2, 1)})
+    assert (served.expert, served.tokens.tolist()) == (1, [0])
     every = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
-    [one] = follow_experts(fused, (states[:1], index[:1], every), {})
-    assert one.scales.tolist() == pytest.approx([0.2])
+    [served] = follow_experts(fused, (states[:1], index[:1], every), {})
+    assert served.scales.tolist() == pytest.approx([0.2])
 
 
 @pytest.mark.parametrize("inner", [HIDDEN, HIDDEN // 2, 20])
@@ -143,12 +143,8 @@ def test_the_layout_is_read_off_the_shapes_where_the_module_does_not_say(transpo
         module.register_parameter(name, torch.nn.Parameter(torch.zeros(4, *size)))
     fused = find_fused_experts(module, "experts", HIDDEN)
     assert fused is not None
-    assert (fused.down, fused.inward, fused.transposed, fused.count) == (
-        "down_proj",
-        ("gate_up_proj",),
-        transposed,
-        4,
-    )
+    assert (fused.down, fused.inward) == ("down_proj", ("gate_up_proj",))
+    assert (fused.transposed, fused.count) == (transposed, 4)
     assert fused.matrix("down_proj", 0).shape == (HIDDEN, inner)
 
 

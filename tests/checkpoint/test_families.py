@@ -7,7 +7,6 @@ import torch
 from support.checkpoints import (
     DEEPSEEK,
     DENSE,
-    EXPERTS,
     GPT2,
     HIDDEN,
     LAYERS,
@@ -79,14 +78,6 @@ def test_the_matrix_by_hand_gives_what_the_module_computes(family: Family) -> No
     assert y.abs().max() > 0
 
 
-@pytest.mark.parametrize("family", EXPERTS, ids=str)
-def test_a_layer_of_experts_has_no_single_down_projection_and_is_not_refused(family: Family) -> None:
-    layers = find_decoder_layers(make_model(family))
-    assert [layer.down_projection for layer in layers] == [None] * LAYERS
-    assert all(layer.down_projections for layer in layers)
-    require_down_projections(layers, "some/model")
-
-
 @pytest.mark.parametrize("family", DEEPSEEK, ids=str)
 def test_only_the_dense_layers_of_a_mixed_model_have_a_single_down_projection(family: Family) -> None:
     layers = find_decoder_layers(make_model(family))
@@ -99,18 +90,8 @@ def test_only_the_dense_layers_of_a_mixed_model_have_a_single_down_projection(fa
 
 
 def test_a_model_without_an_mlp_is_refused() -> None:
-    mamba = Family(
-        "mamba2",
-        settings={
-            "hidden_size": HIDDEN,
-            "num_hidden_layers": LAYERS,
-            "num_heads": 8,
-            "head_dim": 8,
-            "n_groups": 1,
-            "state_size": 8,
-            "vocab_size": VOCABULARY,
-        },
-    )
+    sizes = {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "vocab_size": VOCABULARY}
+    mamba = Family("mamba2", settings={"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, **sizes})
     layers = find_decoder_layers(make_model(mamba))
     assert [layer.name for layer in layers] == [f"backbone.layers.{index}" for index in range(LAYERS)]
     with pytest.raises(CheckpointError, match="no layer has an MLP") as caught:

@@ -32,14 +32,12 @@ REPOSITORY = [
 ]
 
 
-def test_of_a_repository_only_one_format_of_weights_and_no_code_is_chosen() -> None:
-    chosen = choose_files(REPOSITORY, ModelPolicy(source="owner/name", allow_pickle=True))
-    assert sorted(chosen) == sorted(REPOSITORY[:6])
-
-
-def test_code_is_chosen_only_when_it_is_trusted() -> None:
-    chosen = choose_files(REPOSITORY, ModelPolicy(source="owner/name", trust_remote_code=True))
-    assert sorted(chosen) == sorted(REPOSITORY[:7])
+@pytest.mark.parametrize(("trusted", "count"), [({"allow_pickle": True}, 6), ({"trust_remote_code": True}, 7)])
+def test_of_a_repository_one_format_of_weights_is_chosen_and_code_if_it_is_trusted(
+    trusted: dict[str, bool], count: int
+) -> None:
+    chosen = choose_files(REPOSITORY, ModelPolicy.model_validate({"source": "owner/name", **trusted}))
+    assert sorted(chosen) == sorted(REPOSITORY[:count])
 
 
 def test_pickles_are_chosen_only_when_they_are_allowed_and_there_is_nothing_else() -> None:

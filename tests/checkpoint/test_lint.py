@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.checkpoints import (
-    LLAMA,
-    rewrite_config,
-    rewrite_weights,
-    save_checkpoint,
-)
+from support.checkpoints import EXPERTS, LLAMA, Tensors, rewrite_config, rewrite_weights, save_checkpoint
 from support.linting import assert_healthy, lint, only
-from support.stored import STORED, Stored
-from torch import Tensor
+from support.stored import DATA
 
+from sw_audit.checkpoint.lint import count_inside, cut_blocks
 from sw_audit.checkpoint.lint_headers import add_flaw, report_flaws
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import BrokenWeightsError, CheckpointError
@@ -28,8 +27,16 @@ from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.checkpoint import Flaw, Form
 from sw_audit.specimen.shipped import control_path, specimen_path
 
-Tensors = dict[str, Tensor]
+Change = Callable[[Tensors], object]
 DOWN = "model.layers.1.mlp.down_proj.weight"
+MODULE = DOWN.removesuffix(".weight")
+WIDE = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 32}
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """A Llama whose down-projections are 128 by 512: eight runs of 64 in a row."""
+    return save_checkpoint(tmp_path / "wide", LLAMA, **WIDE)
 
 
 def test_tied_weights_that_differ_are_serious(tmp_path: Path) -> None:
@@ -45,8 +52,8 @@ def test_tied_weights_that_differ_are_serious(tmp_path: Path) -> None:
 
 def test_files_are_held_against_a_manifest(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "model")
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("config.json",)}
-    digests["model.safetensors"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    names = ("config.json", "model.safetensors")
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     manifest = tmp_path / "SHA256SUMS"
     manifest.write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
     healthy = lint(folder, manifest=str(manifest))
@@ -87,8 +94,6 @@ def test_a_gguf_file_that_is_cut_off_or_none_is_unreadable(tmp_path: Path) -> No
     pytest.importorskip("gguf")
     from support.quantizing import pack_gguf
 
-    from sw_audit.specimen.shipped import specimen_path
-
     path = tmp_path / "it.gguf"
     pack_gguf(specimen_path(), path, "Q8_0")
     content = path.read_bytes()
@@ -120,86 +125,191 @@ def test_what_ships_is_healthy(folder: Path) -> None:
     assert_healthy(lint(folder))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stored", STORED, ids=str)
-def test_a_format_as_its_own_library_stores_it_is_healthy(stored: Stored, tmp_path: Path) -> None:
-    assert_healthy(lint(stored.make(tmp_path / "model")))
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_healthy(dtype: str, tmp_path: Path) -> None:
-    folder = rewrite_config(save_checkpoint(tmp_path), dtype=dtype)
-
-    def narrow_(tensors: dict[str, torch.Tensor]) -> None:
-        tensors.update({name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()})
-
-    assert_healthy(lint(rewrite_weights(folder, narrow_)))
-
-
-def test_shards_with_their_index_are_healthy(tmp_path: Path) -> None:
-    report = lint(save_checkpoint(tmp_path, max_shard_size="40KB"))
-    assert_healthy(report)
-    assert report.files > 2
-
-
-def test_a_pickle_that_is_allowed_is_healthy(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path)
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    assert_healthy(lint(folder, allow_pickle=True))
-
-
-WIDE = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 32}
-
-
-def test_structured_pruning_is_told_and_fails_nothing(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, LLAMA, **WIDE)
-
-    def prune_(tensors: dict[str, torch.Tensor]) -> None:
+def test_structured_pruning_is_told_and_fails_nothing(wide: Path) -> None:
+    def prune_(tensors: Tensors) -> None:
         tensors[DOWN][:, 64:256] = 0
         tensors[DOWN][3] = 0
 
-    report = lint(rewrite_weights(folder, prune_))
+    report = lint(rewrite_weights(wide, prune_))
     assert_healthy(report, mild=1)
     # 3 of 8 runs of 64 in each of 128 rows, and the other 5 of one row.
     assert report.flaws[0].found == "389 of 1024 runs of 64 weights along the input are zero"
 
 
-def test_nine_weights_in_ten_pruned_by_size_fail_nothing(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, LLAMA, **WIDE)
-
-    def prune_(tensors: dict[str, torch.Tensor]) -> None:
-        for name in [one for one in tensors if "proj" in one]:
+def test_nine_weights_in_ten_pruned_by_size_fail_nothing(wide: Path) -> None:
+    def prune_(tensors: Tensors) -> None:
+        for name in [name for name in tensors if "proj" in name]:
             large = tensors[name].abs() >= tensors[name].abs().flatten().quantile(0.95)
             tensors[name] *= large
 
-    report = lint(rewrite_weights(folder, prune_))
+    report = lint(rewrite_weights(wide, prune_))
     assert report.intact
     assert report.counts["zero-group"] > 0
 
 
 @pytest.mark.parametrize("recipe", ["int4/tensor", "int4/64x64", "int8/tensor", "int3/row"])
-def test_coarse_rounding_that_loses_most_weights_is_for_the_quality_checks(recipe: str, tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, LLAMA, **WIDE)
-
-    def round_(tensors: dict[str, torch.Tensor]) -> None:
+def test_coarse_rounding_that_loses_most_weights_is_for_the_quality_checks(recipe: str, wide: Path) -> None:
+    def round_(tensors: Tensors) -> None:
         tensors[DOWN][5, 7] = 3.24  # an outlier that spoils the scale of its block
         tensors[DOWN] = round_to_nearest(tensors[DOWN], parse_recipe(recipe))
 
-    report = lint(rewrite_weights(folder, round_))
-    assert report.intact
+    assert lint(rewrite_weights(wide, round_)).intact
 
 
-def test_rows_of_padding_in_an_embedding_are_nothing_unusual(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, LLAMA, **WIDE)
-    assert_healthy(
-        lint(rewrite_weights(folder, lambda tensors: tensors["model.embed_tokens.weight"][50:].zero_()))
-    )
+def test_rows_of_padding_in_an_embedding_are_nothing_unusual(wide: Path) -> None:
+    padded = rewrite_weights(wide, lambda tensors: tensors["model.embed_tokens.weight"][50:].zero_())
+    assert_healthy(lint(padded))
 
 
 @pytest.mark.parametrize("form", ["dense", "compressed-tensors"])
-def test_what_sw_audit_itself_stores_is_healthy(form: Form, tmp_path: Path) -> None:
-    source = save_checkpoint(tmp_path / "source", LLAMA, **WIDE)
+def test_what_sw_audit_itself_stores_is_healthy(form: Form, wide: Path, tmp_path: Path) -> None:
     order = ExportOrder(parse_recipe("int4/group64/symmetric"), form)
-    export_checkpoint(open_checkpoint(ModelPolicy(source=str(source))), order, tmp_path / "out", source)
+    export_checkpoint(open_checkpoint(ModelPolicy(source=str(wide))), order, tmp_path / "out", wide)
     assert_healthy(lint(tmp_path / "out"))
+
+
+# What is done to a Llama whose down-projections are eight runs of 64 in a row; the flaw, or that it is intact.
+VALUES: dict[str, tuple[Change, str, str]] = {
+    "zeros": (lambda tensors: tensors[DOWN].fill_(0.0), "constant", "it is 0 in every place"),
+    "one value": (lambda tensors: tensors[DOWN].fill_(0.5), "constant", "it is 0.5 in every place"),
+    "a group of zeros": (
+        lambda tensors: tensors[DOWN][17, 128:192].zero_(),
+        "zero-group",
+        "1 of 1024 runs of 64 weights along the input are zero, 1 of them in rows and columns that are not",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_a_matrix_without_information_is_serious(case: str, wide: Path) -> None:
+    change_, kind, found = VALUES[case]
+    report = lint(rewrite_weights(wide, change_))
+    assert only(report) == (kind, DOWN, found, True)
+    assert report.remedy is not None
+
+
+def test_one_value_that_differs_and_a_group_one_short_of_zeros_are_nothing(wide: Path) -> None:
+    assert lint(rewrite_weights(wide, lambda tensors: tensors[DOWN][17, 128:191].zero_())).flaws == ()
+
+    def spare_(tensors: Tensors) -> None:
+        tensors[DOWN].fill_(0.5)
+        tensors[DOWN][100, 300] = 0.25
+
+    assert lint(rewrite_weights(wide, spare_)).intact
+
+
+def test_an_expert_of_zeros_in_a_stack_is_serious(tmp_path: Path) -> None:
+    gpt_oss = next(family for family in EXPERTS if family.model_type == "gpt_oss")
+    name = "model.layers.1.mlp.experts.down_proj"
+    folder = rewrite_weights(save_checkpoint(tmp_path, gpt_oss), lambda tensors: tensors[name][2].zero_())
+    assert only(lint(folder)) == ("constant", name, "1 of its 4 experts are 0 in every place", True)
+
+
+def test_blocks_inside_are_those_in_no_blank_row_or_column() -> None:
+    blank = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 0, 1]], dtype=torch.bool)
+    # The first row and the first column are blank as a whole; what is left is the last corner.
+    assert count_inside(blank) == 1
+
+
+def test_codes_are_cut_into_the_blocks_of_their_scales() -> None:
+    # GPTQ: eight inputs in a word, groups of 16 inputs, three outputs.
+    codes = torch.arange(4 * 3, dtype=torch.int32).reshape(4, 3)
+    blocks = cut_blocks(codes, torch.ones(2, 3))
+    assert blocks is not None
+    assert blocks.shape == (2, 3, 8)
+    # The block of the second group and the last output: words 8 and 11, lowest byte first.
+    assert blocks[1, 2].tolist() == [8, 0, 0, 0, 11, 0, 0, 0]
+    # A scale for each row; one for each block of a flat tensor; experts, stacked; what does not fit.
+    assert cut_blocks(codes, torch.ones(4)).shape == (4, 1, 12)  # type: ignore[union-attr]
+    assert cut_blocks(codes.reshape(12, 1), torch.ones(3)).shape == (3, 1, 16)  # type: ignore[union-attr]
+    fours = torch.zeros(2, 5, 6, 16, dtype=torch.uint8)
+    assert cut_blocks(fours, torch.ones(2, 5, 6)).shape == (10, 6, 16)  # type: ignore[union-attr]
+    assert cut_blocks(codes, torch.ones(4, 24)) is None
+
+
+def copy(made: str, folder: Path, change_: Change = lambda _: None, **config: Any) -> Path:
+    """Copy a quantized checkpoint, with tensors and the quantization config changed."""
+    shutil.copytree(DATA / made, folder)
+    rewrite_weights(folder, change_)
+    declared = json.loads((folder / "config.json").read_text())["quantization_config"]
+    return rewrite_config(folder, quantization_config={**declared, **config})
+
+
+def put_(name: str, index: object, value: float) -> Change:
+    return lambda tensors: tensors[f"{MODULE}.{name}"].__setitem__(index, value)
+
+
+def lose_(name: str) -> Change:
+    return lambda tensors: tensors.pop(f"{MODULE}.{name}")
+
+
+def spoil_code_(tensors: Tensors) -> None:
+    # All ones but for the sign is NaN in E4M3.
+    tensors[DOWN].view(torch.uint8)[2, 2] = 0x7F
+
+
+W4, SCALE = "llm-compressor-W4A16", "weight_scale"
+# Groups of 32 take four words of eight codes; 8 stands for zero.
+BLANK = int.from_bytes(b"\x88\x88\x88\x88", "little", signed=True)
+UNSCALED = f"the scales of {MODULE}."
+CODES: dict[str, tuple[str, Change, str, str, str]] = {
+    "scales lost": (W4, lose_(SCALE), "missing-tensor", SCALE, UNSCALED),
+    "scales lost of gptq": ("auto-round-gptq", lose_("scales"), "missing-tensor", "scales", UNSCALED),
+    "scales lost of awq": ("auto-round-awq", lose_("scales"), "missing-tensor", "scales", UNSCALED),
+    "a scale of zero": (
+        W4,
+        put_(SCALE, (3, 1), 0),
+        "degenerate-scale",
+        SCALE,
+        "1 of 384 scales are zero, though the codes under them",
+    ),
+    "level scales": (
+        W4,
+        put_(SCALE, ..., 1),
+        "degenerate-scale",
+        SCALE,
+        "all 384 scales are 1, as if they had never been set",
+    ),
+    "a blank group": (
+        W4,
+        put_("weight_packed", (3, slice(4, 8)), BLANK),
+        "zero-group",
+        "weight_packed",
+        "1 of 384 groups of codes are constant under a scale",
+    ),
+    "an infinite scale": (W4, put_(SCALE, (0, 0), float("inf")), "non-finite", SCALE, "it holds 1 infinite value"),
+    "a code that is NaN": ("llm-compressor-FP8", spoil_code_, "non-finite", "weight", "it holds 1 NaN"),
+    "an exponent that is NaN": (
+        "llm-compressor-MXFP4A16",
+        put_(SCALE, (1, 1), 0xFF),
+        "degenerate-scale",
+        SCALE,
+        "a power of two among its scales is NaN",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CODES)
+def test_codes_and_scales_that_cannot_be_are_serious(case: str, tmp_path: Path) -> None:
+    made, change_, kind, where, said = CODES[case]
+    flaw = only(lint(copy(made, tmp_path / "it", change_)))
+    assert (flaw[0], flaw[1], flaw[3]) == (kind, f"{MODULE}.{where}", True)
+    assert flaw[2].startswith(said)
+
+
+@pytest.mark.parametrize("change", [{"bits": 8}, {"group_size": 64}], ids=str)
+@pytest.mark.parametrize("made", ["auto-round-gptq", "auto-round-awq"])
+def test_bits_and_groups_that_the_codes_have_not_are_serious(
+    made: str, change: dict[str, int], tmp_path: Path
+) -> None:
+    report = lint(copy(made, tmp_path / "it", **change))
+    assert {flaw.kind for flaw in report.flaws} == {"mismatched-tensor"}
+    # Six layers of seven matrices each; no more than five are listed.
+    assert (report.counts, report.serious, len(report.flaws)) == ({"mismatched-tensor": 42}, 42, 5)
+
+
+def test_codes_of_another_library_than_the_configuration_names_are_serious(tmp_path: Path) -> None:
+    folder = copy("llm-compressor-W4A16", tmp_path / "it", quant_method="gptq", bits=4, group_size=32)
+    kind, where, found, _ = only(lint(folder))
+    assert (kind, where) == ("config-without-codes", "config.json")
+    assert found.startswith("config.json says gptq, and no tensor ends in .qweight, but model.layers.0.")

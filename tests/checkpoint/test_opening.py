@@ -48,8 +48,9 @@ def test_each_family_is_healthy_and_opens_whole_and_layer_by_layer_as_it_was_sav
     family: Family, tmp_path: Path
 ) -> None:
     policy = ModelPolicy(source=str(save_checkpoint(tmp_path, family, max_shard_size="40KB")))
-    assert_healthy(lint(tmp_path))
     inspect_checkpoint(policy)
+    report = lint(tmp_path)
+    assert_healthy(report)
     checkpoint, streamed, original = open_checkpoint(policy), open_streaming(policy), make_model(family)
     assert type(checkpoint.model) is type(original)
     expected, opened = dict(original.named_parameters()), dict(checkpoint.model.named_parameters())
@@ -59,15 +60,21 @@ def test_each_family_is_healthy_and_opens_whole_and_layer_by_layer_as_it_was_sav
     assert [layer.down_projection is not None for layer in checkpoint.layers[1:]] == [dense] * (LAYERS - 1)
     assert checkpoint.identity.family == family.model_type
     assert streamed.identity == checkpoint.identity
+    shards = {path.name for path in tmp_path.glob("*.safetensors")}
+    assert {file.path for file in checkpoint.identity.files} == shards
+    assert report.files == len(shards) > 1
     # Twice: what is let go can be brought in again.
     logits = run(checkpoint.model)
     assert torch.equal(run(streamed.model), logits)
     assert torch.equal(run(streamed.model), logits)
 
 
-def test_the_identity_says_which_model_it_is_and_how_it_was_opened(tmp_path: Path) -> None:
+def test_the_model_is_ready_to_measure_and_its_identity_says_which_it_is(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "my llama")
-    identity = open_checkpoint(ModelPolicy(source=str(folder), dtype="bfloat16")).identity
+    checkpoint = open_checkpoint(ModelPolicy(source=str(folder), dtype="bfloat16"))
+    assert not checkpoint.model.training
+    assert not any(parameter.requires_grad for parameter in checkpoint.model.parameters())
+    identity = checkpoint.identity
     assert (identity.id, identity.source, identity.revision) == ("my llama", str(folder), None)
     assert (identity.architecture, identity.layers, identity.hidden_size) == ("LlamaForCausalLM", LAYERS, HIDDEN)
     assert (identity.dtype, identity.device) == ("bfloat16", "cpu")
@@ -85,28 +92,13 @@ def test_tied_weights_are_neither_missing_nor_counted_twice(tmp_path: Path) -> N
     assert checkpoint.identity.parameters == 60 * 32 + 3 * (48 + 24 + 24 + 48 + 3 * 40) * 32 + 7 * 32
 
 
-def test_the_model_is_ready_to_measure(tmp_path: Path) -> None:
-    model = open_checkpoint(ModelPolicy(source=str(save_checkpoint(tmp_path)))).model
-    assert not model.training
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_dtype_may_be_asked_for_and_auto_is_what_was_saved(dtype: str, tmp_path: Path) -> None:
     make_model(LLAMA).to(getattr(torch, dtype)).save_pretrained(save_checkpoint(tmp_path))
+    assert_healthy(lint(tmp_path))
     assert open_checkpoint(ModelPolicy(source=str(tmp_path))).identity.dtype == dtype
     opened = open_checkpoint(ModelPolicy(source=str(tmp_path), dtype="float32"))
     assert {parameter.dtype for parameter in opened.model.parameters()} == {torch.float32}
-
-
-def test_shards_open_and_each_is_digested(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, max_shard_size="40KB")
-    checkpoint = open_checkpoint(ModelPolicy(source=str(folder)))
-    assert len(checkpoint.identity.files) > 1
-    assert {file.path for file in checkpoint.identity.files} == {
-        path.name for path in folder.glob("*.safetensors")
-    }
-    assert torch.equal(checkpoint.matrix(DOWN).weight, make_model(LLAMA).get_parameter(DOWN))
 
 
 def test_a_matrix_is_found_by_its_name(tmp_path: Path) -> None:
@@ -165,6 +157,7 @@ def test_pickles_open_when_they_are_allowed(tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
+    assert_healthy(lint(folder, allow_pickle=True))
     checkpoint = open_checkpoint(ModelPolicy(source=str(folder), allow_pickle=True))
     assert torch.equal(checkpoint.matrix(DOWN).weight, tensors[DOWN])
     assert [file.path for file in checkpoint.identity.files] == ["pytorch_model.bin"]

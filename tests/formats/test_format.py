@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import rewrite_config, rewrite_weights, save_checkpoint
-from support.packed import PackedLinear
+from support.packed import PackedLinear, pack_projections_
 from torch import nn
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
@@ -66,11 +66,8 @@ class Rows8Quantizer(HfQuantizer):  # type: ignore[misc]
     requires_calibration = True
 
     def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
-        for name, module in list(model.named_modules()):
-            if isinstance(module, nn.Linear) and name.endswith("_proj"):
-                above, _, last = name.rpartition(".")
-                with torch.device("meta"):
-                    setattr(model.get_submodule(above), last, PackedLinear(module.weight))
+        with torch.device("meta"):
+            pack_projections_(model)
 
     def is_serializable(self, **_: Any) -> bool:
         return False

@@ -9,7 +9,7 @@ import torch
 from formats.conftest import Opened
 from safetensors.torch import load_file
 from support.checkpoints import rewrite_weights
-from support.stored import COLUMN, DOWN, ROW, STORED, VALUE
+from support.stored import COLUMN, DOWN, ROW, VALUE, make
 
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, Policy
@@ -59,15 +59,10 @@ def test_every_format_goes_through_the_gate_and_is_told_from_a_broken_one(opened
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["compressed-tensors-w8a8", "compressed-tensors-fp8"])
 def test_a_quantized_checkpoint_that_lost_its_super_weight_fails_by_it(name: str, tmp_path: Path) -> None:
-    (stored,) = (one for one in STORED if one.name == name)
-    folder = stored.make(tmp_path / "model")
-
-    def lose(tensors: dict[str, torch.Tensor]) -> None:
-        codes = tensors[f"{DOWN}.weight"]
-        codes.view(torch.uint8)[ROW, COLUMN] = 0
+    folder = make(name, tmp_path)
 
     before = load_file(folder / "model.safetensors")[f"{DOWN}.weight"].float()
-    rewrite_weights(folder, lose)
+    rewrite_weights(folder, lambda tensors: tensors[f"{DOWN}.weight"].view(torch.uint8)[ROW, COLUMN].zero_())
     after = load_file(folder / "model.safetensors")[f"{DOWN}.weight"].float()
     assert (before != after).nonzero().tolist() == [[ROW, COLUMN]]
     record = audit(folder, modules=1)

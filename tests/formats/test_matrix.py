@@ -10,6 +10,7 @@ import torch
 from formats.conftest import Opened
 from safetensors.torch import load_file
 from support.decoding import decode
+from support.linting import assert_healthy, lint
 from support.stored import COLUMN, DOWN, ROW, VALUE
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -49,7 +50,8 @@ def perplexity(checkpoint: Checkpoint, logits: Tensor) -> float:
     return math.exp(cross_entropy(logits[:, :-1].flatten(0, 1), stories[:, 1:].flatten()).item())
 
 
-def test_every_format_opens_as_the_model_that_it_is(opened: Opened) -> None:
+def test_every_format_is_healthy_and_opens_as_the_model_that_it_is(opened: Opened) -> None:
+    assert_healthy(lint(opened.folder))
     checkpoint = opened.checkpoint
     assert checkpoint.identity.parameters == 347_200
     assert [len(layer.matrices) for layer in checkpoint.layers] == [7] * 6
@@ -112,13 +114,7 @@ def test_putting_its_value_or_its_activation_back_heals_the_model(opened: Opened
     assert restored < 1.2 * whole
     set_back = perplexity(checkpoint, run(checkpoint, PRUNED, SetTo(addresses=(GROUP,), value=VALUE)))
     assert set_back == pytest.approx(whole, rel=0.1)
-    halved, through_zero = (
-        run(checkpoint, *acts)
-        for acts in (
-            (Scale(addresses=(GROUP,), factor=0.5),),
-            (Scale(addresses=(GROUP,), factor=4.0), Scale(addresses=(GROUP,), factor=0.125)),
-        )
-    )
+    half, quadruple, eighth = (Scale(addresses=(GROUP,), factor=factor) for factor in (0.5, 4.0, 0.125))
     if not opened.stored.rounded and checkpoint.identity.dtype == "float32":
         # Powers of two lose nothing on the way.
-        assert torch.allclose(halved, through_zero, atol=1e-4)
+        assert torch.allclose(run(checkpoint, half), run(checkpoint, quadruple, eighth), atol=1e-4)

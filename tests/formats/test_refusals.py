@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.checkpoints import Damage, Tensors, rewrite_config, with_config, with_weights, without
-from support.stored import DOWN, make, refuse
+from golden.damage import PACKED, Damage, drop, lose, spoil
+from support.checkpoints import Tensors, rewrite_config, rewrite_weights
+from support.stored import DATA, DOWN, make, refuse
 
 from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checkpoint.opening import open_checkpoint
@@ -102,67 +103,36 @@ def test_an_adapter_wants_a_base_of_its_own_shape(tmp_path: Path) -> None:
     assert "adapter_config.json is not a JSON object" in str(refuse(folder))
 
 
-def spoil(name: str, value: float) -> Damage:
-    return with_weights(lambda tensors: tensors[name].view(-1)[0].fill_(value))
-
-
 def edit_adapter(change_: Callable[[Tensors], object]) -> Damage:
-    return with_weights(change_, "adapter_model.safetensors")
-
-
-def unscale(folder: Path) -> None:
-    without(f"{DOWN}.weight_scale")(folder)
-
-
-def cut_off(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+    return lambda folder: rewrite_weights(folder, change_, "adapter_model.safetensors")
 
 
 NAN, INFINITY = float("nan"), float("inf")
+# What kind of flaw it is that the program has words for.
+KINDS = {
+    "codes read as floats": "codes-without-config",
+    "packed layers without a config": "missing-tensor|unexpected-tensor",
+    "packed codes lost": "missing-tensor",
+    "scales lost": "missing-tensor",
+    "scales lost of packed codes": "missing-tensor",
+    "scales of another shape": "mismatched-tensor",
+    "a scale that is no number": "non-finite",
+    "an embedding that is no number": "non-finite",
+    "a layer too many in the file": "unexpected-tensor",
+    "a file that is cut off": "unreadable",
+    "another method": "unknown-method",
+}
+WORDS = json.loads((DATA.parents[1] / "golden" / "data" / "errors-packed.json").read_text())["locate"]
 # Which format, what is done to it, what kind of flaw it is and what is said.
-W4, W8, NF4 = "compressed-tensors-w4a16", "compressed-tensors-w8a8", "bitsandbytes-nf4"
-STRIP = with_config(quantization_config=None)
 BROKEN: dict[str, tuple[str, Damage, str, str]] = {
-    "codes read as floats": (W8, STRIP, "codes-without-config", "is stored as I8"),
-    "packed layers without a config": (W4, STRIP, "missing-tensor|unexpected-tensor", "tensor '.*'"),
-    "packed codes lost": (
-        W4,
-        without(f"{DOWN}.weight_packed"),
-        "missing-tensor",
-        f"{DOWN}.weight_packed.* is missing",
-    ),
-    "scales lost": (W8, unscale, "missing-tensor", f"{DOWN}.weight_scale"),
-    "scales lost of packed codes": (W4, unscale, "missing-tensor", f"{DOWN}.weight_scale"),
-    "scales of another shape": (
-        W8,
-        with_weights(lambda tensors: tensors.update({f"{DOWN}.weight_scale": torch.ones(7, 1)})),
-        "mismatched-tensor",
-        r"has shape \[7, 1\]",
-    ),
-    "a scale that is no number": (W8, spoil(f"{DOWN}.weight_scale", NAN), "non-finite", f"'{DOWN}.*' holds NaN"),
-    "an embedding that is no number": (
-        W8,
-        spoil("model.embed_tokens.weight", INFINITY),
-        "non-finite",
-        "'model.embed_tokens.weight' holds an infinity",
-    ),
     "plain weights under a config": (
-        W8,
+        "compressed-tensors-w8a8",
         lambda folder: shutil.copyfile(specimen_path() / "model.safetensors", folder / "model.safetensors"),
         "config-without-codes",
         "config.json says compressed-tensors",
     ),
-    "a method that nobody knows": (
-        W8,
-        with_config(quantization_config={"quant_method": "best8"}),
-        "unknown-method",
-        "knows no quant_method 'best8'",
-    ),
-    "a layer too many": (W8, with_config(num_hidden_layers=5), "unexpected-tensor", "has no place in the model"),
-    "a file that is cut off": (W8, cut_off, "unreadable", "is cut off"),
     "nf4 with a block's scale that is no number": (
-        NF4,
+        "bitsandbytes-nf4",
         spoil(f"{DOWN}.weight.absmax", NAN),
         "non-finite",
         f"module '{DOWN}' gives outputs that are not finite",
@@ -174,16 +144,16 @@ BROKEN: dict[str, tuple[str, Damage, str, str]] = {
         f"'{DOWN}",
     ),
     "nf4 without its blocks' scales": (
-        NF4,
-        without(f"{DOWN}.weight.absmax"),
+        "bitsandbytes-nf4",
+        drop(f"{DOWN}.weight.absmax"),
         "unreadable",
         "cannot read its weights",
     ),
-    "gptq without zero points": ("gptq", without(f"{DOWN}.qzeros"), "missing-tensor", f"{DOWN}.qzeros"),
+    "gptq without zero points": ("gptq", drop(f"{DOWN}.qzeros"), "missing-tensor", f"{DOWN}.qzeros"),
     "gptq with a scale that is no number": ("gptq", spoil(f"{DOWN}.scales", NAN), "non-finite", DOWN),
     "fp8 without scales": (
         "fp8",
-        without(f"{DOWN}.weight_scale_inv"),
+        drop(f"{DOWN}.weight_scale_inv"),
         "missing-tensor",
         f"{DOWN}.weight.* has codes and no scales",
     ),
@@ -201,7 +171,7 @@ BROKEN: dict[str, tuple[str, Damage, str, str]] = {
     ),
     "an adapter without weights": (
         "lora",
-        lambda folder: (folder / "adapter_model.safetensors").unlink(),
+        lose("adapter_model.safetensors"),
         "unreadable",
         "there is no adapter_model.safetensors",
     ),
@@ -212,6 +182,19 @@ BROKEN: dict[str, tuple[str, Damage, str, str]] = {
         "lora_A.* holds NaN",
     ),
 }
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_a_broken_checkpoint_of_compressed_tensors_is_refused_with_the_kind_of_its_flaw(
+    case: str, tmp_path: Path
+) -> None:
+    name, damage = PACKED[case]
+    folder = make(f"compressed-tensors-{name.lower()}", tmp_path)
+    damage(folder)
+    error = refuse(folder)
+    assert isinstance(error, BrokenWeightsError), error
+    assert error.kind in KINDS[case].split("|"), error
+    assert str(error).partition(": ")[2] == WORDS[case][-1].removeprefix("sw-audit: model './model': ")
 
 
 @pytest.mark.parametrize("case", BROKEN)

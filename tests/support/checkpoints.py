@@ -223,23 +223,7 @@ def rewrite_config(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-Damage = Callable[[Path], object]
 Tensors = dict[str, torch.Tensor]
-
-
-def with_config(**changes: Any) -> Damage:
-    """Return what changes entries of a checkpoint's config.json."""
-    return lambda folder: rewrite_config(folder, **changes)
-
-
-def with_weights(change_: Callable[[Tensors], object], name: str = "model.safetensors") -> Damage:
-    """Return what changes the tensors of a checkpoint's one safetensors file."""
-    return lambda folder: rewrite_weights(folder, change_, name)
-
-
-def without(tensor: str) -> Damage:
-    """Return what takes a tensor out of a checkpoint."""
-    return with_weights(lambda tensors: tensors.pop(tensor))
 
 
 def rewrite_weights(

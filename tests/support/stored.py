@@ -181,7 +181,7 @@ STORED: tuple[Stored, ...] = (
 
 def make(name: str, folder: Path) -> Path:
     """Write the specimen in one format, by its name, into a folder of its own."""
-    (stored,) = (one for one in STORED if one.name == name)
+    [stored] = [stored for stored in STORED if stored.name == name]
     return stored.make(folder / "model")
 
 

@@ -1,4 +1,4 @@
-"""The formats of stored weights, one file each; importing the package registers every one of them.
+"""The formats of stored weights, related ones in one file; importing the package registers every one of them.
 
 To add a format, add a file: a subclass of `Format` with `@register` on it. Its attributes and methods are all that
 the rest asks a format for.

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sw_audit.checkpoint.formats.format import (
-    Description,
-    Format,
-    OpenModel,
-    Packing,
-    count_dtypes,
-    register,
-)
+from sw_audit.checkpoint.formats.format import Description, Format, OpenModel, Packing, count_dtypes, register
 from sw_audit.checkpoint.formats.scales import E4M3, Scale, pick_scale
 from sw_audit.checkpoint.headers import TensorHeader
 from sw_audit.record.checkpoint import QuantizedModule
@@ -39,11 +32,8 @@ class Fp8(Format):
             if header.dtype in _CODES and name.endswith(".weight"):
                 module = name.removesuffix(".weight")
                 scale = next((name + ends for ends in _SCALES if name + ends in headers), None)
-                size = (
-                    int(block[1])
-                    if isinstance(block, Sequence)
-                    else _find_group(headers[name], headers.get(scale or ""))
-                )
+                group = _find_group(header, headers.get(scale or ""))
+                size = int(block[1]) if isinstance(block, Sequence) else group
                 modules[module] = QuantizedModule(module=module, bits=8, group=size)
                 if scale is not None:
                     scales[module] = scale

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sw_audit.checkpoint.formats.format import (
-    Description,
-    Format,
-    OpenModel,
-    count_dtypes,
-    register,
-)
+from sw_audit.checkpoint.formats.format import Description, Format, OpenModel, count_dtypes, register
 from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.errors import CheckpointError
 from sw_audit.record.checkpoint import QuantizedModule

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from support.checkpoints import EXPERTS, GPT2, LLAMA, Family, rewrite_config, save_checkpoint
+from support.stored import DATA
 
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checkpoint.stored import Size, size_checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
-
-DATA = Path(__file__).parents[1] / "formats" / "data"
 
 
 def size(folder: Path, **options: object) -> Size:
@@ -34,9 +33,9 @@ def test_weights_and_their_largest_layer_are_as_large_as_in_the_open_model(
     family: Family, dtype: str, tmp_path: Path
 ) -> None:
     folder = save_checkpoint(tmp_path, family)
-    found, model = size(folder, dtype=dtype), open_checkpoint(
-        ModelPolicy.model_validate({"source": str(folder), "dtype": dtype})
-    ).model  # fmt: skip
+    found = size(folder, dtype=dtype)
+    policy = ModelPolicy.model_validate({"source": str(folder), "dtype": dtype})
+    model = open_checkpoint(policy).model
     assert found.memory == count_bytes(model.parameters())
     assert found.layer == max(count_bytes(layer.parameters()) for layer in model.model.layers)
     assert found.stored == (folder / "model.safetensors").stat().st_size
