@@ -71,14 +71,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; the first cell of each row is its head.
-
-    Attributes:
-        caption: What it lists.
-        columns: The heads of its columns.
-        rows: Its cells.
-        fold: What unfolds the table; empty if it is open from the start.
-    """
+    """A table; the first cell of each row is its head; `fold` is what unfolds it, if it is not open at first."""
 
     macro: ClassVar[str] = "table"
     caption: str
@@ -97,14 +90,9 @@ class Terms:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with its caption and the figures behind it.
+    """A chart, and a table of the figures behind it.
 
-    Attributes:
-        id: Id of the element on the page.
-        title: What it shows.
-        caption: What to see in it.
-        drawings: SVG elements by layout, `wide` and `narrow`; none if the chart does not apply.
-        table: The figures behind it.
+    Drawings are SVG elements by layout, `wide` and `narrow`; there is none if the chart does not apply.
     """
 
     macro: ClassVar[str] = "chart"

@@ -6,15 +6,17 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from support.descent_records import make_descent_record
+from support.descent_pages import make_descent_record
 from support.evidence import make_record
 from sw_audit_reports.html import render_html
+
+from sw_audit.record.record import Record
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -106,31 +108,25 @@ def list_strangers(site: Site) -> list[str]:
     return [one for one in site.asked if one not in site.pages and not any(name in one for name in own)]
 
 
-@pytest.mark.parametrize("width", [320, 390, 1280])
-def test_a_page_of_descendants_never_scrolls_sideways(site: Site, tmp_path: Path, width: int) -> None:
-    site.pages = {"/report.html": render_html(make_descent_record()), "/frame.html": FRAME.format(width=width)}
+# Three charts of each of three models, and of two of them three on how they work and one published curve.
+# Quality, activation and noise of each of the two descendants that were opened.
+@pytest.mark.parametrize(
+    ("make", "drawn", "width"),
+    [
+        *((make_record, 17, width) for width in (320, 390, 768, 1280)),
+        *((make_descent_record, 6, width) for width in (320, 390, 1280)),
+    ],
+)
+def test_the_page_never_scrolls_sideways_and_fetches_nothing(
+    site: Site, tmp_path: Path, make: Callable[[], Record], drawn: int, width: int
+) -> None:
+    site.pages = {"/report.html": render_html(make()), "/frame.html": FRAME.format(width=width)}
     dom, console = open_browser(site, "/frame.html", tmp_path)
     seen = re.search(r'<p id="seen">\[(\d+),(\d+),(\d+),(\d+)\]', dom)
     assert seen, dom[-500:]
     scrolled, width_shown, charts, widest = map(int, seen.groups())
     assert scrolled <= width_shown
-    # Quality, activation and noise of each of the two that were opened.
-    assert charts == 6
-    assert widest <= width_shown
-    assert console == []
-    assert list_strangers(site) == []
-
-
-@pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_the_page_never_scrolls_sideways_and_fetches_nothing(site: Site, tmp_path: Path, width: int) -> None:
-    site.pages = {"/report.html": render_html(make_record()), "/frame.html": FRAME.format(width=width)}
-    dom, console = open_browser(site, "/frame.html", tmp_path)
-    seen = re.search(r'<p id="seen">\[(\d+),(\d+),(\d+),(\d+)\]', dom)
-    assert seen, dom[-500:]
-    scrolled, width_shown, charts, widest = map(int, seen.groups())
-    assert scrolled <= width_shown
-    # Three of each of three models, and of two of them three on how they work and one published curve.
-    assert charts == 17
+    assert charts == drawn
     assert widest <= width_shown
     assert console == []
     assert list_strangers(site) == []

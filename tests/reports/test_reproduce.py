@@ -47,15 +47,19 @@ def test_a_source_that_a_shell_would_run_stays_one_word() -> None:
     assert len(shlex.split(command)) == 5
 
 
-def test_a_policy_that_options_cannot_express_is_named_as_a_file() -> None:
-    limits = CheckLimits({"prune-collapses": PruneCollapsesLimits(minimum_ratio=50)})
-    for policy in (
-        Policy(checks=limits),
-        Policy(models=(ModelPolicy(source="m", revision="main"),)),
-        Policy(models=(ModelPolicy(source="m", index="none"),)),
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(checks=CheckLimits({"prune-collapses": PruneCollapsesLimits(minimum_ratio=50)})),
         Policy(corpus=CorpusPolicy(window=128)),
-    ):
-        assert write_command("m", "prune-collapses", policy, "m").split()[2] == POLICY_FILE
+        *(
+            Policy(models=(ModelPolicy.model_validate({"source": "m", key: "x"}),))
+            for key in ("revision", "index", "base", "gguf", "manifest")
+        ),
+    ],
+)
+def test_a_policy_that_options_cannot_express_is_named_as_a_file(policy: Policy) -> None:
+    assert write_command("m", "prune-collapses", policy, "m").split()[2] == POLICY_FILE
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
@@ -102,9 +106,3 @@ def test_a_descendant_is_repeated_beside_its_parent_which_another_model_of_the_p
         f"sw-audit audit models/w8 {asked} --parent elsewhere/base",
         f"sw-audit audit models/base {asked}",
     ]
-
-
-@pytest.mark.parametrize("key", ["base", "gguf", "manifest"])
-def test_what_there_is_no_option_for_names_the_policy_file(key: str) -> None:
-    policy = Policy(models=(ModelPolicy.model_validate({"source": "models/w4", key: "x"}),))
-    assert "audit.swaudit.toml" in write_command("models/w4", "perplexity-ratio", policy, "w4")

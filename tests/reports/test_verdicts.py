@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from support.descent_records import WAIVER
+from support.descent_pages import WAIVER
 from support.evidence import make_record
 from sw_audit_reports.verdicts import conclude_model, conclude_record, summarize_record, tally
 

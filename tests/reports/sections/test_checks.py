@@ -45,17 +45,14 @@ def test_a_card_says_what_was_measured_its_interval_and_the_limit() -> None:
     assert read(values["because"]) == "It is so."
 
 
-@pytest.mark.parametrize(
-    ("check", "status", "shown"),
-    [
+def test_a_missing_figure_is_called_what_it_is() -> None:
+    for check, status, shown in (
         ("prune-collapses", "pass", "not finite"),
         ("rtn-holdout-quality", "fail", "not finite"),
         ("rtn-holdout-quality", "inconclusive", "not measured"),
         ("super-weight-located", "fail", "not measured"),
-    ],
-)
-def test_a_missing_figure_is_called_what_it_is(check: str, status: str, shown: str) -> None:
-    assert read_measures(build(check=check, status=status))["Perplexity ratio"] == shown
+    ):
+        assert read_measures(build(check=check, status=status))["Perplexity ratio"] == shown
 
 
 def test_a_skipped_check_shows_its_reason_and_no_figures() -> None:

@@ -6,7 +6,6 @@ import math
 
 import pytest
 from support.evidence import (
-    BASELINE_PERPLEXITY,
     HEALTHY,
     PARAMETER,
     SUPER_WEIGHT,
@@ -146,25 +145,19 @@ def test_blocks_that_cannot_be_told_apart_and_attention_that_is_not_shown_are_le
     assert [row["series"] for row in list_attention(changed) if row["layer"] == 1] == [ZEROED]
 
 
-def test_the_baseline_of_the_made_up_model_is_what_the_ratios_are_over() -> None:
-    baseline = make_evidence().measured("baseline")
-    assert baseline is not None
-    assert baseline.loss.perplexity == pytest.approx(BASELINE_PERPLEXITY)
-
-
-def test_one_sentence_tells_the_effect_of_the_set_and_its_rank_among_the_controls() -> None:
-    works = build(make_evidence())
-    assert works.text.startswith(
-        "Zeroed together, the super weights multiply perplexity by 213.6; of 12 matched controls none does as "
-        "much harm (p = 0.077)."
-    )
-
-
-@pytest.mark.parametrize(("harmful", "words"), [(1, "1 does as much"), (2, "2 do as much")])
-def test_controls_that_do_as_much_are_counted(harmful: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("harmful", "words"),
+    [
+        (0, "none does as much harm (p = 0.077)."),
+        (1, "1 does as much harm (p = 0.15)."),
+        (2, "2 do as much harm (p = 0.23)."),
+    ],
+)
+def test_one_sentence_tells_the_effect_of_the_set_and_its_rank_among_controls(harmful: int, words: str) -> None:
     ratios = {Placebo(control="same-row", draw=draw + 1).name: 900.0 for draw in range(harmful)}
     works = build(make_evidence(ratios={**HEALTHY, **ratios}))
-    assert f"of 12 matched controls {words} harm (p = {0.15 if harmful == 1 else 0.23})" in works.text
+    effect = "Zeroed together, the super weights multiply perplexity by 213.6; of 12 matched controls"
+    assert works.text.startswith(f"{effect} {words}")
 
 
 def test_without_controls_the_effect_is_told_without_a_rank() -> None:
