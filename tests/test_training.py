@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.evidence import make_evidence
+from support.evidence import compose, make_evidence
 from support.tuning import make_trainer, read_super_weight
 from transformers import TrainerCallback
 
 from sw_audit.checkpoint.opening import open_live_model
 from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError, RecordError
-from sw_audit.record.record import Record
 from sw_audit.record.store import keep_baseline
 from sw_audit.training import Reading, SuperWeightWatch
 
@@ -24,19 +24,24 @@ LOUD = "super_activation/channel5"
 HALVING = {"steps": 40, "decay": 172.0}  # (1 - 1e-4 * 172) ** 40 = 0.4997
 
 
-def test_readings_are_taken_before_every_n_steps_and_last_and_are_in_what_the_trainer_logs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("every", "steps", "logged_steps"), [(1, range(6), [1, 2, 3, 4, 5]), (2, [0, 2, 4, 5], [0, 2, None, 4, None])]
+)
+def test_readings_are_taken_before_every_n_steps_and_last_and_are_in_what_the_trainer_logs(
+    every: int, steps: Sequence[int], logged_steps: list[int | None], tmp_path: Path
+) -> None:
     logged: list[dict[str, Any]] = []
 
     class Note(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:  # noqa: ARG002
             logged.append(dict(logs))
 
-    watch = SuperWeightWatch(every=2)
+    watch = SuperWeightWatch(every=every)
     trainer = make_trainer(tmp_path, steps=5, callbacks=[watch, Note()], logging_steps=1)
     first = read_super_weight(trainer.model)
     trainer.train()
     figures = {reading.step: reading.figures() for reading in watch.readings}
-    assert list(figures) == [0, 2, 4, 5]
+    assert list(figures) == list(steps)
     last = figures[5]
     assert figures[0][WEIGHT] == first == pytest.approx(3.241, abs=1e-3)
     assert last[WEIGHT] == read_super_weight(trainer.model)
@@ -47,9 +52,9 @@ def test_readings_are_taken_before_every_n_steps_and_last_and_are_in_what_the_tr
     assert all(reading.failed is None for reading in watch.readings)
     values = {step: of_step[WEIGHT] for step, of_step in figures.items()}
     assert {entry["step"]: entry[WEIGHT] for entry in trainer.state.log_history if WEIGHT in entry} == values
-    # What was read since the last log goes into the next one.
-    of_steps = [logs.get(WEIGHT) for logs in logged if "loss" in logs]
-    assert of_steps == [values[0], values[2], None, values[4], None]
+    # What was read last since the last log goes into the next one.
+    logged_values = [logs.get(WEIGHT) for logs in logged if "loss" in logs]
+    assert logged_values == [None if step is None else values[step] for step in logged_steps]
 
 
 def test_a_run_that_loses_the_super_weight_is_stopped_at_the_step_where_it_passes_the_limit(
@@ -61,7 +66,6 @@ def test_a_run_that_loses_the_super_weight_is_stopped_at_the_step_where_it_passe
         trainer.train()
     # 1 - (1 - 0.0172) ** n is 0.099 after 6 steps and 0.1296 after 8, but for what gradients add.
     assert trainer.state.global_step in (6, 8)
-    assert watch.stopped is not None
     assert watch.stopped.startswith(f"step {trainer.state.global_step}: layer 1 [5, 7] was 3.241 and is")
     assert watch.stopped in caplog.text
 
@@ -76,7 +80,9 @@ def test_a_run_that_is_only_watched_goes_on_and_says_so(tmp_path: Path) -> None:
 
 
 def test_watching_changes_nothing_that_is_trained(tmp_path: Path) -> None:
-    alone, watched = (make_trainer(tmp_path, steps=4, callbacks=one) for one in ((), (SuperWeightWatch(every=1),)))
+    alone, watched = (
+        make_trainer(tmp_path, steps=4, callbacks=watching) for watching in ((), (SuperWeightWatch(every=1),))
+    )
     for trainer in (alone, watched):
         torch.manual_seed(1)
         trainer.train()
@@ -127,20 +133,13 @@ def test_what_is_watched_can_come_from_a_baseline(tmp_path: Path, monkeypatch: p
         update={**located.address.model_dump(), "layer": located.layer, "value": 2 * located.before}
     )
     location = made_up.location.model_copy(update={"super_weights": (weight,), "super_activations": ()})
-    keep_baseline("before", wrap(made_up.model_copy(update={"location": location})))
+    keep_baseline("before", compose(made_up.model_copy(update={"location": location})))
     watch = SuperWeightWatch(every=1, baseline="before", report=read.append)
     make_trainer(tmp_path, steps=1, callbacks=[watch]).train()
     assert read == watch.readings
     assert read[0].weights[0].drift == pytest.approx(-0.5)
     with pytest.raises(RecordError, match="did you mean 'before'"):
         SuperWeightWatch(baseline="befor")
-
-
-def wrap(evidence: Any) -> Record:
-    """Return a record of one model."""
-    from support.evidence import compose
-
-    return compose(evidence)
 
 
 def test_less_than_one_step_is_refused() -> None:

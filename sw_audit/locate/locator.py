@@ -180,7 +180,7 @@ def _conclude(probe: Probe, attribution: Attribution, settings: LocatorSettings)
             f"{tallest.last_layer}, but {because}"
         )
     first, last = find_span(probe, settings)
-    largest = float(measure_prominence(probe).ratios[first : last + 1].amin(0).max())
+    largest = float(measure_prominence(probe)[1][first : last + 1].amin(0).max())
     return Outcome.NONE, (
         f"no entry of the residual stream stands out early and persists: from layer {first} to layer {last} none "
         f"is more than {largest:.3g} times the median of its layer and token throughout, at least "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,29 +14,20 @@ from sw_audit.locate.settings import LocatorSettings
 from sw_audit.record.location import LayerTrace, PromptTrace, SuperActivation
 
 
-@dataclass(frozen=True)
-class Prominence:
-    """How far every entry of the residual stream stands out.
+def measure_prominence(probe: Probe) -> tuple[Tensor, Tensor]:
+    """Measure how far every entry of the residual stream stands out.
 
-    Attributes:
-        typical: Per layer, the median magnitude of its output, [layers].
-        ratios: Magnitude over that median, or over the median of its own token's entries where that is
-            larger: a hot neuron lifts all channels of one token, and then none of them stands out for that.
-            [layers, tokens, hidden].
+    Returns:
+        Per layer, the median magnitude of its output, [layers]. And each entry's magnitude over that median, or
+        over the median of its own token's entries where that is larger: a hot neuron lifts all channels of one
+        token, and then none of them stands out for that; [layers, tokens, hidden].
     """
-
-    typical: Tensor
-    ratios: Tensor
-
-
-def measure_prominence(probe: Probe) -> Prominence:
-    """Compare every entry of the residual stream with the median magnitude of its layer and of its token."""
     magnitude = probe.residual.abs()
     typical = magnitude.flatten(1).median(1).values  # [layers]
     of_token = magnitude.median(2).values  # [layers, tokens]
     floor = torch.finfo(torch.float32).tiny
     scale = torch.maximum(of_token, typical[:, None]).clamp_min(floor)  # [layers, tokens]
-    return Prominence(typical, magnitude / scale[:, :, None])
+    return typical, magnitude / scale[:, :, None]
 
 
 def find_span(probe: Probe, settings: LocatorSettings) -> tuple[int, int]:
@@ -69,7 +59,7 @@ def find_super_activations(probe: Probe, settings: LocatorSettings) -> tuple[Sup
     its sign there, and stays within a factor of its median over the layers that every run includes. A channel may
     be there at several tokens.
     """
-    prominent = measure_prominence(probe).ratios >= settings.prominence  # [layers, tokens, hidden]
+    prominent = measure_prominence(probe)[1] >= settings.prominence  # [layers, tokens, hidden]
     first, last = find_span(probe, settings)
     activations = []
     for token, channel in prominent[first : last + 1].all(0).nonzero().tolist():
@@ -92,7 +82,7 @@ def find_super_activations(probe: Probe, settings: LocatorSettings) -> tuple[Sup
 
 def trace_layers(probe: Probe) -> tuple[LayerTrace, ...]:
     """Summarize each layer: its largest output, and the raw spikes of its down-projection."""
-    typical = measure_prominence(probe).typical
+    typical, _ = measure_prominence(probe)
     traces = []
     for layer, states in enumerate(probe.residual):
         token, channel = divmod(int(states.abs().argmax()), states.shape[1])

@@ -43,21 +43,11 @@ def measure_arms(
 ) -> tuple[Measurement, ...]:
     """Measure a model in every arm, in one pass over its weights; arms that do the same are run once.
 
-    Args:
-        checkpoint: The model; bit-identical afterwards.
-        arms: The conditions, the baseline first; with a parent that is the parent, and the model as it is
-            comes second.
-        windows: The text.
-        protocol: Signature of the protocol, kept with every figure.
-        choices: Multiple-choice items.
-        choice_arms: Purposes of the arms, besides the baseline, in which items are answered.
-        bos: Id of the token that begins each item, or `None`.
-        stop_words: Ids of stop words, int64 [ids].
-        calibration: Text that nothing is scored on, for the acts that learn ranges; see `run_arms`.
-        factories: What makes the layers of arms that replace them; see `run_arms`.
-        parent: What the model was made from: then agreement is with it, and its spread over tokens is kept.
-        observer: Watches the layers; see `run_arms`.
-        progress: Told after each layer and each batch of logits.
+    The model is bit-identical afterwards. Arms, parent, factories, observer and progress are those of `run_arms`;
+    with a parent, agreement is with it, and its spread over tokens is kept. The signature of the protocol is kept
+    with every figure. Multiple-choice items are answered in the baseline and in the arms of the given purposes;
+    each begins with the token `bos`, if there is one. Stop words are ids, int64 [ids]. On the calibration text
+    nothing is scored: acts learn ranges on it.
 
     Raises:
         CorpusError: If an item does not suit the model.

@@ -155,14 +155,17 @@ class LayerErrorObserver:
         self._scored = [
             torch.arange(batch.token_ids.shape[1])[None, :] >= batch.first_scored[:, None] for batch in batches
         ]
-        self._down_input, self._down_output = _Peak(), _Peak()
+        # Largest magnitudes of what enters and leaves the down-projections of one layer, call by call.
+        self._down_inputs: list[float] = []
+        self._down_outputs: list[float] = []
+        self._unseen = False
 
     @contextmanager
     def watching(self, arm: int, layer: DecoderLayer) -> Iterator[None]:
         """Watch the down-projections of the descendant as it is."""
         with ExitStack() as stack:
             if arm == _DESCENDANT:
-                self._down_input, self._down_output = _Peak(), _Peak()
+                self._down_inputs, self._down_outputs, self._unseen = [], [], False
                 for down in layer.down_projections:
                     if down.fused is None:
                         stack.callback(down.module.register_forward_hook(self._note, with_kwargs=True).remove)
@@ -194,9 +197,9 @@ class LayerErrorObserver:
                 signal=signal,
                 noise=self._sum(own, parents),
                 own_noise=self._sum(on_parents, parents),
-                down_input=self._down_input.value,
-                down_output=self._down_output.value,
-                finite=self._down_input.finite and self._down_output.finite,
+                down_input=None if self._unseen else _find_peak(self._down_inputs),
+                down_output=None if self._unseen else _find_peak(self._down_outputs),
+                finite=all(math.isfinite(peak) for peak in (*self._down_inputs, *self._down_outputs)),
             )
         )
 
@@ -211,8 +214,7 @@ class LayerErrorObserver:
         return total if math.isfinite(total) else None
 
     def _note(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        self._down_input.take(find_first_tensor((*inputs, *named.values())))
-        self._down_output.take(output)
+        self._note_peaks(find_first_tensor((*inputs, *named.values())), output)
 
     def _note_experts(
         self, fused: FusedExperts, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], __: Any
@@ -221,29 +223,19 @@ class LayerErrorObserver:
             passes = follow_experts(fused, inputs, named)
         except CheckpointError:
             # Experts that cannot be followed have no figure here; that is no reason to measure nothing.
-            self._down_input.unseen = self._down_output.unseen = True
+            self._unseen = True
             return
         for run in passes:
-            self._down_input.take(run.inputs)
-            self._down_output.take(run.outputs)
+            self._note_peaks(run.inputs, run.outputs)
+
+    def _note_peaks(self, entering: Tensor, leaving: Tensor) -> None:
+        for peaks, states in ((self._down_inputs, entering), (self._down_outputs, leaving)):
+            if states.numel():
+                peaks.append(float(states.abs().max()))
 
 
-class _Peak:
-    """The largest magnitude of what it is given, and whether all of it was finite, and seen."""
-
-    def __init__(self) -> None:
-        self.finite, self.unseen = True, False
-        self._largest: float | None = None
-
-    @property
-    def value(self) -> float | None:
-        return self._largest if self.finite and not self.unseen else None
-
-    def take(self, states: Tensor) -> None:
-        if states.numel():
-            largest = float(states.abs().max())
-            self.finite = self.finite and math.isfinite(largest)
-            self._largest = max(largest, self._largest or 0.0)
+def _find_peak(peaks: Sequence[float]) -> float | None:
+    return max(peaks, default=None) if all(math.isfinite(peak) for peak in peaks) else None
 
 
 @torch.no_grad()

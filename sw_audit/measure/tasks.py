@@ -52,7 +52,10 @@ def _find_tasks(policy: DescentPolicy) -> Any:
         raise PolicyError(f"{_KEY}_path", found, "name a folder with task files (YAML)")
     # Its own files are thousands, and reading their headers takes long: none are read that are not asked for.
     for defaults in (False, True) if policy.lm_eval_path is not None else (True,):
-        register = _list_tasks(policy.lm_eval_path, defaults=defaults)
+        with _quiet_harness():
+            from lm_eval.tasks import TaskManager
+
+            register = TaskManager(include_path=policy.lm_eval_path, include_defaults=defaults)
         missing = [name for name in policy.lm_eval if name not in register.all_tasks]
         if not missing:
             return register
@@ -107,13 +110,6 @@ def pair_answers(parent: Sequence[Answers], descendant: Sequence[Answers]) -> tu
             )
         )
     return tuple(results)
-
-
-def _list_tasks(folder: str | None, *, defaults: bool) -> Any:
-    with _quiet_harness():
-        from lm_eval.tasks import TaskManager
-
-        return TaskManager(include_path=folder, include_defaults=defaults)
 
 
 def _evaluate(checkpoint: Checkpoint, register: Any, name: str, limit: int | None) -> Mapping[str, Any]:

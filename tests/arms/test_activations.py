@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from support.engine import make_arm
 from support.planted import Planted, build_gpt2, build_llama, name_planted, plant_, wrap_model
 
 from sw_audit.arms.activations import (
@@ -28,7 +30,7 @@ from sw_audit.measure.mechanism import eager_attention
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.activations import round_activations
 from sw_audit.quantize.calibration import Calibration, Operand
-from sw_audit.record.arm import Arm, Custom, Quantize, QuantizeActivations
+from sw_audit.record.arm import Quantize, QuantizeActivations
 from sw_audit.testing.families import DENSE, EXPERTS, build_random_model
 from sw_audit.testing.planting import observe
 
@@ -74,7 +76,6 @@ def test_what_reads_the_residual_stream_has_a_scalar_held_out_and_nothing_else_h
         if any(len(row.abs().unique()) > 2 for row in entered.view(-1, entered.shape[-1]))
     }
     down = layer.down_projection
-    assert down is not None
     pairs = list(list_projections(layer.module, layer.name))
     names = {module: matrix.parameter for matrix, module in pairs}
     ran = [names[module] for module in observe(checkpoint, PROMPT, list(names)).order]
@@ -141,7 +142,7 @@ def test_a_static_range_comes_from_the_calibration_and_a_held_channel_from_its_r
 
 def test_static_scales_without_calibration_are_refused_in_one_line() -> None:
     checkpoint = open_planted("llama")
-    arm = Arm(purpose=Custom(label="static"), acts=(QuantizeActivations(bits=8, scale="tensor"),))
+    arm = make_arm(QuantizeActivations(bits=8, scale="tensor"), label="static")
     with (
         pytest.raises(CorpusError, match="no calibration text") as caught,
         applied_arm(arm, checkpoint.layers[0]),
@@ -151,12 +152,10 @@ def test_static_scales_without_calibration_are_refused_in_one_line() -> None:
 
 
 def test_a_layer_with_experts_is_refused() -> None:
-    checkpoint = wrap_model(build_random_model("mixtral", layers=1))
-    assert "experts" in (explain_unroundable(checkpoint.layers) or "")
-    with (
-        pytest.raises(CheckpointError, match="experts"),
-        quantized_activations(QuantizeActivations(bits=8), LayerContext(checkpoint.layers[0])),
-    ):
+    layers = wrap_model(build_random_model("mixtral", layers=1)).layers
+    assert "experts" in explain_unroundable(layers)
+    refused = pytest.raises(CheckpointError, match="experts")
+    with refused, quantized_activations(QuantizeActivations(bits=8), LayerContext(layers[0])):
         pass
 
 
@@ -177,18 +176,11 @@ def test_no_dense_family_is_refused_and_eight_bits_change_little(family: str) ->
 
 def test_no_hook_is_left_after_an_exception() -> None:
     checkpoint = open_planted("gpt2")
-    arm = Arm(
-        purpose=Custom(label="all"),
-        acts=(Quantize(recipe=parse_recipe("int8/row/symmetric")), QuantizeActivations(bits=8)),
-    )
-
-    def interrupted() -> None:
-        with applied_arm(arm, checkpoint.layers[1]):
-            raise RuntimeError("power cut")
+    arm = make_arm(Quantize(recipe=parse_recipe("int8/row/symmetric")), QuantizeActivations(bits=8), label="all")
 
     before = [matrix.tensor.data_ptr() for matrix in checkpoint.layers[1].matrices]
-    with pytest.raises(RuntimeError, match="power cut"):
-        interrupted()
+    with pytest.raises(RuntimeError, match="power cut"), applied_arm(arm, checkpoint.layers[1]):
+        raise RuntimeError("power cut")
     for module in checkpoint.model.modules():
         assert not module._forward_pre_hooks
         assert "forward" not in module.__dict__
@@ -233,11 +225,11 @@ def test_a_family_shows_two_products_per_layer_and_gives_the_same_logits(family:
         watched = run(checkpoint, collect_into(seen))
         torch.testing.assert_close(watched, plain, rtol=1e-4, atol=1e-4)
         assert sorted(operand for operand, _ in seen) == [(0, 0), (0, 1), (1, 0), (1, 1)]
-        found = dict(seen)
+        operands = dict(seen)
         # Queries and keys have the same channels; so have keys and values the same tokens.
-        assert found[Operand(0, 0)].shape[-1] == found[Operand(0, 1)].shape[-1]
-        assert found[Operand(0, 1)].shape[-2] == found[Operand(1, 1)].shape[-2] == TOKENS
-        probabilities = found[Operand(1, 0)]
+        assert operands[Operand(0, 0)].shape[-1] == operands[Operand(0, 1)].shape[-1]
+        assert operands[Operand(0, 1)].shape[-2] == operands[Operand(1, 1)].shape[-2] == TOKENS
+        probabilities = operands[Operand(1, 0)]
         if family != "gpt_oss":  # whose heads also attend to a sink that is no token
             torch.testing.assert_close(probabilities.sum(-1), torch.ones(probabilities.shape[:-1]))
         # Causal: the first token attends to itself alone.
@@ -250,19 +242,19 @@ def test_each_operand_reaches_the_logits(family: str, operand: Operand) -> None:
     checkpoint = wrap_model(build_random_model(family, layers=1))
 
     # Not by a factor: a norm after attention would take it out again.
-    def roll(found: Operand, x: torch.Tensor) -> torch.Tensor:
-        return x.roll(1, -1) if found == operand else x
+    def roll(entering: Operand, x: torch.Tensor) -> torch.Tensor:
+        return x.roll(1, -1) if entering == operand else x
 
     assert not torch.allclose(run(checkpoint, roll), run(checkpoint), rtol=1e-3, atol=1e-3)
 
 
 def test_twice_the_probabilities_are_twice_the_values() -> None:
     checkpoint = wrap_model(build_random_model("llama", layers=1))
-
-    def double(side: int) -> Any:
-        return lambda operand, x: x * 2 if operand == Operand(1, side) else x
-
-    torch.testing.assert_close(run(checkpoint, double(0)), run(checkpoint, double(1)))
+    values, probabilities = (
+        run(checkpoint, lambda operand, x, side=side: x * 2 if operand == Operand(1, side) else x)
+        for side in (1, 0)
+    )
+    torch.testing.assert_close(probabilities, values)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -280,10 +272,10 @@ def test_attention_step_by_step_is_the_fused_one(dtype: torch.dtype, mask: str) 
         "added": {"attn_mask": added, "scale": 0.3},
     }[mask]
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True, **settings)
-    found = attend(query, key, value, enable_gqa=True, change=lambda _, x: x, **settings)
-    assert found.dtype is dtype
+    attended = attend(query, key, value, enable_gqa=True, change=lambda _, x: x, **settings)
+    assert attended.dtype is dtype
     tolerance = 1e-5 if dtype is torch.float32 else 2e-2
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(attended, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_pieces_of_a_batch_are_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,14 +317,7 @@ def test_blocks_run_as_before_afterwards_also_after_an_exception() -> None:
 def test_a_forward_that_another_library_put_there_is_used_and_put_back() -> None:
     checkpoint = wrap_model(build_random_model("llama", layers=1))
     block = checkpoint.layers[0].module.self_attn
-    calls = []
-    original = block.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        return original(*args, **kwargs)
-
-    block.forward = forward
+    block.forward = forward = Mock(wraps=block.forward)
     run(checkpoint, lambda _, x: x)
-    assert len(calls) == 1
+    forward.assert_called_once()
     assert block.forward is forward

@@ -10,7 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.engine import COLUMN, EXPERT, LAYER, ROW, find_expert, fingerprint, name_scalar, open_experts
+from support.engine import (
+    COLUMN,
+    EXPERT,
+    LAYER,
+    ROW,
+    find_expert,
+    fingerprint,
+    make_arm,
+    name_scalar,
+    open_experts,
+)
 from support.planted import build_gpt2, build_llama, wrap_model
 
 from sw_audit.arms.apply import LayerContext, applied_arm, register, touches
@@ -19,7 +29,7 @@ from sw_audit.errors import CheckpointError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import Arm, Custom, Quantize, Scale, SetTo
+from sw_audit.record.arm import Quantize, Scale, SetTo
 
 MODELS = {"llama": wrap_model(build_llama()), "gpt2": wrap_model(build_gpt2())}
 DOWN = {"llama": "model.layers.2.mlp.down_proj.weight", "gpt2": "transformer.h.2.mlp.c_proj.weight"}
@@ -42,12 +52,7 @@ def test_scaling_changes_the_addressed_scalars_and_no_other(
     expected = before.clone()
     for row, column in places:
         expected[row, column] = before[row, column] * factor
-    with (
-        torch.no_grad(),
-        applied_arm(
-            Arm(purpose=Custom(label="x"), acts=(Scale(addresses=(group,), factor=factor),)), model.layers[2]
-        ),
-    ):
+    with torch.no_grad(), applied_arm(make_arm(Scale(addresses=(group,), factor=factor)), model.layers[2]):
         assert torch.equal(weight, expected)
     assert torch.equal(weight, before)
 
@@ -58,7 +63,7 @@ def test_acts_are_done_in_order_and_undone_in_reverse() -> None:
     before = weight.clone()
     group = (AddressGroup(parameter=DOWN["llama"], rows=(4,), columns=(9,)),)
     acts = (SetTo(addresses=group, value=2.0), Scale(addresses=group, factor=3.0))
-    with torch.no_grad(), applied_arm(Arm(purpose=Custom(label="x"), acts=acts), model.layers[2]):
+    with torch.no_grad(), applied_arm(make_arm(*acts), model.layers[2]):
         assert float(weight[4, 9]) == 6.0
     assert torch.equal(weight, before)
 
@@ -77,10 +82,10 @@ def test_a_rounded_layer_has_every_matrix_rounded_in_its_own_layout(family: str)
         )
         for matrix in layer.matrices
     ]
-    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=recipe, holdout=(held,)),))
+    arm = make_arm(Quantize(recipe=recipe, holdout=(held,)))
     with torch.no_grad(), applied_arm(arm, layer):
-        for matrix, wanted, stored in zip(layer.matrices, expected, before, strict=True):
-            assert torch.equal(matrix.weight, wanted)
+        for matrix, rounded, stored in zip(layer.matrices, expected, before, strict=True):
+            assert torch.equal(matrix.weight, rounded)
             assert matrix.tensor.shape == stored.shape
             assert not torch.equal(matrix.tensor, stored)
     for matrix, stored in zip(layer.matrices, before, strict=True):
@@ -90,16 +95,16 @@ def test_a_rounded_layer_has_every_matrix_rounded_in_its_own_layout(family: str)
 def test_an_arm_touches_only_the_layers_it_names() -> None:
     layers = MODELS["llama"].layers
     group = (AddressGroup(parameter=DOWN["llama"], rows=(0,), columns=(0,)),)
-    scaled = Arm(purpose=Custom(label="x"), acts=(Scale(addresses=group, factor=0.0),))
+    scaled = make_arm(Scale(addresses=group, factor=0.0))
     assert [touches(scaled, layer) for layer in layers] == [False, False, True, False, False, False]
-    rounded = Arm(purpose=Custom(label="y"), acts=(Quantize(recipe=parse_recipe("int4/row")),))
+    rounded = make_arm(Quantize(recipe=parse_recipe("int4/row")), label="y")
     assert all(touches(rounded, layer) for layer in layers)
-    assert not any(touches(Arm(purpose=Custom(label="baseline")), layer) for layer in layers)
+    assert not any(touches(make_arm(label="baseline"), layer) for layer in layers)
 
 
 def test_a_transposed_address_is_refused_in_one_line() -> None:
     group = AddressGroup(parameter=DOWN["llama"], rows=(100,), columns=(3,))
-    arm = Arm(purpose=Custom(label="x"), acts=(Scale(addresses=(group,), factor=0.0),))
+    arm = make_arm(Scale(addresses=(group,), factor=0.0))
     refused = pytest.raises(CheckpointError, match="the matrix is 48 x 112; give row")
     with refused, torch.no_grad(), applied_arm(arm, MODELS["llama"].layers[2]):
         raise AssertionError("the arm was put in force")
@@ -140,7 +145,7 @@ def test_an_arm_on_one_expert_changes_its_scalar_and_no_other(name: str) -> None
     expected[(EXPERT, COLUMN, ROW) if name == "gpt_oss" else (EXPERT, ROW, COLUMN)] = -7.5
     group = (name_scalar(find_expert(checkpoint)),)
     acts = (SetTo(addresses=group, value=-3.0), Scale(addresses=group, factor=2.5))
-    with torch.no_grad(), applied_arm(Arm(purpose=Custom(label="x"), acts=acts), checkpoint.layers[LAYER]):
+    with torch.no_grad(), applied_arm(make_arm(*acts), checkpoint.layers[LAYER]):
         assert torch.equal(tensor, expected)
     assert torch.equal(tensor, before)
 
@@ -156,7 +161,7 @@ def test_experts_are_rounded_one_by_one_and_the_held_out_scalar_is_exact(name: s
         round_to_nearest(matrix.weight, recipe, kept if (matrix.parameter, matrix.expert) == own else None)
         for matrix in layer.matrices
     ]
-    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=recipe, holdout=(name_scalar(down),)),))
+    arm = make_arm(Quantize(recipe=recipe, holdout=(name_scalar(down),)))
     with torch.no_grad(), applied_arm(arm, layer):
         for matrix, rounded in zip(layer.matrices, expected, strict=True):
             assert torch.equal(matrix.weight, rounded)
@@ -167,6 +172,6 @@ def test_experts_are_rounded_one_by_one_and_the_held_out_scalar_is_exact(name: s
 def test_an_expert_that_is_not_there_is_refused_in_one_line() -> None:
     checkpoint = open_experts("mixtral")
     group = name_scalar(find_expert(checkpoint)).model_copy(update={"expert": 4})
-    arm = Arm(purpose=Custom(label="x"), acts=(Scale(addresses=(group,), factor=0.0),))
+    arm = make_arm(Scale(addresses=(group,), factor=0.0))
     with pytest.raises(CheckpointError, match=r"expert 4 of .*down_proj: it fuses 4 experts"):
         touches(arm, checkpoint.layers[LAYER])

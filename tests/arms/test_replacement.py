@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 from support.checkpoints import LLAMA
-from support.engine import collect, fingerprint, open_family
+from support.engine import collect, fingerprint, make_arm, open_family
 from torch import nn
 
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import BASELINE, Arm, Custom, ReplaceLayer, Scale, Smooth
+from sw_audit.record.arm import BASELINE, ReplaceLayer, Scale, Smooth
 
 
 def silence(layer: DecoderLayer) -> nn.Module:
@@ -38,10 +38,9 @@ def test_a_replacing_layer_runs_in_the_layers_place_and_leaves_the_layer_alone()
 
     arms = [
         BASELINE,
-        Arm(purpose=Custom(label="other library"), acts=(ReplaceLayer(method="zeros"),)),
-        Arm(
-            purpose=Custom(label="by hand"),
-            acts=tuple(Scale(addresses=(name_all(layer),), factor=0.0) for layer in checkpoint.layers),
+        make_arm(ReplaceLayer(method="zeros"), label="other library"),
+        make_arm(
+            *(Scale(addresses=(name_all(layer),), factor=0.0) for layer in checkpoint.layers), label="by hand"
         ),
     ]
     before = fingerprint(checkpoint)
@@ -55,7 +54,7 @@ def test_a_replacing_layer_runs_in_the_layers_place_and_leaves_the_layer_alone()
 def test_a_method_that_is_not_given_or_not_alone_is_refused() -> None:
     checkpoint = open_family(LLAMA)
     with pytest.raises(KeyError, match="gone"):
-        collect(checkpoint, [BASELINE, Arm(purpose=Custom(label="x"), acts=(ReplaceLayer(method="gone"),))])
-    both = Arm(purpose=Custom(label="x"), acts=(ReplaceLayer(method="zeros"), Smooth(alpha=0.5)))
+        collect(checkpoint, [BASELINE, make_arm(ReplaceLayer(method="gone"))])
+    both = make_arm(ReplaceLayer(method="zeros"), Smooth(alpha=0.5))
     with pytest.raises(ValueError, match="stands in"):
         collect(checkpoint, [BASELINE, both], factories={"zeros": silence})

@@ -17,6 +17,7 @@ from support.engine import (
     collect,
     copy_of,
     find_expert,
+    make_arm,
     make_batches,
     name_scalar,
     open_experts,
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from sw_audit.checkpoint.matrices import DownProjection
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.record.arm import BASELINE, Arm, Custom, RestoreActivation, Scale
+from sw_audit.record.arm import BASELINE, Arm, RestoreActivation, Scale
 
 SUPER = Planted(layer=2, row=17, column=90)
 WEIGHT = 3.0
@@ -35,8 +36,8 @@ WEIGHT = 3.0
 def prune_and_restore(down: DownProjection, row: int = ROW, column: int = COLUMN) -> list[Arm]:
     group = (name_scalar(down, row, column),)
     zero = Scale(addresses=group, factor=0.0)
-    restored = Arm(purpose=Custom(label="restored"), acts=(zero, RestoreActivation(addresses=group)))
-    return [BASELINE, Arm(purpose=Custom(label="pruned"), acts=(zero,)), restored]
+    restored = make_arm(zero, RestoreActivation(addresses=group), label="restored")
+    return [BASELINE, make_arm(zero, label="pruned"), restored]
 
 
 @pytest.mark.parametrize("build", [build_llama, build_gpt2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.engine import make_arm
 from support.planted import build_gpt2, build_llama, wrap_model
 
 from sw_audit.arms.apply import applied_arm, touches
@@ -13,7 +14,7 @@ from sw_audit.errors import CorpusError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.arm import Arm, Custom, Quantize
+from sw_audit.record.arm import Quantize
 
 LLAMA, GPT2 = wrap_model(build_llama()), wrap_model(build_gpt2())
 RECIPE = parse_recipe("int3/group16")
@@ -22,13 +23,13 @@ RECIPE = parse_recipe("int3/group16")
 def list_changed(layer: DecoderLayer, act: Quantize) -> list[str]:
     """Return the short names of the matrices that are others while an act is in force."""
     before = [matrix.weight.clone() for matrix in layer.matrices]
-    with torch.no_grad(), applied_arm(Arm(purpose=Custom(label="x"), acts=(act,)), layer):
+    with torch.no_grad(), applied_arm(make_arm(act), layer):
         changed = [
             matrix.parameter.split(".")[-2]
             for matrix, stored in zip(layer.matrices, before, strict=True)
             if not torch.equal(matrix.weight, stored)
         ]
-    assert all(torch.equal(matrix.weight, one) for matrix, one in zip(layer.matrices, before, strict=True))
+    assert all(torch.equal(matrix.weight, stored) for matrix, stored in zip(layer.matrices, before, strict=True))
     return changed
 
 
@@ -36,17 +37,17 @@ def test_only_targets_that_are_not_ignored_are_rounded() -> None:
     layer = LLAMA.layers[2]
     mlp = ["gate_proj", "up_proj", "down_proj"]
     everything = ["q_proj", "k_proj", "v_proj", "o_proj", *mlp]
-    assert list_changed(layer, Quantize(recipe=RECIPE)) == everything
-    assert list_changed(layer, Quantize(recipe=RECIPE, targets=("*.mlp.*",))) == mlp
-    assert list_changed(layer, Quantize(recipe=RECIPE, targets=("*.mlp.*",), ignore=("*.up_proj",))) == [
-        "gate_proj",
-        "down_proj",
-    ]
-    assert list_changed(layer, Quantize(recipe=RECIPE, ignore=("*.mlp.*",))) == everything[:4]
+    for patterns, changed in (
+        ({}, everything),
+        ({"targets": ("*.mlp.*",)}, mlp),
+        ({"targets": ("*.mlp.*",), "ignore": ("*.up_proj",)}, ["gate_proj", "down_proj"]),
+        ({"ignore": ("*.mlp.*",)}, everything[:4]),
+    ):
+        assert list_changed(layer, Quantize(recipe=RECIPE, **patterns)) == changed
 
 
 def test_a_layer_without_a_target_is_not_touched() -> None:
-    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=RECIPE, targets=("model.layers.[24].*",)),))
+    arm = make_arm(Quantize(recipe=RECIPE, targets=("model.layers.[24].*",)))
     assert [touches(arm, layer) for layer in LLAMA.layers] == [False, False, True, False, True, False]
     assert list_changed(LLAMA.layers[3], Quantize(recipe=RECIPE, targets=("model.layers.[24].*",))) == []
 
@@ -54,10 +55,7 @@ def test_a_layer_without_a_target_is_not_touched() -> None:
 @pytest.mark.parametrize("model", [LLAMA, GPT2], ids=["llama", "gpt2"])
 def test_memory_is_used_again_and_what_was_in_it_does_not_matter(model: object) -> None:
     layers = model.layers  # type: ignore[attr-defined]
-    arms = [
-        Arm(purpose=Custom(label=name), acts=(Quantize(recipe=parse_recipe(name)),))
-        for name in ("int4/row", "int2/8x8/z2")
-    ]
+    arms = [make_arm(Quantize(recipe=parse_recipe(name)), label=name) for name in ("int4/row", "int2/8x8/z2")]
     spare = SpareTensors()
     seen = set()
     for layer in layers:
@@ -66,8 +64,8 @@ def test_memory_is_used_again_and_what_was_in_it_does_not_matter(model: object) 
             assert isinstance(act, Quantize)
             expected = [round_to_nearest(matrix.weight, act.recipe) for matrix in layer.matrices]
             with torch.no_grad(), applied_arm(arm, layer, None, spare):
-                for matrix, wanted in zip(layer.matrices, expected, strict=True):
-                    assert torch.equal(matrix.weight, wanted)
+                for matrix, rounded in zip(layer.matrices, expected, strict=True):
+                    assert torch.equal(matrix.weight, rounded)
                     seen.add(matrix.tensor.data_ptr())
     assert len(seen) == len(layers[0].matrices)
 
@@ -88,7 +86,7 @@ def test_memory_comes_back_after_an_exception_and_the_layer_is_as_it_was() -> No
     with (
         pytest.raises(KeyboardInterrupt),
         torch.no_grad(),
-        applied_arm(Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=RECIPE),)), layer, None, spare),
+        applied_arm(make_arm(Quantize(recipe=RECIPE)), layer, None, spare),
     ):
         raise KeyboardInterrupt
     assert [matrix.tensor.data_ptr() for matrix in layer.matrices] == before
@@ -99,22 +97,22 @@ def test_memory_comes_back_after_an_exception_and_the_layer_is_as_it_was() -> No
 def test_a_search_on_a_corpus_counts_errors_by_what_the_calibration_text_showed() -> None:
     layer, recipe = LLAMA.layers[2], parse_recipe("int2/row/search-corpus")
     generator = torch.Generator().manual_seed(0)
-    shown = {one.parameter: torch.rand(one.shape[1], generator=generator) ** 8 for one in layer.matrices}
+    shown = {matrix.parameter: torch.rand(matrix.shape[1], generator=generator) ** 8 for matrix in layer.matrices}
     calibration = Calibration(largest={}, runner_up={}, mean_square=shown)
     expected = [
         round_to_nearest(matrix.weight, recipe, None, shown[matrix.parameter]) for matrix in layer.matrices
     ]
     free = [round_to_nearest(matrix.weight, parse_recipe("int2/row/search")) for matrix in layer.matrices]
-    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=recipe),))
+    arm = make_arm(Quantize(recipe=recipe))
     with torch.no_grad(), applied_arm(arm, layer, calibration):
-        for matrix, wanted, without in zip(layer.matrices, expected, free, strict=True):
-            assert torch.equal(matrix.weight, wanted)
+        for matrix, rounded, without in zip(layer.matrices, expected, free, strict=True):
+            assert torch.equal(matrix.weight, rounded)
             assert not torch.equal(matrix.weight, without)
 
 
 @pytest.mark.parametrize("calibration", [None, Calibration(largest={}, runner_up={}, mean_square={})])
 def test_a_search_on_a_corpus_that_never_reached_a_matrix_is_one_line(calibration: Calibration | None) -> None:
-    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=parse_recipe("int4/row/search-corpus")),))
+    arm = make_arm(Quantize(recipe=parse_recipe("int4/row/search-corpus")))
     layer = LLAMA.layers[2]
     before = [matrix.tensor.data_ptr() for matrix in layer.matrices]
     refused = pytest.raises(CorpusError, match=r"search-corpus' for model\.layers\.2\.self_attn\.q_")

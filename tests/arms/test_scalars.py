@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.checkpoints import LLAMA, make_model
+from support.engine import make_arm
 from support.packed import PackedLinear, pack_projections_, unpack_projections_
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import Act, Arm, Custom, Quantize, RestoreActivation, Scale, SetTo
+from sw_audit.record.arm import Act, Quantize, RestoreActivation, Scale, SetTo
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 ONE = AddressGroup(parameter=DOWN, rows=(3,), columns=(5,))
@@ -53,7 +54,7 @@ def pair() -> tuple[Any, Any]:
 @torch.no_grad()
 def run(model: Any, layer: DecoderLayer, acts: tuple[Act, ...]) -> Tensor:
     tokens = torch.arange(3, 15).view(2, 6)
-    with applied_arm(Arm(purpose=Custom(label="tried"), acts=acts), layer):
+    with applied_arm(make_arm(*acts, label="tried"), layer):
         logits: Tensor = model(tokens, use_cache=False).logits
     return logits
 
@@ -65,9 +66,9 @@ def test_an_act_does_to_a_packed_model_what_it_does_to_a_plain_one(name: str, pa
     first, second = find_decoder_layers(packed)[1], find_decoder_layers(plain)[1]
     before = run(packed, first, ())
     assert torch.allclose(before, run(plain, second, ()), atol=1e-5)
-    found, expected = run(packed, first, acts), run(plain, second, acts)
-    assert torch.allclose(found, expected, atol=2e-5)
-    assert not torch.allclose(found, before, atol=2e-5), "the act does nothing"
+    changed, expected = run(packed, first, acts), run(plain, second, acts)
+    assert torch.allclose(changed, expected, atol=2e-5)
+    assert not torch.allclose(changed, before, atol=2e-5), "the act does nothing"
     assert torch.equal(run(packed, first, ()), before)
 
 
@@ -75,10 +76,9 @@ def test_other_rows_are_bit_for_bit_what_they_were(pair: tuple[Any, Any]) -> Non
     packed, _ = pair
     layer = find_decoder_layers(packed)[1]
     down = layer.down_projection
-    assert down is not None
     x = torch.randn(2, 6, down.shape[1], generator=torch.Generator().manual_seed(2))
     before = down.module(x)
-    with applied_arm(Arm(purpose=Custom(label="pruned"), acts=ACTS["pruned"]), layer):
+    with applied_arm(make_arm(*ACTS["pruned"], label="pruned"), layer):
         pruned = down.module(x)
         assert float(down.weight[3, 5]) == 0.0
         assert float(down.read_scalars(torch.tensor([3]), torch.tensor([5]))) == 0.0
@@ -91,12 +91,11 @@ def test_in_half_precision_nothing_cancels(pair: tuple[Any, Any]) -> None:
     packed, _ = pair
     layer = find_decoder_layers(packed)[1]
     down = layer.down_projection
-    assert down is not None
     module: Any = down.module
     x = torch.randn(1, 4, down.shape[1], generator=torch.Generator().manual_seed(2)).bfloat16()
     silent = x.clone()
     x[..., 5], silent[..., 5] = 4000.0, 0.0
-    with applied_arm(Arm(purpose=Custom(label="pruned"), acts=ACTS["pruned"]), layer):
+    with applied_arm(make_arm(*ACTS["pruned"], label="pruned"), layer):
         pruned = module(x)
     assert torch.equal(pruned[..., 3], module(silent)[..., 3])
 
@@ -104,7 +103,7 @@ def test_in_half_precision_nothing_cancels(pair: tuple[Any, Any]) -> None:
 def test_an_address_outside_of_a_packed_matrix_is_one_clear_line(pair: tuple[Any, Any]) -> None:
     packed, _ = pair
     group = AddressGroup(parameter=DOWN, rows=(99,), columns=(5,))
-    arm = Arm(purpose=Custom(label="outside"), acts=(Scale(addresses=(group,), factor=0.0),))
+    arm = make_arm(Scale(addresses=(group,), factor=0.0), label="outside")
     with (
         pytest.raises(CheckpointError, match="the matrix is 32 x 40"),
         applied_arm(arm, find_decoder_layers(packed)[1]),
@@ -118,7 +117,7 @@ def test_after_an_exception_a_packed_module_answers_as_before(pair: tuple[Any, A
     for acts in ACTS.values():
         with (
             pytest.raises(RuntimeError, match="midway"),
-            applied_arm(Arm(purpose=Custom(label="tried"), acts=acts), layer),
+            applied_arm(make_arm(*acts, label="tried"), layer),
         ):
             raise RuntimeError("midway")
-    assert all("forward" not in one.__dict__ for one in packed.modules() if isinstance(one, PackedLinear))
+    assert all("forward" not in module.__dict__ for module in packed.modules() if isinstance(module, PackedLinear))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.engine import make_arm
 from support.planted import Planted, plant_, wrap_model
 
 from sw_audit.arms.apply import LayerContext, applied_arm
@@ -13,7 +14,7 @@ from sw_audit.errors import CorpusError
 from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.quantize.activations import find_smoothing_scales
 from sw_audit.quantize.calibration import Calibration
-from sw_audit.record.arm import Arm, Custom, QuantizeActivations, Smooth
+from sw_audit.record.arm import QuantizeActivations, Smooth
 from sw_audit.testing.families import DENSE, build_random_model
 
 TOKEN_IDS = torch.tensor([[1, 5, 7, 11, 30, 42], [1, 9, 8, 50, 3, 4]])
@@ -32,9 +33,7 @@ def calibrate(checkpoint: Checkpoint, depth: int) -> Calibration:
     recorder = CalibrationRecorder(checkpoint.layers[depth])
     with recorder.watching():
         checkpoint.model(input_ids=TOKEN_IDS, use_cache=False)
-    found = recorder.conclude()
-    assert found is not None
-    return found
+    return recorder.conclude()
 
 
 @torch.no_grad()
@@ -52,7 +51,7 @@ def test_smoothing_alone_changes_logits_by_rounding_errors_only(family: str) -> 
     before = {matrix.parameter: matrix.weight.clone() for matrix in layer.matrices}
     with (
         torch.no_grad(),
-        applied_arm(Arm(purpose=Custom(label="s"), acts=(Smooth(alpha=0.85),)), layer, calibration),
+        applied_arm(make_arm(Smooth(alpha=0.85), label="s"), layer, calibration),
     ):
         after = {matrix.parameter: matrix.weight for matrix in layer.matrices}
         changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
@@ -82,8 +81,10 @@ def test_smoothing_alone_changes_logits_by_rounding_errors_only(family: str) -> 
 )
 def test_each_norm_is_smoothed_together_with_all_that_it_feeds(family: str, groups: list[set[str]]) -> None:
     calibration = calibrate(open_planted(family), 1)
-    found = [{name.split(".")[-2] for name in feed.parameters} for feed in calibration.feeds if feed.weighted]
-    assert found == groups
+    smoothed_together = [
+        {name.split(".")[-2] for name in feed.parameters} for feed in calibration.feeds if feed.weighted
+    ]
+    assert smoothed_together == groups
 
 
 def test_a_norm_without_weights_is_seen_and_not_smoothed() -> None:
@@ -102,13 +103,10 @@ def test_what_enters_is_divided_by_the_scales_that_the_weights_are_multiplied_by
     context = LayerContext(layer, calibration)
     with smoothed(Smooth(alpha=0.5), context):
         after = context.calibration
-        assert after is not None
         torch.testing.assert_close(q.weight, weight * expected)
         seen = calibrate(checkpoint, 1)
-    for name in calibration.largest:
-        torch.testing.assert_close(after.largest[name], seen.largest[name], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(after.runner_up[name], seen.runner_up[name], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(after.mean_square[name], seen.mean_square[name], rtol=1e-4, atol=1e-5)
+    for figures in ("largest", "runner_up", "mean_square"):
+        torch.testing.assert_close(getattr(after, figures), getattr(seen, figures), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(after.largest[q.parameter], calibration.largest[q.parameter])
 
 
@@ -118,10 +116,10 @@ def test_static_ranges_are_those_of_the_smoothed_activations() -> None:
     calibration = calibrate(checkpoint, 1)
     plain = run(checkpoint)
     acts = (Smooth(alpha=0.5), QuantizeActivations(bits=8, scale="tensor"))
-    with torch.no_grad(), applied_arm(Arm(purpose=Custom(label="s"), acts=acts), layer, calibration):
+    with torch.no_grad(), applied_arm(make_arm(*acts, label="s"), layer, calibration):
         right = run(checkpoint)
     # As if nobody had told the ranges that the activations are smaller or larger now.
-    unaware = applied_arm(Arm(purpose=Custom(label="s"), acts=acts[1:]), layer, calibration)
+    unaware = applied_arm(make_arm(*acts[1:], label="s"), layer, calibration)
     with torch.no_grad(), smoothed(acts[0], LayerContext(layer, calibration)), unaware:
         wrong = run(checkpoint)
     assert float((right - plain).norm()) < 0.5 * float((wrong - plain).norm())
@@ -129,7 +127,7 @@ def test_static_ranges_are_those_of_the_smoothed_activations() -> None:
 
 def test_without_calibration_text_there_is_nothing_to_smooth_by() -> None:
     checkpoint = open_planted("llama")
-    arm = Arm(purpose=Custom(label="s"), acts=(Smooth(alpha=0.85),))
+    arm = make_arm(Smooth(alpha=0.85), label="s")
     with pytest.raises(CorpusError, match="no calibration text"), applied_arm(arm, checkpoint.layers[0]):
         pass
 
@@ -137,12 +135,8 @@ def test_without_calibration_text_there_is_nothing_to_smooth_by() -> None:
 def test_nothing_is_left_after_an_exception() -> None:
     checkpoint = open_planted("gpt2")
     plain, calibration = run(checkpoint), calibrate(checkpoint, 1)
-
-    def interrupted() -> None:
-        with smoothed(Smooth(alpha=0.5), LayerContext(checkpoint.layers[1], calibration)):
-            raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        interrupted()
+    interrupted = pytest.raises(RuntimeError, match="power cut")
+    with interrupted, smoothed(Smooth(alpha=0.5), LayerContext(checkpoint.layers[1], calibration)):
+        raise RuntimeError("power cut")
     assert all(not module._forward_pre_hooks for module in checkpoint.model.modules())
     assert torch.equal(run(checkpoint), plain)

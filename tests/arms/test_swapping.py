@@ -7,18 +7,18 @@ import copy
 import pytest
 import torch
 from support.checkpoints import LLAMA
-from support.engine import LAYER, collect, copy_of, disturb, equals, open_family, run_alone
+from support.engine import LAYER, collect, copy_of, disturb, equals, make_arm, open_family, run_alone
 from torch import nn
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.record.arm import Arm, Custom, SwapModules
+from sw_audit.record.arm import Arm, SwapModules
 
-AS_IT_IS = [Arm(purpose=Custom(label="parent")), Arm(purpose=Custom(label="descendant"))]
+AS_IT_IS = [make_arm(label="parent"), make_arm(label="descendant")]
 
 
 def swap(module: str) -> Arm:
-    return Arm(purpose=Custom(label="swapped"), acts=(SwapModules(modules=(f"model.layers.{LAYER}.{module}",)),))
+    return make_arm(SwapModules(modules=(f"model.layers.{LAYER}.{module}",)), label="swapped")
 
 
 def test_a_swapped_module_computes_in_the_dtype_of_the_parent() -> None:

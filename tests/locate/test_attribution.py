@@ -43,17 +43,17 @@ def test_ten_products_of_ten_are_no_super_weight_though_one_product_makes_what_l
     inputs = torch.zeros(2, INNER)
     inputs[0, :10] = 10.0  # 100 at token 0, of ten products
     inputs[1, 10] = 20.0  # 20 at token 1, of one product: a fifth of what stands at token 0
-    found = attribute(inputs)
-    assert [(one.token, one.value) for one in found.activations] == [(0, 100.0)]
-    assert len(found.causes[ROW]) == DEFAULT_SETTINGS.maximum_count + 1
-    assert found.super_weights == ()
+    attribution = attribute(inputs)
+    assert [(activation.token, activation.value) for activation in attribution.activations] == [(0, 100.0)]
+    assert len(attribution.causes[ROW]) == DEFAULT_SETTINGS.maximum_count + 1
+    assert attribution.super_weights == ()
 
 
 def test_of_two_tokens_that_are_nearly_as_large_the_one_is_judged_where_one_product_adds_most() -> None:
     inputs = torch.zeros(2, INNER)
     inputs[0, :10] = 10.0
     inputs[1, 10] = 60.0  # more than 100 / 2
-    found = attribute(inputs)
-    assert [(one.token, one.value) for one in found.activations] == [(1, 60.0)]
-    [weight] = found.super_weights
+    attribution = attribute(inputs)
+    assert [(activation.token, activation.value) for activation in attribution.activations] == [(1, 60.0)]
+    [weight] = attribution.super_weights
     assert (weight.layer, weight.row, weight.column, weight.share) == (0, ROW, 10, 1.0)

@@ -22,19 +22,19 @@ def value(address: WeightAddress) -> float:
 def test_the_largest_weights_are_those_of_the_decoder_without_the_excluded() -> None:
     every = torch.cat([matrix.weight.abs().flatten() for matrix in list_matrices(LLAMA.layers)])
     excluded = find_largest_weights(LLAMA.layers, 3, ())
-    found = find_largest_weights(LLAMA.layers, 40, excluded)
+    largest = find_largest_weights(LLAMA.layers, 40, excluded)
     expected = every.topk(43).values[3:]
-    assert [abs(value(address)) for address in found] == expected.tolist()
-    assert not set(found) & set(excluded)
-    assert not any("embed" in address.parameter or "norm" in address.parameter for address in found)
+    assert [abs(value(address)) for address in largest] == expected.tolist()
+    assert not set(largest) & set(excluded)
+    assert not any("embed" in address.parameter or "norm" in address.parameter for address in largest)
 
 
 def test_a_transposed_layout_is_addressed_by_output_and_input_channel() -> None:
     gpt2 = wrap_model(build_gpt2())
     with torch.no_grad():
         gpt2.model.transformer.h[3].mlp.c_proj.weight[150, 7] = 99.0  # stored (in, out)
-    [found] = find_largest_weights(gpt2.layers, 1, ())
-    assert (found.parameter, found.row, found.column) == ("transformer.h.3.mlp.c_proj.weight", 7, 150)
+    [address] = find_largest_weights(gpt2.layers, 1, ())
+    assert (address.parameter, address.row, address.column) == ("transformer.h.3.mlp.c_proj.weight", 7, 150)
 
 
 def test_every_decoder_matrix_is_counted_once() -> None:

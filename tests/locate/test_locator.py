@@ -67,7 +67,6 @@ def test_a_planted_super_weight_is_found_exactly(build: Any, sign: float) -> Non
     [weight] = location.super_weights
     assert (weight.layer, weight.row, weight.column) == (1, 31, 101)
     down = checkpoint.layers[1].down_projection
-    assert down is not None
     assert weight.parameter == down.parameter
     assert weight.value == float(down.weight[31, 101])
     assert weight.share == pytest.approx(1.0, abs=0.1)
@@ -100,7 +99,6 @@ def test_a_larger_spike_in_the_last_layer_is_not_a_super_weight() -> None:
     late = location.candidates[-1]
     assert (late.row, late.column, late.accepted) == (40, 70, False)
     assert "last layers" in late.because
-    assert location.trace[5].down_output is not None
     assert location.trace[5].down_output > 300
 
 
@@ -108,7 +106,6 @@ def test_the_largest_weight_that_makes_no_activation_is_not_a_super_weight() -> 
     checkpoint = wrap(build_llama())
     plant_(checkpoint, Planted(layer=1, row=8, column=60))
     layer = checkpoint.layers[1]
-    assert layer.down_projection is not None
     gate = checkpoint.model.get_submodule("model.layers.1.mlp.gate_proj").weight
     with torch.no_grad():
         gate[77] = 0.0  # the neuron is silent, so whatever its output weight, nothing comes of it
@@ -116,22 +113,13 @@ def test_the_largest_weight_that_makes_no_activation_is_not_a_super_weight() -> 
     assert locate(checkpoint) == (Outcome.LOCATED, {(1, 8, 60)})
 
 
-def test_a_massive_activation_from_the_embedding_is_not_a_super_weights_work() -> None:
-    checkpoint = wrap(build_llama())
+def test_an_activation_from_the_embedding_or_of_many_products_is_no_super_weights_work() -> None:
+    embedded, shared = wrap(build_llama()), wrap(build_llama())
     with torch.no_grad():
-        checkpoint.model.get_input_embeddings().weight[1, 12] = 60.0
-    outcome, found = locate(checkpoint)
-    assert outcome is Outcome.DISTRIBUTED
-    assert found == set()
-
-
-def test_a_spike_that_many_products_share_is_distributed() -> None:
-    checkpoint = wrap(build_llama())
+        embedded.model.get_input_embeddings().weight[1, 12] = 60.0
     for column in range(20, 40):
-        plant_(checkpoint, Planted(layer=1, row=8, column=column), spike=3.0)
-    outcome, found = locate(checkpoint)
-    assert outcome is Outcome.DISTRIBUTED
-    assert found == set()
+        plant_(shared, Planted(layer=1, row=8, column=column), spike=3.0)
+    assert locate(embedded) == locate(shared) == (Outcome.DISTRIBUTED, set())
 
 
 def test_a_tokenizer_without_bos_gets_none_and_that_is_recorded() -> None:
@@ -154,9 +142,9 @@ def test_a_super_weight_of_the_language_model_inside_is_found(family: Family) ->
     plant_(checkpoint, Planted(layer=1, row=17, column=11))
     location = locate_super_weights(checkpoint, "5 7 11 13 5 9")
     assert location.outcome is Outcome.LOCATED, location.because
-    [found] = location.super_weights
-    assert found.parameter == family.projection.format(1) + ".weight"
-    assert (found.layer, found.row, found.column) == (1, 17, 11)
+    [weight] = location.super_weights
+    assert weight.parameter == family.projection.format(1) + ".weight"
+    assert (weight.layer, weight.row, weight.column) == (1, 17, 11)
 
 
 @functools.cache
@@ -172,18 +160,18 @@ def test_all_super_weights_of_a_planted_model_are_located_and_nothing_else(numbe
 
 def test_these_models_hold_every_family_shape_trap_and_dtype() -> None:
     designs = [draw_design(number, families=FAMILIES) for number in NUMBERS]
-    assert {one.family for one in designs} == set(FAMILIES)
-    assert {one.shape for one in designs} == {*SHAPES, "none"}
-    assert {trap for one in designs for trap in one.traps} == set(TRAPS)
-    assert {one.dtype for one in designs} == {"float32", "bfloat16", "float16"}
-    assert {one.start for one in designs} == {"bos", "first", "delimiter"}
+    assert {design.family for design in designs} == set(FAMILIES)
+    assert {design.shape for design in designs} == {*SHAPES, "none"}
+    assert {trap for design in designs for trap in design.traps} == set(TRAPS)
+    assert {design.dtype for design in designs} == {"float32", "bfloat16", "float16"}
+    assert {design.start for design in designs} == {"bos", "first", "delimiter"}
 
 
 def test_the_naive_method_fails_on_them() -> None:
     results = [judge(number) for number in NUMBERS[:12]]
     for number in range(len(RELATIVE)):
-        assert any(one.relative[number].missed or one.relative[number].false for one in results)
-    assert any(one.absolute.missed or one.absolute.false for one in results)
+        assert any(result.relative[number].missed or result.relative[number].false for result in results)
+    assert any(result.absolute.missed or result.absolute.false for result in results)
 
 
 def same_location(folder: Path, settings: LocatorSettings = LOOSE, **options: object) -> Outcome:
@@ -227,11 +215,11 @@ def test_half_precision_on_disk_and_tied_embeddings_and_many_shards_give_the_sam
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_planted_super_weight_is_found_at_either_depth(name: str, tmp_path: Path) -> None:
     settings = {"n_layer": 8} if name == "gpt2" else {}
-    wanted = ModelPolicy(source=str(save_planted(tmp_path, BY_NAME[name], **settings)))
+    model = ModelPolicy(source=str(save_planted(tmp_path, BY_NAME[name], **settings)))
     for depth in ("full", "early"):
-        location = stream_location(wanted, PROMPT, depth)
-        [found] = location.super_weights
-        assert (found.layer, found.row, found.column) == (1, 5, 7)
+        location = stream_location(model, PROMPT, depth)
+        [weight] = location.super_weights
+        assert (weight.layer, weight.row, weight.column) == (1, 5, 7)
         assert location.depth == depth
         # At least four, of which the first three can hold a cause.
         assert location.layers_seen == len(location.trace) == (8 if depth == "full" else 4)
@@ -245,16 +233,16 @@ def test_early_reads_no_layer_beyond(tmp_path: Path) -> None:
         for name, tensor in tensors.items()
     }
     save_file(broken, folder / "model.safetensors", metadata={"format": "pt"})
-    wanted = ModelPolicy(source=str(folder))
-    assert stream_location(wanted, PROMPT, "early").outcome is Outcome.LOCATED
+    model = ModelPolicy(source=str(folder))
+    assert stream_location(model, PROMPT, "early").outcome is Outcome.LOCATED
     with pytest.raises(CheckpointError, match=r"tensor 'model\.layers\.4\..*' holds NaN"):
-        stream_location(wanted, PROMPT, "full")
+        stream_location(model, PROMPT, "full")
 
 
 def test_what_appears_in_the_last_layer_that_was_read_has_not_been_seen_to_persist(tmp_path: Path) -> None:
-    wanted = ModelPolicy(source=str(save_planted(tmp_path, LLAMA, layer=3)))
-    assert stream_location(wanted, PROMPT).outcome is Outcome.LOCATED
-    assert stream_location(wanted, PROMPT, "early").outcome is Outcome.NONE
+    model = ModelPolicy(source=str(save_planted(tmp_path, LLAMA, layer=3)))
+    assert stream_location(model, PROMPT).outcome is Outcome.LOCATED
+    assert stream_location(model, PROMPT, "early").outcome is Outcome.NONE
 
 
 def test_the_early_layers_are_never_more_than_there_are() -> None:
@@ -264,13 +252,8 @@ def test_the_early_layers_are_never_more_than_there_are() -> None:
 
 def test_progress_goes_forward_layer_by_layer(tmp_path: Path) -> None:
     steps: list[tuple[str, int, int]] = []
-    folder = save_planted(tmp_path, LLAMA)
-    stream_location(
-        ModelPolicy(source=str(folder)),
-        PROMPT,
-        "early",
-        lambda stage, done, total: steps.append((stage, done, total)),
-    )
+    model = ModelPolicy(source=str(save_planted(tmp_path, LLAMA)))
+    stream_location(model, PROMPT, "early", lambda *step: steps.append(step))
     assert steps == [("locating", done, 4) for done in range(5)]
 
 
@@ -280,19 +263,19 @@ def test_a_checkpoint_that_cannot_be_streamed_is_loaded_whole_and_one_line_says_
     folder = save_checkpoint(tmp_path)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    wanted = ModelPolicy(source=str(folder), allow_pickle=True)
-    expected = locate_super_weights(open_checkpoint(wanted), PROMPT, LOOSE)
+    model = ModelPolicy(source=str(folder), allow_pickle=True)
+    expected = locate_super_weights(open_checkpoint(model), PROMPT, LOOSE)
     capsys.readouterr()
-    assert stream_location(wanted, PROMPT, settings=LOOSE) == expected
+    assert stream_location(model, PROMPT, settings=LOOSE) == expected
     said = capsys.readouterr().err
     assert said == f"sw-audit: model {str(folder)!r} is loaded whole, for its weights are no safetensors\n"
 
 
 def test_without_a_digest_the_files_are_not_named(tmp_path: Path) -> None:
-    wanted = ModelPolicy(source=str(save_checkpoint(tmp_path)))
-    whole = open_checkpoint(wanted).identity
-    assert open_for_locating(wanted).identity == whole
-    assert open_for_locating(wanted, digest=False).identity == whole.model_copy(update={"files": (), "digest": ""})
+    model = ModelPolicy(source=str(save_checkpoint(tmp_path)))
+    whole = open_checkpoint(model).identity
+    assert open_for_locating(model).identity == whole
+    assert open_for_locating(model, digest=False).identity == whole.model_copy(update={"files": (), "digest": ""})
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from support.engine import MIXED
 from support.experts import find_block, find_router, make_experts, take_experts_apart_
 from support.planted import wrap_model
 
-from sw_audit.checkpoint.matrices import DownProjection
+from sw_audit.checkpoint.matrices import DownProjection, copy_rows, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.controls import count_weights, draw_placebos, find_largest_weights
@@ -39,7 +39,7 @@ def open_experts(family: Family, **settings: Any) -> Checkpoint:
 
 
 def observe(probe: Probe, down: DownProjection) -> DownObservation:
-    return next(one for one in probe.observed_in(down.layer) if one.down is down)
+    return next(seen for seen in probe.observed_in(down.layer) if seen.down is down)
 
 
 def plant_(checkpoint: Checkpoint, down: DownProjection, spike: float = 40.0) -> None:
@@ -53,7 +53,6 @@ def plant_(checkpoint: Checkpoint, down: DownProjection, spike: float = 40.0) ->
     h = entering[0].reshape(-1, entering[0].shape[-1])[0]
     along = h / h.square().sum()
     if down.expert is not None:
-        assert down.fused is not None
         find_router(block, down.fused.count).weight[down.expert] = 12.0 * along
         for name in down.fused.inward:
             leading = down.fused.matrix(name, down.expert)
@@ -69,35 +68,32 @@ def plant_(checkpoint: Checkpoint, down: DownProjection, spike: float = 40.0) ->
                 module.weight[COLUMN] = 3.0 * along
     seen = observe(probe_prompt(checkpoint, PROMPT), down)
     said, scale = seen.input_at(0), seen.scale_at(0)
-    assert said is not None
-    assert scale is not None
     down.weight[ROW, COLUMN] = spike / float(said[COLUMN] * scale)
 
 
-@pytest.mark.parametrize("name", MIXED)
-def test_a_super_weight_in_one_expert_is_found_with_its_expert(name: str) -> None:
+SHARING = ("qwen2_moe", "llama4_text", "deepseek_v2", "deepseek_v3")
+"""Families with an MLP beside the experts that serves every token."""
+
+
+@pytest.mark.parametrize(
+    ("name", "expert"), [*((name, EXPERT) for name in MIXED), *((name, None) for name in SHARING)]
+)
+def test_a_super_weight_in_one_expert_or_in_what_all_tokens_share_is_found_there(
+    name: str, expert: int | None
+) -> None:
     checkpoint = open_experts(MIXED[name])
-    down = next(one for one in checkpoint.layers[LAYER].down_projections if one.expert == EXPERT)
+    down = next(down for down in checkpoint.layers[LAYER].down_projections if down.expert == expert)
     plant_(checkpoint, down)
     location = locate_super_weights(checkpoint, " ".join(map(str, PROMPT[1:])))
     assert location.outcome is Outcome.LOCATED, location.because
-    [found] = location.super_weights
-    assert found.address == WeightAddress(parameter=down.parameter, row=ROW, column=COLUMN, expert=EXPERT)
-    assert (found.layer, found.value) == (LAYER, float(down.weight[ROW, COLUMN]))
-    assert found.share == pytest.approx(1.0, abs=0.1)
-    candidate = next(one for one in location.candidates if one.layer == LAYER)
-    assert (candidate.expert, candidate.row, candidate.column, candidate.accepted) == (EXPERT, ROW, COLUMN, True)
-
-
-@pytest.mark.parametrize("name", ["qwen2_moe", "llama4_text", "deepseek_v2", "deepseek_v3"])
-def test_a_super_weight_in_what_all_tokens_share_is_found_without_an_expert(name: str) -> None:
-    checkpoint = open_experts(MIXED[name])
-    down = next(one for one in checkpoint.layers[LAYER].down_projections if one.expert is None)
-    plant_(checkpoint, down)
-    location = locate_super_weights(checkpoint, " ".join(map(str, PROMPT[1:])))
-    assert location.outcome is Outcome.LOCATED, location.because
-    [found] = location.super_weights
-    assert found.address == WeightAddress(parameter=down.parameter, row=ROW, column=COLUMN)
+    [located] = location.super_weights
+    assert located.address == WeightAddress(parameter=down.parameter, row=ROW, column=COLUMN, expert=expert)
+    assert (located.layer, located.value) == (LAYER, float(down.weight[ROW, COLUMN]))
+    assert located.share == pytest.approx(1.0, abs=0.1)
+    if expert is not None:
+        candidate = next(candidate for candidate in location.candidates if candidate.layer == LAYER)
+        place = (candidate.expert, candidate.row, candidate.column, candidate.accepted)
+        assert place == (EXPERT, ROW, COLUMN, True)
 
 
 @pytest.mark.parametrize("name", MIXED)
@@ -110,35 +106,26 @@ def test_ordinary_experts_have_no_super_weight(name: str) -> None:
 def test_what_experts_deliver_adds_up_to_what_their_block_gives(name: str) -> None:
     checkpoint = open_experts(MIXED[name])
     layer = checkpoint.layers[2]
-    given: list[torch.Tensor] = []
-
-    def keep(_: Any, __: Any, output: Any) -> None:
-        states = output if isinstance(output, torch.Tensor) else output[0]
-        given.append(states.reshape(len(PROMPT), -1).clone())
-
-    handle = find_block(layer.module, layer.down_projections[-1]).register_forward_hook(keep)
+    leaving: list[torch.Tensor] = []
+    block = find_block(layer.module, layer.down_projections[-1])
+    block.register_forward_hook(lambda _, __, output: leaving.append(copy_rows(take_states(output))))
     probe = probe_prompt(checkpoint, PROMPT)
-    handle.remove()
-    total = torch.zeros_like(given[0])
-    for one in probe.observed_in(2):
-        for token in one.tokens.tolist():
-            scale, x = one.scale_at(token), one.input_at(token)
-            assert scale is not None
-            assert x is not None
-            bias = 0 if one.down.bias is None else one.down.bias
-            total[token] += scale * (one.down.weight @ x + bias)
-    torch.testing.assert_close(total, given[0], rtol=1e-3, atol=1e-5)
-    assert given[0].abs().max() > 1e-3
+    total = torch.zeros_like(leaving[0])
+    for seen in probe.observed_in(2):
+        bias = 0 if seen.down.bias is None else seen.down.bias
+        for token in seen.tokens.tolist():
+            total[token] += seen.scale_at(token) * (seen.down.weight @ seen.input_at(token) + bias)
+    torch.testing.assert_close(total, leaving[0], rtol=1e-3, atol=1e-5)
+    assert leaving[0].abs().max() > 1e-3
 
 
 def test_the_gate_of_a_shared_expert_is_its_scale() -> None:
     checkpoint = open_experts(MIXED["qwen2_moe"])
     block = checkpoint.model.model.layers[2].mlp
     entering: list[torch.Tensor] = []
-    handle = block.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0][0]))
+    block.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0][0]))
     probe = probe_prompt(checkpoint, PROMPT)
-    handle.remove()
-    shared = next(one for one in probe.observed_in(2) if one.down.expert is None)
+    shared = next(seen for seen in probe.observed_in(2) if seen.down.expert is None)
     expected = torch.sigmoid(entering[0] @ block.shared_expert_gate.weight[0])
     torch.testing.assert_close(shared.scales, expected, rtol=1e-3, atol=1e-4)
 
@@ -149,13 +136,16 @@ def test_experts_apart_are_observed_as_fused_ones_are() -> None:
     model.load_state_dict(fused.model.state_dict())
     take_experts_apart_(model)
     apart = wrap_model(model, tokenizer=Numerals())
-    expected, found = probe_prompt(fused, PROMPT), probe_prompt(apart, PROMPT)
-    assert len(found.observations) == len(expected.observations)
-    for one, other in zip(found.observations, expected.observations, strict=True):
-        assert one.down.parameter == f"model.layers.{other.layer}.mlp.experts.{other.down.expert}.w2.weight"
-        assert one.tokens.tolist() == other.tokens.tolist()
-        torch.testing.assert_close(one.inputs, other.inputs, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(one.scales, other.scales, rtol=1e-3, atol=1e-4)
+    of_fused, of_apart = probe_prompt(fused, PROMPT), probe_prompt(apart, PROMPT)
+    assert len(of_apart.observations) == len(of_fused.observations)
+    for apart_seen, fused_seen in zip(of_apart.observations, of_fused.observations, strict=True):
+        assert (
+            apart_seen.down.parameter
+            == f"model.layers.{fused_seen.layer}.mlp.experts.{fused_seen.down.expert}.w2.weight"
+        )
+        assert apart_seen.tokens.tolist() == fused_seen.tokens.tolist()
+        torch.testing.assert_close(apart_seen.inputs, fused_seen.inputs, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(apart_seen.scales, fused_seen.scales, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -180,7 +170,7 @@ def test_half_precision_experts_are_followed(name: str, dtype: torch.dtype) -> N
     wide = {"moe_intermediate_size": 24} if name == "qwen2_moe" else {}
     checkpoint = wrap_model(make_experts(MIXED[name], **wide).to(dtype))
     probe = probe_prompt(checkpoint, PROMPT)
-    assert {one.layer for one in probe.observations} == {0, 1, 2}
+    assert {seen.layer for seen in probe.observations} == {0, 1, 2}
 
 
 def test_the_largest_weights_and_placebos_are_named_with_their_expert() -> None:
@@ -191,9 +181,11 @@ def test_the_largest_weights_and_placebos_are_named_with_their_expert() -> None:
     assert find_largest_weights(layers, 1, ()) == (target,)
     every = torch.cat([matrix.weight.abs().flatten() for layer in layers for matrix in layer.matrices])
     assert count_weights(layers) == len(every)
-    found = find_largest_weights(layers, 500, (target,))
-    values = [float(checkpoint.matrix(one.parameter, one.expert).weight[one.row, one.column]) for one in found]
-    assert [abs(value) for value in values] == every.topk(501).values[1:].tolist()
+    values = [
+        abs(float(checkpoint.matrix(address.parameter, address.expert).weight[address.row, address.column]))
+        for address in find_largest_weights(layers, 500, (target,))
+    ]
+    assert values == every.topk(501).values[1:].tolist()
     for kind in CONTROL_KINDS:
         [drawn] = draw_placebos(layers, [target], kind, "seed")
         assert drawn != target

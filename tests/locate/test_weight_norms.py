@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
 from torch import Tensor, nn
 
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix
+from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.locate.weight_norms import (
     find_inward_matrices,
     measure_drive,
@@ -17,7 +20,7 @@ from sw_audit.locate.weight_norms import (
     predict_layer,
     score_rows,
 )
-from sw_audit.record.location import Location, Outcome, SuperWeight
+from sw_audit.record.location import Location, Outcome, SuperWeight, WeightNormPrediction
 
 OPT = next(family for family in DENSE if family.model_type == "opt")
 
@@ -30,6 +33,10 @@ def locate_by_hand(layer: DecoderLayer, *places: tuple[int, int]) -> Location:
         for row, column in places
     )
     return make_location().model_copy(update={"super_weights": weights})
+
+
+def predict(checkpoint: Checkpoint, location: Location) -> WeightNormPrediction | None:
+    return predict_from_weights(checkpoint.layers, location).weight_norm_prediction
 
 
 def open_model(family: Family) -> Any:
@@ -45,25 +52,31 @@ def randomize_(model: Any) -> Any:
     return model
 
 
-def find_rows_of_neuron(entering: Tensor, inward: tuple[Tensor, ...], neuron: int) -> list[Tensor]:
-    """Return the rows of the inward matrices that a neuron depends on, as autograd sees it."""
-    gradients = torch.autograd.grad(entering[:, neuron].sum(), inward, retain_graph=True)
-    return [
-        weight.detach()[row]
-        for weight, gradient in zip(inward, gradients, strict=True)
-        for row in gradient.abs().sum(1).nonzero().flatten().tolist()
-    ]
-
-
-def watch_dense(model: Any, down: DownProjection, inward: tuple[Matrix, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run the model; return the down-projection's input and the inward matrices (out, in) it came from."""
-    seen: list[Tensor] = []
-    handle = down.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    for matrix in inward:
-        matrix.tensor.requires_grad_(True)
-    model(input_ids=torch.tensor([[1, 5, 7, 9]]), use_cache=False)
-    handle.remove()
-    return seen[0].reshape(-1, down.weight.shape[1]), tuple(matrix.tensor for matrix in inward)
+def check_drive(
+    down: DownProjection,
+    inward: Sequence[Matrix],
+    entering: Tensor,
+    tensors: Sequence[Tensor],
+    counts: tuple[int, ...] = (1, 2),
+) -> None:
+    """Compare drives with the rows of the inward matrices that a neuron depends on, as autograd sees it."""
+    drive = measure_drive(down, inward)
+    assert drive.shape == (down.weight.shape[1],)
+    for neuron in (0, 1, len(drive) - 1):
+        gradients = torch.autograd.grad(entering[:, neuron].sum(), tensors, retain_graph=True)
+        rows = [
+            matrix.weight.detach()[row]
+            for matrix, gradient in zip(inward, gradients, strict=True)
+            for row in (gradient if gradient.shape == matrix.shape else gradient.T)
+            .abs()
+            .sum(1)
+            .nonzero()
+            .flatten()
+            .tolist()
+        ]
+        assert len(rows) in counts
+        expected = math.prod(float(row.double().square().sum()) for row in rows)
+        assert float(drive[neuron]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", DENSE, ids=str)
@@ -72,50 +85,32 @@ def test_a_neurons_drive_is_the_product_of_the_rows_that_it_depends_on(family: F
     layer = checkpoint.layers[1]
     down = layer.down_projection
     inward = find_inward_matrices(layer, down)
-    drive = measure_drive(down, inward)
-    assert drive.shape == (down.weight.shape[1],)
-    entering, tensors = watch_dense(checkpoint.model, down, inward)
-    for neuron in (0, 1, len(drive) - 1):
-        gradients = torch.autograd.grad(entering[:, neuron].sum(), tensors, retain_graph=True)
-        rows = [
-            matrix.weight[row]
-            for matrix, gradient in zip(inward, gradients, strict=True)
-            for row in (gradient.T if matrix.transposed else gradient).abs().sum(1).nonzero().flatten().tolist()
-        ]
-        assert len(rows) in (1, 2)
-        expected = 1.0
-        for row in rows:
-            expected *= float(row.double().square().sum())
-        assert float(drive[neuron]) == pytest.approx(expected, rel=1e-5)
-    for tensor in tensors:
-        tensor.requires_grad_(False)
+    entering: list[Tensor] = []
+    down.module.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    for matrix in inward:
+        matrix.tensor.requires_grad_(True)
+    checkpoint.model(input_ids=torch.tensor([[1, 5, 7, 9]]), use_cache=False)
+    check_drive(down, inward, entering[0].flatten(0, -2), [matrix.tensor for matrix in inward])
 
 
 @pytest.mark.parametrize("family", EXPERTS, ids=str)
 def test_gate_and_up_of_an_expert_are_paired_as_its_activation_pairs_them(family: Family) -> None:
     checkpoint = open_model(family)
     layer = checkpoint.layers[1]
-    down = next(one for one in layer.down_projections if one.fused is not None and one.expert == 2)
-    assert down.fused is not None
+    down = next(down for down in layer.down_projections if down.fused is not None and down.expert == 2)
     inward = find_inward_matrices(layer, down)
     assert {matrix.expert for matrix in inward} == {2}
-    drive = measure_drive(down, inward)
-    weights = tuple(matrix.weight.clone().requires_grad_(True) for matrix in inward)
+    weights = [matrix.weight.clone().requires_grad_(True) for matrix in inward]
     states = torch.randn(4, HIDDEN, generator=torch.Generator().manual_seed(1))
     entering = down.fused.activate([states @ weight.T for weight in weights])
-    for neuron in (0, 1, len(drive) - 1):
-        rows = find_rows_of_neuron(entering, weights, neuron)
-        assert len(rows) == 2
-        expected = float(rows[0].double().square().sum() * rows[1].double().square().sum())
-        assert float(drive[neuron]) == pytest.approx(expected, rel=1e-5)
+    check_drive(down, inward, entering, weights, counts=(2,))
 
 
 def test_square_attention_beside_a_square_mlp_is_not_taken_for_it() -> None:
     checkpoint = wrap_model(randomize_(make_model(OPT, ffn_dim=HIDDEN)))
     layer = checkpoint.layers[0]
-    assert len([one for one in layer.matrices if one.weight.shape == (HIDDEN, HIDDEN)]) == 6
+    assert len([matrix for matrix in layer.matrices if matrix.weight.shape == (HIDDEN, HIDDEN)]) == 6
     down = layer.down_projection
-    assert down is not None
     assert [matrix.parameter for matrix in find_inward_matrices(layer, down)] == [
         "model.decoder.layers.0.fc1.weight"
     ]
@@ -126,9 +121,10 @@ def test_the_score_is_the_sum_in_the_head_of_the_file(dtype: torch.dtype) -> Non
     checkpoint = wrap_model(build_llama(dtype=dtype))
     layer = checkpoint.layers[3]
     down = layer.down_projection
-    assert down is not None
     block = checkpoint.model.model.layers[3].mlp
-    gate, up, weight = (one.weight.double().tolist() for one in (block.gate_proj, block.up_proj, block.down_proj))
+    gate, up, weight = (
+        module.weight.double().tolist() for module in (block.gate_proj, block.up_proj, block.down_proj)
+    )
     drive = measure_drive(down, find_inward_matrices(layer, down))
     scores = score_rows(down, drive)
     squared = [sum(g * g for g in gate[i]) * sum(u * u for u in up[i]) for i in range(len(gate))]
@@ -143,20 +139,15 @@ def test_the_prediction_agrees_on_a_planted_super_weight_and_on_no_other_place(b
     planted = Planted(layer=1, row=7, column=29)
     plant_(checkpoint, planted)
     layer = checkpoint.layers[1]
-    location = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (7, 29)))
-    prediction = location.weight_norm_prediction
-    assert prediction is not None
+    prediction = predict(checkpoint, locate_by_hand(layer, (7, 29)))
     [entry] = prediction.weights
     assert (entry.row_rank, entry.column_rank, entry.agrees, prediction.agrees) == (1, 1, True, True)
     assert entry.row_ratio == entry.largest_ratio
-    assert entry.row_ratio is not None
     assert entry.row_ratio > 2
-    assert entry.share is not None
     assert entry.share > 0.8
     assert (entry.rows, entry.columns) == layer.down_projections[0].weight.shape
     for place in ((7, 30), (8, 29)):
-        other = predict_from_weights(checkpoint.layers, locate_by_hand(layer, place)).weight_norm_prediction
-        assert other is not None
+        other = predict(checkpoint, locate_by_hand(layer, place))
         assert other.agrees is False
         assert (other.weights[0].row_rank == 1) == (place[0] == 7)
 
@@ -166,15 +157,12 @@ def test_siblings_share_the_first_places() -> None:
     plant_(checkpoint, Planted(layer=1, row=7, column=29), spike=60.0)
     layer = checkpoint.layers[1]
     down = layer.down_projection
-    assert down is not None
     with torch.no_grad():
         down.weight[9, 29] = down.weight[7, 29] * 0.8
-    both = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (7, 29), (9, 29))).weight_norm_prediction
-    assert both is not None
+    both = predict(checkpoint, locate_by_hand(layer, (7, 29), (9, 29)))
     assert [entry.row_rank for entry in both.weights] == [1, 2]
     assert both.agrees
-    alone = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (9, 29))).weight_norm_prediction
-    assert alone is not None
+    alone = predict(checkpoint, locate_by_hand(layer, (9, 29)))
     assert alone.agrees is False
     assert alone.because == "from the weights alone, 0 of 1 stand first in their layer"
 
@@ -184,7 +172,6 @@ def test_the_prediction_never_overrules_and_changes_nothing() -> None:
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
     location = locate_by_hand(checkpoint.layers[2], (3, 4))
     predicted = predict_from_weights(checkpoint.layers, location)
-    assert predicted.weight_norm_prediction is not None
     assert predicted.weight_norm_prediction.agrees is False
     assert predicted.model_copy(update={"weight_norm_prediction": location.weight_norm_prediction}) == location
     assert all(torch.equal(value, before[name]) for name, value in checkpoint.model.state_dict().items())
@@ -192,7 +179,7 @@ def test_the_prediction_never_overrules_and_changes_nothing() -> None:
 
 def test_nothing_located_leaves_nothing_to_predict() -> None:
     checkpoint = wrap_model(build_llama())
-    assert predict_from_weights(checkpoint.layers, make_location(Outcome.NONE)).weight_norm_prediction is None
+    assert predict(checkpoint, make_location(Outcome.NONE)) is None
 
 
 def test_a_layer_that_is_not_in_memory_leaves_the_question_open() -> None:
@@ -201,8 +188,7 @@ def test_a_layer_that_is_not_in_memory_leaves_the_question_open() -> None:
     block: nn.Module = checkpoint.model.model.layers[2].mlp
     block.to("meta")
     unread = wrap_model(checkpoint.model)
-    predicted = predict_from_weights(unread.layers, location).weight_norm_prediction
-    assert predicted is not None
+    predicted = predict(unread, location)
     assert (predicted.agrees, predicted.weights) == (None, ())
     assert "1 of 1 super weights cannot be read" in predicted.because
     assert predict_layer(unread.layers[2], location.super_weights) == ()
@@ -211,12 +197,8 @@ def test_a_layer_that_is_not_in_memory_leaves_the_question_open() -> None:
 def test_a_column_of_zeros_is_no_division_by_zero() -> None:
     checkpoint = wrap_model(make_model(LLAMA))
     layer = checkpoint.layers[0]
-    down = layer.down_projection
-    assert down is not None
-    with torch.no_grad():
-        down.weight.zero_()
-    predicted = predict_from_weights(checkpoint.layers, locate_by_hand(layer, (1, 2))).weight_norm_prediction
-    assert predicted is not None
+    layer.down_projection.weight.zero_()
+    predicted = predict(checkpoint, locate_by_hand(layer, (1, 2)))
     assert (predicted.weights[0].row_ratio, predicted.weights[0].share) == (None, None)
 
 

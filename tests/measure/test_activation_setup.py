@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.engine import make_arm
 from support.planted import Planted, build_llama, plant_, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.windows import Windows
 from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import measure_arms
-from sw_audit.record.arm import BASELINE, Arm, Custom, QuantizeActivations, Smooth
+from sw_audit.record.arm import BASELINE, Arm, QuantizeActivations, Smooth
 from sw_audit.testing.families import build_random_model
 
 PROMPT = (1, 5, 7, 11, 30)
@@ -25,8 +26,7 @@ def make_windows(count: int, seed: int = 5) -> Windows:
 def list_trials(*alphas: float, bits: int = 4) -> dict[str, tuple[Arm, ...]]:
     return {
         f"w16a{bits}": tuple(
-            Arm(purpose=Custom(label=f"{alpha:g}"), acts=(Smooth(alpha=alpha), QuantizeActivations(bits=bits)))
-            for alpha in alphas
+            make_arm(Smooth(alpha=alpha), QuantizeActivations(bits=bits), label=f"{alpha:g}") for alpha in alphas
         )
     }
 
@@ -79,7 +79,7 @@ def test_the_alpha_is_chosen_that_predicts_every_fourth_window_best_with_ranges_
         protocol="p",
         calibration=Windows(calibration.token_ids[others], calibration.first_scored[others], 11, 1),
     )
-    nats = [one.loss.mean_nats for one in expected[1:]]
+    nats = [measurement.loss.mean_nats for measurement in expected[1:]]
     assert [trial.nats for trial in search.trials] == nats
     assert [trial.alpha for trial in search.trials] == [0.0, 0.3, 0.6, 0.9]
     assert len(set(nats)) == 4

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from support.engine import make_windows
+from support.engine import make_arm, make_windows
 from support.planted import Planted, build_llama, plant_, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.measure.arms import measure_arms
 from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import BASELINE, Arm, Custom, Scale
+from sw_audit.record.arm import BASELINE, Arm, Scale
 from sw_audit.testing.families import Numerals
 
 LAYER = 2
@@ -25,9 +25,8 @@ def checkpoint() -> Checkpoint:
 
 def zero(checkpoint: Checkpoint, name: str, column: int) -> Arm:
     down = checkpoint.layers[LAYER].down_projection
-    assert down is not None
     group = AddressGroup(parameter=down.parameter, rows=(7,), columns=(column,))
-    return Arm(purpose=Custom(label=name), acts=(Scale(addresses=(group,), factor=0.0),))
+    return make_arm(Scale(addresses=(group,), factor=0.0), label=name)
 
 
 def count_runs(checkpoint: Checkpoint, arms: list[Arm]) -> int:
@@ -40,14 +39,14 @@ def count_runs(checkpoint: Checkpoint, arms: list[Arm]) -> int:
 
 
 def test_arms_that_do_the_same_are_run_once_and_have_the_same_figures(checkpoint: Checkpoint) -> None:
-    pruned, same, other = (zero(checkpoint, *one) for one in (("pruned", 9), ("same", 9), ("other", 8)))
+    pruned, same, other = (zero(checkpoint, *place) for place in (("pruned", 9), ("same", 9), ("other", 8)))
     arms = [BASELINE, pruned, other, same]
-    found = measure_arms(checkpoint, arms, make_windows(4, 3, 9), protocol="p")
-    assert [one.arm for one in found] == arms
-    first, second = found[1], found[3]
+    measured = measure_arms(checkpoint, arms, make_windows(4, 3, 9), protocol="p")
+    assert [measurement.arm for measurement in measured] == arms
+    first, second = measured[1], measured[3]
     assert second.model_copy(update={"arm": pruned, "seconds": first.seconds}) == first
     assert second.seconds == 0 < first.seconds
-    assert first.loss != found[2].loss != found[0].loss
+    assert first.loss != measured[2].loss != measured[0].loss
     assert count_runs(checkpoint, arms) == count_runs(checkpoint, arms[:3])
     assert count_runs(checkpoint, arms) > count_runs(checkpoint, arms[:2])
 
@@ -56,8 +55,8 @@ def test_an_arm_that_answers_items_is_not_confused_with_one_that_does_not(checkp
     # One question with either answer called right: whoever answers at all is right once.
     items = tuple(ChoiceItem(context="5 9 12", choices=("17", "18"), answer=answer) for answer in (0, 1))
     arms = [BASELINE, zero(checkpoint, "same", 9), zero(checkpoint, "pruned", 9)]
-    found = measure_arms(
+    measured = measure_arms(
         checkpoint, arms, make_windows(4, 3, 9), protocol="p", choices=items, choice_arms=(arms[2].purpose,), bos=1
     )
-    assert [one.choices and sum(one.choices.correct) for one in found] == [1, None, 1]
-    assert found[1].loss == found[2].loss
+    assert [measurement.choices and sum(measurement.choices.correct) for measurement in measured] == [1, None, 1]
+    assert measured[1].loss == measured[2].loss

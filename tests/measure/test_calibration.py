@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 import torch
-from support.engine import make_windows
+from support.engine import make_arm, make_windows
 from support.planted import Planted, build_gpt2, build_llama, name_planted, plant_, wrap_model
 
 from sw_audit.checkpoint.matrices import list_projections
@@ -14,7 +14,7 @@ from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.quantize.calibration import Operand
-from sw_audit.record.arm import BASELINE, Arm, Custom, QuantizeActivations, Smooth
+from sw_audit.record.arm import BASELINE, QuantizeActivations, Smooth
 from sw_audit.record.measurement import Measurement
 
 BUILDERS = {"llama": build_llama, "gpt2": build_gpt2}
@@ -48,20 +48,19 @@ def test_what_is_noted_is_worked_out_from_what_entered(family: str) -> None:
                 checkpoint.model(input_ids=token_ids, use_cache=False)
     for handle in handles:
         handle.remove()
-    found = recorder.conclude()
-    assert found is not None
-    assert found.tokens == 3 * 16 + 2 * 5
-    assert set(found.largest) == set(entered)
+    calibration = recorder.conclude()
+    assert calibration.tokens == 3 * 16 + 2 * 5
+    assert set(calibration.largest) == set(entered)
     for name, calls in entered.items():
-        rows = torch.cat([one.view(-1, one.shape[-1]) for one in calls])
-        assert torch.equal(found.largest[name], rows.abs().amax(0))
-        torch.testing.assert_close(found.mean_square[name], rows.square().mean(0))
-        sequences = [sequence for one in calls for sequence in one]
-        second = torch.stack([one.abs().sort(0).values[-2] for one in sequences]).amax(0)
-        assert torch.equal(found.runner_up[name], second)
-    assert set(found.operands) == {Operand(0, 0), Operand(0, 1), Operand(1, 0), Operand(1, 1)}
+        rows = torch.cat([call.view(-1, call.shape[-1]) for call in calls])
+        assert torch.equal(calibration.largest[name], rows.abs().amax(0))
+        torch.testing.assert_close(calibration.mean_square[name], rows.square().mean(0))
+        sequences = [sequence for call in calls for sequence in call]
+        second = torch.stack([sequence.abs().sort(0).values[-2] for sequence in sequences]).amax(0)
+        assert torch.equal(calibration.runner_up[name], second)
+    assert set(calibration.operands) == {Operand(0, 0), Operand(0, 1), Operand(1, 0), Operand(1, 1)}
     # The first token attends to itself alone.
-    assert found.operands[Operand(1, 0)] == 1.0
+    assert calibration.operands[Operand(1, 0)] == 1.0
     assert all(
         not module._forward_hooks and not module._forward_pre_hooks for module in checkpoint.model.modules()
     )
@@ -72,23 +71,23 @@ def test_scored_figures_do_not_depend_on_what_is_calibrated_on_but_for_the_acts_
     scored = make_windows(4, 0)
     arms = [
         BASELINE,
-        Arm(purpose=Custom(label="dynamic"), acts=(QuantizeActivations(bits=6),)),
-        Arm(purpose=Custom(label="static"), acts=(QuantizeActivations(bits=6, scale="tensor"),)),
-        Arm(purpose=Custom(label="smooth"), acts=(Smooth(alpha=0.5), QuantizeActivations(bits=6))),
+        make_arm(QuantizeActivations(bits=6), label="dynamic"),
+        make_arm(QuantizeActivations(bits=6, scale="tensor"), label="static"),
+        make_arm(Smooth(alpha=0.5), QuantizeActivations(bits=6), label="smooth"),
     ]
 
     def measure(seed: int) -> list[Measurement]:
-        found = measure_arms(checkpoint, arms, scored, protocol="p", calibration=make_windows(2, seed))
-        return [one.model_copy(update={"seconds": 0.0}) for one in found]
+        measured = measure_arms(checkpoint, arms, scored, protocol="p", calibration=make_windows(2, seed))
+        return [measurement.model_copy(update={"seconds": 0.0}) for measurement in measured]
 
-    one, other = measure(1), measure(2)
+    first, second = measure(1), measure(2)
     plain = measure_arms(checkpoint, arms[:2], scored, protocol="p")
-    assert [found.loss for found in plain] == [found.loss for found in one[:2]]
-    assert one[:2] == other[:2]
-    assert one[2].loss != other[2].loss
-    assert one[3].loss != other[3].loss
-    assert sum(one[0].loss.tokens) == 4 * 15
-    assert plain[0].peaks == one[0].peaks
+    assert [measurement.loss for measurement in plain] == [measurement.loss for measurement in first[:2]]
+    assert first[:2] == second[:2]
+    assert first[2].loss != second[2].loss
+    assert first[3].loss != second[3].loss
+    assert sum(first[0].loss.tokens) == 4 * 15
+    assert plain[0].peaks == first[0].peaks
 
 
 def find_harm(checkpoint: Checkpoint) -> list[float]:
@@ -97,15 +96,12 @@ def find_harm(checkpoint: Checkpoint) -> list[float]:
     static = QuantizeActivations(bits=8, scale="tensor")
     arms = [
         BASELINE,
-        Arm(purpose=Custom(label="naive"), acts=(static,)),
-        Arm(
-            purpose=Custom(label="held"),
-            acts=(static.model_copy(update={"channels": (SUPER.row,), "columns": (group,)}),),
-        ),
-        Arm(purpose=Custom(label="other"), acts=(static.model_copy(update={"channels": (SUPER.row + 1,)}),)),
+        make_arm(static, label="naive"),
+        make_arm(static.model_copy(update={"channels": (SUPER.row,), "columns": (group,)}), label="held"),
+        make_arm(static.model_copy(update={"channels": (SUPER.row + 1,)}), label="other"),
     ]
-    found = measure_arms(checkpoint, arms, make_windows(8, 0), protocol="p", calibration=make_windows(4, 1))
-    return [one.agreement.mean_divergence or 0.0 for one in found[1:]]
+    measured = measure_arms(checkpoint, arms, make_windows(8, 0), protocol="p", calibration=make_windows(4, 1))
+    return [measurement.agreement.mean_divergence or 0.0 for measurement in measured[1:]]
 
 
 @pytest.mark.parametrize("family", sorted(BUILDERS))

@@ -15,6 +15,7 @@ from support.experts import make_experts
 from support.planted import build_gpt2, build_llama, wrap_model
 from torch import nn
 
+from sw_audit.checkpoint.matrices import take_states
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.corpus.windows import Windows
@@ -32,7 +33,7 @@ from sw_audit.measure.engine import run_arms
 from sw_audit.measure.readers import batch_windows
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
 from sw_audit.record.address import WeightAddress
-from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, RestoredModule, SetTo, SwapModules
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, RestoredModule, SwapModules
 from sw_audit.record.descent import LayerError
 from sw_audit.record.location import SuperWeight
 from sw_audit.specimen import specimen_path
@@ -61,8 +62,8 @@ def prune(parent: Checkpoint, super_weights: tuple[SuperWeight, ...]) -> Checkpo
     for layer in made.layers:
         for matrix in layer.matrices:
             matrix.weight.mul_(torch.rand(matrix.shape, generator=generator) > 0.01)
-    for one in super_weights:
-        made.matrix(one.parameter).weight[one.row, one.column] = 0.0
+    for weight in super_weights:
+        made.matrix(weight.parameter).weight[weight.row, weight.column] = 0.0
     return made
 
 
@@ -80,19 +81,14 @@ def test_figures_are_those_of_two_whole_models_on_the_same_tokens(
     descendant = prune(parent, super_weights)
     text = share_text(parent, descendant, TEXT, seed=0)
     streamed = open_streaming(POLICY)
-    found, layers = compare_on_text(streamed, descendant, text)
+    compared, layers = compare_on_text(streamed, descendant, text)
     there, here = predict(parent, text.windows), predict(descendant, text.windows)
-    targets = torch.cat(
-        [
-            row[begin:]
-            for row, begin in zip(text.windows.token_ids, text.windows.first_scored.tolist(), strict=True)
-        ]
-    )
-    first, second = found.measurements
-    assert (first.arm.name, first.model, second.arm.name, second.model) == (
-        PARENT.name, "specimen", DESCENDANT.name, "descendant",
-    )  # fmt: skip
-    assert {first.protocol, second.protocol} == {found.protocol.signature}
+    rows = zip(text.windows.token_ids, text.windows.first_scored.tolist(), strict=True)
+    targets = torch.cat([row[begin:] for row, begin in rows])
+    first, second = compared.measurements
+    named = [(measured.arm.name, measured.model) for measured in (first, second)]
+    assert named == [(PARENT.name, "specimen"), (DESCENDANT.name, "descendant")]
+    assert {first.protocol, second.protocol} == {compared.protocol.signature}
     for measured, logs in ((first, there), (second, here)):
         nats = -logs.gather(1, targets[:, None]).mean()
         assert measured.loss.perplexity == pytest.approx(math.exp(float(nats)), rel=1e-5)
@@ -101,7 +97,6 @@ def test_figures_are_those_of_two_whole_models_on_the_same_tokens(
     assert second.agreement.mean_divergence == pytest.approx(float(divergence.mean()), rel=1e-5)
     assert second.agreement.top1 == float((there.argmax(1) == here.argmax(1)).double().mean())
     spread = second.agreement.spread
-    assert spread is not None
     expected = torch.quantile(divergence, torch.tensor([0.5, 0.99, 1.0]).double()).tolist()
     assert [spread.median, spread.p99, spread.maximum] == pytest.approx(expected, rel=1e-4)
     assert first.agreement.mean_divergence == 0.0
@@ -114,29 +109,23 @@ def test_putting_back_recovers_what_was_taken_away_and_nothing_else(
     descendant = copy_of(parent)
     [weight] = super_weights
     descendant.matrix(weight.parameter).weight[weight.row, weight.column] = 0.0
-    restored = restore_super_weights(parent, descendant, super_weights)
-    assert restored is not None
     module, other = (f"model.layers.{layer}.mlp.down_proj" for layer in (weight.layer, weight.layer + 1))
+    arms = [
+        restore_super_weights(parent, descendant, super_weights),
+        restore_module(module),
+        restore_module(other),
+    ]
     text = share_text(parent, descendant, TEXT, seed=0)
-    found, layers = compare_on_text(
-        parent, descendant, text, [restored, restore_module(module), restore_module(other)], layers=True
-    )
-    whole, broken = found.measured(PARENT.name), found.measured(DESCENDANT.name)
-    assert whole is not None
-    assert broken is not None
-    for name in (RESTORED_WEIGHTS.name, RestoredModule(module=module).name):
-        back = found.measured(name)
-        assert back is not None
+    compared, layers = compare_on_text(parent, descendant, text, arms, layers=True)
+    whole, broken, *restored, untouched = compared.measurements
+    assert [measured.arm for measured in (*restored, untouched)] == arms
+    for measured in restored:
         # Nothing but that scalar differed, so with it the two are one model, bit for bit.
-        assert back.loss == whole.loss
-        assert back.agreement.divergence == whole.agreement.divergence
-    untouched = found.measured(RestoredModule(module=other).name)
-    assert untouched is not None
+        assert measured.loss == whole.loss
+        assert measured.agreement.divergence == whole.agreement.divergence
     assert untouched.loss == broken.loss
-    assert broken.loss.perplexity is not None
-    assert whole.loss.perplexity is not None
     assert broken.loss.perplexity > 100 * whole.loss.perplexity
-    assert [one.layer for one in layers] == list(range(len(parent.layers)))
+    assert [layer.layer for layer in layers] == list(range(len(parent.layers)))
 
 
 def test_the_acts_that_put_back_name_what_the_descendant_has(
@@ -145,15 +134,13 @@ def test_the_acts_that_put_back_name_what_the_descendant_has(
     [weight] = super_weights
     twice = (weight, weight.model_copy(update={"row": 6, "value": -0.5}))
     arm = restore_super_weights(parent, copy_of(parent), twice)
-    assert arm is not None
-    assert [(act.value, act.addresses[0].rows) for act in arm.acts if isinstance(act, SetTo)] == [
-        (weight.value, (5,)),
-        (-0.5, (6,)),
-    ]
+    assert arm.purpose == RESTORED_WEIGHTS
+    assert [(act.value, act.addresses[0].rows) for act in arm.acts] == [(weight.value, (5,)), (-0.5, (6,))]
     assert restore_super_weights(parent, copy_of(parent), ()) is None
     gone = weight.model_copy(update={"parameter": "model.layers.1.mlp.gone.weight"})
     assert restore_super_weights(parent, copy_of(parent), (gone,)) is None
-    assert restore_module("a.b").acts == (SwapModules(modules=("a.b",)),)
+    restored = Arm(purpose=RestoredModule(module="a.b"), acts=(SwapModules(modules=("a.b",)),))
+    assert restore_module("a.b") == restored
 
 
 def test_two_tokenizers_that_make_other_tokens_cannot_be_compared(parent: Checkpoint, tmp_path: Path) -> None:
@@ -161,9 +148,9 @@ def test_two_tokenizers_that_make_other_tokens_cannot_be_compared(parent: Checkp
     file = tmp_path / "text.txt"
     file.write_text("the fox and the owl sang . " * 40)
     descendant.tokenizer = make_tokenizer()
-    wanted = CorpusPolicy(source=str(file), window=16, windows=2)
+    policy = CorpusPolicy(source=str(file), window=16, windows=2)
     with pytest.raises(CheckpointError, match="tokenizers make different tokens") as refused:
-        share_text(parent, descendant, wanted, seed=0)
+        share_text(parent, descendant, policy, seed=0)
     assert "put the parent's tokenizer beside" in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
 
@@ -171,8 +158,8 @@ def test_two_tokenizers_that_make_other_tokens_cannot_be_compared(parent: Checkp
 def test_windows_are_no_longer_than_either_model_takes(parent: Checkpoint) -> None:
     descendant = copy_of(parent)
     descendant.model.config.max_position_embeddings = 32
-    for one, two in ((parent, descendant), (descendant, parent)):
-        assert share_text(one, two, TEXT, seed=0).windows.token_ids.shape[1] == 32
+    for pair in ((parent, descendant), (descendant, parent)):
+        assert share_text(*pair, TEXT, seed=0).windows.token_ids.shape[1] == 32
 
 
 def test_layers_of_models_of_another_depth_are_not_held_against_each_other() -> None:
@@ -180,9 +167,9 @@ def test_layers_of_models_of_another_depth_are_not_held_against_each_other() -> 
     token_ids = torch.randint(3, 101, (2, 8), generator=torch.Generator().manual_seed(3))
     sample = share_text(open_checkpoint(POLICY), open_checkpoint(POLICY), TEXT, seed=0)
     text = type(sample)(Windows(token_ids, torch.tensor([1, 1])), sample.protocol, torch.tensor([4]))
-    found, layers = compare_on_text(deep, shallow, text, layers=True)
+    compared, layers = compare_on_text(deep, shallow, text, layers=True)
     assert layers == ()
-    assert [len(one.peaks) for one in found.measurements] == [3, 2]
+    assert [len(measured.peaks) for measured in compared.measurements] == [3, 2]
     _, same = compare_on_text(deep, wrap_model(build_llama(layers=3, seed=1), Numerals(None)), text, layers=True)
     assert len(same) == 3
 
@@ -212,19 +199,16 @@ def note(parent: Checkpoint, descendant: Checkpoint) -> list[LayerError]:
 
 @torch.no_grad()
 def list_states(checkpoint: Checkpoint) -> list[torch.Tensor]:
-    """Return the residual stream before the first layer and after each, [windows, tokens, hidden]."""
-    seen: list[torch.Tensor] = []
+    """Return the residual stream after each layer, [windows, tokens, hidden]."""
+    states: list[torch.Tensor] = []
     handles = [
-        layer.module.register_forward_hook(lambda _, __, out: seen.append(out if torch.is_tensor(out) else out[0]))
+        layer.module.register_forward_hook(lambda _, __, output: states.append(take_states(output)))
         for layer in checkpoint.layers
     ]
-    first = checkpoint.layers[0].module.register_forward_pre_hook(
-        lambda _, given, named: seen.append((given or (named.get("hidden_states"),))[0].clone()), with_kwargs=True
-    )
     checkpoint.model(input_ids=make_windows().token_ids, use_cache=False)
-    for handle in (*handles, first):
+    for handle in handles:
         handle.remove()
-    return seen
+    return states
 
 
 def sum_scored(states: torch.Tensor) -> float:
@@ -239,84 +223,59 @@ def test_signal_and_noise_are_sums_over_scored_tokens_of_the_residual_stream(bui
     parent = wrap_model(build(layers=4))
     descendant = disturb(parent)
     errors = note(parent, descendant)
-    theirs, ours = list_states(parent), list_states(descendant)
-    assert [one.layer for one in errors] == [0, 1, 2, 3]
-    for layer, error in enumerate(errors):
-        there, here = theirs[layer + 1], ours[layer + 1]
+    assert [error.layer for error in errors] == [0, 1, 2, 3]
+    for error, there, here in zip(errors, list_states(parent), list_states(descendant), strict=True):
         assert error.signal == pytest.approx(sum_scored(there), rel=1e-9)
         assert error.noise == pytest.approx(sum_scored(here - there), rel=1e-5)
-    assert [one.noise == 0 for one in errors] == [True, True, False, False]
-
-
-def test_own_noise_is_what_one_layer_alone_adds_on_the_parents_states() -> None:
-    parent = wrap_model(build_llama(layers=4))
-    descendant = disturb(parent)
-    errors = note(parent, descendant)
-    # Only one layer differs, so alone it makes all the noise there, and none after it.
-    assert [one.own_noise == 0 for one in errors] == [True, True, False, True]
+    # Only one layer differs, so alone it makes all the noise there, and none of its own is made after it.
+    assert [error.noise == 0 for error in errors] == [True, True, False, False]
+    assert [error.own_noise == 0 for error in errors] == [True, True, False, True]
     assert errors[LAYER].own_noise == pytest.approx(errors[LAYER].noise, rel=1e-5)
-    assert errors[LAYER + 1].noise or 0 > 0
 
 
 def test_the_range_of_the_down_projections_is_the_descendants_over_all_tokens() -> None:
     parent = wrap_model(build_llama(layers=4))
     descendant = disturb(parent)
-    given: dict[int, float] = {}
-    made: dict[int, float] = {}
+    ranges: list[tuple[float, float, bool]] = []
+
+    def keep(_: Any, inputs: Any, output: torch.Tensor) -> None:
+        ranges.append((float(inputs[0].abs().max()), float(output.abs().max()), True))
+
     for layer in descendant.layers:
-        assert layer.down_projection is not None
-
-        def keep(_: Any, inputs: Any, output: torch.Tensor, index: int = layer.index) -> None:
-            given[index], made[index] = float(inputs[0].abs().max()), float(output.abs().max())
-
         layer.down_projection.module.register_forward_hook(keep)
     with torch.no_grad():
         descendant.model(input_ids=make_windows().token_ids)
-    expected = (dict(given), dict(made))
+    expected = list(ranges)
     errors = note(parent, descendant)
-    assert {one.layer: one.down_input for one in errors} == expected[0]
-    assert {one.layer: one.down_output for one in errors} == expected[1]
-    assert all(one.finite for one in errors)
+    assert [(error.down_input, error.down_output, error.finite) for error in errors] == expected
 
 
 def test_the_range_of_experts_is_that_of_the_largest_one() -> None:
     parent = wrap_model(make_experts(MIXED["mixtral"]))
     descendant = copy_of(parent)
-    experts = descendant.layers[1].down_projections
     before = note(parent, descendant)
-    for one in experts:
-        one.weight.mul_(8.0)
+    for expert in descendant.layers[1].down_projections:
+        expert.weight.mul_(8.0)
     after = note(parent, descendant)
-    assert before[1].down_output is not None
     assert after[1].down_output == pytest.approx(8 * before[1].down_output, rel=1e-5)
     assert after[1].down_input == before[1].down_input
     assert before[0].down_output == after[0].down_output
 
 
-def test_a_layer_that_is_not_finite_has_no_noise_and_says_so() -> None:
+def test_a_layer_that_is_not_finite_has_no_noise_and_says_so_and_none_is_compared_with_such_a_parent() -> None:
     parent = wrap_model(build_llama(layers=4))
     descendant = copy_of(parent)
-    down = descendant.layers[LAYER].down_projection
-    assert down is not None
-    down.weight[5, 7] = math.nan
+    descendant.layers[LAYER].down_projection.weight[5, 7] = math.nan
     errors = note(parent, descendant)
-    assert [one.noise is None for one in errors] == [False, False, True, True]
-    assert [one.own_noise is None for one in errors] == [False, False, True, False]
-    assert [one.finite for one in errors] == [True, True, False, False]
+    assert [error.noise is None for error in errors] == [False, False, True, True]
+    assert [error.own_noise is None for error in errors] == [False, False, True, False]
+    assert [error.finite for error in errors] == [True, True, False, False]
     assert (errors[LAYER].down_output, errors[LAYER - 1].noise) == (None, 0.0)
-
-
-def test_where_the_parent_is_not_finite_nothing_is_said() -> None:
-    parent = wrap_model(build_llama(layers=4))
-    descendant = copy_of(parent)
-    down = parent.layers[LAYER].down_projection
-    assert down is not None
-    down.weight[5, 7] = math.nan
-    assert [one.layer for one in note(parent, descendant)] == [0, 1]
+    assert [error.layer for error in note(descendant, parent)] == [0, 1]
 
 
 def pick(checkpoint: Checkpoint, layer: int, ending: str) -> torch.Tensor:
-    return next(one.weight for one in checkpoint.layers[layer].matrices if one.parameter.endswith(ending))
+    return next(matrix.weight for matrix in checkpoint.layers[layer].matrices if matrix.parameter.endswith(ending))
 
 
 def test_the_worst_comes_first_with_its_relative_error() -> None:
@@ -344,16 +303,14 @@ def test_what_is_not_finite_comes_before_all_others() -> None:
 def test_the_experts_of_a_module_count_together() -> None:
     parent = wrap_model(make_experts(MIXED["mixtral"]))
     descendant = copy_of(parent)
-    experts: Any = descendant.model.model.layers[1].mlp.experts
-    experts.down_proj[2] = 0.0
+    descendant.model.model.layers[1].mlp.experts.down_proj[2] = 0.0
     [(name, error), *others] = rank_modules(parent, descendant)
-    noise = float(parent.model.model.layers[1].mlp.experts.down_proj[2].double().square().sum())
-    signal = sum(
-        float(one.double().square().sum()) for one in parent.model.model.layers[1].mlp.experts.parameters()
-    )
+    experts = parent.model.model.layers[1].mlp.experts
+    signal = sum(float(parameter.double().square().sum()) for parameter in experts.parameters())
+    noise = float(experts.down_proj[2].double().square().sum())
     assert name == "model.layers.1.mlp.experts"
     assert error == pytest.approx(math.sqrt(noise / signal), rel=1e-6)
-    assert {one for _, one in others} == {0.0}
+    assert {of_other for _, of_other in others} == {0.0}
 
 
 class Halved(nn.Module):

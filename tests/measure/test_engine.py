@@ -5,7 +5,7 @@ So do a parent and its descendant.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from support.engine import (
     equals,
     find_expert,
     fingerprint,
+    make_arm,
     make_batches,
     make_windows,
     name_scalar,
@@ -40,7 +41,7 @@ from sw_audit.measure.engine import run_arms
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.arm import BASELINE, DESCENDANT, PARENT, Arm, Custom, Quantize, Scale, SetTo, SwapModules
+from sw_audit.record.arm import BASELINE, DESCENDANT, PARENT, Arm, Quantize, Scale, SetTo, SwapModules
 
 AS_IT_IS = [Arm(purpose=PARENT), Arm(purpose=DESCENDANT)]
 RECIPE = parse_recipe("int4/16x16")
@@ -83,9 +84,9 @@ def test_arms_side_by_side_equal_separate_runs_bit_for_bit(family: Family) -> No
     group = (name_scalar(checkpoint.layers[LAYER].down_projections[-1]),)
     changes: dict[Arm, Callable[[Checkpoint], object]] = {
         BASELINE: lambda _: None,
-        Arm(purpose=Custom(label="scaled"), acts=(Scale(addresses=group, factor=300.0),)): scale_,
-        Arm(purpose=Custom(label="set"), acts=(SetTo(addresses=group, value=-25.0),)): set_,
-        Arm(purpose=Custom(label="rounded"), acts=(Quantize(recipe=RECIPE, holdout=group),)): round_,
+        make_arm(Scale(addresses=group, factor=300.0), label="scaled"): scale_,
+        make_arm(SetTo(addresses=group, value=-25.0), label="set"): set_,
+        make_arm(Quantize(recipe=RECIPE, holdout=group), label="rounded"): round_,
     }
     before = fingerprint(checkpoint)
     seen = collect(checkpoint, list(changes))
@@ -121,26 +122,42 @@ def test_the_model_is_bit_identical_afterwards_also_after_an_exception(name: str
     assert fingerprint(checkpoint) == before
 
 
-def test_the_model_is_bit_identical_after_an_exception_in_a_reader() -> None:
+@pytest.mark.parametrize("entry", [1, 3, 6], ids=["to learn shapes", "in the baseline", "in an arm"])
+def test_the_model_is_bit_identical_after_an_exception_at_the_entry_of_any_layer(entry: int) -> None:
     checkpoint = open_family(LLAMA)
+    arm = do_everything(name_scalar(checkpoint.layers[0].down_projections[0]))
+    before = fingerprint(checkpoint)
+    for layer in checkpoint.layers:
+        entries = iter(range(1, entry + 1))
+
+        def fail(*_: object, entries: Iterator[int] = entries) -> None:
+            if next(entries) == entry:
+                raise RuntimeError("power cut")
+
+        handle = layer.module.register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            collect(checkpoint, [BASELINE, arm])
+        handle.remove()
+        assert fingerprint(checkpoint) == before
+
+
+def test_the_model_is_bit_identical_after_an_exception_in_a_reader() -> None:
+    checkpoint, arms = open_with_zero()
     before = fingerprint(checkpoint)
 
     def fail(*_: object) -> None:
         raise RuntimeError("disk full")
 
-    arms = [BASELINE, do_everything(name_scalar(checkpoint.layers[LAYER].down_projections[0]))]
     with pytest.raises(RuntimeError, match="disk full"):
         run_arms(checkpoint, arms, make_batches(), fail)
     assert fingerprint(checkpoint) == before
 
 
 def test_the_first_arm_must_be_the_baseline_and_with_a_parent_the_second_too() -> None:
-    checkpoint = open_family(LLAMA)
-    arm = do_everything(name_scalar(checkpoint.layers[LAYER].down_projections[0]))
-    with pytest.raises(ValueError, match="must be the baseline, not 'everything'"):
-        collect(checkpoint, [arm])
-    with pytest.raises(ValueError, match="must be the baseline, not 'everything'"):
-        collect(checkpoint, [AS_IT_IS[0], arm], parent=checkpoint)
+    checkpoint, [_, zero] = open_with_zero()
+    for arms, parent in (([zero], None), ([AS_IT_IS[0], zero], checkpoint)):
+        with pytest.raises(ValueError, match="must be the baseline, not 'zero'"):
+            collect(checkpoint, arms, parent=parent)
 
 
 def test_peaks_are_the_largest_magnitudes_of_each_layers_output() -> None:
@@ -152,7 +169,7 @@ def test_peaks_are_the_largest_magnitudes_of_each_layers_output() -> None:
             for ids in make_batches()
         ]
     group = name_scalar(checkpoint.layers[LAYER].down_projections[0])
-    huge = Arm(purpose=Custom(label="huge"), acts=(Scale(addresses=(group,), factor=3e38),))
+    huge = make_arm(Scale(addresses=(group,), factor=3e38), label="huge")
     runs = run_arms(checkpoint, [BASELINE, huge], make_batches(), lambda *_: None)
     for depth in range(len(checkpoint.layers) - 1):
         assert runs[0].peaks[depth] == max(float(of_batch[depth].abs().max()) for of_batch in states)
@@ -161,10 +178,15 @@ def test_peaks_are_the_largest_magnitudes_of_each_layers_output() -> None:
     assert runs[1].peaks[LAYER] is None
 
 
-def test_an_arm_skips_the_batches_that_are_not_included_and_the_baseline_skips_none() -> None:
+def open_with_zero() -> tuple[Checkpoint, list[Arm]]:
+    """Open a model, with the baseline and an arm that zeroes a scalar."""
     checkpoint = open_family(LLAMA)
     group = name_scalar(checkpoint.layers[LAYER].down_projections[0])
-    arms = [BASELINE, Arm(purpose=Custom(label="zero"), acts=(Scale(addresses=(group,), factor=0.0),))]
+    return checkpoint, [BASELINE, make_arm(Scale(addresses=(group,), factor=0.0), label="zero")]
+
+
+def test_an_arm_skips_the_batches_that_are_not_included_and_the_baseline_skips_none() -> None:
+    checkpoint, arms = open_with_zero()
     everything = collect(checkpoint, arms)
     seen = collect(checkpoint, arms, included=lambda batch, arm: (batch, arm) == (2, 1))
     assert set(seen) == {(0, 0), (1, 0), (2, 0), (2, 1)}
@@ -172,9 +194,7 @@ def test_an_arm_skips_the_batches_that_are_not_included_and_the_baseline_skips_n
 
 
 def test_calibrating_batches_are_run_in_the_baseline_alone_and_read_by_nobody() -> None:
-    checkpoint = open_family(LLAMA)
-    group = name_scalar(checkpoint.layers[LAYER].down_projections[0])
-    arms = [BASELINE, Arm(purpose=Custom(label="zero"), acts=(Scale(addresses=(group,), factor=0.0),))]
+    checkpoint, arms = open_with_zero()
     batches = [make_windows(2, seed, 9, 60).token_ids for seed in range(3)]
     calls = []
     handle = checkpoint.layers[LAYER].module.register_forward_hook(lambda *_: calls.append(1))
@@ -195,8 +215,8 @@ def check_every_arm(parent: Checkpoint, descendant: Checkpoint, reference: Check
     value, module = float(weight_of(reference)[ROW, COLUMN]), name_module(descendant)
     arms = [
         *AS_IT_IS,
-        Arm(purpose=Custom(label="scalar"), acts=(SetTo(addresses=(name_scalar(down),), value=value),)),
-        Arm(purpose=Custom(label="module"), acts=(SwapModules(modules=(module,)),)),
+        make_arm(SetTo(addresses=(name_scalar(down),), value=value), label="scalar"),
+        make_arm(SwapModules(modules=(module,)), label="module"),
     ]
     before = fingerprint(descendant)
     seen = collect(descendant, arms, parent=parent)
@@ -261,7 +281,7 @@ def test_what_is_put_back_shares_the_descendants_states_up_to_its_layer() -> Non
     ran: list[int] = []
     for depth, layer in enumerate(descendant.layers):
         layer.module.register_forward_hook(lambda *_, depth=depth: ran.append(depth))
-    arm = Arm(purpose=Custom(label="b"), acts=(SwapModules(modules=(name_module(descendant),)),))
+    arm = make_arm(SwapModules(modules=(name_module(descendant),)), label="b")
     collect(descendant, [*AS_IT_IS, arm], parent=parent)
     # Once each to learn the outputs' shapes; then three batches, from layer 1 on in two arms.
     assert ran == [0, 1, 2, *[0] * 3, *[1] * 6, *[2] * 6]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -9,12 +10,7 @@ from support.descent import judge_descent, make_descent_evidence
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
-from sw_audit.measure.generation import (
-    Prompt,
-    draw_prompts,
-    generate_continuations,
-    pair_continuations,
-)
+from sw_audit.measure.generation import Prompt, draw_prompts, generate_continuations, pair_continuations
 from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, ModelPolicy
 from sw_audit.record.verdict import Status
 from sw_audit.specimen.descendants import SUPER_WEIGHT
@@ -30,8 +26,8 @@ def opened() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def windows(opened: Checkpoint) -> Windows:
-    wanted = CorpusPolicy(windows=16)
-    return window_corpus(read_corpus(wanted), opened.tokenizer, wanted, opened.maximum_positions)
+    policy = CorpusPolicy(windows=16)
+    return window_corpus(read_corpus(policy), opened.tokenizer, policy, opened.maximum_positions)
 
 
 @pytest.fixture
@@ -39,6 +35,7 @@ def checkpoint(opened: Checkpoint) -> Iterator[Checkpoint]:
     """The specimen, whose settings and super weight may be changed by a test."""
     before, weight = opened.model.generation_config, opened.matrix(SUPER_WEIGHT[0]).module.weight
     kept = weight.detach().clone()
+    opened.model.generation_config = copy.deepcopy(before)
     yield opened
     opened.model.generation_config = before
     with torch.no_grad():
@@ -69,24 +66,17 @@ def test_the_models_own_settings_of_decoding_are_put_aside_and_put_back(
     plain = generate_continuations(checkpoint, prompts)
     own = checkpoint.model.generation_config
     own.update(do_sample=True, temperature=9.0, repetition_penalty=3.0, no_repeat_ngram_size=2)
-    try:
-        assert generate_continuations(checkpoint, prompts) == plain
-        assert checkpoint.model.generation_config is own
-        assert own.repetition_penalty == 3.0
-    finally:
-        own.update(do_sample=False, temperature=1.0, repetition_penalty=1.0, no_repeat_ngram_size=0)
+    assert generate_continuations(checkpoint, prompts) == plain
+    assert checkpoint.model.generation_config is own
+    assert own.repetition_penalty == 3.0
 
 
 def test_a_text_ends_before_the_token_that_ends_it(checkpoint: Checkpoint, windows: Windows) -> None:
     prompts = draw_prompts(windows, checkpoint.tokenizer, SHORT)[:1]
     (whole,) = generate_continuations(checkpoint, prompts)
-    own, end = checkpoint.model.generation_config, whole.tokens[7]
-    before = own.eos_token_id
-    own.eos_token_id = [end]
-    try:
-        (cut,) = generate_continuations(checkpoint, prompts)
-    finally:
-        own.eos_token_id = before
+    end = whole.tokens[7]
+    checkpoint.model.generation_config.eos_token_id = [end]
+    (cut,) = generate_continuations(checkpoint, prompts)
     assert cut.tokens == whole.tokens[: whole.tokens.index(end)]
 
 
@@ -94,15 +84,10 @@ def test_prompts_have_the_lengths_that_were_asked_for_and_come_from_different_pl
     opened: Checkpoint, windows: Windows
 ) -> None:
     prompts = draw_prompts(windows, opened.tokenizer, DescentPolicy())
-    assert [(one.tokens, one.new_tokens) for one in prompts] == [
-        (1, 32),
-        (5, 32),
-        (20, 32),
-        (100, 32),
-        (100, 144),
-    ]
-    assert {one.token_ids[0] for one in prompts} == {windows.bos}
-    assert [len(one.token_ids) for one in prompts] == [2, 6, 21, 101, 101]
+    assert [prompt.tokens for prompt in prompts] == [1, 5, 20, 100, 100]
+    assert [prompt.new_tokens for prompt in prompts] == [32, 32, 32, 32, 144]
+    assert {prompt.token_ids[0] for prompt in prompts} == {windows.bos}
+    assert [len(prompt.token_ids) for prompt in prompts] == [2, 6, 21, 101, 101]
     assert prompts[3].token_ids != prompts[4].token_ids
     assert prompts[1].text == opened.tokenizer.decode(list(prompts[1].token_ids[1:]))
 
@@ -111,18 +96,18 @@ def test_a_prompt_longer_than_a_window_runs_on_as_the_text_does(opened: Checkpoi
     text = list(range(10, 60))
     for bos, stride in ((0, 7), (0, 3), (None, 7), (None, 4)):
         cut = cut_windows(text, 8, stride, bos, 99)
-        wanted = DescentPolicy(prompt_tokens=(30,), new_tokens=4, long_new_tokens=4)
-        prompt = draw_prompts(cut, opened.tokenizer, wanted)[0]
+        policy = DescentPolicy(prompt_tokens=(30,), new_tokens=4, long_new_tokens=4)
+        prompt = draw_prompts(cut, opened.tokenizer, policy)[0]
         assert prompt.token_ids[-30:] == tuple(text[:30])
 
 
 def test_what_the_model_cannot_take_is_made_shorter(opened: Checkpoint, windows: Windows) -> None:
-    wanted = DescentPolicy(prompt_tokens=(1, 40), new_tokens=30, long_new_tokens=90)
-    prompts = draw_prompts(windows, opened.tokenizer, wanted, maximum=64)
-    assert [(one.tokens, one.new_tokens) for one in prompts] == [(1, 30), (33, 30), (1, 62)]
-    assert all(len(one.token_ids) + one.new_tokens <= 64 for one in prompts)
-    tiny = draw_prompts(windows, opened.tokenizer, wanted, maximum=3)
-    assert [(one.tokens, one.new_tokens) for one in tiny] == [(1, 1)] * 3
+    policy = DescentPolicy(prompt_tokens=(1, 40), new_tokens=30, long_new_tokens=90)
+    prompts = draw_prompts(windows, opened.tokenizer, policy, maximum=64)
+    assert [(prompt.tokens, prompt.new_tokens) for prompt in prompts] == [(1, 30), (33, 30), (1, 62)]
+    assert all(len(prompt.token_ids) + prompt.new_tokens <= 64 for prompt in prompts)
+    tiny = draw_prompts(windows, opened.tokenizer, policy, maximum=3)
+    assert [(prompt.tokens, prompt.new_tokens) for prompt in tiny] == [(1, 1)] * 3
 
 
 def test_logits_that_are_not_finite_end_it(checkpoint: Checkpoint, windows: Windows) -> None:
@@ -130,7 +115,7 @@ def test_logits_that_are_not_finite_end_it(checkpoint: Checkpoint, windows: Wind
     with torch.no_grad():
         checkpoint.matrix(SUPER_WEIGHT[0]).module.weight[0, 0] = float("nan")
     continuations = generate_continuations(checkpoint, prompts)
-    assert [(one.tokens, one.finite) for one in continuations] == [((), False)] * 3
+    assert [(continuation.tokens, continuation.finite) for continuation in continuations] == [((), False)] * 3
 
 
 def test_a_specimen_that_lost_its_super_weight_falls_apart_beside_its_parent(

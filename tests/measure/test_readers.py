@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,6 @@ def test_nats_agreement_and_stop_words_by_hand() -> None:
     assert reader.agreement(0).top1 == 1.0
     assert reader.agreement(0).mean_divergence == 0.0
     mass = reader.stop_words(1)
-    assert mass is not None
     assert mass.mass[0] == pytest.approx(0.5 + 0.6, rel=1e-6)
 
 
@@ -64,25 +64,27 @@ def test_only_new_tokens_of_an_overlapping_window_are_scored() -> None:
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_a_non_finite_logit_makes_a_window_none_and_never_a_number(broken: float) -> None:
-    batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1]]), first_scored=torch.tensor([1]))
-    reader = WindowReader(arms=2, windows=1, stop_words=torch.tensor([0]))
-    good = torch.zeros(1, 2, 2)
-    bad = good.clone()
+    bad = torch.zeros(1, 2, 2)
     bad[0, 0, 0] = broken
-    reader.read(batch, 0, good, good)
-    reader.read(batch, 1, bad, good)
+    reader = read_both(torch.zeros(1, 2, 2), bad, stop_words=torch.tensor([0]))
     assert reader.loss(1).nats == (None,)
     assert reader.loss(1).perplexity is None
     assert reader.agreement(1).divergence == (None,)
 
 
-def test_what_is_not_finite_agrees_with_nothing() -> None:
+def read_both(baseline: torch.Tensor, arm: torch.Tensor, **options: Any) -> WindowReader:
+    """Read the baseline and an arm on one window of two tokens, 0 and 1, of which the second is scored."""
     batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1]]), first_scored=torch.tensor([1]))
-    reader = WindowReader(arms=2, windows=1, stop_words=None, spread=True)
-    baseline = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
-    reader.read(batch, 0, baseline, baseline)
+    reader = WindowReader(arms=2, windows=1, **{"stop_words": None, **options})
+    for number, logits in enumerate((baseline, arm)):
+        reader.read(batch, number, logits, baseline)
+    return reader
+
+
+def test_what_is_not_finite_agrees_with_nothing() -> None:
     # The index of the largest NaN is that of the baseline's largest logit.
-    reader.read(batch, 1, torch.full((1, 2, 2), math.nan), baseline)
+    baseline = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    reader = read_both(baseline, torch.full((1, 2, 2), math.nan), spread=True)
     assert reader.agreement(1).same_top == (0,)
     assert reader.agreement(1).spread is None
 
@@ -98,34 +100,26 @@ def test_the_spread_of_the_divergence_is_over_single_tokens() -> None:
     reader.read(batch, 0, baseline, baseline)
     reader.read(batch, 1, arm, baseline)
     # KL((1/2, 1/2) || (p, 1 - p)) = -log(4 p (1 - p)) / 2 grows with the doubt: the nth token is at n percent.
-    expected = [-math.log(4 * (0.5 - one / 2) * (0.5 + one / 2)) / 2 for one in doubt[[50, 99, 100]].tolist()]
+    expected = [
+        -math.log(4 * (0.5 - share / 2) * (0.5 + share / 2)) / 2 for share in doubt[[50, 99, 100]].tolist()
+    ]
     spread = reader.agreement(1).spread
-    assert spread is not None
     assert [spread.median, spread.p99, spread.maximum] == pytest.approx(expected, rel=1e-4)
     assert reader.agreement(0).spread is None
     assert WindowReader(arms=2, windows=1, stop_words=None).agreement(1).spread is None
 
 
 def test_two_vocabularies_are_compared_on_the_tokens_that_both_have() -> None:
-    batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1]]), first_scored=torch.tensor([1]))
-    reader = WindowReader(arms=2, windows=1, stop_words=None)
-    baseline = logits_of((0.5, 0.5), (0.5, 0.5))
     # Without the third token 0.2 and 0.6 are 1/4 and 3/4.
     arm = logits_of((0.2, 0.6, 0.2), (0.2, 0.6, 0.2))
-    reader.read(batch, 0, baseline, baseline)
-    reader.read(batch, 1, arm, baseline)
+    reader = read_both(logits_of((0.5, 0.5), (0.5, 0.5)), arm)
     assert reader.loss(1).nats[0] == pytest.approx(-math.log(0.6), rel=1e-6)
     expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
     assert reader.agreement(1).divergence[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_impossible_token_in_the_baseline_adds_nothing_to_the_divergence() -> None:
-    batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1]]), first_scored=torch.tensor([1]))
-    reader = WindowReader(arms=2, windows=1, stop_words=None)
-    baseline = torch.tensor([[[0.0, -math.inf], [0.0, 0.0]]])
-    arm = torch.zeros(1, 2, 2)
-    reader.read(batch, 0, baseline, baseline)
-    reader.read(batch, 1, arm, baseline)
+    reader = read_both(torch.tensor([[[0.0, -math.inf], [0.0, 0.0]]]), torch.zeros(1, 2, 2))
     assert reader.agreement(1).divergence[0] == pytest.approx(math.log(2), rel=1e-6)
 
 
@@ -153,7 +147,6 @@ def test_choices_are_scored_by_the_sum_over_their_tokens() -> None:
     reader = ChoiceReader(arms=1, answers=[0, 0], choices=[2, 2])
     reader.read(choice_batch(), 0, logits)
     accuracy = reader.accuracy(0)
-    assert accuracy is not None
     assert accuracy.correct == (True, True)
     assert accuracy.chance == 0.5
 
@@ -162,10 +155,7 @@ def test_a_tie_is_no_answer_and_neither_is_nan() -> None:
     reader = ChoiceReader(arms=2, answers=[0, 0], choices=[2, 2])
     reader.read(choice_batch(), 0, torch.zeros(3, 2, 2))
     reader.read(choice_batch(), 1, torch.full((3, 2, 2), math.nan))
-    for arm in (0, 1):
-        accuracy = reader.accuracy(arm)
-        assert accuracy is not None
-        assert accuracy.correct == (False, False)
+    assert [reader.accuracy(arm).correct for arm in (0, 1)] == [(False, False)] * 2
 
 
 def test_without_items_there_is_no_accuracy() -> None:
@@ -192,11 +182,15 @@ def test_one_token_choices_share_one_sequence_and_long_ones_do_not() -> None:
     long = ChoiceItem(context="ab", choices=("cd", "ef"), answer=0)
     [first, second] = batch_choices([short, long], Letters(), 0, 30, None)
     assert first.token_ids.tolist() == [[0, 1, 2]]
-    assert [(one.item, one.choice, one.positions, one.targets) for one in first.continuations] == [
-        (0, choice, (2,), (3 + choice,)) for choice in range(4)
-    ]
+    assert [
+        (continuation.item, continuation.choice, continuation.positions, continuation.targets)
+        for continuation in first.continuations
+    ] == [(0, choice, (2,), (3 + choice,)) for choice in range(4)]
     assert second.token_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 5]]
-    assert [(one.choice, one.sequence, one.positions, one.targets) for one in second.continuations] == [
+    assert [
+        (continuation.choice, continuation.sequence, continuation.positions, continuation.targets)
+        for continuation in second.continuations
+    ] == [
         (0, 0, (2, 3), (3, 4)),
         (1, 1, (2, 3), (5, 6)),
     ]

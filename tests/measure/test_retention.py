@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
 import pytest
 import torch
+from support.engine import copy_of
 from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
@@ -32,22 +34,13 @@ def open_planted(build: Any = build_llama) -> Checkpoint:
 
 
 def weight_of(checkpoint: Checkpoint, layer: int = SUPER.layer) -> torch.Tensor:
-    down = checkpoint.layers[layer].down_projection
-    assert down is not None
-    return down.weight
+    return checkpoint.layers[layer].down_projection.weight
 
 
 def describe(checkpoint: Checkpoint) -> SuperWeight:
-    down = checkpoint.layers[SUPER.layer].down_projection
-    assert down is not None
-    value = float(down.weight[SUPER.row, SUPER.column])
-    return SuperWeight(
-        parameter=down.parameter, row=SUPER.row, column=SUPER.column, layer=SUPER.layer, value=value, share=1.0
-    )
-
-
-def copy_of(checkpoint: Checkpoint) -> Checkpoint:
-    return wrap_model(copy.deepcopy(checkpoint.model))
+    name = checkpoint.layers[SUPER.layer].down_projection.parameter
+    value = float(weight_of(checkpoint)[SUPER.row, SUPER.column])
+    return SuperWeight(parameter=name, **dataclasses.asdict(SUPER), value=value, share=1.0)
 
 
 @pytest.mark.parametrize("build", [build_llama, build_gpt2])
@@ -60,40 +53,33 @@ def test_value_row_and_column_are_read_in_out_first_whatever_the_layout(build: A
     weight[SUPER.row, SUPER.column + 1 :] *= 1.25
     weight[: SUPER.row, SUPER.column] = 0.0
     weight[SUPER.row + 1 :, SUPER.column] = 0.0
-    [found] = read_retained_weights(parent, descendant, [describe(parent)])
-    assert found.parent == describe(parent).value
-    assert found.value == pytest.approx(0.75 * found.parent, rel=1e-6)
-    assert found.relative_error == pytest.approx(-0.25 if found.parent > 0 else 0.25, rel=1e-6)
+    [retained] = read_retained_weights(parent, descendant, [describe(parent)])
+    assert retained.parent == describe(parent).value
+    assert retained.value == pytest.approx(0.75 * retained.parent, rel=1e-6)
+    assert retained.relative_error == pytest.approx(-0.25 if retained.parent > 0 else 0.25, rel=1e-6)
     # The scalar itself is in neither: all else in the row grew by a quarter, all else in the column is gone.
-    assert found.row_error == pytest.approx(0.25, rel=1e-5)
-    assert found.column_error == pytest.approx(1.0, rel=1e-6)
+    assert retained.row_error == pytest.approx(0.25, rel=1e-5)
+    assert retained.column_error == pytest.approx(1.0, rel=1e-6)
 
 
-def test_nothing_changed_is_no_error_at_all() -> None:
-    parent = open_planted()
-    [found] = read_retained_weights(parent, copy_of(parent), [describe(parent)])
-    assert (found.relative_error, found.row_error, found.column_error) == (0.0, 0.0, 0.0)
-
-
-def test_a_value_that_is_not_finite_says_so_and_has_no_error() -> None:
+def test_nothing_changed_is_no_error_and_a_value_that_is_not_finite_says_so_and_has_none() -> None:
     parent = open_planted()
     descendant = copy_of(parent)
+    [kept] = read_retained_weights(parent, descendant, [describe(parent)])
+    assert (kept.relative_error, kept.row_error, kept.column_error) == (0.0, 0.0, 0.0)
     weight_of(descendant)[SUPER.row, SUPER.column] = math.inf
-    [found] = read_retained_weights(parent, descendant, [describe(parent)])
-    assert (found.value, found.finite, found.relative_error, found.row_error) == (None, False, None, None)
+    [lost] = read_retained_weights(parent, descendant, [describe(parent)])
+    assert (lost.value, lost.finite, lost.relative_error, lost.row_error) == (None, False, None, None)
 
 
 @pytest.mark.parametrize("change", ["narrower", "shallower"])
 def test_a_scalar_that_the_descendant_has_no_place_for_cannot_be_read(change: str) -> None:
     parent = open_planted()
-    settings = {"narrower": {"layers": 6}, "shallower": {"layers": 1}}[change]
-    descendant = wrap_model(build_llama(**settings))
+    model: Any = build_llama(layers=6 if change == "narrower" else 1)
     if change == "narrower":
-        down = descendant.model.model.layers[SUPER.layer].mlp
-        down.down_proj = torch.nn.Linear(100, 48, bias=False)
-        descendant = wrap_model(descendant.model)
-    [found] = read_retained_weights(parent, descendant, [describe(parent)])
-    assert (found.value, found.finite) == (None, True)
+        model.model.layers[SUPER.layer].mlp.down_proj = torch.nn.Linear(100, 48, bias=False)
+    [retained] = read_retained_weights(parent, wrap_model(model), [describe(parent)])
+    assert (retained.value, retained.finite) == (None, True)
 
 
 class Wrapped(torch.nn.Module):
@@ -104,14 +90,9 @@ class Wrapped(torch.nn.Module):
         self.inner = model
         self.config, self.dtype = model.config, model.dtype
 
-    def get_decoder(self) -> Any:
-        return self.inner.get_decoder()
-
-    def get_input_embeddings(self) -> Any:
-        return self.inner.get_input_embeddings()
-
-    def get_output_embeddings(self) -> Any:
-        return self.inner.get_output_embeddings()
+        self.get_decoder = model.get_decoder
+        self.get_input_embeddings = model.get_input_embeddings
+        self.get_output_embeddings = model.get_output_embeddings
 
 
 def test_a_scalar_is_found_where_everything_has_longer_names() -> None:
@@ -119,12 +100,11 @@ def test_a_scalar_is_found_where_everything_has_longer_names() -> None:
     model: Any = Wrapped(copy.deepcopy(parent.model))
     descendant = wrap_model(model)
     address = describe(parent).address
-    found = translate_address(parent, descendant, address)
-    assert found == address.model_copy(update={"parameter": f"inner.{address.parameter}"})
-    assert translate_address(descendant, parent, found) == address
-    assert (
-        translate_address(parent, descendant, address.model_copy(update={"parameter": "lm_head.weight"})) is None
-    )
+    translated = translate_address(parent, descendant, address)
+    assert translated == address.model_copy(update={"parameter": f"inner.{address.parameter}"})
+    assert translate_address(descendant, parent, translated) == address
+    head = address.model_copy(update={"parameter": "lm_head.weight"})
+    assert translate_address(parent, descendant, head) is None
 
 
 @pytest.fixture(scope="module")
@@ -166,32 +146,30 @@ def test_the_activation_is_followed_in_both_at_the_parents_channel_and_token(
     [weight], [activation] = location.super_weights, location.super_activations
     descendant = copy_of(specimen)
     weight_of(descendant, weight.layer)[weight.row, weight.column] *= factor
-    [found] = follow_retained_activations(specimen, descendant, location)
+    [retained] = follow_retained_activations(specimen, descendant, location)
     span = range(activation.first_layer, activation.last_layer + 1)
     there, here = list_states(specimen, location), list_states(descendant, location)
     token, channel = activation.token, activation.channel
-    assert (found.token, found.channel, found.layers) == (token, channel, tuple(span))
-    assert found.parent == tuple(float(there[layer][token, channel]) for layer in span)
-    assert found.value == tuple(float(here[layer][token, channel]) for layer in span)
+    assert (retained.token, retained.channel, retained.layers) == (token, channel, tuple(span))
+    assert retained.parent == tuple(float(there[layer][token, channel]) for layer in span)
+    assert retained.value == tuple(float(here[layer][token, channel]) for layer in span)
     largest = [int(here[layer][token].abs().argmax()) == channel for layer in span]
-    assert list(found.loudest) == largest
+    assert list(retained.loudest) == largest
     later = range(span.start + 1, min(span.stop + 1, len(specimen.layers)))
-    assert found.sink_parent == pytest.approx(attend(specimen, location, later, token), rel=1e-5)
-    assert found.sink == pytest.approx(attend(descendant, location, later, token), rel=1e-5)
+    assert retained.sink_parent == pytest.approx(attend(specimen, location, later, token), rel=1e-5)
+    assert retained.sink == pytest.approx(attend(descendant, location, later, token), rel=1e-5)
     if factor == 0.0:
         # Without its super weight the specimen's later tokens rest there no more.
-        assert found.sink < found.sink_parent / 2
+        assert retained.sink < retained.sink_parent / 2
 
 
 def test_a_parent_read_layer_by_layer_is_followed_all_the_same(specimen: Checkpoint, location: Location) -> None:
     streamed = open_streaming(ModelPolicy(source=str(specimen_path())))
-    descendant = copy_of(specimen)
-    assert follow_retained_activations(streamed, descendant, location) == follow_retained_activations(
-        specimen, descendant, location
-    )
-    assert read_retained_weights(streamed, descendant, location.super_weights) == read_retained_weights(
-        specimen, descendant, location.super_weights
-    )
+    descendant, weights = copy_of(specimen), location.super_weights
+    activations = [follow_retained_activations(parent, descendant, location) for parent in (streamed, specimen)]
+    assert activations[0] == activations[1]
+    retained = [read_retained_weights(parent, descendant, weights) for parent in (streamed, specimen)]
+    assert retained[0] == retained[1]
 
 
 def test_an_activation_that_is_not_finite_is_none_and_not_the_loudest(
@@ -199,13 +177,13 @@ def test_an_activation_that_is_not_finite_is_none_and_not_the_loudest(
 ) -> None:
     descendant = copy_of(specimen)
     weight_of(descendant, 3)[0, 0] = math.nan
-    [found] = follow_retained_activations(specimen, descendant, location)
-    lost = found.layers.index(3)
+    [retained] = follow_retained_activations(specimen, descendant, location)
+    lost = retained.layers.index(3)
     # Channel 0 of the stream is lost in layer 3; what comes after it is lost altogether.
-    assert [value is None for value in found.value] == [place > lost for place in range(len(found.layers))]
-    assert found.loudest == (*[True] * lost, *[False] * (len(found.layers) - lost))
-    assert found.sink is None
-    assert found.sink_parent is not None
+    assert [value is None for value in retained.value] == [place > lost for place in range(len(retained.layers))]
+    assert retained.loudest == (*[True] * lost, *[False] * (len(retained.layers) - lost))
+    assert retained.sink is None
+    assert retained.sink_parent is not None
 
 
 def test_models_of_another_shape_have_no_activations_in_common(specimen: Checkpoint, location: Location) -> None:

@@ -41,8 +41,8 @@ from sw_audit.specimen.shipped import specimen_path
 import torch
 
 checkpoint = open_checkpoint(ModelPolicy(source=str(specimen_path())))
-wanted = DescentPolicy(lm_eval=("stories",), lm_eval_path=sys.argv[1], lm_eval_limit=24)
-[parent] = answer_tasks(checkpoint, wanted)
+policy = DescentPolicy(lm_eval=("stories",), lm_eval_path=sys.argv[1], lm_eval_limit=24)
+[parent] = answer_tasks(checkpoint, policy)
 assert (parent.task, parent.version, parent.metric) == ("stories", "2.0", "acc"), parent
 
 
@@ -53,11 +53,11 @@ def score(item, choice):
 
 
 items = read_choices(CorpusPolicy())[:24]
-likeliest = [max(range(len(one.choices)), key=lambda n: score(one, one.choices[n])) for one in items]
-assert parent.right == tuple(n == one.answer for n, one in zip(likeliest, items)), parent.right
+likeliest = [max(range(len(item.choices)), key=lambda n: score(item, item.choices[n])) for item in items]
+assert parent.right == tuple(n == item.answer for n, item in zip(likeliest, items)), parent.right
 with torch.no_grad():
     checkpoint.model.model.layers[1].mlp.down_proj.weight[5, 7] = 0.0
-[pruned] = answer_tasks(checkpoint, wanted)
+[pruned] = answer_tasks(checkpoint, policy)
 [result] = pair_answers([parent], [pruned])
 print(len(result.parent), sum(result.parent), sum(result.descendant))
 """
@@ -107,15 +107,17 @@ def test_the_harness_answers_with_the_open_model_as_one_would_by_hand(tmp_path: 
 @needs_harness
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("wanted", "words"),
+    ("settings", "words"),
     [
         ({"lm_eval": ("storeis",), "lm_eval_path": "{folder}"}, "write 'stories'"),
         ({"lm_eval": ("stories",), "lm_eval_path": "{folder}/none"}, "there is no folder"),
     ],
 )
-def test_a_task_that_there_is_not_is_one_line(tmp_path: Path, wanted: dict[str, object], words: str) -> None:
+def test_a_task_that_there_is_not_is_one_line(tmp_path: Path, settings: dict[str, object], words: str) -> None:
     write_task(tmp_path)
-    filled = {key: one.format(folder=tmp_path) if isinstance(one, str) else one for key, one in wanted.items()}
+    filled = {
+        key: value.format(folder=tmp_path) if isinstance(value, str) else value for key, value in settings.items()
+    }
     with pytest.raises(InputError, match=words) as caught:
         require_tasks(DescentPolicy.model_validate(filled))
     assert "\n" not in str(caught.value)

@@ -62,14 +62,18 @@ def name_scalar(down: DownProjection, row: int = ROW, column: int = COLUMN) -> A
     return AddressGroup(parameter=down.parameter, rows=(row,), columns=(column,), expert=down.expert)
 
 
+def make_arm(*acts: Act, label: str = "x") -> Arm:
+    return Arm(purpose=Custom(label=label), acts=acts)
+
+
 def do_everything(group: AddressGroup) -> Arm:
-    acts: tuple[Act, ...] = (
+    return make_arm(
         Scale(addresses=(group,), factor=3.0),
         SetTo(addresses=(group,), value=0.1),
         RestoreActivation(addresses=(group,)),
         Quantize(recipe=parse_recipe("int3/row"), holdout=(group,)),
+        label="everything",
     )
-    return Arm(purpose=Custom(label="everything"), acts=acts)
 
 
 def collect(
