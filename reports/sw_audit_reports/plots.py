@@ -146,8 +146,7 @@ def plot_arms(arms: Sequence[ArmRow], baseline: float | None) -> tuple[Plot, dic
         written = format_range(finite) if len(finite) == len(arm.points) else NOT_FINITE
         rows["lines"].append({"key": keys[-1], "label": arm.label, "figure": written})
         for point in arm.points:
-            tip = f"{arm.label}: {theme.describe(*point)}"
-            rows["points"].append({"key": keys[-1], "series": arm.series, "tip": tip, **theme.place(*point)})
+            rows["points"].append({"key": keys[-1], "series": arm.series, **theme.place(arm.label, *point)})
     return (lambda layout: _lay_out_arms(layout, keys)), rows
 
 

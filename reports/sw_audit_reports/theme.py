@@ -221,16 +221,13 @@ def at_x(pixels: float) -> altair.XValue:
     return altair.XValue(pixels)  # type: ignore[no-untyped-call]  # altair's own classes are not annotated
 
 
-def place(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    """Return the columns of a figure with its interval; without one, its ends are the figure."""
+def place(name: str, value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    """Return the columns of a figure: its tooltip, and its interval, whose ends are the figure if there is none."""
+    interval = format_interval(low, high) if value is not None else ""
     return {
         "value": value,
         "finite": value is not None,
         "low": value if low is None else low,
         "high": value if high is None else high,
+        "tip": f"{name}: {format_finite(value)} {interval}".strip(),
     }
-
-
-def describe(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Describe a figure for its tooltip."""
-    return f"{format_finite(value)} {format_interval(low, high) if value is not None else ''}".strip()

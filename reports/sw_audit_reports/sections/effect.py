@@ -225,8 +225,7 @@ def list_recipes(context: Context) -> Rows:
                 "series": series,
                 "limit": known.limit if known and keep else None,
                 "interval": format_interval(figure.low, figure.high),
-                "tip": f"{recipe}, {series.lower()}: {theme.describe(*figure)}",
-                **theme.place(*figure),
+                **theme.place(f"{recipe}, {series.lower()}", *figure),
             }
         )
     return rows

@@ -237,15 +237,11 @@ def _summarize_doses(
 
 
 def _plot_doses(doses: Mapping[float, Estimate], compared: Sequence[DoseCurve]) -> tuple[Layers, dict[str, Rows]]:
-    points: Rows = [
-        {
-            "factor": factor,
-            "series": AS_IT_IS if factor == 1 else ZEROED,
-            "tip": f"Times {format_number(factor)}: {theme.describe(*dose)}",
-            **theme.place(*dose),
-        }
-        for factor, dose in doses.items()
-    ]
+    points: Rows = []
+    for factor, dose in doses.items():
+        series = AS_IT_IS if factor == 1 else ZEROED
+        placed = theme.place(f"Times {format_number(factor)}", *dose)
+        points.append({"factor": factor, "series": series, **placed})
     published = {curve.model: sorted(dict([*curve.points, (1.0, 1.0)]).items()) for curve in compared}
     rows: dict[str, Rows] = {
         "points": points,
@@ -286,12 +282,7 @@ def _across_factors() -> altair.X:
 
 def _list_published(model: str, points: Sequence[tuple[float, float]], name: str) -> Rows:
     return [
-        {
-            "model": model,
-            "factor": factor,
-            "value": value,
-            "tip": f"{name}, times {format_number(factor)}: {format_number(value)}",
-        }
+        {"model": model, "factor": factor, **theme.place(f"{name}, times {format_number(factor)}", value)}
         for factor, value in points
     ]
 
