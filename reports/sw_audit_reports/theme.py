@@ -222,7 +222,7 @@ def at_x(pixels: float) -> altair.XValue:
 
 
 def place(name: str, value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    """Return the columns of a figure: its tooltip, and its interval, whose ends are the figure if there is none."""
+    """Return the columns of a figure: its tooltip, and its interval, whose ends are the figure if it has none."""
     interval = format_interval(low, high) if value is not None else ""
     return {
         "value": value,
