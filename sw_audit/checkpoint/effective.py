@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sw_audit.checkpoint.formats.format import list_module_packages
 from sw_audit.checkpoint.lazy_tensor import LazyTensor
 
-_FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+FLOATING_DTYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 # Unit vectors in one call; few enough that outputs take little memory beside the matrix.
 _AT_ONCE = 512
 # Columns on which a weight that a module shows is held against what it does.
@@ -48,7 +48,7 @@ def is_opaque(module: nn.Module) -> bool:
         # Modules of models that say how wide they are may do anything, as groups of experts do.
         return packed or not package.startswith(_KNOWN)
     weight = module._parameters.get("weight")
-    plain = type(weight) in (nn.Parameter, LazyTensor) and weight is not None and weight.dtype in _FLOATS
+    plain = type(weight) in (nn.Parameter, LazyTensor) and weight is not None and weight.dtype in FLOATING_DTYPES
     return packed or not plain or "forward" in module.__dict__
 
 
@@ -158,7 +158,7 @@ class Probed:
         if type(weight) is not nn.Parameter:
             dequantize = getattr(weight, "dequantize", None)
             weight = dequantize() if callable(dequantize) else None
-        if not isinstance(weight, Tensor) or weight.dtype not in _FLOATS:
+        if not isinstance(weight, Tensor) or weight.dtype not in FLOATING_DTYPES:
             return None
         shown = weight.detach()
         step = max(1, self.shape[1] // _TRIED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
@@ -19,7 +19,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from sw_audit.checkpoint.effective import find_module_device, find_sizes, is_opaque
+from sw_audit.checkpoint.effective import FLOATING_DTYPES, find_module_device, find_sizes, is_opaque
 from sw_audit.checkpoint.families import refuse_other_architectures
 from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder, one_line_damage, quote_source
 from sw_audit.checkpoint.lint_headers import compare_with_config
@@ -31,50 +31,42 @@ from sw_audit.policy.model_policy import ModelPolicy
 # Characters of a library's own words that fit into one line with the rest.
 _LONGEST_REASON = 160
 _ACCELERATORS = ("GPU", "CUDA", "XPU", "accelerator")
-_FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 # No dtype that a model computes in takes fewer bytes.
 _LEAST_BYTES = 2
 _AGAIN = "quantize again, or take an earlier checkpoint"
 _WRITER = "write the checkpoint again with the library that quantized it"
 
 
-class Loaded(NamedTuple):
-    """A model, its tokenizer, and the folders that its weights are from: its own and that of an adapter's base."""
+def load(folder: CheckpointFolder, device: torch.device) -> tuple[Any, Any, tuple[CheckpointFolder, ...]]:
+    """Load a model in whatever format its weights are stored, and its tokenizer.
 
-    model: Any
-    tokenizer: Any
-    folders: tuple[CheckpointFolder, ...]
-
-
-def load(folder: CheckpointFolder, device: torch.device) -> Loaded:
-    """Load a model with all that belongs to it, in whatever format its weights are stored.
+    Returns:
+        Model, tokenizer, and the folders that the weights are from: its own first, then that of an adapter's base.
 
     Raises:
         CheckpointError: If it cannot be loaded.
         BrokenWeightsError: If it would not consist of exactly the tensors of its files, or of anything not finite.
     """
     inspect_folder(folder)
-    base = folder.format.find_base(folder)
-    if base is not None:
-        model, tokenizer, folders = load(CheckpointFolder.require(base), device)
+    if (base := folder.format.find_base(folder)) is not None:
+        model, tokenizer, below = load(CheckpointFolder.require(base), device)
         with one_line_refusals(folder, "its adapter"), suppress_output():
             info = model.load_adapter(str(folder.path))
             kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
             check_loading({kind: getattr(info, kind, None) or () for kind in kinds}, folder)
         if folder.has_tokenizer:
             tokenizer = load_tokenizer(folder)
-        loaded = Loaded(model, tokenizer, (folder, *folders))
     else:
         if not folder.is_plain:
             _refuse_disagreement(folder)
-        config, tokenizer = read_config(folder), load_tokenizer(folder)
-        loaded = Loaded(_load_model(folder, config, device), tokenizer, (folder,))
-    for name, tensor in (*loaded.model.named_parameters(), *loaded.model.named_buffers()):
+        config, tokenizer, below = read_config(folder), load_tokenizer(folder), ()
+        model = _load_model(folder, config, device)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         # What a library has packed into a tensor of its own is tried out instead.
-        if type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in _FLOATS:
+        if type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in FLOATING_DTYPES:
             refuse_non_finite(name, tensor, folder.policy)
-    _try_packed(loaded.model, folder)
-    return loaded
+    _try_packed(model, folder)
+    return model, tokenizer, (folder, *below)
 
 
 def read_config(folder: CheckpointFolder) -> Any:

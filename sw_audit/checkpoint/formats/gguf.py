@@ -9,13 +9,13 @@ import numpy as np
 
 from sw_audit.checkpoint.formats.format import Description, Format, OpenModel, count_dtypes, register
 from sw_audit.checkpoint.formats.scales import Scale
+from sw_audit.checkpoint.headers import FLOATS
 from sw_audit.errors import CheckpointError
 from sw_audit.record.checkpoint import QuantizedModule
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.folder import CheckpointFolder
 
-_FLOATS = {"F32", "F16", "BF16", "F64"}
 # Kinds with one scale per block; the others nest scales in scales.
 _SIMPLE = ("Q8_0", "Q4_0")
 
@@ -58,7 +58,7 @@ class Gguf(Format):
         for parameter in model.parameters:
             name = None if names is None else names.get_name(parameter, try_suffixes=(".weight",))
             kind = tensors[name].tensor_type if name in tensors else None
-            if kind is None or kind.name in _FLOATS:
+            if kind is None or kind.name in FLOATS:
                 continue
             count, size = GGML_QUANT_SIZES[kind]
             module = parameter.removesuffix(".weight")
