@@ -137,7 +137,14 @@ def attribute_activations(
     by_channel: dict[int, list[SuperActivation]] = {}
     for activation in activations:
         by_channel.setdefault(activation.channel, []).append(activation)
-    judged = [_judge_channel(probe, entries, contributions, settings) for entries in by_channel.values()]
+    judged: list[tuple[SuperActivation, tuple[SuperWeight, ...]]] = []
+    for entries in by_channel.values():
+        lowest = abs(entries[0].value) / settings.constancy
+        near = [entry for entry in entries if abs(entry.value) >= lowest]
+        explaining = [(entry, find_causes(probe, entry, contributions, settings)) for entry in near]
+        judged.append(
+            max(explaining, key=lambda pair: abs(pair[0].value) * (pair[1][0].share if pair[1] else 0.0))
+        )
     judged.sort(key=lambda pair: -abs(pair[0].value))
     causes = {activation.channel: weights for activation, weights in judged}
     explained = [
@@ -150,19 +157,6 @@ def attribute_activations(
     weights = [weight for activation in kept for weight in causes[activation.channel]]
     weights.sort(key=lambda weight: -weight.share)
     return Attribution(tuple(activation for activation, _ in judged), causes, kept, tuple(weights))
-
-
-def _judge_channel(
-    probe: Probe, entries: Sequence[SuperActivation], contributions: Tensor, settings: LocatorSettings
-) -> tuple[SuperActivation, tuple[SuperWeight, ...]]:
-    """Step 1: choose the token at which a channel is judged, and find its causes there."""
-    lowest = abs(entries[0].value) / settings.constancy
-    near = [
-        (entry, find_causes(probe, entry, contributions, settings))
-        for entry in entries
-        if abs(entry.value) >= lowest
-    ]
-    return max(near, key=lambda pair: abs(pair[0].value) * (pair[1][0].share if pair[1] else 0.0))
 
 
 def _keep_tallest(

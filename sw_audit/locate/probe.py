@@ -108,7 +108,6 @@ class Probe:
     """What one prompt showed; everything float32 on the CPU.
 
     Attributes:
-        token_ids: The prompt.
         embedded: What enters the first decoder layer, [tokens, hidden].
         residual: Output of each decoder layer that ran, [layers, tokens, hidden].
         observations: What each down-projection did, layer by layer; an expert that served no token is left out.
@@ -117,7 +116,6 @@ class Probe:
         calls: What else each was called with.
     """
 
-    token_ids: tuple[int, ...]
     embedded: Tensor
     residual: Tensor
     observations: tuple[DownObservation, ...]
@@ -183,7 +181,6 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
                 "load it in a wider dtype, such as float32, or repair the checkpoint",
             )
     return Probe(
-        token_ids=tuple(token_ids),
         embedded=copy_rows(entries[0]),
         residual=torch.stack(residual),
         observations=tuple(observed for watch in watches for observed in watch.observations()),

@@ -23,7 +23,6 @@ def attribute(inputs: Tensor) -> Attribution:
     down = DownProjection("layers.0.down.weight", linear.weight, False, 0, linear)
     outputs = inputs @ linear.weight.detach().T  # [tokens, hidden]
     probe = Probe(
-        token_ids=tuple(range(len(inputs))),
         embedded=torch.zeros_like(outputs),
         residual=outputs.repeat(LAYERS, 1, 1),
         observations=(observe_every_token(down, inputs, outputs),),
