@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from pytest_sw_audit.session import AuditSession, RemoteError, plain
-from sw_audit.policy.policy import Policy
+from pytest_sw_audit.session import AuditSession, RemoteError
 from sw_audit.record.record import AuditedModel
 from sw_audit.runner.assignments import OPTIONS_KEY, Assignment, Case
 from sw_audit.runner.options import SUFFIX
 from sw_audit.runner.output import tell_error
 
-_AUDITED: TypeAdapter[AuditedModel] = TypeAdapter(AuditedModel)
+
+@dataclass
+class WorkerOutput:
+    """What a worker found; see the attributes of `AuditSession` of the same names."""
+
+    interrupted: bool
+    assignments: list[Assignment]
+    gated: list[tuple[Case, list[str]]]
+    results: list[tuple[Case, AuditedModel]]
+    failures: list[tuple[Case, str]]
+
+
+_OUTPUT = TypeAdapter(WorkerOutput)
 
 
 def find_scope(nodeid: str, labels: Mapping[str, Case], root: Path) -> str:
@@ -43,34 +55,26 @@ def find_scope(nodeid: str, labels: Mapping[str, Case], root: Path) -> str:
 
 def make_output(session: AuditSession) -> dict[str, Any]:
     """Put what this worker found into plain JSON types."""
-    return {
-        "interrupted": session.interrupted,
-        "assignments": [
-            {
-                "key": assignment.key,
-                "name": assignment.name,
-                "policy": plain(assignment.policy),
-                "checks": dict(assignment.checks),
-            }
-            for assignment in session.assignments.values()
-        ],
-        "gated": [[*case, list(checks)] for case, checks in session.gated.items()],
-        "results": [[*case, plain(session.results[case])] for case in session.gated if case in session.results],
-        "failures": [[*case, tell_error(error)] for case, error in session.failures.items()],
-    }
+    output = WorkerOutput(
+        interrupted=session.interrupted,
+        assignments=list(session.assignments.values()),
+        gated=list(session.gated.items()),
+        results=[(case, session.results[case]) for case in session.gated if case in session.results],
+        failures=[(case, tell_error(error)) for case, error in session.failures.items()],
+    )
+    plain: dict[str, Any] = _OUTPUT.dump_python(output, mode="json", by_alias=True)
+    return plain
 
 
-def merge_output(session: AuditSession, output: dict[str, Any]) -> None:
+def merge_output(session: AuditSession, plain: dict[str, Any]) -> None:
     """Put what a worker found into the controller's session; the first to have measured a model counts."""
-    session.interrupted |= output["interrupted"]
-    for content in output["assignments"]:
-        policy = Policy.model_validate(content["policy"])
-        checks = {model: tuple(names) for model, names in content["checks"].items()}
-        assignment = Assignment(content["key"], content["name"], policy, checks)
+    output = _OUTPUT.validate_python(plain)
+    session.interrupted |= output.interrupted
+    for assignment in output.assignments:
         session.assignments.setdefault(assignment.key, assignment)
-    for key, model, checks in output["gated"]:
-        session.gated.setdefault(Case(key, model), list(checks))
-    for key, model, content in output["results"]:
-        session.results.setdefault(Case(key, model), _AUDITED.validate_python(content))
-    for key, model, message in output["failures"]:
-        session.failures.setdefault(Case(key, model), RemoteError(message))
+    for case, checks in output.gated:
+        session.gated.setdefault(case, checks)
+    for case, model in output.results:
+        session.results.setdefault(case, model)
+    for case, message in output.failures:
+        session.failures.setdefault(case, RemoteError(message))

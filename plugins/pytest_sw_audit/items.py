@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from pytest_sw_audit.session import AuditSession, plain
+from pytest_sw_audit.session import AuditSession
 from pytest_sw_audit.state import find_session
 from sw_audit.errors import AuditError
-from sw_audit.record.verdict import Status, Verdict
 from sw_audit.runner.assignments import OPTIONS_KEY, Assignment, Case
-from sw_audit.runner.explain import explain_verdict
+from sw_audit.runner.explain import end_case, list_properties
 from sw_audit.runner.output import tell_error
 
 
@@ -69,7 +68,7 @@ class AuditItem(pytest.Item):
         except Exception as error:
             failure = error
         else:
-            self._report(verdict)
+            self.user_properties += list_properties(verdict)
             return
         kind = "input" if isinstance(failure, AuditError) else "defect"
         self.user_properties.append((f"sw_audit.{kind}", tell_error(failure)))
@@ -78,28 +77,20 @@ class AuditItem(pytest.Item):
             raise failure
         pytest.fail(tell_error(failure), pytrace=False)
 
-    def _report(self, verdict: Verdict) -> None:
-        content = plain(verdict)
-        figures = ("status", "quantity", "observed", "low", "high", "limit", "because", "remedy", "protocol")
-        for name in ("check", "model", *figures):
-            if content[name] is not None:
-                self.user_properties.append((f"sw_audit.{name}", content[name]))
-        if verdict.waiver is not None:
-            self.user_properties.append(("sw_audit.waiver", str(verdict.waiver)))
-
     def runtest(self) -> None:
         """Pass, fail or skip as the verdict says."""
         session = find_session(self.config)
+        inconclusive = session.assignments[self.case.key].policy.inconclusive
         verdict = session.find_verdict(self.case, self.name)
-        if verdict.status is Status.SKIPPED:
-            pytest.skip(verdict.because)
-        if verdict.waiver is not None:
-            pytest.xfail(f"waived {verdict.waiver} ({verdict.status.upper()}: {verdict.because})")
-        lenient = session.assignments[self.case.key].policy.inconclusive == "warn"
-        if verdict.status is Status.INCONCLUSIVE and lenient:
-            pytest.skip(f"INCONCLUSIVE: {verdict.because}")
-        if verdict.status is not Status.PASS:
-            raise VerdictError(explain_verdict(verdict))
+        ending, words = end_case(verdict, inconclusive)
+        if ending == "xfail":
+            pytest.xfail(words)
+            # Only `--runxfail` comes here: the verdict then counts as it would without the waiver.
+            ending, words = end_case(verdict.model_copy(update={"waiver": None}), inconclusive)
+        if ending == "fail":
+            raise VerdictError(words)
+        if ending == "skip":
+            pytest.skip(words)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Tell a verdict without a traceback; anything else is a defect and keeps its own."""

@@ -68,19 +68,7 @@ def read_settings(config: pytest.Config) -> AuditSettings:
         pytest.UsageError: If an ini key holds a word that it does not allow.
     """
     values = {name: _read(config, option) for name, option in OPTIONS.items()}
-    here = config.invocation_params.dir
-    overlaid = {name: values[name] for name, option in OPTIONS.items() if option.overlaid}
-    return AuditSettings(
-        models=tuple(values["model"] or ()),
-        policy=here / values["policy"] if values["policy"] else None,
-        checks=tuple(values["check"] or ()),
-        overlay={name: value for name, value in overlaid.items() if value is not None},
-        out=here / (values["out"] or "sw-audit-out"),
-        report=not values["no-report"],
-        save=values["save"],
-        cache=here / values["cache-dir"] if values["cache-dir"] else None,
-        caching=not values["no-cache"],
-    )
+    return AuditSettings.of_values(values, config.invocation_params.dir)
 
 
 def _name_key(option: AuditOption) -> str:

@@ -130,7 +130,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     """Tell in one line what is audited."""
     if not has_session(config):
         return None
-    from pytest_sw_audit.summary import write_header
+    from pytest_sw_audit.output import write_header
 
     return write_header(find_session(config))
 
@@ -161,6 +161,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Print the table of verdicts and where the report lies."""
     if is_worker(config) or not has_session(config):
         return
-    from pytest_sw_audit.summary import print_summary
+    from pytest_sw_audit.output import print_summary
 
     print_summary(terminalreporter, find_session(config))

@@ -18,10 +18,6 @@ def report_progress(config: pytest.Config, model: str) -> Iterator[Progress]:
     """Give what is called while a model is measured: a bar, if standard error is a terminal that is looked at.
 
     Nothing is shown under `-q`, on workers of pytest-xdist, and where standard error is no terminal.
-
-    Args:
-        config: The pytest configuration.
-        model: Id of the model.
     """
     quiet = config.getoption("verbose", 0) < 0 or hasattr(config, "workerinput")
     with _show(config):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -70,9 +69,6 @@ class AuditSession:
     def begin(self, files: Iterable[Path]) -> None:
         """Complain about whatever can be known before collection, and take what the command line names.
 
-        Args:
-            files: The policy files among the file arguments.
-
         Raises:
             pytest.UsageError: If there is something to complain about.
         """
@@ -107,11 +103,7 @@ class AuditSession:
             self.offered.append(assignment.key)
 
     def offer_tool_models(self) -> None:
-        """Let the fixtures run over the models of `[tool.sw_audit]` where nothing else is asked for.
-
-        Raises:
-            InputError: If they cannot be used.
-        """
+        """Let the fixtures run over the models of `[tool.sw_audit]` where nothing else is asked for."""
         if not self.offered and names_models(self.config):
             self.offer(self.assign_options())
 
@@ -127,19 +119,13 @@ class AuditSession:
         self.needed.setdefault(case, set()).update(checks)
 
     def find_verdict(self, case: Case, check: str) -> Verdict:
-        """Return one verdict, measuring the model first if it has not been.
-
-        Raises:
-            InputError: If the model or the text cannot be used.
-        """
+        """Return one verdict, measuring the model first if it has not been; see `find_model`."""
         return next(verdict for verdict in self.find_model(case, (check,)).verdicts if verdict.check == check)
 
     def find_model(self, case: Case, checks: Iterable[str] = ()) -> ModelResult | ModelFailure:
         """Return everything known of one model, measuring it first if it has not been.
 
-        Args:
-            case: The model.
-            checks: The checks that will be read, if they were not announced by `need`.
+        `checks` are those that will be read, where `need` did not announce them.
 
         Raises:
             InputError: If the model or the text cannot be used; again on every call.
@@ -157,12 +143,7 @@ class AuditSession:
         return self.results[case]
 
     def find_result(self, case: Case) -> ModelResult:
-        """Return what was found and measured on one model.
-
-        Raises:
-            InputError: If the model or the text cannot be used.
-            RemoteError: If the model was not opened, for its weights are not intact.
-        """
+        """Return what was measured on one model; one whose weights are not intact is an error."""
         model = self.find_model(case)
         if isinstance(model, ModelFailure):
             raise RemoteError(model.message)
@@ -174,11 +155,7 @@ class AuditSession:
         return [self.find_verdict(case, check) for case, checks in reached for check in checks]
 
     def open_model(self, case: Case) -> Checkpoint:
-        """Return the open model; the one that was open before is let go.
-
-        Raises:
-            InputError: If it cannot be used.
-        """
+        """Return the open model; the one that was open before is let go."""
         if self._open is None or self._open[0] != case:
             self.close_model()
             self._open = case, opening.open_checkpoint(self.assignments[case.key].policy.find_model(case.model))
@@ -252,8 +229,3 @@ class Interruption:
     def pytest_internalerror(self) -> None:
         """A defect, here or on a worker."""
         self._session.interrupted = True
-
-
-def plain(value: Any) -> Any:
-    """Turn a fact into plain JSON types, which are all that crosses to another process."""
-    return value.model_dump(mode="json", by_alias=True)

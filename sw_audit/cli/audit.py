@@ -8,16 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sw_audit.cli.options import (
-    Corpus,
-    DtypeName,
-    Expect,
-    Inconclusive,
-    OptionalDevice,
-    Seed,
-    Windows,
-    describe,
-)
+from sw_audit.cli.options import AuditOptions, describe
 from sw_audit.errors import InputError, OutputError
 from sw_audit.runner.options import SUFFIX, AuditSettings
 
@@ -36,19 +27,8 @@ def audit(
             show_default=False,
         ),
     ] = None,
-    policy: Annotated[Path | None, describe("policy")] = None,
-    check: Annotated[list[str] | None, describe("check")] = None,
-    corpus: Corpus = None,
-    windows: Windows = None,
-    dtype: Annotated[DtypeName | None, describe("dtype")] = None,
-    device: OptionalDevice = None,
-    expect: Expect = None,
-    inconclusive: Inconclusive = None,
-    index: Annotated[Path | None, describe("index")] = None,
-    parent: Annotated[str | None, describe("parent")] = None,
-    compare: Annotated[str | None, describe("compare")] = None,
-    save: Annotated[str | None, describe("save")] = None,
-    seed: Seed = None,
+    *,
+    options: AuditOptions,
     cache: Annotated[
         bool, typer.Option(help="Keep measurements; an unchanged model is not measured again.")
     ] = True,
@@ -83,23 +63,18 @@ def audit(
 
       sw-audit audit ./llama --save before, then sw-audit audit ./llama-tuned --compare before
     """
-    models, files, only = _sort_targets(targets or [], policy)
-    overlay = {
-        "corpus": corpus, "windows": windows, "dtype": dtype, "device": device, "expect": expect,
-        "inconclusive": inconclusive, "seed": seed, "index": index and str(index), "parent": parent,
-        "compare": compare,
-    }  # fmt: skip
-    single = policy or only
-    settings = AuditSettings(
-        models=tuple(models),
-        policy=single and single.absolute(),
-        checks=tuple(check or ()),
-        overlay={name: value for name, value in overlay.items() if value is not None},
-        out=out,
-        report=report,
-        save=save,
-        cache=cache_dir,
-        caching=cache,
+    models, files, only = _sort_targets(targets or [], options["policy"])
+    policy = options["policy"] or only
+    settings = AuditSettings.of_values(
+        {
+            **options,
+            "model": models,
+            "policy": policy and policy.absolute(),
+            "cache-dir": cache_dir,
+            "no-cache": not cache,
+            "out": out,
+            "no-report": not report,
+        }
     )
     _check_junit(junit)
     from sw_audit.cli.auditing import audit_models, print_outcome

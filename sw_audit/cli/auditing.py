@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import typer
-from rich.text import Text
 
 from sw_audit.cli.junit import write_junit
+from sw_audit.cli.printing import Output, print_models, tabulate_verdicts
 from sw_audit.cli.progress import show_progress
-from sw_audit.cli.table import make_console, print_models, tabulate
 from sw_audit.errors import AuditError
 from sw_audit.policy.policy import Policy
 from sw_audit.record.record import ModelFailure, ModelResult, Record
@@ -77,13 +76,17 @@ class Outcome:
         if line not in self.complaints:
             self.complaints.append(line)
 
-    def note_failure(self, case: Case, error: Exception, *, debug: bool) -> None:
-        """Note why a model could not be audited; a defect, or any error in debugging, with its traceback."""
-        self.failures[case] = ModelFailure(model=case.model, message=tell_error(error))
-        if isinstance(error, AuditError) and not debug:
-            self.complain(tell_error(error))
-        else:
-            self.defects.append("".join(traceback.format_exception(error)).rstrip())
+    @contextmanager
+    def noting(self, case: Case, *, debug: bool) -> Iterator[None]:
+        """Note why a model cannot be audited; a defect, or any error in debugging, with its traceback."""
+        try:
+            yield
+        except Exception as error:
+            self.failures[case] = ModelFailure(model=case.model, message=tell_error(error))
+            if isinstance(error, AuditError) and not debug:
+                self.complain(tell_error(error))
+            else:
+                self.defects.append("".join(traceback.format_exception(error)).rstrip())
 
 
 def audit_models(
@@ -91,14 +94,8 @@ def audit_models(
 ) -> Outcome:
     """Audit models and write what comes of it.
 
-    Args:
-        settings: What is asked for.
-        files: Policy files to audit besides.
-        root: Folder whose pyproject.toml counts.
-        junit: Where the JUnit XML goes.
-        workers: In how many processes; 0 is in this one.
-        debug: Whether every error is told with its traceback.
-        quiet: Whether no progress is shown.
+    `files` are policies to audit besides; `root` is the folder whose pyproject.toml counts. With `workers` each
+    model has a process of its own, and 0 audits them in this one.
 
     Raises:
         InputError: If something asked for cannot be used, as far as it can be told before anything is measured.
@@ -120,17 +117,11 @@ def _audit_here(
 ) -> None:
     for assignment in assignments:
         for case in assignment.cases:
-            try:
-                with show_progress(case.model, quiet=quiet) as progress:
-                    outcome.models[case] = run.run_model(
-                        assignment.policy,
-                        case.model,
-                        assignment.checks[case.model],
-                        progress=progress,
-                        cache=cache,
-                    )
-            except Exception as error:
-                outcome.note_failure(case, error, debug=debug)
+            with outcome.noting(case, debug=debug), show_progress(case.model, quiet=quiet) as progress:
+                checks = assignment.checks[case.model]
+                outcome.models[case] = run.run_model(
+                    assignment.policy, case.model, checks, progress=progress, cache=cache
+                )
 
 
 def _audit_in_processes(
@@ -147,10 +138,8 @@ def _audit_in_processes(
         }
         try:
             for case, done in runs.items():
-                try:
+                with outcome.noting(case, debug=debug):
                     outcome.models[case] = done.result()
-                except Exception as error:
-                    outcome.note_failure(case, error, debug=debug)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -199,24 +188,22 @@ def _write_files(
 
 def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool) -> None:
     """Print the verdicts on standard output, complaints on standard error."""
-    console = make_console()
+    output = Output()
     verdicts = [verdict for record in outcome.records for verdict in record.verdicts]
     if outcome.records and not quiet:
         for record in outcome.records:
-            print_models(console, record)
-        console.print(tabulate(verdicts, verbose=verbose))
+            print_models(output, record)
+        output.print(tabulate_verdicts(verdicts, verbose=verbose))
         for record in outcome.records:
             for verdict in record.verdicts:
                 if breaches(verdict, record.policy.inconclusive):
-                    console.print(Text(f"{explain_verdict(verdict)}\n"))
-        for line in [*list_waived(verdicts), *([] if verbose else list_skipped(verdicts))]:
-            console.print(Text(line), soft_wrap=True)
-        for kind, path in outcome.files:
-            console.print(Text(f"{kind:<8}{os.path.relpath(path)}"), soft_wrap=True)
+                    output.print(f"{explain_verdict(verdict)}\n")
+        output.print_lines(*list_waived(verdicts), *([] if verbose else list_skipped(verdicts)))
+        output.print_files(outcome.files)
     if outcome.records:
         code = outcome.code
         undecided = all(verdict.status == "skipped" for verdict in verdicts)
         ending = "NOTHING AUDITED" if code == INCONCLUSIVE and undecided else _ENDINGS[code]
-        console.print(Text(f"{ending}: {count_verdicts(verdicts)}", style="bold"), soft_wrap=True)
+        output.print_lines(f"{ending}: {count_verdicts(verdicts)}", style="bold")
     for line in [*outcome.complaints, *outcome.defects]:
         typer.echo(f"sw-audit: {line}", err=True)

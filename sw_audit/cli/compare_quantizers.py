@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sw_audit.cli.comparison import print_comparison, take_comparison
-from sw_audit.cli.options import (
-    AllowPickle,
-    AsJson,
-    Corpus,
-    Device,
-    Dtype,
-    Model,
-    Revision,
-    Seed,
-    TrustRemoteCode,
-    Windows,
-    ask_model,
-)
+from sw_audit.cli.options import AsJson, AskModel, Model, describe
+from sw_audit.cli.printing import print_json
 from sw_audit.cli.progress import show_progress
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.reading import overlay_policy, read_policy
@@ -39,6 +25,7 @@ _MODEL_KEYS = ("source", "family", "layers", "revision", "dtype", "device")
 
 def compare_quantizers(
     model: Model,
+    *,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -63,8 +50,8 @@ def compare_quantizers(
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Policy that says which text, and how intervals are drawn.")
     ] = None,
-    corpus: Corpus = None,
-    windows: Windows = None,
+    corpus: Annotated[str | None, describe("corpus")] = None,
+    windows: Annotated[int | None, describe("windows")] = None,
     calibration_windows: Annotated[
         int | None,
         typer.Option(
@@ -73,12 +60,8 @@ def compare_quantizers(
             help="Give methods that learn from text at most so many further windows of it.",
         ),
     ] = None,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = "cpu",
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle: AllowPickle = False,
-    seed: Seed = None,
+    ask: AskModel,
+    seed: Annotated[int | None, describe("seed")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the last line only.")] = False,
 ) -> None:
     """Compare quantizers on one protocol: quality, bits per weight, seconds, memory.
@@ -101,7 +84,7 @@ def compare_quantizers(
         named = list(compare.RECIPES)
     asked = overlay_policy(
         below,
-        models=[ask_model(model, revision, dtype, device, trust_remote_code, allow_pickle)],
+        models=[ask(model)],
         corpus=corpus,
         windows=windows,
         recipes=named,
@@ -111,12 +94,15 @@ def compare_quantizers(
     if out is not None:
         check_writable(out)
     chosen = None if methods is None else [] if methods.strip().lower() == _NONE else _split(methods)
-    record = _compare(asked, chosen)
+    run.preflight(asked)
+    compare.check_methods(chosen)
+    with show_progress() as progress:
+        record = compare.compare_quantizers(asked, chosen, progress)
     files = {} if out is None else _write(record, out, report)
     if as_json:
-        typer.echo(json.dumps(describe(record), indent=2, allow_nan=False, ensure_ascii=False))
+        print_json(describe_comparison(record))
     else:
-        print_comparison(record, {kind: os.path.relpath(path) for kind, path in files.items()}, quiet=quiet)
+        print_comparison(record, files, quiet=quiet)
     if not take_comparison(record)[1].measured:
         raise typer.Exit(NOTHING_COMPARED)
 
@@ -125,16 +111,7 @@ def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def _compare(policy: Policy, methods: Sequence[str] | None) -> Record:
-
-    run.preflight(policy)
-    compare.check_methods(methods)
-    with show_progress() as progress:
-        return compare.compare_quantizers(policy, methods, progress)
-
-
 def _write(record: Record, folder: Path, report: bool) -> dict[str, Path]:
-
     files = {"record": folder / "record.json"}
     write_text(files["record"], encode_record(record))
     if report:
@@ -143,21 +120,17 @@ def _write(record: Record, folder: Path, report: bool) -> dict[str, Path]:
     return files
 
 
-def describe(record: Record) -> dict[str, Any]:
+def describe_comparison(record: Record) -> dict[str, Any]:
     """Put a comparison into the JSON object that other programs read."""
     result, comparison = take_comparison(record)
     content = comparison.model_dump(mode="json")
     return {
         "schema": 1,
         "model": {
-            key: getattr(result.model, key)
-            for key in ("source", "family", "layers", "revision", "dtype", "device")
-        }
-        | {"digest": result.model.digest or None},
-        "protocol": {
-            "signature": comparison.protocol,
-            **result.protocol.model_dump(mode="json"),
+            **{key: getattr(result.model, key) for key in _MODEL_KEYS},
+            "digest": result.model.digest or None,
         },
+        "protocol": {"signature": comparison.protocol, **result.protocol.model_dump(mode="json")},
         **{key: content[key] for key in ("baseline", "dtype_bits", "confidence", "calibration_windows")},
         "rows": [{"name": row.name, **plain} for row, plain in zip(comparison.rows, content["rows"], strict=True)],
         "seconds": result.seconds,

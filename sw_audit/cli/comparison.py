@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
+from rich.table import Column, Table
 
 from sw_audit.checks.estimate import write_number
-from sw_audit.cli.table import make_console
+from sw_audit.cli.printing import Output, make_table, write_bytes
 from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 from sw_audit.record.record import ModelResult, Record
 
@@ -29,56 +26,46 @@ def take_comparison(record: Record) -> tuple[ModelResult, Comparison]:
     return result, result.comparison
 
 
-def print_comparison(record: Record, files: Mapping[str, str], *, quiet: bool) -> None:
-    """Print a comparison on standard output.
-
-    Args:
-        record: Holds one comparison.
-        files: What was written, by kind.
-        quiet: Only the last line.
-    """
-    console = make_console()
+def print_comparison(record: Record, files: Mapping[str, Path], *, quiet: bool) -> None:
+    """Print a comparison and what was written on standard output; if `quiet`, only the last line."""
+    output = Output()
     result, comparison = take_comparison(record)
     model, location = result.model, result.location
     if not quiet:
-        console.print(
-            Text(f"{model.id}  {model.family}, {model.layers} layers, {model.parameters:,} parameters"),
-            soft_wrap=True,
+        held = [f"  held out: {weight.address} = {weight.value:.4g}" for weight in location.super_weights]
+        output.print_lines(
+            f"{model.id}  {model.family}, {model.layers} layers, {model.parameters:,} parameters",
+            *(held or [f"  nothing to hold out: {location.outcome}, {location.because}"]),
+            f"  protocol {result.protocol}",
+            f"  calibrated on {comparison.calibration_windows} windows beside it",
+            *(f"  note: {note}" for note in result.notes),
         )
-        for weight in location.super_weights:
-            console.print(Text(f"  held out: {weight.address} = {weight.value:.4g}"), soft_wrap=True)
-        if not location.super_weights:
-            console.print(Text(f"  nothing to hold out: {location.outcome}, {location.because}"), soft_wrap=True)
-        console.print(Text(f"  protocol {result.protocol}"), soft_wrap=True)
-        console.print(Text(f"  calibrated on {comparison.calibration_windows} windows beside it"), soft_wrap=True)
-        for note in result.notes:
-            console.print(Text(f"  note: {note}"), soft_wrap=True)
-        _print_wide(console, tabulate(comparison))
+        output.print_whole(tabulate(comparison))
         for row in comparison.rows:
             if row.quality is None:
-                console.print(Text(f"not measured {row.name}: {row.because}"), soft_wrap=True)
+                output.print_lines(f"not measured {row.name}: {row.because}")
             elif row.left_alone:
-                left = f"{row.left_alone} matrices stay as they are, and their bits count"
-                console.print(Text(f"{row.name}: {left}"), soft_wrap=True)
-        for kind, path in files.items():
-            console.print(Text(f"{kind:<8}{path}"), soft_wrap=True)
-    console.print(Text(conclude(comparison), style="bold"), soft_wrap=True)
+                output.print_lines(f"{row.name}: {row.left_alone} matrices stay as they are, and their bits count")
+        output.print_files(files.items())
+    output.print_lines(conclude(comparison), style="bold")
 
 
 def tabulate(comparison: Comparison) -> Table:
     """Lay a comparison out as a table, the model as it is first."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for place, title in enumerate(_HEAD):
-        table.add_column(title, no_wrap=True, justify="left" if place in (0, 2) else "right")
-    table.add_row("as it is", str(comparison.dtype_bits), *_write_quality(comparison.baseline), _NOTHING, _NOTHING)
+    head = [
+        Column(title, no_wrap=True, justify="left" if place in (0, 2) else "right")
+        for place, title in enumerate(_HEAD)
+    ]
+    whole = ("as it is", str(comparison.dtype_bits), *_write_quality(comparison.baseline), _NOTHING, _NOTHING)
+    table = make_table(head, [whole], padding=(0, 2, 0, 0))
     table.add_section()
     ours = sum(row.method == ROUND_TO_NEAREST for row in comparison.rows)
     for place, row in enumerate(comparison.rows, start=1):
         bits = _NOTHING if row.bits_per_weight is None else f"{row.bits_per_weight:.2f}"
         figures = ("not measured", *[_NOTHING] * 3) if row.quality is None else _write_quality(row.quality)
         seconds = _NOTHING if row.seconds is None else write_number(row.seconds)
-        cells = (row.name, bits, *figures, seconds, _write_bytes(row.peak_bytes))
-        table.add_row(*(Text(cell) for cell in cells), end_section=place == ours)
+        memory = _NOTHING if row.peak_bytes is None else write_bytes(row.peak_bytes, _UNITS)
+        table.add_row(row.name, bits, *figures, seconds, memory, end_section=place == ours)
     return table
 
 
@@ -102,11 +89,8 @@ def _rank(row: ComparedQuantizer) -> float:
 
 
 def _write_quality(quality: Quality) -> tuple[str, str, str, str]:
-    interval = (
-        ""
-        if quality.low is None or quality.high is None
-        else (f" [{_write_ratio(quality.low)}, {_write_ratio(quality.high)}]")
-    )
+    unbounded = quality.low is None or quality.high is None
+    interval = "" if unbounded else f" [{_write_ratio(quality.low)}, {_write_ratio(quality.high)}]"
     return (
         "not finite" if quality.ratio is None else f"{_write_ratio(quality.ratio)}{interval}",
         "not finite" if quality.divergence is None else write_number(quality.divergence),
@@ -115,21 +99,6 @@ def _write_quality(quality: Quality) -> tuple[str, str, str, str]:
     )
 
 
-def _write_ratio(ratio: float) -> str:
+def _write_ratio(ratio: float | None) -> str:
     """Write a ratio so that what is near 1 can be told from it."""
-    return f"{ratio:.4f}" if ratio < 10 else write_number(ratio)
-
-
-def _write_bytes(size: int | None) -> str:
-    if size is None:
-        return _NOTHING
-    amount, unit = float(size), 0
-    while amount >= 1000 and unit < len(_UNITS) - 1:
-        amount, unit = amount / 1000, unit + 1
-    return f"{amount:.3g} {_UNITS[unit]}"
-
-
-def _print_wide(console: Console, table: Table) -> None:
-    """Print a table as wide as it is: figures that are cut off cannot be compared."""
-    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-    Console(highlight=False, markup=False, emoji=False, width=max(console.width, needed)).print(table)
+    return f"{ratio:.4f}" if ratio is not None and ratio < 10 else write_number(ratio)

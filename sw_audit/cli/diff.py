@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.quality_not_worse import quality_not_worse
 from sw_audit.cli.options import AsJson
-from sw_audit.cli.table import make_console
+from sw_audit.cli.printing import Output, make_table, print_json
 from sw_audit.record.record import Record
 from sw_audit.record.store import choose_baseline, open_baseline
 from sw_audit.record.verdict import Status
@@ -50,8 +47,7 @@ def diff(before: Side, after: Side, as_json: AsJson = False) -> None:
     worse = sum(change.worse is True for change in changes)
     if as_json:
         document = {"schema": 1, "before": before, "after": after, "worse": worse}
-        listed = [asdict(change) for change in changes]
-        typer.echo(json.dumps({**document, "changes": listed}, indent=2, allow_nan=False, ensure_ascii=False))
+        print_json({**document, "changes": [asdict(change) for change in changes]})
     else:
         print_changes(changes)
     raise typer.Exit(WORSE if worse else 0)
@@ -81,20 +77,20 @@ def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
 
 def print_changes(changes: list[Change]) -> None:
     """Print one line per change, what is worse first, then what it comes to."""
-    console = make_console()
+    output = Output()
     words = {True: "worse", False: "better", None: ""}
     styles = {True: "bold red", False: "green", None: ""}
     if changes:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-        for title in ("", "model", "what", "before", "after"):
-            table.add_column(title, overflow="fold")
-        for change in sorted(changes, key=lambda change: change.worse is not True):
-            cells = (words[change.worse], change.model, change.what, change.before or "-", change.after or "-")
-            table.add_row(*(Text(cell, style=styles[change.worse] if not place else "") for place, cell in
-                            enumerate(cells)))  # fmt: skip
-        console.print(table)
-    counts = {word: sum(change.worse is key for change in changes) for key, word in words.items()}
-    ending = "WORSE" if counts["worse"] else "NOT WORSE" if changes else "SAME"
-    tally = f"{counts['worse']} worse, {counts['better']} better, {counts['']} other changes"
-    console.print(Text(f"{ending}: {tally}" if changes else f"{ending}: nothing changed", style="bold"))
-    sys.stdout.flush()
+        head = [Column(title, overflow="fold") for title in ("", "model", "what", "before", "after")]
+        rows = [
+            (
+                Text(words[change.worse], style=styles[change.worse]),
+                *(change.model, change.what, change.before or "-", change.after or "-"),
+            )
+            for change in sorted(changes, key=lambda change: change.worse is not True)
+        ]
+        output.print(make_table(head, rows, padding=(0, 2, 0, 0)))
+    worse, better, other = (sum(change.worse is key for change in changes) for key in (True, False, None))
+    ending = "WORSE" if worse else "NOT WORSE" if changes else "SAME"
+    tally = f"{worse} worse, {better} better, {other} other changes" if changes else "nothing changed"
+    output.print(Text(f"{ending}: {tally}", style="bold"))

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
+from rich.table import Column
 
 from sw_audit.cli.locate import locate_quietly
-from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Revision, TrustRemoteCode, ask_model
-from sw_audit.cli.table import make_console
+from sw_audit.cli.options import AsJson, AskModel
+from sw_audit.cli.printing import Output, make_table, print_json
 from sw_audit.errors import InputError
 from sw_audit.index.lookup import open_index
 from sw_audit.index.reading import read_index
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.fingerprint import Fingerprint, Kinship, rank_kin
-from sw_audit.record.record import Record
 from sw_audit.record.store import list_baselines, open_baseline
 
 NOBODY = 3
@@ -37,6 +32,7 @@ def fingerprint(
         str,
         typer.Argument(metavar="MODEL", help="A checkpoint folder, a hub id, 'specimen', 'control', or a record."),
     ],
+    *,
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,11 +42,7 @@ def fingerprint(
         ),
     ] = None,
     as_json: AsJson = False,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = "cpu",
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle: AllowPickle = False,
+    ask: AskModel,
 ) -> None:
     """Take the short fingerprint of a model's lineage, and say whose descendant it looks like.
 
@@ -64,63 +56,52 @@ def fingerprint(
 
       sw-audit fingerprint ./unknown --against ./llama --against ./mistral
     """
-
-    def ask(source: str) -> ModelPolicy:
-        return ask_model(source, revision, dtype, device, trust_remote_code, allow_pickle)
-
     mine = next(_take_record(model)) if _is_record(model) else _take_model(ask(model))
     others = [known for other in against or () for known in _take(other, ask)]
     ranked = rank_kin(mine, others if against else _take_known())
-    alike = [kin for kin in ranked if kin.kin != "none"]
+    alike = tuple(kin for kin in ranked if kin.kin != "none")
+    shown = ranked if against else alike
     if as_json:
         document = {"schema": 1, "fingerprint": mine.model_dump(mode="json"), "code": str(mine)}
-        listed = [kin.model_dump(mode="json") for kin in (ranked if against else alike)]
-        kinship = {"kinship": listed, "caution": _CAUTION}
-        typer.echo(json.dumps({**document, **kinship}, indent=2, allow_nan=False, ensure_ascii=False))
+        kinship = {"kinship": [kin.model_dump(mode="json") for kin in shown], "caution": _CAUTION}
+        print_json({**document, **kinship})
     else:
-        print_kinship(mine, ranked if against else tuple(alike))
+        print_kinship(mine, shown)
     raise typer.Exit(0 if alike else NOBODY)
 
 
 def print_kinship(mine: Fingerprint, ranked: tuple[Kinship, ...]) -> None:
     """Print a fingerprint and whom it resembles."""
-    console = make_console()
-    console.print(Text(f"{mine.name}: {mine}", style="bold"), soft_wrap=True)
+    output = Output()
+    output.print_lines(f"{mine.name}: {mine}", style="bold")
     for weight in mine.weights:
-        ratio = (
-            "" if weight.ratio is None or weight is mine.weights[0] else f", {weight.ratio:.4g} times the first"
-        )
+        first = weight.ratio is None or weight is mine.weights[0]
+        ratio = "" if first else f", {weight.ratio:.4g} times the first"
         stands = "" if weight.outlier is None else f", in a row {weight.outlier:.4g} times the median row"
-        console.print(Text(f"  super weight layer {weight}{ratio}{stands}"), soft_wrap=True)
+        output.print_lines(f"  super weight layer {weight}{ratio}{stands}")
     for loud in mine.activations:
         gain = "" if loud.gain is None else f", {loud.gain:.4g} times its weight"
-        console.print(Text(f"  super activation channel {loud.channel} = {loud.value:.6g}{gain}"), soft_wrap=True)
+        output.print_lines(f"  super activation channel {loud.channel} = {loud.value:.6g}{gain}")
     if not mine.weights:
-        console.print(Text("  no super weight was located, so there is nothing to compare"), soft_wrap=True)
+        output.print_lines("  no super weight was located, so there is nothing to compare")
     if ranked:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for title in ("model", "likeness", "because"):
-            table.add_column(title, overflow="fold")
-        for kin in ranked:
-            table.add_row(Text(kin.other), Text(kin.kin), Text(kin.because))
-        console.print(table)
+        head = [Column(title, overflow="fold") for title in ("model", "likeness", "because")]
+        output.print(make_table(head, [(kin.other, kin.kin, kin.because) for kin in ranked]))
     best = ranked[0] if ranked else None
     if best is None or best.kin == "none":
         ending = "it looks like a descendant of nothing that it was compared with"
     else:
         sure = best.kin in ("same", "close")
         ending = f"it {'looks like' if sure else 'may be'} {best.other}, or a descendant of it"
-    console.print(Text(f"{ending} ({_CAUTION})"), soft_wrap=True)
-    sys.stdout.flush()
+    output.print_lines(f"{ending} ({_CAUTION})")
 
 
 def _take_model(model: ModelPolicy) -> Fingerprint:
-
     identity, location = locate_quietly(model, "full", digest=False)
     return Fingerprint.of_model(identity, location)
 
 
-def _take(other: str, ask: Callable[[str], ModelPolicy]) -> Iterator[Fingerprint]:
+def _take(other: str, ask: AskModel) -> Iterator[Fingerprint]:
     """Take what is to be compared with: an index file, a record, a baseline, or else a model."""
     if other.endswith(".toml"):
         yield from (Fingerprint.of_entry(entry) for entry in read_index(Path(other)).models)
@@ -145,8 +126,7 @@ def _is_record(word: str) -> bool:
 
 
 def _take_record(named: str) -> Iterator[Fingerprint]:
-
-    record: Record = open_baseline(named)
+    record = open_baseline(named)
     if not record.results:
         raise InputError(f"record {named}", "it holds no model", "name one of a run that located something")
     for result in record.results:

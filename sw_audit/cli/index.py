@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ import typer
 from sw_audit import __version__
 from sw_audit.cli.listing import print_entry, print_index
 from sw_audit.cli.options import AsJson
+from sw_audit.cli.printing import print_json
 from sw_audit.errors import OutputError
 from sw_audit.index.growing import add_finding, describe_finding
 from sw_audit.index.lookup import find_published, open_index
@@ -53,11 +53,11 @@ def index(
     """
     opened = open_index(file)
     if model is None:
-        _print_json(describe_index(opened)) if as_json else print_index(opened)
+        print_json(describe_index(opened)) if as_json else print_index(opened)
         return
     answer = find_published(opened, model)
     if as_json:
-        _print_json(describe_lookup(answer))
+        print_json(describe_lookup(answer))
     elif answer.model is not None:
         print_entry(answer)
     if answer.model is None:
@@ -67,11 +67,7 @@ def index(
 
 
 def check_own_index(file: Path) -> None:
-    """Complain about a file that is no index, or could not be written, before anything heavy is done.
-
-    Raises:
-        InputError: If it cannot be used.
-    """
+    """Complain about a file that is no index, or could not be written, before anything heavy is done."""
     if file.exists():
         read_index(file)
     place = file.expanduser().resolve().parent
@@ -80,11 +76,7 @@ def check_own_index(file: Path) -> None:
 
 
 def update_own_index(file: Path, identity: ModelIdentity, location: Location) -> str:
-    """Add what was located to a user's own index, and say so.
-
-    Raises:
-        InputError: If the file is not an index, or cannot be written.
-    """
+    """Add what was located to a user's own index, and say so."""
     finding = describe_finding(
         identity,
         location,
@@ -113,10 +105,6 @@ def describe_lookup(answer: Lookup) -> dict[str, Any]:
         **{key: plain[key] for key in ("asked", "match", "because", "nearest", "model")},
         "sources": _refer(answer.sources),
     }
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
 
 
 def _refer(sources: tuple[Source, ...]) -> list[dict[str, Any]]:

@@ -7,20 +7,13 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from sw_audit.record.record import AuditedModel, Record
-from sw_audit.record.verdict import Status, Verdict
+from sw_audit.record.verdict import Verdict
 from sw_audit.runner.assignments import OPTIONS_KEY, Assignment
-from sw_audit.runner.explain import breaches, explain_verdict
-
-_FIGURES = ("status", "quantity", "observed", "low", "high", "limit", "because", "remedy", "protocol")
+from sw_audit.runner.explain import end_case, list_properties
 
 
 def write_junit(audited: Sequence[tuple[Assignment, Record]], root: Path) -> str:
-    """Write the test cases of several audits as one document.
-
-    Args:
-        audited: What was audited, and what came of it.
-        root: Folder that policy files are named from.
-    """
+    """Write the test cases of several audits as one document; policy files are named from a root folder."""
     suites = Element("testsuites", name="sw-audit")
     suite = SubElement(suites, "testsuite", name="sw-audit")
     for assignment, record in audited:
@@ -51,22 +44,14 @@ def _fill_case(case: Element, model: AuditedModel, verdict: Verdict | None, inco
         message = getattr(model, "message", "not audited")
         _add(case, "error", {"message": message}, message)
         return
-    content = verdict.model_dump(mode="json")
-    said = {name: content[name] for name in ("check", "model", *_FIGURES) if content[name] is not None}
-    if verdict.waiver is not None:
-        said["waiver"] = str(verdict.waiver)
     properties = SubElement(case, "properties")
-    for name, value in said.items():
-        SubElement(properties, "property", name=f"sw_audit.{name}", value=_clean(str(value)))
-    if verdict.waiver is not None:
-        message = f"waived {verdict.waiver} ({verdict.status.upper()}: {verdict.because})"
-        _add(case, "skipped", {"type": "pytest.xfail", "message": message})
-    elif breaches(verdict, inconclusive):
-        text = explain_verdict(verdict)
-        _add(case, "failure", {"message": text}, text)
-    elif verdict.status is not Status.PASS:
-        doubt = "" if verdict.status is Status.SKIPPED else "INCONCLUSIVE: "
-        _add(case, "skipped", {"type": "pytest.skip", "message": f"{doubt}{verdict.because}"})
+    for name, value in list_properties(verdict):
+        SubElement(properties, "property", name=name, value=_clean(str(value)))
+    ending, words = end_case(verdict, inconclusive)
+    if ending == "fail":
+        _add(case, "failure", {"message": words}, words)
+    elif ending != "pass":
+        _add(case, "skipped", {"type": f"pytest.{ending}", "message": words})
 
 
 def _add(case: Element, tag: str, attributes: Mapping[str, str], text: str = "") -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.cli.index import check_own_index, update_own_index
-from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode, ask_model
+from sw_audit.cli.options import AsJson, AskModel, Model
+from sw_audit.cli.printing import Output, make_table, print_json
 from sw_audit.cli.progress import show_progress
-from sw_audit.cli.table import make_console
 from sw_audit.locate.locator import open_for_locating
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.identity import ModelIdentity
@@ -26,12 +21,9 @@ from sw_audit.runner.single import locate_model
 
 def locate(
     model: Model,
+    *,
     as_json: AsJson = False,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = "cpu",
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle: AllowPickle = False,
+    ask: AskModel,
     depth: Annotated[
         Literal["full", "early"],
         typer.Option(help="early reads only the first layers: quicker, but less is known of what persists."),
@@ -62,23 +54,17 @@ def locate(
     """
     if update_index is not None:
         check_own_index(update_index)
-
-    chosen = ask_model(model, revision, dtype, device, trust_remote_code, allow_pickle)
-    identity, location = locate_quietly(chosen, depth, digest=digest or update_index is not None)
+    identity, location = locate_quietly(ask(model), depth, digest=digest or update_index is not None)
     if update_index is not None:
         typer.echo(update_own_index(update_index, identity, location), err=True)
     if as_json:
-        typer.echo(json.dumps(describe(identity, location), indent=2, allow_nan=False, ensure_ascii=False))
+        print_json(describe(identity, location))
     else:
         print_location(identity, location)
 
 
 def locate_quietly(chosen: ModelPolicy, depth: Depth, *, digest: bool) -> tuple[ModelIdentity, Location]:
-    """Locate with nothing but a bar on the terminal.
-
-    Raises:
-        InputError: If the model cannot be used.
-    """
+    """Locate with nothing but a bar on the terminal."""
     inspect_checkpoint(chosen)
     with show_progress() as progress:
         progress(f"opening {chosen.source}", 0, 1)
@@ -88,26 +74,18 @@ def locate_quietly(chosen: ModelPolicy, depth: Depth, *, digest: bool) -> tuple[
 
 def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
     """Put a location into the JSON object that other programs read."""
-    content = location.model_dump(mode="json")
+    content, model = location.model_dump(mode="json"), identity.model_dump(mode="json")
     weight_keys = ("parameter", "layer", "row", "column", "expert", "value", "share")
     return {
         "schema": 1,
         "model": {
-            "source": identity.source,
-            "family": identity.family,
-            "layers": identity.layers,
+            **{key: model[key] for key in ("source", "family", "layers")},
             "digest": identity.digest or None,
-            "revision": identity.revision,
-            "dtype": identity.dtype,
+            **{key: model[key] for key in ("revision", "dtype")},
         },
-        "depth": content["depth"],
-        "layers_seen": content["layers_seen"],
-        "outcome": content["outcome"],
-        "because": content["because"],
+        **{key: content[key] for key in ("depth", "layers_seen", "outcome", "because")},
         "super_weights": [{key: weight[key] for key in weight_keys} for weight in content["super_weights"]],
-        "weight_norm_prediction": content["weight_norm_prediction"],
-        "super_activations": content["super_activations"],
-        "candidates": content["candidates"],
+        **{key: content[key] for key in ("weight_norm_prediction", "super_activations", "candidates")},
         "prompt": {"text": content["prompt"], "token_ids": content["token_ids"], "bos": content["bos"]},
         "trace": content["trace"],
     }
@@ -115,21 +93,17 @@ def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
 
 def print_location(identity: ModelIdentity, location: Location) -> None:
     """Print a location for people."""
-    console = make_console()
+    output = Output()
 
     def show(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-        if not rows:
-            return
-        table = Table(*head, box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
+        if rows:
+            output.print(make_table(head, rows, title=title, title_justify="left"))
 
-    console.print(Text(f"{identity.source}: {location.outcome}", style="bold"), soft_wrap=True)
-    console.print(Text(f"{identity.family}, {identity.layers} layers, {location.because}"), soft_wrap=True)
+    output.print_lines(f"{identity.source}: {location.outcome}", style="bold")
+    output.print_lines(f"{identity.family}, {identity.layers} layers, {location.because}")
     if location.depth == "early":
-        read = f"only the first {location.layers_seen} layers were read: what persists beyond them is not known"
-        console.print(Text(read), soft_wrap=True)
+        seen = location.layers_seen
+        output.print_lines(f"only the first {seen} layers were read: what persists beyond them is not known")
     show(
         "super weights",
         ("parameter", "row", "column", "value", "share"),
@@ -139,7 +113,7 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
         ],
     )
     if location.weight_norm_prediction is not None:
-        console.print(Text(f"second opinion: {location.weight_norm_prediction.because}"), soft_wrap=True)
+        output.print_lines(f"second opinion: {location.weight_norm_prediction.because}")
         show(
             "the weights alone, without a forward pass",
             ("parameter", "row", "row's rank", "over median", "column", "its rank", "share", "agrees"),
@@ -161,13 +135,8 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
         "super activations",
         ("channel", "token", "value", "layers"),
         [
-            (
-                str(activation.channel),
-                str(activation.token),
-                f"{activation.value:.6g}",
-                f"{activation.first_layer} to {activation.last_layer}",
-            )
-            for activation in location.super_activations
+            (str(loud.channel), str(loud.token), f"{loud.value:.6g}", f"{loud.first_layer} to {loud.last_layer}")
+            for loud in location.super_activations
         ],
     )
     show(
@@ -175,9 +144,7 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
         ("layer", "row", "column", "output", "share", "because"),
         [
             (
-                str(candidate.layer),
-                str(candidate.row),
-                str(candidate.column),
+                *(str(index) for index in (candidate.layer, candidate.row, candidate.column)),
                 f"{candidate.output_value:.4g}",
                 f"{candidate.share:.3f}",
                 candidate.because,
@@ -186,4 +153,3 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
             if not candidate.accepted
         ],
     )
-    sys.stdout.flush()

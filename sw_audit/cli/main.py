@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from sw_audit import __version__
+from sw_audit.cli.groups import spread_groups
 from sw_audit.errors import AuditError
 
 COMMANDS = {
@@ -63,9 +64,10 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
         except AuditError as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
@@ -112,7 +114,7 @@ def load_command(name: str) -> Any:
     """Import a command's module and return the command."""
     words = name.replace("-", "_")
     loaded = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
-    loaded.command(name)(getattr(import_module(f"sw_audit.cli.{words}"), words))
+    loaded.command(name)(spread_groups(getattr(import_module(f"sw_audit.cli.{words}"), words)))
     return typer.main.get_command(loaded)
 
 

@@ -1,12 +1,16 @@
-"""Arguments and options that several commands share, each in one wording."""
+"""Options that commands share: each stands here once, and those of an audit come from the one table of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, signature
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.cli.groups import Group
+from sw_audit.policy.model_policy import Dtype, ModelPolicy
 from sw_audit.runner.options import OPTIONS
 from sw_audit.specimen.shipped import find_shipped
 
@@ -15,41 +19,60 @@ Model: TypeAlias = Annotated[
     typer.Argument(metavar="MODEL", help="Path of a checkpoint folder, a hub id, 'specimen' or 'control'."),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
-Revision: TypeAlias = Annotated[str | None, typer.Option(metavar="REV", help="Hub revision.")]
-DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
-Dtype: TypeAlias = Annotated[DtypeName, typer.Option(help="Dtype to load in.")]
-Device: TypeAlias = Annotated[str, typer.Option(metavar="DEVICE", help="Such as cpu or cuda:0.")]
-TrustRemoteCode: TypeAlias = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
-]
-AllowPickle: TypeAlias = Annotated[
-    bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
-]
+
+_TYPES = {"list": list[str], "text": str, "number": int}
+# In the order of the help.
+_AUDIT = (
+    "policy", "check", "corpus", "windows", "dtype", "device", "expect", "inconclusive", "index", "parent",
+    "compare", "save", "seed",
+)  # fmt: skip
 
 
-def ask_model(
-    source: str, revision: str | None, dtype: DtypeName, device: str, trust_remote_code: bool, allow_pickle: bool
-) -> ModelPolicy:
-    """Return the model that the options of a command ask for."""
-    return ModelPolicy(
-        source=find_shipped(source),
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
-    )
-
-
-def describe(name: str, *names: str) -> Any:
+def describe(name: str) -> Any:
     """Return an option of an audit in the words of the one table of them."""
+    return typer.Option(metavar=OPTIONS[name].metavar, help=OPTIONS[name].meaning)
+
+
+def _ask_model(
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Hub revision.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype to load in.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="Such as cpu or cuda:0.")] = "cpu",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read .bin files where there is no safetensors file.")
+    ] = False,
+) -> Callable[[str], ModelPolicy]:
+    def ask(source: str) -> ModelPolicy:
+        return ModelPolicy(
+            source=find_shipped(source),
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+
+    return ask
+
+
+def _make_parameter(name: str) -> Parameter:
     option = OPTIONS[name]
-    return typer.Option(*names, metavar=option.metavar, help=option.meaning)
+    kind: Any = Path if option.path else _TYPES[option.kind]
+    kind = Literal.__getitem__(option.choices) if option.choices else kind
+    annotation = Annotated[kind | None, describe(name)]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-Corpus: TypeAlias = Annotated[str | None, describe("corpus")]
-Windows: TypeAlias = Annotated[int | None, describe("windows")]
-Seed: TypeAlias = Annotated[int | None, describe("seed")]
-OptionalDevice: TypeAlias = Annotated[str | None, describe("device")]
-Expect: TypeAlias = Annotated[Literal["some", "none", "any"] | None, describe("expect")]
-Inconclusive: TypeAlias = Annotated[Literal["fail", "warn"] | None, describe("inconclusive")]
+def _collect(**values: Any) -> dict[str, Any]:
+    return values
+
+
+_collect.__signature__ = signature(_collect).replace(parameters=[*map(_make_parameter, _AUDIT)])  # type: ignore[attr-defined]
+
+AskModel: TypeAlias = Annotated[Callable[[str], ModelPolicy], Group(_ask_model)]
+"""Makes a model out of what was named as one, opened as the options say."""
+
+AuditOptions: TypeAlias = Annotated[dict[str, Any], Group(_collect)]
+"""The options of an audit by name, as they were given."""

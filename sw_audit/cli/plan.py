@@ -16,17 +16,16 @@ from sw_audit.checks.judging import list_checks
 from sw_audit.checks.plan import plan_arms, plan_needs
 from sw_audit.checks.registry import Need, find_checks
 from sw_audit.checks.waivers import examine_waivers
+from sw_audit.cli.printing import write_bytes
 from sw_audit.corpus.text import SPECIMEN, read_corpus
-from sw_audit.errors import PolicyError
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import CorpusPolicy, Policy
-from sw_audit.policy.reading import read_policy
 from sw_audit.policy.scheme import ActivationSetup
 from sw_audit.record.address import WeightAddress
+from sw_audit.runner.assignments import read_policy_file
 from sw_audit.specimen.shipped import find_shipped
 
 _LONGEST_WINDOW = 2048
-_UNITS = ("bytes", "KB", "MB", "GB", "TB")
 
 
 def plan(
@@ -40,9 +39,7 @@ def plan(
 
       sw-audit plan audit.swaudit.toml
     """
-    read = read_policy(policy)
-    if not read.models:
-        raise PolicyError(f"policy {policy}", "it names no model", "add a [[model]] table with a source")
+    read = read_policy_file(policy)
     examine_waivers(read, [*find_checks()])
     # Relative paths in a policy are taken from the folder that it lies in.
     with chdir(policy.resolve().parent):
@@ -52,37 +49,39 @@ def plan(
 
 
 def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
-
-    parent = policy.find_parent(model)
-    checks = [check.id for check in list_checks(policy, model)]
-    size, above = _size(model), _size(parent) if parent else None
-    yield f"{model.id}{f', beside its parent {parent.id}' if parent else ''}"
-    yield f"  reads     {_tell_files(model, size)}"
-    if parent:
-        yield f"  parent    {_tell_files(parent, above)}"
-    if (flaw := _find_flaw(model, size)) is not None:
-        yield f"  weights   not intact, so it would not be opened: {flaw}"
-        return
-    yield f"  text      {_tell_texts(policy, size, descends=parent is not None)}"
-    yield f"  measures  {len(checks)} checks in {_tell_arms(policy, checks, descends=parent is not None)}"
-    yield f"  memory    {_tell_memory(policy, checks, size, above, descends=parent is not None)}"
-
-
-def _size(model: ModelPolicy) -> Size | None:
-
-    return size_checkpoint(model.model_copy(update={"source": find_shipped(model.source)}))
-
-
-def _find_flaw(model: ModelPolicy, size: Size | None) -> str | None:
-    """Return what is wrong with a checkpoint's weights, as far as headers tell; of one on the hub nothing."""
-    if size is None:
-        return None
+    parent, checks = policy.find_parent(model), [check.id for check in list_checks(policy, model)]
     local = model.model_copy(update={"source": find_shipped(model.source), "manifest": None})
-    flaw = next((flaw for flaw in lint_headers(local).flaws if flaw.serious), None)
-    return None if flaw is None else f"{flaw.where}: {flaw.found}"
+    size = size_checkpoint(local)
+    above = size_checkpoint(parent.model_copy(update={"source": find_shipped(parent.source)})) if parent else None
+    texts = (policy.corpus, *(policy.descent.texts if parent else ()))
+    yield f"{model.id}{f', beside its parent {parent.id}' if parent else ''}"
+    yield f"  reads     {_describe_files(model, size)}"
+    if parent:
+        yield f"  parent    {_describe_files(parent, above)}"
+    flaw = size and next((flaw for flaw in lint_headers(local).flaws if flaw.serious), None)
+    if flaw:
+        yield f"  weights   not intact, so it would not be opened: {flaw.where}: {flaw.found}"
+        return
+    windows = (
+        f"{text.source}, at most {text.windows} windows of {_find_window(text, size)} tokens" for text in texts
+    )
+    yield f"  text      {'; '.join(windows)}"
+    arms = count_arms(policy, checks, descends=parent is not None)
+    yield f"  measures  {len(checks)} checks in {_describe_arms(policy, arms, descends=parent is not None)}"
+    if size is None or (parent and above is None):
+        yield "  memory    not known before the files are here"
+        return
+    weights = estimate_weights(size, above)
+    streams = max(
+        arms * text.windows * _find_window(text, size) * (size.hidden or 0) * size.width for text in texts
+    )
+    yield (
+        f"  memory    about {write_bytes(weights + streams)}: weights {write_bytes(weights)}, "
+        f"hidden states of all arms {write_bytes(streams)}"
+    )
 
 
-def _tell_files(model: ModelPolicy, size: Size | None) -> str:
+def _describe_files(model: ModelPolicy, size: Size | None) -> str:
     if size is None:
         return f"{model.source}: not here yet, it would be fetched from the hub"
     files = "1 file" if size.files == 1 else f"{size.files} files"
@@ -90,15 +89,7 @@ def _tell_files(model: ModelPolicy, size: Size | None) -> str:
     return f"{model.source}: {files}, {write_bytes(size.stored)}, {stored}"
 
 
-def _tell_texts(policy: Policy, size: Size | None, *, descends: bool) -> str:
-    texts = (policy.corpus, *(policy.descent.texts if descends else ()))
-    windows = [_find_window(text, size) for text in texts]
-    pairs = zip(texts, windows, strict=True)
-    return "; ".join(f"{text.source}, at most {text.windows} windows of {window} tokens" for text, window in pairs)
-
-
 def _find_window(text: CorpusPolicy, size: Size | None) -> int:
-
     if text.window is not None:
         return text.window
     natural = read_corpus(text).natural_window if text.source == SPECIMEN else None
@@ -106,29 +97,21 @@ def _find_window(text: CorpusPolicy, size: Size | None) -> int:
     return min(natural or longest, longest)
 
 
-def _tell_arms(policy: Policy, checks: list[str], *, descends: bool) -> str:
-    arms = count_arms(policy, checks, descends=descends)
+def _describe_arms(policy: Policy, arms: int, *, descends: bool) -> str:
     if not descends:
         return f"about {arms} arms, if there is one super weight"
-    again = policy.descent.modules
-    prompts = len(policy.descent.prompt_tokens) + 1
-    words = f"{arms} arms, {again} more with single modules put back where quality fails, {prompts} continuations"
+    again, prompts = policy.descent.modules, len(policy.descent.prompt_tokens) + 1
+    tasks = f", {len(policy.descent.lm_eval)} tasks" if policy.descent.lm_eval else ""
     return (
-        f"{words} of each, {len(policy.descent.lm_eval)} tasks" if policy.descent.lm_eval else f"{words} of each"
+        f"{arms} arms, {again} more with single modules put back where quality fails, "
+        f"{prompts} continuations of each{tasks}"
     )
 
 
 def count_arms(policy: Policy, checks: list[str], *, descends: bool) -> int:
-    """Count the arms that are measured on the first text, with one super weight.
-
-    Args:
-        policy: The policy.
-        checks: Ids of the checks.
-        descends: Whether the model has a parent: then it is measured beside it, and with its super weights put
-            back.
-    """
+    """Count the arms that are measured on the first text, with one super weight."""
     if descends:
-        return 3
+        return 3  # the parent, the model, and the model with its super weights put back
     some = (WeightAddress(parameter="one", row=0, column=0),)
     needs = plan_needs(policy, checks, decoder_weights=1)
     roles = ArmTargets(
@@ -141,38 +124,11 @@ def count_arms(policy: Policy, checks: list[str], *, descends: bool) -> int:
     return len(plan_arms(policy, checks, roles, setup))
 
 
-def _tell_memory(
-    policy: Policy, checks: list[str], size: Size | None, above: Size | None, *, descends: bool
-) -> str:
-    if size is None or (descends and above is None):
-        return "not known before the files are here"
-    weights = estimate_weights(size, above)
-    arms = count_arms(policy, checks, descends=descends)
-    streams = max(
-        arms * text.windows * _find_window(text, size) * (size.hidden or 0) * size.width
-        for text in (policy.corpus, *(policy.descent.texts if descends else ()))
-    )
-    total = write_bytes(weights + streams)
-    return f"about {total}: weights {write_bytes(weights)}, hidden states of all arms {write_bytes(streams)}"
-
-
 def estimate_weights(size: Size, above: Size | None) -> int:
     """Return the bytes of weights that are in memory at once, at most.
 
     A model by itself is there whole, with a copy of the largest layer that an arm changes. Of a parent first the
     whole is asked and let go; then one layer of it at a time comes back beside the model.
-
-    Args:
-        size: Of the model.
-        above: Of its parent; `None` without one.
     """
     own = size.memory + size.layer
     return own if above is None else max(above.memory, own + above.layer)
-
-
-def write_bytes(count: int) -> str:
-    """Write a number of bytes for reading, such as `2.5 GB`; a kilobyte is 1000 bytes."""
-    amount, unit = float(count), 0
-    while amount >= 1000 and unit < len(_UNITS) - 1:
-        amount, unit = amount / 1000, unit + 1
-    return f"{count} bytes" if unit == 0 else f"{amount:.3g} {_UNITS[unit]}"

@@ -14,12 +14,7 @@ from sw_audit.progress import Progress
 
 @contextmanager
 def show_progress(name: str = "", *, quiet: bool = False) -> Iterator[Progress]:
-    """Give what is called while work is done; what is shown goes away when it is done.
-
-    Args:
-        name: What the work is about, such as the id of a model.
-        quiet: Whether nothing is to be shown.
-    """
+    """Give what is called while work is done; what is shown goes away when it is done."""
     hidden = quiet or not sys.stderr.isatty()
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
     bar: Any = tqdm(total=0, desc=name, leave=False, file=sys.stderr, disable=hidden, bar_format=form, delay=1e-9)

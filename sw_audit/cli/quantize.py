@@ -9,14 +9,13 @@ import typer
 
 from sw_audit.checkpoint.folder import CheckpointFolder, inspect_checkpoint
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
-from sw_audit.cli.options import AllowPickle, AsJson, Device, Dtype, Model, Revision, TrustRemoteCode, ask_model
+from sw_audit.cli.options import AsJson, AskModel, Model
 from sw_audit.cli.progress import show_progress
 from sw_audit.errors import PolicyError
 from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
 from sw_audit.export.folder import check_place
 from sw_audit.export.packing import require_packing
-from sw_audit.policy.policy import ModelPolicy
-from sw_audit.policy.recipe import Recipe, explain_holdout, parse_recipe
+from sw_audit.policy.recipe import explain_holdout, parse_recipe
 from sw_audit.record.address import WeightAddress, parse_address
 from sw_audit.record.checkpoint import Export
 from sw_audit.record.store import check_writable
@@ -34,6 +33,7 @@ def quantize(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write the checkpoint into.")],
+    *,
     holdout: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,11 +54,7 @@ def quantize(
         list[str] | None,
         typer.Option(metavar="GLOB", help="Leave matrices of such names alone; can be given several times."),
     ] = None,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = "cpu",
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle: AllowPickle = False,
+    ask: AskModel,
     force: Annotated[bool, typer.Option("--force", help="Replace what is in the folder.")] = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -79,46 +75,26 @@ def quantize(
     parsed = parse_recipe(recipe)
     if form == "compressed-tensors":
         require_packing(parsed)
-    named = _read_holdout(holdout)
-    chosen = ask_model(model, revision, dtype, device, trust_remote_code, allow_pickle)
+    named = _read_holdout(holdout or ["auto"])
+    chosen = ask(model)
     source = CheckpointFolder.find(chosen, fetch=False)
     check_place(out, None if source is None else source.path, force=force)
     check_writable(out.resolve().parent)
     inspect_checkpoint(chosen)
-    done = _quantize(chosen, parsed, form, named, tuple(target or ()), tuple(ignore or ()), out, quiet=quiet)
+    with show_progress(quiet=quiet) as progress:
+        progress(f"opening {chosen.source}", 0, 1)
+        checkpoint = open_checkpoint(chosen)
+        held, because = _choose_holdout(checkpoint, named)
+        order = ExportOrder(parsed, form, held, because, tuple(target or ()), tuple(ignore or ()))
+        done = export_checkpoint(checkpoint, order, out, CheckpointFolder.require(chosen).path, progress)
     if as_json:
         typer.echo(done.model_dump_json(indent=2))
     elif not quiet:
         _print(done, out)
 
 
-def _quantize(
-    chosen: ModelPolicy,
-    recipe: Recipe,
-    form: Literal["dense", "compressed-tensors"],
-    named: tuple[WeightAddress, ...] | None,
-    targets: tuple[str, ...],
-    ignore: tuple[str, ...],
-    out: Path,
-    *,
-    quiet: bool,
-) -> Export:
-
-    with show_progress(quiet=quiet) as progress:
-        progress(f"opening {chosen.source}", 0, 1)
-        checkpoint = open_checkpoint(chosen)
-        held, because = _choose_holdout(checkpoint, named)
-        order = ExportOrder(recipe, form, held, because, targets, ignore)
-        return export_checkpoint(checkpoint, order, out, CheckpointFolder.require(chosen).path, progress)
-
-
-def _read_holdout(named: list[str] | None) -> tuple[WeightAddress, ...] | None:
-    """Return the addresses that were named, none for `none`; `None` where they are to be located.
-
-    Raises:
-        PolicyError: If they say two things at once.
-    """
-    words = named or ["auto"]
+def _read_holdout(words: list[str]) -> tuple[WeightAddress, ...] | None:
+    """Return the addresses that are named, none for `none`; `None` where they are to be located."""
     if len(words) > 1 and {"auto", "none"} & set(words):
         together = f"{words[0]!r} and {words[1]!r} together"
         raise PolicyError("--holdout", together, "say auto, none, or one or more addresses")
@@ -130,7 +106,6 @@ def _read_holdout(named: list[str] | None) -> tuple[WeightAddress, ...] | None:
 def _choose_holdout(
     checkpoint: Checkpoint, named: tuple[WeightAddress, ...] | None
 ) -> tuple[tuple[WeightAddress, ...], str]:
-
     if named is not None:
         return named, "named by the user" if named else "nothing was to be held out"
     location = locate_model(checkpoint)
@@ -138,7 +113,6 @@ def _choose_holdout(
 
 
 def _print(done: Export, out: Path) -> None:
-
     matrices = "1 matrix" if done.matrices == 1 else f"{done.matrices} matrices"
     typer.echo(f"{done.source}: {matrices} rounded with {done.recipe}, {done.bits_per_weight:.3f} bits per weight")
     for match in done.patterns:

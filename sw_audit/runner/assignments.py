@@ -57,11 +57,7 @@ class Assignment:
 
 
 def assign_options(settings: AuditSettings, root: Path) -> Assignment:
-    """Make the assignment that options, ini keys and `[tool.sw_audit]` describe.
-
-    Raises:
-        InputError: If the policy does not say what it means, or names no model.
-    """
+    """Make the assignment that options, ini keys and `[tool.sw_audit]` describe; see `assign_file`."""
     table = root / "pyproject.toml"
     policy = read_policy(settings.policy) if settings.policy else read_tool_table(table)
     origin = settings.policy or table
@@ -84,10 +80,20 @@ def assign_file(path: Path, settings: AuditSettings) -> Assignment:
     Raises:
         InputError: If the policy does not say what it means, or names no model.
     """
-    policy = anchor_paths(read_policy(path), path.parent)
+    policy = anchor_paths(read_policy_file(path), path.parent)
+    return _assign(str(path), _stem(path), policy, settings)
+
+
+def read_policy_file(path: Path) -> Policy:
+    """Read a policy that is to be audited as it stands, its paths as they are written.
+
+    Raises:
+        InputError: If the policy does not say what it means, or names no model.
+    """
+    policy = read_policy(path)
     if not policy.models:
         raise PolicyError(f"policy {path}", "it names no model", "add a [[model]] table with a source")
-    return _assign(str(path), _stem(path), policy, settings)
+    return policy
 
 
 def read_tool_table(pyproject: Path) -> Policy:

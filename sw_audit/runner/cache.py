@@ -54,10 +54,8 @@ class Cache:
     def find(self, kind: str, question: Question, form: type[_T]) -> _T | None:
         """Return the answer to a question, if it was kept and is whole.
 
-        Args:
-            kind: What it is, such as `arm`; a subfolder.
-            question: What it rests on.
-            form: Of which type it is: a fact, or dataclasses and tuples of plain values and facts.
+        `kind` says what it is, such as `arm`, and is a subfolder; `form` is its type: a fact, or dataclasses and
+        tuples of plain values and facts.
         """
         answer = self._read(kind, question, form)
         self.found.append(answer is not None)
@@ -139,15 +137,8 @@ class ArmCache:
     ) -> tuple[Measurement, ...]:
         """Measure the arms that were not kept, some at a time, and keep them.
 
-        Args:
-            arms: The conditions, the baseline first.
-            measure: Measures some of them, the baseline first.
-            model_id: What the model is called in this audit.
-            protocol: Signature of the protocol.
-            answering: Purposes of the arms in which multiple-choice items are answered.
-
-        Returns:
-            One measurement per arm, in order.
+        The baseline is the first of the arms and of every part of them; `answering` holds the purposes of those in
+        which multiple-choice items are answered. Returns one measurement per arm, in order.
         """
         if self.cache is None:
             return tuple(measure(arms))
@@ -188,14 +179,10 @@ def digest_program() -> str:
 
 
 def open_cache(folder: Path | None, *, asked: bool) -> Cache:
-    """Return the cache in a folder.
-
-    Args:
-        folder: Where; by default `.sw-audit/cache` in the working folder.
-        asked: Whether the folder was named, so that one that cannot be used is an error.
+    """Return the cache in a folder, by default `.sw-audit/cache` in the working folder.
 
     Raises:
-        OutputError: If it was, and cannot be.
+        OutputError: If the folder was asked for and cannot be used.
     """
     place = folder or Path.cwd() / FOLDER
     if asked:

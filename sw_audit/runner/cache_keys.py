@@ -31,12 +31,6 @@ def open_arm_cache(policy: Policy, model: ModelPolicy, checks: Collection[str], 
     """Say what the figures of a model rest on; where that cannot be told from files here, nothing is kept.
 
     A model that runs code of its own is not kept, for that code may come from elsewhere.
-
-    Args:
-        policy: The policy.
-        model: One of its models.
-        checks: Ids of the selected checks.
-        cache: Where answers lie.
     """
     parent = policy.find_parent(model)
     texts = (policy.corpus, *(policy.descent.texts if parent else ()))

@@ -83,11 +83,7 @@ def compare_quantizers(
 
 
 def check_methods(names: Sequence[str] | None) -> None:
-    """Complain about the name of a method that there is not, before anything heavy is done.
-
-    Raises:
-        InputError: If there is none.
-    """
+    """Complain about the name of a method that there is not, before anything heavy is done."""
     find_methods(names or ())
 
 
@@ -99,7 +95,6 @@ def _gather(
     scratch: Path,
     progress: Progress,
 ) -> ModelResult:
-
     text, tokenizer = read_corpus(policy.corpus), checkpoint.tokenizer
     windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions)
     protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
@@ -161,10 +156,7 @@ def plan_rounding(
 ) -> list[Arm]:
     """List the arms of the policy's recipes: each one plain, and held out if there is anything to hold out.
 
-    Args:
-        policy: Recipes, and which matrices they are for.
-        held: What is held out.
-        shapes: Of the matrices; a recipe is left out that cuts none of them and is another one but for that.
+    A recipe whose blocks cut none of the matrices' shapes is left out where the whole matrix is measured anyway.
     """
     which, recipes = policy.quantization, policy.quantization.parsed()
     whole = {recipe for recipe in recipes if recipe.granularity == PerTensor()}
@@ -227,9 +219,8 @@ def _time_rounding(arm: Arm, act: Quantize, checkpoint: Checkpoint) -> tuple[flo
 
 
 def _round_once(arm: Arm, layer: DecoderLayer) -> None:
-
-    with ExitStack() as stack:
-        stack.enter_context(applied_arm(arm, layer))
+    with applied_arm(arm, layer):
+        pass
 
 
 def _any_searches_corpus(arms: Iterable[Arm]) -> bool:

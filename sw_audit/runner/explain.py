@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from sw_audit.checks.estimate import write_number
 from sw_audit.checks.registry import find_checks
@@ -17,6 +18,10 @@ PASSED, FAILED, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3
 TABLE_HEAD = ("model", "check", "status", "observed [low, high]", "limit")
 WAIVED = "waived"
 
+_PROPERTIES = (
+    "check", "model", "status", "quantity", "observed", "low", "high", "limit", "because", "remedy", "protocol",
+    "waiver",
+)  # fmt: skip
 _LABEL_WIDTH = 10
 _LINE_WIDTH = 100
 _SHOWN_COORDINATES = 8
@@ -73,12 +78,7 @@ def list_skipped(verdicts: Iterable[Verdict]) -> list[str]:
 
 
 def breaches(verdict: Verdict, inconclusive: str) -> bool:
-    """Whether a verdict fails its test case.
-
-    Args:
-        verdict: The verdict.
-        inconclusive: What the policy says of doubts, `fail` or `warn`.
-    """
+    """Whether a verdict fails its test case; of doubts the policy says whether they `fail` or `warn`."""
     doubt = verdict.status is Status.INCONCLUSIVE and inconclusive == "fail"
     return verdict.waiver is None and (verdict.status is Status.FAIL or doubt)
 
@@ -86,11 +86,7 @@ def breaches(verdict: Verdict, inconclusive: str) -> bool:
 def conclude(records: Sequence[Record], *, complete: bool = True) -> int:
     """Return how a program exits after an audit: what could not be done weighs most, then a failure, then a doubt.
 
-    Waived verdicts weigh nothing.
-
-    Args:
-        records: What was audited.
-        complete: Whether everything could be audited and written.
+    Waived verdicts weigh nothing. `complete` says whether everything could be audited and written.
     """
     if not complete:
         return BAD_INPUT
@@ -102,6 +98,24 @@ def conclude(records: Sequence[Record], *, complete: bool = True) -> int:
         return INCONCLUSIVE
     waived = any(verdict.waiver is not None for verdict in verdicts)
     return INCONCLUSIVE if statuses <= {Status.SKIPPED} and not waived else PASSED
+
+
+def end_case(verdict: Verdict, inconclusive: str) -> tuple[Literal["pass", "fail", "skip", "xfail"], str]:
+    """Return how a verdict ends its test case, and the words for it."""
+    if verdict.waiver is not None:
+        return "xfail", f"waived {verdict.waiver} ({verdict.status.upper()}: {verdict.because})"
+    if breaches(verdict, inconclusive):
+        return "fail", explain_verdict(verdict)
+    if verdict.status is Status.PASS:
+        return "pass", ""
+    doubt = "" if verdict.status is Status.SKIPPED else "INCONCLUSIVE: "
+    return "skip", f"{doubt}{verdict.because}"
+
+
+def list_properties(verdict: Verdict) -> list[tuple[str, Any]]:
+    """Return what the report of a test case carries of a verdict: names, and values of plain JSON types."""
+    content = verdict.model_dump(mode="json") | {"waiver": verdict.waiver and str(verdict.waiver)}
+    return [(f"sw_audit.{name}", content[name]) for name in _PROPERTIES if content[name] is not None]
 
 
 def explain_verdict(verdict: Verdict) -> str:

@@ -6,6 +6,7 @@ Importing this costs nothing, for every run of pytest does.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ class AuditOption:
 
     Attributes:
         name: Its name.
-        kind: What it holds; `list` can be given several times.
+        kind: What it holds; a `list` can be given several times.
         meaning: What it does.
         metavar: What stands for its value in the help.
         choices: The words it allows.
@@ -120,19 +121,7 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """What is asked for besides what the policy says.
-
-    Attributes:
-        models: Models as they were named.
-        policy: Policy file.
-        checks: Ids of the only checks to run.
-        overlay: What is put on top of every policy.
-        out: Folder for what is written.
-        report: Whether a report is written.
-        save: Name under which the record is kept as a baseline.
-        cache: Folder of the cache, if it was named.
-        caching: Whether measurements are kept.
-    """
+    """What is asked for besides what the policy says; `overlay` is put on top of every policy."""
 
     models: tuple[str, ...] = ()
     policy: Path | None = None
@@ -143,6 +132,27 @@ class AuditSettings:
     save: str | None = None
     cache: Path | None = None
     caching: bool = True
+
+    @classmethod
+    def of_values(cls, values: Mapping[str, Any], here: Path = Path()) -> AuditSettings:
+        """Put the values of the options together; relative paths are taken from a folder."""
+        overlay = {
+            name: str(values[name]) if option.path else values[name]
+            for name, option in OPTIONS.items()
+            if option.overlaid and values.get(name) is not None
+        }
+        policy, cache = values.get("policy"), values.get("cache-dir")
+        return cls(
+            models=tuple(values.get("model") or ()),
+            policy=here / policy if policy else None,
+            checks=tuple(values.get("check") or ()),
+            overlay=overlay,
+            out=here / (values.get("out") or cls.out),
+            report=not values.get("no-report"),
+            save=values.get("save"),
+            cache=here / cache if cache else None,
+            caching=not values.get("no-cache"),
+        )
 
 
 def load_tool_table(pyproject: Path) -> Any:

@@ -62,13 +62,8 @@ def name_folders(out: Path, names: Sequence[str]) -> list[Path]:
 def write_record(record: Record, folder: Path, settings: AuditSettings, among: str | None = None) -> WrittenRecord:
     """Write a record, its report, and the baseline that it is to be kept as.
 
-    What goes wrong is told by the result and not raised: a long measurement is not to be lost over a page.
-
-    Args:
-        record: The record.
-        folder: Where to.
-        settings: Whether there is to be a report, and a baseline.
-        among: Where there are several records, the name of this one's policy, which its baseline bears too.
+    What goes wrong is told by the result and not raised: a long measurement is not to be lost over a page. Where
+    there are several records, `among` is the name of this one's policy, which its baseline bears too.
     """
     written = WrittenRecord(record)
     try:

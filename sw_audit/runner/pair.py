@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.lint_headers import add_flaw, report_broken
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.quantization import describe_quantization
+from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
 from sw_audit.checks.recovery_plan import RecoveryPlan
 from sw_audit.checks.registry import Need, list_needs
 from sw_audit.corpus.protocol import list_cautions
+from sw_audit.corpus.text import read_corpus
+from sw_audit.corpus.windows import window_corpus
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.locate.controls import count_weights
-from sw_audit.locate.locator import DEFAULT_PROMPT, encode_prompt
+from sw_audit.locate.locator import DEFAULT_PROMPT, encode_prompt, locate_super_weights
+from sw_audit.locate.weight_norms import predict_from_weights
 from sw_audit.measure.descent import (
     compare_on_text,
     list_differences,
@@ -25,7 +28,13 @@ from sw_audit.measure.descent import (
     restore_super_weights,
     share_text,
 )
-from sw_audit.measure.generation import generate_continuations, pair_continuations
+from sw_audit.measure.generation import (
+    GreedyContinuation,
+    Prompt,
+    draw_prompts,
+    generate_continuations,
+    pair_continuations,
+)
 from sw_audit.measure.retention import (
     compare_with_baseline,
     follow_retained_activations,
@@ -33,33 +42,31 @@ from sw_audit.measure.retention import (
     read_retained_weights,
     translate_address,
 )
-from sw_audit.measure.tasks import answer_tasks, pair_answers
-from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.progress import Progress, ignore_progress
+from sw_audit.measure.tasks import Answers, answer_tasks, pair_answers
+from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.descent import ComparedText, Descent, LayerError
+from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location, Outcome
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
-from sw_audit.runner.cache import NO_CACHE, ArmCache
-from sw_audit.runner.parent import ParentResult, measure_parent, open_by_layers
-from sw_audit.runner.single import locate_model
+from sw_audit.runner.single import ModelAudit, locate_model
 
 RANKED = 16
 """So many of the modules that differ most are named."""
 
 
 class Pair:
-    """A descendant and its parent, each opened when it is first asked for.
+    """The audit of a descendant and its parent, each opened when it is first asked for.
 
     Attributes:
-        model: The descendant.
-        origin: What it was made from.
+        audit: The audit; its model is the descendant.
+        origin: What the model was made from.
     """
 
-    def __init__(self, model: ModelPolicy, origin: ModelPolicy, checkpoint: Checkpoint | None = None) -> None:
-        self.model = model
+    def __init__(self, audit: ModelAudit, origin: ModelPolicy, checkpoint: Checkpoint | None = None) -> None:
+        self.audit = audit
         self.origin = origin
         self._given = checkpoint
 
@@ -71,12 +78,31 @@ class Pair:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The descendant as a whole."""
-        return self._given or open_checkpoint(self.model)
+        return self._given or open_checkpoint(self.audit.model)
 
     @cached_property
     def parent(self) -> Checkpoint:
         """The parent, each of whose layers is in memory only while it runs."""
         return open_by_layers(self.origin)
+
+
+@dataclass(frozen=True)
+class ParentResult:
+    """What is known of a parent once it has been let go.
+
+    Attributes:
+        identity: Which model it is.
+        location: Where its super weights are.
+        prompts: Prompts; none where nothing is generated.
+        continuations: What it goes on with after each.
+        answers: What it answers to each task; none where no tasks are asked for.
+    """
+
+    identity: ModelIdentity
+    location: Location
+    prompts: tuple[Prompt, ...] = ()
+    continuations: tuple[GreedyContinuation, ...] = ()
+    answers: tuple[Answers, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,13 +120,7 @@ class Recovery:
     seconds: float = 0.0
 
 
-def measure_pair(
-    pair: Pair,
-    policy: Policy,
-    checks: Collection[str],
-    progress: Progress = ignore_progress,
-    kept: ArmCache = NO_CACHE,
-) -> ModelResult | ModelFailure:
+def measure_pair(pair: Pair) -> ModelResult | ModelFailure:
     """Hold a model beside its parent.
 
     1. The model's files are looked at; unless they are intact nothing is opened.
@@ -110,54 +130,77 @@ def measure_pair(
 
     So two whole models are never in memory, unless the parent's format cannot be read by layers.
 
-    Args:
-        pair: The model and its parent.
-        policy: The policy.
-        checks: Ids of the selected checks.
-        progress: Told where the work stands.
-        kept: What was measured of both before.
-
     Returns:
         What was measured, or why the model's weights are not fit to be opened.
 
     Raises:
         InputError: If a model or a text cannot be used.
     """
-    started, model = time.perf_counter(), pair.model
-    progress("inspecting", 0, 1)
+    started, audit, model = time.perf_counter(), pair.audit, pair.audit.model
+    audit.progress("inspecting", 0, 1)
     try:
         report = lint_checkpoint(model)
     except BrokenWeightsError as error:
         return ModelFailure(model=model.id, message=str(error), weights=report_broken(error))
     if not report.intact:
         return ModelFailure(model=model.id, message=_describe_flaw(model, report), weights=report)
-    ask_parent = partial(measure_parent, pair.origin, policy, checks, progress, by_layers=pair.is_open)
-    origin = kept.recall("parent", kept.parent, ParentResult, ask_parent)
-    progress("opening", 0, 1)
+    ask_parent = partial(measure_parent, pair.origin, audit, by_layers=pair.is_open)
+    origin = audit.kept.recall("parent", audit.kept.parent, ParentResult, ask_parent)
+    audit.progress("opening", 0, 1)
     try:
         _ = pair.checkpoint
     except BrokenWeightsError as error:
         return ModelFailure(model=model.id, message=str(error), weights=add_flaw(report, error))
-    result = _measure_beside(pair, origin, policy, checks, progress, kept)
+    result = _measure_beside(pair, origin)
     return result.model_copy(update={"weights": report, "seconds": time.perf_counter() - started})
 
 
-def _measure_beside(
-    pair: Pair,
-    origin: ParentResult,
-    policy: Policy,
-    checks: Collection[str],
-    progress: Progress,
-    kept: ArmCache,
-) -> ModelResult:
+def measure_parent(model: ModelPolicy, audit: ModelAudit, *, by_layers: bool = False) -> ParentResult:
+    """Open a parent, ask it what a whole model is needed for, and let it go.
+
+    With `by_layers` each of its layers is in memory only while it runs, for another model is there already.
+
+    Raises:
+        InputError: If it, or the text, cannot be used.
+    """
+    policy, progress = audit.policy, audit.progress
+    text, needs = read_corpus(policy.corpus), list_needs(audit.checks)
+    progress("opening the parent", 0, 1)
+    parent = open_by_layers(model, digest=True) if by_layers else open_checkpoint(model)
+    progress("locating in the parent", 0, 1)
+    location = predict_from_weights(parent.layers, locate_super_weights(parent))
+    answers = answer_tasks(parent, policy.descent) if Need.TASKS in needs else ()
+    result = ParentResult(parent.identity, location, answers=answers)
+    if Need.GENERATION not in needs:
+        return result
+    limit = parent.maximum_positions
+    windows = window_corpus(text, parent.tokenizer, policy.corpus, limit)
+    prompts = draw_prompts(windows, parent.tokenizer, policy.descent, limit)
+    return replace(result, prompts=prompts, continuations=generate_continuations(parent, prompts, progress))
+
+
+def open_by_layers(model: ModelPolicy, *, digest: bool = False) -> Checkpoint:
+    """Open a model so that each layer is in memory only while it runs; as a whole where that cannot be.
+
+    Raises:
+        CheckpointError: If it cannot be opened as it should be.
+    """
+    try:
+        return open_streaming(model, digest=digest)
+    except CannotStreamError:
+        return open_checkpoint(model)
+
+
+def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
     parent, checkpoint, there = pair.parent, pair.checkpoint, origin.location
+    policy, progress, kept = pair.audit.policy, pair.audit.progress, pair.audit.kept
     texts = [share_text(parent, checkpoint, text, policy.seed) for text in (policy.corpus, *policy.descent.texts)]
     progress("locating", 0, 1)
     location = _locate(checkpoint)
     continuations = generate_continuations(checkpoint, origin.prompts, progress)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     restored = restore_super_weights(parent, checkpoint, there.super_weights)
-    layered = Need.LAYERS in list_needs(checks)
+    layered = Need.LAYERS in list_needs(pair.audit.checks)
     compare = partial(compare_on_text, parent, checkpoint)
     arms = [restored] if restored else []
     compared = [
@@ -169,12 +212,12 @@ def _measure_beside(
         )
         for number, text in enumerate(texts)
     ]
-    baseline = find_baseline(policy, pair.model)
+    baseline = find_baseline(policy, pair.audit.model)
     return ModelResult(
         model=checkpoint.identity,
         protocol=texts[0].protocol,
         location=location,
-        quantization=describe_quantization(checkpoint, pair.model, there.super_weights),
+        quantization=describe_quantization(checkpoint, pair.audit.model, there.super_weights),
         descent=Descent(
             parent=origin.identity,
             parent_location=there,
@@ -192,20 +235,10 @@ def _measure_beside(
     )
 
 
-def measure_recovery(
-    pair: Pair, result: ModelResult, plan: RecoveryPlan, policy: Policy, progress: Progress, kept: ArmCache
-) -> Recovery:
-    """Measure on the first text what the parent's own modules recover, or recall it.
-
-    Args:
-        pair: The model and its parent.
-        result: What was measured of the model.
-        plan: What to put back.
-        policy: The policy.
-        progress: Told where the work stands.
-        kept: What was measured of both before.
-    """
-    make = partial(_put_modules_back, pair, result, plan, policy, progress)
+def measure_recovery(pair: Pair, result: ModelResult, plan: RecoveryPlan) -> Recovery:
+    """Measure on the first text what the parent's own modules recover, or recall it."""
+    kept = pair.audit.kept
+    make = partial(_put_modules_back, pair, result, plan)
     return kept.recall("recovery", {"plan": plan.model_dump(mode="json"), **kept.result}, Recovery, make)
 
 
@@ -221,9 +254,7 @@ def add_recovery(result: ModelResult, recovery: Recovery) -> ModelResult:
     return result.model_copy(update={"descent": descent.model_copy(update=update), "seconds": seconds})
 
 
-def _put_modules_back(
-    pair: Pair, result: ModelResult, plan: RecoveryPlan, policy: Policy, progress: Progress
-) -> Recovery:
+def _put_modules_back(pair: Pair, result: ModelResult, plan: RecoveryPlan) -> Recovery:
     started = time.perf_counter()
     parent, checkpoint = pair.parent, pair.checkpoint
     if result.descent is None or not is_alike(parent, checkpoint):
@@ -233,8 +264,8 @@ def _put_modules_back(
     names = [address.parameter.rpartition(".")[0] for address in lost if address is not None]
     names += [name for name, error in ranked if error != 0]
     arms = [restore_module(name) for name in list(dict.fromkeys(names))[: plan.modules]]
-    text = share_text(parent, checkpoint, policy.corpus, policy.seed)
-    compared, _ = compare_on_text(parent, checkpoint, text, arms, progress)
+    text = share_text(parent, checkpoint, pair.audit.policy.corpus, pair.audit.policy.seed)
+    compared, _ = compare_on_text(parent, checkpoint, text, arms, pair.audit.progress)
     return Recovery(tuple(ranked[:RANKED]), compared.measurements[2:], time.perf_counter() - started)
 
 

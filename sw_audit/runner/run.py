@@ -33,13 +33,12 @@ from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import Tool, describe_environment
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.store import find_baseline
-from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache
+from sw_audit.runner.cache import NO_CACHE, Cache
 from sw_audit.runner.cache_keys import open_arm_cache
 from sw_audit.runner.pair import Pair, add_recovery, measure_pair, measure_recovery
-from sw_audit.runner.single import measure_single
+from sw_audit.runner.single import ModelAudit, measure_single
 
 RECALLED = "Remembered from an earlier run: model, text, policy and program have not changed since (`--no-cache`)."
-
 
 _Model = TypeVar("_Model", ModelResult, ModelFailure)
 
@@ -122,14 +121,14 @@ def run_model(
         InputError: If the model or the text cannot be used.
     """
     model = policy.find_model(model_id)
-    parent = policy.find_parent(model)
-    pair = None if parent is None else Pair(model, parent, checkpoint)
     kept = NO_CACHE
     if cache is not None:
         progress("digesting", 0, 1)
         kept = open_arm_cache(policy, model, checks, cache)
+    audit, parent = ModelAudit(model, policy, checks, progress, kept), policy.find_parent(model)
+    pair = None if parent is None else Pair(audit, parent, checkpoint)
     recalled = kept.find("result", kept.result, ModelResult)
-    measured = recalled or measure_model(policy, model_id, checks, progress, kept, checkpoint, pair)
+    measured = recalled or measure_model(audit, pair, checkpoint)
     if isinstance(measured, ModelFailure):
         return judge_model(measured, policy, checks)
     if recalled is None:
@@ -137,8 +136,7 @@ def run_model(
     judged = judge_model(measured, policy, checks)
     plan = plan_recovery(judged, policy)
     if plan is not None and pair is not None:
-        recovery = measure_recovery(pair, measured, plan, policy, progress, kept)
-        judged = judge_model(add_recovery(measured, recovery), policy, checks)
+        judged = judge_model(add_recovery(measured, measure_recovery(pair, measured, plan)), policy, checks)
     notes = [*judged.notes, *([] if recalled is None else [RECALLED])]
     if kept.cache is not None and kept.cache.trouble is not None:
         notes.append(f"Nothing could be remembered for the next run: {kept.cache.trouble}.")
@@ -146,32 +144,17 @@ def run_model(
 
 
 def measure_model(
-    policy: Policy,
-    model_id: str,
-    checks: Collection[str],
-    progress: Progress = ignore_progress,
-    kept: ArmCache = NO_CACHE,
-    checkpoint: Checkpoint | None = None,
-    pair: Pair | None = None,
+    audit: ModelAudit, pair: Pair | None = None, checkpoint: Checkpoint | None = None
 ) -> ModelResult | ModelFailure:
     """Measure what the selected checks need: a descendant beside its parent, any other model by itself."""
-    if pair is None:
-        return measure_single(policy.find_model(model_id), policy, checks, progress, checkpoint, kept)
-    return measure_pair(pair, policy, checks, progress, kept)
+    return measure_single(audit, checkpoint) if pair is None else measure_pair(pair)
 
 
 def judge_model(model: _Model, policy: Policy, checks: Sequence[str]) -> _Model:
-    """Return a measured model with its verdicts, the policy's waivers put on them.
-
-    Args:
-        model: What was measured, or why it was not.
-        policy: The limits and the waivers.
-        checks: Ids of the checks.
-    """
-    if isinstance(model, ModelFailure):
-        verdicts = judge_failure(model, checks)
-    else:
-        verdicts = judge_result(model, policy, checks)
+    """Return a measured model with its verdicts, the policy's waivers put on them."""
+    verdicts = (
+        judge_failure(model, checks) if isinstance(model, ModelFailure) else judge_result(model, policy, checks)
+    )
     today = datetime.now(UTC).date()
     return model.model_copy(update={"verdicts": apply_waivers(verdicts, policy.waivers, today)})
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
@@ -35,6 +36,25 @@ from sw_audit.runner.cache import NO_CACHE, ArmCache
 from sw_audit.testing.counterexamples import search_prompts
 
 
+@dataclass(frozen=True)
+class ModelAudit:
+    """What the measuring of one model is given.
+
+    Attributes:
+        model: The model.
+        policy: The policy that names it.
+        checks: Ids of the selected checks.
+        progress: Told where the work stands.
+        kept: What was measured before.
+    """
+
+    model: ModelPolicy
+    policy: Policy
+    checks: Sequence[str]
+    progress: Progress = ignore_progress
+    kept: ArmCache = NO_CACHE
+
+
 def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
     """Locate the super weights of an open model, and ask the weights alone about them.
 
@@ -43,28 +63,14 @@ def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
     return predict_from_weights(checkpoint.layers, locate_super_weights(checkpoint, depth=depth))
 
 
-def measure_single(
-    model: ModelPolicy,
-    policy: Policy,
-    checks: Collection[str],
-    progress: Progress = ignore_progress,
-    checkpoint: Checkpoint | None = None,
-    kept: ArmCache = NO_CACHE,
-) -> ModelResult:
-    """Find and measure everything that the selected checks need to know about one model.
-
-    Args:
-        model: The model.
-        policy: The policy.
-        checks: Ids of the selected checks.
-        progress: Told where the work stands.
-        checkpoint: The model, if it is open already.
-        kept: What was measured of it before.
+def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> ModelResult:
+    """Find and measure everything that the selected checks need to know about one model; it may be open already.
 
     Raises:
         InputError: If the model or the text cannot be used.
     """
     started = time.perf_counter()
+    model, policy, checks, progress = audit.model, audit.policy, audit.checks, audit.progress
     text = read_corpus(policy.corpus)
     progress("opening", 0, 1)
     checkpoint = checkpoint or open_checkpoint(model)
@@ -99,7 +105,7 @@ def measure_single(
         calibration=unscored if Need.ACTIVATIONS in needs else None,
         progress=progress,
     )
-    measurements = kept.recall_arms(
+    measurements = audit.kept.recall_arms(
         arms,
         measure,
         model_id=model.id,
@@ -153,7 +159,6 @@ def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) 
 def _follow(
     checkpoint: Checkpoint, location: Location, windows: Windows, policy: Policy
 ) -> tuple[PromptTrace, ...]:
-
     channels = [activation.channel for activation in location.super_activations]
     prompts: list[tuple[str, Sequence[int]]]
     if policy.prompts is not None:

@@ -24,12 +24,6 @@ def test_a_model_that_passes_ends_with_0_a_table_and_three_files(quick: Program)
     assert quick.files() == [f"sw-audit-out/{name}" for name in ("junit.xml", "record.json", "report.html")]
 
 
-def test_no_noise_of_pytest_comes_through(quick: Program) -> None:
-    ending = quick.run("audit", "llama-w4", "broken")
-    for noise in ("test session starts", "collected", "[100%]", "FAILURES", "rootdir", "::", ".py"):
-        assert noise not in ending.out + ending.err
-
-
 def test_a_failed_check_ends_with_1_and_is_told_in_full(quick: Program) -> None:
     ending = quick.run("audit", "broken", "--check", "prune-collapses", "--check", "stopword-shift")
     assert ending.code == 1
@@ -37,17 +31,16 @@ def test_a_failed_check_ends_with_1_and_is_told_in_full(quick: Program) -> None:
     for label in ("claimed", "measured", "limit", "because", "where", "protocol", "to do"):
         assert re.search(rf"^  {label}\b", ending.out, re.MULTILINE)
     assert ending.out.splitlines()[-1] == "FAILED: 1 pass, 1 fail"
+    for noise in ("test session starts", "collected", "[100%]", "FAILURES", "rootdir", "::", ".py"):
+        assert noise not in ending.out + ending.err
 
 
-def test_a_doubt_ends_with_3_unless_it_is_only_to_warn(quick: Program) -> None:
+def test_a_doubt_ends_with_3_unless_it_is_only_to_warn_or_something_fails(quick: Program) -> None:
     doubtful = quick.run("audit", "short", "--check=prune-collapses")
     assert doubtful.code == 3
     assert "INCONCLUSIVE short prune-collapses" in doubtful.out
     assert doubtful.out.splitlines()[-1] == "INCONCLUSIVE: 1 inconclusive"
     assert quick.run("audit", "short", "--check=prune-collapses", "--inconclusive=warn").code == 0
-
-
-def test_a_failure_weighs_more_than_a_doubt(quick: Program) -> None:
     assert quick.run("audit", "short", "broken", "--check=prune-collapses").code == 1
 
 
@@ -96,33 +89,31 @@ def test_what_is_expected_decides_on_a_model_without_a_super_weight(quick: Progr
     assert quick.run("audit", "control", "--expect=any").code == 0
 
 
-def test_a_model_that_cannot_be_used_is_one_line_and_ends_with_2(quick: Program) -> None:
-    ending = quick.run("audit", "gone")
-    assert ending.code == 2
-    assert ending.out == ""
-    assert ending.err == "sw-audit: model 'gone': model.safetensors is truncated; copy it again\n"
+def test_a_model_that_cannot_be_used_is_one_line_ends_with_2_and_does_not_stop_the_others(quick: Program) -> None:
+    complaint = "sw-audit: model 'gone': model.safetensors is truncated; copy it again"
+    alone = quick.run("audit", "gone")
+    assert (alone.code, alone.out, alone.err) == (2, "", f"{complaint}\n")
     assert quick.files() == []
-
-
-def test_a_model_that_cannot_be_used_does_not_stop_the_others(quick: Program) -> None:
     ending = quick.run("audit", "gone", "llama-w4")
-    assert ending.code == 2
-    assert ending.complaints == ["sw-audit: model 'gone': model.safetensors is truncated; copy it again"]
+    assert (ending.code, ending.complaints) == (2, [complaint])
     assert ending.out.splitlines()[-1] == f"NOT COMPLETE: {CHECKS} pass"
     assert [model.id for model in quick.record().models] == ["gone", "llama-w4"]
 
 
-def test_debug_shows_the_traceback_of_what_could_not_be_used(quick: Program) -> None:
-    ending = quick.run("--debug", "audit", "gone", "--check=prune-collapses")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--debug", "audit", "gone"), ("CheckpointError", "run_model")),
+        (("audit", "defect"), ("ZeroDivisionError: a defect that nobody foresaw",)),
+    ],
+    ids=["debug", "defect"],
+)
+def test_a_defect_and_in_debugging_any_error_shows_its_traceback_and_ends_with_2(
+    quick: Program, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    ending = quick.run(*arguments, "--check=prune-collapses")
     assert ending.code == 2
-    assert "CheckpointError" in ending.err
-    assert "run_model" in ending.err
-
-
-def test_a_defect_shows_its_traceback_and_ends_with_2(quick: Program) -> None:
-    ending = quick.run("audit", "defect", "--check=prune-collapses")
-    assert ending.code == 2
-    assert "ZeroDivisionError: a defect that nobody foresaw" in ending.err
+    assert all(word in ending.err for word in words)
 
 
 def test_ctrl_c_is_one_line_and_ends_with_2(quick: Program) -> None:
@@ -132,11 +123,8 @@ def test_ctrl_c_is_one_line_and_ends_with_2(quick: Program) -> None:
     assert quick.files() == []
 
 
-def test_quiet_prints_the_verdict_line_only(quick: Program) -> None:
+def test_quiet_prints_the_verdict_line_only_and_verbose_every_reason(quick: Program) -> None:
     assert quick.run("audit", "llama-w4", "-q").out == f"{PASSED}\n"
-
-
-def test_verbose_prints_every_reason(quick: Program) -> None:
     assert "perplexity 6.25 becomes" not in quick.run("audit", "llama-w4").out
     out = " ".join(quick.run("audit", "llama-w4", "-v").out.split())
     assert "because" in out
@@ -156,17 +144,12 @@ def test_every_option_reaches_the_policy(quick: Program) -> None:
     assert quick.files() == ["here/record.json", "j.xml"]
 
 
-def test_a_policy_file_is_audited_by_its_name(quick: Program) -> None:
-    (quick.folder / "audit.swaudit.toml").write_text(POLICY)
-    assert quick.run("audit", "audit.swaudit.toml", "-q").out == f"{PASSED}\n"
-
-
-def test_any_other_name_is_a_policy_too_if_it_stands_alone(quick: Program) -> None:
-    (quick.folder / "mine.toml").write_text(POLICY)
-    assert quick.run("audit", "mine.toml", "-q").out == f"{PASSED}\n"
+def test_a_policy_file_is_audited_by_its_name_and_any_other_name_if_it_stands_alone(quick: Program) -> None:
+    for name in ("audit.swaudit.toml", "mine.toml"):
+        (quick.folder / name).write_text(POLICY)
+        assert quick.run("audit", name, "-q").out == f"{PASSED}\n"
     both = quick.run("audit", "mine.toml", "llama-w8")
-    assert both.code == 2
-    assert len(both.complaints) == 1
+    assert (both.code, len(both.complaints)) == (2, 1)
     assert "NAME.swaudit.toml" in both.err
 
 

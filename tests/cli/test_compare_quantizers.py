@@ -28,10 +28,10 @@ def fast(tmp_path: Path) -> tuple[object, ...]:
     return (*FAST, "--policy", policy)
 
 
-def test_the_table_has_a_row_per_quantizer_and_the_last_line_says_what_it_comes_to(
+def test_the_table_has_a_row_per_quantizer_and_a_record_and_a_report_are_written_on_request(
     program: Program, fast: tuple[object, ...]
 ) -> None:
-    ending = program.run(*fast)
+    ending = program.run(*fast, "--out", program.folder / "out")
     assert ending.code == 0
     lines = ending.out.splitlines()
     assert lines[0].startswith("specimen  llama, 6 layers")
@@ -40,13 +40,19 @@ def test_the_table_has_a_row_per_quantizer_and_the_last_line_says_what_it_comes_
     assert "int4/tensor" in starts
     assert "int4/tensor, held out" in starts
     assert lines[-1].startswith("COMPARED: 2 of 2 measured; least loss at 5 bits or fewer: int4/tensor, held out")
-    assert program.files() == []
+    assert program.files() == ["out/record.json", "out/report.html"]
+    record = read_record(program.folder / "out" / "record.json")
+    assert read_record(program.folder / "out" / "report.html") == record
+    assert [row.name for row in record.results[0].comparison.rows] == ["int4/tensor", "int4/tensor, held out"]
 
 
-def test_quiet_is_the_last_line_only(program: Program, fast: tuple[object, ...]) -> None:
-    ending = program.run(*fast, "-q")
+def test_quiet_is_the_last_line_only_and_no_report_is_written_where_none_is_wanted(
+    program: Program, fast: tuple[object, ...]
+) -> None:
+    ending = program.run(*fast, "-q", "--out", program.folder / "plain", "--no-report")
     assert len(ending.out.splitlines()) == 1
     assert ending.out.startswith("COMPARED")
+    assert program.files() == ["plain/record.json"]
 
 
 def test_json_is_exactly_one_object(program: Program, fast: tuple[object, ...]) -> None:
@@ -57,17 +63,7 @@ def test_json_is_exactly_one_object(program: Program, fast: tuple[object, ...]) 
     assert document["rows"][1]["quality"]["ratio"] < document["rows"][0]["quality"]["ratio"]
     assert document["protocol"]["windows"] == 8
     assert document["model"]["layers"] == 6
-
-
-def test_a_record_and_a_report_are_written_on_request(program: Program, fast: tuple[object, ...]) -> None:
-    ending = program.run(*fast, "--out", program.folder / "out")
-    assert ending.code == 0
-    assert program.files() == ["out/record.json", "out/report.html"]
-    record = read_record(program.folder / "out" / "record.json")
-    assert read_record(program.folder / "out" / "report.html") == record
-    assert [row.name for row in record.results[0].comparison.rows] == ["int4/tensor", "int4/tensor, held out"]
-    program.run(*fast, "--out", program.folder / "plain", "--no-report")
-    assert not (program.folder / "plain" / "report.html").exists()
+    assert program.files() == []
 
 
 @pytest.mark.parametrize(

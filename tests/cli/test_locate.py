@@ -10,33 +10,25 @@ from sw_audit.cli.locate import describe
 from sw_audit.record.location import Outcome
 
 
-def test_json_is_exactly_one_object_of_the_promised_form(program: Program) -> None:
-    ending = program.run("locate", "specimen", "--json")
+def test_json_is_exactly_one_object_of_the_promised_form_and_holds_the_published_coordinate(
+    program: Program,
+) -> None:
+    ending = program.run("locate", "specimen", "--json", "--digest")
     assert ending.code == 0
     found = json.loads(ending.out)
     assert found["schema"] == 1
     assert found["model"]["family"] == "llama"
     assert found["model"]["layers"] >= 6
-    assert found["model"]["digest"] is None
+    assert len(found["model"]["digest"]) == 64
     assert found["outcome"] == "located"
     (weight,) = found["super_weights"]
     assert list(weight) == ["parameter", "layer", "row", "column", "expert", "value", "share"]
     assert weight["parameter"] == f"model.layers.{weight['layer']}.mlp.down_proj.weight"
-    assert weight["expert"] is None
+    assert (weight["layer"], weight["row"], weight["column"], weight["expert"]) == (1, 5, 7, None)
     activation = found["super_activations"][0]
     assert list(activation) == ["channel", "token", "value", "first_layer", "last_layer"]
     assert activation["channel"] == weight["row"]
     assert any(candidate["accepted"] for candidate in found["candidates"])
-
-
-def test_the_specimens_coordinate_is_the_published_one(program: Program) -> None:
-    (weight,) = json.loads(program.run("locate", "specimen", "--json").out)["super_weights"]
-    assert (weight["layer"], weight["row"], weight["column"]) == (1, 5, 7)
-
-
-def test_files_are_digested_where_that_is_asked_for(program: Program) -> None:
-    found = json.loads(program.run("locate", "specimen", "--json", "--digest").out)
-    assert len(found["model"]["digest"]) == 64
 
 
 def test_early_depth_reads_fewer_layers_and_says_so(program: Program) -> None:
@@ -55,11 +47,13 @@ def test_for_people_there_are_tables(program: Program) -> None:
         assert word in ending.out
 
 
-def test_no_super_weight_is_an_answer_too(program: Program) -> None:
+def test_no_super_weight_is_an_answer_too_and_files_are_digested_only_where_that_is_asked_for(
+    program: Program,
+) -> None:
     ending = program.run("locate", "control", "--json")
-    assert ending.code == 0
-    assert json.loads(ending.out)["outcome"] == "none"
-    assert json.loads(ending.out)["super_weights"] == []
+    document = json.loads(ending.out)
+    assert (ending.code, document["outcome"], document["super_weights"]) == (0, "none", [])
+    assert document["model"]["digest"] is None
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

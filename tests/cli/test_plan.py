@@ -10,7 +10,8 @@ from support.program import Program
 
 from sw_audit.checkpoint.stored import Size
 from sw_audit.checks.judging import list_checks
-from sw_audit.cli.plan import count_arms, estimate_weights, write_bytes
+from sw_audit.cli.plan import count_arms, estimate_weights
+from sw_audit.cli.printing import write_bytes
 
 DOWN = "model.layers.0.mlp.down_proj.weight"
 POLICY = """
@@ -89,11 +90,6 @@ def test_a_parent_is_whole_alone_or_there_by_layers_beside_the_model() -> None:
     assert estimate_weights(make(100, 10), None) == 110
     assert estimate_weights(make(30, 3), make(100, 10)) == 100
     assert estimate_weights(make(95, 9), make(100, 10)) == 114
-
-
-def test_bytes_are_written_with_a_unit() -> None:
-    written = [write_bytes(count) for count in (7, 1500, 2_500_000_000, 10**14)]
-    assert written == ["7 bytes", "1.5 KB", "2.5 GB", "100 TB"]
 
 
 @pytest.mark.parametrize(

@@ -26,28 +26,24 @@ ONE = ("-k", "prune-collapses")
 POLICY_FILE = "--sw-audit-policy=policy.toml"
 
 
-def test_the_command_line_goes_before_the_ini_file(all_places: Inner) -> None:
-    all_places.audit("llama-w4", options=(*ONE, POLICY_FILE, "--sw-audit-seed=4"))
-    assert all_places.policy()["seed"] == 4
-
-
-def test_the_ini_file_goes_before_the_policy(all_places: Inner) -> None:
-    all_places.audit("llama-w4", options=(*ONE, POLICY_FILE))
-    assert all_places.policy()["seed"] == 3
-
-
-def test_the_policy_file_stands_in_place_of_pyproject(all_places: Inner) -> None:
-    all_places.pytester.makeini("[pytest]\n")
-    all_places.audit("llama-w4", options=(*ONE, POLICY_FILE))
+@pytest.mark.parametrize(
+    ("ini", "options", "seed", "confidence"),
+    [
+        (True, (POLICY_FILE, "--sw-audit-seed=4"), 4, Policy().confidence),
+        (True, (POLICY_FILE,), 3, Policy().confidence),
+        (False, (POLICY_FILE,), 2, Policy().confidence),
+        (False, (), 1, 0.8),
+    ],
+    ids=["command line", "ini file", "policy file in place of pyproject", "pyproject before the defaults"],
+)
+def test_the_nearest_place_that_sets_a_seed_counts(
+    all_places: Inner, ini: bool, options: tuple[str, ...], seed: int, confidence: float
+) -> None:
+    if not ini:
+        all_places.pytester.makeini("[pytest]\n")
+    all_places.audit("llama-w4", options=(*ONE, *options))
     policy = all_places.policy()
-    assert (policy["seed"], policy["confidence"]) == (2, Policy().confidence)
-
-
-def test_pyproject_goes_before_the_defaults(all_places: Inner) -> None:
-    all_places.pytester.makeini("[pytest]\n")
-    all_places.audit("llama-w4", options=ONE)
-    policy = all_places.policy()
-    assert (policy["seed"], policy["confidence"]) == (1, 0.8)
+    assert (policy["seed"], policy["confidence"]) == (seed, confidence)
 
 
 def test_the_defaults_are_the_policys_own(inner: Inner) -> None:
@@ -229,17 +225,15 @@ def kept(inner: Inner, name: str) -> Path:
     return inner.pytester.path / BASELINES / f"{name}.json"
 
 
-def test_a_record_is_kept_under_a_name_and_the_summary_says_where(inner: Inner) -> None:
-    run = inner.audit("llama-w4", options=(*ONE, "--sw-audit-save=before"))
-    assert run.ret == 0
-    run.stdout.fnmatch_lines(["baseline: .sw-audit/baselines/before.json"])
-    record = inner.pytester.path / "sw-audit-out/record.json"
-    assert kept(inner, "before").read_text(encoding="utf-8") == record.read_text(encoding="utf-8")
-
-
-def test_a_failing_run_is_kept_too_for_it_is_what_was_measured(inner: Inner) -> None:
-    assert inner.audit("broken", options=(*ONE, "--sw-audit-save=before")).ret == 1
-    assert [one.id for one in read_record(kept(inner, "before")).models] == ["broken"]
+def test_a_record_is_kept_under_a_name_also_where_a_check_fails(inner: Inner) -> None:
+    for model, code in (("llama-w4", 0), ("broken", 1)):
+        run = inner.audit(model, options=(*ONE, f"--sw-audit-save={model}"))
+        assert run.ret == code
+        run.stdout.fnmatch_lines([f"baseline: .sw-audit/baselines/{model}.json"])
+        record = inner.pytester.path / "sw-audit-out/record.json"
+        assert kept(inner, model).read_text(encoding="utf-8") == record.read_text(encoding="utf-8")
+    inner.audit("gone", options=("--sw-audit-save=gone",))
+    assert not kept(inner, "gone").exists()
 
 
 def test_of_several_policies_each_is_kept_under_its_own_name_too(inner: Inner, policy_file: Path) -> None:
@@ -262,11 +256,6 @@ def test_a_name_that_is_none_is_refused_before_anything_is_measured(inner: Inner
     assert run.ret == pytest.ExitCode.USAGE_ERROR
     run.stderr.fnmatch_lines(["ERROR: baseline *: this is no name; *"])
     assert inner.noted("measure") == []
-
-
-def test_a_run_in_which_nothing_was_measured_keeps_nothing(inner: Inner) -> None:
-    inner.audit("gone", options=("--sw-audit-save=before",))
-    assert not kept(inner, "before").exists()
 
 
 def test_what_is_compared_with_stands_in_the_policy_and_adds_its_checks(inner: Inner) -> None:

@@ -42,16 +42,12 @@ def test_on_a_terminal_a_bar_tells_the_stage_and_goes_away(inner: Inner, monkeyp
     assert shown.endswith("\r")
 
 
-def test_nothing_is_shown_when_quiet(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_shown_when_quiet_without_a_terminal_and_by_a_worker(
+    inner: Inner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert show(inner.pytester.parseconfig(*UNCAPTURED, "-q"), monkeypatch) == ""
-
-
-def test_nothing_is_shown_where_there_is_no_terminal(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert show(inner.pytester.parseconfig(*UNCAPTURED), monkeypatch, real=False) == ""
-
-
-def test_nothing_is_shown_by_a_worker(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
     config = inner.pytester.parseconfig(*UNCAPTURED)
+    assert show(config, monkeypatch, real=False) == ""
     monkeypatch.setattr(config, "workerinput", {}, raising=False)
     assert show(config, monkeypatch) == ""
 

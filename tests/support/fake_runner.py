@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,12 +26,12 @@ from sw_audit.checks.judging import judge_result
 from sw_audit.checks.registry import find_checks
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.progress import ignore_progress
 from sw_audit.record import rendering
 from sw_audit.record.checkpoint import Flaw, WeightsReport
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.verdict import Status
 from sw_audit.runner import run, single
+from sw_audit.runner.single import ModelAudit
 
 CONFTEST = f"""
 import sys
@@ -65,17 +65,12 @@ def install(replace: Callable[[object, str, object], None]) -> None:
     replace(rendering, "render_record", render_record)
 
 
-def measure_model(
-    policy: Any,
-    model_id: str,
-    checks: Collection[str],
-    progress: Any = ignore_progress,
-    *_: Any,
-) -> ModelResult | ModelFailure:
+def measure_model(audit: ModelAudit, *_: Any) -> ModelResult | ModelFailure:
     """Return made-up evidence, or fail: the beginning of the id says of what kind."""
-    note(f"measure {model_id} {os.getpid()} {' '.join(checks)}")
+    model_id = audit.model.id
+    note(f"measure {model_id} {os.getpid()} {' '.join(audit.checks)}")
     for done in range(3):
-        progress("measuring", done, 3)
+        audit.progress("measuring", done, 3)
     if model_id.startswith("gone"):
         raise CheckpointError(f"model {model_id!r}", "model.safetensors is truncated", "copy it again")
     if model_id.startswith("defect"):
@@ -85,7 +80,7 @@ def measure_model(
     if model_id.startswith("stripped"):
         found = "it is stored as I8, and config.json has no quantization_config"
         return ModelFailure(model=model_id, message=f"model {model_id!r}: {found}", weights=make_report(found))
-    return make_evidence_of(model_id, policy)
+    return make_evidence_of(model_id, audit.policy)
 
 
 def make_report(found: str) -> WeightsReport:

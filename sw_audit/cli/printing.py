@@ -1,0 +1,96 @@
+"""How the command line prints: lines, tables, one JSON object; and a record's models and verdicts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Column, Table
+from rich.text import Text
+
+from sw_audit.record.record import Record
+from sw_audit.record.verdict import Verdict
+from sw_audit.runner.explain import TABLE_HEAD, make_row, name_outcome
+
+BYTES = ("bytes", "KB", "MB", "GB", "TB")
+_STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "skipped": "dim", "waived": "yellow"}
+_PLAIN_WIDTH = 120
+"""Columns of the table where the output is no terminal, so that a log holds whole lines."""
+_ENDLESS = 10_000
+"""Columns: more than any table has."""
+
+
+class Output(Console):
+    """The console of standard output; what it is given stands there as it is."""
+
+    def __init__(self, width: int | None = None) -> None:
+        plain = None if Console().is_terminal else _PLAIN_WIDTH
+        super().__init__(highlight=False, markup=False, emoji=False, width=width or plain)
+
+    def print_lines(self, *lines: str, style: str = "") -> None:
+        """Print lines that are never broken, however long they are."""
+        for line in lines:
+            self.print(Text(line, style=style), soft_wrap=True)
+
+    def print_files(self, files: Iterable[tuple[str, Path]]) -> None:
+        """Print what was written, by kind."""
+        self.print_lines(*(f"{kind:<8}{os.path.relpath(path)}" for kind, path in files))
+
+    def print_whole(self, table: Table) -> None:
+        """Print a table as wide as it is: what is broken over lines, or cut off, cannot be copied or compared."""
+        needed = Measurement.get(self, self.options.update(max_width=_ENDLESS), table).maximum
+        Output(max(self.width, needed)).print(table)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print exactly one JSON object."""
+    typer.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def make_table(head: Iterable[Column | str], rows: Iterable[Sequence[str | Text]], **form: Any) -> Table:
+    """Lay rows out under their head; `form` is what `rich.table.Table` takes."""
+    table = Table(*head, box=SIMPLE_HEAD, pad_edge=False, **form)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def write_bytes(count: int, units: Sequence[str] = BYTES) -> str:
+    """Write a number of bytes for reading, such as `2.5 GB`; a kilobyte is 1000 bytes."""
+    amount, unit = float(count), 0
+    while amount >= 1000 and unit < len(units) - 1:
+        amount, unit = amount / 1000, unit + 1
+    return f"{amount:.3g} {units[unit]}"
+
+
+def print_models(output: Output, record: Record) -> None:
+    """Print what each model is, where its super weights are, and how its figures were measured."""
+    for result in record.results:
+        model, location = result.model, result.location
+        output.print(Text(model.id, style="bold"), end="")
+        lines = [f"  {model.family}, {model.layers} layers, {model.parameters:,} parameters, {model.digest[:12]}"]
+        lines += [
+            f"  super weight {weight.address} = {weight.value:.4g}, share {weight.share:.3f}"
+            for weight in location.super_weights
+        ] or [f"  no super weight: {location.outcome}, {location.because}"]
+        lines += [f"  protocol {result.protocol}", *(f"  note: {note}" for note in result.notes)]
+        for line in lines:
+            output.print(line)
+
+
+def tabulate_verdicts(verdicts: Sequence[Verdict], *, verbose: bool) -> Table:
+    """Lay the verdicts out as a table."""
+    head = [Column(title, no_wrap=not (verbose and title.startswith("observed"))) for title in TABLE_HEAD]
+    rows: list[list[str | Text]] = []
+    for verdict in verdicts:
+        model, check, status, *figures = make_row(verdict)
+        styled = Text(status, style=_STYLES[name_outcome(verdict)])
+        rows.append([model, check, styled, *figures, *([verdict.because] if verbose else [])])
+    return make_table([*head, *(["because"] if verbose else [])], rows, padding=(0, 2, 0, 0))
