@@ -7,10 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -78,19 +78,26 @@ def open_stored(folder: CheckpointFolder) -> StoredTensors:
     files: dict[str, TensorFile] = {}
     for path in folder.weight_files:
         if path.suffix == ".safetensors":
-            files[path.name] = TensorFile(folder.headers[path.name], partial(_read_safetensors, path))
+            files[path.name] = _open_safetensors(path, folder.headers[path.name])
         else:
             files[path.name] = _open_gguf(path) if path.suffix == ".gguf" else _open_pickle(path)
     return StoredTensors(files)
 
 
-def _read_safetensors(path: Path, name: str) -> Tensor | None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-    except Exception:  # a dtype that torch has not; the library has errors of its own for that
-        return None
-    return tensor
+def _open_safetensors(path: Path, headers: Mapping[str, TensorHeader]) -> TensorFile:
+    # Opened when the first tensor is read, and once: opening reads the whole header.
+    @cache
+    def open_file() -> Any:
+        return safe_open(path, framework="pt")
+
+    def read(name: str) -> Tensor | None:
+        try:
+            tensor: Tensor = open_file().get_tensor(name)
+        except Exception:  # a dtype that torch has not; the library has errors of its own for that
+            return None
+        return tensor
+
+    return TensorFile(headers, read)
 
 
 def _open_pickle(path: Path) -> TensorFile:
