@@ -55,6 +55,7 @@ def _plan(plan: ArmPlan) -> list[Arm]:
     quantity="perplexity ratio",
     fails="perplexity grows more than 1.2 times",
     limits=OtherOutliersHarmlessLimits,
+    measured=frozenset({"count", "fraction"}),
     level="law",
     side="at most",
     draws=_draw,

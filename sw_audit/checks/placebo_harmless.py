@@ -56,6 +56,7 @@ def plan_placebos(plan: ArmPlan) -> list[Arm]:
     quantity="perplexity ratio, worst control",
     fails="one grows perplexity more than 1.1 times",
     limits=PlaceboHarmlessLimits,
+    measured=frozenset({"draws"}),
     level="law",
     side="at most",
     needs_super_weight=True,

@@ -67,6 +67,7 @@ class Check:
         fails: When it fails by default, a clause.
         side: Which side of the limit is good.
         limits: The class of its limits.
+        measured: Which of its limits decide what is measured, and not only how that is judged.
         level: Whether it is a gate or a law.
         scope: What it is about, and so which models it runs on.
         needs: What must be found out besides arms.
@@ -90,6 +91,7 @@ class Check:
     unit: Unit = "ratio"
     side: Side | None = None
     scope: Scope = "model"
+    measured: frozenset[str] = frozenset()
     needs: frozenset[Need] = frozenset()
     needs_super_weight: bool = False
     draws: Callable[[Policy, int], Draws] | None = None

@@ -51,6 +51,7 @@ class SuperActivationPersistsLimits(Limits):
     quantity="largest relative deviation",
     fails="it deviates by more than 30 %, or one random prompt breaks it; the shortest that does is shown",
     limits=SuperActivationPersistsLimits,
+    measured=frozenset({"tolerance", "examples"}),
     level="law",
     unit="share",
     side="at most",

@@ -10,7 +10,7 @@ from typing import Any
 
 from sw_audit.checkpoint.digest import digest_content
 from sw_audit.checkpoint.folder import CheckpointFolder
-from sw_audit.checks.registry import Need, list_needs
+from sw_audit.checks.registry import Need, find_checks, list_needs
 from sw_audit.corpus.choices import list_stop_words, read_choices
 from sw_audit.corpus.text import read_corpus
 from sw_audit.errors import AuditError
@@ -22,7 +22,6 @@ from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_pr
 
 # What only decides how measurements are judged and shown, not what is measured.
 _JUDGED = ("waiver", "inconclusive", "expect", "confidence", "resamples", "minimum_windows")
-_LIMITS = ("minimum_", "maximum_", "enabled")
 # What is in the question by its content, not by its name.
 _BY_CONTENT = ("model", "compare", "index")
 
@@ -103,8 +102,8 @@ def describe_policy(policy: Policy, *, descends: bool) -> dict[str, Any]:
     for key in (*_JUDGED, *_BY_CONTENT, *(() if descends else ("descent",))):
         del content[key]
     content["checks"] = {
-        check: {key: limit for key, limit in limits.items() if not key.startswith(_LIMITS)}
-        for check, limits in content["checks"].items()
+        name: {key: content["checks"][name][key] for key in sorted(check.measured)}
+        for name, check in find_checks().items()
     }
     return content
 

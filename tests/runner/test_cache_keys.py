@@ -325,3 +325,21 @@ def test_a_stricter_limit_measures_only_what_it_asks_to_put_back_and_that_once(
     monkeypatch.setattr("sw_audit.runner.pair.rank_modules", lambda *_: pytest.fail("it was ranked again"))
     assert audit(0.5).descent == strict.descent
     assert audit(100.0).descent == loose.descent
+
+
+@pytest.mark.parametrize(
+    ("table", "matters"),
+    [
+        ({"placebo-harmless": {"draws": 4}}, True),
+        ({"other-outliers-harmless": {"count": 7}}, True),
+        ({"super-activation-persists": {"examples": 9}}, True),
+        ({"placebo-harmless": {"maximum_ratio": 3.0}}, False),
+        ({"layer-error": {"floor": -10.0}}, False),
+        ({"prune-collapses": {"enabled": False}}, False),
+    ],
+)
+def test_a_limit_is_in_the_question_where_it_decides_what_is_measured(
+    table: dict[str, dict[str, object]], matters: bool
+) -> None:
+    changed = Policy.model_validate({"checks": table})
+    assert (describe_policy(changed, descends=False) != describe_policy(Policy(), descends=False)) is matters
