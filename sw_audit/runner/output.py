@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,8 +42,8 @@ def check_places(settings: AuditSettings) -> Cache | None:
     try:
         check_writable(out)
     finally:
-        for place in missing:  # no trace of having tried
-            if place.is_dir():
+        for place in missing:  # no trace of having tried; what another process has filled meanwhile stays
+            with suppress(OSError):
                 place.rmdir()
     if settings.save is not None:
         check_name(settings.save)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.checkpoints import rewrite_weights, save_checkpoint
-from support.program import COMMAND, Program
+from support.program import COMMAND, Program, heed_interrupts
 from transformers import BertConfig, BertForMaskedLM, Mamba2Config, Mamba2ForCausalLM
 
 from sw_audit.specimen.shipped import specimen_path
@@ -170,7 +170,14 @@ def test_a_report_folder_that_cannot_be_written(program: Program, place: str) ->
 @pytest.mark.slow
 def test_ctrl_c_in_the_middle(program: Program) -> None:
     command = [*COMMAND, "audit", str(specimen_path())]
-    run = subprocess.Popen(command, cwd=program.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command,
+        cwd=program.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
     maps = Path(f"/proc/{run.pid}/maps")
     deadline = time.monotonic() + 60
     while "libtorch" not in maps.read_text() and time.monotonic() < deadline:

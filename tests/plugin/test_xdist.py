@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pytest_sw_audit.exchange import find_scope
 from support.fake_runner import CHECKS, count_statuses
+from support.program import heed_interrupts
 from support.runs import Inner
 
 from sw_audit.record.record import ModelFailure
@@ -124,7 +125,13 @@ def test_ctrl_c_leaves_no_record(separate: Inner, options: list[str]) -> None:
             "        time.sleep(60)\n"
         )
     command = [sys.executable, "-m", "pytest", "--sw-audit-model=llama-w4", *options]
-    run = subprocess.Popen(command, cwd=separate.pytester.path, stdout=subprocess.PIPE, start_new_session=True)
+    run = subprocess.Popen(
+        command,
+        cwd=separate.pytester.path,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
+    )
     deadline = time.monotonic() + 120
     while not waiting.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -75,3 +76,8 @@ class Program:
         hidden = self.folder / ".sw-audit/cache"
         found = (path for path in self.folder.rglob("*") if path.is_file() and hidden not in path.parents)
         return sorted(path.relative_to(self.folder).as_posix() for path in found)
+
+
+def heed_interrupts() -> None:
+    """Let a process that is about to be started heed Ctrl-C, also where its parent was told to ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
