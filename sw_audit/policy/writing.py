@@ -11,6 +11,7 @@ from datetime import date
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.registry import find_checks
@@ -34,7 +35,6 @@ _EXAMPLES: Mapping[str, Any] = {
     "model.base": "path/of/the/adapters/base",
     "model.gguf": "model-Q4_0.gguf",
     "model.manifest": "SHA256SUMS",
-    "waiver.check": "the-id-of-a-check",
     "waiver.model": "my-model",
     "waiver.until": date(2030, 12, 31),
     "waiver.owner": "who answers for it",
@@ -94,9 +94,15 @@ def _write_keys(model: type[BaseModel], prefix: str, skipped: Sequence[str] = ()
         path = f"{prefix}{key}"
         unset = default in (None, "")
         hint = " Required; for example:" if field.is_required() else " Not set by default; for example:"
-        yield from _write_prose(f"{meanings[name]}{hint if unset else ''}")
-        example = field.examples[0] if field.examples else _EXAMPLES.get(path)
-        yield f"#{key} = {write_value(example if unset else default)}"
+        yield from _write_prose(f"{meanings.get(name, key)}{hint if unset else ''}")
+        yield f"#{key} = {write_value(_find_example(path, field) if unset else default)}"
+
+
+def _find_example(path: str, field: FieldInfo) -> Any:
+    """Return what is shown where nothing is set; limits that another package brings may have no example."""
+    if path == "waiver.check":
+        return next(iter(find_checks()))
+    return field.examples[0] if field.examples else _EXAMPLES.get(path, "...")
 
 
 def _describe_keys(model: type[BaseModel]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from support.verdicts import judge_one, judge_schemes, make_activation_policy
 
 from sw_audit.record.verdict import Status
 
-QUALITY, GAP = "activation-holdout-quality", "holdout-closes-gap"
+QUALITY = "activation-holdout-quality"
 
 
 def test_quality_is_judged_where_there_is_a_limit_and_reported_elsewhere() -> None:

@@ -6,7 +6,7 @@ from support.evidence import make_protocol
 
 from sw_audit.record.verdict import Status
 
-WEIGHT, ACTIVATION, QUALITY = "super-weight-unmoved", "super-activation-unmoved", "quality-not-worse"
+QUALITY = "quality-not-worse"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from sw_audit.policy.policy import Policy
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status
 
-ERROR, RANGE = "layer-error", "range-fits-dtype"
+RANGE = "range-fits-dtype"
 
 
 def with_dtype(dtype: str, **changes: float | bool | None) -> ModelResult:

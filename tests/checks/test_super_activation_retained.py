@@ -8,7 +8,7 @@ from support.evidence import CHANNEL
 
 from sw_audit.record.verdict import Status
 
-WEIGHT, ACTIVATION = "super-weight-retained", "super-activation-retained"
+ACTIVATION = "super-activation-retained"
 
 
 @pytest.mark.parametrize(

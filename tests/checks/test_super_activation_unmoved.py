@@ -7,7 +7,7 @@ from support.evidence import CHANNEL, SUPER_ACTIVATION, make_location
 from sw_audit.record.baseline import HeldActivation
 from sw_audit.record.verdict import Status
 
-WEIGHT, ACTIVATION, QUALITY = "super-weight-unmoved", "super-activation-unmoved", "quality-not-worse"
+ACTIVATION = "super-activation-unmoved"
 
 
 @pytest.mark.parametrize(

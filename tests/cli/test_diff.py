@@ -6,15 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from support.evidence import HEALTHY, compose, judge_model, make_evidence, make_policy, make_record
+from support.evidence import HEALTHY, compose, judge_model, make_evidence, make_policy
 from support.program import Ending, Program
 
 from sw_audit.policy.policy import Policy
 from sw_audit.record.measurement import TokenLoss
 from sw_audit.record.record import ModelResult, Record
 from sw_audit.record.store import encode_record, keep_baseline
-
-WHOLE = make_record()
 
 
 def wrap(evidence: ModelResult, policy: Policy | None = None) -> Record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,22 @@ def test_the_written_policy_holds_every_key_with_its_meaning() -> None:
     assert not any(line.endswith("-") for line in lines)
     for check in tuple(find_checks()):
         assert f"[checks.{check}]" in lines
+
+
+def test_a_written_waiver_names_a_check_that_there_is() -> None:
+    data = tomllib.loads(uncomment_keys(commented_policy()))
+    assert [waiver["check"] in find_checks() for waiver in data["waiver"]] == [True]
+
+
+def test_limits_of_another_package_need_no_meaning_and_no_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    class BareLimits(Limits):
+        bound: float | None = None
+
+    bare = replace(next(iter(find_checks().values())), id="bare", limits=BareLimits)
+    monkeypatch.setattr("sw_audit.policy.writing.find_checks", lambda: {"bare": bare})
+    written = commented_policy()
+    assert "[checks.bare]" in written
+    assert tomllib.loads(uncomment_keys(written))["checks"]["bare"]["bound"] == "..."
 
 
 def test_the_written_policy_names_models_when_told_to(tmp_path: Path) -> None:

@@ -122,7 +122,6 @@ _DEEPSEEK = {
     "qk_nope_head_dim": 6,
     "v_head_dim": 6,
 }
-_LOCAL = {**LLAMA_LIKE, "num_local_experts": 4}
 _LLAMA4 = {**LLAMA_LIKE, "intermediate_size_mlp": 44, "num_local_experts": 4}
 EXPERTS: tuple[Family, ...] = (
     *(

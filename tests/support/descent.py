@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from support.evidence import (
-    BASELINE_PERPLEXITY,
     CHANNEL,
     LAYER,
     LAYERS,
@@ -17,7 +16,6 @@ from support.evidence import (
     make_protocol,
 )
 
-from sw_audit.checks.estimate import write_number
 from sw_audit.checks.judging import judge_result
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, Purpose, RestoredModule
@@ -37,7 +35,6 @@ from sw_audit.record.verdict import Verdict
 
 CHILD = "child"
 MODULE = f"model.layers.{LAYER}.mlp.down_proj"
-PARENT_PERPLEXITY = write_number(BASELINE_PERPLEXITY)
 
 
 def make_descent_policy(**descent: Any) -> Policy:
