@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,3 +68,21 @@ def test_an_extra_check_that_cannot_be_used_is_one_clear_line(
     with pytest.raises(PolicyError, match=words) as caught:
         find_checks()
     assert "\n" not in str(caught.value)
+
+
+def test_the_side_that_a_check_calls_good_is_the_side_on_which_real_models_passed() -> None:
+    both = {"super-activation-retained", "stopword-shift"}  # a limit on either side
+    seen = set()
+    for file in (Path(__file__).parents[1] / "golden" / "data").glob("verdicts-*.json"):
+        for key, verdict in json.loads(file.read_text(encoding="utf-8"))["figures"].items():
+            check = find_checks()[key.rpartition(" ")[2]]
+            if None in (verdict["observed"], verdict["limit"]) or check.id in both:
+                continue
+            within = (
+                verdict["observed"] >= verdict["limit"]
+                if check.side == "at least"
+                else verdict["observed"] <= verdict["limit"]
+            )
+            assert within == (verdict["status"] == "pass"), (file.name, key)
+            seen.add(check.id)
+    assert len(seen) >= 22

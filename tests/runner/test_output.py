@@ -1,0 +1,27 @@
+"""Where files are written: tried before anything is measured, and left as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sw_audit.runner import output
+from sw_audit.runner.options import AuditSettings
+
+
+def test_trying_an_output_folder_leaves_no_trace(tmp_path: Path) -> None:
+    output.check_places(AuditSettings(out=tmp_path / "a" / "b", caching=False))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_process_writes_meanwhile_into_the_same_folder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_beside(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "theirs").touch()
+
+    monkeypatch.setattr(output, "check_writable", write_beside)
+    output.check_places(AuditSettings(out=tmp_path / "a" / "b", caching=False))
+    assert (tmp_path / "a" / "b" / "theirs").exists()
