@@ -85,8 +85,8 @@ class AuditItem(pytest.Item):
         ending, words = end_case(verdict, inconclusive)
         if ending == "xfail":
             pytest.xfail(words)
-            # Only `--runxfail` comes here: the verdict then counts as it would without the waiver.
-            ending, words = end_case(verdict.model_copy(update={"waiver": None}), inconclusive)
+            # Only `--runxfail` comes here: the verdict then counts as a gate's without a waiver.
+            ending, words = end_case(verdict.model_copy(update={"waiver": None, "level": "gate"}), inconclusive)
         if ending == "fail":
             raise VerdictError(words)
         if ending == "skip":

@@ -14,6 +14,7 @@ from sw_audit.runner.output import name_folders, tell_error, write_record
 from sw_audit.runner.run import compose_record
 
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "waived": "yellow", "skipped": "cyan"}
+_COLOURS |= {"holds": "green", "does not hold": "yellow", "undecided": "yellow"}
 
 
 def write_records(config: pytest.Config, session: AuditSession) -> None:

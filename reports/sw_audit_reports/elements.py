@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
-from sw_audit.record.verdict import Status
+from sw_audit.record.labels import label_status
+from sw_audit.record.verdict import Status, Verdict
 from sw_audit_reports.text import NOTHING, format_number
 
 _NAME = re.compile(r"[._\[/]")
@@ -26,10 +27,18 @@ class Badge:
     word: str
 
     @classmethod
-    def of(cls, status: Status, *, waived: bool = False) -> Badge:
-        """Return the badge of a status; a waived one is shown, but fails nothing."""
-        word = status.value.capitalize()
-        return cls("skipped", f"{word}, waived") if waived else cls(status.value, word)
+    def of_verdict(cls, verdict: Verdict) -> Badge:
+        """Return the badge of a verdict; a waived one, or a law that does not hold, is shown but fails nothing."""
+        word = label_status(verdict).capitalize()
+        if verdict.waiver is not None:
+            return cls("skipped", f"{word}, waived")
+        quiet = verdict.level == "law" and verdict.status is Status.FAIL
+        return cls("inconclusive" if quiet else verdict.status.value, word)
+
+    @classmethod
+    def of(cls, status: Status) -> Badge:
+        """Return the badge of a status."""
+        return cls(status.value, status.value.capitalize())
 
 
 @dataclass(frozen=True)

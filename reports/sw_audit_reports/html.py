@@ -32,7 +32,7 @@ from sw_audit_reports.elements import (
 )
 from sw_audit_reports.reproduce import POLICY_FILE, find_asked, write_comparison_command, write_policy
 from sw_audit_reports.sections import Context, list_sections
-from sw_audit_reports.sections.checks import badge_verdict, describe_check, show_verdict
+from sw_audit_reports.sections.checks import describe_check, show_verdict
 from sw_audit_reports.sections.descent import describe_descent
 from sw_audit_reports.sections.stored import list_flaws
 from sw_audit_reports.text import NOTHING, count, format_number
@@ -111,8 +111,13 @@ def _build_model(context: Context) -> dict[str, Any]:
     sentences = (section.summarize(context) for section in sections if section.summarize is not None)
     built = [(section, list(filter(None, section.build(context)))) for section in sections]
     pointers = [
-        Cell(describe_check(verdict.check).title, href=f"{anchor}-{verdict.check}", badge=badge_verdict(verdict))
+        Cell(
+            describe_check(verdict.check).title,
+            href=f"{anchor}-{verdict.check}",
+            badge=Badge.of_verdict(verdict),
+        )
         for verdict in result.verdicts
+        if verdict.level == "gate"
     ]
     return {
         "id": anchor,

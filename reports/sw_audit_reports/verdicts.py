@@ -20,16 +20,27 @@ _ENDED = {
     Status.SKIPPED: "skipped",
 }
 
+_LAWS = (
+    (Status.PASS, "pass", "laws hold"),
+    (Status.FAIL, "inconclusive", "laws do not hold"),
+    (Status.INCONCLUSIVE, "inconclusive", "laws undecided"),
+    (Status.SKIPPED, "skipped", "laws skipped"),
+)
+
 
 def conclude_model(model: ModelResult | ModelFailure) -> Status:
-    """Return the worst of a model's verdicts; a model that could not be audited fails.
+    """Return the worst of a model's gates; a model that could not be audited fails.
 
-    Where nothing was decided that is INCONCLUSIVE: it must not look like a pass. A waived verdict counts as
-    nothing, and so does a model that could not be audited if one of its verdicts is waived.
+    Where nothing was decided, by gates or else by laws, that is INCONCLUSIVE: it must not look like a pass. A
+    waived verdict counts as nothing, and so does a model that could not be audited if one of its verdicts is
+    waived.
     """
     if isinstance(model, ModelFailure) and not any(verdict.waiver for verdict in model.verdicts):
         return Status.FAIL
-    return _conclude(verdict.status for verdict in model.verdicts if verdict.waiver is None)
+    counted = [verdict for verdict in model.verdicts if verdict.waiver is None]
+    decided = any(verdict.status in (Status.PASS, Status.FAIL) for verdict in counted if verdict.level == "law")
+    gates = [verdict.status for verdict in counted if verdict.level == "gate"]
+    return _conclude([*gates, *([Status.PASS] if decided else [])])
 
 
 def conclude_record(record: Record) -> Status:
@@ -43,11 +54,16 @@ def _conclude(statuses: Iterable[Status]) -> Status:
 
 
 def tally(verdicts: Iterable[Verdict]) -> list[Badge]:
-    """Count how many verdicts ended how, leaving out what did not happen; waived ones are counted apart."""
+    """Count how many gates and laws ended how, leaving out what did not happen; waived ones are counted apart."""
     listed = list(verdicts)
-    counted = Counter(verdict.status for verdict in listed if verdict.waiver is None)
+    standing = [verdict for verdict in listed if verdict.waiver is None]
+    counted = Counter(verdict.status for verdict in standing if verdict.level == "gate")
     badges = [Badge(status.value, words) for status, words in _count_ended(counted).items()]
-    waived = sum(verdict.waiver is not None for verdict in listed)
+    laws = Counter(verdict.status for verdict in standing if verdict.level == "law")
+    badges += [
+        Badge(sign, f"{format_number(laws[status])} {words}") for status, sign, words in _LAWS if laws[status]
+    ]
+    waived = len(listed) - len(standing)
     return [*badges, Badge("skipped", f"{format_number(waived)} waived")] if waived else badges
 
 

@@ -44,6 +44,8 @@ def _plan(plan: ArmPlan) -> list[Arm]:
     fails="more left means 1.2 times the perplexity of less left",
     limits=DamageFollowsDoseLimits,
     level="law",
+    known="full accuracy from half the value on, a tenth of it 50.2 % of 70.1 % for Llama-7B (Yu et al."
+    " 2024, figure 6)",
     side="at most",
     needs_super_weight=True,
     arms=_plan,

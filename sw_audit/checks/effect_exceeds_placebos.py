@@ -42,6 +42,7 @@ def _plan(plan: ArmPlan) -> list[Arm]:
     fails="its rank among the controls has p > 0.1",
     limits=EffectExceedsPlacebosLimits,
     level="law",
+    known="the paper draws no controls; its 7,000 other outliers do less than the one super weight (table 1)",
     unit="p-value",
     side="at most",
     needs_super_weight=True,

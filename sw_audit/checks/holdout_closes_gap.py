@@ -50,6 +50,8 @@ def _plan(plan: ArmPlan) -> list[Arm]:
     "times",
     limits=HoldoutClosesGapLimits,
     level="law",
+    known="W8A8: 0.60 of the gap for Llama-7B, SmoothQuant 0.80; 0.09 for Llama-2-7B (Yu et al. 2024, "
+    "tables 3 and 4)",
     unit="share",
     side="at least",
     needs_super_weight=True,

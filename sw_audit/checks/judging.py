@@ -54,7 +54,15 @@ def judge_result(
         near = get_close_matches(name, known, 1)
         remedy = f"write {near[0]!r}" if near else f"choose among {', '.join(known)}"
         raise PolicyError(f"check {name!r}", "there is no such check", remedy)
-    return tuple(_judge(CheckContext(known[name], result, policy)) for name in known if name in selected)
+    verdicts = (_judge(CheckContext(known[name], result, policy)) for name in known if name in selected)
+    return tuple(set_level(verdict, policy) for verdict in verdicts)
+
+
+def set_level(verdict: Verdict, policy: Policy) -> Verdict:
+    """Return a verdict of a known check with what the check is: a gate or a law, as the policy has it."""
+    check = find_checks()[verdict.check]
+    level = policy.checks.of(check.id).level or ("gate" if policy.laws == "gate" else check.level)
+    return verdict.model_copy(update={"level": level, "known": check.known})
 
 
 def _list_checks(policy: Policy, scopes: Collection[Scope]) -> tuple[Check, ...]:

@@ -21,6 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticUndefin
 
 from sw_audit.checks import registry
 from sw_audit.fact import Fact
+from sw_audit.policy.model_policy import Level
 
 Ratio = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -28,13 +29,16 @@ Nonnegative = Annotated[float, Field(ge=0)]
 
 
 class Limits(Fact):
-    """What every check has: a switch.
+    """What every check has: a switch, and a level.
 
     Attributes:
         enabled: Whether the check is run.
+        level: `gate`: the run fails where the check fails. `law`: it is only told whether the claim holds. By
+            default what the check is; laws are gates too under `laws = "gate"`.
     """
 
     enabled: bool = True
+    level: Level | None = Field(default=None, examples=["gate"])
 
 
 AnyLimits = TypeVar("AnyLimits", bound=Limits)

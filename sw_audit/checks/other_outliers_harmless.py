@@ -57,6 +57,7 @@ def _plan(plan: ArmPlan) -> list[Arm]:
     limits=OtherOutliersHarmlessLimits,
     measured=frozenset({"count", "fraction"}),
     level="law",
+    known="times 1.07 for 7,000 weights of Llama-7B (Yu et al. 2024, table 1)",
     side="at most",
     draws=_draw,
     arms=_plan,

@@ -58,6 +58,7 @@ def plan_placebos(plan: ArmPlan) -> list[Arm]:
     limits=PlaceboHarmlessLimits,
     measured=frozenset({"draws"}),
     level="law",
+    known="times 1.001 for the 100 largest weights of a model, one by one (a replication)",
     side="at most",
     needs_super_weight=True,
     draws=draw_placebos,

@@ -42,6 +42,7 @@ def _plan(plan: ArmPlan) -> list[Arm]:
     fails="perplexity grows less than 10 times",
     limits=PruneCollapsesLimits,
     level="law",
+    known="5.67 to 1,211 for Llama-7B, times 214 (Yu et al. 2024, table 1)",
     side="at least",
     needs_super_weight=True,
     needs=frozenset({Need.MECHANISM}),

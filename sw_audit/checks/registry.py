@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sw_audit.checks.arms import ArmPlan, Draws
     from sw_audit.checks.context import CheckContext
     from sw_audit.checks.limits import Limits
+    from sw_audit.policy.model_policy import Level
     from sw_audit.policy.policy import Policy
     from sw_audit.record.arm import Arm
     from sw_audit.record.verdict import Side, Verdict
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 GROUP = "sw_audit.checks"
 Scope = Literal["model", "descendant", "baseline"]
 """What a check is about: a model alone, a model beside its parent, or beside what was once known of it."""
-Level = Literal["gate", "law"]
-"""A gate is what one stops a release for; a law is a claim of the science about a model."""
 Unit = Literal["ratio", "share", "count", "p-value", "nats", "decibels"]
 Rule: TypeAlias = "Callable[[CheckContext], Verdict]"
 
@@ -68,7 +67,8 @@ class Check:
         side: Which side of the limit is good.
         limits: The class of its limits.
         measured: Which of its limits decide what is measured, and not only how that is judged.
-        level: Whether it is a gate or a law.
+        level: Whether it is a gate or a law, unless the policy says otherwise.
+        known: What the paper or others measured, with the source, of a law; shown beside what holds here.
         scope: What it is about, and so which models it runs on.
         needs: What must be found out besides arms.
         needs_super_weight: Whether it is skipped where no super weight was located.
@@ -88,6 +88,7 @@ class Check:
     limits: type[Limits]
     rule: Rule
     level: Level
+    known: str = ""
     unit: Unit = "ratio"
     side: Side | None = None
     scope: Scope = "model"

@@ -37,6 +37,8 @@ class StopwordShiftLimits(Limits):
     fails="reported; a limit only if the policy sets one",
     limits=StopwordShiftLimits,
     level="law",
+    known="mass of stop words times 2 to 5 for Llama-7B and OLMo-7B, of most of them below 1 for "
+    "Mistral-7B (Yu et al. 2024, figure 5)",
     needs_super_weight=True,
     arms=prune_super_weights,
 )

@@ -36,6 +36,7 @@ class SuperWeightLocatedLimits(Limits):
     fails='none is found (set `expect = "none"` or `"any"`), or one is past the first third',
     limits=SuperWeightLocatedLimits,
     level="law",
+    known="one to six in an early `down_proj`, the deepest in layer 10 of 60 (Yu et al. 2024, table 2)",
     unit="count",
     side="at most",
 )

@@ -33,6 +33,7 @@ from sw_audit.runner.explain import (
     count_verdicts,
     explain_verdict,
     list_skipped,
+    list_unproved,
     list_waived,
 )
 from sw_audit.runner.options import AuditSettings
@@ -198,6 +199,7 @@ def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool) -> None:
             for verdict in record.verdicts:
                 if breaches(verdict, record.policy.inconclusive):
                     output.print(f"{explain_verdict(verdict)}\n")
+        output.print_lines(*([] if verbose else list_unproved(verdicts)))
         output.print_lines(*list_waived(verdicts), *([] if verbose else list_skipped(verdicts)))
         output.print_files(outcome.files)
     if outcome.records:

@@ -20,11 +20,11 @@ Model: TypeAlias = Annotated[
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
-_TYPES = {"list": list[str], "text": str, "number": int}
+_TYPES = {"list": list[str], "text": str, "number": int, "switch": bool}
 # In the order of the help.
 _AUDIT = (
-    "policy", "check", "corpus", "windows", "dtype", "device", "expect", "inconclusive", "index", "parent",
-    "compare", "save", "seed",
+    "policy", "check", "corpus", "windows", "dtype", "device", "expect", "strict", "inconclusive", "index",
+    "parent", "compare", "save", "seed",
 )  # fmt: skip
 
 

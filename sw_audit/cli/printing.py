@@ -21,6 +21,7 @@ from sw_audit.runner.explain import TABLE_HEAD, make_row, name_outcome
 
 BYTES = ("bytes", "KB", "MB", "GB", "TB")
 _STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "skipped": "dim", "waived": "yellow"}
+_STYLES |= {"holds": "green", "does not hold": "yellow", "undecided": "yellow"}
 _PLAIN_WIDTH = 120
 """Columns of the table where the output is no terminal, so that a log holds whole lines."""
 _ENDLESS = 10_000

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from sw_audit.fact import Fact
 
 Expectation = Literal["some", "none", "any"]
+Level = Literal["gate", "law"]
+"""A gate is what one stops a release for; a law is a claim of the science about a model."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 

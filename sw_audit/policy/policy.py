@@ -150,7 +150,8 @@ class Policy(Fact):
         waivers: Checks that may be other than PASS until a day, `[[waiver]]` tables in a policy file.
         checks: Limits, one table per check.
         expect: What to expect of a model: `some` super weights, `none`, or `any` outcome.
-        inconclusive: Whether an inconclusive verdict fails the run or only warns.
+        laws: What becomes of a law that does not hold: `report` tells it, `gate` fails the run.
+        inconclusive: Whether an inconclusive gate fails the run or only warns.
         prompts: Prompts that the super activation is followed on; by default a built-in set.
         index: Path of an index file of your own (`sw-audit locate --update-index` writes one), to
             use beside the published coordinates.
@@ -173,6 +174,7 @@ class Policy(Fact):
     waivers: tuple[Waiver, ...] = Field(default=(), alias="waiver")
     checks: CheckLimits = Field(default_factory=CheckLimits)
     expect: Expectation = "some"
+    laws: Literal["report", "gate"] = "report"
     inconclusive: Literal["fail", "warn"] = "fail"
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     index: str | None = Field(default=None, min_length=1)

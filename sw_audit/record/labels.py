@@ -1,4 +1,4 @@
-"""What arms and granularities are called, in the report, in the terminal and in JUnit alike."""
+"""What arms, granularities and outcomes are called, in the report, in the terminal and in JUnit alike."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sw_audit.record.arm import (
     Subset,
     Treatment,
 )
+from sw_audit.record.verdict import Status, Verdict
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 _KINDS = {
@@ -38,6 +39,15 @@ _TREATMENTS: dict[Treatment, str] = {
     SMOOTHED: "SmoothQuant",
     SEARCHED: "SmoothQuant, alpha searched",
 }
+
+_LAWS = {Status.PASS: "holds", Status.FAIL: "does not hold", Status.INCONCLUSIVE: "undecided"}
+
+
+def label_status(verdict: Verdict) -> str:
+    """Name how a check ended: a gate by its status, a law by whether it holds."""
+    if verdict.level == "law":
+        return _LAWS.get(verdict.status, verdict.status.value)
+    return verdict.status.value
 
 
 def label_granularity(recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from sw_audit.fact import Fact
-from sw_audit.policy.model_policy import Waiver
+from sw_audit.policy.model_policy import Level, Waiver
 
 
 class Status(StrEnum):
@@ -71,7 +71,9 @@ class Verdict(Fact):
     Attributes:
         check: Id of the check.
         model: Id of the model.
-        status: The verdict.
+        status: The verdict; of a law PASS is "holds", FAIL "does not hold", INCONCLUSIVE "undecided".
+        level: Whether it was judged as a gate or as a law.
+        known: What the paper or others measured, with the source, of a law.
         observed: The figure that decided; `None` if missing or not finite.
         low: Lower end of its confidence interval.
         high: Upper end.
@@ -92,6 +94,8 @@ class Verdict(Fact):
     check: str
     model: str
     status: Status
+    level: Level = "gate"
+    known: str = ""
     observed: float | None = None
     low: float | None = None
     high: float | None = None

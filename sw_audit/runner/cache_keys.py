@@ -21,7 +21,7 @@ from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_program
 
 # What only decides how measurements are judged and shown, not what is measured.
-_JUDGED = ("waiver", "inconclusive", "expect", "confidence", "resamples", "minimum_windows")
+_JUDGED = ("waiver", "laws", "inconclusive", "expect", "confidence", "resamples", "minimum_windows")
 # What is in the question by its content, not by its name.
 _BY_CONTENT = ("model", "compare", "index")
 

@@ -9,6 +9,7 @@ from typing import Any
 from sw_audit.checks.super_activation_unmoved import SuperActivationUnmovedLimits
 from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
 from sw_audit.record.identity import compare_protocols
+from sw_audit.record.labels import label_status
 from sw_audit.record.location import SuperActivation, SuperWeight
 from sw_audit.record.record import ModelResult, Record
 from sw_audit.record.verdict import Status, Verdict
@@ -39,8 +40,9 @@ def compare_records(before: Record, after: Record) -> tuple[Change, ...]:
     """List what changed: models, weights, protocol, limits, super weights and activations, verdicts.
 
     Models are paired by id; where both records hold one model, these two are. What only one of the records
-    judges is told and is not worse, for nothing is known of the other. A live waiver counts as a pass. How far
-    super weights and activations may move is what the later record's policy says.
+    judges is told and is not worse, for nothing is known of the other; nor is a law that holds no more. A live
+    waiver counts as a pass. How far super weights and activations may move is what the later record's policy
+    says.
     """
     changes: list[Change] = list(_compare_policies(before, after))
     pairs = pair_models(before, after)
@@ -152,7 +154,8 @@ def _compare_verdicts(old: ModelResult, new: ModelResult) -> Iterator[Change]:
             continue
         ranks = [None if verdict is None else _rank(verdict) for verdict in (was, here)]
         worse = None
-        if ranks[0] is not None and ranks[1] is not None and ranks[0] != ranks[1]:
+        gates = here is not None and here.level == "gate"
+        if gates and ranks[0] is not None and ranks[1] is not None and ranks[0] != ranks[1]:
             worse = ranks[1] > ranks[0]
         yield Change(new.id, f"check {check}", before_it, after_it, worse)
 
@@ -164,4 +167,4 @@ def _rank(verdict: Verdict) -> int:
 def _tell(verdict: Verdict) -> str:
     waived = " (waived)" if verdict.waiver is not None else ""
     figure = "" if verdict.observed is None else f" {verdict.observed:.6g}"
-    return f"{verdict.status.upper()}{waived}{figure}"
+    return f"{label_status(verdict).upper()}{waived}{figure}"

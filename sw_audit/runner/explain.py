@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sw_audit.checks.estimate import write_number
 from sw_audit.checks.registry import find_checks
+from sw_audit.record.labels import label_status
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Finding, Status, Verdict
 
@@ -20,12 +21,12 @@ WAIVED = "waived"
 
 _PROPERTIES = (
     "check", "model", "status", "quantity", "observed", "low", "high", "limit", "because", "remedy", "protocol",
-    "waiver",
+    "waiver", "level", "known",
 )  # fmt: skip
 _LABEL_WIDTH = 10
 _LINE_WIDTH = 100
 _SHOWN_COORDINATES = 8
-_COUNTED = (*map(str, Status), WAIVED)
+_COUNTED = ("pass", "fail", "inconclusive", "holds", "does not hold", "undecided", "skipped", WAIVED)
 
 
 def write_figure(figure: Verdict | Finding) -> str:
@@ -44,18 +45,27 @@ def write_limit(figure: Verdict | Finding) -> str:
 
 
 def name_outcome(verdict: Verdict) -> str:
-    """Return the status of a verdict, or `waived`."""
-    return str(verdict.status) if verdict.waiver is None else WAIVED
+    """Return the status of a gate, how a law ended, or `waived`."""
+    return label_status(verdict) if verdict.waiver is None else WAIVED
 
 
 def make_row(verdict: Verdict) -> tuple[str, ...]:
     """Write a verdict as a row under `TABLE_HEAD`."""
-    status = f"{verdict.status.upper()}{'' if verdict.waiver is None else ' (waived)'}"
+    status = f"{label_status(verdict).upper()}{'' if verdict.waiver is None else ' (waived)'}"
     return verdict.model, verdict.check, status, write_figure(verdict) or "-", write_limit(verdict) or "-"
 
 
 def count_verdicts(verdicts: Iterable[Verdict]) -> str:
-    """Write how many there are of each status, such as `9 pass, 1 fail, 1 waived`."""
+    """Write how many gates and laws ended how, such as `9 pass, 1 fail; laws: 7 holds, 1 undecided`."""
+    listed = list(verdicts)
+    tallies = {
+        head: _count([verdict for verdict in listed if verdict.level == level])
+        for head, level in (("", "gate"), ("laws: ", "law"))
+    }
+    return "; ".join(f"{head}{tally}" for head, tally in tallies.items() if tally)
+
+
+def _count(verdicts: Sequence[Verdict]) -> str:
     counts = Counter(name_outcome(verdict) for verdict in verdicts)
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in _COUNTED if counts[outcome])
 
@@ -63,6 +73,17 @@ def count_verdicts(verdicts: Iterable[Verdict]) -> str:
 def list_waived(verdicts: Iterable[Verdict]) -> list[str]:
     """Say who answers for what does not pass, until when, and why; a line each."""
     return [f"waived {verdict.model} {verdict.check} {verdict.waiver}" for verdict in verdicts if verdict.waiver]
+
+
+def list_unproved(verdicts: Iterable[Verdict]) -> list[str]:
+    """Say why laws do not hold or are undecided, and what others measured; a line each."""
+    return [
+        f"{label_status(verdict)}: {verdict.model} {verdict.check}: {verdict.because}"
+        f"{f' Elsewhere: {verdict.known}.' if verdict.known else ''}"
+        for verdict in verdicts
+        if verdict.level == "law" and verdict.waiver is None
+        if verdict.status in (Status.FAIL, Status.INCONCLUSIVE)
+    ]
 
 
 def list_skipped(verdicts: Iterable[Verdict]) -> list[str]:
@@ -78,26 +99,34 @@ def list_skipped(verdicts: Iterable[Verdict]) -> list[str]:
 
 
 def breaches(verdict: Verdict, inconclusive: str) -> bool:
-    """Whether a verdict fails its test case; of doubts the policy says whether they `fail` or `warn`."""
+    """Whether a gate fails its test case; of doubts the policy says whether they `fail` or `warn`.
+
+    A law fails nothing, and what is waived does not either.
+    """
     doubt = verdict.status is Status.INCONCLUSIVE and inconclusive == "fail"
-    return verdict.waiver is None and (verdict.status is Status.FAIL or doubt)
+    return verdict.level == "gate" and verdict.waiver is None and (verdict.status is Status.FAIL or doubt)
 
 
 def conclude(records: Sequence[Record], *, complete: bool = True) -> int:
     """Return how a program exits after an audit: what could not be done weighs most, then a failure, then a doubt.
 
-    Waived verdicts weigh nothing. `complete` says whether everything could be audited and written.
+    Waived verdicts weigh nothing, and laws neither. Where nothing at all was decided that is a doubt. `complete`
+    says whether everything could be audited and written.
     """
     if not complete:
         return BAD_INPUT
     verdicts = [verdict for record in records for verdict in record.verdicts]
-    statuses = {verdict.status for verdict in verdicts if verdict.waiver is None}
-    if Status.FAIL in statuses:
+    if any(breaches(verdict, "warn") for verdict in verdicts):
         return FAILED
     if any(breaches(verdict, record.policy.inconclusive) for record in records for verdict in record.verdicts):
         return INCONCLUSIVE
-    waived = any(verdict.waiver is not None for verdict in verdicts)
-    return INCONCLUSIVE if statuses <= {Status.SKIPPED} and not waived else PASSED
+    return PASSED if any(_decides(verdict) for verdict in verdicts) else INCONCLUSIVE
+
+
+def _decides(verdict: Verdict) -> bool:
+    """Whether a verdict says something: one that is waived does, a doubt about a law does not."""
+    doubt = verdict.level == "law" and verdict.status is Status.INCONCLUSIVE
+    return verdict.waiver is not None or not (doubt or verdict.status is Status.SKIPPED)
 
 
 def end_case(verdict: Verdict, inconclusive: str) -> tuple[Literal["pass", "fail", "skip", "xfail"], str]:
@@ -108,7 +137,9 @@ def end_case(verdict: Verdict, inconclusive: str) -> tuple[Literal["pass", "fail
         return "fail", explain_verdict(verdict)
     if verdict.status is Status.PASS:
         return "pass", ""
-    doubt = "" if verdict.status is Status.SKIPPED else "INCONCLUSIVE: "
+    if verdict.status is Status.FAIL:
+        return "xfail", f"{label_status(verdict)}: {verdict.because}"
+    doubt = "" if verdict.status is Status.SKIPPED else f"{label_status(verdict).upper()}: "
     return "skip", f"{doubt}{verdict.because}"
 
 
@@ -129,6 +160,7 @@ def explain_verdict(verdict: Verdict) -> str:
         ("measured", f"{verdict.quantity} {figure}".strip() if figure else "no figure, or one that is not finite"),
         ("limit", write_limit(verdict) or "none"),
         ("because", verdict.because),
+        *([("known", verdict.known)] if verdict.known else []),
         *(("", f"{finding.label}: {finding.status}, {finding.because}") for finding in _list_breaches(verdict)),
         *(("where" if not number else "", place) for number, place in enumerate(shown)),
         *([("", f"and {hidden} more")] if hidden else []),
@@ -138,7 +170,7 @@ def explain_verdict(verdict: Verdict) -> str:
     measured = (
         f"{verdict.quantity} {figure}, limit {write_limit(verdict) or 'none'}" if figure else verdict.because
     )
-    head = f"{verdict.status.upper()} {verdict.model} {verdict.check}: {measured}"
+    head = f"{label_status(verdict).upper()} {verdict.model} {verdict.check}: {measured}"
     return "\n".join([head, *(_write_part(label, text) for label, text in parts)])
 
 

@@ -77,9 +77,15 @@ OPTIONS = {
             overlaid=True,
         ),
         AuditOption(
+            "strict",
+            "switch",
+            "Fail also where a law does not hold: a claim of the science that is only told of by default.",
+            overlaid=True,
+        ),
+        AuditOption(
             "inconclusive",
             "text",
-            "Whether an inconclusive verdict fails or only warns.",
+            "Whether an inconclusive gate fails or only warns.",
             choices=("fail", "warn"),
             overlaid=True,
         ),

@@ -20,7 +20,7 @@ from typing import TypeVar
 from sw_audit import __version__
 from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.checks.judging import judge_failure, judge_result, list_checks
+from sw_audit.checks.judging import judge_failure, judge_result, list_checks, set_level
 from sw_audit.checks.recovery_plan import plan_recovery
 from sw_audit.checks.waivers import apply_waivers
 from sw_audit.corpus.choices import read_choices
@@ -153,7 +153,9 @@ def measure_model(
 def judge_model(model: _Model, policy: Policy, checks: Sequence[str]) -> _Model:
     """Return a measured model with its verdicts, the policy's waivers put on them."""
     verdicts = (
-        judge_failure(model, checks) if isinstance(model, ModelFailure) else judge_result(model, policy, checks)
+        tuple(set_level(verdict, policy) for verdict in judge_failure(model, checks))
+        if isinstance(model, ModelFailure)
+        else judge_result(model, policy, checks)
     )
     today = datetime.now(UTC).date()
     return model.model_copy(update={"verdicts": apply_waivers(verdicts, policy.waivers, today)})

@@ -51,6 +51,22 @@ def test_a_healthy_model_passes_every_check_in_their_order() -> None:
     assert {verdict.model for verdict in verdicts} == {"specimen"}
 
 
+def test_a_law_is_a_gate_where_the_policy_says_so_of_all_or_of_one() -> None:
+    known, lenient = find_checks(), Policy(models=make_policy().models)
+    own = {verdict.check: verdict.level for verdict in judge_result(make_evidence(), lenient)}
+    assert own == {name: known[name].level for name in own}
+    assert set(own.values()) == {"gate", "law"}
+    strict = judge_result(make_evidence(), make_policy())
+    assert {verdict.level for verdict in strict} == {"gate"}
+    promoted = lenient.model_copy(update={"checks": CheckLimits({"prune-collapses": {"level": "gate"}})})
+    levels = {verdict.check: verdict.level for verdict in judge_result(make_evidence(), promoted)}
+    assert levels == {**own, "prune-collapses": "gate"}
+
+
+def test_every_law_says_what_others_measured() -> None:
+    assert all(bool(check.known) == (check.level == "law") for check in find_checks().values())
+
+
 def test_without_a_super_weight_the_checks_that_need_one_are_skipped_with_the_reason() -> None:
     evidence = make_none_evidence()
     statuses = {one.check: one for one in judge_result(evidence, make_policy("control"))}

@@ -200,7 +200,7 @@ def test_the_written_policy_parses_with_every_key_uncommented() -> None:
     data = tomllib.loads(uncomment_keys(commented_policy()))
     policy = parse_policy(data, "written")
     assert policy.models[0].source == data["model"][0]["source"]
-    assert policy.checks[PruneCollapsesLimits] == Policy().checks[PruneCollapsesLimits]
+    assert policy.checks[PruneCollapsesLimits] == PruneCollapsesLimits(level="gate")
 
 
 def test_the_written_policy_holds_every_key_with_its_meaning() -> None:

@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 from support.evidence import compose
 
-from sw_audit.policy.model_policy import Waiver
+from sw_audit.policy.model_policy import Level, Waiver
 from sw_audit.policy.policy import Policy
 from sw_audit.record.record import ModelFailure, Record
 from sw_audit.record.verdict import Status, Verdict
@@ -18,7 +18,9 @@ from sw_audit.runner.explain import (
     PASSED,
     conclude,
     count_verdicts,
+    end_case,
     list_skipped,
+    list_unproved,
     write_figure,
 )
 
@@ -26,9 +28,9 @@ P, F, D, S = Status.PASS, Status.FAIL, Status.INCONCLUSIVE, Status.SKIPPED
 WAIVER = Waiver(check="c", model="*", until=date(2999, 1, 1), owner="lab", reason="known")
 
 
-def judge(*statuses: Status, inconclusive: str = "fail", waived: bool = False) -> Record:
+def judge(*statuses: Status, inconclusive: str = "fail", waived: bool = False, level: Level = "gate") -> Record:
     verdicts = tuple(
-        Verdict(check="c", model="m", status=status, because="so", waiver=WAIVER if waived else None)
+        Verdict(check="c", model="m", status=status, level=level, because="so", waiver=WAIVER if waived else None)
         for status in statuses
     )
     policy = Policy.model_validate({"inconclusive": inconclusive})
@@ -46,6 +48,9 @@ def judge(*statuses: Status, inconclusive: str = "fail", waived: bool = False) -
         ([judge(S)], INCONCLUSIVE),
         ([], INCONCLUSIVE),
         ([judge(F, D, waived=True)], PASSED),
+        ([judge(P), judge(F, D, level="law")], PASSED),
+        ([judge(F, level="law")], PASSED),
+        ([judge(S), judge(D, level="law")], INCONCLUSIVE),
     ],
 )
 def test_a_failure_weighs_more_than_a_doubt_and_what_is_waived_weighs_nothing(
@@ -59,6 +64,22 @@ def test_verdicts_are_counted_by_status_and_waived_ones_apart() -> None:
     verdicts = [*judge(P, P, F, S).verdicts, *judge(F, waived=True).verdicts]
     assert count_verdicts(verdicts) == "2 pass, 1 fail, 1 skipped, 1 waived"
     assert list_skipped(verdicts) == ["skipped m c: so"]
+
+
+def test_laws_are_counted_by_whether_they_hold() -> None:
+    verdicts = [*judge(P, F).verdicts, *judge(P, P, F, D, level="law").verdicts]
+    assert count_verdicts(verdicts) == "1 pass, 1 fail; laws: 2 holds, 1 does not hold, 1 undecided"
+    assert count_verdicts(verdicts[2:]) == "laws: 2 holds, 1 does not hold, 1 undecided"
+    assert list_unproved(verdicts) == ["does not hold: m c: so", "undecided: m c: so"]
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "ending"),
+    [(F, "gate", "fail"), (F, "law", "xfail"), (P, "law", "pass"), (D, "gate", "fail"), (D, "law", "skip")],
+)
+def test_a_law_that_does_not_hold_fails_no_test_case(status: Status, level: Level, ending: str) -> None:
+    [verdict] = judge(status, level=level).verdicts
+    assert end_case(verdict, "fail")[0] == ending
 
 
 @pytest.mark.parametrize(

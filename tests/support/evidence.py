@@ -509,9 +509,10 @@ def make_evidence(
 
 
 def make_policy(*model_ids: str) -> Policy:
-    """Return the default policy for models of these ids."""
+    """Return a policy for models of these ids under which laws are gates, and that is else the default one."""
     return Policy(
-        models=tuple(ModelPolicy(source=f"models/{name}", id=name) for name in model_ids or ("specimen",))
+        laws="gate",
+        models=tuple(ModelPolicy(source=f"models/{name}", id=name) for name in model_ids or ("specimen",)),
     )
 
 

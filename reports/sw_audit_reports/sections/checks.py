@@ -13,10 +13,12 @@ from sw_audit_reports.elements import (
     Badge,
     Block,
     Cell,
+    Paragraph,
     Table,
     Terms,
     code,
     figures,
+    make_paragraph,
     make_table,
     make_terms,
     split_code,
@@ -29,18 +31,32 @@ from sw_audit_reports.text import NOT_FINITE, NOT_MEASURED, NOTHING, format_besi
 _MEASURED = figures("Measured", "Interval", "Limit")
 
 
-@section("checks", title="Checks at a glance", order=10)
-def show_checks(context: Context) -> Iterator[Table | None]:
-    """List a model's checks, each with a link to its details."""
-    rows = [
-        (
-            Cell(describe_check(verdict.check).title, href=f"{context.anchor}-{verdict.check}"),
-            badge_verdict(verdict),
-            *_write_measured(verdict, verdict),
+@section("gates", title="Gates at a glance", order=10)
+def show_gates(context: Context) -> Iterator[Table | None]:
+    """List a model's gates, each with a link to its details."""
+    rows = [_make_row(context, verdict) for verdict in context.verdicts if verdict.level == "gate"]
+    yield make_table("Every gate and its verdict", [*text("Gate", "Verdict"), *_MEASURED], rows)
+
+
+@section("laws", title="What holds here of what is known", order=12)
+def show_laws(context: Context) -> Iterator[Paragraph | Table | None]:
+    """List the laws: what the science claims, whether it holds here, and what others measured."""
+    laws = [verdict for verdict in context.verdicts if verdict.level == "law"]
+    if laws:
+        yield make_paragraph(
+            ["Claims of the science about such models. One that does not hold is a finding and no defect."]
         )
-        for verdict in context.verdicts
-    ]
-    yield make_table("Every check and its verdict", [*text("Check", "Verdict"), *_MEASURED], rows)
+    rows = [(*_make_row(context, verdict), verdict.known or NOTHING) for verdict in laws]
+    heads = [*text("Claim", "Here"), *_MEASURED, *text("Elsewhere")]
+    yield make_table("Every law, whether it holds, and what others measured", heads, rows)
+
+
+def _make_row(context: Context, verdict: Verdict) -> tuple[Cell | Badge | str, ...]:
+    return (
+        Cell(describe_check(verdict.check).title, href=f"{context.anchor}-{verdict.check}"),
+        Badge.of_verdict(verdict),
+        *_write_measured(verdict, verdict),
+    )
 
 
 @section("details", title="Each check in detail", order=110)
@@ -59,7 +75,7 @@ def show_verdict(record: Record, verdict: Verdict, source: str, anchor: str) -> 
             "id": f"{anchor}-{verdict.check}",
             "verdict": verdict,
             "info": info,
-            "badge": badge_verdict(verdict),
+            "badge": Badge.of_verdict(verdict),
             "measures": _list_measures(verdict, info, record.policy),
             "because": split_code(verdict.because),
             "remedy": split_code(verdict.remedy or ""),
@@ -85,11 +101,6 @@ def describe_check(check: str) -> CheckWords:
     return CheckWords(check.replace("-", " ").replace("_", " ").capitalize())
 
 
-def badge_verdict(verdict: Verdict) -> Badge:
-    """Return the badge of a verdict."""
-    return Badge.of(verdict.status, waived=verdict.waiver is not None)
-
-
 def _list_measures(verdict: Verdict, info: CheckWords, policy: Policy) -> Terms | None:
     terms: dict[str, str | Cell] = {}
     if verdict.status is not Status.SKIPPED:
@@ -98,6 +109,8 @@ def _list_measures(verdict: Verdict, info: CheckWords, policy: Policy) -> Terms 
         terms[quantity[0].upper() + quantity[1:]] = _write_observed(verdict, verdict.check)
         terms[f"{100 * policy.confidence:g} % interval"] = interval
         terms["Limit"] = _write_limit(verdict, verdict.side) or "none: reported only"
+    if verdict.known:
+        terms["Elsewhere"] = verdict.known
     if verdict.protocol:
         terms["Protocol"] = code(verdict.protocol)
     return make_terms(terms)

@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from support.evidence import make_evidence, make_record
+from support.evidence import (
+    compose,
+    judge_model,
+    make_evidence,
+    make_failing_evidence,
+    make_policy,
+    make_record,
+)
 from support.sections import build_section, make_context, read, read_rows
 from sw_audit_reports.sections import Context
 
 from sw_audit.checks.registry import find_checks
+from sw_audit.policy.policy import Policy
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 
@@ -106,11 +114,26 @@ def test_code_in_a_message_is_set_as_code() -> None:
 def test_the_table_at_a_glance_has_a_row_per_check_that_leads_to_its_details() -> None:
     record = make_record()
     context = Context(record, record.find_model("specimen"), "m")
-    table = build_section("checks", context).table("Every check")
+    table = build_section("gates", context).table("Every gate")
     assert len(table.rows) == sum(check.scope == "model" for check in find_checks().values())
     assert read_rows(table)[2][:3] == ["Zeroing the super weights destroys the model", "Pass", "213.6"]
     details = build_section("details", context).blocks
     assert [row[0].href for row in table.rows] == [block.values["id"] for block in details]
+
+
+def test_laws_stand_in_a_table_of_their_own_with_what_others_measured() -> None:
+    result = make_failing_evidence()
+    policy = Policy(models=make_policy("broken").models)
+    record = compose(judge_model(result, policy), policy=policy)
+    context = Context(record, record.find_model("broken"), "m")
+    laws = build_section("laws", context).table("Every law")
+    rows = {row[0]: row for row in read_rows(laws)}
+    collapse = rows["Zeroing the super weights destroys the model"]
+    assert collapse[1] == "Does not hold"
+    assert "times 214" in collapse[-1]
+    gates = build_section("gates", context).table("Every gate")
+    assert not {row[0] for row in read_rows(gates)} & rows.keys()
+    assert len(gates.rows) + len(laws.rows) == len(record.verdicts)
 
 
 def test_a_message_that_begins_with_a_parameters_name_keeps_its_spelling() -> None:
