@@ -149,7 +149,8 @@ class Policy(Fact):
             record.
         waivers: Checks that may be other than PASS until a day, `[[waiver]]` tables in a policy file.
         checks: Limits, one table per check.
-        expect: What to expect of a model: `some` super weights, `none`, or `any` outcome.
+        expect: What to expect of a model: `some` super weights, `none`, or `any` outcome. Of the models that ship
+            with sw-audit it is known, and expected unless the policy says otherwise.
         laws: What becomes of a law that does not hold: `report` tells it, `gate` fails the run.
         inconclusive: Whether an inconclusive gate fails the run or only warns.
         prompts: Prompts that the super activation is followed on; by default a built-in set.
@@ -173,7 +174,7 @@ class Policy(Fact):
     compare: str | None = Field(default=None, min_length=1)
     waivers: tuple[Waiver, ...] = Field(default=(), alias="waiver")
     checks: CheckLimits = Field(default_factory=CheckLimits)
-    expect: Expectation = "some"
+    expect: Expectation = "any"
     laws: Literal["report", "gate"] = "report"
     inconclusive: Literal["fail", "warn"] = "fail"
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] | None = None

@@ -72,7 +72,7 @@ OPTIONS = {
         AuditOption(
             "expect",
             "text",
-            "Whether to expect super weights: some (the default), none, or any outcome.",
+            "Whether to expect super weights: some, none, or any outcome (the default).",
             choices=("some", "none", "any"),
             overlaid=True,
         ),

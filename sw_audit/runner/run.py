@@ -37,6 +37,7 @@ from sw_audit.runner.cache import NO_CACHE, Cache
 from sw_audit.runner.cache_keys import open_arm_cache
 from sw_audit.runner.pair import Pair, add_recovery, measure_pair, measure_recovery
 from sw_audit.runner.single import ModelAudit, measure_single
+from sw_audit.specimen.shipped import tell_expected
 
 RECALLED = "Remembered from an earlier run: model, text, policy and program have not changed since (`--no-cache`)."
 
@@ -120,6 +121,7 @@ def run_model(
         KeyError: If the policy has no such model.
         InputError: If the model or the text cannot be used.
     """
+    policy = expect_shipped(policy)
     model = policy.find_model(model_id)
     kept = NO_CACHE
     if cache is not None:
@@ -167,6 +169,16 @@ def compose_record(models: Iterable[ModelResult | ModelFailure], policy: Policy)
         tool=Tool(version=__version__),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=describe_environment(threads=os.cpu_count() or 1),
-        policy=policy,
+        policy=expect_shipped(policy),
         models=tuple(models),
     )
+
+
+def expect_shipped(policy: Policy) -> Policy:
+    """Return the policy with what is known of the models that ship with sw-audit, where it says nothing itself."""
+    if "expect" in policy.model_fields_set:
+        return policy
+    models = tuple(
+        model.model_copy(update={"expect": model.expect or tell_expected(model.source)}) for model in policy.models
+    )
+    return policy.model_copy(update={"models": models})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from sw_audit.errors import InputError
 
@@ -71,3 +72,9 @@ def find_shipped(source: str) -> str:
     if source not in ("specimen", "control") or Path(source).exists():
         return source
     return str(specimen_path() if source == "specimen" else control_path())
+
+
+def tell_expected(source: str) -> Literal["some", "none"] | None:
+    """Tell whether a model has super weights, if it ships with sw-audit; a copy elsewhere is no such model."""
+    path = Path(source).resolve()
+    return "some" if path == specimen_path().resolve() else "none" if path == control_path().resolve() else None

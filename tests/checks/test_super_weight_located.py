@@ -3,19 +3,18 @@ from __future__ import annotations
 import math
 
 import pytest
-from support.evidence import SUPER_WEIGHT, make_evidence, make_location, make_policy
+from support.evidence import SUPER_WEIGHT, make_evidence, make_location
 
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.super_weight_located import SuperWeightLocatedLimits
-from sw_audit.policy.policy import Expectation, ModelPolicy, Policy
+from sw_audit.policy.policy import Expectation, Policy
 from sw_audit.record.location import Outcome
 from sw_audit.record.verdict import Status, Verdict
 
 
-def judge_outcome(outcome: Outcome, expect: Expectation) -> Verdict:
-    policy = make_policy().model_copy(update={"expect": expect})
-    return judge_result(make_evidence(outcome=outcome), policy, ["super-weight-located"])[0]
+def judge_outcome(outcome: Outcome) -> Verdict:
+    return judge_result(make_evidence(outcome=outcome), Policy(), ["super-weight-located"])[0]
 
 
 def judge_weights(*layers: int, limits: SuperWeightLocatedLimits | None = None) -> Verdict:
@@ -28,40 +27,23 @@ def judge_weights(*layers: int, limits: SuperWeightLocatedLimits | None = None) 
 
 
 @pytest.mark.parametrize(
-    ("outcome", "expect", "status"),
-    [
-        (Outcome.LOCATED, "some", Status.PASS),
-        (Outcome.LOCATED, "any", Status.PASS),
-        (Outcome.LOCATED, "none", Status.FAIL),
-        (Outcome.DISTRIBUTED, "some", Status.FAIL),
-        (Outcome.DISTRIBUTED, "any", Status.SKIPPED),
-        (Outcome.DISTRIBUTED, "none", Status.FAIL),
-        (Outcome.NONE, "some", Status.FAIL),
-        (Outcome.NONE, "any", Status.SKIPPED),
-        (Outcome.NONE, "none", Status.PASS),
-    ],
+    ("outcome", "status"),
+    [(Outcome.LOCATED, Status.PASS), (Outcome.DISTRIBUTED, Status.FAIL), (Outcome.NONE, Status.SKIPPED)],
 )
-def test_what_is_expected_decides_what_an_outcome_means(
-    outcome: Outcome, expect: Expectation, status: Status
+def test_a_massive_activation_without_super_weights_is_against_the_law_and_none_at_all_is_not(
+    outcome: Outcome, status: Status
 ) -> None:
-    verdict = judge_outcome(outcome, expect)
+    verdict = judge_outcome(outcome)
     assert verdict.status is status
     assert (verdict.remedy is not None) == (status is Status.FAIL)
     if outcome is not Outcome.LOCATED:
         assert make_location(outcome).because in verdict.because
 
 
-def test_a_model_without_super_weights_is_told_how_to_say_so() -> None:
-    remedy = judge_outcome(Outcome.NONE, "some").remedy
-    assert remedy is not None
-    assert '`expect = "none"`' in remedy
-
-
-def test_a_model_s_own_expectation_wins_over_the_policy_s() -> None:
-    policy = Policy(models=(ModelPolicy(source="x", id="specimen", expect="none"),))
-    evidence = make_evidence(outcome=Outcome.NONE)
-    assert judge_result(evidence, policy, ["super-weight-located"])[0].status is Status.PASS
-    assert judge_result(evidence, Policy(), ["super-weight-located"])[0].status is Status.FAIL
+@pytest.mark.parametrize("expect", ["some", "none", "any"])
+def test_what_the_policy_expects_is_no_matter_of_the_law(expect: Expectation) -> None:
+    policy = Policy(expect=expect)
+    assert judge_result(make_evidence(), policy, ["super-weight-located"])[0].status is Status.PASS
 
 
 def test_one_early_super_weight_passes_and_is_counted() -> None:
@@ -80,14 +62,28 @@ def test_more_super_weights_than_allowed_fail() -> None:
     assert "maximum_count" in verdict.remedy
 
 
-def test_early_is_the_ceiling_of_the_fraction() -> None:
-    # ceil(8 / 3) = 3: layers 0, 1 and 2 are early.
-    assert judge_weights(0, 2).status is Status.PASS
-    verdict = judge_weights(0, 3)
+def test_early_is_before_the_middle_of_the_depth() -> None:
+    # Of eight layers, 0 to 3 are before the middle.
+    assert judge_weights(0, 3).status is Status.PASS
+    verdict = judge_weights(0, 4)
     assert verdict.status is Status.FAIL
-    assert (verdict.observed, verdict.limit, verdict.quantity) == (3, 2, "deepest layer of a super weight")
+    assert (verdict.observed, verdict.limit, verdict.quantity) == (4, 3, "deepest layer of a super weight")
     assert verdict.remedy is not None
     assert "early_fraction" in verdict.remedy
+
+
+def test_early_is_the_ceiling_of_the_fraction() -> None:
+    # ceil(8 / 3) = 3: layers 0, 1 and 2 are early.
+    limits = SuperWeightLocatedLimits(early_fraction=1 / 3)
+    assert judge_weights(0, 2, limits=limits).status is Status.PASS
+    assert judge_weights(0, 3, limits=limits).status is Status.FAIL
+
+
+def test_the_share_of_depth_is_told() -> None:
+    verdict = judge_weights(0, 3)
+    assert "38% of the layers come before it" in verdict.because
+    [share] = [finding for finding in verdict.findings if finding.label == "share of depth"]
+    assert (share.observed, share.limit, share.status) == (3 / 8, None, Status.PASS)
 
 
 def test_a_fraction_that_falls_on_a_layer_is_not_pushed_beyond_it() -> None:

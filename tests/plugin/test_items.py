@@ -88,7 +88,7 @@ def test_a_check_that_the_policy_leaves_out_runs_when_it_is_named(inner: Inner) 
 
 def test_x_stops_at_the_first_failure_and_lf_runs_what_failed(inner: Inner) -> None:
     first = inner.audit("broken", "llama-w4", options=("-x",))
-    first.assert_outcomes(passed=1, failed=1)
+    first.assert_outcomes(passed=2, failed=1)
     assert [note[0] for note in inner.noted("measure")] == ["broken"]
     again = inner.audit("broken", "llama-w4", options=("--lf", "-v"))
     again.assert_outcomes(failed=1, deselected=2 * CHECKS - 1)
@@ -195,8 +195,8 @@ def test_a_check_that_does_not_apply_is_skipped_with_its_reason(inner: Inner) ->
 
 
 def test_what_is_expected_of_a_model_decides_the_first_check(inner: Inner) -> None:
-    checks = ("-k", "super-weight-located", "--tb=line")
-    some = inner.audit("control", options=checks)
+    checks = ("-k", "super-weights-as-expected", "--tb=line")
+    some = inner.audit("control", options=(*checks, "--sw-audit-expect=some"))
     assert some.ret == 1
     some.stdout.fnmatch_lines(["*expect*"])
     inner.audit("control", options=(*checks, "--sw-audit-expect=none")).assert_outcomes(passed=1)

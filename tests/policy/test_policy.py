@@ -302,12 +302,12 @@ def test_a_policy_that_was_put_together_in_python_can_be_overlaid() -> None:
 def test_the_default_policy_is_the_documented_one() -> None:
     policy = Policy()
     assert policy.models == ()
-    assert (policy.expect, policy.inconclusive, policy.seed) == ("some", "fail", 0)
+    assert (policy.expect, policy.inconclusive, policy.seed) == ("any", "fail", 0)
     assert (policy.confidence, policy.resamples, policy.minimum_windows) == (0.95, 2000, 8)
     assert policy.corpus.source == "specimen"
     limits = policy.checks
     assert limits[SuperWeightLocatedLimits].maximum_count == 6
-    assert limits[SuperWeightLocatedLimits].early_fraction == pytest.approx(1 / 3)
+    assert limits[SuperWeightLocatedLimits].early_fraction == 1 / 2
     assert limits[PruneCollapsesLimits].minimum_ratio == 10
     assert limits[OtherOutliersHarmlessLimits].fraction == 1e-6
     assert (limits[StopwordShiftLimits].minimum_ratio, limits[StopwordShiftLimits].maximum_ratio) == (None, None)

@@ -21,7 +21,7 @@ def test_a_default_audit_is_repeated_by_naming_the_model_and_the_check() -> None
 
 
 def test_what_the_policy_says_about_dtype_corpus_and_seed_is_in_the_command() -> None:
-    model = ModelPolicy(source="m", id="w4", dtype="bfloat16", device="cuda:0", expect="any")
+    model = ModelPolicy(source="m", id="w4", dtype="bfloat16", device="cuda:0", expect="none")
     policy = Policy(models=(model,), corpus=CorpusPolicy(source="my text.txt", windows=64), seed=3, index="i.toml")
     words = shlex.split(write_command("m", "stopword-shift", policy, "w4"))
     assert words[:3] == ["sw-audit", "audit", "w4=m"]
@@ -30,7 +30,7 @@ def test_what_the_policy_says_about_dtype_corpus_and_seed_is_in_the_command() ->
         "--check": "stopword-shift",
         "--dtype": "bfloat16",
         "--device": "cuda:0",
-        "--expect": "any",
+        "--expect": "none",
         "--corpus": "my text.txt",
         "--windows": "64",
         "--seed": "3",

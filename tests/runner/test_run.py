@@ -19,7 +19,7 @@ from sw_audit.record.location import Outcome
 from sw_audit.record.record import Record
 from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status
-from sw_audit.runner.run import run, run_model
+from sw_audit.runner.run import expect_shipped, run, run_model
 from sw_audit.specimen import control_path, specimen_path
 
 
@@ -82,26 +82,42 @@ def zero_super_weight(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_copy_with_its_super_weight_zeroed_fails_and_says_why(tmp_path: Path) -> None:
-    found = audit(zero_super_weight(tmp_path / "copy"))
+    found = audit(zero_super_weight(tmp_path / "copy"), expect="some")
     assert found.find_model("copy").location.outcome is not Outcome.LOCATED
-    located = next(verdict for verdict in found.verdicts if verdict.check == "super-weight-located")
-    assert located.status is Status.FAIL
-    assert located.remedy
+    expected = next(verdict for verdict in found.verdicts if verdict.check == "super-weights-as-expected")
+    assert expected.status is Status.FAIL
+    assert expected.remedy
     assert statuses(found)["prune-collapses"] is Status.SKIPPED
 
 
 def test_the_control_has_none_which_is_an_answer_that_a_policy_can_expect() -> None:
-    expected = audit(control_path(), expect="none")
+    expected = audit(control_path())
     assert expected.find_model("control").location.outcome is Outcome.NONE
-    assert statuses(expected)["super-weight-located"] is Status.PASS
+    assert statuses(expected)["super-weights-as-expected"] is Status.PASS
+    assert statuses(expected)["super-weight-located"] is Status.SKIPPED
     assert Status.FAIL not in statuses(expected).values()
     skipped = [check for check, status in statuses(expected).items() if status is Status.SKIPPED]
     assert set(skipped) >= {"prune-collapses", "placebo-harmless", "holdout-beats-plain-rtn"}
-    unexpected = judge_result(expected.find_model("control"), Policy())
-    located = unexpected[0]
-    assert (located.check, located.status) == ("super-weight-located", Status.FAIL)
-    assert located.remedy is not None
-    assert 'expect = "none"' in located.remedy
+    [unexpected] = judge_result(
+        expected.find_model("control"), Policy(expect="some"), ["super-weights-as-expected"]
+    )
+    assert unexpected.status is Status.FAIL
+    assert unexpected.remedy is not None
+    assert 'expect = "none"' in unexpected.remedy
+
+
+def test_what_ships_is_known_unless_the_policy_says_otherwise(tmp_path: Path) -> None:
+    shipped = (ModelPolicy(source=str(specimen_path())), ModelPolicy(source=str(control_path())))
+    models = (*shipped, ModelPolicy(source=str(tmp_path)))
+
+    def expect(policy: Policy) -> list[str]:
+        settled = expect_shipped(policy)
+        return [settled.expectation(model) for model in settled.models]
+
+    assert expect(Policy(models=models)) == ["some", "none", "any"]
+    assert expect(Policy(models=models, expect="any")) == ["any", "any", "any"]
+    own = models[0].model_copy(update={"expect": "none"})
+    assert expect(Policy(models=(own, *models[1:]))) == ["none", "none", "any"]
 
 
 ACTIVATION_CHECKS = ("activation-holdout-quality", "holdout-closes-gap")

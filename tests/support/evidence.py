@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 
@@ -509,11 +509,22 @@ def make_evidence(
 
 
 def make_policy(*model_ids: str) -> Policy:
-    """Return a policy for models of these ids under which laws are gates, and that is else the default one."""
+    """Return a policy for models of these ids under which laws are gates, and that is else the default one.
+
+    What is expected of the models is what is made up.
+    """
     return Policy(
         laws="gate",
-        models=tuple(ModelPolicy(source=f"models/{name}", id=name) for name in model_ids or ("specimen",)),
+        models=tuple(
+            ModelPolicy(source=f"models/{name}", id=name, expect=tell_expected(name))
+            for name in model_ids or ("specimen",)
+        ),
     )
+
+
+def tell_expected(source: str) -> Literal["some", "none"]:
+    """Tell what is expected of a made-up model."""
+    return "none" if "control" in source else "some"
 
 
 def make_failing_evidence(

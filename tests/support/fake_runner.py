@@ -19,6 +19,7 @@ from support.evidence import (
     make_location,
     make_none_evidence,
     make_policy,
+    tell_expected,
 )
 
 from sw_audit.checkpoint import opening
@@ -62,6 +63,7 @@ def install(replace: Callable[[object, str, object], None]) -> None:
     replace(opening, "open_checkpoint", open_checkpoint)
     replace(single, "locate_model", lambda _checkpoint: make_location())
     replace(run, "measure_model", measure_model)
+    replace(run, "tell_expected", tell_expected)
     replace(rendering, "render_record", render_record)
 
 
