@@ -141,11 +141,16 @@ def run_job(folder: Path) -> None:
         raise ValueError(f"{method.name} quantizes layer by layer")
     saved = folder / "saved"
     saved.mkdir()
-    checkpoint = open_checkpoint(policy)
+    checkpoint, source = open_checkpoint(policy), CheckpointFolder.require(policy)
+    place = source.path if source.file is None else folder / "model"
+    if source.file is not None:
+        # Libraries that read the model anew know folders only.
+        checkpoint.model.save_pretrained(place)
+        checkpoint.tokenizer.save_pretrained(place)
     prefixes = tuple(f"{layer.name}." for layer in checkpoint.layers)
     task = Task(
         checkpoint=checkpoint,
-        folder=CheckpointFolder.require(policy).path,
+        folder=place,
         calibration=load_file(folder / CALIBRATION)["token_ids"],
         seed=job["seed"],
         saved=saved,

@@ -17,13 +17,6 @@ _CHUNK = 1 << 23
 _SIDE_BY_SIDE = 4
 
 
-def digest_content(folder: Path | str) -> str:
-    """Return the digest of a folder's files, hidden ones and subfolders left out: of their names and bytes."""
-    root = Path(folder)
-    paths = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
-    return digest_manifest(digest_paths(paths, root))
-
-
 def digest_paths(files: Iterable[Path], root: Path) -> tuple[FileDigest, ...]:
     """Digest files below a folder, several at once: one digest per file, by path."""
     # Digesting runs without Python's lock, so that shards can be digested side by side.

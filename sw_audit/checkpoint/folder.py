@@ -1,4 +1,4 @@
-"""The folder of a checkpoint: its files, each read once, and what can be said against it without torch."""
+"""The files of a checkpoint, or its one file: each read once, and what can be said against them without torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
@@ -22,6 +23,8 @@ from sw_audit.policy.model_policy import ModelPolicy
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLE = "pytorch_model.bin"
+_GGUF, _SAFETENSORS = ".gguf", ".safetensors"
+_WEIGHT_SUFFIXES = (_GGUF, _SAFETENSORS, ".bin")
 _AGAIN = "download or copy the checkpoint again"
 # How long the hub may take to say whether a repository exists, in seconds.
 _PATIENCE = 5.0
@@ -32,26 +35,29 @@ _TOKENIZER_ENDS = (".tiktoken", ".model")
 
 
 class CheckpointFolder:
-    """A folder of files that are a checkpoint, each of which is read at most once."""
+    """A folder of files that are a checkpoint, each of which is read at most once.
 
-    def __init__(self, path: Path, policy: ModelPolicy) -> None:
-        self.path, self.policy = path, policy
+    Where one file of weights is the model, `file` is that file and `path` the folder that it lies in.
+    """
+
+    def __init__(self, path: Path, policy: ModelPolicy, file: Path | None = None) -> None:
+        self.path, self.policy, self.file = path, policy, file
 
     @classmethod
     def find(cls, policy: ModelPolicy, *, fetch: bool) -> CheckpointFolder | None:
-        """Find the folder of a checkpoint; a local path is never looked up on the network.
+        """Find the folder or the file of a checkpoint; a local path is never looked up on the network.
 
         A hub repository is downloaded if `fetch` says so. If not, the answer for one is `None`, or the cached
         snapshot where the hub is switched off (`HF_HUB_OFFLINE`).
 
         Raises:
-            CheckpointError: If there is no such folder or repository, or it cannot be reached.
+            CheckpointError: If there is no such folder or repository, it cannot be reached, or a file is no model.
         """
         path = Path(policy.source).expanduser()
         if path.is_dir():
             return cls(path, policy)
         if path.exists():
-            raise CheckpointError(quote_source(policy), "this is a file", "give the folder of a checkpoint")
+            return cls._take_file(path, policy)
         if not _HUB_ID.fullmatch(policy.source):
             remedy = "correct the path, or give a hub id such as owner/name"
             raise CheckpointError(quote_source(policy), "there is no such folder", remedy)
@@ -67,17 +73,67 @@ class CheckpointFolder:
             raise CheckpointError(quote_source(policy), "there is no such folder", "correct the path")
         return folder
 
+    @classmethod
+    def _take_file(cls, path: Path, policy: ModelPolicy) -> CheckpointFolder:
+        asked = quote_source(policy)
+        if path.suffix not in (_GGUF, _SAFETENSORS):
+            remedy = "give the folder of a checkpoint, or a .gguf or .safetensors file"
+            raise CheckpointError(asked, "this is a file, and neither GGUF nor safetensors", remedy)
+        if policy.gguf is not None:
+            found = f"this is a file, and `gguf` names {policy.gguf!r}"
+            raise CheckpointError(asked, found, "leave `gguf` out, or give the folder")
+        shards = set(cls(path.parent, policy).index.values()) if path.suffix == _SAFETENSORS else set()
+        if path.name in shards:
+            found = f"this is one of {len(shards)} shards of a checkpoint"
+            raise CheckpointError(asked, found, f"give their folder, {path.parent}")
+        return cls(path.parent, policy, path)
+
     @property
     def asked(self) -> str:
         """The model that was asked for, as errors begin."""
         return quote_source(self.policy)
 
+    @property
+    def place(self) -> str:
+        """Where its small files are looked for, in words."""
+        return "in the folder" if self.file is None else "beside the file"
+
+    @cached_property
+    def contents(self) -> tuple[Path, ...]:
+        """The files that belong to it, hidden ones and folders left out.
+
+        A GGUF file is all there is of its model; beside a safetensors file other weights belong to others.
+        """
+        if self.file is not None and self.file.suffix == _GGUF:
+            return (self.file,)
+        paths = sorted(path for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
+        if self.file is None:
+            return tuple(paths)
+        others = (*_WEIGHT_SUFFIXES, ".index.json")
+        return tuple(path for path in paths if path == self.file or not path.name.endswith(others))
+
+    @contextmanager
+    def alone(self) -> Iterator[Path]:
+        """Give a folder without files of other models: transformers prefers a tokenizer beside a GGUF file."""
+        if self.file is None or self.file.suffix != _GGUF:
+            yield self.path
+            return
+        with TemporaryDirectory() as place:
+            (Path(place) / self.file.name).symlink_to(self.file.resolve())
+            yield Path(place)
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a file of that name belongs to it."""
+        return self.path / name in self.contents
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """What config.json says; CheckpointError if there is none, or it is no JSON object."""
-        if not (self.path / "config.json").exists():
+        if not self.holds("config.json"):
             remedy = "give a checkpoint in the layout of transformers"
-            raise CheckpointError(self.asked, "there is no config.json in the folder", remedy)
+            if self.file is not None:
+                remedy = "put the model's config.json and tokenizer there"
+            raise CheckpointError(self.asked, f"there is no config.json {self.place}", remedy)
         return self.read_json("config.json")
 
     @cached_property
@@ -126,12 +182,12 @@ class CheckpointFolder:
     @cached_property
     def index(self) -> dict[str, str]:
         """Which shard holds which tensor, by the index of safetensors; nothing where there is no index."""
-        return self._read_index(INDEX)
+        return self._read_index(INDEX) if self.file is None else {}
 
     @cached_property
     def has_tokenizer(self) -> bool:
-        """Whether there is a tokenizer."""
-        names = {path.name for path in self.path.iterdir()} - {"tokenizer_config.json"}
+        """Whether there are files of a tokenizer."""
+        names = {path.name for path in self.contents} - {"tokenizer_config.json"}
         return any(name.startswith(_TOKENIZER_STARTS) or name.endswith(_TOKENIZER_ENDS) for name in names)
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -145,7 +201,9 @@ class CheckpointFolder:
         return content
 
     def list_layout(self) -> tuple[Path, ...]:
-        """List the weight files as transformers looks for them: one file or shards, pickles last."""
+        """List the weight files: the one, or as transformers looks for them: one or shards, pickles last."""
+        if self.file is not None:
+            return (self.file,)
         if stored := self._list_files(WEIGHTS, INDEX):
             return stored
         pickles = sorted(path.name for path in self.path.glob("*.bin"))
@@ -153,8 +211,7 @@ class CheckpointFolder:
             raise _refuse_pickle(self.policy, pickles)
         if stored := self._list_files(_PICKLE, f"{_PICKLE}.index.json"):
             return stored
-        patterns = ("*.gguf", "*.safetensors", "*.bin")
-        others = sorted(path.name for pattern in patterns for path in self.path.glob(pattern))
+        others = sorted(path.name for suffix in _WEIGHT_SUFFIXES for path in self.path.glob(f"*{suffix}"))
         found = f"no {WEIGHTS}, with or without an index" + (f", only {others[0]}" if others else "")
         remedy = "give a checkpoint in the layout of transformers" if others else _AGAIN
         raise CheckpointError(self.asked, found, remedy)
@@ -291,7 +348,7 @@ def _inspect_configured(folder: CheckpointFolder) -> None:
         raise CheckpointError(folder.asked, f"{kind} is an encoder-only model", remedy)
     if not folder.has_tokenizer:
         remedy = "put the tokenizer of the model it was made from beside the weights"
-        raise CheckpointError(folder.asked, "there is no tokenizer in the folder", remedy)
+        raise CheckpointError(folder.asked, f"there is no tokenizer {folder.place}", remedy)
 
 
 @contextmanager

@@ -91,9 +91,9 @@ def load_tokenizer(folder: CheckpointFolder) -> Any:
     """Load the tokenizer; CheckpointError if there is none that knows more than its special tokens."""
     # A GGUF file holds a tokenizer too; files beside it are the model's own and nearer to the truth.
     options = {} if folder.has_tokenizer else folder.format.choose_file_options(folder)
-    with one_line_refusals(folder, "its tokenizer"):
+    with one_line_refusals(folder, "its tokenizer"), folder.alone() as place:
         tokenizer = AutoTokenizer.from_pretrained(
-            folder.path, local_files_only=True, trust_remote_code=folder.policy.trust_remote_code, **options
+            place, local_files_only=True, trust_remote_code=folder.policy.trust_remote_code, **options
         )
         # Where files are missing the library makes up a tokenizer that knows its special tokens only.
         words = len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
@@ -199,6 +199,8 @@ def _load_model(folder: CheckpointFolder, config: Any, device: torch.device) -> 
     known, policy, plain = folder.format, folder.policy, folder.is_plain
     auto_class, _ = choose_class(config, folder)
     options = {"dtype": policy.dtype, **known.choose_loading_options(folder, config, str(device))}
+    if folder.file is not None and known.uses_config:
+        config.transformers_weights = folder.file.name
     with one_line_refusals(folder, "its weights"), suppress_output(unless=plain):
         model, info = auto_class.from_pretrained(
             folder.path,

@@ -62,8 +62,7 @@ def matches_published_index(context: CheckContext) -> Verdict:
             remedy="Run the audit again with this check selected.",
         )
     if lookup.model is None:
-        near = f" (the nearest ids are {', '.join(lookup.nearest)})" if lookup.nearest else ""
-        return context.skip(f"There is nothing to compare with: {lookup.because}{near}.")
+        return context.skip(f"There is nothing to compare with: {lookup.because}{_suggest(lookup)}.")
     trust = context.limits(MatchesPublishedIndexLimits).minimum_trust
     deciding = _choose_deciding(lookup, trust)
     located = context.result.location.super_weights
@@ -72,6 +71,15 @@ def matches_published_index(context: CheckContext) -> Verdict:
     if not deciding:
         return context.skip(f"Of {entry} nothing decides: {_say_why_none(lookup)}.", findings)
     return _conclude(context, lookup, deciding, findings)
+
+
+def _suggest(lookup: Lookup) -> str:
+    if not lookup.nearest:
+        return ""
+    return (
+        f" (going by names it may be {' or '.join(lookup.nearest)}, which decides nothing: "
+        f'`index = "{lookup.nearest[0]}"` in the policy does)'
+    )
 
 
 def _conclude(

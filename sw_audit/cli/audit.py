@@ -21,9 +21,9 @@ def audit(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL|POLICY]...",
-            help="What to audit: paths of checkpoint folders, hub ids, ID=SOURCE to choose an id, policy files "
-            "(*.swaudit.toml), or the words 'specimen' and 'control' for the models that ship with sw-audit. "
-            "By default the models of [tool.sw_audit] in pyproject.toml.",
+            help="What to audit: paths of checkpoint folders or files, hub ids, ID=SOURCE to choose an id, "
+            "policy files (*.swaudit.toml), or the words 'specimen' and 'control' for the models that ship with "
+            "sw-audit. By default the models of [tool.sw_audit] in pyproject.toml.",
             show_default=False,
         ),
     ] = None,

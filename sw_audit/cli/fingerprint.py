@@ -30,7 +30,9 @@ _CAUTION = (
 def fingerprint(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A checkpoint folder, a hub id, 'specimen', 'control', or a record."),
+        typer.Argument(
+            metavar="MODEL", help="A checkpoint folder or file, a hub id, 'specimen', 'control', or a record."
+        ),
     ],
     *,
     against: Annotated[

@@ -30,7 +30,7 @@ NOT_FOUND = 3
 def index(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Hub id, or path of a checkpoint folder; all models without it."),
+        typer.Argument(metavar="[MODEL]", help="Hub id, or path of a checkpoint; all models without it."),
     ] = None,
     as_json: AsJson = False,
     file: Annotated[

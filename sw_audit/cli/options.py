@@ -16,7 +16,10 @@ from sw_audit.specimen.shipped import find_shipped
 
 Model: TypeAlias = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="Path of a checkpoint folder, a hub id, 'specimen' or 'control'."),
+    typer.Argument(
+        metavar="MODEL",
+        help="Path of a checkpoint folder or of a .gguf or .safetensors file, a hub id, 'specimen' or 'control'.",
+    ),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 

@@ -86,7 +86,7 @@ def quantize(
         checkpoint = open_checkpoint(chosen)
         held, because = _choose_holdout(checkpoint, named)
         order = ExportOrder(parsed, form, held, because, tuple(target or ()), tuple(ignore or ()))
-        done = export_checkpoint(checkpoint, order, out, CheckpointFolder.require(chosen).path, progress)
+        done = export_checkpoint(checkpoint, order, out, CheckpointFolder.require(chosen), progress)
     if as_json:
         typer.echo(done.model_dump_json(indent=2))
     elif not quiet:

@@ -12,6 +12,7 @@ import torch
 
 from sw_audit import __version__
 from sw_audit.arms.matrices import index_scalars
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
@@ -55,12 +56,12 @@ def export_checkpoint(
     checkpoint: Checkpoint,
     order: ExportOrder,
     folder: Path,
-    source: Path,
+    source: CheckpointFolder,
     progress: Progress = ignore_progress,
 ) -> Export:
     """Round an open model, whose weights are changed for good, and write it.
 
-    What is in the folder is replaced once all is written; `source` is the model's own folder, whose small files
+    What is in the folder is replaced once all is written; `source` is where the model is from, whose small files
     are copied. What was done stands in the metadata of every weight file, and in the model card.
 
     Raises:
@@ -87,6 +88,8 @@ def export_checkpoint(
         with quiet_libraries():
             _write_model(checkpoint.model, order, frozenset(rounded.matrices), draft)
         _copy_small_files(source, draft)
+        if not source.has_tokenizer:
+            checkpoint.tokenizer.save_pretrained(draft)
         for path in draft.glob("*.safetensors"):
             add_metadata(path, {METADATA_KEY: done.model_dump_json()})
         (draft / "README.md").write_text(write_card(done, folder.resolve().name), encoding="utf-8")
@@ -194,10 +197,10 @@ def _write_model(model: Any, order: ExportOrder, parameters: frozenset[str], fol
     compressor.update_config(str(folder))
 
 
-def _copy_small_files(source: Path, folder: Path) -> None:
+def _copy_small_files(source: CheckpointFolder, folder: Path) -> None:
     """Copy what the library has not written: the tokenizer, a processor's settings, a licence, ..."""
-    for path in sorted(source.iterdir()):
+    for path in source.contents:
         belongs = path.suffix in _COPIED or path.name.upper().startswith(("LICENSE", "NOTICE"))
         own = path.name.endswith(".index.json") or (folder / path.name).exists()
-        if path.is_file() and belongs and not own:
+        if belongs and not own:
             shutil.copyfile(path, folder / path.name)

@@ -51,12 +51,12 @@ def describe_finding(
 ) -> Finding:
     """Put what was located into the form of an index: one source, and one model that cites it.
 
-    A model on the hub is entered by its id, a folder by its full path; both by the digest of their weights. That
-    none was located is entered too, with the reason. `created` is ISO 8601 in UTC; the settings are the locator's
-    thresholds.
+    A model on the hub is entered by its id, a folder or a file by its full path; both by the digest of their
+    weights. That none was located is entered too, with the reason. `created` is ISO 8601 in UTC; the settings are
+    the locator's thresholds.
     """
-    folder = Path(identity.source).expanduser()
-    name = str(folder.resolve()) if folder.is_dir() else identity.source
+    place = Path(identity.source).expanduser()
+    name = str(place.resolve()) if place.exists() else identity.source
     finding = LocalFinding(
         tool=tool,
         created=created,

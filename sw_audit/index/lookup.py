@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
 from sw_audit.errors import PolicyError
-from sw_audit.index.lineage import read_ancestors
+from sw_audit.index.lineage import read_ancestors, read_names
 from sw_audit.index.reading import list_citations, merge_indexes, read_index, read_published
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.published import DoseCurve, Lookup, Match, PublishedIndex, PublishedModel
@@ -19,6 +19,9 @@ NO_ENTRY = "none"
 _HUB = re.compile(r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/", re.IGNORECASE)
 # Words by which publishers name what they tuned on instructions. Nothing else of a name may differ.
 _TUNED = re.compile(r"[-_](instruct|chat|it)(?=[-_]|$)", re.IGNORECASE)
+# Likeness (difflib's ratio) of two names that differ by a few letters, and of two that begin with the same family.
+_ALIKE, _AKIN = 0.8, 0.5
+_FAMILY = re.compile(r"[a-z]{2,}")
 
 
 def open_index(file: str | Path | None = None) -> PublishedIndex:
@@ -30,8 +33,10 @@ def open_index(file: str | Path | None = None) -> PublishedIndex:
     return read_published() if file is None else merge_indexes(read_published(), read_index(Path(file)))
 
 
-def find_policy_model(policy: Policy, model: ModelPolicy, digest: str | None = None) -> Lookup:
+def find_policy_model(policy: Policy, model: ModelPolicy, digests: Collection[str] = ()) -> Lookup:
     """Look up one of a policy's models, under the name that the policy gives for it if it does.
+
+    `digests` are those of its weight files, see `ModelIdentity.digests`.
 
     Raises:
         IndexFileError: If the policy's own index cannot be used.
@@ -39,7 +44,7 @@ def find_policy_model(policy: Policy, model: ModelPolicy, digest: str | None = N
     """
     index = open_index(policy.index)
     if model.index is None:
-        return find_published(index, model.source, digest=digest)
+        return find_published(index, model.source, digests=digests)
     if model.index.casefold() == NO_ENTRY:
         because = "the policy says that no entry applies to this model"
         return Lookup(asked=model.source, match=Match.NONE, because=because)
@@ -51,22 +56,22 @@ def find_policy_model(policy: Policy, model: ModelPolicy, digest: str | None = N
     return entry.model_copy(update={"asked": model.source, "match": Match.NAMED, "because": because})
 
 
-def find_published(index: PublishedIndex, asked: str, *, digest: str | None = None) -> Lookup:
+def find_published(index: PublishedIndex, asked: str, *, digests: Collection[str] = ()) -> Lookup:
     """Look up a model.
 
     A name is matched by hub id, case aside, also as an address on the hub; one without an owner is matched by the
     last part of an id, if that is unambiguous. Variants are those that a source speaks of, and names of the same
-    owner that differ by nothing but `Instruct`, `chat` or `it`. A folder is matched by the digest of its weights
-    or by what its files say (see `lineage`), never by what it is called. Without an entry the answer says why
-    there is none and which ids are near.
+    owner that differ by nothing but `Instruct`, `chat` or `it`. A folder or a file is matched by the digests of
+    its weights or by what its files say (see `lineage`), never by what it is called. Without an entry the answer
+    says why there is none and which ids are near.
     """
-    by_digest = next((model for model in index.models if digest and digest in model.digests), None)
-    if by_digest is not None and digest:
-        own = _leave_out_others(index, by_digest, digest)
-        return _answer(index, asked, own, Match.DIGEST, "its weight files are those of a local finding")
-    folder = Path(asked).expanduser()
-    if folder.is_dir():
-        return _find_folder(index, asked, folder)
+    by_digest = next((model for model in index.models if not set(digests).isdisjoint(model.digests)), None)
+    if by_digest is not None:
+        own = _leave_out_others(index, by_digest, digests)
+        return _answer(index, asked, own, Match.DIGEST, "its weight files are those that the entry was found in")
+    place = Path(asked).expanduser()
+    if place.exists():
+        return _find_place(index, asked, place)
     name = _HUB.sub("", asked.strip()).rstrip("/")
     lookup = _find_name(index, asked, name) or _find_last_part(index, asked, name)
     if lookup is not None:
@@ -76,24 +81,28 @@ def find_published(index: PublishedIndex, asked: str, *, digest: str | None = No
 
 
 def find_nearest(index: PublishedIndex, name: str, count: int = 3) -> tuple[str, ...]:
-    """Return the ids that resemble a name most, also where only the owner differs."""
-    ids = {key.casefold(): key for model in index.models for key in _list_ids(model)}
+    """Return the ids that resemble a name most, owners aside: written nearly so, or of a family of that name.
+
+    A family is the word that a name begins with, figures left out: `llama` of `Llama-2-7b`.
+    """
     parts: dict[str, str] = {}
-    for folded, key in ids.items():
-        parts.setdefault(folded.rpartition("/")[2], key)
-    asked = name.casefold().replace("\\", "/").rstrip("/")
-    near = [parts[part] for part in get_close_matches(asked.rpartition("/")[2], parts, count, cutoff=0.5)]
-    near += [ids[key] for key in get_close_matches(asked, ids, count, cutoff=0.6)]
-    return tuple(dict.fromkeys(near))[:count]
+    for model in index.models:
+        for key in _list_ids(model):
+            parts.setdefault(key.casefold().rpartition("/")[2], key)
+    asked = name.casefold().replace("\\", "/").rstrip("/").rpartition("/")[2]
+    family = _FAMILY.findall(asked)[:1]
+    kin = [part for part in parts if family and family == _FAMILY.findall(part)[:1]]
+    near = [*get_close_matches(asked, parts, count, _ALIKE), *get_close_matches(asked, kin, count, _AKIN)]
+    return tuple(dict.fromkeys(parts[part] for part in near))[:count]
 
 
-def _find_folder(index: PublishedIndex, asked: str, folder: Path) -> Lookup:
-    here = str(folder.resolve())
+def _find_place(index: PublishedIndex, asked: str, place: Path) -> Lookup:
+    here, kind = str(place.resolve()), "folder" if place.is_dir() else "file"
     own = next((model for model in index.models if model.id == here), None)
     if own is not None:
-        return _answer(index, asked, own, Match.LISTED, "a local finding was made in this folder")
+        return _answer(index, asked, own, Match.LISTED, f"a local finding was made in this {kind}")
     reasons = []
-    for ancestor in read_ancestors(folder):
+    for ancestor in read_ancestors(place):
         lookup = _find_name(index, asked, ancestor.id)
         if lookup is None or lookup.model is None:
             reasons.append(f"{ancestor.where} names {ancestor.id}, which has none")
@@ -105,11 +114,12 @@ def _find_folder(index: PublishedIndex, asked: str, folder: Path) -> Lookup:
                 because = f"{because}; {lookup.because}"
             return lookup.model_copy(update={"match": Match.DERIVED, "because": because})
     reason = "; ".join(reasons) or "its files name no model on the hub that it was made from"
+    near = dict.fromkeys(key for name in read_names(place) for key in find_nearest(index, name))
     return Lookup(
         asked=asked,
         match=Match.NONE,
-        because=f"the index has no entry for the folder {asked!r}: {reason}",
-        nearest=find_nearest(index, folder.name or here),
+        because=f"the index has no entry for the {kind} {asked!r}: {reason}",
+        nearest=tuple(near)[:3],
     )
 
 
@@ -153,9 +163,9 @@ def _find_last_part(index: PublishedIndex, asked: str, name: str) -> Lookup | No
     return _answer(index, asked, ending[0], Match.LISTED, f"of all ids only {ending[0].id} is called so")
 
 
-def _leave_out_others(index: PublishedIndex, model: PublishedModel, digest: str) -> PublishedModel:
+def _leave_out_others(index: PublishedIndex, model: PublishedModel, digests: Collection[str]) -> PublishedModel:
     """Leave out what was found locally in other weights under the same name: a folder's content may change."""
-    others = {source.key for source in index.sources if source.finding and source.finding.digest != digest}
+    others = {source.key for source in index.sources if source.finding and source.finding.digest not in digests}
     weights = tuple(
         weight.model_copy(update={"sources": kept})
         for weight in model.weights

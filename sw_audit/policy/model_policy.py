@@ -19,16 +19,17 @@ class ModelPolicy(Fact):
     """One model to audit.
 
     Attributes:
-        source: Path of a checkpoint folder, or a hub id.
-        id: Short name; the last part of the source by default.
+        source: Path of a checkpoint folder, of a GGUF file, or of a safetensors file with its configuration and
+            tokenizer beside it; or a hub id.
+        id: Short name; the last part of the source by default, without `.gguf` and `.safetensors`.
         revision: Hub revision: a branch, a tag, or a commit (40 hex digits, which fixes the bytes).
         dtype: Dtype to load in; `auto` is what the checkpoint says.
         device: Where to run, such as `cpu` or `cuda:0`.
         trust_remote_code: Whether code that comes with the checkpoint may run.
         allow_pickle: Whether `.bin` files may be read where there is no safetensors file.
         expect: Overrides the policy's expectation for this model.
-        parent: What it was made from: the id of another model of the policy, the path of a checkpoint folder, or a
-            hub id. With a parent it is a descendant, and other checks apply.
+        parent: What it was made from: the id of another model of the policy, a path, or a hub id. With a parent it
+            is a descendant, and other checks apply.
         base: Base model of an adapter, by path or hub id; by default what its configuration says.
         gguf: Name of a GGUF file in the folder, where there are several.
         manifest: Path of a file with one `sha256  name` a line (as `sha256sum` writes) that its files are held
@@ -63,6 +64,7 @@ class ModelPolicy(Fact):
     def _name(cls, data: object) -> object:
         if isinstance(data, dict) and not data.get("id") and isinstance(data.get("source"), str):
             last = data["source"].replace("\\", "/").rstrip("/").rpartition("/")[2]
+            last = last.removesuffix(".gguf").removesuffix(".safetensors")
             name = last.translate(str.maketrans("[]:", "---")).strip()
             return {**data, "id": name if name not in ("", ".", "..") else "model"}
         return data

@@ -57,6 +57,12 @@ class ModelIdentity(Fact):
     files: tuple[FileDigest, ...]
     digest: str
 
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """By what its bytes are known: the digest, and of a single file its sha256, whatever it is called."""
+        alone = tuple(file.sha256 for file in self.files) if len(self.files) == 1 else ()
+        return tuple(filter(None, (self.digest, *alone)))
+
 
 class CorpusIdentity(Fact):
     """Which text it is.

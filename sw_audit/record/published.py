@@ -207,7 +207,7 @@ class PublishedModel(Fact):
     Attributes:
         id: Hub id, or the name in the literature where no hub id is known.
         aliases: Other hub ids of the same weights.
-        digests: Digests of the weight files, for local findings.
+        digests: Digests of weight files that the finding was made in, see `ModelIdentity.digests`.
         variants: Models made from it.
         weights: Its scalars and rows; the order is the sources'.
         effects: What zeroing several of them together did.
@@ -246,9 +246,9 @@ class PublishedIndex(Fact):
 class Match(StrEnum):
     """By what a model was matched with an entry.
 
-    `listed`: its hub id is the entry's. `digest`: its weight files are those of a local finding. `named`: the
-    policy names the entry. `variant`: it is an instruct or chat variant of the entry's model. `derived`: its
-    own files say that it was made from that model. `none`: there is no entry.
+    `listed`: its hub id is the entry's. `digest`: its weight files are those that the entry was found in.
+    `named`: the policy names the entry. `variant`: it is an instruct or chat variant of the entry's model.
+    `derived`: its own files say that it was made from that model. `none`: there is no entry.
     """
 
     LISTED = "listed"

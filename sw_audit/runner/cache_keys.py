@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from sw_audit.checkpoint.digest import digest_content
+from sw_audit.checkpoint.digest import digest_manifest, digest_paths
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checks.registry import Need, find_checks, list_needs
 from sw_audit.corpus.choices import list_stop_words, read_choices
@@ -90,7 +90,7 @@ def describe_content(model: ModelPolicy) -> list[str] | None:
     folder = CheckpointFolder.require(model)
     if model.trust_remote_code:
         return None
-    own = digest_content(folder.path)
+    own = digest_manifest(digest_paths(folder.contents, folder.path))
     base = folder.format.find_base(folder)
     below = [] if base is None else describe_content(base)
     return None if below is None else [own, *below]

@@ -46,9 +46,9 @@ OPTIONS = {
         AuditOption(
             "model",
             "list",
-            "Audit this model: the path of a checkpoint folder, a hub id, the id of a model in the policy, "
-            "ID=SOURCE to choose the id, or 'specimen' or 'control', which ship with sw-audit. "
-            "Can be given several times.",
+            "Audit this model: the path of a checkpoint folder or of a GGUF or safetensors file, a hub id, "
+            "the id of a model in the policy, ID=SOURCE to choose the id, or 'specimen' or 'control', "
+            "which ship with sw-audit. Can be given several times.",
             "SOURCE",
         ),
         AuditOption(

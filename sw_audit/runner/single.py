@@ -90,7 +90,7 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
     )
     arms = plan_arms(policy, checks, roles, setup)
     targets = _match_targets(checkpoint, arms, policy)
-    lookup = find_policy_model(policy, model, checkpoint.identity.digest)
+    lookup = find_policy_model(policy, model, checkpoint.identity.digests)
     followed = Need.PERSISTENCE in needs and location.outcome is Outcome.LOCATED
     baseline, law = find_baseline(policy, model), policy.checks[SuperActivationPersistsLimits]
     measure = partial(

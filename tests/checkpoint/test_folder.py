@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,13 +11,15 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from support.checkpoints import save_checkpoint
+from support.checkpoints import rewrite_config, rewrite_weights, save_checkpoint
 
-from sw_audit.checkpoint.folder import CheckpointFolder, choose_files
+from sw_audit.checkpoint.folder import CheckpointFolder, choose_files, inspect_checkpoint
 from sw_audit.checkpoint.headers import TensorHeader, read_header
 from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy
+from sw_audit.runner.cache_keys import describe_content
 
 REPOSITORY = [
     "config.json",
@@ -138,3 +142,86 @@ def test_configuration_index_and_headers_are_read_once_to_open_a_checkpoint(
     open_checkpoint(ModelPolicy(source=str(tmp_path)))
     shards = {path.name for path in tmp_path.glob("*.safetensors")}
     assert reads == Counter({"config.json", "model.safetensors.index.json", *shards})
+
+
+def test_a_safetensors_file_is_the_model_that_the_configuration_beside_it_describes(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path)
+    rewrite_weights(tmp_path, lambda tensors: tensors["model.norm.weight"].fill_(2.0))
+    (tmp_path / "model.safetensors").rename(tmp_path / "twice.safetensors")
+    save_checkpoint(tmp_path)  # other weights under the usual name
+    policy = ModelPolicy(source=str(tmp_path / "twice.safetensors"))
+    opened = [open_checkpoint(policy), open_streaming(policy)]
+    for checkpoint in opened:
+        assert checkpoint.model.model.norm.weight.eq(2).all()
+        assert [file.path for file in checkpoint.identity.files] == ["twice.safetensors"]
+        assert checkpoint.identity.id == "twice"
+    names = {path.name for path in CheckpointFolder.require(policy).contents}
+    assert {"twice.safetensors", "config.json", "tokenizer.json"} <= names
+    assert "model.safetensors" not in names
+    whole = open_checkpoint(ModelPolicy(source=str(tmp_path)))
+    assert whole.model.model.norm.weight.eq(1).all()
+
+
+def test_one_shard_of_a_checkpoint_is_no_model_and_a_file_that_no_index_names_is_one(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, max_shard_size="40KB")
+    shard, *others = sorted(tmp_path.glob("*.safetensors"))
+    said = f"this is one of {1 + len(others)} shards of a checkpoint; give their folder, {tmp_path}"
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        inspect_checkpoint(ModelPolicy(source=str(shard)))
+    save_checkpoint(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").rename(tmp_path / "whole.safetensors")
+    assert open_checkpoint(ModelPolicy(source=str(tmp_path / "whole.safetensors"))).identity.id == "whole"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        (
+            "notes.txt",
+            {},
+            "this is a file, and neither GGUF nor safetensors; give the folder of a checkpoint, or a",
+        ),
+        ("pytorch_model.bin", {"allow_pickle": True}, "this is a file, and neither GGUF nor safetensors; give"),
+        (
+            "it.safetensors",
+            {},
+            "there is no config.json beside the file; put the model's config.json and tokenizer",
+        ),
+        ("it.gguf", {"gguf": "other.gguf"}, "this is a file, and `gguf` names 'other.gguf'; leave `gguf` out, or"),
+    ],
+)
+def test_a_file_that_is_no_model_is_one_clear_line(
+    name: str, options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).touch()
+    for act in (inspect_checkpoint, open_checkpoint):
+        with pytest.raises(CheckpointError) as caught:
+            act(ModelPolicy.model_validate({"source": str(tmp_path / name), **options}))
+        assert str(caught.value).startswith(f"model {str(tmp_path / name)!r}: {said}")
+
+
+def test_a_safetensors_file_without_a_tokenizer_beside_it_is_one_clear_line(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tokenizer=False)
+    with pytest.raises(CheckpointError, match="there is no tokenizer beside the file; put the tokenizer"):
+        open_checkpoint(ModelPolicy(source=str(tmp_path / "model.safetensors")))
+
+
+@pytest.mark.parametrize(
+    ("source", "id_"),
+    [("a/Llama-3.2-1B", "Llama-3.2-1B"), ("a/b.Q4_1.gguf", "b.Q4_1"), ("./model.safetensors", "model")],
+)
+def test_a_file_is_called_by_its_name_without_the_ending_of_its_format(source: str, id_: str) -> None:
+    assert ModelPolicy(source=source).id == id_
+
+
+def test_what_is_kept_of_a_file_rests_on_it_and_on_no_other_weights(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path)
+    file = tmp_path / "model.safetensors"
+    shutil.copyfile(file, tmp_path / "other.safetensors")
+    policy = ModelPolicy(source=str(file))
+    before = describe_content(policy)
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    (tmp_path / "more.gguf").write_bytes(b"")
+    assert describe_content(policy) == before
+    rewrite_config(tmp_path, rms_norm_eps=0.5)
+    assert describe_content(policy) != before

@@ -16,6 +16,7 @@ from support.checkpoints import EXPERTS, LLAMA, Tensors, rewrite_config, rewrite
 from support.linting import assert_healthy, lint, only
 from support.stored import DATA
 
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.lint import count_inside, cut_blocks
 from sw_audit.checkpoint.lint_headers import add_flaw, report_flaws
 from sw_audit.checkpoint.opening import open_checkpoint
@@ -164,7 +165,8 @@ def test_rows_of_padding_in_an_embedding_are_nothing_unusual(wide: Path) -> None
 @pytest.mark.parametrize("form", ["dense", "compressed-tensors"])
 def test_what_sw_audit_itself_stores_is_healthy(form: Form, wide: Path, tmp_path: Path) -> None:
     order = ExportOrder(parse_recipe("int4/group64/symmetric"), form)
-    export_checkpoint(open_checkpoint(ModelPolicy(source=str(wide))), order, tmp_path / "out", wide)
+    policy = ModelPolicy(source=str(wide))
+    export_checkpoint(open_checkpoint(policy), order, tmp_path / "out", CheckpointFolder.require(policy))
     assert_healthy(lint(tmp_path / "out"))
 
 

@@ -62,8 +62,6 @@ def test_a_bad_checkpoint_is_one_clear_line(case: str, tmp_path: Path, monkeypat
 def test_a_path_that_is_no_folder_is_one_clear_line(act: Act, tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", "./nowhere", "a/b/c"):
         _refused("there is no such folder; correct the path", act, path)
-    (tmp_path / WEIGHTS).touch()
-    _refused("this is a file; give the folder", act, tmp_path / WEIGHTS)
 
 
 @acts

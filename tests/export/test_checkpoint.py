@@ -13,6 +13,7 @@ from support.checkpoints import EXPERTS, GPT2, LLAMA, VISION, Family, make_model
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from sw_audit.arms.apply import applied_arm
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import CheckpointError, InputError
@@ -53,7 +54,8 @@ def export(
     """Export a model, and return what was done and what the arm computes."""
     asked = ExportOrder(parse_recipe(notation), form, **order)
     expected = run_arm(open_checkpoint(ModelPolicy(source=str(source))), asked)
-    done = export_checkpoint(open_checkpoint(ModelPolicy(source=str(source))), asked, out, source)
+    policy = ModelPolicy(source=str(source))
+    done = export_checkpoint(open_checkpoint(policy), asked, out, CheckpointFolder.require(policy))
     return done, expected
 
 
@@ -164,7 +166,7 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(tmp_path: Path) -> No
 
 def test_experts_and_transposed_matrices_are_not_packed(tmp_path: Path) -> None:
     for number, family in enumerate((GPT2, MIXTRAL)):
-        checkpoint = open_checkpoint(ModelPolicy(source=str(save_checkpoint(tmp_path / str(number), family))))
+        policy = ModelPolicy(source=str(save_checkpoint(tmp_path / str(number), family)))
         order = ExportOrder(parse_recipe("int4/row/symmetric"), "compressed-tensors")
         with pytest.raises(CheckpointError, match="packs plain Linear modules only"):
-            export_checkpoint(checkpoint, order, tmp_path / "out", tmp_path / str(number))
+            export_checkpoint(open_checkpoint(policy), order, tmp_path / "out", CheckpointFolder.require(policy))

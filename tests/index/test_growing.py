@@ -118,7 +118,7 @@ def test_that_not_all_layers_were_read_is_entered_too(tmp_path: Path) -> None:
 def test_a_finding_is_looked_up_by_the_digest_of_the_weights(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     add_finding(file, describe(), write_text)
-    lookup = find_published(open_index(file), "some/other-name", digest=make_identity().digest)
+    lookup = find_published(open_index(file), "some/other-name", digests=make_identity().digests)
     assert lookup.match is Match.DIGEST
     assert lookup.model is not None
     assert len(lookup.model.weights) == 1
@@ -135,7 +135,7 @@ def test_what_was_found_before_the_weights_changed_does_not_count_for_the_new_on
         finding = describe_finding(identity, location, tool="t", created="2026", settings={})
         assert add_finding(file, finding, write_text)
     for digest, location in (("a" * 64, before), ("b" * 64, after)):
-        lookup = find_published(open_index(file), "any/name", digest=digest)
+        lookup = find_published(open_index(file), "any/name", digests=(digest,))
         assert lookup.model is not None
         assert [weight.column for weight in lookup.model.weights] == [location.super_weights[0].column]
         assert [source.finding and source.finding.digest for source in lookup.sources] == [digest]

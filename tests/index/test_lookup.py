@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from support.evidence import make_identity
 
 from sw_audit.errors import IndexFileError, PolicyError
 from sw_audit.index.lineage import read_ancestors
 from sw_audit.index.lookup import find_nearest, find_policy_model, find_published, open_index
 from sw_audit.index.reading import read_published
 from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.identity import FileDigest
 from sw_audit.record.published import Match, PublishedIndex, PublishedModel
 
 INDEX = read_published()
@@ -83,7 +85,20 @@ def test_what_is_not_in_the_index_is_said_in_words(asked: str) -> None:
 def test_the_nearest_ids_are_named_also_under_another_owner() -> None:
     assert find_nearest(INDEX, "someone/llama-7b")[0] == "huggyllama/llama-7b"
     assert "mistralai/Mistral-7B-v0.1" in find_nearest(INDEX, "mistralai/Mistral-7B-v0.3")
-    assert find_nearest(INDEX, "zzzzzzzzzz") == ()
+    assert find_nearest(INDEX, "hugyllama/lama-7b")[0] == "huggyllama/llama-7b"
+
+
+@pytest.mark.parametrize(
+    "name", ["zzzzzzzzzz", "llm_smollm", "model", "out/w4", "checkpoint-500", "Nemotron-30B", "7b"]
+)
+def test_what_is_not_near_is_not_named(name: str) -> None:
+    assert find_nearest(INDEX, name) == ()
+
+
+def test_a_family_is_near_however_far_its_names_are_apart() -> None:
+    near = find_nearest(INDEX, "SmolLM2-135M-Instruct.Q4_1")
+    assert near[0] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert all("SmolLM2" in key for key in near)
 
 
 def test_an_answer_carries_the_sources_that_its_entry_cites_and_no_others() -> None:
@@ -105,11 +120,22 @@ def test_a_name_without_owner_that_several_entries_end_in_is_not_guessed() -> No
 
 def test_weights_of_the_same_digest_are_the_same_model_whatever_it_is_called() -> None:
     index = PublishedIndex(schema_number=1, models=(PublishedModel(id="/models/mine", digests=("ab" * 32,)),))
-    lookup = find_published(index, "any/name", digest="ab" * 32)
+    lookup = find_published(index, "any/name", digests=("ab" * 32,))
     assert lookup.match is Match.DIGEST
     assert not lookup.inherited
-    assert find_published(index, "any/name", digest="cd" * 32).match is Match.NONE
+    assert find_published(index, "any/name", digests=("cd" * 32,)).match is Match.NONE
     assert find_published(index, "any/name").match is Match.NONE
+
+
+def test_a_single_file_is_known_by_its_sha256_whatever_it_is_called() -> None:
+    [digest] = next(model.digests for model in INDEX.models if model.digests)
+    files = (FileDigest(path="renamed.gguf", size=98_362_432, sha256=digest),)
+    identity = make_identity().model_copy(update={"files": files})
+    lookup = find_published(INDEX, "any/name", digests=identity.digests)
+    assert lookup.model is not None
+    assert (lookup.model.id, lookup.match) == ("HuggingFaceTB/SmolLM2-135M-Instruct", Match.DIGEST)
+    two = identity.model_copy(update={"files": files * 2})
+    assert find_published(INDEX, "any/name", digests=two.digests).match is Match.NONE
 
 
 def test_the_policy_can_name_the_entry_or_say_that_there_is_none() -> None:

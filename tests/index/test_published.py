@@ -33,6 +33,7 @@ BEYOND = {
     "meta-llama/Meta-Llama-3-8B-Instruct": [(1, 788, 2427), (1, 1384, 2427), (1, 4062, 2427)],
     "HuggingFaceTB/SmolLM2-1.7B": [(1, 749, 4987)],
     "HuggingFaceTB/SmolLM2-1.7B-Instruct": [(1, 749, 4987)],
+    "HuggingFaceTB/SmolLM2-135M-Instruct": [(11, 507, 1229), (11, 507, 1487)],
     "Unbabel/TowerBase-7B-v0.1": [(1, 2533, 7890)],
     "Unbabel/TowerInstruct-7B-v0.1": [(1, 2533, 7890)],
     "utter-project/EuroLLM-9B-Instruct": [(9, 1448, 3575)],
@@ -56,6 +57,8 @@ VALUES = {
     ("Unbabel/TowerInstruct-7B-v0.1", 7890): 1.5390625,
     ("Qwen/Qwen2.5-3B", 3189): -0.5508,
     ("openai-community/gpt2", 666): 15.07,
+    ("HuggingFaceTB/SmolLM2-135M-Instruct", 1229): 5.876,
+    ("HuggingFaceTB/SmolLM2-135M-Instruct", 1487): 6.066,
 }
 FALSE_POSITIVES = {
     ("allenai/OLMo-1B-0724-hf", 1, 1764, 8041): 0.0018,
@@ -146,6 +149,11 @@ TOLD = {
     "meta-llama/Llama-3.2-1B": ["Four super weights"],
     "HuggingFaceTB/SmolLM2-1.7B": ["6.93 -> 9.07e7", "342", "26.5", "+287 %", "+2.2 % alone", "+2.1 %"],
     "HuggingFaceTB/SmolLM2-1.7B-Instruct": ["43.6 -> 23.4 %"],
+    "HuggingFaceTB/SmolLM2-135M-Instruct": [
+        "x22,603 (interval 13,150 to 40,986)", "27.6 -> 672,351", "x4.5 to x5.2", "x1.15 to x1.18", "24,836",
+        "0.73", "0.27", "(1.000, interval 0.9999 to 1)", "x1.35 to x1.43", "about 800 from layer 2",
+        "+313 %",
+    ],
     "Unbabel/TowerBase-7B-v0.1": ["x1.58, divergence 0.464 nats", "0.96", "1.25 nats"],
     "utter-project/EuroLLM-9B-Instruct": ["divergence 3.28 nats; chrF++ 57.9 -> 4.8", "2.975 nats"],
     "CohereLabs/aya-expanse-8b": ["0.002 nats", "4e-7 nats", "spike of 732"],
@@ -222,6 +230,17 @@ def test_exactly_five_of_the_papers_coordinates_are_catastrophic_alone() -> None
 @pytest.mark.parametrize(("model_id", "ratio"), JOINTLY.items())
 def test_joint_effects_are_told_of_the_model(model_id: str, ratio: float) -> None:
     assert [effect.ratio for effect in MODELS[model_id].effects if effect.source == "SUBR"] == [ratio]
+
+
+def test_the_joint_effect_on_a_model_that_was_measured_here_is_told_with_its_provenance() -> None:
+    model = MODELS["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert [effect.ratio for effect in model.effects] == [22_603, 24_363]
+    assert {weight.bearing for weight in model.weights} == {Impact.JOINTLY}
+    assert model.digests == ("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",)
+    [source] = [source for source in INDEX.sources if source.key == "OWN"]
+    assert source.trust == next(other.trust for other in INDEX.sources if other.key == "BYU")  # one replication
+    for fact in ("Q4_1", "dequantized", "float32", "wikitext-2 test", "12 windows of 256", "not yet repeated"):
+        assert fact in source.note
 
 
 def test_what_is_borne_jointly_has_a_joint_collapse_behind_it() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors.torch import load_file
@@ -65,13 +67,21 @@ def prune(tensors: dict[str, Tensor]) -> None:
             weight[weight.abs() < weight.abs().flatten().quantile(0.25)] = 0.0
 
 
-def pack_gguf(source: Path, target: Path, kind: str) -> None:
+def pack_gguf(
+    source: Path,
+    target: Path,
+    kind: str,
+    tokens: Sequence[str] = (),
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write a Llama checkpoint as a GGUF file, its matrices quantized, as llama.cpp's converter does.
 
     Args:
         source: Folder of the checkpoint.
         target: The file.
         kind: GGUF's name of the quantization, such as `Q8_0`.
+        tokens: Vocabulary of a tokenizer that is written too, where there are any; pairs of letters are merged.
+        texts: Further metadata by key.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
@@ -89,6 +99,14 @@ def pack_gguf(source: Path, target: Path, kind: str) -> None:
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
+    if tokens:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(list(tokens))
+        writer.add_token_merges([" ".join(token) for token in tokens if len(token) == 2])
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(0)
+    for key, text in texts.items():
+        writer.add_string(key, text)
     for name, tensor in load_file(source / "model.safetensors").items():
         stem = name.removesuffix(".weight")
         if ".layers." in name:

@@ -27,7 +27,7 @@ class Adapter(Format):
 
     def recognizes(self, folder: CheckpointFolder) -> bool:
         """Tell whether the folder holds an adapter and no model."""
-        return (folder.path / ADAPTER_CONFIG).is_file() and not (folder.path / "config.json").is_file()
+        return folder.holds(ADAPTER_CONFIG) and not folder.holds("config.json")
 
     def list_files(self, folder: CheckpointFolder) -> tuple[Path, ...]:
         """List the one file."""

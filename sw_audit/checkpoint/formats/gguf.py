@@ -46,6 +46,11 @@ class Gguf(Format):
         """Choose the file only: the weights are plain once they are read."""
         return dict(self.choose_file_options(folder))
 
+    def finish_(self, model: Any) -> None:
+        """Let the library know that the weights are plain numbers now, or it will not save them."""
+        if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+            quantizer.remove_quantization_config(model)
+
     def describe(self, model: OpenModel) -> Description | None:
         """Describe how each decoder matrix is stored, under the name that it has in the file."""
         from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map
@@ -79,6 +84,8 @@ class Gguf(Format):
 
 
 def _find_file(folder: CheckpointFolder) -> str | None:
+    if folder.file is not None:
+        return folder.file.name if folder.file.suffix == ".gguf" else None
     named = folder.policy.gguf
     if named is not None:
         if Path(named).name != named or not (folder.path / named).is_file():
