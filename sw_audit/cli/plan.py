@@ -17,12 +17,13 @@ from sw_audit.checks.plan import plan_arms, plan_needs
 from sw_audit.checks.registry import Need, find_checks
 from sw_audit.checks.waivers import examine_waivers
 from sw_audit.cli.printing import write_bytes
-from sw_audit.corpus.text import SPECIMEN, read_corpus
+from sw_audit.corpus.text import BUILT_IN, MANY_WINDOWS, read_corpus
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import CorpusPolicy, Policy
 from sw_audit.policy.scheme import ActivationSetup
 from sw_audit.record.address import WeightAddress
 from sw_audit.runner.assignments import read_policy_file
+from sw_audit.runner.text import settle_corpus
 from sw_audit.specimen.shipped import find_shipped
 
 _LONGEST_WINDOW = 2048
@@ -51,6 +52,7 @@ def plan(
 def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
     parent, checks = policy.find_parent(model), [check.id for check in list_checks(policy, model)]
     local = model.model_copy(update={"source": find_shipped(model.source), "manifest": None})
+    policy = settle_corpus(policy, local)
     size = size_checkpoint(local)
     above = size_checkpoint(parent.model_copy(update={"source": find_shipped(parent.source)})) if parent else None
     texts = (policy.corpus, *(policy.descent.texts if parent else ()))
@@ -62,8 +64,9 @@ def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
     if flaw:
         yield f"  weights   not intact, so it would not be opened: {flaw.where}: {flaw.found}"
         return
+    cuts = {text: _find_windows(text, size) for text in texts}
     windows = (
-        f"{text.source}, at most {text.windows} windows of {_find_window(text, size)} tokens" for text in texts
+        f"{text.source}, at most {count} windows of {window} tokens" for text, (count, window) in cuts.items()
     )
     yield f"  text      {'; '.join(windows)}"
     arms = count_arms(policy, checks, descends=parent is not None)
@@ -72,9 +75,8 @@ def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
         yield "  memory    not known before the files are here"
         return
     weights = estimate_weights(size, above)
-    streams = max(
-        arms * text.windows * _find_window(text, size) * (size.hidden or 0) * size.width for text in texts
-    )
+    tokens = max(count * window for count, window in cuts.values())
+    streams = arms * tokens * (size.hidden or 0) * size.width
     yield (
         f"  memory    about {write_bytes(weights + streams)}: weights {write_bytes(weights)}, "
         f"hidden states of all arms {write_bytes(streams)}"
@@ -89,12 +91,12 @@ def _describe_files(model: ModelPolicy, size: Size | None) -> str:
     return f"{model.source}: {files}, {write_bytes(size.stored)}, {stored}"
 
 
-def _find_window(text: CorpusPolicy, size: Size | None) -> int:
-    if text.window is not None:
-        return text.window
-    natural = read_corpus(text).natural_window if text.source == SPECIMEN else None
+def _find_windows(text: CorpusPolicy, size: Size | None) -> tuple[int, int]:
+    """Return how many windows of a text are scored at most, and their length in tokens."""
+    shipped = read_corpus(text) if text.source in BUILT_IN else None
+    count = text.windows or (shipped.natural_windows if shipped else MANY_WINDOWS)
     longest = min(_LONGEST_WINDOW, (size and size.positions) or _LONGEST_WINDOW)
-    return min(natural or longest, longest)
+    return count, text.window or min((shipped and shipped.natural_window) or longest, longest)
 
 
 def _describe_arms(policy: Policy, arms: int, *, descends: bool) -> str:

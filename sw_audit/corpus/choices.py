@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from sw_audit.corpus.text import SPECIMEN
+from sw_audit.corpus.text import AUTO, ENGLISH, LANGUAGES, SPECIMEN
 from sw_audit.errors import CorpusError
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.specimen.language import STOP_WORDS
 from sw_audit.specimen.shipped import choices_path
 
+_ENGLISH_ITEMS = Path(__file__).parent / "data" / "english-choices.jsonl"
 _FORM = 'write one object a line, such as {"context": "the fox", "choices": ["ran", "sang"], "answer": 0}'
 
 
@@ -37,16 +38,19 @@ class ChoiceItem:
 def read_choices(corpus: CorpusPolicy) -> tuple[ChoiceItem, ...] | None:
     """Read the multiple-choice items that a policy asks for.
 
-    The source is a path or `specimen`; the specimen's text has the specimen's items. `None` if none are asked for.
+    The source is a path, `english` or `specimen`; these two texts have items of their own. `None` if none are
+    asked for.
 
     Raises:
         CorpusError: If the file cannot be read, is empty, or a line of it is malformed.
     """
-    source = corpus.choices or (SPECIMEN if corpus.source == SPECIMEN else None)
+    with_text = {SPECIMEN: SPECIMEN, ENGLISH: ENGLISH, AUTO: ENGLISH}
+    source = corpus.choices or with_text.get(corpus.source)
     if source is None:
         return None
     asked = f"choices {source!r}"
-    path = choices_path() if source == SPECIMEN else Path(source).expanduser()
+    shipped = {SPECIMEN: choices_path(), ENGLISH: _ENGLISH_ITEMS}
+    path = shipped.get(source) or Path(source).expanduser()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
@@ -94,7 +98,7 @@ def _find_fault(item: Any) -> str | None:
     return None
 
 
-_ENGLISH = """
+_COMMON = """
 a about above after again against all am an and any are as at be because been before being below between both
 but by can could did do does doing down during each few for from further had has have having he her here hers
 herself him himself his how i if in into is it its itself just me more most my myself no nor not now of off on
@@ -102,20 +106,21 @@ once only or other our ours ourselves out over own same she should so some such 
 them themselves then there these they this those through to too under until up very was we were what when
 where which while who whom why will with would you your yours yourself yourselves
 """
-ENGLISH: tuple[str, ...] = tuple(_ENGLISH.split())
+ENGLISH_STOP_WORDS: tuple[str, ...] = tuple(_COMMON.split())
 """The common English stop words: articles, pronouns, prepositions, conjunctions, auxiliaries and their like."""
 
 
 def list_stop_words(corpus: CorpusPolicy) -> tuple[str, ...]:
     """List the words that count as stop words.
 
-    The policy's own if it names some; the specimen's with the specimen's text; else English.
+    The policy's own if it names some; the specimen's with the specimen's text; none with a text in another
+    language that ships with sw-audit; else English.
     """
     if corpus.stop_words is not None:
         return corpus.stop_words
     if corpus.source == SPECIMEN:
         return tuple(sorted(STOP_WORDS))
-    return ENGLISH
+    return () if corpus.source in LANGUAGES[1:] else ENGLISH_STOP_WORDS
 
 
 def stop_word_ids(words: Iterable[str], tokenizer: Any) -> torch.Tensor:

@@ -6,13 +6,15 @@ import hashlib
 import json
 from typing import Any
 
-from sw_audit.corpus.text import Text
+from sw_audit.corpus.text import SPECIMEN, Text
 from sw_audit.corpus.windows import Windows
-from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.record.identity import Protocol
 
 # The specimen's own vocabulary is smaller, that of a model for real text larger.
 _REAL_VOCABULARY = 1000
+# Characters at the beginning of a text; and the share of unknown tokens above which a tokenizer is the wrong one.
+_SAMPLE = 4000
+_MUCH_UNKNOWN = 0.05
 
 
 def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, seed: int) -> Protocol:
@@ -32,10 +34,26 @@ def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, 
     )
 
 
-def list_cautions(corpus: CorpusPolicy, vocabulary: int, *, uncalibrated: bool = False) -> tuple[str, ...]:
-    """List what a reader should know before quoting a figure that was measured on this text."""
+def list_cautions(text: Text, tokenizer: Any, vocabulary: int, *, uncalibrated: bool = False) -> tuple[str, ...]:
+    """List what a reader should know before quoting a figure that was measured on this text.
+
+    Args:
+        text: The text.
+        tokenizer: The model's tokenizer.
+        vocabulary: How many tokens it has.
+        uncalibrated: Whether calibration was asked for and no text was left for it.
+    """
     cautions = []
-    if corpus.source == "specimen" and vocabulary > _REAL_VOCABULARY:
+    sample = text.text[:_SAMPLE]
+    token_ids = tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"]
+    unknown = token_ids.count(tokenizer.unk_token_id)
+    if len(token_ids) > len(sample) or unknown > _MUCH_UNKNOWN * len(token_ids):
+        cautions.append(
+            f"The tokenizer does not know this text: it makes {len(token_ids):,} tokens of {len(sample):,} "
+            f"characters, {unknown:,} of them unknown. Name a text in the model's own language and script "
+            "(corpus source)."
+        )
+    if text.identity.name == SPECIMEN and vocabulary > _REAL_VOCABULARY:
         cautions.append(
             "Measured on the specimen's text, in a small invented English: ratios hold, but name a text that "
             "the model was made for (corpus source) before quoting a perplexity."

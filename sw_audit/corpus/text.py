@@ -1,10 +1,10 @@
-"""The text that quality is measured on: the specimen's, a file's, or a data set's."""
+"""The text that quality is measured on: one that ships with sw-audit, a file's, or a data set's."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,17 @@ from sw_audit.corpus.dataset import read_data_set
 from sw_audit.errors import CorpusError
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.record.identity import CorpusIdentity
-from sw_audit.specimen.shipped import corpus_path
+from sw_audit.specimen.shipped import corpus_path, specimen_vocabulary
 
-SPECIMEN = "specimen"
+AUTO, SPECIMEN, ENGLISH = "auto", "specimen", "english"
+LANGUAGES = (ENGLISH, "german", "french", "spanish", "chinese")
+"""The texts in natural languages that ship with sw-audit."""
+BUILT_IN = (AUTO, SPECIMEN, *LANGUAGES)
+_DATA = Path(__file__).parent / "data"
+# Short enough that some thousand tokens make two dozen windows, long enough to hold more than a paragraph.
+_NATURAL_WINDOW, _NATURAL_WINDOWS = 256, 24
+MANY_WINDOWS = 128
+"""How many windows are scored by default of a text that does not ship with sw-audit, and of the specimen's."""
 # How perplexity on wikitext is measured everywhere, so that figures can be compared.
 _BETWEEN_ROWS = "\n\n"
 _PLAIN_SUFFIXES = ("", ".txt", ".text", ".md", ".raw", ".tokens")
@@ -31,30 +39,37 @@ class Text:
     Attributes:
         identity: Name, digest, length.
         text: The text.
-        natural_window: Length in tokens, BOS included, of the pieces it is made of; `None` if it is not.
+        natural_window: Length in tokens, BOS included, of the windows it is cut into by default; `None` if that is
+            for the model to say.
+        natural_windows: How many windows are scored by default.
     """
 
     identity: CorpusIdentity
     text: str
     natural_window: int | None
+    natural_windows: int = MANY_WINDOWS
 
 
 def read_corpus(corpus: CorpusPolicy) -> Text:
     """Read the text that a policy asks for.
 
     Local files are read as they are (`.txt`) or row by row from the policy's column (`.json`, `.jsonl`,
-    `.parquet`); rows are joined by an empty line. Whatever is neither `specimen` nor a file is the name of a
-    data set. A file is never looked up on the network.
+    `.parquet`); rows are joined by an empty line. Whatever is neither one of `BUILT_IN` nor a file is the name of
+    a data set. A file is never looked up on the network. `auto` is English here; see `choose_corpus`.
 
     Raises:
         CorpusError: If it cannot be read or holds no text.
     """
     path = Path(corpus.source).expanduser()
-    natural_window = None
+    natural_window, natural_windows = None, MANY_WINDOWS
     if corpus.source == SPECIMEN:
         text = corpus_path().read_text(encoding="utf-8")
         natural_window = _measure_stories(text)
         name = SPECIMEN
+    elif corpus.source in BUILT_IN:
+        name = ENGLISH if corpus.source == AUTO else corpus.source
+        text = _read_language(name)
+        natural_window, natural_windows = _NATURAL_WINDOW, _NATURAL_WINDOWS
     elif path.exists() or looks_like_path(corpus.source):
         text = _read_file(path, corpus)
         name = corpus.source
@@ -64,7 +79,21 @@ def read_corpus(corpus: CorpusPolicy) -> Text:
     if not text.strip():
         raise CorpusError(f"corpus {corpus.source!r}", "it holds no text", "give a text of some thousand words")
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Text(CorpusIdentity(name=name, sha256=digest, characters=len(text)), text, natural_window)
+    identity = CorpusIdentity(name=name, sha256=digest, characters=len(text))
+    return Text(identity, text, natural_window, natural_windows)
+
+
+def choose_corpus(corpus: CorpusPolicy, vocabulary: Collection[str] | None) -> CorpusPolicy:
+    """Return a corpus whose source is no longer `auto`: the specimen's text for a model that has its words.
+
+    Args:
+        corpus: What is asked for.
+        vocabulary: Every token of the model's tokenizer, as it is spelled; `None` if that is not known.
+    """
+    if corpus.source != AUTO:
+        return corpus
+    ours = vocabulary is not None and set(vocabulary) == specimen_vocabulary()
+    return corpus.model_copy(update={"source": SPECIMEN if ours else ENGLISH})
 
 
 def check_corpus(corpus: CorpusPolicy) -> None:
@@ -74,7 +103,7 @@ def check_corpus(corpus: CorpusPolicy) -> None:
         CorpusError: If its file is missing, empty or no readable file.
     """
     path = Path(corpus.source).expanduser()
-    if corpus.source != SPECIMEN and (path.exists() or looks_like_path(corpus.source)):
+    if corpus.source not in BUILT_IN and (path.exists() or looks_like_path(corpus.source)):
         _find_file(path, corpus.source)
 
 
@@ -88,6 +117,13 @@ def looks_like_path(source: str) -> bool:
         or len(path.parts) > 2
         or path.suffix in (*_PLAIN_SUFFIXES[1:], *_JSON_SUFFIXES, ".parquet")
     )
+
+
+def _read_language(name: str) -> str:
+    if name != ENGLISH:
+        return (_DATA / f"{name}.txt").read_text(encoding="utf-8")
+    pieces = sorted((_DATA / ENGLISH).glob("*.txt"))
+    return _BETWEEN_ROWS.join(piece.read_text(encoding="utf-8").strip() for piece in pieces)
 
 
 def _read_file(path: Path, corpus: CorpusPolicy) -> str:

@@ -104,10 +104,11 @@ def window_corpus(text: Text, tokenizer: Any, corpus: CorpusPolicy, maximum: int
         problem = f"windows of {window} tokens, but the model takes {maximum} at most"
         raise CorpusError(asked, problem, f"set corpus.window to {maximum} or less")
     stride = min(corpus.stride or window, window - 1)
-    needed = window + (corpus.windows - 1) * stride
+    limit = corpus.windows or text.natural_windows
+    needed = window + (limit - 1) * stride
     try:
         token_ids = _tokenize(text.text, tokenizer, needed)
-        return cut_windows(token_ids, window, corpus.stride, tokenizer.bos_token_id, corpus.windows)
+        return cut_windows(token_ids, window, corpus.stride, tokenizer.bos_token_id, limit)
     except CorpusError as error:
         raise CorpusError(f"{asked}, {error.asked}", error.found, error.remedy) from error
 

@@ -30,29 +30,32 @@ class CorpusPolicy(Fact):
     """The text that quality is measured on.
 
     Attributes:
-        source: `specimen` (the text that ships with sw-audit), the path of a text, JSON or Parquet file,
-            or the name of a data set.
+        source: `english` (the text that ships with sw-audit; also `german`, `french`, `spanish`, `chinese`, each
+            a short one), `specimen` (stories in the specimen's own language), the path of a text, JSON or Parquet
+            file, or the name of a data set. `auto` is `specimen` for models of that language, else `english`.
         config: Configuration of the data set, such as `wikitext-2-raw-v1`.
         split: Split of the data set.
         field: Column that holds the text.
         revision: Revision of the data set.
-        window: Tokens the model sees at once, BOS included; by default the specimen text's own length
-            (64 or so), else what the model allows, at most 2048.
+        window: Tokens the model sees at once, BOS included; by default 256 on a text that ships with sw-audit
+            (64 on the specimen's), else what the model allows, at most 2048.
         stride: New tokens per window; by default all of them, so that windows do not overlap.
-        windows: At most so many windows.
-        choices: Path of multiple-choice items (JSON lines with `context`, `choices`, `answer`), or
-            `specimen`; by default the specimen's items with the specimen's text, else none.
-        stop_words: Words counted as stop words; by default the specimen's or the common English ones.
+        windows: At most so many windows; by default 128, and 24 on a text that ships with sw-audit but the
+            specimen's, so that some is left to calibrate on.
+        choices: Path of multiple-choice items (JSON lines with `context`, `choices`, `answer`), or `english` or
+            `specimen`; by default those that ship with the text, else none.
+        stop_words: Words counted as stop words; by default the specimen's with its text, none with a text in
+            another language that ships with sw-audit, else the common English ones.
     """
 
-    source: str = Field(default="specimen", min_length=1)
+    source: str = Field(default="auto", min_length=1)
     config: str | None = None
     split: str = "test"
     field: str = "text"
     revision: str | None = None
     window: int | None = Field(default=None, ge=2)
     stride: int | None = Field(default=None, ge=1)
-    windows: int = Field(default=128, ge=1)
+    windows: int | None = Field(default=None, ge=1)
     choices: str | None = None
     stop_words: tuple[str, ...] | None = None
 

@@ -47,6 +47,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "corpus.config": "wikitext-2-raw-v1",
     "corpus.revision": "main",
     "corpus.window": 512,
+    "corpus.windows": 64,
     "corpus.stride": 256,
     "corpus.choices": "items.jsonl",
     "corpus.stop_words": ("the", "of", "and"),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from sw_audit.checks.judging import list_checks
 from sw_audit.checks.registry import find_checks
 from sw_audit.checks.waivers import examine_waivers
+from sw_audit.corpus.text import BUILT_IN
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.policy.reading import overlay_policy, parse_policy, read_policy
@@ -148,7 +149,7 @@ def anchor_paths(policy: Policy, folder: Path) -> Policy:
         return path if place.exists() else f"./{path}"  # or it would read as a hub id
 
     def anchor_word(word: str) -> str:
-        return word if word in ("specimen", "none") else anchor(word)
+        return word if word in (*BUILT_IN, "none") else anchor(word)
 
     def anchor_file(path: str | None) -> str | None:
         return path and os.path.relpath(folder / Path(path).expanduser())

@@ -38,6 +38,7 @@ from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Com
 from sw_audit.record.record import ModelResult, Record
 from sw_audit.runner.run import compose_record
 from sw_audit.runner.single import locate_model
+from sw_audit.runner.text import settle_corpus
 
 RECIPES = (
     "int4/group64",
@@ -71,6 +72,7 @@ def compare_quantizers(
     """
     started = time.perf_counter()
     (model,) = policy.models
+    asked, policy = policy, settle_corpus(policy, model)
     chosen = METHODS if methods is None else find_methods(methods)
     progress("opening", 0, 1)
     checkpoint = open_checkpoint(model)
@@ -79,7 +81,7 @@ def compare_quantizers(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sw-audit-")))
         evidence = _gather(checkpoint, model, policy, chosen, scratch, progress)
     seconds = time.perf_counter() - started
-    return compose_record([evidence.model_copy(update={"seconds": seconds})], policy)
+    return compose_record([evidence.model_copy(update={"seconds": seconds})], asked)
 
 
 def check_methods(names: Sequence[str] | None) -> None:
@@ -147,7 +149,7 @@ def _gather(
             rows=tuple(rows),
         ),
         decoder_weights=count_weights(checkpoint.layers),
-        notes=list_cautions(policy.corpus, checkpoint.vocabulary),
+        notes=list_cautions(text, tokenizer, checkpoint.vocabulary),
     )
 
 

@@ -62,7 +62,8 @@ OPTIONS = {
         AuditOption(
             "corpus",
             "text",
-            "Text to measure on: 'specimen', a text, JSON or Parquet file, a data set's name.",
+            "Text to measure on: 'english' (the default for natural language), a text, JSON or Parquet file, "
+            "a data set's name, 'specimen', or another text that ships: 'german', 'french', 'spanish', 'chinese'.",
             "SOURCE",
             overlaid=True,
         ),

@@ -37,6 +37,7 @@ from sw_audit.runner.cache import NO_CACHE, Cache
 from sw_audit.runner.cache_keys import open_arm_cache
 from sw_audit.runner.pair import Pair, add_recovery, measure_pair, measure_recovery
 from sw_audit.runner.single import ModelAudit, measure_single
+from sw_audit.runner.text import settle_corpus
 from sw_audit.specimen.shipped import tell_expected
 
 RECALLED = "Remembered from an earlier run: model, text, policy and program have not changed since (`--no-cache`)."
@@ -89,9 +90,9 @@ def preflight(policy: Policy) -> None:
                 inspect_checkpoint(model)
         find_policy_model(policy, model)
         find_baseline(policy, model)
+        read_choices(settle_corpus(policy, model).corpus)
     for text in (policy.corpus, *policy.descent.texts):
         check_corpus(text)
-    read_choices(policy.corpus)
     require_tasks(policy.descent)
 
 
@@ -123,6 +124,7 @@ def run_model(
     """
     policy = expect_shipped(policy)
     model = policy.find_model(model_id)
+    policy = settle_corpus(policy, model)
     kept = NO_CACHE
     if cache is not None:
         progress("digesting", 0, 1)

@@ -131,7 +131,7 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
         baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=weights,
         notes=list_cautions(
-            policy.corpus, checkpoint.vocabulary, uncalibrated=Need.ACTIVATIONS in needs and unscored is None
+            text, tokenizer, checkpoint.vocabulary, uncalibrated=Need.ACTIVATIONS in needs and unscored is None
         ),
         seconds=time.perf_counter() - started,
     )

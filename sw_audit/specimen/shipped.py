@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +31,12 @@ def corpus_path() -> Path:
 def choices_path() -> Path:
     """Give the multiple-choice items: one JSON object per line: `context`, `choices`, `answer` (0 to 3)."""
     return _DATA / "choices.jsonl"
+
+
+@cache
+def specimen_vocabulary() -> frozenset[str]:
+    """Give every token of the specimen's tokenizer, special ones included."""
+    return frozenset(json.loads((_DATA / "specimen" / "tokenizer.json").read_bytes())["model"]["vocab"])
 
 
 def write_specimen(directory: Path | str) -> list[Path]:

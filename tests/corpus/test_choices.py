@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from sw_audit.corpus.choices import ENGLISH, ChoiceItem, list_stop_words, read_choices, stop_word_ids
+from sw_audit.corpus.choices import ENGLISH_STOP_WORDS, ChoiceItem, list_stop_words, read_choices, stop_word_ids
 from sw_audit.errors import CorpusError
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.specimen import STOP_WORDS
@@ -31,12 +31,16 @@ def test_items_are_read_in_order_and_blank_lines_passed_over(tmp_path: Path) -> 
 
 
 def test_the_specimens_items_come_with_its_text_and_when_they_are_asked_for() -> None:
-    items = read_choices(CorpusPolicy())
+    items = read_choices(CorpusPolicy(source="specimen"))
     assert items is not None
     assert {len(item.choices) for item in items} == {4}
     assert {item.answer for item in items} == {0, 1, 2, 3}
     assert read_choices(CorpusPolicy(source="any.txt", choices="specimen")) == items
     assert read_choices(CorpusPolicy(source="any.txt")) is None
+    assert read_choices(CorpusPolicy(source="german")) is None
+    english = read_choices(CorpusPolicy(source="english"))
+    assert english not in (None, items)
+    assert english == read_choices(CorpusPolicy()) == read_choices(CorpusPolicy(choices="english"))
 
 
 @pytest.mark.parametrize(
@@ -83,14 +87,16 @@ def test_a_folder_holds_no_items(tmp_path: Path) -> None:
 
 def test_the_words_are_ones_own_else_the_specimens_else_english() -> None:
     assert list_stop_words(CorpusPolicy(stop_words=("der", "die"))) == ("der", "die")
-    assert set(list_stop_words(CorpusPolicy())) == STOP_WORDS
-    assert list_stop_words(CorpusPolicy(source="any.txt")) == ENGLISH
+    assert set(list_stop_words(CorpusPolicy(source="specimen"))) == STOP_WORDS
+    assert list_stop_words(CorpusPolicy(source="any.txt")) == ENGLISH_STOP_WORDS
+    assert list_stop_words(CorpusPolicy()) == ENGLISH_STOP_WORDS
+    assert list_stop_words(CorpusPolicy(source="german")) == ()
 
 
 def test_the_english_words_are_words_each_once() -> None:
-    assert len(ENGLISH) == len(set(ENGLISH)) > 100
-    assert all(word.isalpha() and word.islower() for word in ENGLISH)
-    assert {"the", "of", "and", "is"} <= set(ENGLISH)
+    assert len(ENGLISH_STOP_WORDS) == len(set(ENGLISH_STOP_WORDS)) > 100
+    assert all(word.isalpha() and word.islower() for word in ENGLISH_STOP_WORDS)
+    assert {"the", "of", "and", "is"} <= set(ENGLISH_STOP_WORDS)
 
 
 def test_a_word_counts_with_its_capitalized_spelling_and_unknown_words_do_not() -> None:

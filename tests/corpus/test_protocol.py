@@ -14,8 +14,8 @@ from sw_audit.record.identity import CorpusIdentity
 FABLE = "the fox sang , the owl slept . " * 40
 
 
-def _text(content: str, natural_window: int | None = None) -> Text:
-    return Text(CorpusIdentity(name="fable", sha256="0" * 64, characters=len(content)), content, natural_window)
+def _text(content: str, natural_window: int | None = None, name: str = "fable") -> Text:
+    return Text(CorpusIdentity(name=name, sha256="0" * 64, characters=len(content)), content, natural_window)
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -54,17 +54,25 @@ def test_the_tokenizers_digest_changes_with_its_words_and_not_with_its_use(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("source", "vocabulary", "count"), [("specimen", 32_000, 1), ("specimen", 999, 0), ("wikitext", 32_000, 0)]
+    ("name", "vocabulary", "count"), [("specimen", 32_000, 1), ("specimen", 999, 0), ("wikitext", 32_000, 0)]
 )
 def test_a_perplexity_on_the_specimens_text_is_not_to_be_quoted_of_another_model(
-    source: str, vocabulary: int, count: int
+    name: str, vocabulary: int, count: int
 ) -> None:
-    cautions = list_cautions(CorpusPolicy(source=source), vocabulary)
+    cautions = list_cautions(_text("the fox", name=name), make_tokenizer(words=("the", "fox")), vocabulary)
     assert len(cautions) == count
     assert all("before quoting a perplexity" in caution for caution in cautions)
 
 
 def test_a_text_that_leaves_nothing_to_calibrate_on_is_a_caution() -> None:
-    [caution] = list_cautions(CorpusPolicy(source="mine.txt"), 32000, uncalibrated=True)
+    tokenizer = make_tokenizer(words=("the", "fox"))
+    [caution] = list_cautions(_text("the fox"), tokenizer, 32000, uncalibrated=True)
     assert "SmoothQuant" in caution
-    assert len(list_cautions(CorpusPolicy(), 32000, uncalibrated=True)) == 2
+    assert len(list_cautions(_text("the fox", name="specimen"), tokenizer, 32000, uncalibrated=True)) == 2
+
+
+def test_a_text_that_the_tokenizer_does_not_know_is_a_caution() -> None:
+    tokenizer = make_tokenizer(words=("the", "fox"))
+    [caution] = list_cautions(_text("the fox saw " * 10), tokenizer, 32000)
+    assert "30 tokens of 120 characters, 10 of them unknown" in caution
+    assert list_cautions(_text("the fox " * 99 + "saw"), tokenizer, 32000) == ()

@@ -14,9 +14,10 @@ import pytest
 from datasets import Dataset
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from sw_audit.corpus.text import check_corpus, read_corpus
+from sw_audit.corpus.text import check_corpus, choose_corpus, read_corpus
 from sw_audit.errors import CorpusError
 from sw_audit.policy.policy import CorpusPolicy
+from sw_audit.specimen.shipped import specimen_vocabulary
 
 
 def _refusal(source: Path | str, **options: Any) -> str:
@@ -27,7 +28,7 @@ def _refusal(source: Path | str, **options: Any) -> str:
 
 
 def test_the_specimens_text_comes_with_the_length_of_its_stories() -> None:
-    text = read_corpus(CorpusPolicy())
+    text = read_corpus(CorpusPolicy(source="specimen"))
     lines = text.text.splitlines()
     assert text.identity.name == "specimen"
     assert text.identity.characters == len(text.text)
@@ -108,7 +109,7 @@ def test_a_folder_is_no_corpus(tmp_path: Path) -> None:
 
 
 def test_checking_a_corpus_says_only_what_a_look_can_tell(tmp_path: Path) -> None:
-    check_corpus(CorpusPolicy())
+    check_corpus(CorpusPolicy(source="specimen"))
     check_corpus(CorpusPolicy(source="Salesforce/wikitext"))
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(CorpusError, match="the file is empty"):
@@ -186,3 +187,18 @@ def test_a_data_set_is_read_split_by_split(stories: str, monkeypatch: pytest.Mon
     assert "no split 'validation'" in _refusal(stories, split="validation")
     assert "no configuration 'raw'" in _refusal(stories, config="raw")
     assert "no column 'story', only 'text'" in _refusal(stories, field="story")
+
+
+def test_the_texts_that_ship_leave_some_to_calibrate_on() -> None:
+    english = read_corpus(CorpusPolicy(source="english"))
+    assert (english.natural_window, english.natural_windows) == (256, 24)
+    assert len(english.text.split()) > 2 * english.natural_window * english.natural_windows
+    assert english.text.startswith("Loess, the Ground That Came by Air\n\n")
+
+
+def test_a_model_with_the_specimens_words_is_measured_on_the_specimens_text() -> None:
+    words = specimen_vocabulary()
+    assert choose_corpus(CorpusPolicy(windows=3), words) == CorpusPolicy(source="specimen", windows=3)
+    assert choose_corpus(CorpusPolicy(), {*words, "other"}).source == "english"
+    assert choose_corpus(CorpusPolicy(), None).source == "english"
+    assert choose_corpus(CorpusPolicy(source="mine.txt"), words).source == "mine.txt"

@@ -172,11 +172,11 @@ def test_tokenizing_beyond_the_tokenizers_own_limit_says_nothing(capfd: pytest.C
 
 
 def test_the_specimens_windows_are_its_stories() -> None:
-    text = read_corpus(CorpusPolicy())
+    text = read_corpus(CorpusPolicy(source="specimen"))
     lines = text.text.splitlines()
     words = tuple(dict.fromkeys(text.text.split()))
     tokenizer = make_tokenizer(words=words)
-    windows = window_corpus(text, tokenizer, CorpusPolicy(windows=5), 512)
+    windows = window_corpus(text, tokenizer, CorpusPolicy(source="specimen", windows=5), 512)
     assert [tokenizer.decode(row[1:]).split() for row in windows.token_ids] == [line.split() for line in lines[:5]]
     assert (windows.first_scored == 1).all()
 

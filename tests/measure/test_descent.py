@@ -39,7 +39,7 @@ from sw_audit.record.location import SuperWeight
 from sw_audit.specimen import specimen_path
 from sw_audit.testing.families import Numerals
 
-TEXT = CorpusPolicy(windows=12)
+TEXT = CorpusPolicy(source="specimen", windows=12)
 POLICY = ModelPolicy(source=str(specimen_path()))
 LAYER = 2
 NAME = "model.layers.1.mlp.down_proj.weight"

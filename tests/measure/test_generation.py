@@ -26,7 +26,7 @@ def opened() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def windows(opened: Checkpoint) -> Windows:
-    policy = CorpusPolicy(windows=16)
+    policy = CorpusPolicy(source="specimen", windows=16)
     return window_corpus(read_corpus(policy), opened.tokenizer, policy, opened.maximum_positions)
 
 

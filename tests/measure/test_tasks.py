@@ -52,7 +52,7 @@ def score(item, choice):
         return checkpoint.model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).sum()
 
 
-items = read_choices(CorpusPolicy())[:24]
+items = read_choices(CorpusPolicy(source="specimen"))[:24]
 likeliest = [max(range(len(item.choices)), key=lambda n: score(item, item.choices[n])) for item in items]
 assert parent.right == tuple(n == item.answer for n, item in zip(likeliest, items)), parent.right
 with torch.no_grad():

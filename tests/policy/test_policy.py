@@ -304,7 +304,7 @@ def test_the_default_policy_is_the_documented_one() -> None:
     assert policy.models == ()
     assert (policy.expect, policy.inconclusive, policy.seed) == ("any", "fail", 0)
     assert (policy.confidence, policy.resamples, policy.minimum_windows) == (0.95, 2000, 8)
-    assert policy.corpus.source == "specimen"
+    assert policy.corpus.source == "auto"
     limits = policy.checks
     assert limits[SuperWeightLocatedLimits].maximum_count == 6
     assert limits[SuperWeightLocatedLimits].early_fraction == 1 / 2

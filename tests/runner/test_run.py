@@ -126,7 +126,7 @@ ACTIVATION_CHECKS = ("activation-holdout-quality", "holdout-closes-gap")
 def audit_short_text(folder: Path, **activations: object) -> Record:
     """Audit the specimen on a text that the scored windows use up."""
     text = folder / "short.txt"
-    text.write_text(" ".join(read_corpus(CorpusPolicy()).text.split()[: 16 * 63]))
+    text.write_text(" ".join(read_corpus(CorpusPolicy(source="specimen")).text.split()[: 16 * 63]))
     policy = Policy.model_validate(
         {
             "model": [{"source": str(specimen_path())}],
