@@ -36,8 +36,8 @@ class SuperWeightLocatedLimits(Limits):
     fails="there are more, one is past the middle of the depth, or so few do not explain the activation",
     limits=SuperWeightLocatedLimits,
     level="law",
-    known="one to six in an early `down_proj`, the deepest in layer 10 of 60 (Yu et al. 2024, table 2); 9 of 42 in "
-    "EuroLLM-9B (a replication); two in layer 11 of 30 of SmolLM2-135M-Instruct (measured with sw-audit)",
+    known="one to six in an early `down_proj`, the deepest in layer 10 of 60 (Yu et al. 2024, table 2); 9 of 42 "
+    "in EuroLLM-9B (a replication); 11 of 30 in SmolLM2-135M-Instruct (sw-audit)",
     unit="count",
     side="at most",
 )

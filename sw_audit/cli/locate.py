@@ -15,7 +15,7 @@ from sw_audit.cli.progress import show_progress
 from sw_audit.locate.locator import open_for_locating
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.identity import ModelIdentity
-from sw_audit.record.location import Depth, Location
+from sw_audit.record.location import Depth, Location, SuperActivation
 from sw_audit.runner.single import locate_model
 
 
@@ -85,7 +85,10 @@ def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
         },
         **{key: content[key] for key in ("depth", "layers_seen", "outcome", "because")},
         "super_weights": [{key: weight[key] for key in weight_keys} for weight in content["super_weights"]],
-        **{key: content[key] for key in ("weight_norm_prediction", "super_activations", "candidates")},
+        **{
+            key: content[key]
+            for key in ("weight_norm_prediction", "super_activations", "earlier_stages", "candidates")
+        },
         "prompt": {"text": content["prompt"], "token_ids": content["token_ids"], "bos": content["bos"]},
         "trace": content["trace"],
     }
@@ -133,10 +136,15 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
         )
     show(
         "super activations",
-        ("channel", "token", "value", "layers"),
+        ("channel", "token", "value", "layers", "taken down", "left"),
+        [_describe_activation(loud) for loud in location.super_activations],
+    )
+    show(
+        "made before, taken down and made again",
+        ("channel", "token", "value", "layers", "taken down", "left", "by (share)"),
         [
-            (str(loud.channel), str(loud.token), f"{loud.value:.6g}", f"{loud.first_layer} to {loud.last_layer}")
-            for loud in location.super_activations
+            (*_describe_activation(stage), ", ".join(f"{cause} ({cause.share:.2f})" for cause in stage.causes))
+            for stage in location.earlier_stages
         ],
     )
     show(
@@ -152,4 +160,16 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
             for candidate in location.candidates
             if not candidate.accepted
         ],
+    )
+
+
+def _describe_activation(loud: SuperActivation) -> tuple[str, ...]:
+    gone = loud.taken_down
+    return (
+        str(loud.channel),
+        str(loud.token),
+        f"{loud.value:.6g}",
+        f"{loud.first_layer} to {loud.last_layer}",
+        "-" if gone is None else f"{gone.first_layer} to {gone.last_layer}",
+        "-" if gone is None else f"{gone.left:.3f}",
     )

@@ -19,6 +19,7 @@ from sw_audit.locate.attribution import (
 )
 from sw_audit.locate.probe import Probe, probe_prompt, read_row
 from sw_audit.locate.settings import DEFAULT_SETTINGS, LocatorSettings
+from sw_audit.locate.stages import find_earlier_stages, find_end
 from sw_audit.locate.trace import (
     count_early_layers,
     find_span,
@@ -68,6 +69,7 @@ def locate_super_weights(
     contributions = measure_contributions(checkpoint, probe, explained)
     attribution = attribute_activations(probe, activations, contributions, settings)
     outcome, because = _conclude(probe, attribution, settings)
+    held = attribution.explained or attribution.activations
     return Location(
         outcome=outcome,
         because=because,
@@ -75,7 +77,8 @@ def locate_super_weights(
         token_ids=tuple(token_ids),
         bos=bos,
         super_weights=attribution.super_weights,
-        super_activations=attribution.explained or attribution.activations,
+        super_activations=tuple(find_end(probe, activation, settings) for activation in held),
+        earlier_stages=find_earlier_stages(checkpoint, probe, held, settings),
         candidates=_describe_spikes(checkpoint, probe, attribution),
         trace=trace_layers(probe),
         depth=depth,

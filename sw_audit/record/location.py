@@ -46,6 +46,21 @@ class SuperWeight(WeightAddress):
         return WeightAddress(parameter=self.parameter, row=self.row, column=self.column, expert=self.expert)
 
 
+class TakeDown(Fact):
+    """Where a super activation leaves the residual stream.
+
+    Attributes:
+        first_layer: First decoder layer that takes a notable part of it away.
+        last_layer: Last one that is needed until little of it is left; where much is left, the one after which the
+            least is.
+        left: Part of it that is left in the output of that layer.
+    """
+
+    first_layer: Index
+    last_layer: Index
+    left: float
+
+
 class SuperActivation(Fact):
     """A massive activation that rides the residual stream (Sun et al. 2024; Yu et al. 2024, section 3.2).
 
@@ -55,6 +70,7 @@ class SuperActivation(Fact):
         value: Value in the residual stream, the median over the layers it persists through.
         first_layer: First decoder layer whose output holds it.
         last_layer: Last decoder layer whose output holds it.
+        taken_down: Where it goes after that; `None` where nothing takes it down, or where that is not known.
     """
 
     channel: Index
@@ -62,6 +78,17 @@ class SuperActivation(Fact):
     value: float
     first_layer: Index
     last_layer: Index
+    taken_down: TakeDown | None = None
+
+
+class Stage(SuperActivation):
+    """What a super activation's entry carried before: made, taken down, and made again.
+
+    Attributes:
+        causes: The scalars that make it, largest share first, the shares being parts of this stage.
+    """
+
+    causes: tuple[SuperWeight, ...] = ()
 
 
 class Candidate(Fact):
@@ -169,6 +196,8 @@ class Location(Fact):
         bos: Whether a BOS token was prepended.
         super_weights: Largest share first.
         super_activations: Largest magnitude first.
+        earlier_stages: Where a super activation is made more than once: what came before, first to last. The super
+            weights are those of the last time.
         candidates: What was looked at.
         trace: One entry per decoder layer.
         depth: Whether the pass went through all decoder layers, or stopped after the early ones; then that super
@@ -189,6 +218,7 @@ class Location(Fact):
     depth: Depth = "full"
     layers_seen: Index | None = None
     weight_norm_prediction: WeightNormPrediction | None = None
+    earlier_stages: tuple[Stage, ...] = ()
 
     @property
     def addresses(self) -> tuple[WeightAddress, ...]:

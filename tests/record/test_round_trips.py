@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 from support.comparison import make_comparison_evidence
-from support.evidence import make_evidence, make_published, make_record
+from support.evidence import SUPER_WEIGHT, make_evidence, make_published, make_record
 from support.lineage import list_lineage
 
 import sw_audit.checks
@@ -54,6 +54,7 @@ from sw_audit.record.arm import (
     Subset,
 )
 from sw_audit.record.checkpoint import Export, HeldWeight
+from sw_audit.record.location import Stage, TakeDown
 from sw_audit.record.published import Remark
 from sw_audit.record.record import AuditedModel
 
@@ -77,6 +78,15 @@ BESIDE = (
     RestoredModule(module="model.layers.2.mlp.down_proj"),
     Backend(method="bitsandbytes-nf4"),
     Custom(label="mine"),
+    Stage(
+        channel=37,
+        token=0,
+        value=754.0,
+        first_layer=2,
+        last_layer=8,
+        taken_down=TakeDown(first_layer=8, last_layer=9, left=0.05),
+        causes=(SUPER_WEIGHT,),
+    ),
     RecoveryPlan(modules=2, lost=(WeightAddress(parameter="w", row=1, column=2),)),
     read_published(),
     make_published(own=True),

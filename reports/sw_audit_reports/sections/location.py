@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sw_audit.record.arm import BASELINE, PRUNED
-from sw_audit.record.location import Location, Outcome
+from sw_audit.record.location import Location, Outcome, SuperActivation
 from sw_audit.record.published import Lookup
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
@@ -86,13 +86,40 @@ def show_location(context: Context) -> Iterator[Element | None]:
     heads = [*text("Scalar"), *figures("Layer", "Row", "Column", "Value", "Share of the spike")]
     yield make_table("Super weights", heads, weights)
     yield list_predicted(location)
-    activations = [
-        (held.channel, held.token, held.value, f"{held.first_layer} to {held.last_layer}")
-        for held in location.super_activations
-    ]
-    yield make_table("Super activations", figures("Channel", "Token", "Value", "Layers"), activations)
+    heads = figures("Channel", "Token", "Value", "Layers", "Taken down in", "Left")
+    yield make_table(
+        "Super activations", heads, [_describe_activation(held) for held in location.super_activations]
+    )
+    yield list_stages(location)
     yield _list_candidates(location)
     yield list_sources(context.result.published)
+
+
+def list_stages(location: Location) -> Table | None:
+    """List what the super activations' channels carried before, and the scalars that made it."""
+    rows = [
+        (*_describe_activation(stage), code(cause.address), format_percent(cause.share))
+        for stage in location.earlier_stages
+        for cause in stage.causes
+    ]
+    heads = [
+        *figures("Channel", "Token", "Value", "Layers", "Taken down in", "Left"),
+        *text("Scalar"),
+        *figures("Share of the stage"),
+    ]
+    return make_table("Made before, taken down and made again", heads, rows)
+
+
+def _describe_activation(held: SuperActivation) -> tuple[Cell, ...]:
+    gone = held.taken_down
+    return (
+        held.channel,
+        held.token,
+        held.value,
+        f"{held.first_layer} to {held.last_layer}",
+        "-" if gone is None else f"{gone.first_layer} to {gone.last_layer}",
+        format_optional(None if gone is None else gone.left, format_percent),
+    )
 
 
 def list_predicted(location: Location) -> Table | None:

@@ -14,12 +14,12 @@ from support.evidence import (
     make_published,
 )
 from support.sections import make_context, read_rows, render_example, summarize
-from sw_audit_reports.sections.location import list_predicted, list_sources
+from sw_audit_reports.sections.location import list_predicted, list_sources, list_stages
 
 from sw_audit.index.lookup import find_published
 from sw_audit.index.reading import read_published
 from sw_audit.record.arm import PRUNED
-from sw_audit.record.location import Outcome
+from sw_audit.record.location import Outcome, Stage, TakeDown
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 
@@ -121,3 +121,20 @@ def test_the_report_shows_predictions_and_sources_of_the_models_that_have_some()
     assert page.text.count("Who has published coordinates of this model") == 2
     found, charts = page.text.index("What was found"), page.text.index("What it does")
     assert found < page.text.index("Predicted from the weights alone") < charts
+
+
+def test_a_super_activation_that_is_made_twice_is_told_with_what_makes_it_first() -> None:
+    stage = Stage(
+        channel=37,
+        token=0,
+        value=754.0,
+        first_layer=2,
+        last_layer=8,
+        taken_down=TakeDown(first_layer=8, last_layer=9, left=0.054),
+        causes=(SUPER_WEIGHT.model_copy(update={"share": 0.35}), SUPER_WEIGHT.model_copy(update={"column": 9})),
+    )
+    location = make_location().model_copy(update={"earlier_stages": (stage,)})
+    rows = read_rows(list_stages(location))
+    assert rows[0] == ["37", "0", "754", "2 to 8", "8 to 9", "5.4 %", COORDINATE, "35 %"]
+    assert rows[1][-2] == f"{PARAMETER}[37, 9]"
+    assert list_stages(make_location()) is None
