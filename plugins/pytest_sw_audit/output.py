@@ -12,6 +12,7 @@ from sw_audit.runner.assignments import Assignment, Case
 from sw_audit.runner.explain import TABLE_HEAD, count_verdicts, list_waived, make_row, name_outcome
 from sw_audit.runner.output import name_folders, tell_error, write_record
 from sw_audit.runner.run import compose_record
+from sw_audit.runner.text import settle_corpus
 
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "waived": "yellow", "skipped": "cyan"}
 _COLOURS |= {"holds": "green", "does not hold": "yellow", "undecided": "yellow"}
@@ -64,8 +65,8 @@ def write_header(session: AuditSession) -> str | None:
     models = [case.model for assignment in known for case in assignment.cases]
     if not models:
         return None
-    corpora = ", ".join(dict.fromkeys(assignment.policy.corpus.source for assignment in known))
-    return f"sw-audit: {', '.join(models)} on corpus {corpora}"
+    texts = (settle_corpus(each.policy, model).corpus.source for each in known for model in each.policy.models)
+    return f"sw-audit: {', '.join(models)} on corpus {', '.join(dict.fromkeys(texts))}"
 
 
 def print_summary(reporter: pytest.TerminalReporter, session: AuditSession) -> None:

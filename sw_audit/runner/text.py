@@ -17,11 +17,16 @@ def settle_corpus(policy: Policy, model: ModelPolicy) -> Policy:
     The tokenizer's words are read from the model's folder, or from its parent's where it brings none.
     """
     parent = policy.find_parent(model)
-    folders = [Path(source.source).expanduser() for source in (model, parent) if source is not None]
-    file = next((folder / _TOKENIZER for folder in folders if (folder / _TOKENIZER).is_file()), None)
+    places = [_find_tokenizer(one) for one in (model, parent) if one is not None]
+    file = next((place for place in places if place.is_file()), None)
     return policy.model_copy(
         update={"corpus": choose_corpus(policy.corpus, None if file is None else _read_vocabulary(file))}
     )
+
+
+def _find_tokenizer(model: ModelPolicy) -> Path:
+    path = Path(model.source).expanduser()
+    return (path.parent if path.suffix == ".safetensors" else path) / _TOKENIZER
 
 
 def _read_vocabulary(file: Path) -> list[str] | None:

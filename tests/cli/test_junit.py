@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from support.fake_runner import CHECKS, count_statuses
+import pytest
+from support.fake_runner import CHECKS, LAWS, count_statuses
 from support.program import Program
 
 from sw_audit.record.verdict import Status
@@ -55,3 +56,17 @@ def test_a_case_of_a_policy_file_bears_its_name_and_a_waiver_or_a_doubt_is_skipp
     doubt = list_cases(quick)["it.swaudit.toml.short::stopword-shift"].find("skipped")
     assert doubt is not None
     assert str(doubt.get("message")).startswith("INCONCLUSIVE: ")
+
+
+def test_a_law_that_does_not_hold_is_a_case_that_was_expected_to_fail(
+    quick: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LAWS, "yes")
+    assert quick.run("audit", "broken", "--check=prune-collapses").code == 0
+    law = list_cases(quick)["broken::prune-collapses"].find("skipped")
+    assert law is not None
+    assert law.get("type") == "pytest.xfail"
+    assert str(law.get("message")).startswith("does not hold: With the super weights zeroed")
+    assert quick.run("audit", "broken", "--check=prune-collapses", "--strict").code == 1
+    failure = list_cases(quick)["broken::prune-collapses"].find("failure")
+    assert failure is not None

@@ -12,6 +12,8 @@ from sw_audit.checkpoint.stored import Size
 from sw_audit.checks.judging import list_checks
 from sw_audit.cli.plan import count_arms, estimate_weights
 from sw_audit.cli.printing import write_bytes
+from sw_audit.policy.policy import Policy
+from sw_audit.policy.reading import read_policy
 
 DOWN = "model.layers.0.mlp.down_proj.weight"
 POLICY = """
@@ -44,13 +46,14 @@ def test_a_plan_says_what_is_read_and_measured_and_loads_nothing(program: Progra
     stored = write_bytes((policy.parent / "models" / "llama" / "model.safetensors").stat().st_size)
     assert lines[0] == "llama"
     assert lines[1] == f"  reads     models/llama: 1 file, {stored}, plain weights"
-    # Its stories have 128 tokens, and the models of these tests take 64 at once.
-    assert lines[2] == "  text      specimen, at most 128 windows of 64 tokens"
-    assert lines[3].startswith("  measures  15 checks in about ")
+    # The windows have 256 tokens, and the models of these tests take 64 at once.
+    assert lines[2] == "  text      english, at most 24 windows of 64 tokens"
+    alone, beside = (len(list_checks(Policy(), model)) for model in read_policy(policy).models)
+    assert lines[3].startswith(f"  measures  {alone} checks in about ")
     assert lines[5] == "w4, beside its parent llama"
     assert lines[7] == f"  parent    models/llama: 1 file, {stored}, plain weights"
     assert lines[9].startswith(
-        "  measures  12 checks in 3 arms, 2 more with single modules put back where quality"
+        f"  measures  {beside} checks in 3 arms, 2 more with single modules put back where quality"
     )
     assert lines[9].endswith("5 continuations of each, 1 tasks")
     assert all("  memory    about " in lines[number] for number in (4, 10))

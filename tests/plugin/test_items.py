@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from support.fake_runner import BESIDE, CHECKS, STRIPPED
+from support.fake_runner import BESIDE, CHECKS, LAWS, STRIPPED
 from support.runs import Inner
 
 from sw_audit.record.record import ModelFailure
@@ -256,7 +256,7 @@ def test_the_summary_is_a_table_with_figures_limits_and_paths(inner: Inner) -> N
     run = inner.audit("llama-w4", "gone", options=("-k", "prune or stopword"))
     run.stdout.fnmatch_lines(
         [
-            "sw-audit: llama-w4, gone on corpus specimen",
+            "sw-audit: llama-w4, gone on corpus english",
             "*= sw-audit: 2 pass =*",
             "model     check            status  observed [[]low, high]*limit",
             "llama-w4  prune-collapses  PASS    213.6 [[]211.1, 215.9]*10",
@@ -398,3 +398,33 @@ def test_workers_tell_broken_weights_and_waivers_the_same_way(separate: Inner, g
     assert shared.ret == alone.ret == 0
     assert (separate.record().verdicts, separate.record().failures) == (expected.verdicts, expected.failures)
     shared.stdout.fnmatch_lines(["waived stripped weights-intact until 2999-12-31 by Ada: *"])
+
+
+@pytest.fixture
+def laws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let checks be what they are: gates, or laws that fail nothing."""
+    monkeypatch.setenv(LAWS, "yes")
+
+
+@pytest.mark.usefixtures("laws")
+def test_a_law_that_does_not_hold_is_an_expected_failure_with_its_reason(inner: Inner) -> None:
+    asked = ("--sw-audit-model=broken", "--sw-audit-check=prune-collapses", "-rx")
+    run = inner.run(*asked)
+    assert run.ret == 0
+    run.assert_outcomes(xfailed=1)
+    run.stdout.fnmatch_lines(["*sw-audit: laws: 1 does not hold*", "broken*prune-collapses*DOES NOT HOLD*1.72*"])
+    run.stdout.fnmatch_lines(["XFAIL broken::prune-collapses - does not hold: With the super weights zeroed*"])
+    assert inner.run(*asked, "--runxfail").ret == 1
+
+
+@pytest.mark.usefixtures("laws")
+@pytest.mark.parametrize("how", ["--sw-audit-strict", 'laws = "gate"', '[checks.prune-collapses]\nlevel = "gate"'])
+def test_a_law_that_is_made_a_gate_fails(inner: Inner, how: str) -> None:
+    option, text = ([how], "") if how.startswith("--") else ([], how)
+    head, tail = (text, "") if text.startswith("laws") else ("", text)
+    path = inner.pytester.path / "it.swaudit.toml"
+    path.write_text(f'{head}\n[[model]]\nsource = "broken"\n{tail}\n', encoding="utf-8")
+    run = inner.run(str(path), *option, "--sw-audit-check=prune-collapses")
+    assert run.ret == 1
+    run.assert_outcomes(failed=1)
+    run.stdout.fnmatch_lines(["FAIL broken prune-collapses: perplexity ratio 1.72*", "*known *times 214*"])

@@ -71,6 +71,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "dtype": "float32",
         "device": "cuda:1",
         "expect": "any",
+        "strict": True,
         "inconclusive": "warn",
         "seed": 8,
         "index": "mine.toml",
@@ -106,6 +107,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "warn",
         8,
     )
+    assert policy["laws"] == "gate"
     assert Path(policy["index"]) == inner.pytester.path / "mine.toml"
     assert not (inner.pytester.path / "elsewhere" / "report.html").exists()
 

@@ -23,6 +23,7 @@ def test_the_specimen_and_what_has_its_words_has_its_text(tmp_path: Path) -> Non
     assert settle(specimen_path()) == settle(control_path()) == "specimen"
     assert settle(save_checkpoint(tmp_path / "tiny")) == "english"
     assert settle(tmp_path / "no-such-folder") == "english"
+    assert settle(specimen_path() / "model.safetensors") == "specimen"
     assert settle(specimen_path(), source="mine.txt") == "mine.txt"
 
 

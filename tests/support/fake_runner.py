@@ -23,6 +23,7 @@ from support.evidence import (
 )
 
 from sw_audit.checkpoint import opening
+from sw_audit.checks import judging
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.registry import find_checks
 from sw_audit.errors import CheckpointError
@@ -30,7 +31,7 @@ from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record import rendering
 from sw_audit.record.checkpoint import Flaw, WeightsReport
 from sw_audit.record.record import ModelFailure, ModelResult, Record
-from sw_audit.record.verdict import Status
+from sw_audit.record.verdict import Status, Verdict
 from sw_audit.runner import run, single
 from sw_audit.runner.single import ModelAudit
 
@@ -45,6 +46,8 @@ install(setattr)
 CHECKS = len([check for check in find_checks().values() if check.scope == "model"])
 """Built-in checks on a model by itself; `llama-...` passes them all."""
 
+LAWS = "STANDIN_LAWS"
+
 BESIDE = [check.id for check in find_checks().values() if check.scope == "descendant"]
 """Built-in checks on a model beside its parent."""
 
@@ -58,7 +61,17 @@ def count_statuses(model_id: str) -> Counter[Status]:
 
 
 def install(replace: Callable[[object, str, object], None]) -> None:
-    """Replace what loads, measures and draws; `replace` is `setattr` or `monkeypatch.setattr`."""
+    """Replace what loads, measures and draws; `replace` is `setattr` or `monkeypatch.setattr`.
+
+    All checks are gates, so that those of every kind can pass and fail; laws are laws under `STANDIN_LAWS`.
+    """
+    real = judging.set_level
+
+    def set_level(verdict: Verdict, policy: Policy) -> Verdict:
+        return real(verdict, policy) if LAWS in os.environ else verdict
+
+    replace(judging, "set_level", set_level)
+    replace(run, "set_level", set_level)
     replace(run, "preflight", lambda _policy: None)
     replace(opening, "open_checkpoint", open_checkpoint)
     replace(single, "locate_model", lambda _checkpoint: make_location())
