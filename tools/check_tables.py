@@ -16,7 +16,7 @@ PAGES: dict[str, tuple[Scope, ...]] = {"README.md": ("model",), "docs/gate.md": 
 
 def write_table(scope: Scope) -> str:
     """Write the checks of one scope as a Markdown table: id, claim, and when it fails by default."""
-    checks = [check for check in find_checks().values() if check.scope == scope]
+    checks = [check for check in find_checks().values() if check.is_about(scope)]
     rows = [f"| `{check.id}` | {check.title} | {check.fails} |" for check in checks]
     return "\n".join(["| check | claim | it fails by default when |", "|---|---|---|", *rows])
 

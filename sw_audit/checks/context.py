@@ -69,7 +69,7 @@ class CheckContext:
     @property
     def location(self) -> Location:
         """Where the scalars are that the check is about: the parent's, the baseline's, or the model's own."""
-        if self.check.scope == "descendant" and self.result.descent is not None:
+        if self.result.descent is not None and self.check.is_about("descendant"):
             return self.result.descent.parent_location
         if self.check.scope == "baseline" and self.result.baseline is not None:
             return self.result.baseline.location

@@ -69,7 +69,9 @@ def _list_checks(policy: Policy, scopes: Collection[Scope]) -> tuple[Check, ...]
     """Return the checks that are enabled, of these scopes; and of the baseline's, if there is one."""
     scopes = {*scopes, "baseline"} if policy.compare else scopes
     return tuple(
-        check for check in find_checks().values() if check.scope in scopes and policy.checks.of(check.id).enabled
+        check
+        for check in find_checks().values()
+        if any(map(check.is_about, scopes)) and policy.checks.of(check.id).enabled
     )
 
 
@@ -93,11 +95,12 @@ def _find_unmet(context: CheckContext) -> Verdict | None:
     """Conclude where what the check is about is not there."""
     result, again = context.result, "Run the audit again with this check selected."
     named = next((model for model in context.policy.models if model.id == result.model.id), None)
-    if context.check.scope == "descendant" and result.descent is None:
-        if named is None or named.parent is None:
+    if context.check.is_about("descendant") and result.descent is None:
+        if named is not None and named.parent is not None:
+            because = f"It was not measured beside its parent, {named.parent}."
+            return context.conclude(Status.INCONCLUSIVE, because, remedy=again)
+        if not context.check.is_about("model"):
             return context.skip("This model has no parent (`parent` in its `[[model]]` table).")
-        because = f"It was not measured beside its parent, {named.parent}."
-        return context.conclude(Status.INCONCLUSIVE, because, remedy=again)
     if context.check.scope == "baseline" and result.baseline is None:
         if context.policy.compare is None:
             return context.skip("There is no baseline to compare with (`compare` in the policy, or `--compare`).")

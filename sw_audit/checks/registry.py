@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from sw_audit.record.verdict import Side, Verdict
 
 GROUP = "sw_audit.checks"
-Scope = Literal["model", "descendant", "baseline"]
-"""What a check is about: a model alone, a model beside its parent, or beside what was once known of it."""
+Scope = Literal["model", "descendant", "any", "baseline"]
+"""What a check is about: a model alone, a model beside its parent, either of them (`any`), or a model beside what
+was once known of it."""
 Unit = Literal["ratio", "share", "count", "p-value", "nats", "decibels"]
 Rule: TypeAlias = "Callable[[CheckContext], Verdict]"
 
@@ -98,6 +99,10 @@ class Check:
     draws: Callable[[Policy, int], Draws] | None = None
     arms: Callable[[ArmPlan], Iterable[Arm]] | None = None
     examine: Callable[[Policy], str | None] | None = None
+
+    def is_about(self, scope: Scope) -> bool:
+        """Whether it runs on a model of that scope: alone (`model`), beside its parent, or beside a baseline."""
+        return self.scope == scope or (self.scope == "any" and scope != "baseline")
 
 
 def check(**facts: Any) -> Callable[[Rule], Check]:

@@ -30,7 +30,7 @@ class WeightsIntactLimits(Limits):
     level="gate",
     unit="count",
     side="at most",
-    scope="descendant",
+    scope="any",
 )
 def weights_intact(context: CheckContext) -> Verdict:
     """Rule of `weights-intact`.

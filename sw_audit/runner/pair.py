@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
-from sw_audit.checkpoint.lint import lint_checkpoint
-from sw_audit.checkpoint.lint_headers import add_flaw, report_broken
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.quantization import describe_quantization
 from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
@@ -16,7 +14,7 @@ from sw_audit.checks.registry import Need, list_needs
 from sw_audit.corpus.protocol import list_cautions
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
-from sw_audit.errors import BrokenWeightsError, CheckpointError
+from sw_audit.errors import CheckpointError
 from sw_audit.locate.controls import count_weights
 from sw_audit.locate.locator import DEFAULT_PROMPT, encode_prompt, locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
@@ -44,7 +42,6 @@ from sw_audit.measure.retention import (
 )
 from sw_audit.measure.tasks import Answers, answer_tasks, pair_answers
 from sw_audit.policy.policy import ModelPolicy
-from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.descent import ComparedText, Descent, LayerError
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location, Outcome
@@ -52,6 +49,7 @@ from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.single import ModelAudit, locate_model
+from sw_audit.runner.weights import examine_files, open_examined
 
 RANKED = 16
 """So many of the modules that differ most are named."""
@@ -138,19 +136,15 @@ def measure_pair(pair: Pair) -> ModelResult | ModelFailure:
     """
     started, audit, model = time.perf_counter(), pair.audit, pair.audit.model
     audit.progress("inspecting", 0, 1)
-    try:
-        report = lint_checkpoint(model)
-    except BrokenWeightsError as error:
-        return ModelFailure(model=model.id, message=str(error), weights=report_broken(error))
-    if not report.intact:
-        return ModelFailure(model=model.id, message=_describe_flaw(model, report), weights=report)
+    report = examine_files(model)
+    if isinstance(report, ModelFailure):
+        return report
     ask_parent = partial(measure_parent, pair.origin, audit, by_layers=pair.is_open)
     origin = audit.kept.recall("parent", audit.kept.parent, ParentResult, ask_parent)
     audit.progress("opening", 0, 1)
-    try:
-        _ = pair.checkpoint
-    except BrokenWeightsError as error:
-        return ModelFailure(model=model.id, message=str(error), weights=add_flaw(report, error))
+    opened = open_examined(model, report, lambda: pair.checkpoint)
+    if isinstance(opened, ModelFailure):
+        return opened
     result = _measure_beside(pair, origin)
     return result.model_copy(update={"weights": report, "seconds": time.perf_counter() - started})
 
@@ -286,8 +280,3 @@ def _locate(checkpoint: Checkpoint) -> Location:
             candidates=(),
             trace=(),
         )
-
-
-def _describe_flaw(model: ModelPolicy, report: WeightsReport) -> str:
-    flaw = next(flaw for flaw in report.flaws if flaw.serious)
-    return f"model {model.source!r}: {flaw.where}: {flaw.found}; {report.remedy or 'replace the checkpoint'}"

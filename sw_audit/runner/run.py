@@ -74,20 +74,18 @@ def run(
 def preflight(policy: Policy) -> None:
     """Complain about what can be known before anything heavy is loaded.
 
-    Weights of a descendant that are not what they should be are no complaint: that is for a check to say.
+    Weights of a model that are not what they should be are no complaint: that is for a check to say. Those of a
+    parent are, for nothing can be held beside them.
 
     Raises:
         InputError: A model, a text, an item file or an index that cannot be used, as far as files and headers
             tell, or an entry of the index that there is not.
     """
     for model in policy.models:
-        parent = policy.find_parent(model)
-        if parent is None:
-            inspect_checkpoint(model)
-        else:
+        if (parent := policy.find_parent(model)) is not None:
             inspect_checkpoint(parent)
-            with suppress(BrokenWeightsError):
-                inspect_checkpoint(model)
+        with suppress(BrokenWeightsError):
+            inspect_checkpoint(model)
         find_policy_model(policy, model)
         find_baseline(policy, model)
         read_choices(settle_corpus(policy, model).corpus)
@@ -116,7 +114,7 @@ def run_model(
         checkpoint: The model, if it is open already.
 
     Returns:
-        The model with its verdicts, or why the weights of a descendant are not fit to be opened.
+        The model with its verdicts, or why its weights are not fit to be opened.
 
     Raises:
         KeyError: If the policy has no such model.

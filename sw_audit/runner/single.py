@@ -30,9 +30,10 @@ from sw_audit.policy.targets import PatternMatch, match_targets
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.arm import BASELINE, Arm, Dose, Quantize
 from sw_audit.record.location import Depth, Location, Outcome, PromptTrace
-from sw_audit.record.record import ModelResult
+from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache
+from sw_audit.runner.weights import examine_files, open_examined
 from sw_audit.testing.counterexamples import search_prompts
 
 
@@ -63,8 +64,11 @@ def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
     return predict_from_weights(checkpoint.layers, locate_super_weights(checkpoint, depth=depth))
 
 
-def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> ModelResult:
+def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> ModelResult | ModelFailure:
     """Find and measure everything that the selected checks need to know about one model; it may be open already.
+
+    Returns:
+        What was measured, or why the model's weights are not fit to be opened.
 
     Raises:
         InputError: If the model or the text cannot be used.
@@ -72,8 +76,15 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
     started = time.perf_counter()
     model, policy, checks, progress = audit.model, audit.policy, audit.checks, audit.progress
     text = read_corpus(policy.corpus)
+    progress("inspecting", 0, 1)
+    report = examine_files(model)
+    if isinstance(report, ModelFailure):
+        return report
     progress("opening", 0, 1)
-    checkpoint = checkpoint or open_checkpoint(model)
+    opened = open_examined(model, report, lambda: checkpoint or open_checkpoint(model))
+    if isinstance(opened, ModelFailure):
+        return opened
+    checkpoint = opened
     tokenizer = checkpoint.tokenizer
     windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions)
     protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
@@ -128,6 +139,7 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
         published=lookup if Need.PUBLISHED in needs else None,
         activations=setup,
         targets=targets,
+        weights=report,
         baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=weights,
         notes=list_cautions(

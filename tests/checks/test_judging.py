@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from support.verdicts import judge_one
 from sw_audit.checks.judging import judge_result, list_checks
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.prune_collapses import PruneCollapsesLimits
-from sw_audit.checks.registry import find_checks
+from sw_audit.checks.registry import Scope, find_checks
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.location import Outcome
@@ -31,9 +32,12 @@ from sw_audit.record.verdict import Status
 
 WEIGHT, ACTIVATION, QUALITY = "super-weight-unmoved", "super-activation-unmoved", "quality-not-worse"
 BY_SCOPE = {
-    scope: [check.id for check in find_checks().values() if check.scope == scope]
-    for scope in ("model", "descendant", "baseline")
+    scope: [check.id for check in find_checks().values() if check.is_about(scope)]
+    for scope in get_args(Scope)
+    if scope != "any"
 }
+OF_DESCENDANTS = [check.id for check in find_checks().values() if check.scope == "descendant"]
+OF_MODELS = [check.id for check in find_checks().values() if check.scope == "model"]
 PARENTED = ModelPolicy(source="models/child", id=CHILD, parent="models/parent")
 TEMPLATE = make_record(windows=8, items=8)
 ARMS = tuple(arm.name for arm in make_arms(make_policy()))
@@ -158,7 +162,7 @@ def test_each_model_is_asked_what_it_can_answer() -> None:
     policy = Policy(models=(ALONE, PARENTED))
     assert ids(policy, ALONE) == BY_SCOPE["model"]
     assert ids(policy, PARENTED) == BY_SCOPE["descendant"]
-    assert ids(policy) == BY_SCOPE["model"] + BY_SCOPE["descendant"]
+    assert ids(policy) == [name for name, check in find_checks().items() if check.scope != "baseline"]
     assert ids(Policy()) == BY_SCOPE["model"]
 
 
@@ -180,7 +184,7 @@ def test_what_is_beside_a_model_decides_also_where_no_policy_names_it() -> None:
     assert [one.check for one in beside] == BY_SCOPE["descendant"]
 
 
-@pytest.mark.parametrize("check", BY_SCOPE["descendant"])
+@pytest.mark.parametrize("check", OF_DESCENDANTS)
 def test_asked_for_by_name_without_a_parent_a_check_is_skipped_with_that_reason(check: str) -> None:
     (verdict,) = judge_result(make_evidence(), make_policy(), [check])
     assert verdict.status is Status.SKIPPED
@@ -209,7 +213,7 @@ def test_without_a_baseline_a_check_is_skipped_and_with_one_that_was_not_held_it
 
 
 def test_a_descendant_is_not_judged_as_a_model_by_itself() -> None:
-    verdicts = judge_result(make_descent_evidence(), make_descent_policy(), BY_SCOPE["model"])
+    verdicts = judge_result(make_descent_evidence(), make_descent_policy(), OF_MODELS)
     assert {one.status for one in verdicts} == {Status.SKIPPED}
     assert all("beside its parent" in one.because for one in verdicts)
 

@@ -17,7 +17,7 @@ from sw_audit.checks.registry import find_checks
 from sw_audit.errors import PolicyError
 from sw_audit.record.verdict import Status
 
-BUILT_IN = [check.id for check in find_checks().values() if check.scope == "model"]
+BUILT_IN = [check.id for check in find_checks().values() if check.is_about("model")]
 
 
 @pytest.fixture(autouse=True)

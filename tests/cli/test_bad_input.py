@@ -78,12 +78,14 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "an empty folder": _empty,
     "config.json that is not JSON": lambda folder: (folder / "config.json").write_text("{'"),
     "no weights": lambda folder: (folder / WEIGHTS).unlink(),
+    "an encoder-only model": _replace(_encoder),
+    "a model without a down-projection": _replace(_without_down_projection),
+}
+BROKEN: dict[str, Callable[[Path], object]] = {
     "a truncated file": _cut,
     "a file of 0 bytes": lambda folder: (folder / WEIGHTS).write_bytes(b""),
     "a missing shard": _lose_shard,
     "NaN in the weights": _spoil,
-    "an encoder-only model": _replace(_encoder),
-    "a model without a down-projection": _replace(_without_down_projection),
 }
 POLICIES = {
     "a misspelt key": ("sede = 1", "seed"),
@@ -118,6 +120,18 @@ def test_a_model_that_cannot_be_used_or_in_which_nothing_can_be_located(
     MODELS[what](model)
     assert_one_line(program, "audit", "./model", told="model './model'")
     assert_one_line(program, "locate", "./model", "--json", told="model './model'")
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_weights_that_are_broken_fail_an_audit_and_leave_nothing_to_locate_in(
+    program: Program, model: Path, what: str
+) -> None:
+    BROKEN[what](model)
+    assert_one_line(program, "locate", "./model", "--json", told="model './model'")
+    audit = program.run("audit", "./model", "--no-report")
+    assert audit.code == 1
+    assert "FAIL model weights-intact" in audit.out
+    assert "Traceback" not in audit.out + audit.err
 
 
 @pytest.mark.parametrize("what", POLICIES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,14 @@ from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.registry import find_checks
 from sw_audit.corpus.text import read_corpus
-from sw_audit.errors import PolicyError
+from sw_audit.errors import CheckpointError, PolicyError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import Record
 from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status
+from sw_audit.runner.explain import FAILED, conclude
 from sw_audit.runner.run import expect_shipped, run, run_model
 from sw_audit.specimen import control_path, specimen_path
 
@@ -38,7 +41,7 @@ def record() -> Record:
 
 
 def test_the_specimen_passes_every_check_but_that_on_what_others_have_published(record: Record) -> None:
-    alone = [check.id for check in find_checks().values() if check.scope == "model"]
+    alone = [check.id for check in find_checks().values() if check.is_about("model")]
     expected = dict.fromkeys(alone, Status.PASS) | {"matches-published-index": Status.SKIPPED}
     assert statuses(record) == expected
     [skipped] = [verdict for verdict in record.verdicts if verdict.status is Status.SKIPPED]
@@ -78,6 +81,48 @@ def zero_super_weight(folder: Path) -> Path:
     tensors[weight.parameter][weight.row, weight.column] = 0.0
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def spoil_values(weights: Path) -> str:
+    tensors = load_file(weights)
+    tensors["model.layers.2.mlp.up_proj.weight"][3, 3] = math.nan
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return "model.layers.2.mlp.up_proj.weight: it holds 1 NaN."
+
+
+def lose_a_tensor(weights: Path) -> str:
+    tensors = load_file(weights)
+    del tensors["model.norm.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return "model.norm.weight: tensor 'model.norm.weight' is missing"
+
+
+def cut_off(weights: Path) -> str:
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return "model.safetensors is cut off"
+
+
+@pytest.mark.parametrize("break_file", [spoil_values, lose_a_tensor, cut_off])
+def test_broken_weights_of_a_model_by_itself_fail_the_gate_and_are_not_opened(
+    break_file: Callable[[Path], str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(specimen_path(), tmp_path / "broken")
+    said = break_file(folder / "model.safetensors")
+    record = audit(folder)
+    verdicts = {verdict.check: verdict for verdict in record.verdicts}
+    intact = verdicts.pop("weights-intact")
+    assert intact.status is Status.FAIL
+    assert said in intact.because
+    assert {verdict.status for verdict in verdicts.values()} == {Status.SKIPPED}
+    assert conclude([record]) == FAILED
+    assert [failure.model for failure in record.failures] == ["broken"]
+
+
+def test_a_model_without_weight_files_is_bad_input_and_no_verdict(tmp_path: Path) -> None:
+    folder = shutil.copytree(specimen_path(), tmp_path / "empty")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError):
+        audit(folder)
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from sw_audit.record.arm import (
     Arm,
     Placebo,
 )
+from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import (
     BreakingPrompt,
@@ -502,6 +503,7 @@ def make_evidence(
         mechanism=make_mechanism() if found.super_weights else (),
         published_doses=make_dose_curves() if found.super_weights else (),
         activations=activations,
+        weights=WeightsReport(files=1, tensors=57, scanned=57),
         decoder_weights=DECODER_WEIGHTS,
         notes=(),
         seconds=12.5,

@@ -43,12 +43,12 @@ install(setattr)
 """
 """For runs in processes of their own, where what a test patches is not seen."""
 
-CHECKS = len([check for check in find_checks().values() if check.scope == "model"])
+CHECKS = len([check for check in find_checks().values() if check.is_about("model")])
 """Built-in checks on a model by itself; `llama-...` passes them all."""
 
 LAWS = "STANDIN_LAWS"
 
-BESIDE = [check.id for check in find_checks().values() if check.scope == "descendant"]
+BESIDE = [check.id for check in find_checks().values() if check.is_about("descendant")]
 """Built-in checks on a model beside its parent."""
 
 STRIPPED = "model.layers.0.mlp.down_proj.weight"

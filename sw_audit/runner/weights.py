@@ -1,0 +1,44 @@
+"""Whether a model's weights are fit to be measured: its files, looked at before it is opened, and the opening."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sw_audit.checkpoint.lint import lint_checkpoint
+from sw_audit.checkpoint.lint_headers import add_flaw, report_broken
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.errors import BrokenWeightsError
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.record.checkpoint import WeightsReport
+from sw_audit.record.record import ModelFailure
+
+
+def examine_files(model: ModelPolicy) -> WeightsReport | ModelFailure:
+    """Look at a model's files, value by value; return what was found, or a failure unless they are intact.
+
+    Raises:
+        CheckpointError: If there is no checkpoint to look at.
+    """
+    try:
+        report = lint_checkpoint(model)
+    except BrokenWeightsError as error:
+        return ModelFailure(model=model.id, message=str(error), weights=report_broken(error))
+    if report.intact:
+        return report
+    flaw = next(flaw for flaw in report.flaws if flaw.serious)
+    message = f"model {model.source!r}: {flaw.where}: {flaw.found}; {report.remedy or 'replace the checkpoint'}"
+    return ModelFailure(model=model.id, message=message, weights=report)
+
+
+def open_examined(
+    model: ModelPolicy, report: WeightsReport, open_model: Callable[[], Checkpoint]
+) -> Checkpoint | ModelFailure:
+    """Open a model whose files are intact; return a failure if its weights are not what it asks for after all.
+
+    Raises:
+        CheckpointError: If it cannot be opened for another reason.
+    """
+    try:
+        return open_model()
+    except BrokenWeightsError as error:
+        return ModelFailure(model=model.id, message=str(error), weights=add_flaw(report, error))
