@@ -158,7 +158,9 @@ class AuditSession:
         """Return the open model; the one that was open before is let go."""
         if self._open is None or self._open[0] != case:
             self.close_model()
-            self._open = case, opening.open_checkpoint(self.assignments[case.key].policy.find_model(case.model))
+            policy = self.assignments[case.key].policy
+            model = policy.find_model(case.model)
+            self._open = case, opening.open_checkpoint(model).starting(policy.bos_rule(model))
         return self._open[1]
 
     def close_model(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,10 +15,12 @@ from sw_audit.checkpoint.families import find_decoder_layers, require_down_proje
 from sw_audit.checkpoint.folder import CheckpointFolder, quote_source
 from sw_audit.checkpoint.loading import count_parameters, load
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
+from sw_audit.checkpoint.start import apply_rule, find_start
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import CheckpointError
-from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.policy.model_policy import BosRule, ModelPolicy
 from sw_audit.record.identity import FileDigest, ModelIdentity
+from sw_audit.record.start import SequenceStart
 
 
 @dataclass
@@ -29,6 +31,26 @@ class Checkpoint:
     tokenizer: Any
     identity: ModelIdentity
     layers: tuple[DecoderLayer, ...]
+    start: SequenceStart = field(default_factory=SequenceStart)
+
+    def starting(self, rule: BosRule) -> Checkpoint:
+        """Return the same open model with BOS before every text, or not.
+
+        Raises:
+            CheckpointError: If BOS is always to be there and the tokenizer defines none.
+        """
+        return replace(self, start=apply_rule(self.start, rule, f"model {self.identity.source!r}"))
+
+    def starting_like(self, parent: Checkpoint) -> Checkpoint:
+        """Return the same open model with BOS before every text exactly if it stands there for its parent.
+
+        Raises:
+            CheckpointError: If its tokenizer defines no BOS token, and the parent's stands there.
+        """
+        asked = f"model {self.identity.source!r} beside its parent {parent.identity.source!r}"
+        return replace(
+            self, start=apply_rule(self.start, "never" if parent.start.bos is None else "always", asked)
+        )
 
     def matrix(self, parameter: str, expert: int | None = None) -> Matrix:
         """Return the matrix of that qualified name, and of that expert where experts are fused.
@@ -75,7 +97,7 @@ def open_checkpoint(policy: ModelPolicy) -> Checkpoint:
     device = find_device(policy)
     with quiet_libraries():
         model, tokenizer, folders = load(folder, device)
-    return make_checkpoint(model, tokenizer, policy, folders)
+    return make_checkpoint(model, tokenizer, folder, folders)
 
 
 def find_device(policy: ModelPolicy) -> torch.device:
@@ -90,13 +112,14 @@ def find_device(policy: ModelPolicy) -> torch.device:
 
 
 def make_checkpoint(
-    model: Any, tokenizer: Any, policy: ModelPolicy, digested: Sequence[CheckpointFolder]
+    model: Any, tokenizer: Any, own: CheckpointFolder, digested: Sequence[CheckpointFolder]
 ) -> Checkpoint:
     """Make an open checkpoint of a model, and refuse one without MLPs or with the tokenizer of another.
 
     The files of the folders `digested` are read for the model's digest: its own folder first; the files of an
     adapter's base are named `base/`.
     """
+    policy = own.policy
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         found = f"its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows"
@@ -109,7 +132,8 @@ def make_checkpoint(
         for depth, folder in enumerate(digested)
         for file in digest_paths(folder.weight_files, folder.path)
     ]
-    return Checkpoint(model, tokenizer, identify_model(model, layers, policy, files), layers)
+    start = apply_rule(find_start(tokenizer, own), policy.bos or "auto", own.asked)
+    return Checkpoint(model, tokenizer, identify_model(model, layers, policy, files), layers, start)
 
 
 def identify_model(
@@ -151,7 +175,9 @@ def open_live_model(model: Any, tokenizer: Any, name: str = "model") -> Iterator
         layers = find_decoder_layers(inner)
         require_down_projections(layers, name)
         policy = ModelPolicy(source=name, device=str(inner.device))
-        yield Checkpoint(inner, tokenizer, identify_model(inner, layers, policy, ()), layers)
+        yield Checkpoint(
+            inner, tokenizer, identify_model(inner, layers, policy, ()), layers, find_start(tokenizer)
+        )
     finally:
         for module, training in modes.items():
             module.training = training

@@ -72,7 +72,7 @@ def open_streaming(
             raise CannotStreamError("it runs code of its own")
         files = MappedFiles(folder)
         model = _build_model(files, config, folder)
-    checkpoint = make_checkpoint(model, tokenizer, policy, [folder] if digest else [])
+    checkpoint = make_checkpoint(model, tokenizer, folder, [folder] if digest else [])
     slots = empty_model_(model)
     # What is not stored is made when the model is made, and stays.
     for module, held, key, _, tensor in _list_tensors(model):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import typer
 
 from sw_audit.cli.groups import Group
-from sw_audit.policy.model_policy import Dtype, ModelPolicy
+from sw_audit.policy.model_policy import BosRule, Dtype, ModelPolicy
 from sw_audit.runner.options import OPTIONS
 from sw_audit.specimen.shipped import find_shipped
 
@@ -26,7 +26,7 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print exactly o
 _TYPES = {"list": list[str], "text": str, "number": int, "switch": bool}
 # In the order of the help.
 _AUDIT = (
-    "policy", "check", "corpus", "windows", "dtype", "device", "expect", "strict", "inconclusive", "index",
+    "policy", "check", "corpus", "windows", "dtype", "device", "bos", "expect", "strict", "inconclusive", "index",
     "parent", "compare", "save", "seed",
 )  # fmt: skip
 
@@ -40,6 +40,9 @@ def _ask_model(
     revision: Annotated[str | None, typer.Option(metavar="REV", help="Hub revision.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Dtype to load in.")] = "auto",
     device: Annotated[str, typer.Option(metavar="DEVICE", help="Such as cpu or cuda:0.")] = "cpu",
+    bos: Annotated[
+        BosRule, typer.Option(help="BOS before every text: as the model's own files have it, always, or never.")
+    ] = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
     ] = False,
@@ -53,6 +56,7 @@ def _ask_model(
             revision=revision,
             dtype=dtype,
             device=device,
+            bos=bos,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )

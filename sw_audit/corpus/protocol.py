@@ -9,6 +9,7 @@ from typing import Any
 from sw_audit.corpus.text import SPECIMEN, Text
 from sw_audit.corpus.windows import Windows
 from sw_audit.record.identity import Protocol
+from sw_audit.record.start import BosUse, SequenceStart
 
 # The specimen's own vocabulary is smaller, that of a model for real text larger.
 _REAL_VOCABULARY = 1000
@@ -18,7 +19,8 @@ _MUCH_UNKNOWN = 0.05
 
 
 def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, seed: int) -> Protocol:
-    """State what was used: window and stride as cut, not as asked for."""
+    """State what was used: window, stride and BOS as cut, not as asked for."""
+    use: BosUse = "absent" if tokenizer.bos_token_id is None else "not added"
     count, window = windows.token_ids.shape
     # The last row may have been shifted back, so the row that moves on most tells the stride.
     moved = [window - first for first in windows.first_scored.tolist()]
@@ -28,19 +30,22 @@ def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, 
         window=window,
         stride=windows.stride or max(moved[1:] or moved),
         windows=count,
-        bos="absent" if tokenizer.bos_token_id is None else "prepended",
+        bos=use if windows.bos is None else "prepended",
         dtype=dtype.removeprefix("torch."),
         seed=seed,
     )
 
 
-def list_cautions(text: Text, tokenizer: Any, vocabulary: int, *, uncalibrated: bool = False) -> tuple[str, ...]:
+def list_cautions(
+    text: Text, tokenizer: Any, vocabulary: int, start: SequenceStart, *, uncalibrated: bool = False
+) -> tuple[str, ...]:
     """List what a reader should know before quoting a figure that was measured on this text.
 
     Args:
         text: The text.
         tokenizer: The model's tokenizer.
         vocabulary: How many tokens it has.
+        start: How texts are begun.
         uncalibrated: Whether calibration was asked for and no text was left for it.
     """
     cautions = []
@@ -52,6 +57,12 @@ def list_cautions(text: Text, tokenizer: Any, vocabulary: int, *, uncalibrated: 
             f"The tokenizer does not know this text: it makes {len(token_ids):,} tokens of {len(sample):,} "
             f"characters, {unknown:,} of them unknown. Name a text in the model's own language and script "
             "(corpus source)."
+        )
+    if start.declared not in (None, start.returned):
+        cautions.append(
+            f"The model's files say that a BOS token is {'' if start.declared else 'not '}to stand before a text "
+            f"(add_bos_token), and the tokenizer that they make puts {'one' if start.returned else 'none'} there: "
+            f"{'what it does' if start.automatic == start.returned else 'what they say'} is followed by default."
         )
     if text.identity.name == SPECIMEN and vocabulary > _REAL_VOCABULARY:
         cautions.append(

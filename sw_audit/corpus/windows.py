@@ -89,8 +89,10 @@ def cut_windows(token_ids: Sequence[int], window: int, stride: int | None, bos: 
     )
 
 
-def window_corpus(text: Text, tokenizer: Any, corpus: CorpusPolicy, maximum: int | None) -> Windows:
-    """Tokenize a text and cut it into windows, a BOS in front of each if the tokenizer has one.
+def window_corpus(
+    text: Text, tokenizer: Any, corpus: CorpusPolicy, maximum: int | None, bos: int | None
+) -> Windows:
+    """Tokenize a text and cut it into windows, each with the token `bos` in front if there is one.
 
     `maximum` is the longest sequence that the model can take, if it says so.
 
@@ -108,7 +110,7 @@ def window_corpus(text: Text, tokenizer: Any, corpus: CorpusPolicy, maximum: int
     needed = window + (limit - 1) * stride
     try:
         token_ids = _tokenize(text.text, tokenizer, needed)
-        return cut_windows(token_ids, window, corpus.stride, tokenizer.bos_token_id, limit)
+        return cut_windows(token_ids, window, corpus.stride, bos, limit)
     except CorpusError as error:
         raise CorpusError(f"{asked}, {error.asked}", error.found, error.remedy) from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -52,7 +51,7 @@ def locate_super_weights(
 
     Args:
         checkpoint: The model; it is not changed.
-        prompt: Any text. A BOS token is put before it if the tokenizer has one.
+        prompt: Any text. BOS stands before it as before every text (`checkpoint.start`).
         settings: The thresholds.
         depth: `early` stops after the early layers (`count_early_layers`): then a super activation must persist
             through those that ran, and whether it persists to near the end stays open.
@@ -60,7 +59,7 @@ def locate_super_weights(
     Raises:
         CheckpointError: If the prompt has no tokens, or the residual stream is not finite on it.
     """
-    token_ids, bos = encode_prompt(checkpoint.tokenizer, prompt)
+    token_ids = encode_prompt(checkpoint, prompt)
     layers = count_early_layers(len(checkpoint.layers), settings) if depth == "early" else None
     probe = probe_prompt(checkpoint, token_ids, layers)
     activations = find_super_activations(probe, settings)
@@ -75,7 +74,7 @@ def locate_super_weights(
         because=because,
         prompt=prompt,
         token_ids=tuple(token_ids),
-        bos=bos,
+        bos=checkpoint.start.bos is not None,
         super_weights=attribution.super_weights,
         super_activations=tuple(find_end(probe, activation, settings) for activation in held),
         earlier_stages=find_earlier_stages(checkpoint, probe, held, settings),
@@ -141,22 +140,16 @@ def open_for_locating(
     return checkpoint
 
 
-def encode_prompt(tokenizer: Any, prompt: str) -> tuple[list[int], bool]:
-    """Return a prompt's token ids and whether a BOS token was put before them.
-
-    BOS is put there explicitly if the tokenizer has one: whether a tokenizer adds it by itself is not what
-    its `add_bos_token` says in every family.
+def encode_prompt(checkpoint: Checkpoint, prompt: str) -> list[int]:
+    """Return a prompt's token ids as the model sees it, BOS before them as before every text.
 
     Raises:
         CheckpointError: If nothing is left to run the model on.
     """
-    token_ids = list(tokenizer.encode(prompt, add_special_tokens=False))
-    bos = getattr(tokenizer, "bos_token_id", None)
-    if bos is not None:
-        token_ids = [bos, *token_ids]
+    token_ids = [*checkpoint.start.lead, *checkpoint.tokenizer.encode(prompt, add_special_tokens=False)]
     if not token_ids:
         raise CheckpointError(f"prompt {prompt!r}", "the tokenizer makes no token of it", "give another prompt")
-    return token_ids, bos is not None
+    return token_ids
 
 
 def _conclude(probe: Probe, attribution: Attribution, settings: LocatorSettings) -> tuple[Outcome, str]:

@@ -33,7 +33,6 @@ def measure_arms(
     protocol: str,
     choices: Sequence[ChoiceItem] = (),
     choice_arms: Collection[Purpose] = (),
-    bos: int | None = None,
     stop_words: Tensor | None = None,
     calibration: Windows | None = None,
     factories: Mapping[str, LayerFactory] = MappingProxyType({}),
@@ -46,7 +45,7 @@ def measure_arms(
     The model is bit-identical afterwards. Arms, parent, factories, observer and progress are those of `run_arms`;
     with a parent, agreement is with it, and its spread over tokens is kept. The signature of the protocol is kept
     with every figure. Multiple-choice items are answered in the baseline and in the arms of the given purposes;
-    each begins with the token `bos`, if there is one. Stop words are ids, int64 [ids]. On the calibration text
+    each begins with BOS if the windows do. Stop words are ids, int64 [ids]. On the calibration text
     nothing is scored: acts learn ranges on it.
 
     Raises:
@@ -54,7 +53,7 @@ def measure_arms(
     """
     vocabulary = max(model.vocabulary for model in (checkpoint, parent) if model is not None)
     batches: list[WindowBatch | ChoiceBatch] = [*batch_windows(windows, vocabulary)]
-    batches += batch_choices(choices, checkpoint.tokenizer, bos, vocabulary, checkpoint.maximum_positions)
+    batches += batch_choices(choices, checkpoint.tokenizer, windows.bos, vocabulary, checkpoint.maximum_positions)
     scored = len(batches)
     batches += [] if calibration is None else batch_windows(calibration, vocabulary)
     answers = [number == 0 or arm.purpose in choice_arms for number, arm in enumerate(arms)]

@@ -48,7 +48,7 @@ class SharedText:
 
 
 def share_text(parent: Checkpoint, descendant: Checkpoint, policy: CorpusPolicy, seed: int) -> SharedText:
-    """Cut a text for two models that are to be compared token by token.
+    """Cut a text for two models that are to be compared token by token, BOS before each window or not.
 
     Raises:
         CorpusError: If it cannot be read, or is too short.
@@ -56,7 +56,7 @@ def share_text(parent: Checkpoint, descendant: Checkpoint, policy: CorpusPolicy,
     """
     text, models = read_corpus(policy), (descendant, parent)
     limit = min((model.maximum_positions for model in models if model.maximum_positions is not None), default=None)
-    ours, theirs = (window_corpus(text, model.tokenizer, policy, limit) for model in models)
+    ours, theirs = (window_corpus(text, model.tokenizer, policy, limit, model.start.bos) for model in models)
     if not torch.equal(ours.token_ids, theirs.token_ids):
         raise CheckpointError(
             f"model {descendant.identity.source!r} beside its parent {parent.identity.source!r}",
@@ -139,6 +139,12 @@ def list_differences(parent: Checkpoint, descendant: Checkpoint, parent_identity
         )
     if ours.dtype != theirs.dtype:
         yield f"It was measured in {ours.dtype}, its parent in {theirs.dtype}."
+    start, bos = descendant.start, parent.start.bos is not None
+    if start.token is not None and start.automatic != bos:
+        yield (
+            f"It was measured {'with' if bos else 'without'} a BOS token before every text, as its parent was; by "
+            f"itself it is used {'with' if start.automatic else 'without'} one."
+        )
 
 
 class LayerErrorObserver:

@@ -117,7 +117,12 @@ def _evaluate(checkpoint: Checkpoint, register: Any, name: str, limit: int | Non
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        model = HFLM(pretrained=checkpoint.model, tokenizer=checkpoint.tokenizer, batch_size=1)
+        model = HFLM(
+            pretrained=checkpoint.model,
+            tokenizer=checkpoint.tokenizer,
+            add_bos_token=checkpoint.start.bos is not None,
+            batch_size=1,
+        )
         results: Mapping[str, Any] = simple_evaluate(
             model,
             tasks=[name],

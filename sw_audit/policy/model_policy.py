@@ -13,6 +13,7 @@ Expectation = Literal["some", "none", "any"]
 Level = Literal["gate", "law"]
 """A gate is what one stops a release for; a law is a claim of the science about a model."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+BosRule = Literal["auto", "always", "never"]
 
 
 class ModelPolicy(Fact):
@@ -28,6 +29,8 @@ class ModelPolicy(Fact):
         trust_remote_code: Whether code that comes with the checkpoint may run.
         allow_pickle: Whether `.bin` files may be read where there is no safetensors file.
         expect: Overrides the policy's expectation for this model.
+        bos: Whether its BOS token stands before every text and prompt; overrides the text's `bos`. A descendant is
+            measured as its parent is.
         parent: What it was made from: the id of another model of the policy, a path, or a hub id. With a parent it
             is a descendant, and other checks apply.
         base: Base model of an adapter, by path or hub id; by default what its configuration says.
@@ -46,6 +49,7 @@ class ModelPolicy(Fact):
     trust_remote_code: bool = False
     allow_pickle: bool = False
     expect: Expectation | None = None
+    bos: BosRule | None = None
     parent: str | None = Field(default=None, min_length=1)
     base: str | None = Field(default=None, min_length=1)
     gguf: str | None = Field(default=None, min_length=1)

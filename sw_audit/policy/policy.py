@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from sw_audit.checks import registry
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.fact import Fact
-from sw_audit.policy.model_policy import Expectation, ModelPolicy, Waiver
+from sw_audit.policy.model_policy import BosRule, Expectation, ModelPolicy, Waiver
 from sw_audit.policy.recipe import Recipe, parse_recipe
 from sw_audit.policy.scheme import ActivationPolicy
 
@@ -42,6 +42,8 @@ class CorpusPolicy(Fact):
         stride: New tokens per window; by default all of them, so that windows do not overlap.
         windows: At most so many windows; by default 128, and 24 on a text that ships with sw-audit but the
             specimen's, so that some is left to calibrate on.
+        bos: Whether the BOS token stands before every text and prompt: `auto` as the model's own files have it
+            (what the tokenizer returns, or what a GGUF file declares), `always`, or `never`.
         choices: Path of multiple-choice items (JSON lines with `context`, `choices`, `answer`), or `english` or
             `specimen`; by default those that ship with the text, else none.
         stop_words: Words counted as stop words; by default the specimen's with its text, none with a text in
@@ -56,6 +58,7 @@ class CorpusPolicy(Fact):
     window: int | None = Field(default=None, ge=2)
     stride: int | None = Field(default=None, ge=1)
     windows: int | None = Field(default=None, ge=1)
+    bos: BosRule = "auto"
     choices: str | None = None
     stop_words: tuple[str, ...] | None = None
 
@@ -216,6 +219,10 @@ class Policy(Fact):
         """Return what is expected of one model."""
         return model.expect or self.expect
 
+    def bos_rule(self, model: ModelPolicy, text: CorpusPolicy | None = None) -> BosRule:
+        """Return whether BOS stands before what a model is given, on the policy's own text or a further one."""
+        return model.bos or (text or self.corpus).bos
+
     def find_model(self, model_id: str) -> ModelPolicy:
         """Return the model of that id.
 
@@ -232,6 +239,7 @@ class Policy(Fact):
         return known.get(model.parent) or ModelPolicy(
             source=model.parent,
             device=model.device,
+            bos=model.bos,
             trust_remote_code=model.trust_remote_code,
             allow_pickle=model.allow_pickle,
         )

@@ -130,7 +130,7 @@ def _find_table(annotation: Any) -> type[BaseModel] | None:
 # Options that people give flat, and the table that they belong to.
 _NESTED = {"windows": "corpus", "window": "corpus", "stride": "corpus", "recipes": "quantization"}
 # What a corpus keeps when another text is put in its place: how it is cut, not what it is.
-_CUTTING = ("window", "stride", "windows")
+_CUTTING = ("window", "stride", "windows", "bos")
 
 
 def overlay_policy(policy: Policy, **options: Any) -> Policy:
@@ -140,8 +140,8 @@ def overlay_policy(policy: Policy, **options: Any) -> Policy:
         policy: What the file says.
         options: `None` is not given. Any key of the policy, tables as mappings (merged key by key); and, flat:
             `corpus` as a source (then nothing but its windows is kept of the policy's corpus), `windows`,
-            `window`, `stride`, `recipes`; `dtype`, `device`, `revision` (for every model); `parent` (for every
-            model but the parent itself); `expect` (also for models that have an expectation of their own);
+            `window`, `stride`, `recipes`; `dtype`, `device`, `revision`, `bos` (for every model); `parent` (for
+            every model but the parent itself); `expect` (also for models that have an expectation of their own);
             `strict` (whether laws are gates); `models` as sources or tables.
 
     Raises:
@@ -155,7 +155,7 @@ def overlay_policy(policy: Policy, **options: Any) -> Policy:
 
 
 def _lay(data: dict[str, Any], name: str, value: Any) -> None:
-    if name in ("dtype", "device", "revision"):
+    if name in ("dtype", "device", "revision", "bos"):
         data["model"] = [{**model, name: value} for model in data.get("model", [])]
     elif name == "parent":
         data["model"] = [

@@ -30,6 +30,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "model.id": "my-model",
     "model.revision": "main",
     "model.expect": "none",
+    "model.bos": "never",
     "model.index": "huggyllama/llama-7b",
     "model.parent": "path/of/what/it/was/made/from",
     "model.base": "path/of/the/adapters/base",

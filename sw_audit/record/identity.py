@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
 
 from pydantic import Field
 
 from sw_audit.fact import Fact, digest_fact
 from sw_audit.record.address import Index
+from sw_audit.record.start import BosUse
 
 
 class FileDigest(Fact):
@@ -115,7 +115,8 @@ class Protocol(Fact):
         window: Tokens the model sees at once, BOS included.
         stride: Tokens that are new, and scored, in each window.
         windows: Number of windows.
-        bos: Whether each window begins with the tokenizer's BOS token.
+        bos: Whether each window begins with the tokenizer's BOS token: `prepended`, `not added` although the
+            tokenizer defines one, or `absent`.
         dtype: The dtype of the computation.
         seed: Seed of everything that is drawn.
     """
@@ -125,7 +126,7 @@ class Protocol(Fact):
     window: int = Field(ge=2)
     stride: int = Field(ge=1)
     windows: int = Field(ge=1)
-    bos: Literal["prepended", "absent"]
+    bos: BosUse
     dtype: str
     seed: int
 
@@ -137,7 +138,7 @@ class Protocol(Fact):
     @property
     def description(self) -> str:
         """What the signature stands for, in words."""
-        bos = "BOS" if self.bos == "prepended" else "no BOS"
+        bos = {"prepended": "BOS", "not added": "BOS not added", "absent": "no BOS"}[self.bos]
         return (
             f"{self.corpus.name}, {self.windows} windows of {self.window} tokens, stride {self.stride}, {bos}, "
             f"{self.dtype}, seed {self.seed}"

@@ -75,7 +75,7 @@ def compare_quantizers(
     asked, policy = policy, settle_corpus(policy, model)
     chosen = METHODS if methods is None else find_methods(methods)
     progress("opening", 0, 1)
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_checkpoint(model).starting(policy.bos_rule(model))
     with ExitStack() as stack:
         stack.enter_context(quiet_libraries())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sw-audit-")))
@@ -98,7 +98,7 @@ def _gather(
     progress: Progress,
 ) -> ModelResult:
     text, tokenizer = read_corpus(policy.corpus), checkpoint.tokenizer
-    windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions)
+    windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions, checkpoint.start.bos)
     protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
     unscored = cut_calibration(text, tokenizer, windows, policy.activations.calibration_windows)
     parameters = [matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices]
@@ -118,7 +118,6 @@ def _gather(
         protocol=protocol.signature,
         choices=read_choices(policy.corpus) or (),
         choice_arms=[arm.purpose for arm in arms],
-        bos=tokenizer.bos_token_id,
         calibration=unscored if _any_searches_corpus(ours) else None,
         factories=quantizers,
         progress=progress,
@@ -149,7 +148,7 @@ def _gather(
             rows=tuple(rows),
         ),
         decoder_weights=count_weights(checkpoint.layers),
-        notes=list_cautions(text, tokenizer, checkpoint.vocabulary),
+        notes=list_cautions(text, tokenizer, checkpoint.vocabulary, checkpoint.start),
     )
 
 

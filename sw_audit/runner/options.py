@@ -71,6 +71,13 @@ OPTIONS = {
         AuditOption("dtype", "text", "Dtype to load in.", choices=_DTYPES, overlaid=True),
         AuditOption("device", "text", "Such as cpu or cuda:0.", "DEVICE", overlaid=True),
         AuditOption(
+            "bos",
+            "text",
+            "Whether the BOS token stands before every text: as the model's own files have it, always, or never.",
+            choices=("auto", "always", "never"),
+            overlaid=True,
+        ),
+        AuditOption(
             "expect",
             "text",
             "Whether to expect super weights: some, none, or any outcome (the default).",

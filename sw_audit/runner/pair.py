@@ -19,6 +19,7 @@ from sw_audit.locate.controls import count_weights
 from sw_audit.locate.locator import DEFAULT_PROMPT, encode_prompt, locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
 from sw_audit.measure.descent import (
+    SharedText,
     compare_on_text,
     list_differences,
     rank_modules,
@@ -41,7 +42,7 @@ from sw_audit.measure.retention import (
     translate_address,
 )
 from sw_audit.measure.tasks import Answers, answer_tasks, pair_answers
-from sw_audit.policy.policy import ModelPolicy
+from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
 from sw_audit.record.descent import ComparedText, Descent, LayerError
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location, Outcome
@@ -81,7 +82,12 @@ class Pair:
     @cached_property
     def parent(self) -> Checkpoint:
         """The parent, each of whose layers is in memory only while it runs."""
-        return open_by_layers(self.origin)
+        return open_by_layers(self.origin).starting(self.audit.policy.bos_rule(self.origin))
+
+    def share(self, text: CorpusPolicy) -> SharedText:
+        """Cut a text for both, BOS before each window as it is used for the parent."""
+        parent = self.parent.starting(self.audit.policy.bos_rule(self.origin, text))
+        return share_text(parent, self.checkpoint.starting_like(parent), text, self.audit.policy.seed)
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,7 @@ def measure_parent(model: ModelPolicy, audit: ModelAudit, *, by_layers: bool = F
     text, needs = read_corpus(policy.corpus), list_needs(audit.checks)
     progress("opening the parent", 0, 1)
     parent = open_by_layers(model, digest=True) if by_layers else open_checkpoint(model)
+    parent = parent.starting(policy.bos_rule(model))
     progress("locating in the parent", 0, 1)
     location = predict_from_weights(parent.layers, locate_super_weights(parent))
     answers = answer_tasks(parent, policy.descent) if Need.TASKS in needs else ()
@@ -168,7 +175,7 @@ def measure_parent(model: ModelPolicy, audit: ModelAudit, *, by_layers: bool = F
     if Need.GENERATION not in needs:
         return result
     limit = parent.maximum_positions
-    windows = window_corpus(text, parent.tokenizer, policy.corpus, limit)
+    windows = window_corpus(text, parent.tokenizer, policy.corpus, limit, parent.start.bos)
     prompts = draw_prompts(windows, parent.tokenizer, policy.descent, limit)
     return replace(result, prompts=prompts, continuations=generate_continuations(parent, prompts, progress))
 
@@ -186,9 +193,10 @@ def open_by_layers(model: ModelPolicy, *, digest: bool = False) -> Checkpoint:
 
 
 def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
-    parent, checkpoint, there = pair.parent, pair.checkpoint, origin.location
+    parent, there = pair.parent, origin.location
+    checkpoint = pair.checkpoint.starting_like(parent)
     policy, progress, kept = pair.audit.policy, pair.audit.progress, pair.audit.kept
-    texts = [share_text(parent, checkpoint, text, policy.seed) for text in (policy.corpus, *policy.descent.texts)]
+    texts = [pair.share(text) for text in (policy.corpus, *policy.descent.texts)]
     progress("locating", 0, 1)
     location = _locate(checkpoint)
     continuations = generate_continuations(checkpoint, origin.prompts, progress)
@@ -225,7 +233,9 @@ def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
         ),
         baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=count_weights(checkpoint.layers),
-        notes=list_cautions(read_corpus(policy.corpus), checkpoint.tokenizer, checkpoint.vocabulary),
+        notes=list_cautions(
+            read_corpus(policy.corpus), checkpoint.tokenizer, checkpoint.vocabulary, checkpoint.start
+        ),
     )
 
 
@@ -258,7 +268,7 @@ def _put_modules_back(pair: Pair, result: ModelResult, plan: RecoveryPlan) -> Re
     names = [address.parameter.rpartition(".")[0] for address in lost if address is not None]
     names += [name for name, error in ranked if error != 0]
     arms = [restore_module(name) for name in list(dict.fromkeys(names))[: plan.modules]]
-    text = share_text(parent, checkpoint, pair.audit.policy.corpus, pair.audit.policy.seed)
+    text = pair.share(pair.audit.policy.corpus)
     compared, _ = compare_on_text(parent, checkpoint, text, arms, pair.audit.progress)
     return Recovery(tuple(ranked[:RANKED]), compared.measurements[2:], time.perf_counter() - started)
 
@@ -268,13 +278,13 @@ def _locate(checkpoint: Checkpoint) -> Location:
     try:
         return locate_model(checkpoint)
     except CheckpointError as error:
-        token_ids, bos = encode_prompt(checkpoint.tokenizer, DEFAULT_PROMPT)
+        token_ids = encode_prompt(checkpoint, DEFAULT_PROMPT)
         return Location(
             outcome=Outcome.NONE,
             because=error.found,
             prompt=DEFAULT_PROMPT,
             token_ids=tuple(token_ids),
-            bos=bos,
+            bos=checkpoint.start.bos is not None,
             super_weights=(),
             super_activations=(),
             candidates=(),

@@ -84,9 +84,9 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
     opened = open_examined(model, report, lambda: checkpoint or open_checkpoint(model))
     if isinstance(opened, ModelFailure):
         return opened
-    checkpoint = opened
+    checkpoint = opened.starting(policy.bos_rule(model))
     tokenizer = checkpoint.tokenizer
-    windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions)
+    windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions, checkpoint.start.bos)
     protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
     progress("locating", 0, 1)
     location = locate_model(checkpoint)
@@ -111,7 +111,6 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
         protocol=protocol.signature,
         choices=(read_choices(policy.corpus) if Need.CHOICES in needs else None) or (),
         choice_arms=CHOICE_ARMS,
-        bos=tokenizer.bos_token_id,
         stop_words=stop_word_ids(list_stop_words(policy.corpus), tokenizer),
         calibration=unscored if Need.ACTIVATIONS in needs else None,
         progress=progress,
@@ -143,7 +142,11 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
         baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=weights,
         notes=list_cautions(
-            text, tokenizer, checkpoint.vocabulary, uncalibrated=Need.ACTIVATIONS in needs and unscored is None
+            text,
+            tokenizer,
+            checkpoint.vocabulary,
+            checkpoint.start,
+            uncalibrated=Need.ACTIVATIONS in needs and unscored is None,
         ),
         seconds=time.perf_counter() - started,
     )
@@ -174,7 +177,7 @@ def _follow(
     channels = [activation.channel for activation in location.super_activations]
     prompts: list[tuple[str, Sequence[int]]]
     if policy.prompts is not None:
-        prompts = [(text, encode_prompt(checkpoint.tokenizer, text)[0]) for text in policy.prompts]
+        prompts = [(text, encode_prompt(checkpoint, text)) for text in policy.prompts]
     else:
         prompts = [(location.prompt, location.token_ids), *draw_prompts(windows, checkpoint.tokenizer)]
     return trace_prompts(checkpoint, channels, prompts)

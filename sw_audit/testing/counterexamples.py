@@ -67,7 +67,7 @@ def find_counterexample(
     activations = location.super_activations
     if not activations or examples < 1:
         return None
-    bos = [checkpoint.tokenizer.bos_token_id] if location.bos else []
+    bos = location.token_ids[:1] if location.bos else ()
     vocabulary = (
         checkpoint.tokenizer if hasattr(checkpoint.tokenizer, "all_special_ids") else checkpoint.vocabulary
     )

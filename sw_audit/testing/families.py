@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from sw_audit.checkpoint.families import find_decoder_layers
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.start import find_start
 from sw_audit.record.identity import ModelIdentity
 
 HIDDEN, INNER, VOCABULARY = 64, 112, 101
@@ -218,4 +219,5 @@ def wrap_model(model: Any, tokenizer: Any = None, name: str = "planted") -> Chec
         files=(),
         digest="0" * 64,
     )
-    return Checkpoint(model=model, tokenizer=tokenizer, identity=identity, layers=layers)
+    start = find_start(tokenizer)
+    return Checkpoint(model=model, tokenizer=tokenizer, identity=identity, layers=layers, start=start)

@@ -21,7 +21,7 @@ from sw_audit.specimen.shipped import specimen_path
 def draw_calibration(wanted: ModelPolicy, count: int) -> torch.Tensor:
     checkpoint, corpus = open_checkpoint(wanted), CorpusPolicy(source="specimen", windows=8)
     text = read_corpus(corpus)
-    windows = window_corpus(text, checkpoint.tokenizer, corpus, checkpoint.maximum_positions)
+    windows = window_corpus(text, checkpoint.tokenizer, corpus, checkpoint.maximum_positions, checkpoint.start.bos)
     found = cut_calibration(text, checkpoint.tokenizer, windows, count)
     assert found is not None
     return found.token_ids

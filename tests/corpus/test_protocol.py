@@ -10,7 +10,9 @@ from sw_audit.corpus.text import Text
 from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.record.identity import CorpusIdentity
+from sw_audit.record.start import SequenceStart
 
+NO_BOS = SequenceStart()
 FABLE = "the fox sang , the owl slept . " * 40
 
 
@@ -18,10 +20,12 @@ def _text(content: str, natural_window: int | None = None, name: str = "fable") 
     return Text(CorpusIdentity(name=name, sha256="0" * 64, characters=len(content)), content, natural_window)
 
 
-@pytest.mark.parametrize("bos", [True, False])
-def test_each_window_begins_with_the_tokenizers_bos_if_it_has_one(bos: bool) -> None:
-    tokenizer = make_tokenizer(bos=bos)
-    windows = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512)
+@pytest.mark.parametrize(("use", "bos"), [("prepended", 1), ("not added", None), ("absent", None)])
+def test_each_window_begins_with_bos_if_that_is_asked_for_and_the_protocol_says_so(
+    use: str, bos: int | None
+) -> None:
+    tokenizer = make_tokenizer(bos=use != "absent")
+    windows = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512, bos)
     ids = [tokenizer.get_vocab()[word] for word in FABLE.split()]
     if bos:
         assert windows.token_ids[0].tolist() == [1, *ids[:8]]
@@ -30,7 +34,7 @@ def test_each_window_begins_with_the_tokenizers_bos_if_it_has_one(bos: bool) -> 
         assert windows.token_ids[0].tolist() == ids[:9]
     assert windows.scored == 320 - (not bos)
     protocol = describe_protocol(_text(FABLE), windows, tokenizer, "torch.float32", seed=3)
-    assert protocol.bos == ("prepended" if bos else "absent")
+    assert protocol.bos == use
     assert (protocol.window, protocol.stride, protocol.windows) == (9, 8, len(windows.token_ids))
     assert (protocol.dtype, protocol.seed, protocol.corpus.name) == ("float32", 3, "fable")
 
@@ -59,20 +63,20 @@ def test_the_tokenizers_digest_changes_with_its_words_and_not_with_its_use(tmp_p
 def test_a_perplexity_on_the_specimens_text_is_not_to_be_quoted_of_another_model(
     name: str, vocabulary: int, count: int
 ) -> None:
-    cautions = list_cautions(_text("the fox", name=name), make_tokenizer(words=("the", "fox")), vocabulary)
+    cautions = list_cautions(_text("the fox", name=name), make_tokenizer(words=("the", "fox")), vocabulary, NO_BOS)
     assert len(cautions) == count
     assert all("before quoting a perplexity" in caution for caution in cautions)
 
 
 def test_a_text_that_leaves_nothing_to_calibrate_on_is_a_caution() -> None:
     tokenizer = make_tokenizer(words=("the", "fox"))
-    [caution] = list_cautions(_text("the fox"), tokenizer, 32000, uncalibrated=True)
+    [caution] = list_cautions(_text("the fox"), tokenizer, 32000, NO_BOS, uncalibrated=True)
     assert "SmoothQuant" in caution
-    assert len(list_cautions(_text("the fox", name="specimen"), tokenizer, 32000, uncalibrated=True)) == 2
+    assert len(list_cautions(_text("the fox", name="specimen"), tokenizer, 32000, NO_BOS, uncalibrated=True)) == 2
 
 
 def test_a_text_that_the_tokenizer_does_not_know_is_a_caution() -> None:
     tokenizer = make_tokenizer(words=("the", "fox"))
-    [caution] = list_cautions(_text("the fox saw " * 10), tokenizer, 32000)
+    [caution] = list_cautions(_text("the fox saw " * 10), tokenizer, 32000, NO_BOS)
     assert "30 tokens of 120 characters, 10 of them unknown" in caution
-    assert list_cautions(_text("the fox " * 99 + "saw"), tokenizer, 32000) == ()
+    assert list_cautions(_text("the fox " * 99 + "saw"), tokenizer, 32000, NO_BOS) == ()

@@ -91,7 +91,7 @@ def test_windows_by_hand() -> None:
     assert windows.first_scored.tolist() == [1, 1, 4]
 
 
-@pytest.mark.parametrize(("length", "bos"), [(0, None), (4, None), (3, BOS)])
+@pytest.mark.parametrize(("length", "bos"), [(0, None), (4, None), (3, 1)])
 def test_a_text_shorter_than_one_window_is_one_clear_line(length: int, bos: int | None) -> None:
     with pytest.raises(
         CorpusError, match=f"windows of 5 tokens: the text has only {length} tokens; give a longer"
@@ -118,7 +118,7 @@ def test_the_window_is_what_is_asked_else_the_texts_else_the_models() -> None:
 
     def measure(asked: int | None, natural: int | None, maximum: int | None) -> int:
         policy = CorpusPolicy(source="fable", window=asked)
-        return window_corpus(_text(FABLE * 8, natural), tokenizer, policy, maximum).token_ids.shape[1]
+        return window_corpus(_text(FABLE * 8, natural), tokenizer, policy, maximum, 1).token_ids.shape[1]
 
     assert measure(30, 20, 40) == 30
     assert measure(None, 20, 40) == 20
@@ -131,15 +131,15 @@ def test_the_window_is_what_is_asked_else_the_texts_else_the_models() -> None:
 
 def test_a_stride_of_the_whole_window_means_that_rows_do_not_overlap() -> None:
     tokenizer = make_tokenizer()
-    whole = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9, stride=9), 512)
-    default = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512)
+    whole = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9, stride=9), 512, 1)
+    default = window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512, 1)
     assert torch.equal(whole.token_ids, default.token_ids)
     assert whole.stride == 8
 
 
 def test_a_short_text_is_one_clear_line_that_names_the_corpus() -> None:
     with pytest.raises(CorpusError) as caught:
-        window_corpus(_text("the fox"), make_tokenizer(), CorpusPolicy(source="fable", window=9), 512)
+        window_corpus(_text("the fox"), make_tokenizer(), CorpusPolicy(source="fable", window=9), 512, 1)
     assert str(caught.value).startswith("corpus 'fable', windows of 9 tokens: the text has only 2 tokens; ")
 
 
@@ -155,19 +155,19 @@ def test_of_a_long_text_only_the_beginning_is_tokenized() -> None:
             return tokenizer(text, **options)
 
     policy = CorpusPolicy(source="fable", window=9, windows=4)
-    windows = window_corpus(_text(FABLE * 1000), Watched(), policy, 512)
+    windows = window_corpus(_text(FABLE * 1000), Watched(), policy, 512, 1)
     assert sum(seen) < 1000
     complete = cut_windows([tokenizer.get_vocab()[word] for word in FABLE.split()], 9, None, 1, 4)
     assert torch.equal(windows.token_ids, complete.token_ids)
     # Long words: the first guess at the length is too short.
     long = _text("supercalifragilistic " * 200)
-    assert len(window_corpus(long, tokenizer, policy, 512).token_ids) == 4
+    assert len(window_corpus(long, tokenizer, policy, 512, 1).token_ids) == 4
 
 
 def test_tokenizing_beyond_the_tokenizers_own_limit_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = 16
-    window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512)
+    window_corpus(_text(FABLE), tokenizer, CorpusPolicy(source="fable", window=9), 512, 1)
     assert capfd.readouterr() == ("", "")
 
 
@@ -176,7 +176,7 @@ def test_the_specimens_windows_are_its_stories() -> None:
     lines = text.text.splitlines()
     words = tuple(dict.fromkeys(text.text.split()))
     tokenizer = make_tokenizer(words=words)
-    windows = window_corpus(text, tokenizer, CorpusPolicy(source="specimen", windows=5), 512)
+    windows = window_corpus(text, tokenizer, CorpusPolicy(source="specimen", windows=5), 512, 1)
     assert [tokenizer.decode(row[1:]).split() for row in windows.token_ids] == [line.split() for line in lines[:5]]
     assert (windows.first_scored == 1).all()
 

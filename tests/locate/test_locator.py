@@ -122,9 +122,14 @@ def test_an_activation_from_the_embedding_or_of_many_products_is_no_super_weight
     assert locate(embedded) == locate(shared) == (Outcome.DISTRIBUTED, set())
 
 
-def test_a_tokenizer_without_bos_gets_none_and_that_is_recorded() -> None:
-    assert encode_prompt(Numerals(None), "5 7") == ([5, 7], False)
-    assert encode_prompt(Numerals(), "5 7") == ([1, 5, 7], True)
+def test_a_prompt_begins_with_bos_as_every_text_does_and_the_location_says_so() -> None:
+    checkpoint = wrap(build_llama())
+    assert encode_prompt(checkpoint, "5 7") == [1, 5, 7]
+    assert encode_prompt(checkpoint.starting("never"), "5 7") == [5, 7]
+    assert encode_prompt(wrap_model(build_llama(), Numerals(None)), "5 7") == [5, 7]
+    for bos, rule in ((True, "always"), (False, "never")):
+        location = locate_super_weights(checkpoint.starting(rule), "5 7 11 13")
+        assert (location.bos, len(location.token_ids)) == (bos, 4 + bos)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -56,7 +56,7 @@ def test_an_arm_that_answers_items_is_not_confused_with_one_that_does_not(checkp
     items = tuple(ChoiceItem(context="5 9 12", choices=("17", "18"), answer=answer) for answer in (0, 1))
     arms = [BASELINE, zero(checkpoint, "same", 9), zero(checkpoint, "pruned", 9)]
     measured = measure_arms(
-        checkpoint, arms, make_windows(4, 3, 9), protocol="p", choices=items, choice_arms=(arms[2].purpose,), bos=1
+        checkpoint, arms, make_windows(4, 3, 9), protocol="p", choices=items, choice_arms=(arms[2].purpose,)
     )
     assert [measurement.choices and sum(measurement.choices.correct) for measurement in measured] == [1, None, 1]
     assert measured[1].loss == measured[2].loss

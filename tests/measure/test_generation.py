@@ -27,7 +27,7 @@ def opened() -> Checkpoint:
 @pytest.fixture(scope="module")
 def windows(opened: Checkpoint) -> Windows:
     policy = CorpusPolicy(source="specimen", windows=16)
-    return window_corpus(read_corpus(policy), opened.tokenizer, policy, opened.maximum_positions)
+    return window_corpus(read_corpus(policy), opened.tokenizer, policy, opened.maximum_positions, opened.start.bos)
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ from sw_audit.record.checkpoint import Export, HeldWeight
 from sw_audit.record.location import Stage, TakeDown
 from sw_audit.record.published import Remark
 from sw_audit.record.record import AuditedModel
+from sw_audit.record.start import SequenceStart
 
 GROUP = AddressGroup(parameter="w", rows=(1, 2), columns=(3, 4), expert=7)
 BESIDE = (
@@ -65,6 +66,7 @@ BESIDE = (
     make_comparison_evidence(),
     SetTo(addresses=(GROUP,), value=-1.5),
     ReplaceLayer(method="another-library"),
+    SequenceStart(token=1, returned=True, declared=False, automatic=True, use="prepended"),
     parse_scheme("w16a4"),
     WeightAddress(parameter="w", row=1, column=2),
     parse_recipe("int3/run16384/symmetric/z9.5"),

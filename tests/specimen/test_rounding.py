@@ -38,7 +38,9 @@ def measure(model: str) -> dict[str, TokenLoss]:
     checkpoint = open_checkpoint(POLICY.find_model(model))
     held = group_addresses(locate_model(checkpoint).addresses)
     assert bool(held) == (model == "specimen")
-    windows = window_corpus(read_corpus(POLICY.corpus), checkpoint.tokenizer, POLICY.corpus, None)
+    windows = window_corpus(
+        read_corpus(POLICY.corpus), checkpoint.tokenizer, POLICY.corpus, None, checkpoint.start.bos
+    )
     arms = [BASELINE]
     for size in SIZES:
         arms.append(Arm(purpose=Custom(label=size), acts=(Quantize(recipe=parse_recipe(f"int4/{size}")),)))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY = 32, 40, 3, 60
@@ -194,12 +195,17 @@ def make_model(family: Family, **settings: Any) -> Any:
     return auto.from_config(config).eval()
 
 
-def make_tokenizer(*, bos: bool = True, words: tuple[str, ...] = WORDS) -> Any:
-    """Make a word-level tokenizer: ids 0 to 3 are `<pad>`, `<s>`, `</s>`, `<unk>`."""
+def make_tokenizer(*, bos: bool = True, adds: bool = True, words: tuple[str, ...] = WORDS) -> Any:
+    """Make a word-level tokenizer: ids 0 to 3 are `<pad>`, `<s>`, `</s>`, `<unk>`.
+
+    It defines a BOS token if `bos` says so, and puts it before a text if `adds` does.
+    """
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     vocabulary = {word: number for number, word in enumerate((*special.values(), *words))}
     inner = Tokenizer(WordLevel(vocabulary, special["unk_token"]))
     inner.pre_tokenizer = WhitespaceSplit()
+    if bos and adds:
+        inner.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
     named = special if bos else {key: word for key, word in special.items() if key != "bos_token"}
     make: Any = PreTrainedTokenizerFast
     return make(tokenizer_object=inner, **named)

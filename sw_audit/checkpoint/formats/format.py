@@ -94,6 +94,7 @@ class Format:
         extra: The extra of sw-audit that brings it.
         obstacle: Why it cannot be opened whatever is installed; `None` if it can.
         uses_config: Whether config.json describes the model, and says that it is stored so.
+        declared_bos_counts: Whether what its files declare of BOS counts, not what the tokenizer returns.
         dequantized: Whether it is opened as plain floating weights, which are exactly what the codes stand for.
         packings: What tensors it makes of a weight. If there are any, every checkpoint holds some of them.
         names_in_transformers: The names by which transformers knows it; by default its method.
@@ -108,6 +109,7 @@ class Format:
     extra: str = ""
     obstacle: str | None = None
     uses_config: bool = True
+    declared_bos_counts: bool = False
     dequantized: bool = False
     packings: tuple[Packing, ...] = ()
     names_in_transformers: tuple[str, ...] = ()
@@ -150,6 +152,12 @@ class Format:
     def starts_at_zero(self, tensor: str) -> bool:  # noqa: ARG002
         """Tell whether a tensor that is zero in every place is nothing unusual."""
         return False
+
+    def declares_bos(self, folder: CheckpointFolder) -> bool | None:
+        """Tell whether its files say that BOS stands before a text; `None` if they do not say."""
+        name = "tokenizer_config.json"
+        flag = folder.read_json(name).get("add_bos_token") if (folder.path / name).exists() else None
+        return flag if isinstance(flag, bool) else None
 
     def choose_file_options(self, folder: CheckpointFolder) -> dict[str, str]:  # noqa: ARG002
         """Choose which file transformers is told to read configuration, tokenizer and weights from, if any."""

@@ -28,6 +28,7 @@ class Gguf(Format):
     packages = ("gguf",)
     extra = "gguf"
     uses_config = False
+    declared_bos_counts = True
     dequantized = True
 
     def recognizes(self, folder: CheckpointFolder) -> bool:
@@ -41,6 +42,16 @@ class Gguf(Format):
     def choose_file_options(self, folder: CheckpointFolder) -> dict[str, str]:
         """Choose the file."""
         return {"gguf_file": _find_file(folder) or ""}
+
+    def declares_bos(self, folder: CheckpointFolder) -> bool | None:
+        """Read the file's own flag, where the tokenizer is the file's own."""
+        if folder.has_tokenizer:
+            return None
+        from gguf import GGUFReader
+
+        (file,) = folder.weight_files
+        field = GGUFReader(file).get_field("tokenizer.ggml.add_bos_token")
+        return None if field is None else bool(field.contents())
 
     def choose_loading_options(self, folder: CheckpointFolder, config: Any, device: str) -> dict[str, Any]:  # noqa: ARG002
         """Choose the file only: the weights are plain once they are read."""
