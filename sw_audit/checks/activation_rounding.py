@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from sw_audit.checks.arms import ArmPlan, ArmTargets
-from sw_audit.checks.context import CheckContext
+from sw_audit.checks.context import CheckContext, report_estimate
 from sw_audit.checks.estimate import Estimate, EstimateStatus
 from sw_audit.checks.registry import Need, find_checks
+from sw_audit.policy.scheme import Scheme
 from sw_audit.record.address import group_addresses
 from sw_audit.record.arm import (
     HELD_OUT,
@@ -21,6 +22,7 @@ from sw_audit.record.arm import (
     Smooth,
     Treatment,
 )
+from sw_audit.record.verdict import Finding
 
 if TYPE_CHECKING:
     from sw_audit.policy.policy import Policy
@@ -79,6 +81,16 @@ def _build_arm(plan: ArmPlan, purpose: ActivationRounding, alpha: float | None) 
             ),
         ),
     )
+
+
+def report_treatments(context: CheckContext, scheme: Scheme) -> list[Finding]:
+    """Report what each treatment of a scheme that was measured costs, side by side, as perplexity ratios."""
+    arms = [ActivationRounding(scheme=scheme, treatment=treatment) for treatment in get_args(Treatment)]
+    return [
+        report_estimate(arm.name, context.compare_perplexities(arm))
+        for arm in arms
+        if context.find_measurement(arm) is not None
+    ]
 
 
 def explain_skipped(context: CheckContext) -> str | None:

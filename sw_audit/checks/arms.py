@@ -37,12 +37,14 @@ class ArmTargets:
         other_outliers: The largest other weights.
         placebos: Matched controls.
         channels: Channels of the residual stream that carry a super activation.
+        feeding: Those of `other_outliers` that write into such a channel, or that the locator named.
     """
 
     super_weights: tuple[WeightAddress, ...] = ()
     other_outliers: tuple[WeightAddress, ...] = ()
     placebos: dict[Placebo, tuple[WeightAddress, ...]] = field(default_factory=dict)
     channels: tuple[int, ...] = ()
+    feeding: tuple[WeightAddress, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 
 from sw_audit.checks.arms import ArmPlan, prune_super_weights, scale
-from sw_audit.checks.context import CheckContext
+from sw_audit.checks.context import CheckContext, report_estimate
+from sw_audit.checks.destroyed import explain_both_destroyed
 from sw_audit.checks.estimate import Estimate, EstimateStatus, write_number
 from sw_audit.checks.limits import Limits, Ratio
 from sw_audit.checks.registry import check
@@ -19,8 +20,8 @@ class DamageFollowsDoseLimits(Limits):
     """Limits of `damage-follows-dose`.
 
     Attributes:
-        maximum_rebound: Perplexity with more of the super weights left over perplexity with less, at most. In
-            no published curve is it above 1, but once a model has collapsed its perplexity wanders.
+        maximum_rebound: Perplexity with more of the super weights left over perplexity with less, at most,
+            where not both are destroyed. In no published curve is it above 1.
     """
 
     maximum_rebound: Ratio = 1.2
@@ -54,9 +55,9 @@ def damage_follows_dose(context: CheckContext) -> Verdict:
     """Rule of `damage-follows-dose`: between zeroed and whole, more left of the set must not mean more harm.
 
     Each pair of neighbouring factors from 0 to 1 is compared; the worst one decides. Factors above 1 are
-    measured and reported only, for the published curves are flat there (Yu et al. 2024, figure 6). Where a
-    collapsed arm is not finite nothing is lost with it; where the arm with more left is not finite, the pair
-    fails unless both are, which says nothing.
+    measured and reported only, for the published curves are flat there (Yu et al. 2024, figure 6). Two destroyed
+    doses are not ordered: that pair is reported and decides nothing. Where a collapsed arm is not finite
+    nothing is lost with it; where only the arm with more left is not finite, the pair fails.
     """
     if not context.policy.confirmation.enabled:
         return context.skip("The policy does not scale the super weights (`[confirmation] enabled`).")
@@ -66,32 +67,33 @@ def damage_follows_dose(context: CheckContext) -> Verdict:
         words = "The perplexity of the model as it is is not finite, so no dose can be compared with it."
         return context.conclude(Status.INCONCLUSIVE, words, remedy=_WIDER)
     inside = sorted({0.0, 1.0, *(dose for dose in context.policy.confirmation.doses if dose < 1)})
-    steps = {
-        f"{_name(more)} over {_name(less)}": _compare_doses(context, more, less)
-        for less, more in itertools.pairwise(inside)
-    }
-    # The last step ends at the model as it is, which is finite: at least that one can be compared.
-    held = context.hold_each({label: step for label, step in steps.items() if step is not None}, limit)
+    steps, unordered = {}, []
+    for less, more in itertools.pairwise(inside):
+        label = f"{_name(more)} over {_name(less)}"
+        if (reason := explain_both_destroyed(context, dose(more), dose(less))) is not None:
+            unordered.append(report_estimate(label, Estimate(EstimateStatus.MISSING, reason)))
+        else:
+            steps[label] = _compare_doses(context, more, less)
+    # The last step ends at the model as it is: at least that one can be compared.
+    held = context.hold_each(steps, limit)
     worst = context.decide(held)
     return context.judge(
         worst.estimate,
         limit,
         subject=f"Of {len(held)} steps from zeroed to whole the worst is {worst.finding.label}: ",
+        more_words=f"; {len(unordered)} more between destroyed models decide nothing" if unordered else "",
         key=key,
         failed="Look at the dose curve in the report: where less is left and less harm is done, another "
-        "weight answers to the same super activation; if the model has collapsed on both sides, raise "
-        f"`{key}`.",
-        findings=[one.finding for one in held],
+        f"weight answers to the same super activation; if that is known of this model, raise `{key}`.",
+        findings=[*unordered, *(one.finding for one in held)],
     )
 
 
-def _compare_doses(context: CheckContext, more: float, less: float) -> Estimate | None:
+def _compare_doses(context: CheckContext, more: float, less: float) -> Estimate:
     estimate = context.compare_perplexities(dose(more), dose(less))
-    if estimate.status is not EstimateStatus.NO_REFERENCE:
-        return estimate
     above = context.find_measurement(dose(more))
-    if above is None or above.loss.perplexity is None:
-        return None
+    if estimate.status is not EstimateStatus.NO_REFERENCE or above is None:
+        return estimate
     words = f"with less left the perplexity is not finite, with more it is {write_number(above.loss.perplexity)}"
     return Estimate(EstimateStatus.MEASURED, words, 0.0, 0.0, 0.0)
 

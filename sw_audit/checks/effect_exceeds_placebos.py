@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sw_audit.checks.arms import ArmPlan, prune_super_weights
 from sw_audit.checks.context import CheckContext, report_estimate
+from sw_audit.checks.destroyed import explain_destroyed
 from sw_audit.checks.estimate import Estimate, EstimateStatus, doubt_without_reference, write_number
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.placebo_harmless import draw_placebos, list_placebos, placebo_harmless, plan_placebos
@@ -56,6 +57,9 @@ def effect_exceeds_placebos(context: CheckContext) -> Verdict:
     the set been drawn as its placebos are, it would be so high up as rarely as that (Phipson and Smyth 2010).
     Placebos that hold the same scalars count once. A perplexity that is not finite is above all others, and
     ties with the next that is not. So few placebos that no rank could pass decide nothing: INCONCLUSIVE.
+
+    Where zeroing destroys the model, a placebo that destroys it too is neither above nor below: it counts as
+    above, and if the rank passes only with all such ones below, nothing is decided.
 
     Where parts of the set and its flipped sign were measured, their rank is reported. They stand among the same
     placebos, which hold as many scalars as the whole set: a part's p-value is rather too high than too low.
@@ -108,14 +112,29 @@ def _rank_effect(context: CheckContext, arm: Purpose) -> tuple[Estimate, dict[st
     distinct = {
         frozenset(list_addresses(known[placebo].arm.addressed())): effects[placebo] for placebo in placebos
     }
-    above = sum(effect >= effects[arm] for effect in distinct.values())
-    least, p = 1 / (1 + len(distinct)), (1 + above) / (1 + len(distinct))
-    counts = {"controls": len(distinct), "at least as harmful": above}
+    destroyed = set()
+    if explain_destroyed(context, arm) is not None:
+        destroyed = {
+            frozenset(list_addresses(known[placebo].arm.addressed()))
+            for placebo in placebos
+            if explain_destroyed(context, placebo) is not None
+        }
+    above = sum(effect >= effects[arm] for drawn, effect in distinct.items() if drawn not in destroyed)
+    tied = len(destroyed)
+    least, lowest, p = ((1 + count) / (1 + len(distinct)) for count in (0, above, above + tied))
+    counts = {"controls": len(distinct), "at least as harmful": above + tied}
+    if tied:
+        counts["destroyed as well"] = tied
     words = (
-        f"Of {len(distinct)} different matched controls {above or 'none'} {'do' if above > 1 else 'does'} as much "
-        f"harm as {_RANKED.get(arm, f'the arm {arm.name!r}')}: p = {write_number(p)}, where so many controls "
+        f"Of {len(distinct)} different matched controls {above + tied or 'none'} "
+        f"{'do' if above + tied > 1 else 'does'} as much harm as "
+        f"{_RANKED.get(arm, f'the arm {arm.name!r}')}: p = {write_number(p)}, where so many controls "
         f"allow {write_number(least)} at best"
     )
+    if tied:
+        words += (
+            f"; {tied} of them {'destroy' if tied > 1 else 'destroys'} the model as well, and so cannot be ranked"
+        )
     if least > context.limits(EffectExceedsPlacebosLimits).maximum_p:
         return Estimate(EstimateStatus.TOO_FEW, words, p), counts
-    return Estimate(EstimateStatus.MEASURED, words, p, p, p), counts
+    return Estimate(EstimateStatus.MEASURED, words, p, lowest, p), counts

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from sw_audit.checks.arms import ArmPlan
-from sw_audit.checks.context import CheckContext, decide_finding
+from sw_audit.checks.context import CheckContext, decide_finding, report_estimate
+from sw_audit.checks.destroyed import explain_both_destroyed
 from sw_audit.checks.estimate import (
     Estimate,
     EstimateStatus,
@@ -20,13 +22,19 @@ from sw_audit.policy.recipe import PerBlock, PerGroup, PerRow, PerRun, Recipe
 from sw_audit.record.arm import Arm, Rounding
 from sw_audit.record.verdict import Finding, Status, Verdict
 
+if TYPE_CHECKING:
+    from sw_audit.policy.policy import Policy
+
 
 class HoldoutBeatsPlainRtnLimits(Limits):
     """Limits of `holdout-beats-plain-rtn`.
 
     Attributes:
-        minimum_gain: At the coarsest recipe, plain perplexity over hold-out perplexity must exceed this.
-        maximum_harm: At every recipe, hold-out perplexity over plain perplexity must not exceed this.
+        minimum_gain: At the coarsest recipe at which not both arms are destroyed, plain perplexity over hold-out
+            perplexity must exceed this.
+        maximum_harm: At every other recipe, hold-out perplexity over plain perplexity must not be certain to
+            exceed this. Where a block is small nothing is gained, and the two differ by chance: 1.70 against
+            2.18 on SmolLM2-135M in 16x16 blocks, but 1.0907 against 1.0894 on the specimen.
     """
 
     minimum_gain: Ratio = 1.0
@@ -34,11 +42,18 @@ class HoldoutBeatsPlainRtnLimits(Limits):
 
 
 def _plan(plan: ArmPlan) -> list[Arm]:
-    recipes = plan.policy.quantization.parsed() if plan.targets.super_weights else ()
+    recipes = _list_compared(plan.policy) if plan.targets.super_weights else ()
     return [
         Arm(purpose=Rounding(recipe=recipe, keep=keep), acts=(plan.quantize(recipe, keep=keep),))
         for recipe in recipes
         for keep in (False, True)
+    ]
+
+
+def _list_compared(policy: Policy) -> list[Recipe]:
+    """List the recipes in which rows share a scale: elsewhere a super weight spoils a group of its own row."""
+    return [
+        recipe for recipe in policy.quantization.parsed() if not isinstance(recipe.granularity, PerGroup | PerRow)
     ]
 
 
@@ -48,7 +63,8 @@ def _plan(plan: ArmPlan) -> list[Arm]:
     title="Holding the super weights out beats plain round-to-nearest",
     meaning="Where a block is large, one outlier spoils the scale for everything that shares it.",
     quantity="plain perplexity over hold-out perplexity",
-    fails="it does not",
+    fails="it gains nothing at the coarsest recipe that does not destroy the model either way, or is certain to "
+    "cost 1.02 times elsewhere",
     limits=HoldoutBeatsPlainRtnLimits,
     level="law",
     known="INT4 in blocks of 1024x1024: 45.4 % instead of 27.6 % for Llama-7B, nothing gained in blocks"
@@ -60,19 +76,31 @@ def _plan(plan: ArmPlan) -> list[Arm]:
 def holdout_beats_plain_rtn(context: CheckContext) -> Verdict:
     """Rule of `holdout-beats-plain-rtn` (Yu et al. 2024, section 4.2, figure 7).
 
-    Every figure is plain perplexity over hold-out perplexity on the same windows. At the coarsest recipe, the
-    one whose scaling groups hold the most weights, it must exceed `minimum_gain`. At every other recipe it
-    must be at least 1 / `maximum_harm`; an interval that straddles that is INCONCLUSIVE, for a guard
-    that passes whatever is noisy guards nothing. A plain arm that is not finite while the hold-out is
-    finite is beaten.
+    Every figure is plain perplexity over hold-out perplexity on the same windows. Where both arms are destroyed
+    nothing is decided. At the coarsest of the other recipes, the one whose scaling groups hold the most
+    weights, it must exceed `minimum_gain`. At the rest it must not be certain to be below 1 / `maximum_harm`. A
+    plain arm that is not finite while the hold-out is finite is beaten.
     """
     limits = context.limits(HoldoutBeatsPlainRtnLimits)
-    recipes = context.policy.quantization.parsed()
+    recipes = _list_compared(context.policy)
     if not recipes:
-        return context.skip("The policy measures no recipe (`[quantization] recipes` is empty).")
+        return context.skip(
+            "The policy measures no recipe in which rows share a scale (`[quantization] recipes`)."
+        )
+    destroyed = {
+        recipe: reason for recipe in recipes if (reason := _explain_destroyed(context, recipe)) is not None
+    }
+    reported = [
+        report_estimate(str(recipe), Estimate(EstimateStatus.MISSING, reason))
+        for recipe, reason in destroyed.items()
+    ]
+    estimates = {recipe: _compare_holdout(context, recipe) for recipe in recipes if recipe not in destroyed}
+    if not estimates:
+        because = f"At every recipe both arms are destroyed; at {recipes[0]}, {destroyed[recipes[0]]}."
+        remedy = "Measure smaller blocks too (`[quantization] recipes`)."
+        return context.conclude(Status.INCONCLUSIVE, because, remedy=remedy, findings=reported)
     harmless = 1 / limits.maximum_harm
-    coarsest = max(recipes, key=lambda recipe: _count_shared(recipe, context.result.model.hidden_size))
-    estimates = {recipe: _compare_holdout(context, recipe) for recipe in recipes}
+    coarsest = max(estimates, key=_count_shared)
     gain = _find_gain(coarsest, estimates[coarsest], max(limits.minimum_gain, harmless))
     harms = {
         recipe: _find_harm(recipe, estimate, harmless)
@@ -84,18 +112,18 @@ def holdout_beats_plain_rtn(context: CheckContext) -> Verdict:
     recipe = coarsest
     if gain.status is not worst.status:
         recipe = next(recipe for recipe, finding in harms.items() if finding is worst)
-    return _conclude_gain(context, recipe, estimates[recipe], harms.get(recipe, gain), findings)
+    return _conclude_gain(context, recipe, estimates[recipe], harms.get(recipe, gain), [*findings, *reported])
 
 
 def _conclude_gain(
     context: CheckContext, recipe: Recipe, estimate: Estimate, deciding: Finding, findings: list[Finding]
 ) -> Verdict:
     gains = deciding is findings[0]
-    key = context.key("minimum_gain" if gains else "maximum_harm")
+    key, limit = context.key("minimum_gain" if gains else "maximum_harm"), write_number(deciding.limit)
     return context.conclude(
         deciding.status,
-        f"{deciding.label}, plain over hold-out: {estimate.words}; {'more than' if gains else 'at least'} "
-        f"{write_number(deciding.limit)} is wanted.",
+        f"{deciding.label}, plain over hold-out: {estimate.words}; "
+        + (f"more than {limit} is wanted." if gains else f"it must not be certain to be below {limit}."),
         remedy=context.advise(
             deciding.status,
             EstimateStatus.NOT_FINITE if estimate.status is EstimateStatus.NO_REFERENCE else estimate.status,
@@ -116,6 +144,8 @@ def _find_gain(recipe: Recipe, estimate: Estimate, limit: float) -> Finding:
 
 def _find_harm(recipe: Recipe, estimate: Estimate, limit: float) -> Finding:
     status = Status.PASS if _is_beaten(estimate) else hold_at_least(estimate, limit)
+    if status is Status.INCONCLUSIVE and estimate.interval is not None:
+        status = Status.PASS
     return make_finding(f"no harm at {recipe}", estimate, status, limit)
 
 
@@ -125,19 +155,21 @@ def _compare_holdout(context: CheckContext, recipe: Recipe) -> Estimate:
     )
 
 
+def _explain_destroyed(context: CheckContext, recipe: Recipe) -> str | None:
+    return explain_both_destroyed(context, Rounding(recipe=recipe, keep=False), Rounding(recipe=recipe, keep=True))
+
+
 def _is_beaten(estimate: Estimate) -> bool:
     """Whether only the plain arm is not finite."""
     return estimate.status is EstimateStatus.NOT_FINITE
 
 
-def _count_shared(recipe: Recipe, hidden_size: int) -> float:
-    """How many weights share one scale; a row is taken to be as long as the residual stream is wide."""
+def _count_shared(recipe: Recipe) -> float:
+    """How many weights share one scale."""
     match recipe.granularity:
         case PerBlock(rows=rows, columns=columns):
             return rows * columns
-        case PerRun(size=size) | PerGroup(size=size):
+        case PerRun(size=size):
             return size
-        case PerRow():
-            return hidden_size
         case _:
             return math.inf

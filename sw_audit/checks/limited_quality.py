@@ -1,12 +1,21 @@
-"""Quality under several recipes or schemes, each of which may have a limit of its own."""
+"""Quality under several recipes or schemes, each of which may have a limit, by the size of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from sw_audit.checks.context import CheckContext, Held, decide_finding, report_estimate
 from sw_audit.checks.estimate import Estimate, hold_at_most, make_finding
-from sw_audit.record.verdict import Verdict
+from sw_audit.record.verdict import Finding, Verdict
+
+SMALL = 1_000_000_000
+"""A model of fewer decoder weights is small. Below it lie the measured SmolLM2-135M and specimen, which differ
+widely, and the published OPT-125M; from it on, the published OPT-1.3B to Llama-2-70B, which lose alike."""
+
+
+def is_small(context: CheckContext) -> bool:
+    """Whether the model has fewer decoder weights than `SMALL`; all its weights, where these were not counted."""
+    return (context.result.decoder_weights or context.result.model.parameters) < SMALL
 
 
 def judge_limited_quality(
@@ -17,6 +26,7 @@ def judge_limited_quality(
     kind: str,
     failed: Callable[[str], str],
     remedy: Callable[[Estimate], str | None] = lambda _: None,
+    more: Sequence[Finding] = (),
 ) -> Verdict:
     """Judge the worst of those that have a limit, by how far it is above its own; the others are reported.
 
@@ -27,6 +37,7 @@ def judge_limited_quality(
         kind: What they are, `recipe` or `scheme`.
         failed: What to do if one is above its limit.
         remedy: What to do otherwise, if not what `CheckContext.advise` says.
+        more: What else is reported.
     """
     held = {
         label: Held(estimate, make_finding(label, estimate, hold_at_most(estimate, limits[label]), limits[label]))
@@ -36,7 +47,7 @@ def judge_limited_quality(
     findings = [
         held[label].finding if label in held else report_estimate(label, estimate)
         for label, estimate in estimates.items()
-    ]
+    ] + [*more]
     key = context.key("maximum_ratio")
     if not held:
         return context.skip(f"No {kind} that is measured has a limit in `{key}`.", findings)

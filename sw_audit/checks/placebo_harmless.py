@@ -22,7 +22,8 @@ class PlaceboHarmlessLimits(Limits):
 
     Attributes:
         maximum_ratio: Perplexity ratio; a replication measures 1.001 for the 100 largest weights, one by one.
-        draws: Sets drawn of each kind (same row, same column, same magnitude rank, random).
+        draws: Sets drawn of each kind (same row, same column, same magnitude rank, random). None has a part in a
+            super activation, as far as the locating prompt shows: see `Involved` in `locate/controls.py`.
     """
 
     maximum_ratio: Ratio = 1.1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from sw_audit.checks.arms import ArmPlan, prune_super_weights
 from sw_audit.checks.context import CheckContext
+from sw_audit.checks.destroyed import explain_both_destroyed
 from sw_audit.checks.estimate import Estimate, EstimateStatus, doubt_without_reference
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.prune_collapses import prune_collapses
 from sw_audit.checks.registry import Need, check
 from sw_audit.record.address import group_addresses
 from sw_audit.record.arm import BASELINE, PRUNED, RESTORED, Arm, RestoreActivation, Scale
-from sw_audit.record.verdict import Verdict
+from sw_audit.record.verdict import Status, Verdict
 
 
 class RestoredActivationHealsLimits(Limits):
@@ -53,15 +54,24 @@ def restored_activation_heals(context: CheckContext) -> Verdict:
 
     The share is (pruned - restored) / (pruned - baseline), each in nats summed over the same windows, so the
     bootstrap pairs all three arms. Where pruning does no certain damage there is nothing to heal:
-    INCONCLUSIVE. So too where the pruned arm is not finite, for no share can be had of an infinite loss.
+    INCONCLUSIVE. So too where the pruned arm is not finite, for no share can be had of an infinite loss. A
+    model that is still destroyed with the activation put back is not healed, whatever share of the nats is
+    back: too small a share fails, and any other decides nothing (the paper's own perplexities, x214 and x127,
+    are such; what healed there is accuracy).
     """
     limit, key = context.limits(RestoredActivationHealsLimits).minimum_share, context.key("minimum_share")
     estimate = _measure_healing(context)
+    status = doubt_without_reference(estimate, context.hold(estimate, limit))
+    destroyed = explain_both_destroyed(context, PRUNED, RESTORED) if status is Status.PASS else None
+    if destroyed is not None:
+        because = f"Nothing is decided, for {destroyed}. {estimate.words}."
+        remedy = "Look at accuracy, where there are items: perplexities of destroyed models are not compared."
+        return context.conclude(Status.INCONCLUSIVE, because, remedy=remedy, figure=estimate, limit=limit)
     first = f"Look at `{prune_collapses.id}` first: without a finite damage there is nothing to heal."
     return context.judge(
         estimate,
         limit,
-        status=doubt_without_reference(estimate, context.hold(estimate, limit)),
+        status=status,
         key=key,
         failed="Look for a second path: the super weights act on this model through more than the one "
         f"super activation; if that is known, lower `{key}`.",

@@ -43,6 +43,19 @@ class Windows:
         """How many tokens are scored in all."""
         return int(self.token_ids.shape[1] * self.token_ids.shape[0] - self.first_scored.sum())
 
+    @property
+    def unigram_nats(self) -> float:
+        """Entropy of the scored tokens by their frequencies alone, nats per token.
+
+        Few tokens show too few of the rare ones, so (kinds - 1) / (2 tokens) is added (Miller 1955).
+        """
+        places = torch.arange(self.token_ids.shape[1])
+        scored = self.token_ids[places >= self.first_scored[:, None]]
+        counts = torch.bincount(scored).double()
+        counts = counts[counts > 0]
+        shares = counts / counts.sum()
+        return float(-(shares * shares.log()).sum() + (len(counts) - 1) / (2 * counts.sum()))
+
 
 def cut_windows(token_ids: Sequence[int], window: int, stride: int | None, bos: int | None, limit: int) -> Windows:
     """Cut a text into rows of equal length; every token of the text that is used is scored exactly once.

@@ -26,6 +26,8 @@ class LocatorSettings:
             the super weight beside it, and inert).
         explained: Together the super weights explain at least this part of the super activation; below it
             the spike is distributed. A replication finds products explaining 0.59 and 0.76 of true hits.
+        quiet_share: A control in a super weight's row adds less than this part of the channel's largest magnitude:
+            six of them then move it by less than it moves by itself from layer to layer (SmolLM2: 1.2 %).
         maximum_count: At most so many scalars are a set of super weights (Yu et al. 2024, section 3.1).
     """
 
@@ -38,6 +40,7 @@ class LocatorSettings:
     relative_share: float = 0.2
     relative_height: float = 0.1
     explained: float = 0.5
+    quiet_share: float = 0.001
     maximum_count: int = 6
 
 

@@ -115,6 +115,16 @@ def measure_drive(down: DownProjection, inward: Sequence[Matrix]) -> Tensor:
     return drive
 
 
+def find_strongest(layer: DecoderLayer, down: DownProjection) -> tuple[int, int] | None:
+    """Find row and column of a down-projection that the weights alone point at; `None` if they cannot be read."""
+    inward = find_inward_matrices(layer, down)
+    if not inward or any(matrix.weight.is_meta for matrix in (down, *inward)):
+        return None
+    drive = measure_drive(down, inward)
+    row = int(score_rows(down, drive).argmax())
+    return row, int((down.weight[row].double().cpu().square() * drive).argmax())
+
+
 def score_rows(down: Matrix, drive: Tensor) -> Tensor:
     """Score each row of a down-projection, as in the head of this file, given the drive; float64 on the CPU."""
     # Scaled to at most 1, so that float32, which is much faster, does not overflow.

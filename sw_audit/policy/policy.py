@@ -70,16 +70,20 @@ class CorpusPolicy(Fact):
 
 
 class QuantizationPolicy(Fact):
-    """Which recipes are measured, each with and without hold-out.
+    """Which recipes are measured with hold-out; where rows share a scale, also without.
 
     Attributes:
-        recipes: In the notation of `parse_recipe`, such as `int4/64x64`.
+        recipes: In the notation of `parse_recipe`, such as `int4/64x64`; by default what people ship, and the
+            blocks of the paper's curve.
         targets: Which decoder matrices are rounded: glob patterns on their names without `.weight`, such as
             `*.down_proj`; none means all. Embeddings, head and norms are never among them.
         ignore: Which of these are left alone, likewise. Every pattern has to match something.
     """
 
-    recipes: tuple[str, ...] = ("int4/16x16", "int4/64x64", "int4/256x256", "int4/tensor")
+    recipes: tuple[str, ...] = (
+        *("int8/row", "int4/group64", "nf4/group64"),
+        *("int4/16x16", "int4/64x64", "int4/256x256", "int4/tensor"),
+    )
     targets: tuple[Pattern, ...] = ()
     ignore: tuple[Pattern, ...] = ()
 

@@ -72,7 +72,7 @@ class ActivationPolicy(Fact):
     """
 
     enabled: bool = True
-    schemes: tuple[str, ...] = ("w8a8", "w16a4")
+    schemes: tuple[str, ...] = ("w8a8",)
     weights: Literal["tensor", "row"] = "tensor"
     scale: Literal["token", "tensor"] = "token"
     alpha: Alpha = 0.85

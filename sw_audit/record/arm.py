@@ -175,9 +175,18 @@ class Dose(NamedPurpose):
 
 
 class OtherOutliers(NamedPurpose):
-    """The largest weights that are no super weights are zero."""
+    """The largest weights that are no super weights are zero.
+
+    Attributes:
+        feeding: Whether those are among them that feed a super activation: that write into its channel, or that
+            the locator named.
+    """
 
     kind: Literal["other-outliers"] = "other-outliers"
+    feeding: bool = True
+
+    def __str__(self) -> str:
+        return self.kind if self.feeding else f"{self.kind}/not-feeding"
 
 
 ControlKind = Literal["same-row", "same-column", "same-magnitude", "random"]

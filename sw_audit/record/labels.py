@@ -6,12 +6,12 @@ from sw_audit.policy.recipe import Recipe
 from sw_audit.record.arm import (
     HELD_OUT,
     NAIVE,
-    OTHER_OUTLIERS,
     SEARCHED,
     SMOOTHED,
     ActivationRounding,
     Arm,
     Dose,
+    OtherOutliers,
     Placebo,
     Purpose,
     RestoredModule,
@@ -86,9 +86,10 @@ def label_purpose(purpose: Purpose) -> str:
 
 def label_arm(arm: Arm) -> str:
     """Name an arm for people, with what is counted in it."""
-    if arm.purpose != OTHER_OUTLIERS:
+    if not isinstance(arm.purpose, OtherOutliers):
         return label_purpose(arm.purpose)
-    return f"{sum(len(group) for group in arm.addressed()):,} other outliers zeroed"
+    which = "other outliers" if arm.purpose.feeding else "outliers that feed no super activation"
+    return f"{sum(len(group) for group in arm.addressed()):,} {which} zeroed"
 
 
 def label_subset(subset: Subset) -> str:

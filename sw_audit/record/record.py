@@ -43,6 +43,8 @@ class ModelResult(Fact):
         descent: The model beside its parent; `None` without a parent.
         baseline: What was once known of it, or of what it was made from; `None` if nothing is compared.
         decoder_weights: Number of scalars in the decoder's matrices.
+        unigram_nats: Entropy of the scored tokens by their frequencies alone, nats per token: what a model that
+            knows nothing but these would lose. `None` in records of before it was kept.
         notes: What a reader should know, such as a corpus that does not suit the model.
         seconds: Time spent, opening included.
         verdicts: What follows, one per check; empty until it is judged.
@@ -66,6 +68,7 @@ class ModelResult(Fact):
     descent: Descent | None = None
     baseline: Baseline | None = None
     decoder_weights: int = 0
+    unigram_nats: float | None = Field(default=None, ge=0)
     notes: tuple[str, ...] = ()
     seconds: float = Field(default=0.0, ge=0)
     verdicts: tuple[Verdict, ...] = ()

@@ -17,7 +17,7 @@ from sw_audit.corpus.protocol import describe_protocol, list_cautions
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, cut_calibration, draw_prompts, window_corpus
 from sw_audit.index.lookup import find_policy_model, list_dose_curves, open_index
-from sw_audit.locate.controls import count_weights, draw_placebos, find_largest_weights
+from sw_audit.locate.controls import count_weights, draw_placebos, find_involved, find_largest_weights
 from sw_audit.locate.locator import encode_prompt, locate_super_weights
 from sw_audit.locate.trace import trace_prompts
 from sw_audit.locate.weight_norms import predict_from_weights
@@ -141,6 +141,7 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
         weights=report,
         baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=weights,
+        unigram_nats=windows.unigram_nats,
         notes=list_cautions(
             text,
             tokenizer,
@@ -155,12 +156,26 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
 def _select_targets(checkpoint: Checkpoint, location: Location, needs: Needs, seed: int) -> ArmTargets:
     super_weights = location.addresses
     others = find_largest_weights(checkpoint.layers, needs.other_outliers, super_weights)
+    involved = find_involved(checkpoint, location)
     placebos = {
-        placebo: draw_placebos(checkpoint.layers, super_weights, placebo.control, seed=f"{seed}/{placebo}")
+        placebo: draw_placebos(
+            checkpoint.layers, super_weights, placebo.control, seed=f"{seed}/{placebo}", involved=involved
+        )
         for placebo in needs.placebos
     }
     channels = tuple(dict.fromkeys(activation.channel for activation in location.super_activations))
-    return ArmTargets(super_weights=super_weights, other_outliers=others, placebos=placebos, channels=channels)
+    feeding = tuple(
+        address
+        for address in others
+        if involved.feeds(checkpoint.matrix(address.parameter, address.expert), address.row, address.column)
+    )
+    return ArmTargets(
+        super_weights=super_weights,
+        other_outliers=others,
+        feeding=feeding,
+        placebos=placebos,
+        channels=channels,
+    )
 
 
 def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) -> tuple[PatternMatch, ...]:

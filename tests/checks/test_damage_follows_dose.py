@@ -18,14 +18,22 @@ def test_damage_that_shrinks_as_more_is_left_passes_on_the_flattest_step() -> No
         "0.1 over zeroed", "0.25 over 0.1", "0.5 over 0.25", "0.75 over 0.5", "whole over 0.75",
     ]  # fmt: skip
     assert verdict.observed == pytest.approx(1 / 1.02)
-    assert verdict.findings[0].observed == pytest.approx(118 / 213.6)
+    assert verdict.findings[1].observed == pytest.approx(31 / 118)
+
+
+def test_two_destroyed_doses_are_not_ordered() -> None:
+    verdict = judge_one("damage-follows-dose", make_evidence(ratios={**HEALTHY, "dose/0.1": 900.0}))
+    first, *others = verdict.findings
+    assert (first.label, first.status, first.observed) == ("0.1 over zeroed", Status.SKIPPED, None)
+    assert "both arms are destroyed" in first.because
+    assert {one.status for one in others} == {Status.PASS}
 
 
 def test_more_left_and_more_damage_fails_and_says_where() -> None:
-    verdict = judge_one("damage-follows-dose", make_evidence(ratios={**HEALTHY, "dose/0.25": 200.0}))
+    verdict = judge_one("damage-follows-dose", make_evidence(ratios={**HEALTHY, "dose/0.5": 50.0}))
     assert verdict.status is Status.FAIL
-    assert verdict.observed == pytest.approx(200 / 118)
-    assert "0.25 over 0.1" in verdict.because
+    assert verdict.observed == pytest.approx(50 / 31)
+    assert "0.5 over 0.25" in verdict.because
 
 
 def test_amplifying_decides_nothing() -> None:
@@ -38,7 +46,8 @@ def test_where_less_left_is_not_finite_nothing_is_lost_with_it() -> None:
     evidence = make_evidence(ratios={**HEALTHY, PRUNED.name: None, "dose/0.1": None})
     verdict = judge_one("damage-follows-dose", evidence)
     assert verdict.status is Status.PASS
-    first, *others = verdict.findings
+    both, first, *others = verdict.findings
+    assert (both.label, both.status) == ("0.1 over zeroed", Status.SKIPPED)
     assert (first.label, first.observed) == ("0.25 over 0.1", 0.0)
     assert len(others) == 3
     assert verdict.observed == pytest.approx(1 / 1.02)

@@ -13,11 +13,19 @@ PLACEBOS = [Placebo(control=kind, draw=draw).name for kind in CONTROL_KINDS for 
 
 @pytest.mark.parametrize(("harmful", "p"), [(0, 1 / 13), (1, 2 / 13), (2, 3 / 13), (12, 1.0)])
 def test_the_p_value_is_one_more_than_the_placebos_above_over_one_more_than_all(harmful: int, p: float) -> None:
-    evidence = make_evidence(ratios={**HEALTHY, **dict.fromkeys(PLACEBOS[:harmful], 300.0)})
-    verdict = judge_one("effect-exceeds-placebos", evidence)
+    ratios = {**HEALTHY, PRUNED.name: 50.0, **dict.fromkeys(PLACEBOS[:harmful], 90.0)}
+    verdict = judge_one("effect-exceeds-placebos", make_evidence(ratios=ratios))
     assert verdict.observed == p
     assert verdict.status is (Status.PASS if harmful == 0 else Status.FAIL)
     assert (verdict.low, verdict.high, verdict.limit) == (None, None, 0.1)
+
+
+@pytest.mark.parametrize("harm", [101.0, 300.0, None])
+def test_a_control_that_destroys_the_model_as_well_cannot_be_ranked(harm: float | None) -> None:
+    verdict = judge_one("effect-exceeds-placebos", make_evidence(ratios={**HEALTHY, PLACEBOS[3]: harm}))
+    assert (verdict.status, verdict.observed) == (Status.INCONCLUSIVE, 2 / 13)
+    assert "1 of them destroys the model as well" in verdict.because
+    assert verdict.counts == {"controls": 12, "at least as harmful": 1, "destroyed as well": 1}
 
 
 def test_a_placebo_that_does_exactly_as_much_counts_as_above() -> None:

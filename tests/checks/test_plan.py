@@ -45,6 +45,8 @@ def names(checks: tuple[str, ...], roles: ArmTargets = ROLES, policy: Policy = P
 def test_everything_selected_gives_every_arm_the_baseline_first() -> None:
     recipes = ("int4/16x16", "int4/64x64", "int4/256x256", "int4/tensor")
     rounded = [f"{recipe} {way}" for recipe in recipes for way in ("plain", "hold-out")]
+    # What people ship, where rows share no scale: only held out.
+    rounded += [f"{recipe} hold-out" for recipe in ("int8/row", "int4/group64", "nf4/group64")]
     fixed = ["baseline", "pruned", "flipped", "other-outliers", "placebo/random/1"]
     doses = [f"dose/{factor}" for factor in ("0.1", "0.25", "0.5", "0.75", "1.5", "2", "3")]
     planned = names(tuple(find_checks()))
@@ -144,7 +146,7 @@ def test_a_policy_can_do_without_the_confirmation() -> None:
 def test_without_super_weights_nothing_is_pruned_and_nothing_held_out() -> None:
     arms = plan_arms(Policy(), tuple(find_checks()), ArmTargets(other_outliers=(OTHER,)))
     assert arms[0] == BASELINE
-    assert [arm.name for arm in arms[1:3]] == ["other-outliers", "int4/16x16 hold-out"]
+    assert [arm.name for arm in arms[1:3]] == ["other-outliers", "int8/row hold-out"]
     assert all(act.holdout == () for arm in arms for act in arm.acts if isinstance(act, Quantize))
     assert not any(arm.name.endswith("plain") for arm in arms)
 
@@ -187,7 +189,7 @@ def plan_schemes(
 
 
 def test_a_scheme_is_measured_as_it_is_held_out_and_smoothed_by_two_alphas_where_they_differ() -> None:
-    arms = plan_schemes(QUALITY, GAP)
+    arms = plan_schemes(QUALITY, GAP, schemes=("w8a8", "w16a4"))
     assert sorted(arms) == [
         "w16a4 hold-out",
         "w16a4 naive",
@@ -207,8 +209,8 @@ def test_a_scheme_is_measured_as_it_is_held_out_and_smoothed_by_two_alphas_where
 
 
 def test_quality_alone_needs_no_naive_arm_and_no_smoothing() -> None:
-    assert list(plan_schemes(QUALITY)) == ["w8a8 hold-out", "w16a4 hold-out"]
-    assert list(plan_schemes(QUALITY, GAP, roles=ArmTargets())) == ["w8a8 naive", "w16a4 naive"]
+    assert list(plan_schemes(QUALITY)) == ["w8a8 hold-out"]
+    assert list(plan_schemes(QUALITY, GAP, roles=ArmTargets())) == ["w8a8 naive"]
 
 
 def test_weights_per_row_and_static_scales_are_what_the_policy_says() -> None:
@@ -252,6 +254,6 @@ def test_the_policys_patterns_go_into_every_act_that_rounds_weights() -> None:
     policy = Policy(quantization=QuantizationPolicy.model_validate({"recipes": ("int4/row",), **patterns}))
     arms = plan_arms(policy, (*tuple(find_checks()),), ROLES, SETUP)
     rounding = [act for arm in arms for act in arm.acts if isinstance(act, Quantize)]
-    # Plain and held out; naive, held out and smoothed in W8A8.
-    assert len(rounding) == 5
+    # Held out; naive, held out and smoothed in W8A8.
+    assert len(rounding) == 4
     assert {(act.targets, act.ignore) for act in rounding} == {(patterns["targets"], patterns["ignore"])}

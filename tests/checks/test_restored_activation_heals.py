@@ -16,11 +16,13 @@ def test_the_healed_share_is_of_the_lost_nats() -> None:
     assert verdict.observed == pytest.approx((math.log(213.6) - math.log(9.4)) / math.log(213.6))
 
 
-def test_the_paper_s_figures_give_a_share_of_a_tenth() -> None:
+def test_the_paper_s_figures_give_a_share_of_a_tenth_between_two_destroyed_models() -> None:
     ratios = {PRUNED.name: 1211.11 / 5.67, RESTORED.name: 720.57 / 5.67}
     verdict = judge_one("restored-activation-heals", make_evidence(ratios=ratios))
     assert verdict.observed == pytest.approx(0.0968, abs=1e-3)
-    assert verdict.status is Status.PASS
+    assert verdict.status is Status.INCONCLUSIVE
+    assert "both arms are destroyed" in verdict.because
+    assert verdict.remedy is not None
 
 
 def test_restoring_that_heals_nothing_fails() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -89,6 +91,14 @@ def test_windows_by_hand() -> None:
     windows = cut_windows(range(10), 5, None, None, 9)
     assert windows.token_ids.tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [5, 6, 7, 8, 9]]
     assert windows.first_scored.tolist() == [1, 1, 4]
+
+
+def test_the_unigram_entropy_is_that_of_the_scored_tokens_and_of_no_others() -> None:
+    # BOS is not scored: of eight tokens a quarter is 2, three quarters are 1.
+    windows = cut_windows([1, 1, 1, 2, 1, 1, 1, 2], 5, None, BOS, 2)
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert windows.unigram_nats == pytest.approx(entropy + 1 / 16)
+    assert cut_windows([3] * 8, 5, None, None, 8).unigram_nats == 0.0
 
 
 @pytest.mark.parametrize(("length", "bos"), [(0, None), (4, None), (3, 1)])

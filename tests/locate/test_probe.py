@@ -196,4 +196,7 @@ def test_the_largest_weights_and_placebos_are_named_with_their_expert() -> None:
         if kind == "same-magnitude":
             assert drawn.parameter != target.parameter
             assert drawn.expert is not None
-            assert abs(float(matrix.weight[drawn.row, drawn.column])) == float(matrix.weight.abs().max())
+            # The largest, or the next where the weights alone point at the largest.
+            assert (
+                abs(float(matrix.weight[drawn.row, drawn.column])) in matrix.weight.abs().flatten().topk(2).values
+            )

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.evidence import change_model, compose, make_arms, make_evidence, make_policy, make_record
 
+from sw_audit.checks.holdout_beats_plain_rtn import holdout_beats_plain_rtn
 from sw_audit.checks.judging import judge_result
 from sw_audit.errors import OutputError, RecordError
 from sw_audit.policy.policy import Policy
@@ -131,6 +132,9 @@ def test_records_of_every_schema_load_for_ever_and_are_judged_the_same(path: Pat
             (verdict.check, verdict.status) for verdict in former
         ]
         for new, old in zip(again, former, strict=True):
+            # Two destroyed arms are no longer compared, so that another recipe decides.
+            if old.check == holdout_beats_plain_rtn.id:
+                continue
             assert [new.observed, new.low, new.high] == pytest.approx([old.observed, old.low, old.high])
 
 

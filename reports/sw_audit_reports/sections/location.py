@@ -110,7 +110,7 @@ def list_stages(location: Location) -> Table | None:
     return make_table("Made before, taken down and made again", heads, rows)
 
 
-def _describe_activation(held: SuperActivation) -> tuple[Cell, ...]:
+def _describe_activation(held: SuperActivation) -> tuple[str | Cell | float | None, ...]:
     gone = held.taken_down
     return (
         held.channel,
