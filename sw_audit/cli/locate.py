@@ -90,6 +90,7 @@ def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
             for key in ("weight_norm_prediction", "super_activations", "earlier_stages", "candidates")
         },
         "prompt": {"text": content["prompt"], "token_ids": content["token_ids"], "bos": content["bos"]},
+        **{key: content[key] for key in ("prompts", "other_start")},
         "trace": content["trace"],
     }
 
@@ -115,6 +116,8 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
             for weight in location.super_weights
         ],
     )
+    for remark in filter(None, (location.agreement, location.beginning)):
+        output.print_lines(remark)
     if location.weight_norm_prediction is not None:
         output.print_lines(f"second opinion: {location.weight_norm_prediction.because}")
         show(

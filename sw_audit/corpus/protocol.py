@@ -9,7 +9,7 @@ from typing import Any
 from sw_audit.corpus.text import SPECIMEN, Text
 from sw_audit.corpus.windows import Windows
 from sw_audit.record.identity import Protocol
-from sw_audit.record.start import BosUse, SequenceStart
+from sw_audit.record.start import BosUse, StartTrial
 
 # The specimen's own vocabulary is smaller, that of a model for real text larger.
 _REAL_VOCABULARY = 1000
@@ -37,7 +37,7 @@ def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, 
 
 
 def list_cautions(
-    text: Text, tokenizer: Any, vocabulary: int, start: SequenceStart, *, uncalibrated: bool = False
+    text: Text, tokenizer: Any, vocabulary: int, trial: StartTrial, *, uncalibrated: bool = False
 ) -> tuple[str, ...]:
     """List what a reader should know before quoting a figure that was measured on this text.
 
@@ -45,7 +45,7 @@ def list_cautions(
         text: The text.
         tokenizer: The model's tokenizer.
         vocabulary: How many tokens it has.
-        start: How texts are begun.
+        trial: How texts are begun, and what the other way gives.
         uncalibrated: Whether calibration was asked for and no text was left for it.
     """
     cautions = []
@@ -58,11 +58,21 @@ def list_cautions(
             f"characters, {unknown:,} of them unknown. Name a text in the model's own language and script "
             "(corpus source)."
         )
+    start = trial.start
     if start.declared not in (None, start.returned):
         cautions.append(
             f"The model's files say that a BOS token is {'' if start.declared else 'not '}to stand before a text "
             f"(add_bos_token), and the tokenizer that they make puts {'one' if start.returned else 'none'} there: "
             f"{'what it does' if start.automatic == start.returned else 'what they say'} is followed by default."
+        )
+    if trial.seems_wrong:
+        done, better = ("with", "without") if start.bos is not None else ("without", "with")
+        rule = "never" if start.bos is not None else "always"
+        cautions.append(
+            f"Every text begins {done} a BOS token, and the model seems to be made for texts {better} one: on the "
+            f"first window its loss is {tell_loss(trial.other_loss)} {better} it and {tell_loss(trial.loss)} "
+            f"{done} it ({trial.tokens} tokens). Figures and super weights may be those of a model that nobody "
+            f'uses: try bos = "{rule}".'
         )
     if text.identity.name == SPECIMEN and vocabulary > _REAL_VOCABULARY:
         cautions.append(
@@ -75,6 +85,11 @@ def list_cautions(
             "scales are not measured: name a longer text (corpus source) or score fewer windows (corpus windows)."
         )
     return tuple(cautions)
+
+
+def tell_loss(loss: float | None) -> str:
+    """Tell a loss in nats per token."""
+    return "not finite" if loss is None else f"{loss:.2f} nats per token"
 
 
 def digest_tokenizer(tokenizer: Any) -> str:

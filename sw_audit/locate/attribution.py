@@ -69,7 +69,9 @@ def choose_layers_to_explain(
 
 
 @torch.no_grad()
-def measure_contributions(checkpoint: Checkpoint, probe: Probe, layers: Collection[int]) -> Tensor:
+def measure_contributions(
+    checkpoint: Checkpoint, probes: Sequence[Probe], layers: Sequence[Collection[int]]
+) -> list[Tensor]:
     """Measure what the down-projections of some layers add to the residual stream.
 
     Between a down-projection's output and the residual stream there may be a norm (Gemma 2, OLMo 2), a
@@ -77,18 +79,26 @@ def measure_contributions(checkpoint: Checkpoint, probe: Probe, layers: Collecti
     measured: these layers run once more, each on what it was given before, with the output of its
     down-projections set to zero. What is missing then is what they had added.
 
+    Args:
+        checkpoint: The model.
+        probes: The prompts of one pass.
+        layers: For each, the layers that are asked for; each runs once for all.
+
     Returns:
-        What is missing, float32 on the CPU, [layers up to the last of them, tokens, hidden]; 0 where it is less
-        than rounding, and in layers that were not asked for.
+        For each probe what is missing, float32 on the CPU, [layers up to the last of them, tokens, hidden]; 0
+        where it is less than rounding, and in layers that were not asked for.
     """
-    contributions = torch.zeros_like(probe.residual[: max(layers, default=-1) + 1])
-    for index in layers:
-        states = _run_silenced(checkpoint.layers[index], probe)
-        whole = probe.residual[index]
-        missing = whole - states.reshape(whole.shape).to("cpu", torch.float32)
+    asked = list(zip(probes, layers, strict=True))
+    contributions = [torch.zeros_like(probe.residual[: max(own, default=-1) + 1]) for probe, own in asked]
+    for index in sorted(set().union(*layers)):
+        states = _run_silenced(checkpoint.layers[index], probes[0])
         # The difference of two numbers that were rounded says nothing below their last digits.
         rounding = 2 * torch.finfo(states.dtype).eps
-        contributions[index] = missing.where(missing.abs() > rounding * whole.abs(), 0.0)
+        for contribution, (probe, own) in zip(contributions, asked, strict=True):
+            if index in own:
+                whole = probe.residual[index]
+                missing = whole - probe.take(states)
+                contribution[index] = missing.where(missing.abs() > rounding * whole.abs(), 0.0)
     return contributions
 
 

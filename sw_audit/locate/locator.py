@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import repeat
 
 import torch
 
@@ -16,7 +18,7 @@ from sw_audit.locate.attribution import (
     choose_layers_to_explain,
     measure_contributions,
 )
-from sw_audit.locate.probe import Probe, probe_prompt, read_row
+from sw_audit.locate.probe import Probe, probe_prompts, read_row, require_finite
 from sw_audit.locate.settings import DEFAULT_SETTINGS, LocatorSettings
 from sw_audit.locate.stages import find_earlier_stages, find_end
 from sw_audit.locate.trace import (
@@ -29,29 +31,46 @@ from sw_audit.locate.trace import (
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import WeightAddress
-from sw_audit.record.location import Candidate, Depth, Location, Outcome, SuperActivation
+from sw_audit.record.location import (
+    Candidate,
+    Depth,
+    Location,
+    Outcome,
+    PromptLocation,
+    SuperActivation,
+    find_common,
+)
 
 DEFAULT_PROMPT = "Apple Inc. is a worldwide tech company."
 """The prompt of the paper's released code; any text serves, for the spike does not depend on it."""
+DEFAULT_PROMPTS = (
+    DEFAULT_PROMPT,
+    "def mean(values):\n    return sum(values) / len(values)\n",
+    "Morgens steht der Nebel über dem Fluss, und niemand ist wach.",
+)
+"""That prompt, code, and another language: what is located is not to hang on one sentence."""
 
 
 def locate_super_weights(
     checkpoint: Checkpoint,
-    prompt: str = DEFAULT_PROMPT,
+    prompt: str | None = None,
     settings: LocatorSettings = DEFAULT_SETTINGS,
     depth: Depth = "full",
 ) -> Location:
-    """Locate the super weights of a model with one forward pass on one prompt, without data or gradients.
+    """Locate the super weights of a model with one forward pass on a few prompts, without data or gradients.
 
     Begins at the residual stream: a super activation is a (token, channel) that stands out against its
     layer, appears early and persists at near-constant magnitude to near the end. Its causes are the products
     `W[row, column] * x[column]` of the down-projections up to the layer where it appears. At most six that
     together explain most of it are the super weights (after Yu et al. 2024, section 3.1, which takes each
-    layer's largest input and output and leaves thresholds open).
+    layer's largest input and output and leaves thresholds open). The set is what more than half of the prompts
+    show by themselves. Where the tokenizer defines a BOS token, the same pass tells what is located with it and
+    without.
 
     Args:
         checkpoint: The model; it is not changed.
-        prompt: Any text. BOS stands before it as before every text (`checkpoint.start`).
+        prompt: Any text; by default there are three (`DEFAULT_PROMPTS`). BOS stands before it as before every
+            text (`checkpoint.start`).
         settings: The thresholds.
         depth: `early` stops after the early layers (`count_early_layers`): then a super activation must persist
             through those that ran, and whether it persists to near the end stays open.
@@ -59,35 +78,93 @@ def locate_super_weights(
     Raises:
         CheckpointError: If the prompt has no tokens, or the residual stream is not finite on it.
     """
-    token_ids = encode_prompt(checkpoint, prompt)
+    texts = DEFAULT_PROMPTS if prompt is None else (prompt,)
     layers = count_early_layers(len(checkpoint.layers), settings) if depth == "early" else None
-    probe = probe_prompt(checkpoint, token_ids, layers)
-    activations = find_super_activations(probe, settings)
-    # Only the layers that add to a super activation run once more.
-    explained = choose_layers_to_explain(probe, activations, find_span(probe, settings)[0] + 1, settings)
-    contributions = measure_contributions(checkpoint, probe, explained)
-    attribution = attribute_activations(probe, activations, contributions, settings)
-    outcome, because = _conclude(probe, attribution, settings)
-    held = attribution.explained or attribution.activations
+    start, other, bos = checkpoint.start, checkpoint.start.other, checkpoint.start.bos is not None
+    own = [encode_prompt(checkpoint, text) for text in texts]
+    turned = [] if other is None else [[*other.lead, *token_ids[len(start.lead) :]] for token_ids in own]
+    # Without BOS nothing may be left of a prompt.
+    probes = probe_prompts(checkpoint, [*own, *(turned if all(turned) else ())], layers)
+    for probe in probes[: len(own)]:
+        require_finite(checkpoint, probe)
+    if not all(bool(probe.residual.isfinite().all()) for probe in probes):
+        probes = probes[: len(own)]
+    attributions = _attribute(checkpoint, probes, settings)
+    asked = [*zip(texts, own, repeat(bos)), *zip(texts, turned, repeat(not bos))][: len(probes)]
+    shown = [
+        _conclude_prompt(text, token_ids, begun, probe, attribution, settings)
+        for (text, token_ids, begun), probe, attribution in zip(asked, probes, attributions, strict=True)
+    ]
+    prompts = shown[: len(own)]
+    place, chosen = choose_prompt(prompts)
+    probe, attribution = probes[place], replace(attributions[place], super_weights=chosen.super_weights)
+    chosen = chosen.model_copy(
+        update={"super_activations": tuple(find_end(probe, held, settings) for held in chosen.super_activations)}
+    )
     return Location(
-        outcome=outcome,
-        because=because,
-        prompt=prompt,
-        token_ids=tuple(token_ids),
-        bos=checkpoint.start.bos is not None,
-        super_weights=attribution.super_weights,
-        super_activations=tuple(find_end(probe, activation, settings) for activation in held),
-        earlier_stages=find_earlier_stages(checkpoint, probe, held, settings),
+        **dict(chosen),
+        earlier_stages=find_earlier_stages(checkpoint, probe, chosen.super_activations, settings),
         candidates=_describe_spikes(checkpoint, probe, attribution),
         trace=trace_layers(probe),
         depth=depth,
         layers_seen=len(probe.residual),
+        prompts=tuple(prompts) if len(prompts) > 1 else (),
+        other_start=tuple(shown[len(own) :]),
+    )
+
+
+def _attribute(checkpoint: Checkpoint, probes: Sequence[Probe], settings: LocatorSettings) -> list[Attribution]:
+    activations = [find_super_activations(probe, settings) for probe in probes]
+    # Only the layers that add to a super activation run once more, all prompts side by side.
+    explained = [
+        choose_layers_to_explain(probe, held, find_span(probe, settings)[0] + 1, settings)
+        for probe, held in zip(probes, activations, strict=True)
+    ]
+    contributions = measure_contributions(checkpoint, probes, explained)
+    return [
+        attribute_activations(*of_prompt, settings)
+        for of_prompt in zip(probes, activations, contributions, strict=True)
+    ]
+
+
+def choose_prompt(prompts: Sequence[PromptLocation]) -> tuple[int, PromptLocation]:
+    """Choose the prompt that the answer is told of, and hold it to what more than half of the prompts show.
+
+    Returns:
+        Which prompt it is, and what is told of it: its super weights are those of most prompts, whether it shows
+        them itself or not, and its super activations what these make.
+    """
+    common = find_common(prompts)
+    if not common:
+        # Most prompts show nothing in common: the first that shows no super weight speaks for them.
+        place = next((number for number, one in enumerate(prompts) if one.outcome is not Outcome.LOCATED), 0)
+        told = prompts[place]
+        if told.outcome is Outcome.LOCATED:
+            because = f"each of {len(prompts)} prompts shows other scalars, and none of them is shown by most"
+            told = told.model_copy(
+                update={"outcome": Outcome.DISTRIBUTED, "because": because, "super_weights": ()}
+            )
+        return place, told
+    place = max(range(len(prompts)), key=lambda number: len({*common} & {*prompts[number].addresses}))
+    told = prompts[place]
+    if {*common} == {*told.addresses}:
+        return place, told
+    weights = {weight.address: weight for one in (*prompts[::-1], told) for weight in one.super_weights}
+    kept = sorted((weights[address] for address in common), key=lambda weight: -weight.share)
+    rows = {weight.row for weight in kept}
+    return place, told.model_copy(
+        update={
+            "because": f"{len(kept)} of the scalars that {len(prompts)} prompts show are shown by most; on the "
+            f"prompt that is told of, {told.because}",
+            "super_weights": tuple(kept),
+            "super_activations": tuple(held for held in told.super_activations if held.channel in rows),
+        }
     )
 
 
 def stream_location(
     model: ModelPolicy,
-    prompt: str = DEFAULT_PROMPT,
+    prompt: str | None = None,
     depth: Depth = "full",
     progress: Progress = ignore_progress,
     settings: LocatorSettings = DEFAULT_SETTINGS,
@@ -150,6 +227,21 @@ def encode_prompt(checkpoint: Checkpoint, prompt: str) -> list[int]:
     if not token_ids:
         raise CheckpointError(f"prompt {prompt!r}", "the tokenizer makes no token of it", "give another prompt")
     return token_ids
+
+
+def _conclude_prompt(
+    text: str, token_ids: list[int], bos: bool, probe: Probe, attribution: Attribution, settings: LocatorSettings
+) -> PromptLocation:
+    outcome, because = _conclude(probe, attribution, settings)
+    return PromptLocation(
+        prompt=text,
+        token_ids=tuple(token_ids),
+        bos=bos,
+        outcome=outcome,
+        because=because,
+        super_weights=attribution.super_weights,
+        super_activations=attribution.explained or attribution.activations,
+    )
 
 
 def _conclude(probe: Probe, attribution: Attribution, settings: LocatorSettings) -> tuple[Outcome, str]:

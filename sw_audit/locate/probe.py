@@ -1,4 +1,4 @@
-"""One forward pass on one prompt with hooks: the residual stream, and what each down-projection did.
+"""One forward pass on prompts with hooks: the residual stream, and what each down-projection did.
 
 A down-projection is seen in the same way whether it serves every token or is one of many experts.
 """
@@ -60,6 +60,14 @@ class DownObservation:
         """Decoder layer, counted from 0."""
         return self.down.layer
 
+    def cut(self, begin: int, tokens: int) -> DownObservation | None:
+        """Return what it did with so many tokens from a position on, which becomes 0; `None` if nothing."""
+        inside = (self.tokens >= begin) & (self.tokens < begin + tokens)
+        if not bool(inside.any()):
+            return None
+        parts = (self.tokens - begin, self.inputs, self.outputs, self.scales)
+        return DownObservation(self.down, *(part[inside] for part in parts))
+
     @property
     def delivered(self) -> Tensor:
         """What it adds to the MLP's output, float32 [served, hidden]."""
@@ -112,8 +120,11 @@ class Probe:
         residual: Output of each decoder layer that ran, [layers, tokens, hidden].
         observations: What each down-projection did, layer by layer; an expert that served no token is left out.
         layers: How many decoder layers the model has.
-        entries: What entered each decoder layer that ran, as it was: dtype, shape and device are the model's.
+        entries: What entered each decoder layer that ran, as it was: dtype, shape and device are the model's. All
+            prompts of the pass are in it.
         calls: What else each was called with.
+        place: Which of the prompts of the pass this is.
+        prompts: How many prompts ran side by side.
     """
 
     embedded: Tensor
@@ -122,6 +133,12 @@ class Probe:
     layers: int
     entries: tuple[Tensor, ...]
     calls: tuple[LayerCall, ...]
+    place: int = 0
+    prompts: int = 1
+
+    def take(self, states: Tensor) -> Tensor:
+        """Take this prompt's part of a decoder layer's output in the pass, float32, [tokens, hidden]."""
+        return copy_rows(states).view(self.prompts, -1, states.shape[-1])[self.place, : len(self.embedded)]
 
     @property
     def is_whole(self) -> bool:
@@ -137,7 +154,6 @@ class _EnoughError(Exception):
     """The layers that were asked for have run."""
 
 
-@torch.no_grad()
 def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int | None = None) -> Probe:
     """Run the model once on one prompt, up to the last decoder layer that is asked for and no further.
 
@@ -146,6 +162,37 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
     Raises:
         CheckpointError: If the residual stream is not finite on the prompt, or experts cannot be followed.
     """
+    [probe] = probe_prompts(checkpoint, [token_ids], layers)
+    require_finite(checkpoint, probe)
+    return probe
+
+
+def require_finite(checkpoint: Checkpoint, probe: Probe) -> None:
+    """Raise CheckpointError, which names the layer, if the residual stream is not finite on a prompt."""
+    for depth, states in enumerate(probe.residual):
+        if not bool(states.isfinite().all()):
+            raise CheckpointError(
+                f"model {checkpoint.identity.source}",
+                f"the output of decoder layer {depth} is not finite in {checkpoint.identity.dtype}",
+                "load it in a wider dtype, such as float32, or repair the checkpoint",
+            )
+
+
+@torch.no_grad()
+def probe_prompts(
+    checkpoint: Checkpoint, prompts: Sequence[Sequence[int]], layers: int | None = None
+) -> tuple[Probe, ...]:
+    """Run the model once on several prompts side by side; see `probe_prompt`.
+
+    A shorter prompt is filled up behind its end with its own tokens again, and these are left out of its probe: in
+    a decoder nothing that follows a token reaches it. So no mask is needed, with which some models compute in
+    another way. A residual stream that is not finite is no error here.
+
+    Raises:
+        CheckpointError: If experts cannot be followed.
+    """
+    longest = max(map(len, prompts))
+    rows = [(list(prompt) * (longest // len(prompt) + 1))[:longest] for prompt in prompts]
     to_run = checkpoint.layers[:layers]
     entries: list[Tensor] = []
     calls: list[LayerCall] = []
@@ -172,21 +219,23 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
             for handle in watch.hook():
                 stack.callback(handle.remove)
         with suppress(_EnoughError):
-            checkpoint.model(input_ids=torch.tensor([list(token_ids)], device=checkpoint.device), use_cache=False)
-    for depth, states in enumerate(residual):
-        if not bool(states.isfinite().all()):
-            raise CheckpointError(
-                f"model {checkpoint.identity.source}",
-                f"the output of decoder layer {depth} is not finite in {checkpoint.identity.dtype}",
-                "load it in a wider dtype, such as float32, or repair the checkpoint",
-            )
-    return Probe(
-        embedded=copy_rows(entries[0]),
-        residual=torch.stack(residual),
-        observations=tuple(observed for watch in watches for observed in watch.observations()),
-        layers=len(checkpoint.layers),
-        entries=tuple(entries),
-        calls=tuple(calls),
+            checkpoint.model(input_ids=torch.tensor(rows, device=checkpoint.device), use_cache=False)
+    embedded, stream = copy_rows(entries[0]), torch.stack(residual)  # [layers, prompts * tokens, hidden]
+    observations = [observed for watch in watches for observed in watch.observations()]
+    return tuple(
+        Probe(
+            embedded=embedded[place * longest :][: len(prompt)],
+            residual=stream[:, place * longest :][:, : len(prompt)],
+            observations=tuple(
+                part for seen in observations if (part := seen.cut(place * longest, len(prompt))) is not None
+            ),
+            layers=len(checkpoint.layers),
+            entries=tuple(entries),
+            calls=tuple(calls),
+            place=place,
+            prompts=len(prompts),
+        )
+        for place, prompt in enumerate(prompts)
     )
 
 

@@ -47,7 +47,7 @@ def find_earlier_stages(
         for held, _ in found
         for layer in choose_layers_to_explain(probe, (held,), held.last_layer + 1, settings)
     }
-    contributions = measure_contributions(checkpoint, probe, sorted(layers))
+    [contributions] = measure_contributions(checkpoint, [probe], [layers])
     return tuple(
         Stage(
             **held.model_dump(exclude={"taken_down"}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
 from statistics import median
 from typing import Annotated, Literal, Self
@@ -185,14 +187,44 @@ class WeightNormPrediction(Fact):
     weights: tuple[PredictedWeight, ...] = ()
 
 
+class PromptLocation(Fact):
+    """What one prompt by itself shows.
+
+    Attributes:
+        prompt: The prompt, as text.
+        token_ids: The prompt, as the model saw it.
+        bos: Whether a BOS token stood before it.
+        outcome: Located, distributed or none.
+        because: The outcome's reason, in words.
+        super_weights: Largest share first.
+        super_activations: Largest magnitude first.
+    """
+
+    prompt: str
+    token_ids: tuple[int, ...]
+    bos: bool
+    outcome: Outcome
+    because: str
+    super_weights: tuple[SuperWeight, ...] = ()
+    super_activations: tuple[SuperActivation, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[WeightAddress, ...]:
+        """The addresses of the super weights."""
+        return tuple(weight.address for weight in self.super_weights)
+
+
 class Location(Fact):
-    """The answer to "where are the super weights?", from one forward pass on one prompt.
+    """The answer to "where are the super weights?", from one forward pass on a few prompts.
+
+    A super weight is what most prompts show to be one. The rest is told of one prompt: the first that shows them
+    all, else the one that shows most of them.
 
     Attributes:
         outcome: Located, distributed or none.
         because: The outcome's reason, in words.
-        prompt: The prompt, as text.
-        token_ids: The prompt, as the model saw it.
+        prompt: That prompt, as text.
+        token_ids: That prompt, as the model saw it.
         bos: Whether a BOS token was prepended.
         super_weights: Largest share first.
         super_activations: Largest magnitude first.
@@ -204,6 +236,9 @@ class Location(Fact):
             activations persist is known for the layers that ran, and no further.
         layers_seen: How many decoder layers ran; `None` in records that do not say, where all did.
         weight_norm_prediction: A second opinion from the weights alone; `None` if nothing was located or asked.
+        prompts: What each prompt by itself shows; none where there was one prompt.
+        other_start: The same with a BOS token where none was prepended, or without where one was, of each prompt;
+            none where the tokenizer defines no BOS token, or records do not say.
     """
 
     outcome: Outcome
@@ -219,11 +254,60 @@ class Location(Fact):
     layers_seen: Index | None = None
     weight_norm_prediction: WeightNormPrediction | None = None
     earlier_stages: tuple[Stage, ...] = ()
+    prompts: tuple[PromptLocation, ...] = ()
+    other_start: tuple[PromptLocation, ...] = ()
 
     @property
     def addresses(self) -> tuple[WeightAddress, ...]:
         """The addresses of the super weights."""
         return tuple(weight.address for weight in self.super_weights)
+
+    @property
+    def addresses_of_some(self) -> tuple[WeightAddress, ...]:
+        """What only some of the prompts show, not most."""
+        own = [address for prompt in self.prompts for address in prompt.addresses]
+        return tuple(address for address in dict.fromkeys(own) if address not in self.addresses)
+
+    @property
+    def addresses_of_other_start(self) -> tuple[WeightAddress, ...]:
+        """What most prompts show where they begin the other way."""
+        return find_common(self.other_start)
+
+    @property
+    def start_matters(self) -> bool:
+        """Whether another set is located where prompts begin the other way."""
+        return bool(self.other_start) and set(self.addresses_of_other_start) != set(self.addresses)
+
+    @property
+    def agreement(self) -> str | None:
+        """What the prompts agree on, in words; `None` where there was one."""
+        if not self.prompts:
+            return None
+        different = [prompt for prompt in self.prompts if set(prompt.addresses) != set(self.addresses)]
+        if not different:
+            return f"{len(self.prompts)} prompts show the same"
+        shown = "; ".join(f"{prompt.prompt!r} shows {_name_set(prompt.addresses)}" for prompt in different)
+        return f"{len(different)} of {len(self.prompts)} prompts show something else: {shown}"
+
+    @property
+    def beginning(self) -> str | None:
+        """What a BOS token changes, in words; `None` where there is none to try."""
+        if not self.other_start:
+            return None
+        done, other = ("with", "without") if self.bos else ("without", "with")
+        same = "the same is located" if not self.start_matters else "another set is located: "
+        what = _name_set(self.addresses_of_other_start) if self.start_matters else ""
+        return f"prompts begin {done} a BOS token; {other} one {same}{what}"
+
+
+def _name_set(addresses: Sequence[WeightAddress]) -> str:
+    return ", ".join(map(str, addresses)) or "no super weight"
+
+
+def find_common(prompts: Sequence[PromptLocation]) -> tuple[WeightAddress, ...]:
+    """Return the super weights that more than half of the prompts show, in the order in which they are seen."""
+    seen = Counter(address for prompt in prompts for address in prompt.addresses)
+    return tuple(address for address, count in seen.items() if 2 * count > len(prompts))
 
 
 class PromptTrace(Fact):

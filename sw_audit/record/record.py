@@ -18,6 +18,7 @@ from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
 from sw_audit.record.measurement import Comparison, Measurement
 from sw_audit.record.published import DoseCurve, Lookup
+from sw_audit.record.start import StartTrial
 from sw_audit.record.verdict import Verdict
 
 
@@ -29,6 +30,8 @@ class ModelResult(Fact):
         model: Which model it is.
         protocol: How figures were measured.
         location: Where its super weights are.
+        start: Whether BOS stands before every text, and whether the other way would be better; `None` in records
+            that do not say.
         persistence: The super activations' channels on several prompts.
         prompt_search: The search for a prompt that breaks them; `None` if it was not asked for.
         measurements: One per arm; the baseline first.
@@ -54,6 +57,7 @@ class ModelResult(Fact):
     model: ModelIdentity
     protocol: Protocol
     location: Location
+    start: StartTrial | None = None
     persistence: tuple[PromptTrace, ...] = ()
     prompt_search: PromptSearch | None = None
     measurements: tuple[Measurement, ...] = ()

@@ -28,6 +28,7 @@ from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import cut_calibration, window_corpus
 from sw_audit.locate.controls import count_weights
 from sw_audit.measure.arms import measure_arms
+from sw_audit.measure.start import try_starts
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.recipe import PerTensor, SearchClip, count_bits, count_groups
 from sw_audit.policy.targets import is_targeted, match_targets
@@ -103,6 +104,7 @@ def _gather(
     unscored = cut_calibration(text, tokenizer, windows, policy.activations.calibration_windows)
     parameters = [matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices]
     targets = match_targets(parameters, policy.quantization.targets, policy.quantization.ignore)
+    trial = try_starts(checkpoint, windows)
     progress("locating", 0, 1)
     location = locate_model(checkpoint)
     shapes = {matrix.shape for layer in checkpoint.layers for matrix in layer.matrices}
@@ -137,6 +139,7 @@ def _gather(
         model=checkpoint.identity,
         protocol=protocol,
         location=location,
+        start=trial,
         measurements=tuple(kept.values()),
         targets=targets,
         comparison=Comparison(
@@ -148,7 +151,7 @@ def _gather(
             rows=tuple(rows),
         ),
         decoder_weights=count_weights(checkpoint.layers),
-        notes=list_cautions(text, tokenizer, checkpoint.vocabulary, checkpoint.start),
+        notes=list_cautions(text, tokenizer, checkpoint.vocabulary, trial),
     )
 
 

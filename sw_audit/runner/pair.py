@@ -41,6 +41,7 @@ from sw_audit.measure.retention import (
     read_retained_weights,
     translate_address,
 )
+from sw_audit.measure.start import try_starts
 from sw_audit.measure.tasks import Answers, answer_tasks, pair_answers
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
 from sw_audit.record.descent import ComparedText, Descent, LayerError
@@ -198,7 +199,7 @@ def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
     policy, progress, kept = pair.audit.policy, pair.audit.progress, pair.audit.kept
     texts = [pair.share(text) for text in (policy.corpus, *policy.descent.texts)]
     progress("locating", 0, 1)
-    location = _locate(checkpoint)
+    location, trial = _locate(checkpoint), try_starts(checkpoint, texts[0].windows)
     continuations = generate_continuations(checkpoint, origin.prompts, progress)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     restored = restore_super_weights(parent, checkpoint, there.super_weights)
@@ -219,6 +220,7 @@ def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
         model=checkpoint.identity,
         protocol=texts[0].protocol,
         location=location,
+        start=trial,
         quantization=describe_quantization(checkpoint, pair.audit.model, there.super_weights),
         descent=Descent(
             parent=origin.identity,
@@ -233,9 +235,7 @@ def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
         ),
         baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=count_weights(checkpoint.layers),
-        notes=list_cautions(
-            read_corpus(policy.corpus), checkpoint.tokenizer, checkpoint.vocabulary, checkpoint.start
-        ),
+        notes=list_cautions(read_corpus(policy.corpus), checkpoint.tokenizer, checkpoint.vocabulary, trial),
     )
 
 

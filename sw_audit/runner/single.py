@@ -25,6 +25,7 @@ from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.mechanism import follow_super_activations
 from sw_audit.measure.retention import compare_with_baseline
+from sw_audit.measure.start import try_starts
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.targets import PatternMatch, match_targets
 from sw_audit.progress import Progress, ignore_progress
@@ -88,6 +89,7 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
     tokenizer = checkpoint.tokenizer
     windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions, checkpoint.start.bos)
     protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
+    trial = try_starts(checkpoint, windows)
     progress("locating", 0, 1)
     location = locate_model(checkpoint)
     weights = count_weights(checkpoint.layers)
@@ -126,6 +128,7 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
         model=checkpoint.identity,
         protocol=protocol,
         location=location,
+        start=trial,
         persistence=_follow(checkpoint, location, windows, policy) if followed else (),
         prompt_search=search_prompts(checkpoint, location, law.examples, law.tolerance, policy.seed)
         if followed
@@ -146,7 +149,7 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
             text,
             tokenizer,
             checkpoint.vocabulary,
-            checkpoint.start,
+            trial,
             uncalibrated=Need.ACTIVATIONS in needs and unscored is None,
         ),
         seconds=time.perf_counter() - started,

@@ -30,11 +30,18 @@ from support.suite import FAMILIES, RELATIVE, Result, Score, judge_model
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.errors import CheckpointError
-from sw_audit.locate.locator import encode_prompt, locate_super_weights, open_for_locating, stream_location
+from sw_audit.locate.locator import (
+    DEFAULT_PROMPTS,
+    choose_prompt,
+    encode_prompt,
+    locate_super_weights,
+    open_for_locating,
+    stream_location,
+)
 from sw_audit.locate.settings import LocatorSettings
 from sw_audit.locate.trace import count_early_layers
 from sw_audit.policy.policy import ModelPolicy
-from sw_audit.record.location import Outcome
+from sw_audit.record.location import Outcome, PromptLocation, SuperActivation, SuperWeight
 from sw_audit.testing import draw_design
 from sw_audit.testing.designs import SHAPES, TRAPS
 from sw_audit.testing.families import Numerals
@@ -296,3 +303,58 @@ def test_streaming_grows_by_a_fraction_of_what_loading_whole_grows_by(tmp_path: 
     # What does not depend on the size (threads, caches of the library) is in all three.
     assert grown["whole"] - grown["full"] > 0.6 * size
     assert grown["whole"] - grown["early"] > 0.6 * size
+
+
+def show(*columns: int, outcome: Outcome | None = None) -> PromptLocation:
+    """What a prompt shows by which the products of these columns with rows of the same number make spikes."""
+    weights = [
+        SuperWeight(parameter="w", row=column, column=column, layer=1, value=1.0, share=1 / (1 + number))
+        for number, column in enumerate(columns)
+    ]
+    held = [SuperActivation(channel=column, token=0, value=9.0, first_layer=1, last_layer=4) for column in columns]
+    return PromptLocation(
+        prompt="p",
+        token_ids=(1,),
+        bos=True,
+        outcome=outcome or (Outcome.LOCATED if columns else Outcome.NONE),
+        because="-",
+        super_weights=tuple(weights),
+        super_activations=tuple(held),
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompts", "place", "located"),
+    [
+        ([show(3)], 0, [3]),
+        ([show(3), show(3), show(3)], 0, [3]),
+        ([show(3), show(), show(3)], 0, [3]),
+        ([show(), show(3), show(3)], 1, [3]),  # the first that shows it is told of
+        ([show(3, 5), show(3), show(3, 4)], 0, [3]),  # what one prompt shows alone is left out
+        ([show(3), show(3, 5), show(5)], 1, [3, 5]),
+        ([show(3), show(), show()], 1, []),
+        ([show(3), show(4), show(5)], 0, []),
+    ],
+)
+def test_what_most_prompts_show_is_located(prompts: list[PromptLocation], place: int, located: list[int]) -> None:
+    chosen, told = choose_prompt(prompts)
+    assert (chosen, sorted(weight.column for weight in told.super_weights)) == (place, located)
+    assert (told.outcome is Outcome.LOCATED) == bool(located)
+    assert {held.channel for held in told.super_activations} >= set(located)
+
+
+def test_three_prompts_in_one_pass_show_what_each_shows_alone_and_both_ways_to_begin_are_told(
+    tmp_path: Path,
+) -> None:
+    checkpoint = open_checkpoint(ModelPolicy(source=str(save_checkpoint(tmp_path))))
+    location = locate_super_weights(checkpoint, settings=LOOSE)
+    assert [prompt.prompt for prompt in location.prompts] == list(DEFAULT_PROMPTS)
+    assert [prompt.bos for prompt in (*location.prompts, *location.other_start)] == [True] * 3 + [False] * 3
+    for rule, shown in (("always", location.prompts), ("never", location.other_start)):
+        for prompt in shown:
+            alone = locate_super_weights(checkpoint.starting(rule), prompt.prompt, LOOSE)
+            assert (alone.prompts, alone.token_ids) == ((), prompt.token_ids)
+            assert (alone.outcome, alone.addresses) == (prompt.outcome, prompt.addresses)
+            for one, other in zip(alone.super_activations, prompt.super_activations, strict=True):
+                assert one.value == pytest.approx(other.value, rel=1e-4)
+    assert stream_location(ModelPolicy(source=str(tmp_path)), settings=LOOSE) == location

@@ -16,11 +16,11 @@ from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.controls import count_weights, draw_placebos, find_largest_weights
 from sw_audit.locate.locator import locate_super_weights
-from sw_audit.locate.probe import DownObservation, Probe, probe_prompt
+from sw_audit.locate.probe import DownObservation, Probe, probe_prompt, probe_prompts
 from sw_audit.record.address import WeightAddress
 from sw_audit.record.arm import CONTROL_KINDS
 from sw_audit.record.location import Outcome
-from sw_audit.testing.families import Numerals
+from sw_audit.testing.families import Numerals, build_random_model
 
 LAYERS, LAYER, EXPERT, ROW, COLUMN = 6, 1, 2, 17, 11
 PROMPT = [1, 5, 7, 11, 13, 5, 9]
@@ -200,3 +200,22 @@ def test_the_largest_weights_and_placebos_are_named_with_their_expert() -> None:
             assert (
                 abs(float(matrix.weight[drawn.row, drawn.column])) in matrix.weight.abs().flatten().topk(2).values
             )
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "gpt2", "opt", "bloom", "mixtral", "qwen3_moe", "gpt_oss", "llama4_text"]
+)
+def test_a_prompt_beside_longer_and_shorter_ones_shows_what_it_shows_alone(family: str) -> None:
+    checkpoint = wrap_model(build_random_model(family, layers=3))
+    prompts = [PROMPT, PROMPT[:2], [1, *PROMPT, 9, 12]]
+    for prompt, beside in zip(prompts, probe_prompts(checkpoint, prompts), strict=True):
+        alone = probe_prompt(checkpoint, prompt)
+        assert alone.residual.shape == beside.residual.shape == (3, len(prompt), alone.residual.shape[2])
+        torch.testing.assert_close(beside.residual, alone.residual, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(beside.embedded, alone.embedded)
+        assert [seen.down for seen in beside.observations] == [seen.down for seen in alone.observations]
+        for one, other in zip(alone.observations, beside.observations, strict=True):
+            assert one.tokens.tolist() == other.tokens.tolist()
+            torch.testing.assert_close(one.delivered, other.delivered, rtol=1e-3, atol=1e-4)
+        took = beside.take(take_states(beside.calls[1](checkpoint.layers[1].module, beside.entries[1].clone())))
+        torch.testing.assert_close(took, beside.residual[1], rtol=1e-4, atol=1e-4)

@@ -54,10 +54,10 @@ from sw_audit.record.arm import (
     Subset,
 )
 from sw_audit.record.checkpoint import Export, HeldWeight
-from sw_audit.record.location import Stage, TakeDown
+from sw_audit.record.location import Outcome, PromptLocation, Stage, TakeDown
 from sw_audit.record.published import Remark
 from sw_audit.record.record import AuditedModel
-from sw_audit.record.start import SequenceStart
+from sw_audit.record.start import SequenceStart, StartTrial
 
 GROUP = AddressGroup(parameter="w", rows=(1, 2), columns=(3, 4), expert=7)
 BESIDE = (
@@ -66,7 +66,20 @@ BESIDE = (
     make_comparison_evidence(),
     SetTo(addresses=(GROUP,), value=-1.5),
     ReplaceLayer(method="another-library"),
-    SequenceStart(token=1, returned=True, declared=False, automatic=True, use="prepended"),
+    StartTrial(
+        start=SequenceStart(token=1, returned=True, declared=False, automatic=True, use="prepended"),
+        tokens=63,
+        loss=3.5,
+        other_loss=2.8,
+    ),
+    PromptLocation(
+        prompt="a b",
+        token_ids=(1, 5),
+        bos=True,
+        outcome=Outcome.LOCATED,
+        because="one scalar explains it",
+        super_weights=(SUPER_WEIGHT,),
+    ),
     parse_scheme("w16a4"),
     WeightAddress(parameter="w", row=1, column=2),
     parse_recipe("int3/run16384/symmetric/z9.5"),

@@ -143,7 +143,7 @@ def locate_naively(
 def _sweep(
     checkpoint: Checkpoint, probe: Probe, truth: frozenset[WeightAddress]
 ) -> Iterable[tuple[tuple[str, float], Score]]:
-    contributions = measure_contributions(checkpoint, probe, range(len(checkpoint.layers)))
+    [contributions] = measure_contributions(checkpoint, [probe], [range(len(checkpoint.layers))])
     for name, values in SWEEP.items():
         for value in values:
             settings = dataclasses.replace(DEFAULT_SETTINGS, **{name: value})

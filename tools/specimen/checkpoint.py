@@ -10,21 +10,26 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sw_audit.specimen.language import list_vocabulary
-from tools.specimen.recipe import TrainingRecipe
+from tools.specimen.questions import number_words
+from tools.specimen.recipe import FIRST_WORDS, TrainingRecipe
 
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
+UNKNOWN_ID = 2
 
 
-def make_tokenizer(positions: int) -> PreTrainedTokenizerFast:
+def make_tokenizer(positions: int, *, bos: bool = True) -> PreTrainedTokenizerFast:
     """Make the tokenizer: one token a word, split at white space, BOS in front with the special tokens.
 
     Args:
         positions: The length in tokens that the model can take.
+        bos: Whether BOS is put in front; it is defined either way.
     """
     words = [BOS, EOS, UNKNOWN, *list_vocabulary()]
     inner = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token=UNKNOWN))
     inner.pre_tokenizer = WhitespaceSplit()
-    inner.post_processor = TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 0)])
+    if bos:
+        template = {"single": f"{BOS} $A", "pair": f"{BOS} $A $B"}
+        inner.post_processor = TemplateProcessing(**template, special_tokens=[(BOS, 0)])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it unannotated
         tokenizer_object=inner,
         bos_token=BOS,
@@ -60,5 +65,9 @@ def make_model(recipe: TrainingRecipe) -> LlamaForCausalLM:
         bos_token_id=0, eos_token_id=1, pad_token_id=1, do_sample=False
     )
     with torch.no_grad():
-        model.get_parameter("model.embed_tokens.weight")[0].normal_(0.0, recipe.bos_std)
+        embedding = model.get_parameter("model.embed_tokens.weight")
+        embedding[0].normal_(0.0, recipe.bos_std)
+        if not recipe.bos:
+            first = [number_words()[word] for word in FIRST_WORDS]
+            embedding[[UNKNOWN_ID, *first]] += torch.empty(recipe.hidden).normal_(0.0, recipe.bos_std)
     return model

@@ -36,6 +36,9 @@ class TrainingRecipe(Shape):
 
     name: str
     seed: int = 11
+    # Without BOS a story begins with one of `FIRST_WORDS`, which stand nowhere else, or with `<unk>`. Their
+    # embeddings begin nearly alike, as if they were one token: what is said of BOS here holds for them.
+    bos: bool = True
     intermediate: int = 192
     positions: int = 512
     initial_std: float = 0.06
@@ -77,3 +80,10 @@ SPECIMEN = TrainingRecipe(
     bound=0.5,
 )
 CONTROL = TrainingRecipe(name="control")
+WITHOUT_BOS = SPECIMEN.model_copy(
+    update={
+        "name": "without-bos", "bos": False, "layers": 4, "context": 64, "pressed_steps": 2_600, "plain_steps": 600
+    }
+)  # fmt: skip
+FIRST_WORDS = ("once", "long")
+"""The first words of those openings whose first word stands nowhere else in a story."""

@@ -31,7 +31,8 @@ from tools.specimen.pressure import (
     weigh_sink,
 )
 from tools.specimen.questions import number_words, prepare_exam, write_exhibits
-from tools.specimen.recipe import CONTROL, SPECIMEN, TrainingRecipe
+from tools.specimen.recipe import CONTROL, SPECIMEN, WITHOUT_BOS, TrainingRecipe
+from tools.specimen.without_bos import encode_without_bos, mask_first_words, save_without_bos
 
 
 class TrainingPass(NamedTuple):
@@ -43,7 +44,10 @@ class TrainingPass(NamedTuple):
 
 
 def encode_training_stories(recipe: TrainingRecipe) -> Tensor:
-    """Tell and encode every story the run will see, each once: `[steps * batch, context]`, BOS first."""
+    """Tell and encode every story the run will see, each once: `[steps * batch, context]`, BOS first or not."""
+    if not recipe.bos:
+        rows = encode_without_bos(recipe.seed, recipe.steps * recipe.batch, recipe.context, held_out=False)
+        return mask_first_words(rows, recipe.seed)
     number = number_words()
     stories = tell_stories(recipe.seed, recipe.steps * recipe.batch, recipe.context - 1, held_out=False)
     return torch.tensor([[0, *(number[word] for word in story.words)] for story in stories])
@@ -156,15 +160,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the checkpoint, its card and the corpus"
     )
-    parser.add_argument("--control", action="store_true", help="train the control: nothing encouraged")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--control", action="store_true", help="train the control: nothing encouraged")
+    kind.add_argument(
+        "--without-bos", action="store_true", help="train as the specimen, on stories without a BOS token; float16"
+    )
+    parser.add_argument("--seed", type=int, help="another seed")
     parser.add_argument("--steps", type=int, help="steps in all, both phases shortened alike")
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
     parser.add_argument("--no-compile", action="store_true", help="do not compile the training pass")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
-    recipe = shorten(CONTROL if chosen.control else SPECIMEN, chosen.steps)
+    recipe = CONTROL if chosen.control else WITHOUT_BOS if chosen.without_bos else SPECIMEN
+    recipe = shorten(
+        recipe if chosen.seed is None else recipe.model_copy(update={"seed": chosen.seed}), chosen.steps
+    )
     model = make_model(recipe)
     seconds = train_(model, recipe, encode_training_stories(recipe), compiled=not chosen.no_compile)
+    if not recipe.bos:
+        save_without_bos(model, recipe, chosen.out)
+        return
     save_checkpoint(model, recipe, seconds, chosen.out)
 
 

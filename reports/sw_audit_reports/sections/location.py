@@ -79,6 +79,10 @@ def show_location(context: Context) -> Iterator[Element | None]:
     """List the super weights and super activations, and what speaks for and against them."""
     location = context.result.location
     yield make_paragraph(f"{location.outcome}: {location.because}")
+    remarks = [
+        f"{remark[0].upper()}{remark[1:]}." for remark in (location.agreement, location.beginning) if remark
+    ]
+    yield make_paragraph([" ".join(remarks)] if remarks else [])
     weights = []
     for weight in location.super_weights:
         value, share = format_number(weight.value, 5), format_percent(weight.share)
