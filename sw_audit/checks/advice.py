@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sw_audit.record.verdict import Paste
 
@@ -11,32 +11,58 @@ from sw_audit.record.verdict import Paste
 _HEAD = "lm_head"
 
 
-def paste_ignore(modules: Sequence[str]) -> tuple[Paste, ...]:
-    """Write the entries that leave modules out of quantization, one per tool.
+@dataclass(frozen=True)
+class LeftOut:
+    """What is left out of quantization.
 
-    llm-compressor takes full names in `ignore`; GPTQModel regular expressions in `dynamic`, where `-:` leaves out
-    what matches from its beginning; transformers full names in `llm_int8_skip_modules`, for 4 bits as for 8.
-
-    Args:
-        modules: Qualified names, such as `model.layers.2.mlp.down_proj`; without one there is nothing to paste.
+    Attributes:
+        modules: Qualified names, such as `model.layers.2.mlp.down_proj`.
+        kinds: Paths inside every decoder layer, such as `mlp.down_proj`.
+        layers: Qualified names of whole decoder layers, such as `model.layers.2`.
     """
-    return tuple(Paste(where=f"{tool}, in {where}", text=text) for tool, where, text in _list_entries(modules))
+
+    modules: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        named = [
+            *self.modules,
+            *(f"every {path}" for path in self.kinds),
+            *(f"all of {one}" for one in self.layers),
+        ]
+        return ", ".join(named)
 
 
-def write_ignore(modules: Sequence[str]) -> str:
+def paste_ignore(left_out: LeftOut) -> tuple[Paste, ...]:
+    """Write the entries that leave modules out of quantization, one per tool; nothing where nothing is left out.
+
+    llm-compressor takes full names, or regular expressions after `re:`, in `ignore`; GPTQModel regular expressions
+    in `dynamic`, where `-:` leaves out what matches from its beginning; transformers full names, those of what
+    holds them, or their ends, in `llm_int8_skip_modules`, for 4 bits as for 8.
+    """
+    return tuple(Paste(where=f"{tool}, in {where}", text=text) for tool, where, text in _list_entries(left_out))
+
+
+def write_ignore(left_out: LeftOut) -> str:
     """Write the same as a clause, such as `leave a.b out of quantization (llm-compressor: ...)`."""
-    lines = "; ".join(f"{tool}: `{text}`" for tool, _, text in _list_entries(modules))
-    return f"leave {', '.join(modules)} out of quantization ({lines})"
+    lines = "; ".join(f"{tool}: `{text}`" for tool, _, text in _list_entries(left_out))
+    return f"leave {left_out} out of quantization ({lines})"
 
 
-def _list_entries(modules: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+def _list_entries(left_out: LeftOut) -> tuple[tuple[str, str, str], ...]:
     """List, per tool, its name, what the entry stands in, and the entry."""
-    if not modules:
+    if not str(left_out):
         return ()
-    names = ", ".join(f'"{name}"' for name in (_HEAD, *modules))
-    patterns = ", ".join(f'r"-:^{re.escape(name)}$": {{}}' for name in modules)
+    ends = [rf".*\.{re.escape(path)}$" for path in left_out.kinds]
+    beginnings = [rf"{re.escape(layer)}\." for layer in left_out.layers]
+    exact = [rf"{re.escape(name)}$" for name in left_out.modules]
+    expressions = "".join(f', r"re:{pattern}"' for pattern in (*ends, *beginnings))
+    names = ", ".join(f'"{name}"' for name in (_HEAD, *left_out.modules))
+    parts = "".join(f', "{name}"' for name in (*(f".{path}" for path in left_out.kinds), *left_out.layers))
+    patterns = ", ".join(f'r"-:^{pattern}": {{}}' for pattern in (*exact, *ends, *beginnings))
     return (
-        ("llm-compressor", "the modifier", f"ignore=[{names}]"),
+        ("llm-compressor", "the modifier", f"ignore=[{names}{expressions}]"),
         ("GPTQModel", "QuantizeConfig", f"dynamic={{{patterns}}}"),
-        ("bitsandbytes", "BitsAndBytesConfig", f"llm_int8_skip_modules=[{names}]"),
+        ("bitsandbytes", "BitsAndBytesConfig", f"llm_int8_skip_modules=[{names}{parts}]"),
     )

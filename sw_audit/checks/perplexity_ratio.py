@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from sw_audit.checks.advice import paste_ignore, write_ignore
+from sw_audit.checks.advice import LeftOut, paste_ignore, write_ignore
 from sw_audit.checks.context import CheckContext, report_estimate
 from sw_audit.checks.limits import Limits, Ratio
-from sw_audit.checks.pairs import hold_texts, judge_text, pair_up
-from sw_audit.checks.recovery import Recovery, measure_recoveries
+from sw_audit.checks.pairs import Pair, hold_texts, judge_text, pair_up
+from sw_audit.checks.recovery import Recovery, Search, list_searches
 from sw_audit.checks.registry import check
+from sw_audit.record.arm import RestoredKind, RestoredLayer, RestoredModule
 from sw_audit.record.verdict import Status, Verdict
 
-_MORE_BITS = "give weights more bits or smaller groups, prune less, or train more gently and on text like this one"
+_MORE_BITS = (
+    "give weights more bits or smaller groups, take a quantizer that learns from activations (GPTQ, AWQ), prune "
+    "less, or train more gently and on text like this one"
+)
 
 
 class PerplexityRatioLimits(Limits):
@@ -52,45 +57,87 @@ def perplexity_ratio(context: CheckContext) -> Verdict:
     held = hold_texts(context, estimates, limit)
     worst = context.decide(held)
     pair, status = pairs[worst.finding.label], worst.finding.status
-    recoveries = {label: measure_recoveries(context, pair) for label, pair in pairs.items()}
+    searches = list_searches(context, limit)
     reported = [
-        report_estimate(f"{label}, {recovery.subject} put back", recovery.estimate)
-        for label, recovered in recoveries.items()
-        for recovery in recovered
+        report_estimate(f"{search.pair.label}, {recovery.subject} put back", recovery.estimate)
+        for search in searches
+        for recovery in search.recoveries
     ]
-    telling = recoveries[pair.label] or next((recovered for recovered in recoveries.values() if recovered), [])
-    modules = _choose_modules(telling)
+    telling = _choose_search(searches, pair)
     return judge_text(
         context,
         pair,
         worst,
         limit,
-        more_words="" if status is Status.PASS else _tell_recovery(telling),
+        more_words="" if status is Status.PASS else _tell_recovery(telling, pair),
         key=key,
-        failed=_advise_loss(telling, modules, key),
-        paste=paste_ignore(modules) if status is Status.FAIL else (),
+        failed=_advise_loss(telling, key),
+        paste=paste_ignore(_leave_out(telling.advised)) if status is Status.FAIL else (),
         findings=[*(one.finding for one in held), *reported],
     )
 
 
-def _choose_modules(recoveries: Sequence[Recovery]) -> tuple[str, ...]:
-    """Choose the modules to leave out: those of the first part that heals, else of all that certainly help."""
-    healing = [one for one in recoveries if one.heals][:1]
-    chosen = healing or [one for one in recoveries if one.helps]
-    return tuple(dict.fromkeys(module for one in chosen for module in one.modules))
+def _choose_search(searches: Sequence[Search], deciding: Pair) -> Search:
+    """Choose what is told of: the search for several parts, else the text that decides, else any with a loss."""
+    first = [search for search in searches if search.total]
+    first += [search for search in searches if search.pair.label == deciding.label]
+    return next((search for search in (*first, *searches) if search.recoveries), first[0])
 
 
-def _tell_recovery(recoveries: Sequence[Recovery]) -> str:
-    """Tell what the super weights recover, and the best of the modules where these do not heal."""
-    telling = recoveries[:1] if recoveries and recoveries[0].heals else recoveries[:2]
-    return "".join(f"; with {recovery.subject} put back {recovery.estimate.words}" for recovery in telling)
+def _leave_out(recovery: Recovery | None) -> LeftOut:
+    if recovery is None:
+        return LeftOut()
+    return LeftOut(
+        modules=(
+            *recovery.holding,
+            *(part.module for part in recovery.parts if isinstance(part, RestoredModule)),
+        ),
+        kinds=tuple(part.path for part in recovery.parts if isinstance(part, RestoredKind)),
+        layers=tuple(part.layer for part in recovery.parts if isinstance(part, RestoredLayer)),
+    )
 
 
-def _advise_loss(recoveries: Sequence[Recovery], modules: Sequence[str], key: str) -> str:
-    if modules:
-        advice = write_ignore(modules)
-        return f"{advice[0].upper()}{advice[1:]}; or, if it was trained, put the parent's values back there."
-    advice = f"{_MORE_BITS}; or, if this loss is acceptable, raise `{key}`."
-    if recoveries:
-        return f"No part that was put back accounts for the loss: {advice}"
-    return f"{advice[0].upper()}{advice[1:]}"
+def _tell_recovery(search: Search, deciding: Pair) -> str:
+    """Tell step by step what is recovered; where that is not most of it, also by all decoder layers."""
+    path, weights = search.path, search.weights
+    told = [f"with {one.subject} put back {one.told}" for one in path[:1]]
+    if weights is not None and weights not in path[:1]:
+        told.insert(0, f"with {weights.subject} put back {weights.told}")
+    told += [f"with {after.added} as well {after.share}" for _, after in pairwise(path)]
+    if search.advised is not None and search.advised not in (weights, *path):
+        told.append(f"with {search.advised.subject} put back {search.advised.share}")
+    if search.spread and search.whole is not None:
+        told.append(f"with {search.whole.subject} put back {search.whole.share}")
+    where = "" if search.pair.label == deciding.label or not told else f" (on {search.pair.label})"
+    return "".join(f"; {words}" for words in told) + where
+
+
+def _advise_loss(search: Search, key: str) -> str:
+    """Advise in proportion: the few parts that recover 80 % of the loss, else more bits, each with its share."""
+    more = f"{_MORE_BITS}; or, if this loss is acceptable, raise `{key}`."
+    advised, path, weights, whole = search.advised, search.path, search.weights, search.whole
+    first = path[:1] if advised is None else [one for one in search.recoveries if one.arm == advised.parts[0]]
+    parts = list(dict.fromkeys(one for one in (weights, *first) if one is not None))
+    some = [one for one in parts if not one.heals and (one.estimate.interval or (0.0,))[0] > 0]
+    alone = [f"with {one.subject} alone {one.share}" for one in some]
+    if advised is not None:
+        together = " together" if len(advised.parts) > 1 else ""
+        also = "".join(f"; {words}, which will not do" for words in alone)
+        return (
+            f"L{write_ignore(_leave_out(advised))[1:]}{together}: {advised.told}{also}; or, if it was trained, "
+            "put the parent's values back there."
+        )
+    if not search.recoveries:
+        return f"{more[0].upper()}{more[1:]}"
+    if search.outside and whole is not None:
+        return (
+            f"What is lost lies outside the decoder layers: {whole.told} with {whole.subject} put back. Put the "
+            f"parent's embeddings, final norm and head back; or, if this loss is acceptable, raise `{key}`."
+        )
+    if search.spread and path:
+        best = f"{path[-1].told} with {path[-1].subject} put back, {path[-1].size} of {search.total} modules"
+        also = "".join(f"; {words}" for words in alone if path[1:])
+        return f"The loss is spread over many modules, and leaving some out will not do ({best}{also}): {more}"
+    if alone:
+        return f"This alone will not do: {'; '.join(alone)}. {more[0].upper()}{more[1:]}"
+    return f"No part that was put back accounts for the loss: {more}"

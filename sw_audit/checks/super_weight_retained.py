@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sw_audit.checks.advice import paste_ignore, write_ignore
+from sw_audit.checks.advice import LeftOut, paste_ignore, write_ignore
 from sw_audit.checks.context import CheckContext, decide_finding
 from sw_audit.checks.estimate import hold_exactly, write_number
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.pairs import say_none
+from sw_audit.checks.perplexity_ratio import PerplexityRatioLimits, perplexity_ratio
 from sw_audit.checks.quantization_as_configured import quantization_as_configured
-from sw_audit.checks.recovery import name_modules
+from sw_audit.checks.recovery import list_searches, name_modules
 from sw_audit.checks.registry import check
 from sw_audit.record.descent import RetainedWeight
 from sw_audit.record.verdict import Finding, Status, Verdict
@@ -72,7 +73,7 @@ def super_weight_retained(context: CheckContext) -> Verdict:
         worst.status,
         f"{worst.label}: {worst.because}; a relative error of at most {write_number(limit)} is allowed.",
         remedy=_advise_weights(context, worst, lost, modules),
-        paste=paste_ignore(modules) if worst.status is Status.FAIL else (),
+        paste=paste_ignore(LeftOut(modules=modules)) if worst.status is Status.FAIL else (),
         figure=worst,
         limit=limit,
         findings=[*held, *neighbours],
@@ -118,11 +119,21 @@ def _advise_weights(
     if worst.status is Status.INCONCLUSIVE:
         return f"Look at `{quantization_as_configured.id}`: it says how this matrix is stored."
     key = f"`{context.key('maximum_error')}`"
+    alone = _doubt_alone(context)
     back = ", ".join(f"{weight.address} = {weight.parent!r}" for weight in lost)
     if context.result.quantization is None:
         return (
             f"Put the parent's values back ({back}), and keep them from being trained or pruned; if it was "
-            f"rounded, {write_ignore(modules)}; or raise {key}."
+            f"rounded, {write_ignore(LeftOut(modules=modules))}; or raise {key}.{alone}"
         )
-    advice = write_ignore(modules)
-    return f"{advice[0].upper()}{advice[1:]}; or raise {key}."
+    advice = write_ignore(LeftOut(modules=modules))
+    return f"{advice[0].upper()}{advice[1:]}; or raise {key}.{alone}"
+
+
+def _doubt_alone(context: CheckContext) -> str:
+    """Say that the super weights are not all that was lost, where putting them back recovers less than 80 %."""
+    searches = list_searches(context, context.limits(PerplexityRatioLimits).maximum_ratio)
+    weights = next((search.weights for search in searches if search.weights is not None), None)
+    if weights is None or weights.heals:
+        return ""
+    return f" This alone will not do: with {weights.subject} put back {weights.told}; see `{perplexity_ratio.id}`."

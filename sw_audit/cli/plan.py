@@ -102,12 +102,10 @@ def _find_windows(text: CorpusPolicy, size: Size | None) -> tuple[int, int]:
 def _describe_arms(policy: Policy, arms: int, *, descends: bool) -> str:
     if not descends:
         return f"about {arms} arms, if there is one super weight"
-    again, prompts = policy.descent.modules, len(policy.descent.prompt_tokens) + 1
+    prompts = len(policy.descent.prompt_tokens) + 1
+    again = " and more on short windows, with parts of the parent put back, where quality fails,"
     tasks = f", {len(policy.descent.lm_eval)} tasks" if policy.descent.lm_eval else ""
-    return (
-        f"{arms} arms, {again} more with single modules put back where quality fails, "
-        f"{prompts} continuations of each{tasks}"
-    )
+    return f"{arms} arms,{again if policy.descent.modules else ''} {prompts} continuations of each{tasks}"
 
 
 def count_arms(policy: Policy, checks: list[str], *, descends: bool) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,13 +27,28 @@ from sw_audit.measure.retention import is_alike, translate_address
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import WeightAddress, group_addresses
-from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, RestoredModule, SetTo, SwapModules
+from sw_audit.record.arm import (
+    DESCENDANT,
+    PARENT,
+    RESTORED_WEIGHTS,
+    Arm,
+    Purpose,
+    RestoredKind,
+    RestoredLayer,
+    RestoredLayers,
+    RestoredModule,
+    RestoredSet,
+    SetTo,
+    SwapModules,
+)
 from sw_audit.record.descent import ComparedText, LayerError
 from sw_audit.record.identity import ModelIdentity, Protocol
 from sw_audit.record.location import SuperWeight
 
 _DESCENDANT = 1
 """The arm with the descendant as it is."""
+_KINDS = 12
+"""At most so many kinds of modules are put back; a dense layer has seven."""
 _PROBED_COLUMNS = 64
 """Columns that are looked at of a matrix that has to be probed, besides those of super weights."""
 
@@ -116,7 +131,97 @@ def restore_super_weights(
 
 def restore_module(module: str) -> Arm:
     """Return the arm in which one module, by its qualified name in the descendant, is the parent's."""
-    return Arm(purpose=RestoredModule(module=module), acts=(SwapModules(modules=(module,)),))
+    return _restore(RestoredModule(module=module), [module])
+
+
+def restore_parts(
+    parent: Checkpoint,
+    descendant: Checkpoint,
+    ranked: Sequence[tuple[str, float | None]],
+    errors: Sequence[LayerError] = (),
+    *,
+    lost: Sequence[str] = (),
+    modules: int,
+    layers: int,
+) -> list[Arm]:
+    """Return the arms in which single parts of the parent are put back, as far as they differ.
+
+    First single modules, then whole layers, then kinds of modules (all that have one path inside their layers),
+    and last all that decoder layers hold. Layers and all of them include what has no matrix, such as norms.
+
+    Args:
+        parent: The parent.
+        descendant: The descendant, whose names are used.
+        ranked: What `rank_modules` gives.
+        errors: What each layer adds to the error; the layers that add most are put back, else those of the modules
+            that differ most.
+        lost: Modules that come before all others.
+        modules: At most so many single modules.
+        layers: At most so many layers.
+    """
+    known, differing = {name for name, _ in ranked}, [name for name, error in ranked if error != 0]
+    held: dict[int, list[str]] = {}  # per layer, what can be put back
+    kinds: dict[str, list[str]] = {}
+    order: dict[int, int] = {}  # per layer, the place of its worst module
+    places = {name: place for place, name in enumerate(differing)}
+    for theirs, ours in zip(parent.layers, descendant.layers, strict=False):
+        for path in _list_shared(
+            theirs.module, ours.module, {name.removeprefix(f"{ours.name}.") for name in known}
+        ):
+            name = f"{ours.name}.{path}"
+            if name in known and name not in places:
+                continue
+            held.setdefault(ours.index, []).append(name)
+            if name in places:
+                kinds.setdefault(path, []).append(name)
+                order[ours.index] = min(order.get(ours.index, len(places)), places[name])
+    added = {error.layer: _rate_layer(error) for error in errors}
+    worst = sorted(
+        (layer for layer in held if added.get(layer) or (not added and layer in order)),
+        key=lambda layer: (-added.get(layer, 0.0), order.get(layer, len(places))),
+    )
+    names = {layer.index: layer.name for layer in descendant.layers}
+    several = sorted(
+        (one for one in kinds.items() if len(one[1]) > 1), key=lambda one: min(map(places.__getitem__, one[1]))
+    )
+    arms = [restore_module(name) for name in list(dict.fromkeys([*lost, *differing]))[:modules]]
+    arms += [_restore(RestoredLayer(layer=names[layer]), held[layer]) for layer in worst[:layers]]
+    arms += [_restore(RestoredKind(path=path), members) for path, members in several[:_KINDS]]
+    everything = [name for members in held.values() for name in members]
+    return [*arms, _restore(RestoredLayers(), everything)] if everything else arms
+
+
+def restore_together(purpose: RestoredSet, alone: Mapping[Purpose, Arm]) -> Arm:
+    """Return the arm in which several parts are put back, from the arms in which each is by itself."""
+    acts = [act for part in purpose.parts for act in alone[part].acts]
+    names = [name for act in acts if isinstance(act, SwapModules) for name in act.modules]
+    scalars = tuple(act for act in acts if not isinstance(act, SwapModules))
+    swaps = (SwapModules(modules=tuple(dict.fromkeys(names))),) if names else ()
+    return Arm(purpose=purpose, acts=(*scalars, *swaps))
+
+
+def _restore(purpose: Purpose, modules: Sequence[str]) -> Arm:
+    return Arm(purpose=purpose, acts=(SwapModules(modules=tuple(modules)),))
+
+
+def _rate_layer(error: LayerError) -> float:
+    """Return noise over signal that a layer adds by itself; infinite where it is not known to be finite."""
+    if error.own_noise is None or not error.signal:
+        return math.inf
+    return error.own_noise / error.signal
+
+
+def _list_shared(theirs: nn.Module, ours: nn.Module, ranked: Collection[str]) -> Iterator[str]:
+    """Yield the paths of what one layer can take from another: ranked modules, and others of the same shape."""
+    parents = dict(theirs.named_modules())
+    for path, module in ours.named_modules():
+        shapes = {name: tensor.shape for name, tensor in module.named_parameters(recurse=False)}
+        there = parents.get(path)
+        if not path or there is None or not (shapes or path in ranked):
+            continue
+        same = shapes == {name: tensor.shape for name, tensor in there.named_parameters(recurse=False)}
+        if path in ranked or same:
+            yield path
 
 
 def list_differences(parent: Checkpoint, descendant: Checkpoint, parent_identity: ModelIdentity) -> Iterator[str]:

@@ -131,7 +131,9 @@ class DescentPolicy(Fact):
         lm_eval: Names of tasks of lm-evaluation-harness (`pip install 'sw-audit[lm-eval]'`).
         lm_eval_limit: At most so many items of each.
         lm_eval_path: Folder with task files of your own.
-        modules: So many of the worst modules are put back, one by one, where quality fails.
+        modules: So many of the worst modules are put back, one by one, where quality fails; 0 puts nothing back.
+        layers: So many of the worst layers likewise.
+        parts: At most so many parts are put back together, to see which of them recover the loss.
     """
 
     texts: tuple[CorpusPolicy, ...] = ()
@@ -142,6 +144,8 @@ class DescentPolicy(Fact):
     lm_eval_limit: int | None = Field(default=None, ge=1)
     lm_eval_path: str | None = None
     modules: int = Field(default=4, ge=0)
+    layers: int = Field(default=2, ge=0)
+    parts: int = Field(default=4, ge=1)
 
 
 class Policy(Fact):

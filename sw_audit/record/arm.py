@@ -288,6 +288,55 @@ class RestoredModule(NamedPurpose):
         return f"parent-module/{self.module}"
 
 
+class RestoredLayer(NamedPurpose):
+    """The descendant with all that one decoder layer of the parent holds, such as `model.layers.2`."""
+
+    kind: Literal["restored-layer"] = "restored-layer"
+    layer: str
+
+    def __str__(self) -> str:
+        return f"parent-layer/{self.layer}"
+
+
+class RestoredKind(NamedPurpose):
+    """The descendant with the parent's modules of one path inside every decoder layer, such as `mlp.down_proj`."""
+
+    kind: Literal["restored-kind"] = "restored-kind"
+    path: str
+
+    def __str__(self) -> str:
+        return f"parent-kind/{self.path}"
+
+
+class RestoredLayers(NamedPurpose):
+    """The descendant with all that the parent's decoder layers hold."""
+
+    kind: Literal["restored-layers"] = "restored-layers"
+
+    def __str__(self) -> str:
+        return "parent-layers"
+
+
+RestoredPart = Annotated[
+    RestoredWeights | RestoredModule | RestoredLayer | RestoredKind, Field(discriminator="kind")
+]
+"""A part of the parent that can be put back by itself or together with others."""
+
+
+class RestoredSet(NamedPurpose):
+    """The descendant with several parts of the parent.
+
+    Attributes:
+        parts: In the order in which they were chosen; the last is the one that is tried beside the others.
+    """
+
+    kind: Literal["restored-set"] = "restored-set"
+    parts: tuple[RestoredPart, ...] = Field(min_length=2)
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.parts))
+
+
 class Backend(NamedPurpose):
     """What another library's method makes of the model, such as `bitsandbytes-nf4`."""
 
@@ -323,6 +372,10 @@ Purpose = Annotated[
     | Descendant
     | RestoredWeights
     | RestoredModule
+    | RestoredLayer
+    | RestoredKind
+    | RestoredLayers
+    | RestoredSet
     | Backend
     | Custom,
     Field(discriminator="kind"),

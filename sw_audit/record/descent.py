@@ -161,11 +161,14 @@ class Descent(Fact):
         super_weights: The parent's super weights, there and here.
         super_activations: The parent's super activations, there and here.
         texts: Both on each text, the policy's `[corpus]` first.
+        recovery: The beginning of the first text, in short windows, with parts of the parent put back; `None`
+            where nothing was. Single parts come first, then sets of them, step by step.
         layers: Per decoder layer, on the first text.
         continuations: What both go on with.
         tasks: Tasks of lm-evaluation-harness.
         worst_modules: Modules whose weights differ most from the parent's, with their relative error, worst first;
             `None` where it is not finite. Looked for where quality fails.
+        modules: How many modules were held against the parent's for that.
         notes: What a reader should know.
     """
 
@@ -174,11 +177,19 @@ class Descent(Fact):
     super_weights: tuple[RetainedWeight, ...] = ()
     super_activations: tuple[RetainedActivation, ...] = ()
     texts: tuple[ComparedText, ...] = Field(min_length=1)
+    recovery: ComparedText | None = None
     layers: tuple[LayerError, ...] = ()
     continuations: tuple[Continuation, ...] = ()
     tasks: tuple[TaskResult, ...] = ()
     worst_modules: tuple[tuple[str, float | None], ...] = ()
+    modules: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def recovery_label(self) -> str:
+        """What the text is called on which parts of the parent were put back."""
+        cut = (self.recovery or self.texts[0]).protocol
+        return f"{next(iter(self.label_texts()))}, {cut.windows} windows of {cut.window} tokens"
 
     def label_texts(self) -> dict[str, ComparedText]:
         """Return each text by what it is called; a second one of a name is counted."""

@@ -14,7 +14,12 @@ from sw_audit.record.arm import (
     OtherOutliers,
     Placebo,
     Purpose,
+    RestoredKind,
+    RestoredLayer,
+    RestoredLayers,
     RestoredModule,
+    RestoredSet,
+    RestoredWeights,
     Rounding,
     Subset,
     Treatment,
@@ -78,10 +83,29 @@ def label_purpose(purpose: Purpose) -> str:
             return f"{str(scheme).upper()}, {_TREATMENTS[treatment]}"
         case Dose(factor=factor):
             return f"Super weights times {factor:.12g}"
-        case RestoredModule(module=module):
-            return f"{module} put back"
+        case RestoredModule() | RestoredLayer() | RestoredKind() | RestoredLayers() | RestoredSet():
+            return f"{label_restored(purpose)} put back"
         case _:
             return _KINDS.get(purpose.kind, purpose.name)
+
+
+def label_restored(purpose: Purpose) -> str:
+    """Name what is put back in an arm; in full, such as `every mlp.down_proj`."""
+    match purpose:
+        case RestoredWeights():
+            return "Super weights"
+        case RestoredModule(module=module):
+            return module
+        case RestoredLayer(layer=layer):
+            return f"All of {layer}"
+        case RestoredKind(path=path):
+            return f"Every {path}"
+        case RestoredLayers():
+            return "All decoder layers"
+        case RestoredSet(parts=parts):
+            return " + ".join(map(label_restored, parts))
+        case _:
+            return label_purpose(purpose)
 
 
 def label_arm(arm: Arm) -> str:

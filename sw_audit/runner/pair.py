@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -23,8 +24,9 @@ from sw_audit.measure.descent import (
     compare_on_text,
     list_differences,
     rank_modules,
-    restore_module,
+    restore_parts,
     restore_super_weights,
+    restore_together,
     share_text,
 )
 from sw_audit.measure.generation import (
@@ -37,17 +39,16 @@ from sw_audit.measure.generation import (
 from sw_audit.measure.retention import (
     compare_with_baseline,
     follow_retained_activations,
-    is_alike,
     read_retained_weights,
     translate_address,
 )
 from sw_audit.measure.start import try_starts
 from sw_audit.measure.tasks import Answers, answer_tasks, pair_answers
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
+from sw_audit.record.arm import Arm
 from sw_audit.record.descent import ComparedText, Descent, LayerError
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location, Outcome
-from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.single import ModelAudit, locate_model
@@ -55,6 +56,8 @@ from sw_audit.runner.weights import examine_files, open_examined
 
 RANKED = 16
 """So many of the modules that differ most are named."""
+_OWN = 2
+"""Measurements of a text that come before those with parts put back: the parent's and the descendant's."""
 
 
 class Pair:
@@ -112,16 +115,18 @@ class ParentResult:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What putting modules of the parent back into a descendant recovers.
+    """What putting parts of the parent back into a descendant recovers.
 
     Attributes:
+        text: The beginning of the first text: parent, descendant, and an arm per part or set that was put back.
         worst_modules: The modules that differ most, with their relative error, worst first.
-        measurements: The first text, one measurement per module that was put back.
+        modules: How many modules were ranked.
         seconds: Time spent.
     """
 
+    text: ComparedText
     worst_modules: tuple[tuple[str, float | None], ...] = ()
-    measurements: tuple[Measurement, ...] = ()
+    modules: int = 0
     seconds: float = 0.0
 
 
@@ -240,37 +245,60 @@ def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
 
 
 def measure_recovery(pair: Pair, result: ModelResult, plan: RecoveryPlan) -> Recovery:
-    """Measure on the first text what the parent's own modules recover, or recall it."""
+    """Measure on the beginning of the first text what the parent's own parts recover, or recall it."""
     kept = pair.audit.kept
-    make = partial(_put_modules_back, pair, result, plan)
+    make = partial(_put_sets_back if plan.sets else _put_parts_back, pair, result, plan)
     return kept.recall("recovery", {"plan": plan.model_dump(mode="json"), **kept.result}, Recovery, make)
 
 
 def add_recovery(result: ModelResult, recovery: Recovery) -> ModelResult:
-    """Return the model with what putting modules back recovers."""
+    """Return the model with what putting parts back recovers, after what is known of that already."""
     descent = result.descent
     if descent is None:
         return result
-    first, *others = descent.texts
-    first = first.model_copy(update={"measurements": (*first.measurements, *recovery.measurements)})
-    update = {"texts": (first, *others), "worst_modules": recovery.worst_modules}
+    update: dict[str, object] = {"recovery": recovery.text}
+    if descent.recovery is None:
+        update |= {"worst_modules": recovery.worst_modules, "modules": recovery.modules}
+    else:
+        known, more = descent.recovery.measurements, recovery.text.measurements[_OWN:]
+        update["recovery"] = descent.recovery.model_copy(update={"measurements": (*known, *more)})
     seconds = result.seconds + recovery.seconds
     return result.model_copy(update={"descent": descent.model_copy(update=update), "seconds": seconds})
 
 
-def _put_modules_back(pair: Pair, result: ModelResult, plan: RecoveryPlan) -> Recovery:
-    started = time.perf_counter()
-    parent, checkpoint = pair.parent, pair.checkpoint
-    if result.descent is None or not is_alike(parent, checkpoint):
-        return Recovery()
-    ranked = rank_modules(parent, checkpoint, result.descent.parent_location.addresses)
+def _put_parts_back(pair: Pair, result: ModelResult, plan: RecoveryPlan) -> Recovery:
+    started, parent, checkpoint = time.perf_counter(), pair.parent, pair.checkpoint
+    descent = result.descent
+    location = None if descent is None else descent.parent_location
+    ranked = rank_modules(parent, checkpoint, location.addresses if location else ())
     lost = [translate_address(parent, checkpoint, address) for address in plan.lost]
-    names = [address.parameter.rpartition(".")[0] for address in lost if address is not None]
-    names += [name for name, error in ranked if error != 0]
-    arms = [restore_module(name) for name in list(dict.fromkeys(names))[: plan.modules]]
-    text = pair.share(pair.audit.policy.corpus)
-    compared, _ = compare_on_text(parent, checkpoint, text, arms, pair.audit.progress)
-    return Recovery(tuple(ranked[:RANKED]), compared.measurements[2:], time.perf_counter() - started)
+    weights = restore_super_weights(parent, checkpoint, location.super_weights if location else ())
+    parts = restore_parts(
+        parent,
+        checkpoint,
+        ranked,
+        descent.layers if descent else (),
+        lost=[address.parameter.rpartition(".")[0] for address in lost if address is not None],
+        modules=plan.modules,
+        layers=plan.layers,
+    )
+    text = _measure_parts(pair, plan, [*([weights] if weights else []), *parts])
+    return Recovery(text, tuple(ranked[:RANKED]), len(ranked), time.perf_counter() - started)
+
+
+def _put_sets_back(pair: Pair, result: ModelResult, plan: RecoveryPlan) -> Recovery:
+    started = time.perf_counter()
+    recovery = result.descent and result.descent.recovery
+    alone = {measured.arm.purpose: measured.arm for measured in recovery.measurements} if recovery else {}
+    text = _measure_parts(pair, plan, [restore_together(purpose, alone) for purpose in plan.sets])
+    return Recovery(text, seconds=time.perf_counter() - started)
+
+
+def _measure_parts(pair: Pair, plan: RecoveryPlan, arms: Sequence[Arm]) -> ComparedText:
+    policy, cut = pair.audit.policy, {"window": plan.window, "windows": plan.windows, "stride": None}
+    text = pair.share(policy.corpus.model_copy(update=cut))
+    compared, _ = compare_on_text(pair.parent, pair.checkpoint, text, arms, pair.audit.progress)
+    return compared
 
 
 def _locate(checkpoint: Checkpoint) -> Location:

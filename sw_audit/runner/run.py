@@ -5,7 +5,7 @@ For each model of the policy:
 1. The cache is asked for everything that the selected checks need; what it does not hold is measured
    (`measure_single`, or `measure_pair` beside a parent).
 2. The checks judge what was measured.
-3. Where the verdicts ask for more (`plan_recovery`), that is measured, and the checks judge again.
+3. As long as the verdicts ask for more (`plan_recovery`), that is measured, and the checks judge again.
 4. The policy's waivers are put on the verdicts.
 """
 
@@ -136,9 +136,9 @@ def run_model(
     if recalled is None:
         kept.keep("result", kept.result, measured)
     judged = judge_model(measured, policy, checks)
-    plan = plan_recovery(judged, policy)
-    if plan is not None and pair is not None:
-        judged = judge_model(add_recovery(measured, measure_recovery(pair, measured, plan)), policy, checks)
+    while pair is not None and (plan := plan_recovery(judged, policy)) is not None:
+        measured = add_recovery(measured, measure_recovery(pair, measured, plan))
+        judged = judge_model(measured, policy, checks)
     notes = [*judged.notes, *([] if recalled is None else [RECALLED])]
     if kept.cache is not None and kept.cache.trouble is not None:
         notes.append(f"Nothing could be remembered for the next run: {kept.cache.trouble}.")

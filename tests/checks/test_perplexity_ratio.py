@@ -10,11 +10,12 @@ from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.perplexity_ratio import PerplexityRatioLimits
 from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, RestoredModule
 from sw_audit.record.identity import CorpusIdentity
-from sw_audit.record.verdict import Finding, Status
+from sw_audit.record.verdict import Finding, Status, Verdict
 
 CHECK = "perplexity-ratio"
 OTHER = "model.layers.3.self_attn.v_proj"
 BORROWED = RestoredModule(module=OTHER).name
+KIND = "parent-kind/mlp.up_proj"
 HARMED = {DESCENDANT.name: 8.0}
 
 
@@ -116,7 +117,8 @@ def test_the_share_that_the_super_weights_recover_is_the_ratio_of_the_lost_nats(
     assert found.high is not None
     assert found.low < share < found.high
     assert verdict.status is Status.FAIL
-    assert "with the parent's super weight put back a share of 0.8927" in verdict.because
+    assert "with the parent's super weight put back 89.3 % [88." in verdict.because
+    assert "times 1.25 is left" in verdict.because
 
 
 def test_what_heals_is_advised_as_lines_that_can_be_pasted() -> None:
@@ -129,22 +131,86 @@ def test_what_heals_is_advised_as_lines_that_can_be_pasted() -> None:
     }
     assert verdict.remedy is not None
     assert all(one.text in verdict.remedy for one in verdict.paste)
+    assert "89.3 % [88." in verdict.remedy
 
 
 def test_where_super_weights_recover_nothing_the_module_that_does_is_named() -> None:
     evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS.name: 8.0, BORROWED: 1.3}))
     verdict = judge_descent(CHECK, evidence)
-    assert f"with the parent's {OTHER} put back a share of" in verdict.because
+    assert f"with the parent's {OTHER} put back 87.4 % [8" in verdict.because
     assert OTHER in verdict.paste[0].text
     assert MODULE not in verdict.paste[0].text
 
 
+def search(ratios: dict[str, float | None]) -> Verdict:
+    """Judge a descendant with 8 times its parent's perplexity, of which parts were looked for that recover it."""
+    evidence = make_descent_evidence(
+        make_text({**HARMED, RESTORED_WEIGHTS.name: 6.5}),
+        recovery=make_text({**HARMED, **ratios}, windows=8),
+        modules=56,
+    )
+    return judge_descent(CHECK, evidence)
+
+
+def test_where_one_part_recovers_little_it_is_said_that_this_alone_will_not_do() -> None:
+    # (ln 8 - ln 6.5) / ln 8 is 10 %.
+    verdict = judge_descent(CHECK, make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS.name: 6.5})))
+    assert verdict.paste == ()
+    assert verdict.remedy is not None
+    assert verdict.remedy.startswith("This alone will not do: with the parent's super weight alone ")
+    assert "(times 6.5). Give weights more bits" in verdict.remedy
+    assert "leave" not in verdict.remedy.lower()
+
+
+def test_the_smallest_set_that_recovers_most_is_advised_with_the_share_of_each_step() -> None:
+    both = f"{RESTORED_WEIGHTS.name} + {KIND}"
+    verdict = search({RESTORED_WEIGHTS.name: 3.0, KIND: 7.0, "parent-layers": 1.0, both: 1.25})
+    assert verdict.remedy is not None
+    assert verdict.remedy.startswith(f"Leave {MODULE}, every mlp.up_proj out of quantization (llm-compressor: ")
+    assert ") together: 89.3 % [" in verdict.remedy
+    assert "; with the parent's super weight alone 47.2 % [" in verdict.remedy
+    assert "(times 3), which will not do" in verdict.remedy
+    assert [one.text for one in verdict.paste] == [
+        rf'ignore=["lm_head", "{MODULE}", r"re:.*\.mlp\.up_proj$"]',
+        r'dynamic={r"-:^model\.layers\.1\.mlp\.down_proj$": {}, r"-:^.*\.mlp\.up_proj$": {}}',
+        f'llm_int8_skip_modules=["lm_head", "{MODULE}", ".mlp.up_proj"]',
+    ]
+    steps = verdict.because.split("; ")
+    assert steps[2].startswith("with the parent's super weight put back 47.2 % [")
+    assert steps[3].startswith("with every mlp.up_proj of the parent as well 89.3 % [")
+    assert steps[3].endswith("(on specimen, 8 windows of 64 tokens).")
+    labels = [finding.label for finding in verdict.findings if finding.text == "specimen, 8 windows of 64 tokens"]
+    assert len(labels) == 4
+
+
+def test_where_the_loss_is_spread_more_bits_are_advised_and_nothing_is_left_out() -> None:
+    ratios = {RESTORED_WEIGHTS.name: 6.5, KIND: 6.0, "parent-kind/mlp.down_proj": 5.0, "parent-layers": 1.01}
+    verdict = search({**ratios, f"parent-kind/mlp.down_proj + {KIND}": 4.0})
+    assert verdict.paste == ()
+    assert verdict.remedy is not None
+    assert verdict.remedy.startswith(
+        "The loss is spread over many modules, and leaving some out will not do (33.3 % ["
+    )
+    assert "every mlp.down_proj of the parent and every mlp.up_proj of the parent put back" in verdict.remedy
+    assert "16 of 56 modules" in verdict.remedy
+    assert "with the parent's super weight alone 9.99 % [" in verdict.remedy
+    assert "give weights more bits" in verdict.remedy
+    assert "with all of the parent's decoder layers put back 99.5 % [" in verdict.because
+
+
+def test_what_decoder_layers_do_not_bring_back_is_looked_for_outside_of_them() -> None:
+    verdict = search({KIND: 7.9, "parent-layers": 7.8})
+    assert verdict.paste == ()
+    assert verdict.remedy is not None
+    assert verdict.remedy.startswith("What is lost lies outside the decoder layers: 1.22 % [")
+
+
 def test_where_no_part_recovers_anything_none_is_advised() -> None:
-    evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS.name: 8.0, BORROWED: 7.9}))
+    evidence = make_descent_evidence(make_text({**HARMED, RESTORED_WEIGHTS.name: 8.0, BORROWED: 8.1}))
     verdict = judge_descent(CHECK, evidence)
     assert verdict.paste == ()
     assert verdict.remedy is not None
-    assert verdict.remedy.startswith("No part that was put back accounts for the loss")
+    assert "give weights more bits" in verdict.remedy.lower()
 
 
 def test_of_an_infinite_loss_no_share_is_claimed_but_that_it_is_finite_again() -> None:

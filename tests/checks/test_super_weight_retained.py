@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from support.descent import MODULE, judge_descent, make_descent_evidence, make_retained, make_ridden
+from support.descent import MODULE, judge_descent, make_descent_evidence, make_retained, make_ridden, make_text
 from support.evidence import PARAMETER, SUPER_WEIGHT
 
+from sw_audit.record.arm import DESCENDANT, RESTORED_WEIGHTS
 from sw_audit.record.checkpoint import QuantizationReport
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status
@@ -83,3 +84,14 @@ def test_what_was_not_looked_up_is_inconclusive() -> None:
     assert judge_descent(ACTIVATION, make_descent_evidence(super_activations=())).status is Status.INCONCLUSIVE
     unfollowed = make_descent_evidence(super_activations=(make_ridden([]),))
     assert judge_descent(ACTIVATION, unfollowed).status is Status.INCONCLUSIVE
+
+
+def test_where_putting_them_back_recovers_little_it_is_said_that_this_alone_will_not_do() -> None:
+    def advise(ratio: float) -> str:
+        text = make_text({DESCENDANT.name: 8.0, RESTORED_WEIGHTS.name: ratio})
+        evidence = make_descent_evidence(text, super_weights=(make_retained(0.5),))
+        return judge_descent(WEIGHT, evidence).remedy or ""
+
+    # (ln 8 - ln 6) / ln 8 is 13.8 %, with 1.2 it is 91.2 %.
+    assert "This alone will not do: with the parent's super weight put back 13.8 % [" in advise(6.0)
+    assert "alone" not in advise(1.2)

@@ -53,7 +53,7 @@ def test_a_plan_says_what_is_read_and_measured_and_loads_nothing(program: Progra
     assert lines[5] == "w4, beside its parent llama"
     assert lines[7] == f"  parent    models/llama: 1 file, {stored}, plain weights"
     assert lines[9].startswith(
-        f"  measures  {beside} checks in 3 arms, 2 more with single modules put back where quality"
+        f"  measures  {beside} checks in 3 arms, and more on short windows, with parts of the parent"
     )
     assert lines[9].endswith("5 continuations of each, 1 tasks")
     assert all("  memory    about " in lines[number] for number in (4, 10))

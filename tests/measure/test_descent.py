@@ -26,14 +26,27 @@ from sw_audit.measure.descent import (
     compare_on_text,
     rank_modules,
     restore_module,
+    restore_parts,
     restore_super_weights,
+    restore_together,
     share_text,
 )
 from sw_audit.measure.engine import run_arms
 from sw_audit.measure.readers import batch_windows
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
 from sw_audit.record.address import WeightAddress
-from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, RestoredModule, SwapModules
+from sw_audit.record.arm import (
+    DESCENDANT,
+    PARENT,
+    RESTORED_WEIGHTS,
+    Arm,
+    RestoredKind,
+    RestoredLayer,
+    RestoredLayers,
+    RestoredModule,
+    RestoredSet,
+    SwapModules,
+)
 from sw_audit.record.descent import LayerError
 from sw_audit.record.location import SuperWeight
 from sw_audit.specimen import specimen_path
@@ -141,6 +154,91 @@ def test_the_acts_that_put_back_name_what_the_descendant_has(
     assert restore_super_weights(parent, copy_of(parent), (gone,)) is None
     restored = Arm(purpose=RestoredModule(module="a.b"), acts=(SwapModules(modules=("a.b",)),))
     assert restore_module("a.b") == restored
+
+
+def disturb_all(parent: Checkpoint) -> Checkpoint:
+    """Change every matrix, and one gain of a norm, a little."""
+    made = copy_of(parent)
+    generator = torch.Generator().manual_seed(7)
+    for layer in made.layers:
+        for matrix in layer.matrices:
+            matrix.weight.add_(0.2 * matrix.weight.std() * torch.randn(matrix.shape, generator=generator))
+    made.model.model.layers[LAYER].input_layernorm.weight.data[3] *= 0.5
+    return made
+
+
+@pytest.mark.parametrize("by_layers", [False, True], ids=["whole", "by layers"])
+def test_what_is_put_back_together_is_a_model_that_was_changed_for_good(
+    parent: Checkpoint, super_weights: tuple[SuperWeight, ...], by_layers: bool
+) -> None:
+    descendant = disturb_all(parent)
+    [weight] = super_weights
+    weights = restore_super_weights(parent, descendant, super_weights)
+    single, whole = "model.layers.4.self_attn.o_proj", f"model.layers.{LAYER}"
+    other = open_streaming(POLICY) if by_layers else parent
+    ranked = [(single, 1.0), *rank_modules(other, descendant)]
+    parts = restore_parts(other, descendant, ranked, modules=1, layers=6)
+    alone = {arm.purpose: arm for arm in (weights, *parts)}
+    chosen = (RESTORED_WEIGHTS, RestoredModule(module=single), RestoredLayer(layer=whole))
+    kind = RestoredKind(path="mlp.up_proj")
+    arms = [
+        restore_together(RestoredSet(parts=chosen), alone),
+        alone[kind],
+        alone[RestoredLayers()],
+        # The scalar is in a module that is put back whole as well.
+        restore_together(RestoredSet(parts=(RESTORED_WEIGHTS, RestoredLayer(layer="model.layers.1"))), alone),
+    ]
+    before = {name: tensor.clone() for name, tensor in descendant.model.state_dict().items()}
+    original = {name: tensor.clone() for name, tensor in parent.model.state_dict().items()}
+    text = share_text(other, descendant, TEXT, seed=0)
+    compared, _ = compare_on_text(other, descendant, text, arms)
+    changed_parts = [(single, f"{whole}."), ("mlp.up_proj",), ("model.layers.",), ("model.layers.1.",)]
+    for measured, parts_of_names in zip(compared.measurements[2:], changed_parts, strict=True):
+        changed = copy_of(descendant)
+        for name, tensor in changed.model.state_dict().items():
+            if any(part in name for part in parts_of_names):
+                tensor.copy_(original[name])
+        if measured.arm.purpose in (arms[0].purpose, arms[3].purpose):
+            changed.matrix(weight.parameter).weight[weight.row, weight.column] = weight.value
+        expected, _ = compare_on_text(other, changed, text)
+        assert measured.loss == expected.measurements[1].loss, measured.arm.name
+        assert measured.agreement.divergence == expected.measurements[1].agreement.divergence
+    assert compared.measurements[4].loss == compared.measurements[0].loss
+    for left, right in ((descendant.model.state_dict(), before), (parent.model.state_dict(), original)):
+        assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_the_parts_are_the_worst_modules_and_layers_then_kinds_then_all_that_differs(parent: Checkpoint) -> None:
+    descendant = copy_of(parent)
+    modules = [f"model.layers.{layer}.{path}" for layer, path in ((3, "mlp.up_proj"), (1, "mlp.up_proj"))]
+    for name, factor in zip(modules, (0.5, 0.8), strict=True):
+        descendant.model.get_submodule(name).weight.data.mul_(factor)
+    ranked = rank_modules(parent, descendant)
+    arms = {
+        arm.purpose: arm.acts[0].modules for arm in restore_parts(parent, descendant, ranked, modules=9, layers=9)
+    }
+    norms = ("input_layernorm", "post_attention_layernorm")
+
+    def hold(layer: int) -> set[str]:
+        return {f"model.layers.{layer}.{path}" for path in ("mlp.up_proj", *norms)}
+
+    assert list(arms) == [
+        *(RestoredModule(module=name) for name in modules),
+        RestoredLayer(layer="model.layers.3"),
+        RestoredLayer(layer="model.layers.1"),
+        RestoredKind(path="mlp.up_proj"),
+        RestoredLayers(),
+    ]
+    assert set(arms[RestoredLayer(layer="model.layers.3")]) == hold(3)
+    assert arms[RestoredKind(path="mlp.up_proj")] == tuple(reversed(modules))
+    assert set(arms[RestoredLayers()]) >= hold(1) | hold(3)
+    # What each layer adds to the error counts before the weights; one that adds nothing is left alone.
+    errors = [LayerError(layer=layer, signal=1.0, noise=1.0, own_noise=own) for layer, own in ((1, 2.0), (3, 0.0))]
+    few = restore_parts(parent, descendant, ranked, errors, lost=modules[1:], modules=1, layers=9)
+    assert [arm.purpose for arm in few[:2]] == [
+        RestoredModule(module=modules[1]),
+        RestoredLayer(layer="model.layers.1"),
+    ]
 
 
 def test_two_tokenizers_that_make_other_tokens_cannot_be_compared(parent: Checkpoint, tmp_path: Path) -> None:

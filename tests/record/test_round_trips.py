@@ -40,6 +40,7 @@ from sw_audit.policy.scheme import parse_scheme
 from sw_audit.policy.targets import PatternMatch
 from sw_audit.record.address import AddressGroup, WeightAddress
 from sw_audit.record.arm import (
+    RESTORED_WEIGHTS,
     Act,
     Backend,
     Custom,
@@ -48,7 +49,11 @@ from sw_audit.record.arm import (
     Quantize,
     ReplaceLayer,
     RestoreActivation,
+    RestoredKind,
+    RestoredLayer,
+    RestoredLayers,
     RestoredModule,
+    RestoredSet,
     Scale,
     SetTo,
     Subset,
@@ -93,6 +98,16 @@ BESIDE = (
     RestoredModule(module="model.layers.2.mlp.down_proj"),
     Backend(method="bitsandbytes-nf4"),
     Custom(label="mine"),
+    RestoredLayers(),
+    RestoredLayer(layer="model.layers.2"),
+    RecoveryPlan(
+        window=64,
+        windows=8,
+        modules=2,
+        layers=1,
+        lost=(WeightAddress(parameter="w", row=1, column=2),),
+        sets=(RestoredSet(parts=(RESTORED_WEIGHTS, RestoredKind(path="mlp.down_proj"))),),
+    ),
     Stage(
         channel=37,
         token=0,
@@ -102,7 +117,6 @@ BESIDE = (
         taken_down=TakeDown(first_layer=8, last_layer=9, left=0.05),
         causes=(SUPER_WEIGHT,),
     ),
-    RecoveryPlan(modules=2, lost=(WeightAddress(parameter="w", row=1, column=2),)),
     read_published(),
     make_published(own=True),
     Export(

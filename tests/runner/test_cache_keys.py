@@ -310,17 +310,16 @@ def test_a_stricter_limit_measures_only_what_it_asks_to_put_back_and_that_once(
         assert isinstance(result, ModelResult)
         return result
 
-    def count_arms(result: ModelResult) -> int:
-        assert result.descent is not None
-        return len(result.descent.texts[0].measurements)
-
     weights = load_file(copy / "model.safetensors")
-    weights["model.layers.0.mlp.down_proj.weight"] *= 1.02
+    weights["model.layers.0.mlp.down_proj.weight"] *= 0.5
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     loose = audit(100.0)
     monkeypatch.setattr("sw_audit.runner.run.measure_model", lambda *_: pytest.fail("it was measured again"))
     strict = audit(0.5)
-    assert count_arms(strict) == count_arms(loose) + 1
+    assert loose.descent is not None
+    assert strict.descent is not None
+    assert loose.descent.recovery is None
+    assert strict.descent.recovery is not None
     assert [verdict.status for verdict in strict.verdicts][-1] is Status.FAIL
     monkeypatch.setattr("sw_audit.runner.pair.rank_modules", lambda *_: pytest.fail("it was ranked again"))
     assert audit(0.5).descent == strict.descent

@@ -25,7 +25,14 @@ from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, RestoredModule
+from sw_audit.record.arm import (
+    DESCENDANT,
+    PARENT,
+    RESTORED_WEIGHTS,
+    RestoredKind,
+    RestoredLayer,
+    RestoredModule,
+)
 from sw_audit.record.descent import Descent
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult
@@ -116,47 +123,79 @@ def test_a_lost_super_weight_is_found_and_putting_it_back_recovers_everything(fo
     )
 
 
-def test_only_where_quality_fails_modules_are_put_back_the_lost_ones_first(
-    found_pruned: ModelResult, tmp_path: Path
-) -> None:
+def test_where_the_super_weights_recover_all_nothing_more_is_put_back(found_pruned: ModelResult) -> None:
     descent = descent_of(found_pruned)
-    # Only one module differs, so only one can be the cause.
     assert [one.arm.name for one in descent.texts[0].measurements] == [
         PARENT.name,
         DESCENDANT.name,
         RESTORED_WEIGHTS.name,
-        RestoredModule(module=MODULE).name,
     ]
-    assert perplexity(descent, RestoredModule(module=MODULE).name) == perplexity(descent, PARENT.name)
-    assert descent.worst_modules[0][0] == MODULE
+    assert descent.recovery is None
+    [verdict] = [one for one in found_pruned.verdicts if one.check == "perplexity-ratio"]
+    assert verdict.remedy is not None
+    assert verdict.remedy.startswith(f"Leave {MODULE} out of quantization")
+    assert "100 % [100, 100] of the loss is recovered" in verdict.remedy
+
+
+def test_of_a_sound_descendant_nothing_is_put_back_but_its_super_weights(tmp_path: Path) -> None:
     sound = descent_of(measure(write(tmp_path / "changed", change_slightly_)))
-    assert [one.arm.name for one in sound.texts[0].measurements] == [
-        PARENT.name,
-        DESCENDANT.name,
-        RESTORED_WEIGHTS.name,
-    ]
-    assert sound.worst_modules == ()
+    assert len(sound.texts[0].measurements) == 3
+    assert (sound.recovery, sound.worst_modules) == (None, ())
 
 
-def test_so_many_modules_are_put_back_as_the_policy_says(tmp_path: Path) -> None:
-    def lose_two_(tensors: Tensors) -> None:
-        # The super weight's own matrix stays, and the worst two by far are others.
-        for layer, factor in ((2, -1.0), (4, -0.5)):
-            tensors[f"model.layers.{layer}.self_attn.o_proj.weight"] *= factor
-        round_(tensors)
+def lose_two_(tensors: Tensors) -> None:
+    # The super weight's own matrix stays, and the worst two by far are others.
+    for layer, factor in ((2, -1.0), (4, -0.5)):
+        tensors[f"model.layers.{layer}.self_attn.o_proj.weight"] *= factor
+    round_(tensors)
 
-    broken = write(tmp_path / "broken", lose_two_)
-    descent = descent_of(measure(broken, descent={"modules": 2}, checks=["perplexity-ratio"]))
-    worst = [f"model.layers.{layer}.self_attn.o_proj" for layer in (2, 4)]
-    assert [one.arm.name for one in descent.texts[0].measurements[3:]] == [
-        RestoredModule(module=one).name for one in worst
-    ]
+
+@pytest.fixture(scope="module")
+def lost_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("gate") / "lost-two", lose_two_)
+
+
+def test_of_two_modules_that_were_lost_exactly_these_are_found(lost_two: Path) -> None:
+    found = measure(lost_two, descent={"modules": 3, "layers": 2}, checks=["perplexity-ratio"])
+    descent, worst = descent_of(found), [f"model.layers.{layer}.self_attn.o_proj" for layer in (2, 4)]
+    recovery = descent.recovery
+    assert recovery is not None
+    assert (recovery.protocol.windows, recovery.protocol.window) == (8, descent.texts[0].protocol.window)
+    purposes = [one.arm.purpose for one in recovery.measurements]
+    assert purposes[:5] == [PARENT, DESCENDANT, RESTORED_WEIGHTS, *(RestoredModule(module=one) for one in worst)]
+    assert purposes[6:8] == [RestoredLayer(layer=f"model.layers.{layer}") for layer in (2, 4)]
+    assert sum(isinstance(one, RestoredKind) for one in purposes) == 7
     assert [name for name, _ in descent.worst_modules[:2]] == worst
-    whole, lost = perplexity(descent, PARENT.name), perplexity(descent, DESCENDANT.name)
-    for name in worst:
-        assert whole < perplexity(descent, RestoredModule(module=name).name) < lost
-    none = descent_of(measure(broken, descent={"modules": 0}, checks=["perplexity-ratio"]))
-    assert len(none.texts[0].measurements) == 3
+    assert descent.modules == 6 * 7
+    [verdict] = found.verdicts
+    assert verdict.remedy is not None
+    assert {one.text for one in verdict.paste} >= {f'ignore=["lm_head", "{worst[0]}", "{worst[1]}"]'}
+    assert f"Leave {worst[0]}, {worst[1]} out of quantization" in verdict.remedy
+    assert "alone" in verdict.remedy
+
+
+def test_a_loss_that_is_spread_over_all_modules_is_said_to_be(tmp_path: Path) -> None:
+    def disturb_(tensors: Tensors) -> None:
+        generator = torch.Generator().manual_seed(4)
+        for name, tensor in list_matrices(tensors):
+            # One kind of modules carries most of this small model, and is spared.
+            scale = 0.8 * float("v_proj" not in name)
+            noise = scale * tensor.std() * torch.randn(tensor.shape, generator=generator)
+            noise[ROW, COLUMN] *= float(name != SUPER)
+            tensor += noise
+
+    found = measure(write(tmp_path / "disturbed", disturb_), checks=["perplexity-ratio"])
+    [verdict] = found.verdicts
+    assert verdict.status is Status.FAIL
+    assert verdict.remedy is not None
+    assert verdict.remedy.startswith("The loss is spread over many modules, and leaving some out will not do (")
+    assert verdict.paste == ()
+    assert "with all of the parent's decoder layers put back 100 % [100, 100]" in verdict.because
+
+
+def test_where_the_policy_says_so_nothing_is_looked_for(lost_two: Path) -> None:
+    none = descent_of(measure(lost_two, descent={"modules": 0}, checks=["perplexity-ratio"]))
+    assert (len(none.texts[0].measurements), none.recovery) == (3, None)
 
 
 @pytest.mark.slow
@@ -201,7 +240,7 @@ def count_whole_models() -> int:
     return sum(all(not one.is_meta for one in model.model.layers.parameters()) for model in models)
 
 
-def test_two_whole_models_are_never_in_memory(pruned: Path) -> None:
+def test_two_whole_models_are_never_in_memory(lost_two: Path) -> None:
     before = count_whole_models()
     seen: dict[str, set[int]] = {}
 
@@ -210,8 +249,8 @@ def test_two_whole_models_are_never_in_memory(pruned: Path) -> None:
         if done in (0, 3):
             seen.setdefault(stage, set()).add(count_whole_models() - before)
 
-    policy = make_policy(pruned, descent={"modules": 1})
-    run_model(policy, "pruned", ["perplexity-ratio"], progress=count)
+    policy = make_policy(lost_two, descent={"modules": 1})
+    run_model(policy, "lost-two", ["perplexity-ratio"], progress=count)
     assert seen["locating in the parent"] == {1}
     assert seen["opening"] == {0}
     assert seen["measuring"] == {1}

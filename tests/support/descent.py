@@ -18,7 +18,19 @@ from support.evidence import (
 
 from sw_audit.checks.judging import judge_result
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, Purpose, RestoredModule
+from sw_audit.record.arm import (
+    DESCENDANT,
+    PARENT,
+    RESTORED_WEIGHTS,
+    Arm,
+    Purpose,
+    RestoredKind,
+    RestoredLayer,
+    RestoredLayers,
+    RestoredModule,
+    RestoredSet,
+    SwapModules,
+)
 from sw_audit.record.descent import (
     ComparedText,
     Continuation,
@@ -35,6 +47,10 @@ from sw_audit.record.verdict import Verdict
 
 CHILD = "child"
 MODULE = f"model.layers.{LAYER}.mlp.down_proj"
+PATHS = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
 
 
 def make_descent_policy(**descent: Any) -> Policy:
@@ -44,8 +60,39 @@ def make_descent_policy(**descent: Any) -> Policy:
 
 def purpose_called(name: str) -> Purpose:
     """Return the purpose of an arm that every descendant is measured in, by its name."""
-    known: dict[str, Purpose] = {str(purpose): purpose for purpose in (PARENT, DESCENDANT, RESTORED_WEIGHTS)}
-    return known.get(name) or RestoredModule(module=name.partition("/")[2])
+    known: dict[str, Purpose] = {
+        str(purpose): purpose for purpose in (PARENT, DESCENDANT, RESTORED_WEIGHTS, RestoredLayers())
+    }
+    if (single := known.get(name)) is not None:
+        return single
+    if " + " in name:
+        return RestoredSet.model_validate({"parts": [purpose_called(part) for part in name.split(" + ")]})
+    head, _, rest = name.partition("/")
+    match head:
+        case "parent-layer":
+            return RestoredLayer(layer=rest)
+        case "parent-kind":
+            return RestoredKind(path=rest)
+        case _:
+            return RestoredModule(module=rest)
+
+
+def list_swapped(purpose: Purpose) -> list[str]:
+    """Return the modules that an arm replaces, in a model of Llama's modules."""
+    every = [f"model.layers.{layer}.{path}" for layer in range(LAYERS) for path in PATHS]
+    match purpose:
+        case RestoredModule(module=module):
+            return [module]
+        case RestoredLayer(layer=layer):
+            return [f"{layer}.{path}" for path in PATHS]
+        case RestoredKind(path=path):
+            return [name for name in every if name.endswith(f".{path}")]
+        case RestoredLayers():
+            return every
+        case RestoredSet(parts=parts):
+            return [name for part in parts for name in list_swapped(part)]
+        case _:
+            return []
 
 
 def make_text(
@@ -62,8 +109,10 @@ def make_text(
     protocol = protocol or make_protocol(windows=windows)
     measured: list[Measurement] = []
     for number, (arm, ratio) in enumerate({PARENT.name: 1.0, **ratios}.items()):
+        purpose = purpose_called(arm)
+        swapped = list_swapped(purpose)
         found = make_measurement(
-            Arm(purpose=purpose_called(arm)),
+            Arm(purpose=purpose, acts=(SwapModules(modules=tuple(swapped)),) if swapped else ()),
             ratio,
             model_id=CHILD,
             protocol=protocol,

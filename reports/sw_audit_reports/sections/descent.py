@@ -8,16 +8,26 @@ from typing import NamedTuple
 
 import altair
 
+from sw_audit.checks.recovery import HEALS, Tried, find_smallest, list_parts, list_swapped, trace_path
 from sw_audit.checks.super_activation_retained import SuperActivationRetainedLimits
 from sw_audit.checks.super_weight_retained import SuperWeightRetainedLimits
 from sw_audit.policy.policy import Policy
-from sw_audit.record.arm import DESCENDANT, PARENT, RestoredModule, RestoredWeights
+from sw_audit.record.arm import (
+    DESCENDANT,
+    PARENT,
+    RESTORED_WEIGHTS,
+    Purpose,
+    RestoredLayers,
+    RestoredSet,
+    RestoredWeights,
+)
 from sw_audit.record.descent import ComparedText, Descent, RetainedActivation, RetainedWeight
-from sw_audit.record.labels import label_arm
+from sw_audit.record.labels import label_arm, label_restored
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.verdict import Finding, Verdict
 from sw_audit_reports import plots, theme
 from sw_audit_reports.elements import (
+    Cell,
     Chart,
     Element,
     Table,
@@ -52,7 +62,6 @@ THE_PARENT, THIS_MODEL = "Parent", "This model"
 _PEAK_SERIES = {THE_PARENT: theme.INTACT, THIS_MODEL: theme.TOUCHED}
 SO_FAR, ALONE = "All layers so far", "This layer alone, on the parent's input"
 _NOISE_SERIES = {SO_FAR: theme.TOUCHED, ALONE: theme.INTACT}
-_HEALED = 0.5
 _ROOM = 35
 """Characters of a label that the chart of perplexities has room for, beside what is said of it."""
 
@@ -85,7 +94,7 @@ def show_descent(context: Context) -> Iterator[Element | None]:
     yield _show_quality(context, descent, f"{anchor}-descent-quality")
     yield _show_peaks(descent, context.policy, f"{anchor}-descent-peaks")
     yield _show_noise(descent, f"{anchor}-descent-noise")
-    yield _list_recovered(list_recovered(descent, verdicts))
+    yield from _list_recovered(descent, list_recovered(descent, verdicts))
     for label, compared in descent.label_texts().items():
         yield _list_text(label, compared, verdicts)
     yield _list_tasks(descent, verdicts)
@@ -147,23 +156,28 @@ def _summarize_weights(descent: Descent, policy: Policy) -> Words:
 
 
 def _summarize_recovery(descent: Descent, verdicts: Sequence[Verdict]) -> Words:
-    """Tell of the part that recovers most, if that is half of the loss at least: the super weights before all."""
-    healed = [
-        (part.share.observed, part.share, part)
-        for part in list_recovered(descent, verdicts)
-        if part.share is not None and part.share.observed is not None and part.share.observed >= _HEALED
-    ]
-    whole = [triple for triple in healed if isinstance(triple[2].purpose, RestoredWeights)]
-    if not healed:
-        return []
-    value, share, best = max(whole or healed, key=lambda triple: triple[0])
-    interval = format_percent_interval(share.low, share.high)
-    recovered = f" recovers {format_percent(value)}{f' {interval}' if interval else ''} of the loss"
-    if isinstance(best.purpose, RestoredWeights):
-        number = len(descent.parent_location.super_weights)
-        weights = "super weight" if number == 1 else count(number, "super weight")
-        return [f"; putting back its parent's {weights}{recovered}"]
-    return ["; putting back its parent's ", code(best.part), recovered]
+    """Tell what the super weights recover, and what few other parts do where these do not recover 80 %."""
+    recovered = [part for part in list_recovered(descent, verdicts) if part.share is not None]
+    weights = next((part for part in recovered if isinstance(part.purpose, RestoredWeights)), None)
+    tried = [part.tried for part in recovered if part.text == recovered[0].text]
+    path = trace_path(tried)
+    best = find_smallest(tried) or (path[-1] if path else None)
+    chosen = [weights] if weights is not None else []
+    if weights is None or not weights.tried.heals:
+        chosen += [part for part in recovered if part.purpose == best != RESTORED_WEIGHTS][:1]
+    words: list[str | Cell] = []
+    for part in chosen:
+        share = part.share
+        if share is None or share.observed is None or share.observed <= 0:
+            continue
+        interval = format_percent_interval(share.low, share.high)
+        name: str | Cell = code(part.part)
+        if part is weights:
+            number = len(descent.parent_location.super_weights)
+            name = "super weight" if number == 1 else count(number, "super weight")
+        said = f"{format_percent(share.observed)}{f' {interval}' if interval else ''}"
+        words += ["; putting back its parent's ", name, f" recovers {said} of the loss"]
+    return words
 
 
 def _list_weights(descent: Descent) -> Table | None:
@@ -329,53 +343,76 @@ def _write_decibels(decibels: float | None) -> str:
 
 
 class Recovered(NamedTuple):
-    """What putting a part of the parent back does on one text.
+    """What putting parts of the parent back does on one text.
 
     Attributes:
         text: What the text is called.
         purpose: What is put back.
         ratio: Perplexity over the parent's; `None` if not finite.
         share: Part of the lost nats that it recovers; `None` where no verdict says.
+        size: How many modules are replaced whole.
     """
 
     text: str
-    purpose: RestoredWeights | RestoredModule
+    purpose: Purpose
     ratio: float | None
     share: Finding | None
+    size: int = 0
 
     @property
     def part(self) -> str:
         """What is put back, in words."""
-        return self.purpose.module if isinstance(self.purpose, RestoredModule) else "Super weights"
+        return label_restored(self.purpose)
+
+    @property
+    def tried(self) -> Tried:
+        """What a search for the fewest parts is told of it."""
+        share, low = (None, None) if self.share is None else (self.share.observed, self.share.low)
+        score = -math.inf if share is None else share
+        return Tried(self.purpose, score, self.size, low is not None and low >= HEALS)
 
 
 def list_recovered(descent: Descent, verdicts: Sequence[Verdict]) -> list[Recovered]:
-    """List what each part that was put back recovers; shares are taken from the verdicts' findings."""
+    """List what each part that was put back recovers; shares are taken from the verdicts' findings.
+
+    The search on the beginning of the first text comes before all texts.
+    """
     shares, recovered = list_on_texts(verdicts), []
-    for label, compared in descent.label_texts().items():
+    searched = {} if descent.recovery is None else {descent.recovery_label: descent.recovery}
+    for label, compared in (searched | descent.label_texts()).items():
         parent = compared.measured(PARENT)
         for measured in compared.measurements:
             purpose = measured.arm.purpose
-            if isinstance(purpose, RestoredWeights | RestoredModule):
+            if list_parts(purpose) or isinstance(purpose, RestoredLayers):
                 share = shares.get((label, purpose.name))
-                recovered.append(Recovered(label, purpose, divide_perplexity(measured, parent), share))
+                ratio = divide_perplexity(measured, parent)
+                recovered.append(Recovered(label, purpose, ratio, share, len(list_swapped(measured.arm))))
     return recovered
 
 
-def _list_recovered(recovered: Sequence[Recovered]) -> Table | None:
+def _list_recovered(descent: Descent, recovered: Sequence[Recovered]) -> Iterator[Table | None]:
+    """List single parts, then step by step what recovers most, then what heals with the fewest modules."""
     several = len({part.text for part in recovered}) > 1
-    rows = []
-    for part in recovered:
+    about = ["Text", "Put back"] if several else ["Put back"]
+    heads = [*text(*about), *figures("Modules", "Perplexity ratio", "Loss recovered", "Interval")]
+
+    def write(part: Recovered) -> Words:
         share, interval = None, ""
         # Of a loss that is not finite there is no share.
         if part.share is not None and part.share.observed is not None:
             share, interval = part.share.observed, format_percent_interval(part.share.low, part.share.high)
-        about = [part.text, part.part] if several else [part.part]
-        ratio = format_finite(part.ratio, format_ratio)
-        rows.append((*about, ratio, format_optional(share, format_percent), interval or NOTHING))
-    about = ["Text", "Put back"] if several else ["Put back"]
-    heads = [*text(*about), *figures("Perplexity ratio", "Loss recovered", "Interval")]
-    return make_table("Parts of the parent put back into this model, one at a time", heads, rows)
+        name = [part.text, part.part] if several else [part.part]
+        ratio, size = format_finite(part.ratio, format_ratio), format_number(part.size) if part.size else NOTHING
+        return [*name, size, ratio, format_optional(share, format_percent), interval or NOTHING]
+
+    alone = [part for part in recovered if not isinstance(part.purpose, RestoredSet)]
+    yield make_table("Parts of the parent put back into this model, one at a time", heads, list(map(write, alone)))
+    searched = {part.purpose: part for part in recovered if part.text == descent.recovery_label}
+    tried = [part.tried for part in searched.values()]
+    path, smallest = trace_path(tried), find_smallest(tried)
+    shown = [*path, *([smallest] if smallest is not None and smallest not in path else [])]
+    rows = [write(searched[purpose]) for purpose in shown] if len(shown) > 1 else []
+    yield make_table("Put back together: what recovers most, step by step", heads, rows)
 
 
 def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) -> Table | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from support.descent import make_descent as make_made_up
+from support.descent import make_descent_evidence, make_descent_policy, make_text
 from support.descent_pages import MODULE, OTHER_MODULE, make_descent, make_descent_record, make_verdicts
 from support.evidence import make_evidence
 from support.pages import parse_page
@@ -17,11 +19,12 @@ from sw_audit_reports.sections.descent import (
     list_recovered,
 )
 
+from sw_audit.checks.judging import judge_result
 from sw_audit.policy.policy import Policy
-from sw_audit.record.arm import RESTORED_WEIGHTS
+from sw_audit.record.arm import DESCENDANT, RESTORED_WEIGHTS
 from sw_audit.record.descent import Descent, LayerError, RetainedWeight
 from sw_audit.record.record import ModelResult
-from sw_audit.record.verdict import Finding, Status
+from sw_audit.record.verdict import Finding, Status, Verdict
 
 RECOVERED = "Parts of the parent put back"
 
@@ -65,12 +68,59 @@ def test_nothing_finite_is_said_and_drawn_as_such() -> None:
 
 def test_each_part_that_was_put_back_has_its_share_with_its_interval() -> None:
     assert build(kept=False).rows(RECOVERED) == [
-        ["Super weights", "1.0210", "99.6 %", "[99.2 %, 99.9 %]"],
-        [OTHER_MODULE, "117.6", "0.1 %", "[-0.3 %, 0.4 %]"],
+        ["Super weights", "-", "1.0210", "99.6 %", "[99.2 %, 99.9 %]"],
+        [OTHER_MODULE, "-", "117.6", "0.1 %", "[-0.3 %, 0.4 %]"],
     ]
     assert not build(kept=True).has_table(RECOVERED)
     # A record whose verdicts say nothing of shares still has the ratios.
     assert [one.share for one in list_recovered(make_descent(kept=False), ())] == [None, None]
+
+
+def search_parts(ratios: dict[str, float]) -> tuple[Descent, tuple[Verdict, ...]]:
+    """Return a descendant of 8 times its parent's perplexity of which parts were looked for, and what is said."""
+    descent = make_made_up(
+        make_text({DESCENDANT.name: 8.0, RESTORED_WEIGHTS.name: 6.0}),
+        recovery=make_text({DESCENDANT.name: 8.0, **ratios}, windows=8),
+        modules=56,
+    )
+    evidence = make_descent_evidence().model_copy(update={"descent": descent})
+    return descent, judge_result(evidence, make_descent_policy(), ["perplexity-ratio"])
+
+
+def test_what_was_put_back_together_is_listed_step_by_step_and_what_needs_the_fewest_modules_last() -> None:
+    kind, module = "parent-kind/mlp.up_proj", "parent-module/model.layers.2.mlp.up_proj"
+    first, small = f"{kind} + {RESTORED_WEIGHTS.name}", f"{module} + {RESTORED_WEIGHTS.name}"
+    ratios = {RESTORED_WEIGHTS.name: 6.0, kind: 2.0, module: 3.0, "parent-layers": 1.0, first: 1.1, small: 1.2}
+    descent, verdicts = search_parts(ratios)
+    section = build_section("descent", make_context(compare(descent), verdicts))
+    where = "specimen, 8 windows of 64 tokens"
+    every, one = "Every mlp.up_proj", "model.layers.2.mlp.up_proj"
+    names = (every, f"{every} + Super weights", f"{one} + Super weights")
+    rows = section.rows("Put back together")
+    assert [row[:4] for row in rows] == [
+        [where, names[0], "8", "2.0000"],
+        [where, names[1], "8", "1.1000"],
+        [where, names[2], "1", "1.2000"],
+    ]
+    assert [row[4] for row in rows] == ["66.7 %", "95.4 %", "91.2 %"]
+    assert [row[1] for row in section.rows(RECOVERED)] == [
+        "Super weights",
+        names[0],
+        one,
+        "All decoder layers",
+        "Super weights",
+    ]
+    sentence = summarize("descent", make_context(compare(descent), verdicts))
+    assert "; putting back its parent's super weight recovers 13.8 % [" in sentence
+    assert "; putting back its parent's model.layers.2.mlp.up_proj + Super weights recovers 91.2 % [" in sentence
+
+
+def test_of_single_parts_there_is_no_second_table() -> None:
+    descent, verdicts = search_parts({RESTORED_WEIGHTS.name: 6.0, "parent-layers": 1.0})
+    section = build_section("descent", make_context(compare(descent), verdicts))
+    assert not section.has_table("Put back together")
+    sentence = summarize("descent", make_context(compare(descent), verdicts))
+    assert sentence.count("putting back") == 1
 
 
 def test_a_share_belongs_to_its_own_text() -> None:
