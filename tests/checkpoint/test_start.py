@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.checkpoints import make_tokenizer, save_checkpoint
 from support.planted import build_llama
 
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checkpoint.start import apply_rule, find_start
 from sw_audit.checkpoint.streaming import open_streaming
@@ -60,6 +63,38 @@ def test_a_model_is_opened_with_its_rule_and_its_flag_is_read(open_model: Any, t
     path.write_text(json.dumps({**json.loads(path.read_text()), "add_bos_token": False}))
     start = open_model(ModelPolicy(source=source)).start
     assert start == SequenceStart(token=1, returned=True, declared=False, automatic=True, use="prepended")
+
+
+@pytest.mark.parametrize(("counts", "use"), [(True, "prepended"), (False, "not added")])
+def test_where_the_file_and_what_the_tokenizer_returns_differ_the_format_says_which_counts(
+    counts: bool, use: str
+) -> None:
+    class Stored:
+        declared_bos_counts = counts
+
+        def declares_bos(self, _: object) -> bool:
+            return True
+
+    folder: Any = SimpleNamespace(format=Stored())
+    start = find_start(make_tokenizer(adds=False), folder)
+    assert (start.declared, start.returned, start.use) == (True, False, use)
+
+
+@pytest.mark.skipif(find_spec("gguf") is None, reason="needs gguf: pip install 'sw-audit[gguf]'")
+@pytest.mark.parametrize("flag", [True, False, None])
+def test_a_gguf_files_own_flag_is_read(flag: bool | None, tmp_path: Path) -> None:
+    from gguf import GGUFWriter
+
+    path = tmp_path / "model.gguf"
+    writer = GGUFWriter(path, "llama")
+    if flag is not None:
+        writer.add_add_bos_token(flag)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    folder = CheckpointFolder(tmp_path, ModelPolicy(source=str(tmp_path)))
+    assert folder.format.declared_bos_counts
+    assert folder.format.declares_bos(folder) is flag
 
 
 def test_a_model_without_bos_cannot_be_opened_with_one(tmp_path: Path) -> None:

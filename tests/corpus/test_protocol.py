@@ -10,9 +10,9 @@ from sw_audit.corpus.text import Text
 from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.record.identity import CorpusIdentity
-from sw_audit.record.start import SequenceStart
+from sw_audit.record.start import SequenceStart, StartTrial
 
-NO_BOS = SequenceStart()
+NO_BOS = StartTrial(start=SequenceStart())
 FABLE = "the fox sang , the owl slept . " * 40
 
 
@@ -80,3 +80,22 @@ def test_a_text_that_the_tokenizer_does_not_know_is_a_caution() -> None:
     [caution] = list_cautions(_text("the fox saw " * 10), tokenizer, 32000, NO_BOS)
     assert "30 tokens of 120 characters, 10 of them unknown" in caution
     assert list_cautions(_text("the fox " * 99 + "saw"), tokenizer, 32000, NO_BOS) == ()
+
+
+@pytest.mark.parametrize(
+    ("automatic", "followed"), [(False, "what it does is followed"), (True, "what they say is followed")]
+)
+def test_files_that_contradict_their_tokenizer_are_a_caution(automatic: bool, followed: str) -> None:
+    start = SequenceStart(token=1, returned=False, declared=True, automatic=automatic)
+    [caution] = list_cautions(_text("the fox"), make_tokenizer(words=("the", "fox")), 9, StartTrial(start=start))
+    assert "a BOS token is to stand before a text (add_bos_token)" in caution
+    assert "puts none there" in caution
+    assert followed in caution
+
+
+def test_the_wrong_way_to_begin_is_a_caution_with_both_losses() -> None:
+    start = SequenceStart(token=1, returned=True, declared=True, automatic=True, use="prepended")
+    trial = StartTrial(start=start, tokens=63, loss=2.76, other_loss=0.565)
+    [caution] = list_cautions(_text("the fox"), make_tokenizer(words=("the", "fox")), 9, trial)
+    assert "its loss is 0.56 nats per token without it and 2.76 nats per token with it (63 tokens)" in caution
+    assert caution.endswith('try bos = "never".')

@@ -15,7 +15,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
-from support.checkpoints import EXPERTS, LLAMA, rewrite_config, rewrite_weights, save_checkpoint
+from support.checkpoints import EXPERTS, LLAMA, make_tokenizer, rewrite_config, rewrite_weights, save_checkpoint
 from transformers import LlamaForCausalLM
 
 from sw_audit.checkpoint.lint import lint_checkpoint
@@ -647,3 +647,23 @@ def test_a_missing_shard_and_an_index_that_lies_are_stopped(parent: Path, tmp_pa
     index.write_text(json.dumps(whole))
     (folder / shard).unlink()
     assert_flaw(gate(folder, parent), "shard-index", shard, f"shard {shard} is missing")
+
+
+@pytest.mark.parametrize("rule", ["auto", "always"])
+def test_a_descendant_begins_as_its_parent_does_whatever_its_own_files_say(rule: str, tmp_path: Path) -> None:
+    parent, child = (save_checkpoint(tmp_path / name, tokenizer=False) for name in ("parent", "child"))
+    make_tokenizer(adds=False).save_pretrained(parent)
+    make_tokenizer(adds=True).save_pretrained(child)
+    (tmp_path / "text.txt").write_text("the fox sang , the owl slept . " * 40)
+    corpus = {"source": str(tmp_path / "text.txt"), "window": 9, "windows": 8, "bos": rule}
+    model = {"source": str(child), "parent": str(parent)}
+    [result] = run(Policy.model_validate({"model": (model,), "corpus": corpus}), checks=QUICK).models
+    assert isinstance(result, ModelResult)
+    assert result.descent is not None
+    prepended = rule == "always"
+    assert result.protocol.bos == ("prepended" if prepended else "not added")
+    assert (result.location.bos, result.descent.parent_location.bos) == (prepended, prepended)
+    told = (
+        "It was measured without a BOS token before every text, as its parent was; by itself it is used with one."
+    )
+    assert (told in result.descent.notes) != prepended
