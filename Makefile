@@ -4,6 +4,7 @@
 # make slow    run the slow tests: whole audits, training, a browser, the wheel
 # make others  run the tests of other libraries' quantizers and formats, in an environment of their own
 # make check   ruff, ruff format and mypy
+# make real    audit a published model (fetched once, 93 MB) and gate descendants of it; reports in sw-audit-out/real
 # make bench   run the benchmarks and print their tables
 # make clean   remove what these commands made
 
@@ -15,7 +16,7 @@ OTHERS := .venv-quantizers
 # gptqmodel pins an older numpy than the rest needs, and runs with the newer one; this is what else it asks for.
 BESIDE_GPTQ := defuser device-smi logbar optimum pillow protobuf pypcre threadpoolctl tokenicer
 
-.PHONY: audit test cover slow others check format bench clean
+.PHONY: audit test cover slow others check format real bench clean
 
 audit: $(READY)
 	$(BIN)/sw-audit audit specimen --out sw-audit-out
@@ -46,11 +47,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+real: $(READY)
+	OMP_NUM_THREADS=2 $(BIN)/python -m tools.real
+
 bench: $(OTHERS)/.ready
 	$(OTHERS)/bin/python -m pytest tests/benchmarks -q -s -o python_files='bench_*.py'
 
 clean:
-	rm -rf $(VENV) $(OTHERS) sw-audit-out build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OTHERS) .cache sw-audit-out build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch is installed first and alone, so that nothing else decides its version.
 $(READY): pyproject.toml constraints.txt

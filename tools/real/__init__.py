@@ -1,1 +1,1 @@
-"""The real run: a published model, audited by itself, and its sound and broken descendants, gated."""
+"""The real run: a model that others published, audited by itself, and its descendants, gated beside it."""

@@ -17,6 +17,7 @@ from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import InputError
 from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
+from sw_audit.export.folder import whole_folder
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.location import SuperWeight
@@ -57,9 +58,9 @@ def make_descendants(
 def _write_scaled(checkpoint: Checkpoint, located: Collection[SuperWeight], factor: float, folder: Path) -> None:
     for weight in located:
         checkpoint.matrix(weight.parameter, weight.expert).weight[weight.row, weight.column] *= factor
-    with quiet_libraries():
-        checkpoint.model.save_pretrained(folder)
-        checkpoint.tokenizer.save_pretrained(folder)
+    with whole_folder(folder) as draft, quiet_libraries():
+        checkpoint.model.save_pretrained(draft)
+        checkpoint.tokenizer.save_pretrained(draft)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,112 @@
+"""`python -m tools.real`: audits a published model, gates its descendants, and holds both against what is known.
+
+The model is SmolLM2-135M-Instruct, fetched once. Known is: by itself it passes, every gate of it, and under
+`--strict` it fails by a law; its sound descendants pass, its broken ones fail and each failure says what to do.
+
+Exit codes: 0 as known, 1 a verdict is another, 2 the model cannot be fetched.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from sw_audit.cli.main import app
+from sw_audit.cli.printing import Output, make_table
+from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.record import ModelResult, Record
+from sw_audit.record.store import read_record
+from sw_audit.record.verdict import Status
+from sw_audit.runner.explain import FAILED, PASSED
+from tools.real.descendants import make_descendants
+from tools.real.fetching import FetchError, fetch_model
+
+ROOT = Path(__file__).parents[2]
+CACHE, OUT = ROOT / ".cache" / "real", ROOT / "sw-audit-out" / "real"
+SOUND: Mapping[str, bool] = MappingProxyType(
+    {"int8-g64": True, "int4-g32": True, "clipped": False, "halved": False, "zeroed": False}
+)
+"""Whether each descendant is known to be sound."""
+
+
+def main() -> int:
+    """Run it all, and return the exit code."""
+    output, begun = Output(), time.monotonic()
+    try:
+        model = fetch_model(CACHE)
+    except FetchError as error:
+        sys.stderr.write(f"make real: {error}\n")
+        return 2
+    wrong = list(check_model(audit("model")))
+    code = audit("model", "--strict", "--no-report", "--quiet", out="strict")[0]
+    wrong += [] if code == FAILED else [f"the model under --strict: exit code {code}, and not {FAILED}"]
+    for folder in make_descendants(ModelPolicy(source=str(model)), CACHE / "descendants", tuple(SOUND)):
+        output.print_lines(f"made {folder.relative_to(ROOT)}")
+    code, record = audit("descendants")
+    wrong += [] if code == FAILED else [f"the descendants: exit code {code}, and not {FAILED}"]
+    wrong += [line for result in record.results for line in check_descendant(result)]
+    wrong += [f"{name} was not audited" for name in SOUND if name not in {result.id for result in record.results}]
+    rows = [summarize(result) for result in (*read_record(OUT / "model" / "record.json").results, *record.results)]
+    output.print(make_table(("model", "gates", "failed gates", "laws that do not hold"), rows))
+    output.print_lines(f"reports in {OUT.relative_to(ROOT)}; {time.monotonic() - begun:.0f} s")
+    output.print_lines(*(f"not as known: {line}" for line in wrong) if wrong else ["every verdict is as known"])
+    return 1 if wrong else 0
+
+
+def audit(policy: str, *options: str, out: str | None = None) -> tuple[int, Record]:
+    """Audit a policy of this folder as the command line does; return its exit code and its record."""
+    folder = OUT / (out or policy)
+    file = Path(__file__).with_name(f"{policy}.swaudit.toml")
+    places = ["--out", str(folder), "--cache-dir", str(CACHE / "measured")]
+    (folder / "record.json").unlink(missing_ok=True)
+    try:
+        app(["audit", str(file), *places, *options], prog_name="sw-audit")
+        code = PASSED
+    except SystemExit as ending:
+        code = int(ending.code or 0)
+    return code, read_record(folder / "record.json")
+
+
+def check_model(outcome: tuple[int, Record]) -> Iterator[str]:
+    """Yield what is not as known of the model by itself."""
+    code, record = outcome
+    if code != PASSED:
+        yield f"the model by itself: exit code {code}, and not {PASSED}"
+    for verdict in record.verdicts:
+        if verdict.level == "gate" and verdict.status is not Status.PASS:
+            yield f"the model by itself: {verdict.check} is {verdict.status}: {verdict.because}"
+        if verdict.level == "law" and verdict.status is not Status.SKIPPED and verdict.observed is None:
+            yield f"the model by itself: {verdict.check} gives no figure: {verdict.because}"
+
+
+def check_descendant(result: ModelResult) -> Iterator[str]:
+    """Yield what is not as known of one descendant."""
+    failed = [verdict for verdict in result.verdicts if verdict.level == "gate" and verdict.status is Status.FAIL]
+    if bool(failed) is SOUND[result.id]:
+        yield f"{result.id}: {'fails' if failed else 'passes'}, and is {'sound' if SOUND[result.id] else 'broken'}"
+    for verdict in failed:
+        if not verdict.remedy:
+            yield f"{result.id}: {verdict.check} fails and does not say what to do"
+
+
+def summarize(result: ModelResult) -> tuple[str, str, str, str]:
+    """Sum a model up in a row."""
+
+    def name(level: str) -> list[str]:
+        return [one.check for one in result.verdicts if one.level == level and one.status is Status.FAIL]
+
+    gates = [verdict for verdict in result.verdicts if verdict.level == "gate"]
+    passed = sum(verdict.status is Status.PASS for verdict in gates)
+    return (
+        result.id,
+        f"{passed} of {len(gates)} pass",
+        ", ".join(name("gate")) or "-",
+        ", ".join(name("law")) or "-",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
