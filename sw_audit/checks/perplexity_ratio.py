@@ -137,7 +137,10 @@ def _advise_loss(search: Search, key: str) -> str:
     if search.spread and path:
         best = f"{path[-1].told} with {path[-1].subject} put back, {path[-1].size} of {search.total} modules"
         also = "".join(f"; {words}" for words in alone if path[1:])
-        return f"The loss is spread over many modules, and leaving some out will not do ({best}{also}): {more}"
+        return (
+            f"The loss is spread over many modules, and leaving some out will not do: {best}{also}. "
+            f"{more[0].upper()}{more[1:]}"
+        )
     if alone:
         return f"This alone will not do: {'; '.join(alone)}. {more[0].upper()}{more[1:]}"
     return f"No part that was put back accounts for the loss: {more}"

@@ -145,8 +145,11 @@ class Search:
         That is so where no set that was tried is certain to recover 80 %, or the one that does replaces more than
         a third of all modules.
         """
-        healing = self.healing
-        return self.total > 0 and (healing is None or healing.size > _FEW * self.total)
+        return self.total > 0 and (self.healing is None or not self.is_few(self.healing.size))
+
+    def is_few(self, size: int) -> bool:
+        """Tell whether so many modules are an exception: a third of all at most."""
+        return size <= _FEW * self.total
 
     @property
     def outside(self) -> bool:
@@ -294,7 +297,8 @@ def _name_part(context: CheckContext, arm: Purpose) -> str:
         case RestoredKind(path=path):
             return f"every {path} of the parent"
         case RestoredSet(parts=parts):
-            return " and ".join(_name_part(context, part) for part in parts)
+            *names, last = (_name_part(context, part) for part in parts)
+            return f"{', '.join(names)} and {last}"
         case _:
             return "all of the parent's decoder layers"
 

@@ -47,11 +47,13 @@ class RecoveryPlan(Fact):
 def plan_recovery(result: ModelResult, policy: Policy) -> RecoveryPlan | None:
     """Return what to put back next into a judged model; `None` where nothing more is asked for.
 
-    A search begins where perplexity is not within its margin, the loss on the first text is certain, and putting
-    the super weights back is not certain to recover 80 % of it. Single parts come first. Then, step by step, each
-    of the two best others is put back together with the set that recovers most so far (`trace_path`), until that
-    is certain to recover 80 %, nothing is added, or there are as many parts as the policy allows. Where a whole
-    kind of modules or layer will do, the single modules of it that recover something are tried in its place.
+    A search begins where perplexity is not within its margin, the loss on the first text is certain, and
+    putting the super weights back is not certain to recover 80 % of it. Single parts come first. Then, step by
+    step, each of the two best others is put back together with the set that recovers most so far
+    (`trace_path`), until that is certain to recover 80 %, nothing is added, or there are as many parts as the
+    policy allows. Sets of more than a third of all modules are not tried: to leave out as many would be no
+    exception. Where a whole kind of modules or layer will do, the single modules of it that recover something
+    are tried in its place.
 
     Args:
         result: The model, its verdicts included.
@@ -97,7 +99,11 @@ def _list_next(search: Search, most: int) -> Iterator[RestoredSet]:
     if not search.path:
         return
     last = search.path[-1]
-    beside = [one for one in search.recoveries if len(one.parts) == 1 and _adds(one, last)]
+    beside = [
+        one
+        for one in search.recoveries
+        if len(one.parts) == 1 and _adds(one, last) and search.is_few(len({*one.modules, *last.modules}))
+    ]
     best = sorted(beside, key=lambda one: -one.score)[:_WIDTH]
     sets = [RestoredSet(parts=(*last.parts, *one.parts)) for one in best]
     if len(last.parts) < most and not tried & set(sets):

@@ -189,12 +189,12 @@ def test_where_the_loss_is_spread_more_bits_are_advised_and_nothing_is_left_out(
     assert verdict.paste == ()
     assert verdict.remedy is not None
     assert verdict.remedy.startswith(
-        "The loss is spread over many modules, and leaving some out will not do (33.3 % ["
+        "The loss is spread over many modules, and leaving some out will not do: 33.3 % ["
     )
     assert "every mlp.down_proj of the parent and every mlp.up_proj of the parent put back" in verdict.remedy
     assert "16 of 56 modules" in verdict.remedy
     assert "with the parent's super weight alone 9.99 % [" in verdict.remedy
-    assert "give weights more bits" in verdict.remedy
+    assert ". Give weights more bits" in verdict.remedy
     assert "with all of the parent's decoder layers put back 99.5 % [" in verdict.because
 
 

@@ -22,12 +22,13 @@ def plan(
     lost: float | None = 8.0,
     weights: float = 6.0,
     windows: int = 32,
+    total: int = 90,
     **policy: Any,
 ) -> RecoveryPlan | None:
     """Plan for a descendant of `lost` times its parent's perplexity, `weights` with the super weights put back."""
     text = make_text({DESCENDANT.name: lost, RESTORED_WEIGHTS.name: weights}, windows=windows)
     found = None if recovery is None else make_text({DESCENDANT.name: 8.0, **recovery}, windows=8)
-    evidence = make_descent_evidence(text, recovery=found, modules=56)
+    evidence = make_descent_evidence(text, recovery=found, modules=total)
     asked = make_descent_policy(**policy)
     verdicts = judge_result(evidence, asked, ["perplexity-ratio"])
     return plan_recovery(evidence.model_copy(update={"verdicts": verdicts}), asked)
@@ -59,6 +60,8 @@ def test_nothing_is_looked_for_where_nothing_is_asked_or_the_super_weights_will_
 
 def test_the_two_best_others_are_tried_beside_the_best() -> None:
     assert list_sets(ALONE) == (together(DOWN, GATE), together(DOWN, UP))
+    other = RestoredKind(path="self_attn.q_proj")
+    assert list_sets({**ALONE, other.name: 5.5}) == (together(DOWN, GATE), together(DOWN, other))
 
 
 def test_each_step_goes_on_from_the_best_set_of_the_one_before() -> None:
@@ -83,6 +86,16 @@ def test_each_step_goes_on_from_the_best_set_of_the_one_before() -> None:
 )
 def test_the_search_comes_to_an_end(recovery: dict[str, float | None], policy: dict[str, Any]) -> None:
     assert plan(recovery, **policy) is None
+
+
+def test_sets_of_more_than_a_third_of_all_modules_are_not_tried() -> None:
+    second = {**ALONE, together(DOWN, GATE).name: 2.0, together(DOWN, UP).name: 2.5}
+    # Three kinds of eight modules each.
+    assert plan(second, total=71) is None
+    assert plan(second, total=72) is not None
+    layer = "parent-layer/model.layers.3"
+    [smaller] = list_sets({**second, layer: 7.0}, total=71)
+    assert smaller.name == f"{together(DOWN, GATE)} + {layer}"
 
 
 def test_what_is_a_part_of_the_set_already_or_holds_all_of_it_is_not_tried_beside_it() -> None:

@@ -188,7 +188,7 @@ def test_a_loss_that_is_spread_over_all_modules_is_said_to_be(tmp_path: Path) ->
     [verdict] = found.verdicts
     assert verdict.status is Status.FAIL
     assert verdict.remedy is not None
-    assert verdict.remedy.startswith("The loss is spread over many modules, and leaving some out will not do (")
+    assert verdict.remedy.startswith("The loss is spread over many modules, and leaving some out will not do: ")
     assert verdict.paste == ()
     assert "with all of the parent's decoder layers put back 100 % [100, 100]" in verdict.because
 
