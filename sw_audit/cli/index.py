@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sw_audit import __version__
+from sw_audit.checkpoint.digest import digest_paths
 from sw_audit.cli.listing import print_entry, print_index
 from sw_audit.cli.options import AsJson
 from sw_audit.cli.printing import print_json
@@ -39,9 +40,9 @@ def index(
 ) -> None:
     """Show the published super weights of a model, or of all models, with their sources.
 
-    Ids are matched case aside. An Instruct or chat variant, and a folder whose files name the model it was made
-    from, get the entry of that model, and the answer says so. Where there is no entry, one line says so and names
-    the nearest ids.
+    Ids are matched case aside. An Instruct or chat variant, and a folder or file that names the model it was made
+    from, get the entry of that model, and the answer says so. A file is also known by its sha256. Where
+    there is no entry, one line says so and names ids that are near.
 
     Exit codes: 0 found, 2 a file that is no index, 3 no entry for the model.
 
@@ -55,7 +56,9 @@ def index(
     if model is None:
         print_json(describe_index(opened)) if as_json else print_index(opened)
         return
-    answer = find_published(opened, model)
+    place = Path(model).expanduser()
+    digests = [file.sha256 for file in digest_paths([place], place.parent)] if place.is_file() else ()
+    answer = find_published(opened, model, digests=digests)
     if as_json:
         print_json(describe_lookup(answer))
     elif answer.model is not None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def test_all_models_are_listed() -> None:
         assert model.id in result.stdout
     document = json.loads(run("index", "--json").stdout)
     assert [model["id"] for model in document["models"]] == [model.id for model in read_published().models]
+
+
+def test_a_file_is_known_by_its_sha256_whatever_it_is_called(tmp_path: Path) -> None:
+    file, own = tmp_path / "renamed.gguf", tmp_path / "own.toml"
+    file.write_bytes(b"GGUF")
+    digest = hashlib.sha256(b"GGUF").hexdigest()
+    own.write_text(f'sw-audit-index = 1\n[[model]]\nid = "me/mine"\ndigests = ["{digest}"]\n')
+    result = run("index", str(file), "--file", str(own))
+    assert result.exit_code == 0
+    assert result.stdout.startswith("me/mine\n")
+    file.write_bytes(b"GGUF 2")
+    assert run("index", str(file), "--file", str(own)).exit_code == 3
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
