@@ -15,6 +15,7 @@ from sw_audit.checkpoint.families import find_decoder_layers, require_down_proje
 from sw_audit.checkpoint.folder import CheckpointFolder, quote_source
 from sw_audit.checkpoint.loading import count_parameters, load
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
+from sw_audit.checkpoint.rotation import read_declared_rotation
 from sw_audit.checkpoint.start import apply_rule, find_start
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import CheckpointError
@@ -25,13 +26,17 @@ from sw_audit.record.start import SequenceStart
 
 @dataclass
 class Checkpoint:
-    """An open transformers model with its tokenizer, in evaluation mode and without gradients."""
+    """An open transformers model with its tokenizer, in evaluation mode and without gradients.
+
+    `rotation` is what its files say of a rotation of its weights, if they do.
+    """
 
     model: Any
     tokenizer: Any
     identity: ModelIdentity
     layers: tuple[DecoderLayer, ...]
     start: SequenceStart = field(default_factory=SequenceStart)
+    rotation: str | None = None
 
     def starting(self, rule: BosRule) -> Checkpoint:
         """Return the same open model with BOS before every text, or not.
@@ -133,7 +138,8 @@ def make_checkpoint(
         for file in digest_paths(folder.weight_files, folder.path)
     ]
     start = apply_rule(find_start(tokenizer, own), policy.bos or "auto", own.asked)
-    return Checkpoint(model, tokenizer, identify_model(model, layers, policy, files), layers, start)
+    identity = identify_model(model, layers, policy, files)
+    return Checkpoint(model, tokenizer, identity, layers, start, read_declared_rotation(own))
 
 
 def identify_model(

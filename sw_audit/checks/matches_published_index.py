@@ -50,9 +50,9 @@ def matches_published_index(context: CheckContext) -> Verdict:
 
     PASS where each that decides is located. FAIL where none is, if they bind. Everything between is
     INCONCLUSIVE: some are located, which another prompt or a wider set may explain; or none is, but none
-    binds, or they are those of the model that this one was made from. SKIPPED where the index has no entry,
-    or nothing that decides. Located scalars that are not published are reported. Counting is exact, so there
-    is no interval.
+    binds, or they are those of the model that this one was made from. SKIPPED where the index has no entry, or
+    nothing that decides, and where none is located in a checkpoint that is, or looks, rotated. Located scalars
+    that are not published are reported. Counting is exact, so there is no interval.
     """
     lookup = context.result.published
     if lookup is None:
@@ -91,6 +91,9 @@ def _conclude(
     binding = _binds(deciding[0], lookup)
     entry = lookup.model.id if lookup.model else ""
     words = f"{len(present)} of {len(deciding)} deciding coordinates of {entry} ({lookup.because}) are located"
+    rotation = context.result.location.rotation
+    if not present and rotation is not None:
+        return context.skip(f"{words}, and {rotation}.", findings)
     if not missing:
         status = Status.PASS
     else:

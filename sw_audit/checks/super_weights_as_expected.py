@@ -34,14 +34,17 @@ def super_weights_as_expected(context: CheckContext) -> Verdict:
     """
     location, expected = context.result.location, context.expectation
     head = f"Outcome {location.outcome}"
+    rotated = "" if location.rotation is None else f"; {location.rotation}"
     if expected == "any":
-        return context.skip(f'{head}, and `expect = "any"`: {location.because}.')
+        return context.skip(f'{head}, and `expect = "any"`: {location.because}{rotated}.')
     passed = location.outcome is (Outcome.LOCATED if expected == "some" else Outcome.NONE)
     if expected == "some":
         words = "as expected" if passed else "but some are expected"
         remedy = (
             'If this model is known to have no super weight, set `expect = "none"` (or "any" to accept either) in '
             "the policy; if its parent has one, do not ship it: the weights have lost it."
+            if location.rotation is None
+            else 'Set `expect = "any"` for this model: in a rotated checkpoint no scalar makes a super activation.'
         )
     else:
         words = "as expected" if passed else "but none is expected"
@@ -51,7 +54,7 @@ def super_weights_as_expected(context: CheckContext) -> Verdict:
         )
     return context.conclude(
         Status.PASS if passed else Status.FAIL,
-        f"{head}, {words}: {location.because}.",
+        f"{head}, {words}: {location.because}{rotated}.",
         remedy=remedy,
         figure=Estimate(EstimateStatus.MEASURED, "", float(len(location.super_weights))),
         limit=1 if expected == "some" else 0,

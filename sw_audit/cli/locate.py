@@ -87,7 +87,7 @@ def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
         "super_weights": [{key: weight[key] for key in weight_keys} for weight in content["super_weights"]],
         **{
             key: content[key]
-            for key in ("weight_norm_prediction", "super_activations", "earlier_stages", "candidates")
+            for key in ("weight_norm_prediction", "super_activations", "earlier_stages", "rotation", "candidates")
         },
         "prompt": {"text": content["prompt"], "token_ids": content["token_ids"], "bos": content["bos"]},
         **{key: content[key] for key in ("prompts", "other_start")},
@@ -105,6 +105,8 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
 
     output.print_lines(f"{identity.source}: {location.outcome}", style="bold")
     output.print_lines(f"{identity.family}, {identity.layers} layers, {location.because}")
+    if location.rotation is not None:
+        output.print_lines(str(location.rotation))
     if location.depth == "early":
         seen = location.layers_seen
         output.print_lines(f"only the first {seen} layers were read: what persists beyond them is not known")

@@ -34,7 +34,8 @@ class Involved:
     """The scalars of a model that have a part in a super activation, as its locating prompt shows.
 
     Attributes:
-        addresses: What the locator named: the set, every candidate, what makes an earlier stage.
+        addresses: What the locator named: the set, what single prompts show, every candidate, what makes an earlier
+            stage.
         channels: Channels of the residual stream that stand out in any layer, at any token.
         inward: Rows of the matrices that lead into the neurons of `addresses`, by parameter and expert.
         quiet: Per matrix and row of a super weight, bool [inner]: whether this column's product is less than
@@ -83,7 +84,8 @@ def find_involved(
         for entry in location.candidates
     ]
     causes = [cause.address for stage in location.earlier_stages for cause in stage.causes]
-    addresses = frozenset([*location.addresses, *candidates, *causes])
+    of_prompts = [address for prompt in (*location.prompts, *location.other_start) for address in prompt.addresses]
+    addresses = frozenset([*location.addresses, *of_prompts, *candidates, *causes])
     neurons = {((address.parameter, address.expert), address.column) for address in addresses}
     inward, quiet = set(), {}
     for layer in checkpoint.layers:

@@ -214,6 +214,23 @@ class PromptLocation(Fact):
         return tuple(weight.address for weight in self.super_weights)
 
 
+class Rotation(Fact):
+    """A checkpoint whose weights were multiplied by orthogonal matrices, so that no channel is privileged.
+
+    Attributes:
+        declared: Whether its files say so; else its weights look like it, which is a hint and no proof.
+        because: What says so, in words.
+    """
+
+    declared: bool
+    because: str
+
+    def __str__(self) -> str:
+        """Write it as a clause, with what follows from it."""
+        head = "the checkpoint is rotated" if self.declared else "the checkpoint looks rotated"
+        return f"{head}: {self.because}; then published coordinates are absent by design"
+
+
 class Location(Fact):
     """The answer to "where are the super weights?", from one forward pass on a few prompts.
 
@@ -230,6 +247,8 @@ class Location(Fact):
         super_activations: Largest magnitude first.
         earlier_stages: Where a super activation is made more than once: what came before, first to last. The super
             weights are those of the last time.
+        rotation: Why the checkpoint is, or looks, rotated: then published coordinates are absent by design. `None`
+            where nothing says so.
         candidates: What was looked at.
         trace: One entry per decoder layer.
         depth: Whether the pass went through all decoder layers, or stopped after the early ones; then that super
@@ -254,6 +273,7 @@ class Location(Fact):
     layers_seen: Index | None = None
     weight_norm_prediction: WeightNormPrediction | None = None
     earlier_stages: tuple[Stage, ...] = ()
+    rotation: Rotation | None = None
     prompts: tuple[PromptLocation, ...] = ()
     other_start: tuple[PromptLocation, ...] = ()
 

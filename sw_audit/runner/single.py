@@ -19,6 +19,7 @@ from sw_audit.corpus.windows import Windows, cut_calibration, draw_prompts, wind
 from sw_audit.index.lookup import find_policy_model, list_dose_curves, open_index
 from sw_audit.locate.controls import count_weights, draw_placebos, find_involved, find_largest_weights
 from sw_audit.locate.locator import encode_prompt, locate_super_weights
+from sw_audit.locate.rotation import recognize_rotation
 from sw_audit.locate.trace import trace_prompts
 from sw_audit.locate.weight_norms import predict_from_weights
 from sw_audit.measure.activation_setup import prepare_activations
@@ -58,11 +59,12 @@ class ModelAudit:
 
 
 def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
-    """Locate the super weights of an open model, and ask the weights alone about them.
+    """Locate the super weights of an open model, ask the weights alone about them, and whether they are rotated.
 
-    See `locate_super_weights` and `predict_from_weights`.
+    See `locate_super_weights`, `predict_from_weights` and `recognize_rotation`.
     """
-    return predict_from_weights(checkpoint.layers, locate_super_weights(checkpoint, depth=depth))
+    location = predict_from_weights(checkpoint.layers, locate_super_weights(checkpoint, depth=depth))
+    return recognize_rotation(checkpoint, location)
 
 
 def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> ModelResult | ModelFailure:

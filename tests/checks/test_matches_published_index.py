@@ -16,7 +16,7 @@ from sw_audit.checks.judging import judge_result
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.matches_published_index import MatchesPublishedIndexLimits
 from sw_audit.policy.policy import Policy
-from sw_audit.record.location import Outcome
+from sw_audit.record.location import Outcome, Rotation
 from sw_audit.record.published import Impact, Lookup, Match, PublishedWeight, Trust
 from sw_audit.record.verdict import Finding, Status, Verdict
 
@@ -195,3 +195,22 @@ def test_an_entry_without_coordinates_is_skipped() -> None:
     verdict = judge(empty)
     assert verdict.status is Status.SKIPPED
     assert "it names no coordinate" in verdict.because
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_in_a_rotated_checkpoint_published_coordinates_are_absent_by_design(declared: bool) -> None:
+    rotation = Rotation(declared=declared, because="something says so")
+    location = make_location(Outcome.NONE).model_copy(update={"rotation": rotation})
+    evidence = make_evidence(location=location).model_copy(update={"published": make_published()})
+    (verdict,) = judge_result(evidence, Policy(), [CHECK])
+    assert verdict.status is Status.SKIPPED
+    assert "0 of 1 deciding coordinates" in verdict.because
+    assert "published coordinates are absent by design" in verdict.because
+    assert find(verdict, "published: layer 1 [37, 211]").status is Status.FAIL
+
+
+def test_where_a_rotated_checkpoint_has_them_all_the_same_it_passes() -> None:
+    rotation = Rotation(declared=True, because="something says so")
+    location = make_location().model_copy(update={"rotation": rotation})
+    evidence = make_evidence(location=location).model_copy(update={"published": make_published()})
+    assert judge_result(evidence, Policy(), [CHECK])[0].status is Status.PASS

@@ -5,7 +5,7 @@ from support.evidence import make_evidence, make_location
 
 from sw_audit.checks.judging import judge_result
 from sw_audit.policy.policy import Expectation, ModelPolicy, Policy
-from sw_audit.record.location import Outcome
+from sw_audit.record.location import Outcome, Rotation
 from sw_audit.record.verdict import Status, Verdict
 
 CHECK = "super-weights-as-expected"
@@ -50,6 +50,17 @@ def test_a_model_without_super_weights_is_told_how_to_say_so() -> None:
     remedy = judge_outcome(Outcome.NONE, "some").remedy
     assert remedy is not None
     assert '`expect = "none"`' in remedy
+
+
+def test_a_rotated_checkpoint_is_named_as_such() -> None:
+    rotation = Rotation(declared=True, because="`transform_config` in its quantization_config says so (hadamard)")
+    location = make_location(Outcome.NONE).model_copy(update={"rotation": rotation})
+    verdict = judge_result(make_evidence(location=location), Policy(expect="some"), [CHECK])[0]
+    assert verdict.status is Status.FAIL
+    assert "the checkpoint is rotated" in verdict.because
+    assert "published coordinates are absent by design" in verdict.because
+    assert verdict.remedy is not None
+    assert 'expect = "any"' in verdict.remedy
 
 
 def test_a_model_s_own_expectation_wins_over_the_policy_s() -> None:

@@ -27,7 +27,7 @@ def test_json_is_exactly_one_object_of_the_promised_form_and_holds_the_published
     assert (weight["layer"], weight["row"], weight["column"], weight["expert"]) == (1, 5, 7, None)
     activation = found["super_activations"][0]
     assert list(activation) == ["channel", "token", "value", "first_layer", "last_layer", "taken_down"]
-    assert found["earlier_stages"] == []
+    assert (found["earlier_stages"], found["rotation"]) == ([], None)
     assert activation["channel"] == weight["row"]
     assert any(candidate["accepted"] for candidate in found["candidates"])
 

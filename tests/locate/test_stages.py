@@ -35,9 +35,9 @@ def read_end(held: SuperActivation) -> tuple[int, int, float]:
     return gone.first_layer, gone.last_layer, gone.left
 
 
-def _add_nothing(_: object, probe: Probe, __: object) -> Tensor:
+def _add_nothing(_: object, probes: list[Probe], __: object) -> list[Tensor]:
     """Ask no layer what it adds: what makes a stage is tested on a model."""
-    return torch.zeros_like(probe.residual)
+    return [torch.zeros_like(probe.residual) for probe in probes]
 
 
 def test_a_channel_that_is_made_taken_down_and_made_again_has_two_stages() -> None:

@@ -59,7 +59,7 @@ from sw_audit.record.arm import (
     Subset,
 )
 from sw_audit.record.checkpoint import Export, HeldWeight
-from sw_audit.record.location import Outcome, PromptLocation, Stage, TakeDown
+from sw_audit.record.location import Outcome, PromptLocation, Rotation, Stage, TakeDown
 from sw_audit.record.published import Remark
 from sw_audit.record.record import AuditedModel
 from sw_audit.record.start import SequenceStart, StartTrial
@@ -108,6 +108,7 @@ BESIDE = (
         lost=(WeightAddress(parameter="w", row=1, column=2),),
         sets=(RestoredSet(parts=(RESTORED_WEIGHTS, RestoredKind(path="mlp.down_proj"))),),
     ),
+    Rotation(declared=True, because="its files say so"),
     Stage(
         channel=37,
         token=0,

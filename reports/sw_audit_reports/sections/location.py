@@ -83,6 +83,8 @@ def show_location(context: Context) -> Iterator[Element | None]:
         f"{remark[0].upper()}{remark[1:]}." for remark in (location.agreement, location.beginning) if remark
     ]
     yield make_paragraph([" ".join(remarks)] if remarks else [])
+    if location.rotation is not None:
+        yield make_paragraph(f"{str(location.rotation)[0].upper()}{str(location.rotation)[1:]}.")
     weights = []
     for weight in location.super_weights:
         value, share = format_number(weight.value, 5), format_percent(weight.share)

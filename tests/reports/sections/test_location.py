@@ -13,13 +13,14 @@ from support.evidence import (
     make_none_evidence,
     make_published,
 )
-from support.sections import make_context, read_rows, render_example, summarize
+from support.sections import build_section, make_context, read, read_rows, render_example, summarize
+from sw_audit_reports.elements import Paragraph
 from sw_audit_reports.sections.location import list_predicted, list_sources, list_stages
 
 from sw_audit.index.lookup import find_published
 from sw_audit.index.reading import read_published
 from sw_audit.record.arm import PRUNED
-from sw_audit.record.location import Outcome, Stage, TakeDown
+from sw_audit.record.location import Outcome, Rotation, Stage, TakeDown
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 
@@ -138,3 +139,14 @@ def test_a_super_activation_that_is_made_twice_is_told_with_what_makes_it_first(
     assert rows[0] == ["37", "0", "754", "2 to 8", "8 to 9", "5.4 %", COORDINATE, "35 %"]
     assert rows[1][-2] == f"{PARAMETER}[37, 9]"
     assert list_stages(make_location()) is None
+
+
+def test_a_rotated_checkpoint_is_told_of() -> None:
+    rotation = Rotation(declared=True, because="`rotation` in its quantization_config says so")
+    location = make_location(Outcome.NONE).model_copy(update={"rotation": rotation})
+    told = [
+        read(element.cells)
+        for element in build_section("location", make_context(make_evidence(location=location))).elements
+        if isinstance(element, Paragraph)
+    ]
+    assert any(words.startswith("The checkpoint is rotated: ") for words in told)
