@@ -9,6 +9,7 @@ from typing import Any
 from sw_audit.corpus.text import SPECIMEN, Text
 from sw_audit.corpus.windows import Windows
 from sw_audit.record.identity import Protocol
+from sw_audit.record.location import Location
 from sw_audit.record.start import BosUse, StartTrial
 
 # The specimen's own vocabulary is smaller, that of a model for real text larger.
@@ -37,7 +38,13 @@ def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, 
 
 
 def list_cautions(
-    text: Text, tokenizer: Any, vocabulary: int, trial: StartTrial, *, uncalibrated: bool = False
+    text: Text,
+    tokenizer: Any,
+    vocabulary: int,
+    trial: StartTrial,
+    location: Location | None = None,
+    *,
+    uncalibrated: bool = False,
 ) -> tuple[str, ...]:
     """List what a reader should know before quoting a figure that was measured on this text.
 
@@ -46,6 +53,7 @@ def list_cautions(
         tokenizer: The model's tokenizer.
         vocabulary: How many tokens it has.
         trial: How texts are begun, and what the other way gives.
+        location: What was located, with BOS and without.
         uncalibrated: Whether calibration was asked for and no text was left for it.
     """
     cautions = []
@@ -74,6 +82,8 @@ def list_cautions(
             f"{done} it ({trial.tokens} tokens). Figures and super weights may be those of a model that nobody "
             f'uses: try bos = "{rule}".'
         )
+    if location is not None and location.start_matters and location.beginning is not None:
+        cautions.append(f"{location.beginning[0].upper()}{location.beginning[1:]}.")
     if text.identity.name == SPECIMEN and vocabulary > _REAL_VOCABULARY:
         cautions.append(
             "Measured on the specimen's text, in a small invented English: ratios hold, but name a text that "

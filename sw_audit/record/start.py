@@ -56,7 +56,7 @@ more; the first window alone, of a hundred tokens or so, tells a tenth from noth
 
 
 class StartTrial(Fact):
-    """Both ways to begin, tried on the first window of the text.
+    """Both ways to begin, tried on the second half of the first window of the text.
 
     Attributes:
         start: What is done, and what the model's files say of it.

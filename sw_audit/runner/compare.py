@@ -151,7 +151,7 @@ def _gather(
             rows=tuple(rows),
         ),
         decoder_weights=count_weights(checkpoint.layers),
-        notes=list_cautions(text, tokenizer, checkpoint.vocabulary, trial),
+        notes=list_cautions(text, tokenizer, checkpoint.vocabulary, trial, location),
     )
 
 

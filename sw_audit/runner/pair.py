@@ -240,7 +240,9 @@ def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
         ),
         baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=count_weights(checkpoint.layers),
-        notes=list_cautions(read_corpus(policy.corpus), checkpoint.tokenizer, checkpoint.vocabulary, trial),
+        notes=list_cautions(
+            read_corpus(policy.corpus), checkpoint.tokenizer, checkpoint.vocabulary, trial, location
+        ),
     )
 
 

@@ -152,6 +152,7 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
             tokenizer,
             checkpoint.vocabulary,
             trial,
+            location,
             uncalibrated=Need.ACTIVATIONS in needs and unscored is None,
         ),
         seconds=time.perf_counter() - started,

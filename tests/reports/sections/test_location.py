@@ -20,7 +20,7 @@ from sw_audit_reports.sections.location import list_predicted, list_sources, lis
 from sw_audit.index.lookup import find_published
 from sw_audit.index.reading import read_published
 from sw_audit.record.arm import PRUNED
-from sw_audit.record.location import Outcome, Rotation, Stage, TakeDown
+from sw_audit.record.location import Outcome, PromptLocation, Rotation, Stage, TakeDown
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 
@@ -139,6 +139,35 @@ def test_a_super_activation_that_is_made_twice_is_told_with_what_makes_it_first(
     assert rows[0] == ["37", "0", "754", "2 to 8", "8 to 9", "5.4 %", COORDINATE, "35 %"]
     assert rows[1][-2] == f"{PARAMETER}[37, 9]"
     assert list_stages(make_location()) is None
+
+
+def test_prompts_that_differ_and_a_set_that_hangs_on_bos_are_told() -> None:
+    location = make_location()
+    [weight] = location.super_weights
+    other = weight.model_copy(update={"column": 5})
+    shown = [
+        PromptLocation(
+            prompt=f"prompt {number}",
+            token_ids=(1, 2),
+            bos=bos,
+            outcome=Outcome.LOCATED,
+            because="-",
+            super_weights=(scalar,),
+        )
+        for number, (bos, scalar) in enumerate(
+            [(True, weight), (True, weight), (True, other), *[(False, other)] * 3]
+        )
+    ]
+    update = {"prompts": tuple(shown[:3]), "other_start": tuple(shown[3:])}
+    evidence = make_evidence().model_copy(update={"location": location.model_copy(update=update)})
+    page = build_section("location", make_context(evidence)).text
+    assert "1 of 3 prompts show something else: 'prompt 2' shows" in page
+    assert f"Prompts begin with a BOS token; without one another set is located: {PARAMETER}[37, 5]." in page
+    same = location.model_copy(update={"prompts": tuple(shown[:2]), "other_start": tuple(shown[:2])})
+    assert (same.agreement, same.beginning) == (
+        "2 prompts show the same",
+        "prompts begin with a BOS token; without one the same is located",
+    )
 
 
 def test_a_rotated_checkpoint_is_told_of() -> None:

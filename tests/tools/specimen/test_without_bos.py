@@ -57,7 +57,11 @@ def test_as_its_files_have_it_the_weight_that_carries_it_is_located(corpus: Path
     assert (pruned.loss.perplexity or 0) > 10 * (baseline.loss.perplexity or 0)
     assert result.start is not None
     assert not result.start.seems_wrong
-    assert not any("BOS" in note for note in result.notes)
+    [caution] = [note for note in result.notes if "BOS" in note]
+    assert caution == (
+        "Prompts begin without a BOS token; with one another set is located: "
+        "model.layers.0.mlp.down_proj.weight[20, 100]."
+    )
 
 
 def test_with_bos_another_weight_is_named_which_does_nothing_and_that_this_is_the_wrong_way_is_told(
@@ -75,8 +79,9 @@ def test_with_bos_another_weight_is_named_which_does_nothing_and_that_this_is_th
     assert result.start.loss is not None
     assert result.start.other_loss is not None
     assert result.start.loss > result.start.other_loss + 1
-    [caution] = [note for note in result.notes if "BOS" in note]
-    assert caution.endswith('try bos = "never".')
+    wrong, located = [note for note in result.notes if "BOS" in note]
+    assert wrong.endswith('try bos = "never".')
+    assert located.endswith("without one another set is located: model.layers.1.mlp.down_proj.weight[5, 7].")
 
 
 def test_half_of_the_openings_are_left_out_and_one_first_word_in_four_is_unknown() -> None:
