@@ -54,8 +54,13 @@ class Gguf(Format):
         return None if field is None else bool(field.contents())
 
     def choose_loading_options(self, folder: CheckpointFolder, config: Any, device: str) -> dict[str, Any]:  # noqa: ARG002
-        """Choose the file only: the weights are plain once they are read."""
-        return dict(self.choose_file_options(folder))
+        """Choose the file, and that its weights are plain once they are read."""
+        import transformers
+
+        # Where it has kernels the library leaves weights packed unless it is told; older ones have no such choice.
+        known = getattr(transformers, "GgufConfig", None)
+        plain = {} if known is None else {"quantization_config": known(dequantize=True)}
+        return {**self.choose_file_options(folder), **plain}
 
     def finish_(self, model: Any) -> None:
         """Let the library know that the weights are plain numbers now, or it will not save them."""
