@@ -11,10 +11,8 @@ from torch import Tensor
 from sw_audit.arms.apply import LayerContext, register
 from sw_audit.arms.matrices import index_scalars, packed_matrix_replaced
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
-from sw_audit.errors import CorpusError
-from sw_audit.policy.recipe import SearchClip
 from sw_audit.policy.targets import is_targeted
-from sw_audit.quantize.calibration import Calibration
+from sw_audit.quantize.calibration import Calibration, weigh_columns
 from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.arm import Quantize
 
@@ -29,7 +27,7 @@ def rounded_parameters(action: Quantize, context: LayerContext) -> Iterator[None
     """Let rounded tensors stand in for the parameters of a layer that are among an action's targets.
 
     Raises:
-        CorpusError: If a clip is searched on a corpus and the calibration text showed nothing of a matrix.
+        CorpusError: If a clip is searched and nothing was calibrated on.
         CheckpointError: If the address of a scalar kept in full precision lies outside its matrix.
     """
     stored: list[tuple[torch.nn.Parameter, Tensor]] = []
@@ -74,18 +72,6 @@ def _round_matrix(action: Quantize, matrix: Matrix, target: Tensor, calibration:
         matrix.weight,
         action.recipe,
         index_scalars(matrix, kept) if kept else None,
-        _find_importance(action, matrix, calibration),
+        weigh_columns(action.recipe, matrix.parameter, matrix.shape[1], calibration),
         out=part.T if matrix.transposed else part,
     )
-
-
-def _find_importance(action: Quantize, matrix: Matrix, calibration: Calibration | None) -> Tensor | None:
-    if action.recipe.clip != SearchClip(on="corpus"):
-        return None
-    if calibration is None or matrix.parameter not in calibration.mean_square:
-        raise CorpusError(
-            f"recipe {str(action.recipe)!r} for {matrix.parameter}",
-            "no calibration text showed what it is multiplied by",
-            "calibrate on a text that reaches it, or search without one (/search)",
-        )
-    return calibration.mean_square[matrix.parameter]

@@ -19,7 +19,7 @@ from sw_audit.policy.recipe import explain_holdout, parse_recipe
 from sw_audit.record.address import WeightAddress, parse_address
 from sw_audit.record.checkpoint import Export
 from sw_audit.record.store import check_writable
-from sw_audit.runner.single import locate_model
+from sw_audit.runner.single import calibrate_on_prompt, locate_model
 
 
 def quantize(
@@ -86,7 +86,8 @@ def quantize(
         checkpoint = open_checkpoint(chosen)
         held, because = _choose_holdout(checkpoint, named)
         order = ExportOrder(parsed, form, held, because, tuple(target or ()), tuple(ignore or ()))
-        done = export_checkpoint(checkpoint, order, out, CheckpointFolder.require(chosen), progress)
+        calibrations = calibrate_on_prompt(checkpoint) if parsed.weighs_columns else ()
+        done = export_checkpoint(checkpoint, order, out, CheckpointFolder.require(chosen), progress, calibrations)
     if as_json:
         typer.echo(done.model_dump_json(indent=2))
     elif not quiet:

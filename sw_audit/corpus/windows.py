@@ -147,6 +147,11 @@ def cut_calibration(text: Text, tokenizer: Any, windows: Windows, limit: int) ->
     return Windows(rows, torch.ones(whole, dtype=torch.int64), content, windows.bos)
 
 
+def window_prompt(token_ids: Sequence[int]) -> Windows:
+    """Make one window of a prompt of two tokens or more, to calibrate on where there is no text."""
+    return Windows(torch.tensor([list(token_ids)], dtype=torch.int64), torch.ones(1, dtype=torch.int64))
+
+
 def draw_prompts(windows: Windows, tokenizer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Take one prompt of each length, each from another place of the text.
 

@@ -19,9 +19,10 @@ from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import PolicyError
 from sw_audit.export.folder import add_metadata, whole_folder, write_card
 from sw_audit.export.packing import pack_model_, require_packable
-from sw_audit.policy.recipe import Recipe, SearchClip, count_bits
+from sw_audit.policy.recipe import Recipe, count_bits
 from sw_audit.policy.targets import is_targeted, match_targets
 from sw_audit.progress import Progress, ignore_progress
+from sw_audit.quantize.calibration import Calibration, weigh_columns
 from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.address import AddressGroup, WeightAddress, group_addresses
 from sw_audit.record.arm import Quantize
@@ -58,11 +59,13 @@ def export_checkpoint(
     folder: Path,
     source: CheckpointFolder,
     progress: Progress = ignore_progress,
+    calibrations: Sequence[Calibration | None] = (),
 ) -> Export:
     """Round an open model, whose weights are changed for good, and write it.
 
     What is in the folder is replaced once all is written; `source` is where the model is from, whose small files
-    are copied. What was done stands in the metadata of every weight file, and in the model card.
+    are copied. A clip that is searched needs calibrations, what some text showed of each layer. What was done
+    stands in the metadata of every weight file, and in the model card.
 
     Raises:
         InputError: If a pattern matches nothing, an address is none of the model's, or the form cannot hold it.
@@ -72,7 +75,7 @@ def export_checkpoint(
     names = (matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices)
     patterns = match_targets(names, order.targets, order.ignore)
     with whole_folder(folder) as draft:
-        rounded = round_model_(checkpoint.layers, act, untouched, progress)
+        rounded = round_model_(checkpoint.layers, act, untouched, progress, calibrations)
         done = Export(
             **checkpoint.identity.model_dump(include={"source", "revision", "digest", "dtype"}),
             recipe=str(order.recipe),
@@ -104,9 +107,6 @@ def plan_rounding(checkpoint: Checkpoint, order: ExportOrder) -> tuple[Quantize,
     Raises:
         InputError: If an address is none of the model's, or the recipe or the form cannot be.
     """
-    if isinstance(order.recipe.clip, SearchClip) and order.recipe.clip.on == "corpus":
-        asked = f"recipe {str(order.recipe)!r}"
-        raise PolicyError(asked, "there is no calibration text here", "search without one (/search)")
     for address in order.keep:
         matrices = (layer.find_matrix(address.parameter, address.expert) for layer in checkpoint.layers)
         if all(matrix is None for matrix in matrices):
@@ -150,16 +150,20 @@ def round_model_(
     act: Quantize,
     untouched: Collection[str] = (),
     progress: Progress = ignore_progress,
+    calibrations: Sequence[Calibration | None] = (),
 ) -> Rounded:
     """Round every targeted matrix of a model in place, as the arm with this act does while it measures.
 
-    The parameters in `untouched` stay in full precision all the same.
+    The parameters in `untouched` stay in full precision all the same. Calibrations are those of the layers, in
+    order.
 
     Raises:
+        CorpusError: If a clip is searched and there are no calibrations.
         CheckpointError: If the address of a kept weight lies outside its matrix.
     """
     rounded = Rounded()
     for number, layer in enumerate(layers):
+        calibration = calibrations[number] if calibrations else None
         for matrix in layer.matrices:
             weight = matrix.weight
             kept = [
@@ -170,7 +174,9 @@ def round_model_(
             rounded.weights += weight.numel()
             rounded.kept += _read_values(matrix, kept)
             if is_targeted(matrix.parameter, act.targets, act.ignore) and matrix.parameter not in untouched:
-                round_to_nearest(weight, act.recipe, index_scalars(matrix, kept) if kept else None, out=weight)
+                index = index_scalars(matrix, kept) if kept else None
+                importance = weigh_columns(act.recipe, matrix.parameter, matrix.shape[1], calibration)
+                round_to_nearest(weight, act.recipe, index, importance, out=weight)
                 rounded.matrices.append(matrix.parameter)
                 rounded.bits += count_bits(act.recipe, matrix.shape, sum(map(len, kept)))
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 
 import torch
 
@@ -12,7 +11,7 @@ from sw_audit.checkpoint.matrices import list_projections
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.windows import Windows
 from sw_audit.measure.arms import measure_arms
-from sw_audit.measure.calibration import CalibrationRecorder
+from sw_audit.measure.calibration import record_calibrations
 from sw_audit.policy.scheme import ActivationSetup, AlphaSearch, AlphaTrial
 from sw_audit.record.arm import BASELINE, Arm, Smooth
 
@@ -50,16 +49,9 @@ def prepare_activations(
     )
 
 
-@torch.no_grad()
 def _survey(checkpoint: Checkpoint, prompt: Sequence[int]) -> tuple[str | None, int, int]:
     """Return why SmoothQuant does not apply, if so, how many projections it smooths, and how many there are."""
-    recorders = [CalibrationRecorder(layer) for layer in checkpoint.layers]
-    with ExitStack() as stack:
-        for recorder in recorders:
-            stack.enter_context(recorder.watching())
-        token_ids = torch.tensor([list(prompt)], device=checkpoint.device)
-        checkpoint.model(input_ids=token_ids, use_cache=False)
-    calibrations = [recorder.conclude() for recorder in recorders]
+    calibrations = record_calibrations(checkpoint, prompt)
     feeds = [feed for calibration in calibrations if calibration is not None for feed in calibration.feeds]
     smoothed = sum(len(feed.parameters) for feed in feeds if feed.weighted)
     count = sum(len(list(list_projections(layer.module, layer.name))) for layer in checkpoint.layers)

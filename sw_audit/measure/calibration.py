@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -13,7 +13,28 @@ from torch import Tensor, nn
 from sw_audit.arms.activations import attention_products, explain_unseen
 from sw_audit.checkpoint.experts import find_first_tensor
 from sw_audit.checkpoint.matrices import DecoderLayer, list_projections, split_call
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.locate.locator import locate_super_weights
 from sw_audit.quantize.calibration import Calibration, NormFeed, Operand
+
+NOTHING_SEEN = Calibration(largest={}, runner_up={}, mean_share={})
+"""What is known of a layer that no text reached."""
+
+
+@torch.no_grad()
+def record_calibrations(checkpoint: Checkpoint, token_ids: Sequence[int]) -> list[Calibration | None]:
+    """Return what one sequence of tokens shows of each layer; `None` for a layer that was not called."""
+    recorders = [CalibrationRecorder(layer) for layer in checkpoint.layers]
+    with ExitStack() as stack:
+        for recorder in recorders:
+            stack.enter_context(recorder.watching())
+        checkpoint.model(input_ids=torch.tensor([list(token_ids)], device=checkpoint.device), use_cache=False)
+    return [recorder.conclude() for recorder in recorders]
+
+
+def calibrate_on_prompt(checkpoint: Checkpoint) -> list[Calibration | None]:
+    """Return what the locating prompt shows of each layer of an open model."""
+    return record_calibrations(checkpoint, locate_super_weights(checkpoint, depth="early").token_ids)
 
 
 class CalibrationRecorder:
@@ -23,7 +44,7 @@ class CalibrationRecorder:
         self._layer = layer
         self._largest: dict[str, Tensor] = {}
         self._runner_up: dict[str, Tensor] = {}
-        self._squares: dict[str, Tensor] = {}
+        self._shares: dict[str, Tensor] = {}
         self._rows: dict[str, int] = {}
         self._operands: dict[Operand, float] = {}
         self._fed_by: dict[str, str] = {}
@@ -61,7 +82,7 @@ class CalibrationRecorder:
         return Calibration(
             largest=self._largest,
             runner_up=self._runner_up,
-            mean_square={name: (sums / self._rows[name]).float() for name, sums in self._squares.items()},
+            mean_share={name: (sums / self._rows[name]).float() for name, sums in self._shares.items()},
             operands=self._operands,
             feeds=tuple(NormFeed(name, self._weighted[name], tuple(fed[name])) for name in fed),
             tokens=self._tokens,
@@ -85,7 +106,8 @@ class CalibrationRecorder:
             if output.data_ptr() == x.data_ptr() and output.numel() == x.numel():
                 self._fed_by[parameter] = name
         rows = x.reshape(-1, x.shape[-1]).float()  # [tokens, in]
-        squares = rows.double().square().sum(0)
+        squares = rows.double().square()
+        shares = (squares / squares.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)).sum(0)
         whole = len(rows) % self._length == 0
         # An expert that is a module of its own serves some tokens of each sequence, and it is not known which.
         sequences = rows.abs().view(-1, self._length if whole else 1, rows.shape[1])
@@ -94,9 +116,9 @@ class CalibrationRecorder:
         if parameter in self._largest:
             largest = torch.maximum(largest, self._largest[parameter])
             second = torch.maximum(second, self._runner_up[parameter])
-            squares += self._squares[parameter]
+            shares += self._shares[parameter]
         self._largest[parameter], self._runner_up[parameter] = largest, second
-        self._squares[parameter] = squares
+        self._shares[parameter] = shares
         self._rows[parameter] = self._rows.get(parameter, 0) + len(rows)
 
     def _record_operand(self, operand: Operand, x: Tensor) -> Tensor:

@@ -73,15 +73,15 @@ class SearchClip(Fact):
     """Clip each scaling group to the part of its largest |w| that gives the smallest sum of squared errors.
 
     Attributes:
-        on: `weights`: every error counts alike (no data); `corpus`: an error counts as much as the mean square of
-            the input that its weight multiplies, on calibration text.
+        on: `corpus`: an error counts as much as the input that its weight multiplies, on calibration text, or
+            on the locating prompt where there is none (`weigh_columns`); `weights`: every error counts alike.
     """
 
     kind: Literal["search"] = "search"
-    on: Literal["weights", "corpus"] = "weights"
+    on: Literal["weights", "corpus"] = "corpus"
 
     def __str__(self) -> str:
-        return "search-corpus" if self.on == "corpus" else "search"
+        return "search" if self.on == "corpus" else "search-weights"
 
 
 AnyClip: TypeAlias = ZScoreClip | PercentileClip | IqrClip | SearchClip
@@ -91,11 +91,12 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _Z_SCORE = re.compile(rf"z{_NUMBER}(-signed)?(-tensor)?")
 _PERCENTILE = re.compile(rf"p{_NUMBER}(-tensor)?")
 _IQR = re.compile(rf"iqr{_NUMBER}(-tensor)?")
-_SEARCH = re.compile(r"search(-corpus)?")
+# `search-corpus` is what `search` was called before.
+_SEARCH = re.compile(r"search(-weights|-corpus)?")
 
 
 def read_clip(notation: str) -> AnyClip | None:
-    """Read a clip from its notation, such as `z9`, `z3-signed-tensor`, `p99.9`, `iqr3`, `search-corpus`.
+    """Read a clip from its notation, such as `z9`, `z3-signed-tensor`, `p99.9`, `iqr3`, `search`.
 
     Raises:
         ValueError: If it is one with an impossible number.
@@ -107,7 +108,7 @@ def read_clip(notation: str) -> AnyClip | None:
     if match := _IQR.fullmatch(notation):
         return IqrClip(factor=float(match[1]), scope=_read_scope(match[2]))
     if match := _SEARCH.fullmatch(notation):
-        return SearchClip(on="corpus" if match[1] else "weights")
+        return SearchClip(on="weights" if match[1] == "-weights" else "corpus")
     return None
 
 
@@ -181,7 +182,7 @@ Granularity = Annotated[PerTensor | PerRow | PerGroup | PerBlock | PerRun, Field
 
 _NOTATION = (
     "int4/tensor, int4/row, nf4/group64, int4/64x64 or int4/run16384, with /symmetric and a clip as wanted "
-    "(/z9, /z9-signed, /p99.9, /iqr3, each also as /z9-tensor; /search, /search-corpus)"
+    "(/z9, /z9-signed, /p99.9, /iqr3, each also as /z9-tensor; /search, /search-weights)"
 )
 _LEVELS = re.compile(r"int(?P<int>[2-8])|nf(?P<nf>[34])")
 _GRANULARITY = re.compile(
@@ -223,6 +224,11 @@ class Recipe(Fact):
 
     def __str__(self) -> str:
         return self._write(str(self.granularity))
+
+    @property
+    def weighs_columns(self) -> bool:
+        """Whether errors count by what each column multiplies, so that some text must be seen first."""
+        return self.clip == SearchClip(on="corpus")
 
     @property
     def family(self) -> str:

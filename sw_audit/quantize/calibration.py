@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from sw_audit.errors import CorpusError
+from sw_audit.policy.recipe import Recipe
 
 
 class Operand(NamedTuple):
@@ -46,7 +48,8 @@ class Calibration:
         largest: Per parameter, float32 [in]: the largest magnitude of each input channel.
         runner_up: Per parameter, float32 [in]: the same if the largest entry of each channel is left out of each
             sequence; 0 where sequences have one token.
-        mean_square: Per parameter, float32 [in]: the mean square of each input channel.
+        mean_share: Per parameter, float32 [in]: the mean over tokens of what part of the token's sum of squares
+            is that of each input channel.
         operands: The largest magnitude of each operand of the attention products.
         feeds: What feeds which projections.
         tokens: How many tokens it saw.
@@ -54,7 +57,7 @@ class Calibration:
 
     largest: Mapping[str, Tensor]
     runner_up: Mapping[str, Tensor]
-    mean_square: Mapping[str, Tensor]
+    mean_share: Mapping[str, Tensor]
     operands: Mapping[Operand, float] = field(default_factory=dict)
     feeds: tuple[NormFeed, ...] = ()
     tokens: int = 0
@@ -73,13 +76,16 @@ class Calibration:
         return float(largest.max())
 
     def divide(self, parameters: Sequence[str], scales: Tensor) -> Calibration:
-        """Return what would have been seen, had the inputs of some projections been divided channel by channel."""
+        """Return what would have been seen, had the inputs of some projections been divided channel by channel.
+
+        Of the shares that is so to first order only: what a token's sum of squares becomes is not known.
+        """
         scales = scales.float().to(self._look_up(self.largest, parameters[0]).device)
         return replace(
             self,
             largest={**self.largest, **{name: self.largest[name] / scales for name in parameters}},
             runner_up={**self.runner_up, **{name: self.runner_up[name] / scales for name in parameters}},
-            mean_square={**self.mean_square, **{name: self.mean_square[name] / scales**2 for name in parameters}},
+            mean_share={**self.mean_share, **{name: self.mean_share[name] / scales**2 for name in parameters}},
         )
 
     def _look_up(self, by_parameter: Mapping[str, Tensor], parameter: str) -> Tensor:
@@ -90,3 +96,27 @@ class Calibration:
                 "give a longer text in `[corpus] source`",
             )
         return by_parameter[parameter]
+
+
+def weigh_columns(recipe: Recipe, parameter: str, columns: int, calibration: Calibration | None) -> Tensor | None:
+    """Return how much an error in each column of a matrix counts, float32 [in]; `None` if the recipe does not ask.
+
+    It is the mean share that a column's input has in the square of a token (to first order, what an error there
+    adds to what leaves the matrix, each token counted alike), plus the mean of that over columns, as a little
+    text shows only in part what matters. Without either, the token of a super activation, a thousand times the
+    others, would decide alone: on the specimen that loses to no clip at all. Where the text never reached a
+    matrix, such as that of an expert, all columns count alike.
+
+    Raises:
+        CorpusError: If nothing was calibrated on.
+    """
+    if not recipe.weighs_columns:
+        return None
+    if calibration is None:
+        raise CorpusError(
+            f"recipe {str(recipe)!r} for {parameter}",
+            "no calibration text showed what it is multiplied by",
+            "calibrate on a text, or search without one (/search-weights)",
+        )
+    shown = calibration.mean_share.get(parameter)
+    return torch.ones(columns) if shown is None else shown + shown.mean()

@@ -103,7 +103,7 @@ def search_bounds(batch: Batch, recipe: Recipe, data: Range) -> Range:
 
     The error is the sum over the group of importance * (w' - w) ** 2, of what clipping and rounding do together;
     importance is 1 where none is given. Of equal errors the wider bounds win. The whole range is among them, so
-    that searching is never worse than not clipping.
+    that no sum is larger than without clipping.
     """
     largest = torch.maximum(data.low.abs(), data.high.abs())
     best = torch.full_like(largest, torch.inf)

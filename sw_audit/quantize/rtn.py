@@ -61,7 +61,7 @@ def round_to_nearest(
 def _check(weight: Tensor, recipe: Recipe, importance: Tensor | None, out: Tensor | None) -> None:
     if weight.dim() != 2 or not weight.is_floating_point():
         raise ValueError(f"a floating matrix is wanted, not {weight.dtype} of shape {tuple(weight.shape)}")
-    if isinstance(recipe.clip, SearchClip) and recipe.clip.on == "corpus":
+    if recipe.weighs_columns:
         given_shape = None if importance is None else tuple(importance.shape)
         if given_shape != (weight.shape[1],):
             raise ValueError(f"{recipe} wants the importance of {weight.shape[1]} columns, not {given_shape}")
@@ -118,7 +118,7 @@ def _mark(source: Tensor, keep: Kept | None) -> Tensor | None:
 
 def _spread(source: Tensor, recipe: Recipe, importance: Tensor | None) -> Tensor | None:
     """Return each weight's importance where it matters: a view, but for flat runs, which cross rows."""
-    if importance is None or recipe.clip != SearchClip(on="corpus"):
+    if importance is None or not recipe.weighs_columns:
         return None
     spread = importance.to(source.device).expand(source.shape)
     return spread.contiguous() if isinstance(recipe.granularity, PerRun) else spread

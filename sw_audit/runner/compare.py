@@ -25,12 +25,13 @@ from sw_audit.checks.statistics import Bootstrap, bound_perplexity_ratio
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
 from sw_audit.corpus.text import read_corpus
-from sw_audit.corpus.windows import cut_calibration, window_corpus
+from sw_audit.corpus.windows import cut_calibration, window_corpus, window_prompt
 from sw_audit.locate.controls import count_weights
 from sw_audit.measure.arms import measure_arms
+from sw_audit.measure.calibration import NOTHING_SEEN
 from sw_audit.measure.start import try_starts
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.policy.recipe import PerTensor, SearchClip, count_bits, count_groups
+from sw_audit.policy.recipe import PerTensor, count_bits, count_groups
 from sw_audit.policy.targets import is_targeted, match_targets
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import AddressGroup, group_addresses
@@ -120,7 +121,7 @@ def _gather(
         protocol=protocol.signature,
         choices=read_choices(policy.corpus) or (),
         choice_arms=[arm.purpose for arm in arms],
-        calibration=unscored if _any_searches_corpus(ours) else None,
+        calibration=(unscored or window_prompt(location.token_ids)) if _any_searches(ours) else None,
         factories=quantizers,
         progress=progress,
     )
@@ -183,7 +184,7 @@ def plan_rounding(
 
 def _describe_rounding(arm: Arm, quality: Quality, checkpoint: Checkpoint, located: bool) -> ComparedQuantizer:
     (act,) = (act for act in arm.acts if isinstance(act, Quantize))
-    seconds, peak = _time_rounding(arm, act, checkpoint)
+    seconds, peak = _time_rounding(arm, checkpoint)
     matrices = [matrix for layer in checkpoint.layers for matrix in layer.matrices]
     held = Counter((group.parameter, group.expert) for group in act.holdout for _ in group.rows)
     bits, left = 0.0, 0
@@ -206,10 +207,8 @@ def _describe_rounding(arm: Arm, quality: Quality, checkpoint: Checkpoint, locat
     )
 
 
-def _time_rounding(arm: Arm, act: Quantize, checkpoint: Checkpoint) -> tuple[float | None, int | None]:
+def _time_rounding(arm: Arm, checkpoint: Checkpoint) -> tuple[float, int]:
     """Round every layer once more for the clock, and one of each shape for the memory that it takes."""
-    if act.recipe.clip == SearchClip(on="corpus"):
-        return None, None  # what the text showed of each layer is not kept
     spare, seconds, peak, measured = SpareTensors(), 0.0, 0, set()
     for layer in checkpoint.layers:
         shape = tuple(sorted(matrix.shape for matrix in layer.matrices))
@@ -217,19 +216,19 @@ def _time_rounding(arm: Arm, act: Quantize, checkpoint: Checkpoint) -> tuple[flo
             measured.add(shape)
             peak = max(peak, measure_peak(partial(_round_once, arm, layer))[1])
         started = time.perf_counter()
-        with applied_arm(arm, layer, None, spare):
+        with applied_arm(arm, layer, NOTHING_SEEN, spare):
             seconds += time.perf_counter() - started
     return seconds, peak
 
 
 def _round_once(arm: Arm, layer: DecoderLayer) -> None:
-    with applied_arm(arm, layer):
+    with applied_arm(arm, layer, NOTHING_SEEN):
         pass
 
 
-def _any_searches_corpus(arms: Iterable[Arm]) -> bool:
+def _any_searches(arms: Iterable[Arm]) -> bool:
     acts = [act for arm in arms for act in arm.acts if isinstance(act, Quantize)]
-    return any(act.recipe.clip == SearchClip(on="corpus") for act in acts)
+    return any(act.recipe.weighs_columns for act in acts)
 
 
 def rate_quality(measured: Measurement, baseline: Measurement, policy: Policy) -> Quality:

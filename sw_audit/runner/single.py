@@ -15,7 +15,7 @@ from sw_audit.checks.super_activation_persists import SuperActivationPersistsLim
 from sw_audit.corpus.choices import list_stop_words, read_choices, stop_word_ids
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
 from sw_audit.corpus.text import read_corpus
-from sw_audit.corpus.windows import Windows, cut_calibration, draw_prompts, window_corpus
+from sw_audit.corpus.windows import Windows, cut_calibration, draw_prompts, window_corpus, window_prompt
 from sw_audit.index.lookup import find_policy_model, list_dose_curves, open_index
 from sw_audit.locate.controls import count_weights, draw_placebos, find_involved, find_largest_weights
 from sw_audit.locate.locator import encode_prompt, locate_super_weights
@@ -24,6 +24,7 @@ from sw_audit.locate.trace import trace_prompts
 from sw_audit.locate.weight_norms import predict_from_weights
 from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import measure_arms
+from sw_audit.measure.calibration import calibrate_on_prompt
 from sw_audit.measure.mechanism import follow_super_activations
 from sw_audit.measure.retention import compare_with_baseline
 from sw_audit.measure.start import try_starts
@@ -37,6 +38,8 @@ from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache
 from sw_audit.runner.weights import examine_files, open_examined
 from sw_audit.testing.counterexamples import search_prompts
+
+__all__ = ["ModelAudit", "calibrate_on_prompt", "locate_model", "measure_single"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
         choices=(read_choices(policy.corpus) if Need.CHOICES in needs else None) or (),
         choice_arms=CHOICE_ARMS,
         stop_words=stop_word_ids(list_stop_words(policy.corpus), tokenizer),
-        calibration=unscored if Need.ACTIVATIONS in needs else None,
+        calibration=_choose_calibration(arms, unscored, location, asked=Need.ACTIVATIONS in needs),
         progress=progress,
     )
     measurements = audit.kept.recall_arms(
@@ -182,6 +185,15 @@ def _select_targets(checkpoint: Checkpoint, location: Location, needs: Needs, se
         placebos=placebos,
         channels=channels,
     )
+
+
+def _choose_calibration(
+    arms: Sequence[Arm], unscored: Windows | None, location: Location, *, asked: bool
+) -> Windows | None:
+    """Return the text that acts learn from; where there is none, a searched clip has the locating prompt."""
+    if any(isinstance(act, Quantize) and act.recipe.weighs_columns for arm in arms for act in arm.acts):
+        return unscored or window_prompt(location.token_ids)
+    return unscored if asked else None
 
 
 def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) -> tuple[PatternMatch, ...]:

@@ -127,9 +127,7 @@ def test_every_projection_is_given_its_rounded_input(family: str, held: bool) ->
 
 def test_a_static_range_comes_from_the_calibration_and_a_held_channel_from_its_runner_up() -> None:
     largest, second = torch.tensor([5.0, 90.0, 2.0]), torch.tensor([4.0, 6.0, 1.0])
-    calibration = Calibration(
-        largest={"a": largest}, runner_up={"a": second}, mean_square={"a": largest}, tokens=9
-    )
+    calibration = Calibration(largest={"a": largest}, runner_up={"a": second}, mean_share={"a": largest}, tokens=9)
     assert calibration.find_range("a") == 90.0
     assert calibration.find_range("a", [1]) == 6.0
     assert calibration.find_range("a", [0, 1]) == 6.0

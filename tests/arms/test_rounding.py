@@ -95,14 +95,15 @@ def test_memory_comes_back_after_an_exception_and_the_layer_is_as_it_was() -> No
 
 
 def test_a_search_on_a_corpus_counts_errors_by_what_the_calibration_text_showed() -> None:
-    layer, recipe = LLAMA.layers[2], parse_recipe("int2/row/search-corpus")
+    layer, recipe = LLAMA.layers[2], parse_recipe("int2/row/search")
     generator = torch.Generator().manual_seed(0)
     shown = {matrix.parameter: torch.rand(matrix.shape[1], generator=generator) ** 8 for matrix in layer.matrices}
-    calibration = Calibration(largest={}, runner_up={}, mean_square=shown)
+    calibration = Calibration(largest={}, runner_up={}, mean_share=shown)
     expected = [
-        round_to_nearest(matrix.weight, recipe, None, shown[matrix.parameter]) for matrix in layer.matrices
+        round_to_nearest(matrix.weight, recipe, None, shown[matrix.parameter] + shown[matrix.parameter].mean())
+        for matrix in layer.matrices
     ]
-    free = [round_to_nearest(matrix.weight, parse_recipe("int2/row/search")) for matrix in layer.matrices]
+    free = [round_to_nearest(matrix.weight, parse_recipe("int2/row/search-weights")) for matrix in layer.matrices]
     arm = make_arm(Quantize(recipe=recipe))
     with torch.no_grad(), applied_arm(arm, layer, calibration):
         for matrix, rounded, without in zip(layer.matrices, expected, free, strict=True):
@@ -110,12 +111,22 @@ def test_a_search_on_a_corpus_counts_errors_by_what_the_calibration_text_showed(
             assert not torch.equal(matrix.weight, without)
 
 
-@pytest.mark.parametrize("calibration", [None, Calibration(largest={}, runner_up={}, mean_square={})])
-def test_a_search_on_a_corpus_that_never_reached_a_matrix_is_one_line(calibration: Calibration | None) -> None:
-    arm = make_arm(Quantize(recipe=parse_recipe("int4/row/search-corpus")))
+def test_a_search_without_anything_to_learn_from_is_one_line() -> None:
+    arm = make_arm(Quantize(recipe=parse_recipe("int4/row/search")))
     layer = LLAMA.layers[2]
     before = [matrix.tensor.data_ptr() for matrix in layer.matrices]
-    refused = pytest.raises(CorpusError, match=r"search-corpus' for model\.layers\.2\.self_attn\.q_")
-    with refused, torch.no_grad(), applied_arm(arm, layer, calibration):
+    refused = pytest.raises(CorpusError, match=r"search' for model\.layers\.2\.self_attn\.q_")
+    with refused, torch.no_grad(), applied_arm(arm, layer, None):
         raise AssertionError("the arm was put in force")
     assert [matrix.tensor.data_ptr() for matrix in layer.matrices] == before
+
+
+def test_where_the_text_never_came_all_columns_count_alike() -> None:
+    layer = LLAMA.layers[2]
+    free = [round_to_nearest(matrix.weight, parse_recipe("int2/row/search-weights")) for matrix in layer.matrices]
+    arm = make_arm(Quantize(recipe=parse_recipe("int2/row/search")))
+    nothing = Calibration(largest={}, runner_up={}, mean_share={})
+    with torch.no_grad(), applied_arm(arm, layer, nothing):
+        assert all(
+            torch.equal(matrix.weight, rounded) for matrix, rounded in zip(layer.matrices, free, strict=True)
+        )

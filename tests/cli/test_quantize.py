@@ -73,7 +73,6 @@ def test_quiet_says_nothing_and_force_replaces(program: Program) -> None:
         (["specimen", "--recipe=int4/row", "--holdout=a[1, 2]"], "the model has no such matrix"),
         (["specimen", "--recipe=int4/row", "--target=*.fc2"], "it matches none of 42 decoder matrices"),
         (["specimen", "--recipe=int4/row", "--format=compressed-tensors"], "add /symmetric (int4/row/symmetric)"),
-        (["specimen", "--recipe=int4/row/search-corpus"], "there is no calibration text here"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_nothing_is_written(

@@ -18,6 +18,7 @@ from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import CheckpointError, InputError
 from sw_audit.export.checkpoint import METADATA_KEY, ExportOrder, export_checkpoint
+from sw_audit.measure.calibration import record_calibrations
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import WeightAddress, group_addresses
@@ -161,7 +162,20 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(tmp_path: Path) -> No
     assert isinstance(refuse(source, out, "int4/row", keep=(outside,)), CheckpointError)
     refusal = refuse(source, out, "int4/group7/symmetric", "compressed-tensors")
     assert "is not a multiple of the scaling group 1 x 7" in str(refusal)
-    assert isinstance(refuse(source, out, "int4/row/search-corpus"), InputError)
+    assert isinstance(refuse(source, out, "int4/row/search"), InputError)
+
+
+def test_a_searched_clip_learns_from_what_a_prompt_showed_of_each_layer(tmp_path: Path) -> None:
+    policy = ModelPolicy(source=str(save_checkpoint(tmp_path / "source")))
+    order, checkpoint = ExportOrder(parse_recipe("int2/row/search")), open_checkpoint(policy)
+    seen = record_calibrations(checkpoint, TOKENS[0].tolist())
+    arm = Arm(purpose=Custom(label="x"), acts=(Quantize(recipe=order.recipe),))
+    with ExitStack() as stack:
+        for layer, calibration in zip(checkpoint.layers, seen, strict=True):
+            stack.enter_context(applied_arm(arm, layer, calibration))
+        expected = run(checkpoint.model)
+    export_checkpoint(checkpoint, order, tmp_path / "out", CheckpointFolder.require(policy), calibrations=seen)
+    assert torch.equal(run(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), expected)
 
 
 def test_experts_and_transposed_matrices_are_not_packed(tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def test_what_is_noted_is_worked_out_from_what_entered(family: str) -> None:
     for name, calls in entered.items():
         rows = torch.cat([call.view(-1, call.shape[-1]) for call in calls])
         assert torch.equal(calibration.largest[name], rows.abs().amax(0))
-        torch.testing.assert_close(calibration.mean_square[name], rows.square().mean(0))
+        shares = rows.square() / rows.square().sum(1, keepdim=True)
+        torch.testing.assert_close(calibration.mean_share[name], shares.mean(0))
         sequences = [sequence for call in calls for sequence in call]
         second = torch.stack([sequence.abs().sort(0).values[-2] for sequence in sequences]).amax(0)
         assert torch.equal(calibration.runner_up[name], second)

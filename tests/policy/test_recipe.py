@@ -90,7 +90,7 @@ def test_two_recipes_share_a_notation_exactly_when_they_are_equal(recipe: Recipe
             Recipe(bits=4, levels="normal-float", granularity=PerGroup(size=64), symmetric=True),
         ),
         (
-            "nf3/row/search-corpus",
+            "nf3/row/search",
             Recipe(bits=3, levels="normal-float", granularity=PerRow(), clip=SearchClip(on="corpus")),
         ),
         (
@@ -108,10 +108,15 @@ def test_two_recipes_share_a_notation_exactly_when_they_are_equal(recipe: Recipe
         ),
         ("int4/row/iqr3", Recipe(bits=4, granularity=PerRow(), clip=IqrClip(factor=3))),
         ("int4/row/search", Recipe(bits=4, granularity=PerRow(), clip=SearchClip())),
+        ("int4/row/search-weights", Recipe(bits=4, granularity=PerRow(), clip=SearchClip(on="weights"))),
     ],
 )
 def test_notation_is_read(notation: str, recipe: Recipe) -> None:
     assert parse_recipe(notation) == recipe
+
+
+def test_the_former_name_of_a_search_is_understood_and_not_written() -> None:
+    assert str(parse_recipe("int4/row/search-corpus")) == "int4/row/search"
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_searching_equals_a_loop_over_groups_and_factors(granularity: str, kind:
     weight = draw_matrix((13, 19), 6, torch.float64)
     importance = torch.rand(19, generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** 4
     held = mark(weight.shape) if hold else None
-    for clip, counts in (("search", None), ("search-corpus", importance)):
+    for clip, counts in (("search-weights", None), ("search", importance)):
         recipe = parse_recipe(kind.format(granularity) + clip)
         rounded = round_to_nearest(weight, recipe, HELD if hold else None, counts).numpy()
         by_hand = round_by_hand(weight.numpy(), recipe, held, None if counts is None else counts.numpy())
@@ -161,7 +161,7 @@ def test_searching_is_never_worse_than_not_clipping(shape: tuple[int, int], reci
         return float(((rounded - weight) ** 2 * counts).sum())
 
     plain = round_to_nearest(weight, recipe)
-    for clip, counts in (("search", torch.ones(shape[1])), ("search-corpus", importance)):
+    for clip, counts in (("search-weights", torch.ones(shape[1])), ("search", importance)):
         searched = round_to_nearest(weight, parse_recipe(f"{recipe}/{clip}"), None, importance)
         assert add_errors(searched, counts) <= add_errors(plain, counts) + 1e-12
 
@@ -174,7 +174,11 @@ def test_more_bits_never_make_a_searched_sum_of_squares_worse(
     # Whatever bounds four bits choose, eight bits may choose them too, and their grid holds that of four.
     weight = draw_matrix(shape, seed, torch.float64)
     errors = [
-        float((round_to_nearest(weight, parse_recipe(f"int{bits}/{granularity}/search")) - weight).square().sum())
+        float(
+            (round_to_nearest(weight, parse_recipe(f"int{bits}/{granularity}/search-weights")) - weight)
+            .square()
+            .sum()
+        )
         for bits in (2, 4, 8)
     ]
     assert errors[2] <= errors[1] + 1e-12
@@ -182,7 +186,7 @@ def test_more_bits_never_make_a_searched_sum_of_squares_worse(
 
 
 def test_searching_on_a_corpus_wants_the_importance_of_every_column() -> None:
-    weight, recipe = draw_matrix((4, 6), 0), parse_recipe("int4/row/search-corpus")
+    weight, recipe = draw_matrix((4, 6), 0), parse_recipe("int4/row/search")
     for importance in (None, torch.ones(4)):
         with pytest.raises(ValueError, match="wants the importance of 6 columns, not"):
             round_to_nearest(weight, recipe, None, importance)
@@ -193,7 +197,7 @@ def test_a_column_that_does_not_count_does_not_widen_the_range() -> None:
     weight[:, 5] = 40.0
     importance = torch.ones(64)
     importance[5] = 0.0
-    rounded = round_to_nearest(weight, parse_recipe("int4/row/search-corpus"), None, importance)
+    rounded = round_to_nearest(weight, parse_recipe("int4/row/search"), None, importance)
     others = torch.arange(64) != 5
     assert (rounded - weight)[:, others].abs().max() < 0.2
     assert rounded[:, 5].max() < 1.5
@@ -205,13 +209,13 @@ def test_a_search_reaches_down_to_one_part_in_147_and_no_further() -> None:
     weight[:, 5] = 200.0
     importance = torch.ones(64)
     importance[5] = 0.0
-    rounded = round_to_nearest(weight, parse_recipe("int4/row/search-corpus"), None, importance)
+    rounded = round_to_nearest(weight, parse_recipe("int4/row/search"), None, importance)
     assert rounded[:, 5].tolist() == pytest.approx([200 * 2 ** (-36 / 5)] * 2)
 
 
 def test_of_equal_errors_the_widest_bounds_win() -> None:
     weight = draw_matrix((5, 30), 2)
-    rounded = round_to_nearest(weight, parse_recipe("int4/row/search-corpus"), None, torch.zeros(30))
+    rounded = round_to_nearest(weight, parse_recipe("int4/row/search"), None, torch.zeros(30))
     assert torch.equal(rounded, round_to_nearest(weight, parse_recipe("int4/row")))
 
 

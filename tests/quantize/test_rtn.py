@@ -192,9 +192,9 @@ def test_one_outlier_spoils_its_group_and_holding_it_out_heals_it() -> None:
         "nf3/row/p50",
         "int4/row/iqr1",
         "int4/tensor/z1-tensor",
-        "int4/row/search",
+        "int4/row/search-weights",
         "int3/group3/z1-signed",
-        "nf4/row/search",
+        "nf4/row/search-weights",
     ],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -215,7 +215,7 @@ def test_equal_weights_stay_exact(notation: str, dtype: torch.dtype, value: floa
         "int4/row/p50",
         "int4/tensor/iqr1",
         "int4/row/z1-tensor",
-        "int4/4x3/search",
+        "int4/4x3/search-weights",
     ],
 )
 def test_a_group_that_is_held_out_altogether_stays_exact(notation: str) -> None:
@@ -278,7 +278,7 @@ def test_matrices_of_several_pieces_equal_one_computation_on_the_whole(
 @given(
     shape=shapes,
     recipe=recipes,
-    clip=st.sampled_from(["", "/z1", "/z1-signed-tensor", "/p70", "/p70-tensor", "/iqr1", "/search"]),
+    clip=st.sampled_from(["", "/z1", "/z1-signed-tensor", "/p70", "/p70-tensor", "/iqr1", "/search-weights"]),
     seed=st.integers(0, 1000),
     limit=st.integers(1, 60),
     held=st.booleans(),
@@ -392,9 +392,9 @@ def test_with_a_clip_only_holding_out_keeps_the_super_weight(levels: str, granul
 def test_a_search_cuts_off_one_weight_for_the_sake_of_all_others() -> None:
     # The widest range makes zeros of 1,023 others, which costs 1 / 3 each; cutting 14 down to 7 costs 49.
     weight = plant(14.0, torch.float64)
-    plain = round_to_nearest(weight, parse_recipe("int3/tensor/symmetric/search"))
+    plain = round_to_nearest(weight, parse_recipe("int3/tensor/symmetric/search-weights"))
     assert plain[ROW, COLUMN] < 8.0
-    held = round_to_nearest(weight, parse_recipe("int3/tensor/symmetric/search"), PLACE)
+    held = round_to_nearest(weight, parse_recipe("int3/tensor/symmetric/search-weights"), PLACE)
     assert held[ROW, COLUMN] == 14.0
 
 
@@ -416,7 +416,9 @@ def test_the_survivors_that_are_named_do_survive(seed: int, granularity: str, le
             assert max(movement[group.argmin()], movement[group.argmax()]) < 1e-12
 
 
-@pytest.mark.parametrize("notation", ["int4/1x1", "int4/group1/z9", "int3/run1/symmetric", "nf4/group1/search"])
+@pytest.mark.parametrize(
+    "notation", ["int4/1x1", "int4/group1/z9", "int3/run1/symmetric", "nf4/group1/search-weights"]
+)
 def test_in_groups_of_one_weight_nothing_ever_changes(notation: str) -> None:
     weight, recipe = plant(40.0), parse_recipe(notation)
     assert torch.equal(round_to_nearest(weight, recipe), weight)

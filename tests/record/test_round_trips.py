@@ -92,7 +92,7 @@ BESIDE = (
     parse_recipe("nf4/group64/p99.9-tensor"),
     parse_recipe("int4/row/iqr1.5"),
     PatternMatch(pattern="*.down_proj", role="target", matrices=6),
-    parse_recipe("nf3/row/search-corpus"),
+    parse_recipe("nf3/row/search"),
     Limits(enabled=False),
     Subset(part="without", number=2),
     RestoredModule(module="model.layers.2.mlp.down_proj"),

@@ -16,6 +16,7 @@ from sw_audit.checks.statistics import Bootstrap, bound_mean_difference
 from sw_audit.errors import InputError, PolicyError
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy, QuantizationPolicy
 from sw_audit.policy.recipe import parse_recipe
+from sw_audit.policy.scheme import ActivationPolicy
 from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize
 from sw_audit.record.measurement import ComparedQuantizer
@@ -68,6 +69,23 @@ def test_holding_out_beats_plain_rounding_where_a_block_is_as_large_as_a_matrix(
     assert {one.protocol for one in record.results[0].measurements} == {comparison.protocol}
     assert record.verdicts == ()
     assert decode_record(encode_record(record)) == record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["int4/16x16", "int4/group64", "int4/64x64"])
+@pytest.mark.parametrize("calibration_windows", [0, 16])
+def test_a_searched_clip_never_loses_to_no_clip_by_more_than_its_interval(
+    make_policy: MakePolicy, recipe: str, calibration_windows: int
+) -> None:
+    learns = ActivationPolicy(calibration_windows=calibration_windows)
+    policy = make_policy(recipe, f"{recipe}/search").model_copy(update={"activations": learns})
+    result = compare_quantizers(policy, methods=[]).results[0]
+    for way in ("plain", "hold-out"):
+        searched, unclipped = (result.measured(f"{name} {way}") for name in (f"{recipe}/search", recipe))
+        assert searched is not None
+        assert unclipped is not None
+        losses = (searched.loss.finite_nats, unclipped.loss.finite_nats, unclipped.loss.tokens)
+        assert bound_mean_difference(*losses, Bootstrap.of(policy))[1] <= 0
 
 
 def test_bits_are_codes_scales_and_what_is_held_out(make_policy: MakePolicy) -> None:
