@@ -211,7 +211,8 @@ def test_what_is_put_back_together_is_a_model_that_was_changed_for_good(
 def test_the_parts_are_the_worst_modules_and_layers_then_kinds_then_all_that_differs(parent: Checkpoint) -> None:
     descendant = copy_of(parent)
     modules = [f"model.layers.{layer}.{path}" for layer, path in ((3, "mlp.up_proj"), (1, "mlp.up_proj"))]
-    for name, factor in zip(modules, (0.5, 0.8), strict=True):
+    other = "model.layers.0.self_attn.o_proj"  # the only one of its kind
+    for name, factor in zip((*modules, other), (0.5, 0.8, 0.9), strict=True):
         descendant.model.get_submodule(name).weight.data.mul_(factor)
     ranked = rank_modules(parent, descendant)
     arms = {
@@ -223,9 +224,8 @@ def test_the_parts_are_the_worst_modules_and_layers_then_kinds_then_all_that_dif
         return {f"model.layers.{layer}.{path}" for path in ("mlp.up_proj", *norms)}
 
     assert list(arms) == [
-        *(RestoredModule(module=name) for name in modules),
-        RestoredLayer(layer="model.layers.3"),
-        RestoredLayer(layer="model.layers.1"),
+        *(RestoredModule(module=name) for name in (*modules, other)),
+        *(RestoredLayer(layer=f"model.layers.{layer}") for layer in (3, 1, 0)),
         RestoredKind(path="mlp.up_proj"),
         RestoredLayers(),
     ]
