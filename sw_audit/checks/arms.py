@@ -37,7 +37,8 @@ class ArmTargets:
         other_outliers: The largest other weights.
         placebos: Matched controls.
         channels: Channels of the residual stream that carry a super activation.
-        feeding: Those of `other_outliers` that write into such a channel, or that the locator named.
+        feeding: Those of `other_outliers` that write into such a channel, that the locator named, or that lead
+            into a neuron of these.
     """
 
     super_weights: tuple[WeightAddress, ...] = ()

@@ -62,7 +62,7 @@ def _plan(plan: ArmPlan) -> list[Arm]:
     measured=frozenset({"count", "fraction"}),
     level="law",
     known="times 1.07 for 7,000 weights of Llama-7B (Yu et al. 2024, table 1); times 5.2 to 5.8 for 106 of "
-    "SmolLM2-135M-Instruct, all of it from 16 in its super activation's channel (sw-audit)",
+    "SmolLM2-135M-Instruct, 1.01 without the 80 that feed its super activation (sw-audit)",
     side="at most",
     draws=_draw,
     arms=_plan,
@@ -70,8 +70,9 @@ def _plan(plan: ArmPlan) -> list[Arm]:
 def other_outliers_harmless(context: CheckContext) -> Verdict:
     """Rule of `other-outliers-harmless` (Yu et al. 2024, table 1, third row).
 
-    Some of the largest weights may feed a super activation: write into its channel, or be candidates of the
-    locator. The paper zeroes them too, and so they count. What zeroing the rest does is told beside it.
+    Some of the largest weights may feed a super activation: write into its channel, be candidates of the
+    locator, or lead into a neuron of these. The paper zeroes them too, and so they count. What zeroing the rest
+    does is told beside it.
     """
     limits, key = context.limits(OtherOutliersHarmlessLimits), context.key("maximum_ratio")
     estimate, measured = context.compare_perplexities(OTHER_OUTLIERS), context.find_measurement(OTHER_OUTLIERS)
@@ -90,8 +91,8 @@ def other_outliers_harmless(context: CheckContext) -> Verdict:
         held += context.hold_each({"those that do not feed a super activation": apart}, limits.maximum_ratio)
         feeding = _count(measured) - _count(rest)
         more_words = (
-            f"; {feeding:,} of them feed a super activation (they write into its channel, or the locator looked "
-            f"at them); with the other {_count(rest):,} zeroed, {apart.words}"
+            f"; {feeding:,} of them feed a super activation (they write into its channel, the locator looked at "
+            f"them, or they lead into a neuron of these); with the other {_count(rest):,} zeroed, {apart.words}"
         )
         if held[-1].finding.status is Status.PASS:
             failed = (

@@ -34,8 +34,8 @@ class Involved:
     """The scalars of a model that have a part in a super activation, as its locating prompt shows.
 
     Attributes:
-        addresses: What the locator named: the set, what single prompts show, every candidate, what makes an earlier
-            stage.
+        addresses: What the locator named: the set, what single prompts show, every candidate, what makes an
+            earlier stage.
         channels: Channels of the residual stream that stand out in any layer, at any token.
         inward: Rows of the matrices that lead into the neurons of `addresses`, by parameter and expert.
         quiet: Per matrix and row of a super weight, bool [inner]: whether this column's product is less than
@@ -52,9 +52,15 @@ class Involved:
     held: frozenset[int] = frozenset()
 
     def feeds(self, matrix: Matrix, row: int, column: int) -> bool:
-        """Tell whether a scalar was named by the locator, or is in a super activation's row of an MLP."""
-        writes = isinstance(matrix, DownProjection) and row in self.held
-        return writes or _address(matrix, row, column) in self.addresses
+        """Tell whether a scalar feeds a super activation, from an MLP.
+
+        It does if the locator named it, if it writes into the channel, or if it leads into a named neuron.
+        """
+        return (
+            _address(matrix, row, column) in self.addresses
+            or (isinstance(matrix, DownProjection) and row in self.held)
+            or ((matrix.parameter, matrix.expert), row) in self.inward
+        )
 
     def holds(self, matrix: Matrix, row: int, column: int) -> bool:
         """Tell whether a scalar has a part in a super activation."""

@@ -178,8 +178,8 @@ class OtherOutliers(NamedPurpose):
     """The largest weights that are no super weights are zero.
 
     Attributes:
-        feeding: Whether those are among them that feed a super activation: that write into its channel, or that
-            the locator named.
+        feeding: Whether those are among them that feed a super activation: that write into its channel, that the
+            locator named, or that lead into a neuron of these.
     """
 
     kind: Literal["other-outliers"] = "other-outliers"

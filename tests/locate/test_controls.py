@@ -120,6 +120,8 @@ def test_what_has_a_part_in_a_super_activation_is_known() -> None:
     assert involved.feeds(down, ROW, 4)
     assert not involved.feeds(down, calm, 4)
     assert not involved.feeds(attention, ROW, 4)
+    assert involved.feeds(checkpoint.matrix("model.layers.3.mlp.gate_proj.weight"), NEURON, calm)
+    assert not involved.feeds(checkpoint.matrix("model.layers.5.mlp.gate_proj.weight"), 100, ROW)
 
 
 def test_controls_have_no_part_in_a_super_activation_and_enough_are_left() -> None:

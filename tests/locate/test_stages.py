@@ -29,7 +29,7 @@ def follow(*values: float, first: int, last: int) -> tuple[SuperActivation, tupl
         return find_end(probe, held, settings), find_earlier_stages(None, probe, (held,), settings)  # type: ignore[arg-type]
 
 
-def read_end(held: SuperActivation) -> tuple[int, int, float]:
+def read_end(held: SuperActivation) -> tuple[object, ...]:
     gone = held.taken_down
     assert gone is not None
     return gone.first_layer, gone.last_layer, gone.left
