@@ -94,6 +94,8 @@ def measure_arms(
             stop_words=reader.stop_words(run),
             choices=chooser.accuracy(run) if answers[number] else None,
             peaks=done[run].peaks,
+            down_inputs=tuple(done[run].down_inputs) if parent is None else (),
+            down_outputs=tuple(done[run].down_outputs) if parent is None else (),
             seconds=done[run].seconds if firsts[run] == number else 0.0,
         )
         for number, (arm, run) in enumerate(zip(arms, runs_of_arms, strict=True))

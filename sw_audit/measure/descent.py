@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import repeat
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.experts import FusedExperts, find_first_tensor, follow_experts
 from sw_audit.checkpoint.matrices import DecoderLayer, LayerCall, Matrix, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import list_stop_words, stop_word_ids
@@ -22,6 +18,7 @@ from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, window_corpus
 from sw_audit.errors import CheckpointError
 from sw_audit.measure.arms import measure_arms
+from sw_audit.measure.ranges import DownProjectionRange
 from sw_audit.measure.readers import WindowBatch, batch_windows
 from sw_audit.measure.retention import is_alike, translate_address
 from sw_audit.policy.policy import CorpusPolicy
@@ -266,24 +263,6 @@ class LayerErrorObserver:
         self._scored = [
             torch.arange(batch.token_ids.shape[1])[None, :] >= batch.first_scored[:, None] for batch in batches
         ]
-        # Largest magnitudes of what enters and leaves the down-projections of one layer, call by call.
-        self._down_inputs: list[float] = []
-        self._down_outputs: list[float] = []
-        self._unseen = False
-
-    @contextmanager
-    def watching(self, arm: int, layer: DecoderLayer) -> Iterator[None]:
-        """Watch the down-projections of the descendant as it is."""
-        with ExitStack() as stack:
-            if arm == _DESCENDANT:
-                self._down_inputs, self._down_outputs, self._unseen = [], [], False
-                for down in layer.down_projections:
-                    if down.fused is None:
-                        stack.callback(down.module.register_forward_hook(self._note, with_kwargs=True).remove)
-                for fused in layer.fused_experts:
-                    note = partial(self._note_experts, fused)
-                    stack.callback(fused.module.register_forward_hook(note, with_kwargs=True).remove)
-            yield
 
     def see(
         self,
@@ -291,6 +270,7 @@ class LayerErrorObserver:
         calls: Sequence[LayerCall],
         entering: Sequence[Tensor],
         leaving: Sequence[Sequence[Tensor]],
+        span: DownProjectionRange,
     ) -> None:
         """Compare what left the descendant's layer with what left the parent's."""
         parents, own = leaving[0], leaving[_DESCENDANT]
@@ -308,9 +288,9 @@ class LayerErrorObserver:
                 signal=signal,
                 noise=self._sum(own, parents),
                 own_noise=self._sum(on_parents, parents),
-                down_input=None if self._unseen else _find_peak(self._down_inputs),
-                down_output=None if self._unseen else _find_peak(self._down_outputs),
-                finite=all(math.isfinite(peak) for peak in (*self._down_inputs, *self._down_outputs)),
+                down_input=span.entering,
+                down_output=span.leaving,
+                finite=span.finite,
             )
         )
 
@@ -323,30 +303,6 @@ class LayerErrorObserver:
                 kept = kept - other[scored.to(other.device)].to(kept.device).double()
             total += float(kept.square().sum())
         return total if math.isfinite(total) else None
-
-    def _note(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        self._note_peaks(find_first_tensor((*inputs, *named.values())), output)
-
-    def _note_experts(
-        self, fused: FusedExperts, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], __: Any
-    ) -> None:
-        try:
-            passes = follow_experts(fused, inputs, named)
-        except CheckpointError:
-            # Experts that cannot be followed have no figure here; that is no reason to measure nothing.
-            self._unseen = True
-            return
-        for run in passes:
-            self._note_peaks(run.inputs, run.outputs)
-
-    def _note_peaks(self, entering: Tensor, leaving: Tensor) -> None:
-        for peaks, states in ((self._down_inputs, entering), (self._down_outputs, leaving)):
-            if states.numel():
-                peaks.append(float(states.abs().max()))
-
-
-def _find_peak(peaks: Sequence[float]) -> float | None:
-    return max(peaks, default=None) if all(math.isfinite(peak) for peak in peaks) else None
 
 
 @torch.no_grad()

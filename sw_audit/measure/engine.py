@@ -20,7 +20,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -36,6 +36,7 @@ from sw_audit.arms.swapping import find_source
 from sw_audit.checkpoint.matrices import DecoderLayer, LayerCall, split_call, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.measure.calibration import CalibrationRecorder
+from sw_audit.measure.ranges import DownProjectionRange
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.record.arm import Arm
@@ -54,20 +55,18 @@ It is called as they come: for each batch with all arms, the baseline first.
 class Observer(Protocol):
     """Watches the decoder layers as all arms pass through them."""
 
-    def watching(self, arm: int, layer: DecoderLayer) -> AbstractContextManager[None]:
-        """Return what is in force while one arm's batches run through a layer."""
-
     def see(
         self,
         layer: DecoderLayer,
         calls: Sequence[LayerCall],
         entering: Sequence[Tensor],
         leaving: list[list[Tensor]],
+        span: DownProjectionRange,
     ) -> None:
         """Compare what left a layer of the measured model that all arms have passed.
 
         `calls` says how it is called, [batch]; `entering` is what entered it in the first arm, [batch]; `leaving`
-        is what left it, [arm][batch].
+        is what left it, [arm][batch]; `span` is the range of its down-projections in the model as it is.
         """
 
 
@@ -76,10 +75,12 @@ class ArmRun:
     """What the engine itself records of one arm: time spent, and peaks.
 
     A peak is the largest magnitude in a decoder layer's output over the watched batches, `None` where an output is
-    not finite.
+    not finite. What enters and leaves the down-projections is recorded of the model as it is only.
     """
 
     peaks: list[float | None] = field(default_factory=list)
+    down_inputs: list[float | None] = field(default_factory=list)
+    down_outputs: list[float | None] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -164,6 +165,8 @@ class _AllArms:
         layers = [runner.layers[depth] if depth < len(runner.layers) else None for runner in self.runners]
         source = find_source(self.arms, layers[0], layers[-1]) if self.own else None
         calibration: Calibration | None = None
+        own = layers[self.own]
+        span = None if own is None else DownProjectionRange(own)
         for number, (arm, layer) in enumerate(zip(self.arms, layers, strict=True)):
             if layer is None:
                 continue
@@ -177,11 +180,11 @@ class _AllArms:
                 with ExitStack() as stack:
                     find = None if source is None else source.find
                     stack.enter_context(applied_arm(arm, layer, calibration, self.spare, find))
-                    if self.observer is not None:
-                        stack.enter_context(self.observer.watching(number, layer))
                     if source is not None and number < self.own:
                         stack.enter_context(source.watching())
-                    self._hidden[number] = self._run(number, layer, depth, recorder)
+                    self._hidden[number] = self._run(
+                        number, layer, depth, recorder, span if number == self.own else None
+                    )
                 # The baseline comes first, and has seen all that is calibrated on.
                 calibration = calibration or recorder.conclude()
                 peaks = [
@@ -192,8 +195,12 @@ class _AllArms:
                 finite = all(math.isfinite(peak) for peak in peaks)
                 run.peaks.append(max(peaks, default=0.0) if finite else None)
             run.seconds += time.perf_counter() - started
-        if self.observer is not None and (layer := layers[self.own]) is not None:
-            self.observer.see(layer, self.runners[self.own].calls[depth], entering[0], self._hidden)
+        if own is None or span is None:
+            return
+        self.runs[self.own].down_inputs.append(span.entering)
+        self.runs[self.own].down_outputs.append(span.leaving)
+        if self.observer is not None:
+            self.observer.see(own, self.runners[self.own].calls[depth], entering[0], self._hidden, span)
 
     def run_heads(self, batch: int, token_ids: Tensor, reader: Reader) -> None:
         """Let a reader have the logits of every arm on one batch."""
@@ -206,7 +213,14 @@ class _AllArms:
                 reader(batch, number, logits, baseline)
                 self.runs[number].seconds += time.perf_counter() - started
 
-    def _run(self, number: int, layer: DecoderLayer, depth: int, recorder: CalibrationRecorder) -> list[Tensor]:
+    def _run(
+        self,
+        number: int,
+        layer: DecoderLayer,
+        depth: int,
+        recorder: CalibrationRecorder,
+        span: DownProjectionRange | None,
+    ) -> list[Tensor]:
         factory = self.factories[number]
         module = layer.module if factory is None else factory(layer)
         leaving = []
@@ -215,7 +229,11 @@ class _AllArms:
             if not self._runs_in(batch, number):
                 leaving.append(states)
                 continue
-            with recorder.watching() if self.calibrating(batch) else nullcontext():
+            with ExitStack() as stack:
+                if self.calibrating(batch):
+                    stack.enter_context(recorder.watching())
+                elif span is not None and self.watched(batch):
+                    stack.enter_context(span.watching())
                 leaving.append(take_states(call(module, states)))
         return leaving
 

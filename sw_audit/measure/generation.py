@@ -16,6 +16,7 @@ from sw_audit.corpus.windows import Windows
 from sw_audit.policy.policy import DescentPolicy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.descent import Continuation
+from sw_audit.record.measurement import PromptContinuation
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,19 @@ def generate_continuations(
             continuations.append(_continue(checkpoint, prompt, ends))
             progress("generating", number + 1, len(prompts))
     return tuple(continuations)
+
+
+def continue_prompts(
+    checkpoint: Checkpoint, windows: Windows, policy: DescentPolicy, progress: Progress = ignore_progress
+) -> tuple[PromptContinuation, ...]:
+    """Let a model by itself continue prompts from a text; see `draw_prompts` and `generate_continuations`."""
+    prompts = draw_prompts(windows, checkpoint.tokenizer, policy, checkpoint.maximum_positions)
+    return tuple(
+        PromptContinuation(
+            prompt=prompt.text, tokens=prompt.tokens, new_tokens=own.tokens, text=own.text, finite=own.finite
+        )
+        for prompt, own in zip(prompts, generate_continuations(checkpoint, prompts, progress), strict=True)
+    )
 
 
 def pair_continuations(

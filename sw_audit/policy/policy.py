@@ -125,7 +125,7 @@ class DescentPolicy(Fact):
 
     Attributes:
         texts: Further texts, in the form of `[corpus]`, that both are measured on.
-        prompt_tokens: Lengths of the prompts that both go on with.
+        prompt_tokens: Lengths of the prompts that both go on with, and a model by itself.
         new_tokens: How many tokens are generated after each.
         long_new_tokens: How many are generated after the longest, once more.
         lm_eval: Names of tasks of lm-evaluation-harness (`pip install 'sw-audit[lm-eval]'`).

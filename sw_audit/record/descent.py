@@ -9,7 +9,7 @@ from sw_audit.record.address import Index, WeightAddress
 from sw_audit.record.arm import Purpose
 from sw_audit.record.identity import ModelIdentity, Protocol
 from sw_audit.record.location import Location
-from sw_audit.record.measurement import Measurement
+from sw_audit.record.measurement import Measurement, label_continuation
 
 
 class RetainedWeight(Fact):
@@ -126,7 +126,7 @@ class Continuation(Fact):
     @property
     def label(self) -> str:
         """How it is called among the continuations of a model."""
-        return f"prompt of {self.tokens} token{'s' if self.tokens != 1 else ''}, {len(self.parent)} new"
+        return label_continuation(self.tokens, len(self.parent))
 
 
 class TaskResult(Fact):

@@ -136,7 +136,11 @@ class Measurement(Fact):
         agreement: Agreement with the baseline arm.
         stop_words: Mass on stop words, if stop words are known.
         choices: Multiple-choice accuracy, if there are items.
-        peaks: Per decoder layer, the largest magnitude in its output over the corpus.
+        peaks: Per decoder layer, the largest magnitude in its output, the residual stream, over the corpus;
+            `None` where it is not finite.
+        down_inputs: Per decoder layer, the largest magnitude that enters its down-projections, `None` if it cannot
+            be seen or is not finite. Only of a model by itself, as it is; beside a parent see `LayerError`.
+        down_outputs: Likewise what leaves them.
         seconds: Time spent in this arm.
     """
 
@@ -148,7 +152,37 @@ class Measurement(Fact):
     stop_words: StopWordMass | None = None
     choices: ChoiceAccuracy | None = None
     peaks: PerWindow
+    down_inputs: PerWindow = ()
+    down_outputs: PerWindow = ()
     seconds: float = Field(ge=0)
+
+
+class PromptContinuation(Fact):
+    """What a model by itself goes on with after one prompt, greedily.
+
+    Attributes:
+        prompt: The prompt, as text.
+        tokens: Its length in tokens.
+        new_tokens: The tokens that it goes on with; they end before one whose logits are not finite.
+        text: These as text.
+        finite: Whether all logits were finite.
+    """
+
+    prompt: str
+    tokens: Index
+    new_tokens: tuple[int, ...]
+    text: str = ""
+    finite: bool = True
+
+    @property
+    def label(self) -> str:
+        """How it is called among the continuations of a model."""
+        return label_continuation(self.tokens, len(self.new_tokens))
+
+
+def label_continuation(tokens: int, new_tokens: int) -> str:
+    """Call a continuation by the lengths of its prompt and of itself."""
+    return f"prompt of {tokens} token{'s' if tokens != 1 else ''}, {new_tokens} new"
 
 
 def _mean(sums: PerWindow, count: int) -> float | None:

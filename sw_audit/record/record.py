@@ -16,7 +16,7 @@ from sw_audit.record.checkpoint import QuantizationReport, WeightsReport
 from sw_audit.record.descent import Descent
 from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
-from sw_audit.record.measurement import Comparison, Measurement
+from sw_audit.record.measurement import Comparison, Measurement, PromptContinuation
 from sw_audit.record.published import DoseCurve, Lookup
 from sw_audit.record.start import StartTrial
 from sw_audit.record.verdict import Verdict
@@ -35,6 +35,7 @@ class ModelResult(Fact):
         persistence: The super activations' channels on several prompts.
         prompt_search: The search for a prompt that breaks them; `None` if it was not asked for.
         measurements: One per arm; the baseline first.
+        continuations: What it goes on with by itself, greedily; beside a parent `Descent` has both models'.
         mechanism: Each super activation, followed block by block.
         published_doses: Dose curves that others have measured, of this model or to compare it with.
         published: What the index of published coordinates says of it; `None` if it was not asked.
@@ -61,6 +62,7 @@ class ModelResult(Fact):
     persistence: tuple[PromptTrace, ...] = ()
     prompt_search: PromptSearch | None = None
     measurements: tuple[Measurement, ...] = ()
+    continuations: tuple[PromptContinuation, ...] = ()
     mechanism: tuple[Mechanism, ...] = ()
     published_doses: tuple[DoseCurve, ...] = ()
     published: Lookup | None = None

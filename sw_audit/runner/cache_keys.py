@@ -22,6 +22,8 @@ from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_pr
 
 # What only decides how measurements are judged and shown, not what is measured.
 _JUDGED = ("waiver", "laws", "inconclusive", "expect", "confidence", "resamples", "minimum_windows")
+# What a model by itself goes on with, of what is said of descendants.
+_PROMPTS = ("prompt_tokens", "new_tokens", "long_new_tokens")
 # What is in the question by its content, not by its name.
 _BY_CONTENT = ("model", "compare", "index")
 
@@ -99,8 +101,10 @@ def describe_content(model: ModelPolicy) -> list[str] | None:
 def describe_policy(policy: Policy, *, descends: bool) -> dict[str, Any]:
     """Return what of a policy decides what is measured; how it is judged does not."""
     content: dict[str, Any] = policy.model_dump(mode="json", by_alias=True)
-    for key in (*_JUDGED, *_BY_CONTENT, *(() if descends else ("descent",))):
+    for key in (*_JUDGED, *_BY_CONTENT):
         del content[key]
+    if not descends:
+        content["descent"] = {key: content["descent"][key] for key in _PROMPTS}
     content["checks"] = {
         name: {key: content["checks"][name][key] for key in sorted(check.measured)}
         for name, check in find_checks().items()

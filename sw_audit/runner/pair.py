@@ -15,9 +15,8 @@ from sw_audit.checks.registry import Need, list_needs
 from sw_audit.corpus.protocol import list_cautions
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
-from sw_audit.errors import CheckpointError
 from sw_audit.locate.controls import count_weights
-from sw_audit.locate.locator import DEFAULT_PROMPT, encode_prompt, locate_super_weights
+from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
 from sw_audit.measure.descent import (
     SharedText,
@@ -48,10 +47,10 @@ from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
 from sw_audit.record.arm import Arm
 from sw_audit.record.descent import ComparedText, Descent, LayerError
 from sw_audit.record.identity import ModelIdentity
-from sw_audit.record.location import Location, Outcome
+from sw_audit.record.location import Location
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
-from sw_audit.runner.single import ModelAudit, locate_model
+from sw_audit.runner.single import ModelAudit, locate_or_explain
 from sw_audit.runner.weights import examine_files, open_examined
 
 RANKED = 16
@@ -204,7 +203,7 @@ def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
     policy, progress, kept = pair.audit.policy, pair.audit.progress, pair.audit.kept
     texts = [pair.share(text) for text in (policy.corpus, *policy.descent.texts)]
     progress("locating", 0, 1)
-    location, trial = _locate(checkpoint), try_starts(checkpoint, texts[0].windows)
+    location, trial = locate_or_explain(checkpoint), try_starts(checkpoint, texts[0].windows)
     continuations = generate_continuations(checkpoint, origin.prompts, progress)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     restored = restore_super_weights(parent, checkpoint, there.super_weights)
@@ -301,22 +300,3 @@ def _measure_parts(pair: Pair, plan: RecoveryPlan, arms: Sequence[Arm]) -> Compa
     text = pair.share(policy.corpus.model_copy(update=cut))
     compared, _ = compare_on_text(pair.parent, pair.checkpoint, text, arms, pair.audit.progress)
     return compared
-
-
-def _locate(checkpoint: Checkpoint) -> Location:
-    """Locate the descendant's own super weights; one that is not finite has none, and the checks will say why."""
-    try:
-        return locate_model(checkpoint)
-    except CheckpointError as error:
-        token_ids = encode_prompt(checkpoint, DEFAULT_PROMPT)
-        return Location(
-            outcome=Outcome.NONE,
-            because=error.found,
-            prompt=DEFAULT_PROMPT,
-            token_ids=tuple(token_ids),
-            bos=checkpoint.start.bos is not None,
-            super_weights=(),
-            super_activations=(),
-            candidates=(),
-            trace=(),
-        )

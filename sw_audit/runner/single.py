@@ -16,15 +16,17 @@ from sw_audit.corpus.choices import list_stop_words, read_choices, stop_word_ids
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, cut_calibration, draw_prompts, window_corpus, window_prompt
+from sw_audit.errors import CheckpointError
 from sw_audit.index.lookup import find_policy_model, list_dose_curves, open_index
 from sw_audit.locate.controls import count_weights, draw_placebos, find_involved, find_largest_weights
-from sw_audit.locate.locator import encode_prompt, locate_super_weights
+from sw_audit.locate.locator import DEFAULT_PROMPT, encode_prompt, locate_super_weights
 from sw_audit.locate.rotation import recognize_rotation
 from sw_audit.locate.trace import trace_prompts
 from sw_audit.locate.weight_norms import predict_from_weights
 from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.calibration import calibrate_on_prompt
+from sw_audit.measure.generation import continue_prompts
 from sw_audit.measure.mechanism import follow_super_activations
 from sw_audit.measure.retention import compare_with_baseline
 from sw_audit.measure.start import try_starts
@@ -70,6 +72,25 @@ def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
     return recognize_rotation(checkpoint, location)
 
 
+def locate_or_explain(checkpoint: Checkpoint) -> Location:
+    """Locate a model's super weights; one that is not finite has none, and the checks will say why."""
+    try:
+        return locate_model(checkpoint)
+    except CheckpointError as error:
+        token_ids = encode_prompt(checkpoint, DEFAULT_PROMPT)
+        return Location(
+            outcome=Outcome.NONE,
+            because=error.found,
+            prompt=DEFAULT_PROMPT,
+            token_ids=tuple(token_ids),
+            bos=checkpoint.start.bos is not None,
+            super_weights=(),
+            super_activations=(),
+            candidates=(),
+            trace=(),
+        )
+
+
 def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> ModelResult | ModelFailure:
     """Find and measure everything that the selected checks need to know about one model; it may be open already.
 
@@ -96,7 +117,7 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
     protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
     trial = try_starts(checkpoint, windows)
     progress("locating", 0, 1)
-    location = locate_model(checkpoint)
+    location = locate_or_explain(checkpoint)
     weights = count_weights(checkpoint.layers)
     needs = plan_needs(policy, checks, weights)
     roles = _select_targets(checkpoint, location, needs, policy.seed)
@@ -139,6 +160,9 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
         if followed
         else None,
         measurements=measurements,
+        continuations=continue_prompts(checkpoint, windows, policy.descent, progress)
+        if Need.GENERATION in needs
+        else (),
         mechanism=follow_super_activations(checkpoint, location) if Need.MECHANISM in needs else (),
         published_doses=list_dose_curves(open_index(policy.index), lookup.model)
         if any(isinstance(arm.purpose, Dose) for arm in arms)

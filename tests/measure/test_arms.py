@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from support.engine import make_arm, make_windows
 from support.planted import Planted, build_llama, plant_, wrap_model
 
@@ -60,3 +61,24 @@ def test_an_arm_that_answers_items_is_not_confused_with_one_that_does_not(checkp
     )
     assert [measurement.choices and sum(measurement.choices.correct) for measurement in measured] == [1, None, 1]
     assert measured[1].loss == measured[2].loss
+
+
+def test_what_enters_and_leaves_the_down_projections_is_measured_in_the_model_as_it_is(
+    checkpoint: Checkpoint,
+) -> None:
+    windows = make_windows(4, 3, 9)
+    seen: list[tuple[float, float]] = []
+    handles = [
+        layer.down_projections[0].module.register_forward_hook(
+            lambda _, inputs, output: seen.append((float(inputs[0].abs().max()), float(output.abs().max())))
+        )
+        for layer in checkpoint.layers
+    ]
+    with torch.no_grad():
+        checkpoint.model(input_ids=windows.token_ids, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    plain, zeroed = measure_arms(checkpoint, [BASELINE, zero(checkpoint, "pruned", 9)], windows, protocol="p")
+    assert plain.down_inputs == pytest.approx([entering for entering, _ in seen])
+    assert plain.down_outputs == pytest.approx([leaving for _, leaving in seen])
+    assert zeroed.down_inputs == zeroed.down_outputs == ()

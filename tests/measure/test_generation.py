@@ -6,11 +6,19 @@ from collections.abc import Iterator
 import pytest
 import torch
 from support.descent import judge_descent, make_descent_evidence
+from support.evidence import make_evidence
+from support.verdicts import judge_one
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
-from sw_audit.measure.generation import Prompt, draw_prompts, generate_continuations, pair_continuations
+from sw_audit.measure.generation import (
+    Prompt,
+    continue_prompts,
+    draw_prompts,
+    generate_continuations,
+    pair_continuations,
+)
 from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, ModelPolicy
 from sw_audit.record.verdict import Status
 from sw_audit.specimen.descendants import SUPER_WEIGHT
@@ -132,3 +140,29 @@ def test_a_specimen_that_lost_its_super_weight_falls_apart_beside_its_parent(
         verdict = judge_descent("generation-sane", make_descent_evidence(continuations=paired))
         assert verdict.status is status
         assert verdict.observed == (0 if status is Status.PASS else 3)
+
+
+def test_a_model_by_itself_goes_on_with_the_same_as_beside_a_parent(opened: Checkpoint, windows: Windows) -> None:
+    alone = continue_prompts(opened, windows, SHORT)
+    prompts = draw_prompts(windows, opened.tokenizer, SHORT, opened.maximum_positions)
+    beside = generate_continuations(opened, prompts)
+    assert [one.new_tokens for one in alone] == [one.tokens for one in beside]
+    assert [(one.prompt, one.tokens, one.finite) for one in alone] == [
+        (one.text, one.tokens, True) for one in prompts
+    ]
+
+
+def test_a_specimen_that_lost_its_super_weight_falls_apart_by_itself(
+    checkpoint: Checkpoint, windows: Windows
+) -> None:
+    sound = continue_prompts(checkpoint, windows, DescentPolicy(long_new_tokens=32))
+    parameter, row, column = SUPER_WEIGHT
+    with torch.no_grad():
+        checkpoint.matrix(parameter).module.weight[row, column] = 0.0
+    broken = continue_prompts(checkpoint, windows, DescentPolicy(long_new_tokens=32))
+    verdicts = [
+        judge_one("generation-sane", make_evidence().model_copy(update={"continuations": made}))
+        for made in (sound, broken)
+    ]
+    assert [verdict.status for verdict in verdicts] == [Status.PASS, Status.FAIL]
+    assert [verdict.observed for verdict in verdicts] == [0, 5]

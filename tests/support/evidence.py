@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -48,7 +48,14 @@ from sw_audit.record.location import (
     SuperWeight,
     WeightNormPrediction,
 )
-from sw_audit.record.measurement import Agreement, ChoiceAccuracy, Measurement, StopWordMass, TokenLoss
+from sw_audit.record.measurement import (
+    Agreement,
+    ChoiceAccuracy,
+    Measurement,
+    PromptContinuation,
+    StopWordMass,
+    TokenLoss,
+)
 from sw_audit.record.published import (
     DoseCurve,
     Impact,
@@ -437,6 +444,14 @@ def make_measurement(
     )
 
 
+def make_prompt_continuations(*new_tokens: Sequence[int]) -> tuple[PromptContinuation, ...]:
+    """Return what a model by itself goes on with after prompts of five tokens, by default no token twice."""
+    return tuple(
+        PromptContinuation(prompt="a mill", tokens=5, new_tokens=tuple(tokens), text="stands")
+        for tokens in new_tokens or (range(40), range(40))
+    )
+
+
 def make_evidence(
     model_id: str = "specimen",
     *,
@@ -507,6 +522,7 @@ def make_evidence(
         mechanism=make_mechanism() if found.super_weights else (),
         published_doses=make_dose_curves() if found.super_weights else (),
         activations=activations,
+        continuations=make_prompt_continuations(),
         weights=WeightsReport(files=1, tensors=57, scanned=57),
         decoder_weights=DECODER_WEIGHTS,
         notes=(),

@@ -1,4 +1,4 @@
-"""What parent and descendant go on with after each prompt, side by side, up to where they part and after."""
+"""What a model goes on with after each prompt; beside its parent up to where they part and after."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 from sw_audit.record.descent import Continuation
+from sw_audit.record.measurement import PromptContinuation
 from sw_audit.record.verdict import Status, Verdict
 from sw_audit_reports.elements import Block, Element, make_paragraph
 from sw_audit_reports.sections import Context, section
@@ -15,10 +16,17 @@ _LONGEST = 1_000
 """Characters of a continuation that are shown; a loop is seen in fewer."""
 
 
-@section("continuations", title="What both go on with", order=30)
+@section("continuations", title="What it goes on with", order=30)
 def show_continuations(context: Context) -> Iterator[Element | None]:
-    """Show the continuations of each prompt beside each other, with the reason where one falls apart."""
-    descent = context.result.descent
+    """Show the continuation of each prompt, beside the parent's if there is one, and why where it falls apart."""
+    descent, alone = context.result.descent, context.result.continuations
+    if alone:
+        yield make_paragraph(
+            "Greedily: the likeliest token again and again. Small models loop; that alone is no fault."
+        )
+        faults = list_faults(context.verdicts)
+        for single in alone:
+            yield show_continuation(single, faults.get(single.label))
     if descent is None or not descent.continuations:
         return
     yield make_paragraph(
@@ -33,6 +41,21 @@ def list_faults(verdicts: Sequence[Verdict]) -> dict[str, str]:
     """List why continuations fall apart, by their labels."""
     findings = (finding for verdict in verdicts for finding in verdict.findings)
     return {finding.label: finding.because for finding in findings if finding.status is Status.FAIL}
+
+
+def show_continuation(continuation: PromptContinuation, fault: str | None) -> Block:
+    """Show what a model by itself goes on with, with why it falls apart if it does."""
+    text, new_tokens = continuation.text, len(continuation.new_tokens)
+    text = f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text
+    return Block(
+        "continuation.html.j2",
+        {
+            "title": f"After {count(continuation.tokens, 'token')}, {format_number(new_tokens)} new",
+            "prompt": continuation.prompt,
+            "sides": [{"name": "This model", "alike": text, "apart": ""}],
+            "summary": "" if fault is None else f"It falls apart: {fault}.",
+        },
+    )
 
 
 def pair_continuation(continuation: Continuation, fault: str | None) -> Block:
