@@ -128,7 +128,7 @@ def test_controls_have_no_part_in_a_super_activation_and_enough_are_left() -> No
     checkpoint, location, involved = plant_twice()
     for kind in CONTROL_KINDS:
         drawn = {
-            draw_placebos(checkpoint.layers, location.addresses, kind, str(seed), involved) for seed in range(12)
+            draw_placebos(checkpoint.layers, location.addresses, kind, str(seed), involved) for seed in range(80)
         }
         assert len(drawn) >= 4
         for [address] in drawn:
