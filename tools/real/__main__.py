@@ -17,10 +17,11 @@ from types import MappingProxyType
 from sw_audit.cli.main import app
 from sw_audit.cli.printing import Output, make_table
 from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.published import Match
 from sw_audit.record.record import ModelResult, Record
 from sw_audit.record.store import read_record
 from sw_audit.record.verdict import Status
-from sw_audit.runner.explain import FAILED, PASSED
+from sw_audit.runner.explain import FAILED, PASSED, breaches
 from tools.real.descendants import make_descendants
 from tools.real.fetching import FetchError, fetch_model
 
@@ -75,8 +76,10 @@ def check_model(outcome: tuple[int, Record]) -> Iterator[str]:
     code, record = outcome
     if code != PASSED:
         yield f"the model by itself: exit code {code}, and not {PASSED}"
+    if any(result.published is None or result.published.match is not Match.DIGEST for result in record.results):
+        yield "the model by itself: its entry in the index was not found by its sha256"
     for verdict in record.verdicts:
-        if verdict.level == "gate" and verdict.status is not Status.PASS:
+        if breaches(verdict, "fail"):
             yield f"the model by itself: {verdict.check} is {verdict.status}: {verdict.because}"
         if verdict.level == "law" and verdict.status is not Status.SKIPPED and verdict.observed is None:
             yield f"the model by itself: {verdict.check} gives no figure: {verdict.because}"
@@ -84,12 +87,14 @@ def check_model(outcome: tuple[int, Record]) -> Iterator[str]:
 
 def check_descendant(result: ModelResult) -> Iterator[str]:
     """Yield what is not as known of one descendant."""
-    failed = [verdict for verdict in result.verdicts if verdict.level == "gate" and verdict.status is Status.FAIL]
-    if bool(failed) is SOUND[result.id]:
-        yield f"{result.id}: {'fails' if failed else 'passes'}, and is {'sound' if SOUND[result.id] else 'broken'}"
+    failed = [verdict for verdict in result.verdicts if breaches(verdict, "fail")]
+    if not SOUND[result.id] and not any(verdict.status is Status.FAIL for verdict in failed):
+        yield f"{result.id} is broken, and no gate fails"
     for verdict in failed:
-        if not verdict.remedy:
-            yield f"{result.id}: {verdict.check} fails and does not say what to do"
+        if SOUND[result.id]:
+            yield f"{result.id} is sound: {verdict.check} is {verdict.status}: {verdict.because}"
+        elif not verdict.remedy:
+            yield f"{result.id}: {verdict.check} is {verdict.status} and does not say what to do"
 
 
 def summarize(result: ModelResult) -> tuple[str, str, str, str]:
