@@ -77,7 +77,7 @@ def list_cautions(
         done, better = ("with", "without") if start.bos is not None else ("without", "with")
         rule = "never" if start.bos is not None else "always"
         cautions.append(
-            f"Every text begins {done} a BOS token, and the model seems to be made for texts {better} one: on the "
+            f"Every text begins {done} a BOS token, and the model seems to be made for texts {better} one: in the "
             f"first window its loss is {tell_loss(trial.other_loss)} {better} it and {tell_loss(trial.loss)} "
             f"{done} it ({trial.tokens} tokens). Figures and super weights may be those of a model that nobody "
             f'uses: try bos = "{rule}".'
