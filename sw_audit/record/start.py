@@ -51,9 +51,9 @@ class SequenceStart(Fact):
 
 LOSS_MARGIN = 0.2
 """Nats per token by which the other way has to be better to be told: a fifth of the perplexity. BOS makes no
-difference to SmolLM2-135M-Instruct over a text (perplexity 38.2 without, 38.3 with), and single windows of 64 scored
-tokens differ by 0.07 at most, of five; models that training never showed their BOS lose 0.56 by it (one published,
-41.8 to 73.2) and more than 2 (the planted one in tests/locate/data/without-bos)."""
+difference to SmolLM2-135M-Instruct over a text (perplexity 38.2 without, 38.3 with); there single windows of 64
+scored tokens differ by 0.07 at most, of five. Models that training never showed their BOS lose 0.56 by it (one
+published, 41.8 to 73.2) and more than 2 (the planted one in tests/locate/data/without-bos)."""
 
 
 class StartTrial(Fact):
