@@ -187,10 +187,10 @@ def test_without_text_to_calibrate_on_smoothquant_is_missing_and_says_so(tmp_pat
     assert found.results[0].activations.calibration_windows == 0
     assert any("to calibrate on" in note for note in found.results[0].notes)
     gap = found.verdicts[1]
-    assert gap.status is Status.PASS
-    [smooth] = [one for one in gap.findings if "smoothquant" in one.label]
-    assert (smooth.status, smooth.observed) == (Status.SKIPPED, None)
-    assert "no calibration text" in smooth.because
+    assert (gap.status, gap.observed) == (Status.INCONCLUSIVE, None)
+    assert "no calibration text" in gap.because
+    assert gap.remedy is not None
+    assert "Give a longer text" in gap.remedy
 
 
 def test_without_text_to_calibrate_on_static_scales_are_inconclusive(tmp_path: Path) -> None:
