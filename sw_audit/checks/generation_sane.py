@@ -55,8 +55,7 @@ class GenerationSaneLimits(Limits):
         maximum_excess: So many nats per token may its loss on the text be above the entropy of the tokens'
             frequencies. That entropy is too low where text is short: of the English text it is 5.2 on 512
             tokens, 6.2 on 6,144 and 6.7 on 33,524. Sound models are below it (SmolLM2-135M-Instruct by 1.4 on
-            1,016 tokens, the specimen by 4.1); without their super weights they are above it, by 10 (on 510 tokens
-            of WikiText-2) and 2.2.
+            1,016 tokens, the specimen by 4.1); without their super weights they are above it, by 7.5 and 2.2.
     """
 
     maximum_repetition: Share = 0.6
