@@ -15,10 +15,12 @@ PAGES: dict[str, tuple[Scope, ...]] = {"README.md": ("model",), "docs/gate.md": 
 
 
 def write_table(scope: Scope) -> str:
-    """Write the checks of one scope as a Markdown table: id, claim, and when it fails by default."""
+    """Write the checks of one scope as a Markdown table, gates first: id, level, claim, when it fails by default."""
     checks = [check for check in find_checks().values() if check.is_about(scope)]
-    rows = [f"| `{check.id}` | {check.title} | {check.fails} |" for check in checks]
-    return "\n".join(["| check | claim | it fails by default when |", "|---|---|---|", *rows])
+    checks.sort(key=lambda check: check.level)
+    rows = [f"| `{check.id}` | {check.level} | {check.title} | {check.fails} |" for check in checks]
+    head = "| check | level | claim | by default it fails, or does not hold, when |"
+    return "\n".join([head, "|---|---|---|---|", *rows])
 
 
 def fill_page(text: str, scope: Scope) -> str:

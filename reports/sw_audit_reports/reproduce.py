@@ -58,7 +58,8 @@ def write_command(source: str, check: str, policy: Policy, model_id: str) -> str
         parent=parent.source if parent else None,
     )
     target = source if model_id == ModelPolicy(source=source).id else f"{model_id}={source}"
-    return shlex.join(["sw-audit", "audit", target, "--check", check, *options])
+    strict = ["--strict"] if policy.laws == "gate" else []
+    return shlex.join(["sw-audit", "audit", target, "--check", check, *strict, *options])
 
 
 def write_comparison_command(record: Record) -> str:
@@ -82,7 +83,7 @@ def _says_more_than_options(policy: Policy) -> bool:
     if any(model.model_dump(exclude=unsaid, exclude_defaults=True) for model in policy.models):
         return True
     corpus = policy.corpus.model_copy(update={key: getattr(_USUAL.corpus, key) for key in ("source", "windows")})
-    changes = {"models": (), "corpus": corpus, **{key: _DEFAULTS[key] for key in _OF_POLICY}}
+    changes = {"models": (), "corpus": corpus, "laws": _USUAL.laws, **{key: _DEFAULTS[key] for key in _OF_POLICY}}
     return policy.model_copy(update=changes) != _USUAL
 
 

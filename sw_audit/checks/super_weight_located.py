@@ -36,7 +36,7 @@ class SuperWeightLocatedLimits(Limits):
     fails="there are more, one is past the middle of the depth, or so few do not explain the activation",
     limits=SuperWeightLocatedLimits,
     level="law",
-    known="one to six in an early `down_proj`, the deepest in layer 10 of 60 (Yu et al. 2024, table 2); 9 of 42 "
+    known="one to six in an early down_proj, the deepest in layer 10 of 60 (Yu et al. 2024, table 2); 9 of 42 "
     "in EuroLLM-9B (a replication); 11 of 30 in SmolLM2-135M-Instruct (sw-audit)",
     unit="count",
     side="at most",

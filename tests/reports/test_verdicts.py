@@ -15,7 +15,7 @@ def test_the_worst_model_decides_and_one_that_could_not_be_audited_fails() -> No
     assert conclude_model(models["broken"]) is Status.FAIL
     assert conclude_model(models["gone"]) is Status.FAIL
     assert conclude_record(record) is Status.FAIL
-    assert summarize_record(record) == "Of 4 models, 1 passed, 2 failed and 1 could not be audited."
+    assert summarize_record(record) == "Of 4 models, 2 passed, 1 failed and 1 could not be audited."
     alone = record.model_copy(
         update={"models": (record.results[0].model_copy(update={"verdicts": ()}), *record.failures)}
     )

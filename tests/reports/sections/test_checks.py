@@ -116,7 +116,8 @@ def test_the_table_at_a_glance_has_a_row_per_check_that_leads_to_its_details() -
     context = Context(record, record.find_model("specimen"), "m")
     table = build_section("gates", context).table("Every gate")
     assert len(table.rows) == sum(check.is_about("model") for check in find_checks().values())
-    assert read_rows(table)[2][:3] == ["Zeroing the super weights destroys the model", "Pass", "213.6"]
+    collapse = next(row for row in read_rows(table) if row[0] == "Zeroing the super weights destroys the model")
+    assert collapse[1:3] == ["Pass", "213.6"]
     details = build_section("details", context).blocks
     assert [row[0].href for row in table.rows] == [block.values["id"] for block in details]
 

@@ -78,7 +78,7 @@ def test_a_comparison_in_an_audits_record_stands_beside_its_checks() -> None:
     page = parse_page(render_html(compose(compared, policy=policy)))
     assert page.mistakes == []
     assert page.text.count("Quantizers side by side") == 1
-    assert "Checks at a glance" in page.text
+    assert "Gates at a glance" in page.text
     assert "Quantizers compared on" not in page.text
 
 
