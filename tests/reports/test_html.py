@@ -198,8 +198,10 @@ def test_every_check_of_every_model_appears_with_its_verdict_reason_and_command(
     for place, result in enumerate(record.results, start=1):
         for check in checks:
             assert page.get(f"model-{place}-{check.id}").text == check.title
+        asked = record.policy.find_model(result.id)
+        expected = f" --expect {asked.expect}" if asked.expect else ""
         for verdict in result.verdicts:
-            command = f"sw-audit audit {result.model.source} --check {verdict.check} --strict"
+            command = f"sw-audit audit {result.model.source} --check {verdict.check} --strict{expected}"
             assert any(one.text == command for one in page.find("code"))
             assert verdict.because.split("`")[0][1:30] in text
     for check in checks:
