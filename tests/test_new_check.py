@@ -49,7 +49,7 @@ def test_init_shows_its_table_with_its_limit_and_what_it_says() -> None:
     assert "# Eight layers. A rule of ours.\n" in text
     assert "# How many layers there have to be." in table
     shown = re.sub(r"^#(?! )", "", table, flags=re.MULTILINE)
-    assert tomllib.loads(shown) == {"enabled": True, "layers": 8}
+    assert tomllib.loads(shown) == {"enabled": True, "level": "gate", "layers": 8}
 
 
 def test_the_schema_of_policies_knows_its_limit(program: Program) -> None:

@@ -141,7 +141,7 @@ def test_configuration_index_and_headers_are_read_once_to_open_a_checkpoint(
     save_checkpoint(tmp_path, max_shard_size="40KB")
     open_checkpoint(ModelPolicy(source=str(tmp_path)))
     shards = {path.name for path in tmp_path.glob("*.safetensors")}
-    assert reads == Counter({"config.json", "model.safetensors.index.json", *shards})
+    assert reads == Counter({"config.json", "tokenizer_config.json", "model.safetensors.index.json", *shards})
 
 
 def test_a_safetensors_file_is_the_model_that_the_configuration_beside_it_describes(tmp_path: Path) -> None:

@@ -64,7 +64,15 @@ def test_the_first_layer_that_is_not_finite_is_named() -> None:
 
 
 def test_layers_that_were_not_held_against_each_other_are_inconclusive() -> None:
-    for check in (ERROR, RANGE):
-        assert judge_descent(check, make_descent_evidence(layers=())).status is Status.INCONCLUSIVE
-    without = make_layers([1e-2] * 4, down_input=None, down_output=None)
-    assert judge_descent(RANGE, make_descent_evidence(layers=without)).status is Status.INCONCLUSIVE
+    assert judge_descent(ERROR, make_descent_evidence(layers=())).status is Status.INCONCLUSIVE
+
+
+def test_a_range_that_was_seen_nowhere_is_inconclusive() -> None:
+    result = make_descent_evidence(layers=make_layers([1e-2] * 4, down_input=None, down_output=None))
+    assert result.descent is not None
+    [text] = result.descent.texts
+    unseen = tuple(one.model_copy(update={"peaks": ()}) for one in text.measurements)
+    descent = result.descent.model_copy(update={"texts": (text.model_copy(update={"measurements": unseen}),)})
+    assert judge_descent(RANGE, result).status is Status.PASS
+    verdict = judge_descent(RANGE, result.model_copy(update={"descent": descent}))
+    assert verdict.status is Status.INCONCLUSIVE

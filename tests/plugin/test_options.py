@@ -7,7 +7,7 @@ import pytest
 from support.fake_runner import CHECKS
 from support.runs import Inner
 
-from sw_audit.policy.model_policy import Dtype, Expectation
+from sw_audit.policy.model_policy import BosRule, Dtype, Expectation
 from sw_audit.policy.policy import Policy
 from sw_audit.record.store import read_record
 from sw_audit.runner.options import OPTIONS
@@ -71,6 +71,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "dtype": "float32",
         "device": "cuda:1",
         "expect": "any",
+        "bos": "never",
         "strict": True,
         "inconclusive": "warn",
         "seed": 8,
@@ -148,6 +149,7 @@ def test_the_words_that_options_allow_are_those_of_the_policy() -> None:
     assert choices == {
         "dtype": get_args(Dtype),
         "expect": get_args(Expectation),
+        "bos": get_args(BosRule),
         "inconclusive": get_args(inconclusive),
     }
 

@@ -125,7 +125,9 @@ def open_checkpoint(model: ModelPolicy) -> Any:
     note(f"open {model_id} {os.getpid()}")
     if model_id.startswith("gone"):
         raise CheckpointError(f"model {model_id!r}", "model.safetensors is truncated", "copy it again")
-    return SimpleNamespace(identity=model, model=SimpleNamespace(training=False))
+    checkpoint = SimpleNamespace(identity=model, model=SimpleNamespace(training=False))
+    checkpoint.starting = lambda _rule: checkpoint
+    return checkpoint
 
 
 def render_record(record: Record, format: str = "html") -> str:  # noqa: A002 - as in the real one
