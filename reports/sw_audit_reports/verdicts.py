@@ -21,10 +21,10 @@ _ENDED = {
 }
 
 _LAWS = (
-    (Status.PASS, "pass", "laws hold"),
-    (Status.FAIL, "inconclusive", "laws do not hold"),
-    (Status.INCONCLUSIVE, "inconclusive", "laws undecided"),
-    (Status.SKIPPED, "skipped", "laws skipped"),
+    (Status.PASS, "pass", "holds", "hold"),
+    (Status.FAIL, "inconclusive", "does not hold", "do not hold"),
+    (Status.INCONCLUSIVE, "inconclusive", "undecided", "undecided"),
+    (Status.SKIPPED, "skipped", "skipped", "skipped"),
 )
 
 
@@ -61,7 +61,9 @@ def tally(verdicts: Iterable[Verdict]) -> list[Badge]:
     badges = [Badge(status.value, words) for status, words in _count_ended(counted).items()]
     laws = Counter(verdict.status for verdict in standing if verdict.level == "law")
     badges += [
-        Badge(sign, f"{format_number(laws[status])} {words}") for status, sign, words in _LAWS if laws[status]
+        Badge(sign, f"{count(laws[status], 'law')} {one if laws[status] == 1 else many}")
+        for status, sign, one, many in _LAWS
+        if laws[status]
     ]
     waived = len(listed) - len(standing)
     return [*badges, Badge("skipped", f"{format_number(waived)} waived")] if waived else badges

@@ -50,3 +50,20 @@ def test_the_tally_counts_what_happened_and_leaves_out_what_did_not() -> None:
     ]
     waived = Verdict(check="a-check", model="m", status=Status.FAIL, because="of a reason", waiver=WAIVER)
     assert [badge.word for badge in tally([*verdicts, waived])] == ["2 passed", "1 skipped", "1 waived"]
+
+
+def test_laws_are_counted_after_gates_by_whether_they_hold_and_fail_no_model() -> None:
+    ended = {Status.PASS: 2, Status.FAIL: 1, Status.INCONCLUSIVE: 1}
+    laws = tuple(
+        Verdict(check="a-law", model="m", level="law", status=status, because="of a reason")
+        for status, many in ended.items()
+        for _ in range(many)
+    )
+    gate = Verdict(check="a-gate", model="m", status=Status.PASS, because="of a reason")
+    words = ["1 passed", "2 laws hold", "1 law does not hold", "1 law undecided"]
+    assert [badge.word for badge in tally((gate, *laws))] == words
+    assert "fail" not in [badge.status for badge in tally(laws)]
+    result = make_record().results[0]
+    assert conclude_model(result.model_copy(update={"verdicts": (gate, *laws)})) is Status.PASS
+    assert conclude_model(result.model_copy(update={"verdicts": laws})) is Status.PASS
+    assert conclude_model(result.model_copy(update={"verdicts": laws[-1:]})) is Status.INCONCLUSIVE
