@@ -103,7 +103,7 @@ def summarize(result: ModelResult) -> tuple[str, str, str, str]:
     def name(level: str) -> list[str]:
         return [one.check for one in result.verdicts if one.level == level and one.status is Status.FAIL]
 
-    gates = [verdict for verdict in result.verdicts if verdict.level == "gate"]
+    gates = [one for one in result.verdicts if one.level == "gate" and one.status is not Status.SKIPPED]
     passed = sum(verdict.status is Status.PASS for verdict in gates)
     return (
         result.id,
