@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sw_audit.errors import AuditError
+from sw_audit.errors import AuditError, OutputError
 from sw_audit.record import rendering
 from sw_audit.record.record import Record
 from sw_audit.record.store import check_name, check_writable, encode_record, keep_baseline, write_text
@@ -40,7 +40,7 @@ def check_places(settings: AuditSettings) -> Cache | None:
     out = settings.out.absolute()
     missing = [place for place in (out, *out.parents) if not place.exists()]
     try:
-        check_writable(out)
+        _try_writing(out)
     finally:
         for place in missing:  # no trace of having tried; what another process has filled meanwhile stays
             with suppress(OSError):
@@ -48,6 +48,18 @@ def check_places(settings: AuditSettings) -> Cache | None:
     if settings.save is not None:
         check_name(settings.save)
     return open_cache(settings.cache, asked=settings.cache is not None) if settings.caching else None
+
+
+def _try_writing(folder: Path) -> None:
+    """Complain about a folder that cannot be written; another process may take it away while it is tried."""
+    for last in (False, False, False, True):
+        try:
+            check_writable(folder)
+        except OutputError as error:
+            if last or not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        else:
+            return
 
 
 def name_folders(out: Path, names: Sequence[str]) -> list[Path]:

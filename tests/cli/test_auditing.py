@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,9 +54,18 @@ def test_the_specimen_passes_every_check_that_applies_and_leaves_three_files(pro
     ending = program.run("audit", "specimen", "--windows=16")
     assert (ending.code, ending.err) == (0, "")
     assert "skipped specimen matches-published-index: " in ending.out
+    levels = Counter(check.level for check in find_checks().values() if check.is_about("model"))
+    told = f"PASSED: {levels['gate'] - 1} pass, 1 skipped; laws: {levels['law']} holds"
+    assert ending.out.splitlines()[-1] == told
+    assert program.files() == [f"sw-audit-out/{name}" for name in ("junit.xml", "record.json", "report.html")]
+
+
+@pytest.mark.slow
+def test_the_specimen_passes_also_where_laws_are_gates(program: Program) -> None:
+    ending = program.run("audit", "specimen", "--windows=16", "--strict")
+    assert (ending.code, ending.err) == (0, "")
     alone = [check for check in find_checks().values() if check.is_about("model")]
     assert ending.out.splitlines()[-1] == f"PASSED: {len(alone) - 1} pass, 1 skipped"
-    assert program.files() == [f"sw-audit-out/{name}" for name in ("junit.xml", "record.json", "report.html")]
 
 
 @pytest.mark.slow
@@ -88,7 +98,7 @@ def test_the_control_is_judged_by_what_is_expected(program: Program, expect: str
 def test_models_are_shared_among_workers(program: Program) -> None:
     ending = program.start("audit", "specimen", "control", "-n", "2", *FEW)
     assert (ending.code, ending.err) == (0, "")
-    assert ending.out.splitlines()[-1] == "PASSED: 5 pass, 1 skipped"
+    assert ending.out.splitlines()[-1] == "PASSED: 2 pass; laws: 3 holds, 1 skipped"
     assert [model.id for model in program.record().models] == ["specimen", "control"]
     (program.folder / "broken").mkdir()
     broken = program.start("audit", "./broken", "-n", "2")

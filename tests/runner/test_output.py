@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sw_audit.errors import OutputError
 from sw_audit.runner import output
 from sw_audit.runner.options import AuditSettings
 
@@ -25,3 +26,25 @@ def test_what_another_process_writes_meanwhile_into_the_same_folder_stays(
     monkeypatch.setattr(output, "check_writable", write_beside)
     output.check_places(AuditSettings(out=tmp_path / "a" / "b", caching=False))
     assert (tmp_path / "a" / "b" / "theirs").exists()
+
+
+def test_a_folder_that_another_process_takes_away_while_it_is_tried_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def lose(folder: Path) -> None:
+        tries.append(folder)
+        if len(tries) < 3:
+            raise OutputError(
+                "output folder", "No such file or directory", "choose another"
+            ) from FileNotFoundError()
+        if len(tries) > 3:
+            raise OutputError("output folder", "Permission denied", "choose another") from PermissionError()
+
+    monkeypatch.setattr(output, "check_writable", lose)
+    output.check_places(AuditSettings(out=tmp_path / "a", caching=False))
+    assert len(tries) == 3
+    with pytest.raises(OutputError, match="Permission denied"):
+        output.check_places(AuditSettings(out=tmp_path / "a", caching=False))
+    assert len(tries) == 4

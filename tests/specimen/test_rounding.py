@@ -13,9 +13,9 @@ import pytest
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checks.statistics import Bootstrap, bound_mean_difference
 from sw_audit.corpus.text import read_corpus
-from sw_audit.corpus.windows import window_corpus
+from sw_audit.corpus.windows import cut_calibration, window_corpus
 from sw_audit.measure.arms import measure_arms
-from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import group_addresses
 from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize
@@ -27,7 +27,10 @@ SIZES = ("8x8", "16x16", "32x32", "64x64", "128x128", "512x512", "tensor")
 WHOLE = ("512x512", "tensor")  # no matrix of the shipped models is larger
 CLIPS = ("z9", "search")  # the released code's, and one that needs no number
 SHIPPED = {"specimen": specimen_path(), "control": control_path()}
-POLICY = Policy(model=tuple(ModelPolicy(id=name, source=str(path)) for name, path in SHIPPED.items()))
+POLICY = Policy(
+    model=tuple(ModelPolicy(id=name, source=str(path)) for name, path in SHIPPED.items()),
+    corpus=CorpusPolicy(source="specimen"),
+)
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +41,9 @@ def measure(model: str) -> dict[str, TokenLoss]:
     checkpoint = open_checkpoint(POLICY.find_model(model))
     held = group_addresses(locate_model(checkpoint).addresses)
     assert bool(held) == (model == "specimen")
-    windows = window_corpus(
-        read_corpus(POLICY.corpus), checkpoint.tokenizer, POLICY.corpus, None, checkpoint.start.bos
-    )
+    text, tokenizer = read_corpus(POLICY.corpus), checkpoint.tokenizer
+    windows = window_corpus(text, tokenizer, POLICY.corpus, None, checkpoint.start.bos)
+    unscored = cut_calibration(text, tokenizer, windows, POLICY.activations.calibration_windows)
     arms = [BASELINE]
     for size in SIZES:
         arms.append(Arm(purpose=Custom(label=size), acts=(Quantize(recipe=parse_recipe(f"int4/{size}")),)))
@@ -49,7 +52,7 @@ def measure(model: str) -> dict[str, TokenLoss]:
             arms.append(Arm(purpose=Custom(label=f"{size} {clip}"), acts=(act,)))
     return {
         measurement.arm.name: measurement.loss
-        for measurement in measure_arms(checkpoint, arms, windows, protocol="x")
+        for measurement in measure_arms(checkpoint, arms, windows, protocol="x", calibration=unscored)
     }
 
 
