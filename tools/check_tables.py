@@ -15,7 +15,7 @@ PAGES: dict[str, tuple[Scope, ...]] = {"README.md": ("model",), "docs/gate.md": 
 
 
 def write_table(scope: Scope) -> str:
-    """Write the checks of one scope as a Markdown table, gates first: id, level, claim, when it fails by default."""
+    """Write the checks of one scope as a Markdown table, gates first."""
     checks = [check for check in find_checks().values() if check.is_about(scope)]
     checks.sort(key=lambda check: check.level)
     rows = [f"| `{check.id}` | {check.level} | {check.title} | {check.fails} |" for check in checks]
