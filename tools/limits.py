@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sw_audit.checks.registry import Check, find_checks
-from sw_audit.record.record import Record
+from sw_audit.record.record import AuditedModel, ModelResult, Record
 from sw_audit.record.store import decode_record
 from sw_audit.record.verdict import Verdict
 from sw_audit.runner.explain import name_outcome, write_figure, write_limit
@@ -26,34 +26,53 @@ Every default limit, the reason for it, and what real runs came to. A gate fails
 whether it holds.
 
 The runs: {runs}.
-(`make real`, `sw-audit audit specimen control`, `sw-audit demo d && sw-audit audit d/policy.swaudit.toml`; then
-`python -m tools.limits` and the folders with their records)
+(`make real`; `sw-audit audit specimen control`; `python -m tools.real.descendants specimen d`, its five folders audited with
+`--parent specimen`; `sw-audit demo d && sw-audit audit d/policy.swaudit.toml`; then `python -m tools.limits` and the folders with
+the records)
 """
 
 
 def write_page(records: Sequence[Record]) -> str:
     """Write the page from the records of audits, the checks in their order."""
-    verdicts = [verdict for record in records for verdict in record.verdicts]
-    results = [result for record in records for result in record.results]
-    runs = "; ".join(f"{result.id} ({result.protocol.description})" for result in results)
+    models = {_name(model): model for record in records for model in record.models}
+    runs = "; ".join(
+        f"{name} ({model.protocol.description})"
+        for name, model in models.items()
+        if isinstance(model, ModelResult)
+    )
     parts = [HEAD.format(runs=runs)]
     for check in find_checks().values():
-        parts += ["", *_write_check(check, [verdict for verdict in verdicts if verdict.check == check.id])]
-    return "\n".join(parts) + "\n"
+        rows = {
+            name: verdict
+            for name, model in models.items()
+            for verdict in model.verdicts
+            if verdict.check == check.id
+        }
+        parts += _write_check(check, rows)
+    return "\n".join(parts)
 
 
-def _write_check(check: Check, verdicts: Sequence[Verdict]) -> Iterator[str]:
+def _name(model: AuditedModel) -> str:
+    if isinstance(model, ModelResult) and model.descent is not None:
+        return f"{model.id} of {model.descent.parent.id}"
+    return model.id
+
+
+def _write_check(check: Check, verdicts: Mapping[str, Verdict]) -> Iterator[str]:
     yield f"## `{check.id}` ({check.level})"
     yield ""
-    yield f"{check.title}. Fails by default when {check.fails}."
+    yield f"{check.title}. By default it fails, or does not hold, when {check.fails}."
     yield ""
     _, _, reasons = inspect.cleandoc(check.limits.__doc__ or "").partition("Attributes:\n")
-    yield from (f"- {' '.join(entry.split())}" for entry in _split_entries(reasons))
+    if reasons:
+        yield from (f"- {' '.join(entry.split())}" for entry in _split_entries(reasons))
+        yield ""
     if verdicts:
-        yield from ("", "| model | outcome | measured | limit |", "|---|---|---|---|")
-    for verdict in verdicts:
-        figures = f"{write_figure(verdict) or '-'} | {write_limit(verdict) or '-'}"
-        yield f"| {verdict.model} | {name_outcome(verdict)} | {figures} |"
+        yield from ("| model | outcome | measured | limit |", "|---|---|---|---|")
+        for name, verdict in verdicts.items():
+            figures = f"{write_figure(verdict) or '-'} | {write_limit(verdict) or '-'}"
+            yield f"| {name} | {name_outcome(verdict)} | {figures} |"
+        yield ""
 
 
 def _split_entries(reasons: str) -> Iterator[str]:
