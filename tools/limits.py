@@ -26,9 +26,9 @@ Every default limit, the reason for it, and what real runs came to. A gate fails
 whether it holds.
 
 The runs: {runs}.
-(`make real`; `sw-audit audit specimen control`; `python -m tools.real.descendants specimen d`, its five folders audited with
-`--parent specimen`; `sw-audit demo d && sw-audit audit d/policy.swaudit.toml`; then `python -m tools.limits` and the folders with
-the records)
+(`make real`; `sw-audit audit specimen control`; `python -m tools.real.descendants specimen d`, its five folders
+audited with `--parent specimen`; `sw-audit demo d && sw-audit audit d/policy.swaudit.toml`; then
+`python -m tools.limits` and the folders with the records)
 """
 
 
