@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.corpus.text import choose_corpus
+from sw_audit.errors import AuditError
 from sw_audit.policy.policy import ModelPolicy, Policy
 
 _TOKENIZER = "tokenizer.json"
@@ -14,19 +18,25 @@ _TOKENIZER = "tokenizer.json"
 def settle_corpus(policy: Policy, model: ModelPolicy) -> Policy:
     """Return the policy with its text settled for one of its models; see `choose_corpus`.
 
-    The tokenizer's words are read from the model's folder, or from its parent's where it brings none.
+    The tokenizer's words are read from the model's files, or where it brings none from its base's or parent's.
+    Nothing is fetched.
     """
-    parent = policy.find_parent(model)
-    places = [_find_tokenizer(one) for one in (model, parent) if one is not None]
-    file = next((place for place in places if place.is_file()), None)
-    return policy.model_copy(
-        update={"corpus": choose_corpus(policy.corpus, None if file is None else _read_vocabulary(file))}
-    )
+    sources = [model, *([] if (parent := policy.find_parent(model)) is None else [parent])]
+    files = (path for source in sources for path in _list_tokenizers(source))
+    vocabulary = next(map(_read_vocabulary, files), None)
+    return policy.model_copy(update={"corpus": choose_corpus(policy.corpus, vocabulary)})
 
 
-def _find_tokenizer(model: ModelPolicy) -> Path:
-    path = Path(model.source).expanduser()
-    return (path.parent if path.suffix == ".safetensors" else path) / _TOKENIZER
+def _list_tokenizers(model: ModelPolicy) -> Iterator[Path]:
+    """Yield the tokenizer's file of a model and of its base; what is wrong with either, opening it will say."""
+    with suppress(AuditError):
+        folder = CheckpointFolder.find(model, fetch=False)
+        if folder is None:
+            return
+        if folder.holds(_TOKENIZER):
+            yield folder.path / _TOKENIZER
+        if (base := folder.format.find_base(folder)) is not None:
+            yield from _list_tokenizers(base)
 
 
 def _read_vocabulary(file: Path) -> list[str] | None:

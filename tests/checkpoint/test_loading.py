@@ -30,7 +30,13 @@ IN_FILES = (
     *("an index that is not JSON", "a masked language model"),
 )
 # What the program says of each, word for word.
-WORDS = json.loads((Path(__file__).parents[1] / "golden" / "data" / "errors-models.json").read_text())["audit"]
+WORDS = json.loads((Path(__file__).parents[1] / "golden" / "data" / "errors-models.json").read_text())["locate"]
+# Locating does not reach the head.
+WORDS["one negative infinity"] = [
+    2,
+    "sw-audit: model './model': tensor 'lm_head.weight' holds an infinity; repair the weights or take an earlier "
+    "checkpoint",
+]
 
 
 def _refused(said: str, act: Act, source: Path | str, **options: object) -> None:

@@ -88,6 +88,13 @@ def refuse(folder: Path, *arguments: str) -> list[Any]:
     return [ending.code, *ending.err.splitlines(), *(["(an answer)"] if ending.out else [])]
 
 
+def list_failures(folder: Path) -> list[str]:
+    """List why models of the record that an audit left there could not be audited; nothing without a record."""
+    path = folder / "sw-audit-out" / "record.json"
+    models = json.loads(path.read_text(encoding="utf-8"))["models"] if path.exists() else []
+    return [model["message"] for model in models if model["kind"] == "failure"]
+
+
 def find_specimen() -> Path:
     """Return where the shipped specimen lies."""
     from sw_audit.specimen.shipped import specimen_path

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from golden.damage import MODELS, PACKED
 from golden.keeping import compare_or_keep
-from golden.reading import Entries, find_specimen, refuse, switch_hub_off
+from golden.reading import Entries, find_specimen, list_failures, refuse, switch_hub_off
 from golden.refusals import COMMANDS, POLICIES, SPECIMEN
 from golden.test_gate import STORED
 from support.checkpoints import save_checkpoint
@@ -43,7 +43,7 @@ def test_models(folders: Iterator[Path]) -> None:
         shutil.copytree(healthy, folder / "model")
         damage(folder / "model")
         located[what] = refuse(folder, "locate", "./model", "--json")
-        audited[what] = refuse(folder, "audit", "./model", "--no-report")
+        audited[what] = [*refuse(folder, "audit", "./model", "--no-report"), *list_failures(folder)]
     compare_or_keep("errors-models", {"locate": located, "audit": audited}, rounded=False)
 
 

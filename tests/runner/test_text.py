@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,13 @@ def test_the_specimen_and_what_has_its_words_has_its_text(tmp_path: Path) -> Non
     assert settle(specimen_path(), source="mine.txt") == "mine.txt"
 
 
-def test_an_adapter_without_a_tokenizer_has_its_parents_text(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
+def test_an_adapter_without_a_tokenizer_has_the_text_of_its_base_or_parent(tmp_path: Path) -> None:
+    config = tmp_path / "adapter_config.json"
+    config.write_text("{}")
     assert settle(tmp_path, specimen_path()) == "specimen"
+    assert settle(tmp_path) == "english"
+    config.write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(specimen_path())}))
+    assert settle(tmp_path) == "specimen"
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"model": {"vocab": [["a", -1.5]]}}', "[]"])
