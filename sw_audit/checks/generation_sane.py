@@ -22,14 +22,9 @@ from sw_audit.record.verdict import Finding, Status, Verdict
 
 # Of fewer tokens neither a loop nor a dominant token can be told.
 _ENOUGH = 16
-
-
+# Tokens of a run that is looked for again, and characters of a continuation that are quoted.
 _RUN = 4
-
-
 _QUOTED = 60
-
-
 _LOOK = (
     "Look at the model itself: open it in float32, look at its files and its tokenizer, compare it with an "
     "earlier checkpoint, and give a text of the kind that it was trained on in `[corpus] source`; or change the "
