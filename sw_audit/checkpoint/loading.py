@@ -59,8 +59,9 @@ def load(folder: CheckpointFolder, device: torch.device) -> tuple[Any, Any, tupl
     else:
         if not folder.is_plain:
             _refuse_disagreement(folder)
-        config, tokenizer, below = read_config(folder), load_tokenizer(folder), ()
-        model = _load_model(folder, config, device)
+        with folder.format.reading():
+            config, tokenizer, below = read_config(folder), load_tokenizer(folder), ()
+            model = _load_model(folder, config, device)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         # What a library has packed into a tensor of its own is tried out instead.
         if type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in FLOATING_DTYPES:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sw_audit.checkpoint.folder import CheckpointFolder, one_line_damage
 from sw_audit.checkpoint.headers import FLOATS, SIZES, DamagedFileError, TensorHeader
+from sw_audit.gguf_file import read_gguf
 from sw_audit.policy.model_policy import ModelPolicy
 
 _GGUF = b"GGUF"
@@ -122,11 +123,10 @@ def _open_gguf(path: Path) -> TensorFile:
             raise DamagedFileError(f"{path.name} is not a GGUF file", "download it again", path.name)
     if find_spec("gguf") is None:  # of which opening complains
         return TensorFile({}, lambda _: None)
-    from gguf import GGUFReader
     from gguf.quants import dequantize
 
     try:
-        tensors = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+        tensors = {tensor.name: tensor for tensor in read_gguf(path).tensors}
     except Exception as error:  # numpy complains of a file that is cut off, in its own words
         found = f"{path.name} is cut off or damaged ({type(error).__name__})"
         raise DamagedFileError(found, "download it again", path.name) from error

@@ -14,9 +14,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+
+from sw_audit.gguf_file import read_gguf
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _CACHED = re.compile(r"models--(?P<name>[^/\\]+)")
@@ -50,7 +51,7 @@ def read_ancestors(place: Path) -> tuple[BaseModelName, ...]:
     Files that cannot be read say nothing. What is beside a GGUF file is not about it.
     """
     if place.suffix == ".gguf" and place.is_file():
-        return tuple(_list_sources(_read_metadata(place, place.stat().st_mtime_ns)))
+        return tuple(_list_sources(_read_metadata(place)))
     return tuple(_list_ancestors(place if place.is_dir() else place.parent))
 
 
@@ -58,7 +59,7 @@ def read_names(place: Path) -> tuple[str, ...]:
     """Read what a folder or a file is called, and what a GGUF file calls its model: hints, and no more."""
     if place.is_dir():
         return (place.resolve().name,)
-    metadata = _read_metadata(place, place.stat().st_mtime_ns) if place.suffix == ".gguf" else {}
+    metadata = _read_metadata(place) if place.suffix == ".gguf" else {}
     name, base, size = (metadata.get(f"general.{key}", "") for key in ("name", "basename", "size_label"))
     names = (place.stem, "-".join(name.split()), "-".join(filter(None, (base, size))))
     return tuple(filter(None, names))
@@ -73,15 +74,14 @@ def _list_sources(metadata: Mapping[str, str]) -> Iterator[BaseModelName]:
             yield BaseModelName(parent, f"`{key}` of its metadata")
 
 
-@cache
-def _read_metadata(path: Path, changed: int) -> Mapping[str, str]:  # noqa: ARG001 - part of the cache's key
+def _read_metadata(path: Path) -> Mapping[str, str]:
     """Read the texts in the metadata of a GGUF file; nothing without the package `gguf`, or of a damaged file."""
     if find_spec("gguf") is None:
         return {}
-    from gguf import GGUFReader, GGUFValueType
+    from gguf import GGUFValueType
 
     try:
-        fields = GGUFReader(path).fields.items()
+        fields = read_gguf(path).fields.items()
     except Exception:  # numpy complains of a file that is cut off, in its own words; opening says so
         return {}
     return {key: str(field.contents()) for key, field in fields if field.types == [GGUFValueType.STRING]}

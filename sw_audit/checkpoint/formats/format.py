@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -177,6 +178,10 @@ class Format:
         if "accelerate" in self.packages or device != "cpu":
             options["device_map"] = {"": device}
         return options
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Be entered while transformers makes configuration, tokenizer and model of the files."""
+        return nullcontext()
 
     def finish_(self, model: Any) -> None:
         """Bring a model that was just loaded into the state that it computes in."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,7 @@ from sw_audit.checkpoint.formats.format import Description, Format, OpenModel, c
 from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.checkpoint.headers import FLOATS
 from sw_audit.errors import CheckpointError
+from sw_audit.gguf_file import read_gguf
 from sw_audit.record.checkpoint import QuantizedModule
 
 if TYPE_CHECKING:
@@ -47,11 +51,25 @@ class Gguf(Format):
         """Read the file's own flag, where the tokenizer is the file's own."""
         if folder.has_tokenizer:
             return None
-        from gguf import GGUFReader
-
         (file,) = folder.weight_files
-        field = GGUFReader(file).get_field("tokenizer.ggml.add_bos_token")
+        field = read_gguf(file).get_field("tokenizer.ggml.add_bos_token")
         return None if field is None else bool(field.contents())
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let the library read the file's metadata once, and not once for each of what it makes of them.
+
+        Of some architectures it reads them anew for configuration, tokenizer and weights, and makes a table of all
+        names for every module of the model.
+        """
+        import gguf
+
+        stored = gguf.GGUFReader, gguf.get_tensor_name_map
+        gguf.GGUFReader, gguf.get_tensor_name_map = read_gguf, cache(gguf.get_tensor_name_map)
+        try:
+            yield
+        finally:
+            gguf.GGUFReader, gguf.get_tensor_name_map = stored
 
     def choose_loading_options(self, folder: CheckpointFolder, config: Any, device: str) -> dict[str, Any]:  # noqa: ARG002
         """Choose the file, and that its weights are plain once they are read."""
@@ -69,10 +87,10 @@ class Gguf(Format):
 
     def describe(self, model: OpenModel) -> Description | None:
         """Describe how each decoder matrix is stored, under the name that it has in the file."""
-        from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map
+        from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, get_tensor_name_map
 
         (file,) = model.folder.weight_files
-        tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+        tensors = {tensor.name: tensor for tensor in read_gguf(file).tensors}
         family = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == model.family), None)
         names = None if family is None else get_tensor_name_map(family, model.layers)
         modules, stored = {}, {}

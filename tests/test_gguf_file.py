@@ -1,0 +1,56 @@
+"""A GGUF file's metadata are read once, and anew where the file has changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.quantizing import pack_gguf
+
+from sw_audit.checkpoint.formats.gguf import Gguf
+from sw_audit.gguf_file import read_gguf
+from sw_audit.specimen.shipped import specimen_path
+
+gguf = pytest.importorskip("gguf")
+TOKENS = ("a", "ß", "")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    pack_gguf(specimen_path(), tmp_path / "small.gguf", "Q8_0", TOKENS, {"general.name": "small"})
+    return tmp_path / "small.gguf"
+
+
+def test_a_file_is_read_once_until_it_changes(file: Path) -> None:
+    first = read_gguf(file)
+    (link := file.with_name("link.gguf")).symlink_to(file)
+    assert read_gguf(str(link)) is first
+    os.utime(file, ns=(0, 0))
+    assert read_gguf(file) is not first
+
+
+def test_fields_and_tensors_are_those_of_the_library(file: Path) -> None:
+    ours, theirs = read_gguf(file), gguf.GGUFReader(file)
+    assert {name: field.contents() for name, field in ours.fields.items()} == {
+        name: field.contents() for name, field in theirs.fields.items()
+    }
+    assert ours.get_field("tokenizer.ggml.tokens").contents() == list(TOKENS)
+    for own, other in zip(ours.tensors, theirs.tensors, strict=True):
+        assert (own.name, own.tensor_type, own.data_offset) == (other.name, other.tensor_type, other.data_offset)
+        assert np.array_equal(own.data, other.data)
+
+
+def test_while_the_library_reads_all_share_one_reading_and_afterwards_it_is_as_before(file: Path) -> None:
+    stored = gguf.GGUFReader, gguf.get_tensor_name_map
+
+    def read_twice() -> None:
+        with Gguf().reading():
+            assert gguf.GGUFReader(file) is gguf.GGUFReader(file)
+            assert gguf.get_tensor_name_map(4, 2) is gguf.get_tensor_name_map(4, 2)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        read_twice()
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == stored
