@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sw_audit.runner import run, single
 from sw_audit.runner.assignments import OPTIONS_KEY, Assignment, Case, assign_file, assign_options
 from sw_audit.runner.cache import Cache
 from sw_audit.runner.output import WrittenRecord, check_places, tell_error
+from sw_audit.stopping import Stopper
 
 
 class RemoteError(AuditError):
@@ -64,6 +66,7 @@ class AuditSession:
         self._open: tuple[Case, Checkpoint] | None = None
         self._cache: Cache | None = None
         self._checked = False
+        self._started = time.monotonic()
         config.pluginmanager.register(Interruption(self), "sw_audit-interruption")
 
     def begin(self, files: Iterable[Path]) -> None:
@@ -190,6 +193,8 @@ class AuditSession:
         assignment = self.assignments[case.key]
         checks = [check for check in assignment.checks[case.model] if check in self.needed[case]]
         checks += sorted(self.needed[case] - set(checks))
+        budgets = (each.policy.budget for each in self.assignments.values() if each.policy.budget is not None)
+        stopper = Stopper(min(budgets, default=None), self._started)
         with report_progress(self.config, case.model) as progress:
             # A descendant is opened only when its files have been looked at, so it is kept open after.
             if case in self.kept_open and assignment.policy.find_model(case.model).parent is None:
@@ -200,7 +205,7 @@ class AuditSession:
                 assignment.policy,
                 case.model,
                 checks,
-                progress=progress,
+                progress=stopper.watch(progress),
                 cache=self.find_cache(),
                 checkpoint=self._open[1] if self._open else None,
             )

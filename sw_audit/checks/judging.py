@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 from sw_audit.checks.context import CheckContext
 from sw_audit.checks.registry import Check, Scope, find_checks
-from sw_audit.checks.weights_intact import judge_failure
+from sw_audit.checks.weights_intact import judge_broken_weights
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.record.record import ModelResult
+from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.verdict import Status, Verdict
 
 __all__ = ["judge_failure", "judge_result", "list_checks"]
@@ -56,6 +56,35 @@ def judge_result(
         raise PolicyError(f"check {name!r}", "there is no such check", remedy)
     verdicts = (_judge(CheckContext(known[name], result, policy)) for name in known if name in selected)
     return tuple(set_level(verdict, policy) for verdict in verdicts)
+
+
+def judge_failure(failure: ModelFailure, checks: Sequence[str]) -> tuple[Verdict, ...]:
+    """Judge a model that was not measured.
+
+    Where its weights are why, see `judge_broken_weights`. Where the run ended before, everything is inconclusive.
+
+    Args:
+        failure: Why it was not.
+        checks: Ids of the checks that the policy runs on it.
+
+    Returns:
+        One verdict per check, in their order; none where something else is why.
+    """
+    if failure.stopped is None:
+        return judge_broken_weights(failure, checks)
+    known = find_checks()
+    return tuple(
+        Verdict(
+            check=name,
+            model=failure.model,
+            status=Status.INCONCLUSIVE,
+            side=known[name].side,
+            quantity=known[name].quantity,
+            because=f"It was not measured, for {failure.stopped}.",
+            remedy="Run again: unless the cache is off, it goes on from what was measured.",
+        )
+        for name in checks
+    )
 
 
 def set_level(verdict: Verdict, policy: Policy) -> Verdict:

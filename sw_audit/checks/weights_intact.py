@@ -52,7 +52,7 @@ def weights_intact(context: CheckContext) -> Verdict:
     )
 
 
-def judge_failure(failure: ModelFailure, checks: Sequence[str]) -> tuple[Verdict, ...]:
+def judge_broken_weights(failure: ModelFailure, checks: Sequence[str]) -> tuple[Verdict, ...]:
     """Judge a model that was not opened because its weights are not intact.
 
     This check fails and the others are skipped. Where this one is not selected nothing can be said of what others

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +64,7 @@ def audit(
 
       sw-audit audit ./llama --save before, then sw-audit audit ./llama-tuned --compare before
     """
+    started = time.monotonic()
     models, files, only = _sort_targets(targets or [], options["policy"])
     policy = options["policy"] or only
     settings = AuditSettings.of_values(
@@ -81,7 +83,9 @@ def audit(
 
     debug = bool(context.find_root().params.get("debug"))
     try:
-        outcome = audit_models(settings, files, _find_root(), junit or out / "junit.xml", workers, debug, quiet)
+        outcome = audit_models(
+            settings, files, _find_root(), junit or out / "junit.xml", workers, debug, quiet, started
+        )
     except KeyboardInterrupt:
         typer.echo("sw-audit: interrupted: no record was written", err=True)
         raise typer.Exit(BAD_INPUT) from None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +21,7 @@ from sw_audit.cli.printing import Output, print_models, tabulate_verdicts
 from sw_audit.cli.progress import show_progress
 from sw_audit.errors import AuditError
 from sw_audit.policy.policy import Policy
+from sw_audit.progress import ignore_progress
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.store import write_text
 from sw_audit.runner import run
@@ -38,7 +42,9 @@ from sw_audit.runner.explain import (
 )
 from sw_audit.runner.options import AuditSettings
 from sw_audit.runner.output import check_places, name_folders, tell_error, write_record
+from sw_audit.stopping import Stopper, ignoring_interrupts, tell_stopping
 
+_PROCESSES = multiprocessing.get_context("spawn")
 _ENDINGS = {PASSED: "PASSED", FAILED: "FAILED", INCONCLUSIVE: "INCONCLUSIVE", BAD_INPUT: "NOT COMPLETE"}
 
 
@@ -91,12 +97,21 @@ class Outcome:
 
 
 def audit_models(
-    settings: AuditSettings, files: list[Path], root: Path, junit: Path, workers: int, debug: bool, quiet: bool
+    settings: AuditSettings,
+    files: list[Path],
+    root: Path,
+    junit: Path,
+    workers: int,
+    debug: bool,
+    quiet: bool,
+    started: float | None = None,
 ) -> Outcome:
     """Audit models and write what comes of it.
 
     `files` are policies to audit besides; `root` is the folder whose pyproject.toml counts. With `workers` each
-    model has a process of its own, and 0 audits them in this one.
+    model has a process of its own, and 0 audits them in this one. The time that a policy allows is counted from
+    `started`, on the clock `time.monotonic`; of several policies the shortest counts for all. After it, after
+    Ctrl-C and after SIGTERM, what is not decided is inconclusive.
 
     Raises:
         InputError: If something asked for cannot be used, as far as it can be told before anything is measured.
@@ -105,51 +120,98 @@ def audit_models(
     assignments = [] if files and not (settings.models or settings.policy) else [assign_options(settings, root)]
     assignments += [assign_file(file.absolute(), settings) for file in files]
     outcome = Outcome()
-    if workers:
-        _audit_in_processes(assignments, outcome, cache, workers, debug=debug)
-    else:
-        _audit_here(assignments, outcome, cache, debug=debug, quiet=quiet)
-    _write_files(assignments, outcome, settings, junit, root)
+    budgets = [assignment.policy.budget for assignment in assignments if assignment.policy.budget is not None]
+    stopper = Stopper(
+        min(budgets, default=None),
+        time.monotonic() if started is None else started,
+        _PROCESSES.RawValue("i", 0) if workers else ctypes.c_int(),
+    )
+    with stopper.heeding_signals(tell_stopping):
+        if workers:
+            _audit_in_processes(assignments, outcome, cache, workers, stopper, debug=debug)
+        else:
+            _audit_here(assignments, outcome, cache, stopper, debug=debug, quiet=quiet)
+        _write_files(assignments, outcome, settings, junit, root)
     return outcome
 
 
 def _audit_here(
-    assignments: list[Assignment], outcome: Outcome, cache: Cache | None, *, debug: bool, quiet: bool
+    assignments: list[Assignment],
+    outcome: Outcome,
+    cache: Cache | None,
+    stopper: Stopper,
+    *,
+    debug: bool,
+    quiet: bool,
 ) -> None:
     for assignment in assignments:
         for case in assignment.cases:
             with outcome.noting(case, debug=debug), show_progress(case.model, quiet=quiet) as progress:
                 checks = assignment.checks[case.model]
                 outcome.models[case] = run.run_model(
-                    assignment.policy, case.model, checks, progress=progress, cache=cache
+                    assignment.policy, case.model, checks, progress=stopper.watch(progress), cache=cache
                 )
 
 
 def _audit_in_processes(
-    assignments: list[Assignment], outcome: Outcome, cache: Cache | None, workers: int, *, debug: bool
+    assignments: list[Assignment],
+    outcome: Outcome,
+    cache: Cache | None,
+    workers: int,
+    stopper: Stopper,
+    *,
+    debug: bool,
 ) -> None:
     """Audit every model in a process of its own, at most `workers` at once."""
-    context = multiprocessing.get_context("spawn")
-    with _share_cores(workers), ProcessPoolExecutor(workers, mp_context=context) as pool:
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=_PROCESSES,
+        initializer=_begin_worker,
+        initargs=(stopper.budget, stopper.started, stopper.signalled),
+    )
+    with _share_cores(workers), pool:
         folder = None if cache is None else cache.folder
-        runs = {
-            case: pool.submit(_audit_model, assignment.policy, case.model, assignment.checks[case.model], folder)
+        asked = [
+            (case, (assignment.policy, case.model, assignment.checks[case.model]))
             for assignment in assignments
             for case in assignment.cases
-        }
+        ]
+        # Ctrl-C reaches every process of a terminal: this one speaks for all.
+        with ignoring_interrupts():
+            runs = [pool.submit(_audit_model, *question, folder) for _, question in asked]
         try:
-            for case, done in runs.items():
+            for (case, question), done in zip(asked, runs, strict=True):
                 with outcome.noting(case, debug=debug):
-                    outcome.models[case] = done.result()
+                    try:
+                        outcome.models[case] = done.result()
+                    except BrokenProcessPool:
+                        reason = stopper.reason if stopper.signalled.value else None
+                        if reason is None:
+                            raise
+                        # The signal went to every process, and ended one that did not heed it yet.
+                        outcome.models[case] = run.fail_stopped(*question, reason)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.kill()
             raise
+
+
+_worker_stopper = Stopper()
+
+
+def _begin_worker(budget: float | None, started: float, signalled: ctypes.c_int) -> None:
+    """Let a worker end when the command does."""
+    global _worker_stopper  # what a process of a pool is given once
+    _worker_stopper = Stopper(budget, started, signalled)
 
 
 def _audit_model(
     policy: Policy, model_id: str, checks: tuple[str, ...], folder: Path | None
 ) -> ModelResult | ModelFailure:
-    return run.run_model(policy, model_id, checks, cache=None if folder is None else Cache(folder))
+    progress, cache = _worker_stopper.watch(ignore_progress), None if folder is None else Cache(folder)
+    with _worker_stopper.heeding_signals():
+        return run.run_model(policy, model_id, checks, progress=progress, cache=cache)
 
 
 @contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from sw_audit.checks import registry
 from sw_audit.checks.limits import CheckLimits
+from sw_audit.duration import parse_duration
 from sw_audit.fact import Fact
 from sw_audit.policy.model_policy import BosRule, Expectation, ModelPolicy, Waiver
 from sw_audit.policy.recipe import Recipe, parse_recipe
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 Pattern = Annotated[str, Field(min_length=1)]
+Seconds = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=float | str)]
 
 
 class CorpusPolicy(Fact):
@@ -174,6 +176,8 @@ class Policy(Fact):
         resamples: Bootstrap resamples.
         minimum_windows: With fewer windows (or items) there is no interval, so no verdict.
         seed: Of everything that is drawn.
+        budget: Time after which the whole run ends, all models together: `90` or `90s`, `5min`, `1h30min`. What is
+            not decided by then is inconclusive, and the next run goes on from what was measured.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -197,6 +201,7 @@ class Policy(Fact):
     resamples: int = Field(default=2000, ge=100, le=100_000)
     minimum_windows: int = Field(default=8, ge=2)
     seed: int = Field(default=0, ge=0)
+    budget: Seconds | None = None
 
     @model_validator(mode="after")
     def _distinct_ids(self) -> Self:

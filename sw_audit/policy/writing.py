@@ -40,6 +40,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "waiver.until": date(2030, 12, 31),
     "waiver.owner": "who answers for it",
     "waiver.reason": "why it may fail until then",
+    "budget": "5min",
     "compare": "before-tuning",
     "descent.lm_eval_limit": 200,
     "descent.lm_eval_path": "tasks",

@@ -51,6 +51,7 @@ class ModelResult(Fact):
             knows nothing but these would lose. `None` in records of before it was kept.
         notes: What a reader should know, such as a corpus that does not suit the model.
         seconds: Time spent, opening included.
+        stopped: Why the run ended before everything was measured, as a clause; `None` if it did not.
         verdicts: What follows, one per check; empty until it is judged.
     """
 
@@ -77,6 +78,7 @@ class ModelResult(Fact):
     unigram_nats: float | None = Field(default=None, ge=0)
     notes: tuple[str, ...] = ()
     seconds: float = Field(default=0.0, ge=0)
+    stopped: str | None = None
     verdicts: tuple[Verdict, ...] = ()
 
     @property
@@ -103,6 +105,7 @@ class ModelFailure(Fact):
         model: Its id.
         message: The error, one line.
         weights: What a static look at its files found, where that is why.
+        stopped: Why the run ended before it was measured, as a clause, where that is why.
         verdicts: What follows, one per check; empty where nothing can be judged.
     """
 
@@ -110,6 +113,7 @@ class ModelFailure(Fact):
     model: str
     message: str
     weights: WeightsReport | None = None
+    stopped: str | None = None
     verdicts: tuple[Verdict, ...] = ()
 
     @property

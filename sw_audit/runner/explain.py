@@ -110,14 +110,17 @@ def breaches(verdict: Verdict, inconclusive: str) -> bool:
 def conclude(records: Sequence[Record], *, complete: bool = True) -> int:
     """Return how a program exits after an audit: what could not be done weighs most, then a failure, then a doubt.
 
-    Waived verdicts weigh nothing, and laws neither. Where nothing at all was decided that is a doubt. `complete`
-    says whether everything could be audited and written.
+    Waived verdicts weigh nothing, and laws neither. Where nothing at all was decided that is a doubt, and so it is
+    where the run was stopped, whatever the policy says of doubts. `complete` says whether everything could be
+    audited and written.
     """
     if not complete:
         return BAD_INPUT
     verdicts = [verdict for record in records for verdict in record.verdicts]
     if any(breaches(verdict, "warn") for verdict in verdicts):
         return FAILED
+    if any(model.stopped is not None for record in records for model in record.models):
+        return INCONCLUSIVE
     if any(breaches(verdict, record.policy.inconclusive) for record in records for verdict in record.verdicts):
         return INCONCLUSIVE
     return PASSED if any(_decides(verdict) for verdict in verdicts) else INCONCLUSIVE

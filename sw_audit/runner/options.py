@@ -99,6 +99,14 @@ OPTIONS = {
         ),
         AuditOption("seed", "number", "Seed of everything that is drawn.", "N", overlaid=True),
         AuditOption(
+            "budget",
+            "text",
+            "End the whole run after this time, such as 90s, 5min or 1h30min: what is not decided by then is "
+            "inconclusive, and the next run goes on from what was measured.",
+            "TIME",
+            overlaid=True,
+        ),
+        AuditOption(
             "index",
             "text",
             "Index file of your own, read beside the published one.",

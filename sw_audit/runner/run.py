@@ -39,6 +39,7 @@ from sw_audit.runner.pair import Pair, add_recovery, measure_pair, measure_recov
 from sw_audit.runner.single import ModelAudit, measure_single
 from sw_audit.runner.text import settle_corpus
 from sw_audit.specimen.shipped import tell_expected
+from sw_audit.stopping import StoppedError, Stopper
 
 RECALLED = "Remembered from an earlier run: model, text, policy and program have not changed since (`--no-cache`)."
 
@@ -64,6 +65,7 @@ def run(
         InputError: If a model or the text cannot be used.
     """
     preflight(policy)
+    progress = Stopper(policy.budget).watch(progress)
     models = []
     for model in policy.models:
         selected = [check.id for check in list_checks(policy, model) if checks is None or check.id in checks]
@@ -114,12 +116,36 @@ def run_model(
         checkpoint: The model, if it is open already.
 
     Returns:
-        The model with its verdicts, or why its weights are not fit to be opened.
+        The model with its verdicts, or why it was not measured: its weights are not fit to be opened, or
+        `progress` raised `StoppedError`.
 
     Raises:
         KeyError: If the policy has no such model.
         InputError: If the model or the text cannot be used.
     """
+    try:
+        return _run_model(policy, model_id, checks, progress, cache, checkpoint)
+    except StoppedError as stopped:
+        return fail_stopped(policy, model_id, checks, stopped.reason)
+
+
+def fail_stopped(policy: Policy, model_id: str, checks: Sequence[str], reason: str) -> ModelFailure:
+    """Return a model of which nothing was measured before the run ended, its verdicts inconclusive.
+
+    `reason` says why it ended, as a clause.
+    """
+    failure = ModelFailure(model=model_id, message=f"not measured, for {reason}", stopped=reason)
+    return judge_model(failure, policy, checks)
+
+
+def _run_model(
+    policy: Policy,
+    model_id: str,
+    checks: Sequence[str],
+    progress: Progress,
+    cache: Cache | None,
+    checkpoint: Checkpoint | None,
+) -> ModelResult | ModelFailure:
     policy = expect_shipped(policy)
     model = policy.find_model(model_id)
     policy = settle_corpus(policy, model)

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BASE = {"errors", "fact", "progress", "policy", "record"}
+BASE = {"errors", "fact", "duration", "progress", "stopping", "policy", "record"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "fact": set(),
+    "duration": set(),
     "progress": set(),
+    "stopping": {"duration", "progress"},
+    "policy": {"errors", "fact", "duration", "checks"},
     "gguf_file": set(),
-    "policy": {"errors", "fact", "checks"},
     "record": {"errors", "fact", "policy"},
     "checks": BASE,
     "quantize": BASE,

@@ -20,13 +20,14 @@ from support.evidence import (
 )
 from support.verdicts import judge_one
 
-from sw_audit.checks.judging import judge_result, list_checks
+from sw_audit.checks.judging import judge_failure, judge_result, list_checks
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.prune_collapses import PruneCollapsesLimits
 from sw_audit.checks.registry import Scope, find_checks
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.location import Outcome
+from sw_audit.record.record import ModelFailure
 from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status
 
@@ -53,6 +54,15 @@ def test_a_healthy_model_passes_every_check_in_their_order() -> None:
     assert [verdict.check for verdict in verdicts] == BY_SCOPE["model"]
     assert {verdict.status for verdict in verdicts} == {Status.PASS}
     assert {verdict.model for verdict in verdicts} == {"specimen"}
+
+
+def test_where_the_run_ended_before_a_model_was_measured_everything_is_inconclusive() -> None:
+    failure = ModelFailure(model="it", message="", stopped="the run was stopped by SIGTERM")
+    verdicts = judge_failure(failure, BY_SCOPE["model"])
+    assert [verdict.check for verdict in verdicts] == BY_SCOPE["model"]
+    assert {verdict.status for verdict in verdicts} == {Status.INCONCLUSIVE}
+    assert verdicts[0].because == "It was not measured, for the run was stopped by SIGTERM."
+    assert verdicts[0].quantity == find_checks()[verdicts[0].check].quantity
 
 
 def test_a_law_is_a_gate_where_the_policy_says_so_of_all_or_of_one() -> None:

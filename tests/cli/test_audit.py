@@ -6,6 +6,7 @@ import pytest
 from support.fake_runner import CHECKS, count_statuses
 from support.program import Program
 
+from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.verdict import Status
 
 PASSED = f"PASSED: {CHECKS} pass"
@@ -122,6 +123,41 @@ def test_ctrl_c_is_one_line_and_ends_with_2(quick: Program) -> None:
     assert (ending.code, ending.out) == (2, "")
     assert ending.err == "sw-audit: interrupted: no record was written\n"
     assert quick.files() == []
+
+
+@pytest.mark.parametrize(("stopped", "by"), [("ctrl-c", "Ctrl-C"), ("sigterm", "SIGTERM")])
+def test_a_run_that_is_stopped_leaves_a_whole_record_and_ends_with_3(
+    quick: Program, stopped: str, by: str
+) -> None:
+    ending, reason = quick.run("audit", "llama-w4", stopped, "llama-w8"), f"the run was stopped by {by}"
+    assert ending.code == 3
+    assert ending.out.splitlines()[-1] == f"INCONCLUSIVE: {CHECKS} pass, {2 * CHECKS} inconclusive"
+    done, *others = quick.record().models
+    assert isinstance(done, ModelResult)
+    for model in others:
+        assert isinstance(model, ModelFailure)
+        assert model.stopped == reason
+        assert [verdict.because for verdict in model.verdicts] == [f"It was not measured, for {reason}."] * CHECKS
+    assert quick.run("audit", "broken", stopped).code == 1
+
+
+def test_a_run_ends_when_its_time_is_up(quick: Program) -> None:
+    assert quick.run("audit", "slow", "--budget=0.3s").code == 3
+    assert {model.stopped for model in quick.record().models} == {"the run was stopped after its budget of 0 s"}
+    assert quick.run("audit", "slow", "--budget=1h").code == 0
+
+
+def test_the_shortest_time_of_several_policies_counts_for_the_whole_run(quick: Program) -> None:
+    for name, budget in (("one", "1h"), ("two", "0.3s")):
+        policy = f'budget = "{budget}"\n[[model]]\nsource = "slow-{name}"\n'
+        (quick.folder / f"{name}.swaudit.toml").write_text(policy)
+    assert quick.run("audit", "one.swaudit.toml", "two.swaudit.toml").code == 3
+
+
+def test_a_time_that_is_none_is_one_line(quick: Program) -> None:
+    ending = quick.run("audit", "llama-w4", "--budget=soon")
+    told = "'soon' is no length of time such as 90, 90s, 5min or 1h30min"
+    assert (ending.code, ending.err) == (2, f"sw-audit: policy options, key budget: {told}; correct it there\n")
 
 
 def test_quiet_prints_the_verdict_line_only_and_verbose_every_reason(quick: Program) -> None:

@@ -75,6 +75,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "strict": True,
         "inconclusive": "warn",
         "seed": 8,
+        "budget": "1h30min",
         "index": "mine.toml",
         "out": "elsewhere",
         "no_report": True,
@@ -108,7 +109,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "warn",
         8,
     )
-    assert policy["laws"] == "gate"
+    assert (policy["laws"], policy["budget"]) == ("gate", 5400)
     assert Path(policy["index"]) == inner.pytester.path / "mine.toml"
     assert not (inner.pytester.path / "elsewhere" / "report.html").exists()
 

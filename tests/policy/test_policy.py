@@ -125,6 +125,8 @@ def test_every_part_of_a_file_is_read(tmp_path: Path) -> None:
         # A value of a wrong type is named with its key.
         ({"seed": "1"}, "key seed: '1' does not do; input should be a valid integer"),
         ({"seed": 1.0}, "key seed"),
+        ({"budget": True}, "key budget: True is no length of time such as 90, 90s, 5min or 1h30min"),
+        ({"budget": "soon"}, "key budget: 'soon' is no length of time"),
         ({"confidence": "high"}, "key confidence"),
         ({"corpus": "text.txt"}, "key corpus"),
         ({"corpus": {"windows": True}}, "key corpus.windows"),
@@ -254,6 +256,14 @@ def test_options_go_on_top_of_a_policy() -> None:
     assert over.corpus.stop_words == ("the", "of")
     assert over.checks == policy.checks
     assert overlay_policy(policy) == policy
+
+
+@pytest.mark.parametrize("written", [90, "90", "90s", "1min30s"])
+def test_a_budget_is_a_number_of_seconds_or_has_units(written: object) -> None:
+    policy = parse_policy({"budget": written}, "it")
+    assert policy.budget == 90
+    assert overlay_policy(policy, budget="5min").budget == 300
+    assert overlay_policy(policy).budget == 90
 
 
 def test_an_expectation_on_top_goes_before_the_models_own() -> None:

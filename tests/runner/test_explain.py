@@ -60,6 +60,14 @@ def test_a_failure_weighs_more_than_a_doubt_and_what_is_waived_weighs_nothing(
     assert conclude(records, complete=False) == BAD_INPUT
 
 
+@pytest.mark.parametrize("inconclusive", ["fail", "warn"])
+def test_a_run_that_was_stopped_is_a_doubt_unless_a_gate_has_failed(inconclusive: str) -> None:
+    failure = ModelFailure(model="m", message="", stopped="the run was stopped by Ctrl-C")
+    stopped = compose(failure, policy=Policy.model_validate({"inconclusive": inconclusive}))
+    assert conclude([judge(P), stopped]) == INCONCLUSIVE
+    assert conclude([judge(P, F), stopped]) == FAILED
+
+
 def test_verdicts_are_counted_by_status_and_waived_ones_apart() -> None:
     verdicts = [*judge(P, P, F, S).verdicts, *judge(F, waived=True).verdicts]
     assert count_verdicts(verdicts) == "2 pass, 1 fail, 1 skipped, 1 waived"

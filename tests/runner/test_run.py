@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from sw_audit.checkpoint.opening import open_checkpoint
@@ -18,12 +19,13 @@ from sw_audit.errors import CheckpointError, PolicyError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.record.location import Outcome
-from sw_audit.record.record import Record
+from sw_audit.record.record import ModelFailure, Record
 from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status
-from sw_audit.runner.explain import FAILED, conclude
+from sw_audit.runner.explain import FAILED, INCONCLUSIVE, conclude
 from sw_audit.runner.run import expect_shipped, run, run_model
 from sw_audit.specimen import control_path, specimen_path
+from sw_audit.stopping import StoppedError
 
 
 def audit(source: Path, **more: object) -> Record:
@@ -226,3 +228,45 @@ def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_measured()
     with pytest.raises(PolicyError, match="matches none of 42 decoder matrices"):
         run(policy, checks=["holdout-beats-plain-rtn"], progress=lambda stage, *_: told.append(stage))
     assert "measuring" not in told
+
+
+def stop_at(stage: str, step: int = 0) -> Callable[[str, int, int], None]:
+    """Return a progress that ends the work at a step of a stage."""
+
+    def tell(at: str, done: int, _: int) -> None:
+        if (at, done) == (stage, step):
+            raise StoppedError("the run was stopped by the test")
+
+    return tell
+
+
+@pytest.mark.parametrize("stage", ["inspecting", "opening", "locating"])
+def test_a_model_of_which_nothing_was_measured_when_the_run_was_stopped_is_inconclusive(stage: str) -> None:
+    policy = Policy.model_validate({"model": [{"source": str(specimen_path())}], "laws": "gate"})
+    found = run(policy, progress=stop_at(stage))
+    assert isinstance(found.models[0], ModelFailure)
+    assert found.models[0].stopped == "the run was stopped by the test"
+    assert [verdict.check for verdict in found.verdicts] == [
+        check.id for check in find_checks().values() if check.is_about("model")
+    ]
+    assert {(verdict.status, verdict.level) for verdict in found.verdicts} == {(Status.INCONCLUSIVE, "gate")}
+    assert decode_record(encode_record(found)) == found
+
+
+def test_a_run_whose_time_is_up_ends_before_anything_is_opened() -> None:
+    policy = Policy.model_validate({"model": [{"source": str(specimen_path())}], "budget": 1e-6})
+    told: list[str] = []
+    found = run(policy, progress=lambda stage, *_: told.append(stage))
+    assert (conclude([found]), told) == (INCONCLUSIVE, [])
+
+
+def test_a_model_that_is_open_is_as_it_was_after_the_run_was_stopped_while_arms_change_it() -> None:
+    policy = Policy.model_validate({"model": [{"source": str(specimen_path())}], "corpus": {"windows": 8}})
+    checkpoint = open_checkpoint(policy.models[0])
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
+    chosen = ["prune-collapses", "rtn-holdout-quality"]
+    found = run_model(policy, "specimen", chosen, progress=stop_at("measuring", 3), checkpoint=checkpoint)
+    assert found.stopped == "the run was stopped by the test"
+    after = checkpoint.model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert not any(module._forward_hooks for module in checkpoint.model.modules())

@@ -6,6 +6,8 @@ The judging and the record are the real ones.
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +53,9 @@ LAWS = "STANDIN_LAWS"
 BESIDE = [check.id for check in find_checks().values() if check.is_about("descendant")]
 """Built-in checks on a model beside its parent."""
 
+SIGNALS = {"ctrl-c": signal.SIGINT, "sigterm": signal.SIGTERM}
+"""Models while which are measured a signal comes."""
+
 STRIPPED = "model.layers.0.mlp.down_proj.weight"
 
 
@@ -92,6 +97,11 @@ def measure_model(audit: ModelAudit, *_: Any) -> ModelResult | ModelFailure:
         raise ZeroDivisionError("a defect that nobody foresaw")
     if model_id.startswith("interrupt"):
         raise KeyboardInterrupt
+    if model_id in SIGNALS:
+        signal.raise_signal(SIGNALS[model_id])
+    if model_id.startswith("slow"):
+        time.sleep(0.4)
+    audit.progress("measuring", 3, 3)
     if model_id.startswith("stripped"):
         found = "it is stored as I8, and config.json has no quantization_config"
         return ModelFailure(model=model_id, message=f"model {model_id!r}: {found}", weights=make_report(found))

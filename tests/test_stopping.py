@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sw_audit.progress import ignore_progress
+from sw_audit.stopping import StoppedError, Stopper, ignoring_interrupts
+
+HEEDED = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def _own_handlers() -> Iterator[None]:
+    """Whatever a test leaves behind, the handlers are put back."""
+    before = {number: signal.getsignal(number) for number in HEEDED}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def stop(stopper: Stopper) -> str:
+    with pytest.raises(StoppedError) as caught:
+        stopper.watch(ignore_progress)("measuring", 1, 2)
+    assert str(caught.value) == caught.value.reason
+    return caught.value.reason
+
+
+def test_without_a_reason_progress_is_passed_on() -> None:
+    seen = []
+    stopper = Stopper(budget=3600)
+    stopper.watch(lambda *step: seen.append(step))("measuring", 1, 2)
+    assert seen == [("measuring", 1, 2)]
+    assert stopper.reason is None
+
+
+def test_when_the_time_is_up_every_call_ends_the_work() -> None:
+    stopper = Stopper(300, started=time.monotonic() - 301)
+    assert stop(stopper) == stop(stopper) == "the run was stopped after its budget of 5 min"
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_ends_the_work_at_the_next_call_and_not_before(number: signal.Signals, name: str) -> None:
+    told: list[str] = []
+    stopper = Stopper()
+    with stopper.heeding_signals(told.append):
+        signal.raise_signal(number)
+        assert stop(stopper) == f"the run was stopped by {name}"
+    assert told == [f"{name}: stopping after this step; Ctrl-C (again) ends at once"]
+    assert stopper.reason is not None
+
+
+def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not() -> None:
+    stopper = Stopper()
+    with stopper.heeding_signals():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert stopper.reason == "the run was stopped by SIGTERM"
+
+
+def test_what_handled_signals_before_does_so_again_and_what_was_ignored_stays_so() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    stopper = Stopper()
+    with stopper.heeding_signals():
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert stopper.reason is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with ignoring_interrupts():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_in_another_thread_no_handler_changes() -> None:
+    seen = []
+
+    def work() -> None:
+        with Stopper().heeding_signals(), ignoring_interrupts():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.default_int_handler]
+
+
+def test_a_signal_that_came_to_one_process_is_heeded_by_those_that_share_it() -> None:
+    first = Stopper()
+    second = Stopper(signalled=first.signalled)
+    with first.heeding_signals():
+        signal.raise_signal(signal.SIGTERM)
+    assert second.reason == "the run was stopped by SIGTERM"
