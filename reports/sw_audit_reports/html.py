@@ -211,8 +211,8 @@ def _list_circumstances(record: Record) -> Terms | None:
             "Python": environment.python,
             "Platform": environment.platform,
             "Threads": format_number(environment.threads),
-            "Intervals": f"{100 * policy.confidence:g} %, paired bootstrap over windows with "
-            f"{policy.resamples:,} resamples, seed {policy.seed}",
+            "Intervals": f"{100 * policy.confidence:g} %, paired by windows",
+            "Seed": str(policy.seed),
         }
     )
 

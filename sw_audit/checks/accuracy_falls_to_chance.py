@@ -15,7 +15,7 @@ from sw_audit.checks.estimate import (
 )
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.registry import Need, check
-from sw_audit.checks.statistics import bound_mean, bound_ratio
+from sw_audit.checks.statistics import bound_lost_share, bound_proportion
 from sw_audit.record.arm import BASELINE, PRUNED
 from sw_audit.record.measurement import ChoiceAccuracy
 from sw_audit.record.verdict import Status, Verdict
@@ -52,9 +52,9 @@ class AccuracyFallsToChanceLimits(Limits):
 def accuracy_falls_to_chance(context: CheckContext) -> Verdict:
     """Rule of `accuracy-falls-to-chance` (Yu et al. 2024, table 1).
 
-    The share (baseline - pruned) / (baseline - chance) of the accuracy above guessing is lost; the bootstrap
-    pairs both arms item by item. The unpruned model must be better than guessing, by the lower end of its own
-    interval, or there is no ability to lose: INCONCLUSIVE. Skipped where no items were read.
+    The share (baseline - pruned) / (baseline - chance) of the accuracy above guessing is lost, item by
+    item. The unpruned model must be better than guessing, by the lower end of its own interval, or there is no
+    ability to lose: INCONCLUSIVE. Skipped where no items were read.
     """
     limit, key = context.limits(AccuracyFallsToChanceLimits).minimum_lost, context.key("minimum_lost")
     baseline, pruned = context.find_measurement(BASELINE.purpose), context.find_measurement(PRUNED)
@@ -87,16 +87,14 @@ def _measure_lost_ability(context: CheckContext, baseline: ChoiceAccuracy, prune
     )
     if len(baseline.correct) != count:
         return Estimate(EstimateStatus.MISSING, "The two arms did not answer the same items")
-    above = [right - chance for right in baseline.correct]
-    lost = [right - still for right, still in zip(baseline.correct, pruned.correct, strict=True)]
+    share, low, high = bound_lost_share(baseline.correct, pruned.correct, chance, context.confidence)
     if (few := context.count_short(count, "items")) is not None:
-        observed = sum(lost) / sum(above) if sum(above) > 0 else None
+        observed = share if baseline.accuracy > chance else None
         return Estimate(EstimateStatus.TOO_FEW, f"{words}; {few}", observed)
-    if bound_mean(above, context.bootstrap)[1] <= 0:
+    if bound_proportion(sum(baseline.correct), count, context.confidence)[0] <= chance:
         return Estimate(
             EstimateStatus.NO_REFERENCE, f"{words}: the unpruned model is not certain to be better than guessing"
         )
-    share, low, high = bound_ratio(lost, above, context.bootstrap)
     estimate = Estimate(EstimateStatus.MEASURED, words, share, low, high)
-    span = write_interval(estimate, context.policy.confidence)
+    span = write_interval(estimate, context.confidence)
     return replace(estimate, words=f"{words}: of what is above guessing a share of {span} is lost")

@@ -19,7 +19,7 @@ from sw_audit.checks.estimate import (
 )
 from sw_audit.checks.limits import AnyLimits
 from sw_audit.checks.registry import Check
-from sw_audit.checks.statistics import Bootstrap, bound_perplexity_ratio, bound_ratio
+from sw_audit.checks.statistics import bound_perplexity_ratio, bound_ratio
 from sw_audit.policy.model_policy import Expectation
 from sw_audit.record.arm import BASELINE, Purpose
 from sw_audit.record.baseline import Baseline
@@ -106,9 +106,9 @@ class CheckContext:
         return self.result.baseline
 
     @property
-    def bootstrap(self) -> Bootstrap:
-        """How intervals are drawn."""
-        return Bootstrap.of(self.policy)
+    def confidence(self) -> float:
+        """Coverage of every interval."""
+        return self.policy.confidence
 
     def find_measurement(self, arm: Purpose | str) -> Measurement | None:
         """Return an arm's measurement; one made under another protocol does not count."""
@@ -144,12 +144,12 @@ class CheckContext:
         if ours.perplexity is None:
             return Estimate(EstimateStatus.NOT_FINITE, f"the perplexity of the arm {str(arm)!r} is not finite")
         nats = ours.finite_nats
-        ratio, low, high = bound_perplexity_ratio(nats, theirs.finite_nats, ours.tokens, self.bootstrap)
+        ratio, low, high = bound_perplexity_ratio(nats, theirs.finite_nats, ours.tokens, self.confidence)
         words = f"perplexity {write_number(theirs.perplexity)} becomes {write_number(ours.perplexity)}"
         if (few := self.count_short(len(nats), "windows")) is not None:
             return Estimate(EstimateStatus.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
         estimate = Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
-        return replace(estimate, words=f"{words}, times {write_interval(estimate, self.policy.confidence)}")
+        return replace(estimate, words=f"{words}, times {write_interval(estimate, self.confidence)}")
 
     def list_nats(self, arm: Purpose | str) -> list[float]:
         """Return the nats of each window of an arm whose loss is finite; none if it was not measured."""
@@ -161,7 +161,7 @@ class CheckContext:
     ) -> Estimate:
         """Return the share (before - after) / (before - base) of a loss that is won back, with its interval.
 
-        All three are nats summed over the same windows, so the bootstrap pairs them.
+        All three are nats summed over the same windows, so they are paired there.
 
         Args:
             before: Per window, the nats of the arm that loses.
@@ -171,11 +171,11 @@ class CheckContext:
         """
         won = [there - here for there, here in zip(before, after, strict=True)]
         lost = [there - here for there, here in zip(before, base, strict=True)]
-        share, low, high = bound_ratio(won, lost, self.bootstrap)
+        share, low, high = bound_ratio(won, lost, self.confidence)
         if (few := self.count_short(len(before), "windows")) is not None:
             known = share if sum(lost) > 0 else None
             return Estimate(EstimateStatus.TOO_FEW, f"{words.format(write_number(known))}; {few}", known)
-        span = write_interval(Estimate(EstimateStatus.MEASURED, "", share, low, high), self.policy.confidence)
+        span = write_interval(Estimate(EstimateStatus.MEASURED, "", share, low, high), self.confidence)
         return Estimate(EstimateStatus.MEASURED, words.format(span), share, low, high)
 
     def count_short(self, count: int, what: str) -> str | None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval, write_number
 from sw_audit.checks.layer_error import layer_error
 from sw_audit.checks.pairs import Pair
 from sw_audit.checks.perplexity_ratio import perplexity_ratio
-from sw_audit.checks.statistics import bound_ratio
 from sw_audit.record.arm import DESCENDANT, PARENT
 from sw_audit.record.measurement import Agreement
 
@@ -44,10 +41,12 @@ def find_agreement(pair: Pair) -> Agreement | Estimate:
     return agreement
 
 
-def bound_over_tokens(context: CheckContext, sums: Sequence[float], tokens: Sequence[int], words: str) -> Estimate:
-    """Return the mean over tokens of what was summed per window, with its interval."""
-    observed, low, high = bound_ratio(sums, tokens, context.bootstrap)
-    if (few := context.count_short(len(tokens), "windows")) is not None:
+def conclude_over_tokens(
+    context: CheckContext, bounds: tuple[float, float, float], windows: int, words: str
+) -> Estimate:
+    """Return a figure over the tokens of some windows with its interval, in words with braces in its place."""
+    observed, low, high = bounds
+    if (few := context.count_short(windows, "windows")) is not None:
         return Estimate(EstimateStatus.TOO_FEW, f"{words.format(write_number(observed))}; {few}", observed)
-    span = write_interval(Estimate(EstimateStatus.MEASURED, "", observed, low, high), context.policy.confidence)
+    span = write_interval(Estimate(EstimateStatus.MEASURED, "", observed, low, high), context.confidence)
     return Estimate(EstimateStatus.MEASURED, words.format(span), observed, low, high)

@@ -125,7 +125,8 @@ def write_interval(estimate: Estimate, confidence: float) -> str:
     if estimate.interval is None:
         return write_number(estimate.observed)
     low, high = estimate.interval
-    span = f"{100 * confidence:g} % interval {write_number(low)} to {write_number(high)}"
+    ends = (write_number(end) if math.isfinite(end) else "unbounded" for end in (low, high))
+    span = f"{100 * confidence:g} % interval {' to '.join(ends)}"
     return f"{write_number(estimate.observed)} ({span})"
 
 

@@ -162,7 +162,7 @@ def _compare(context: CheckContext, kept: ActivationRounding, smoothed: Activati
     perplexities = [None if measured is None else measured.loss.perplexity for measured in both]
     words = (
         f"perplexity {' beside '.join(map(write_number, perplexities))}, "
-        f"{write_interval(difference, context.policy.confidence)} nats per token more"
+        f"{write_interval(difference, context.confidence)} nats per token more"
     )
     if ratio.status is EstimateStatus.TOO_FEW:
         words += f"; {context.count_short(len(context.list_nats(kept)), 'windows')}"

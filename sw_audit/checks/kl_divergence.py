@@ -5,25 +5,24 @@ from __future__ import annotations
 from pydantic import Field
 
 from sw_audit.checks.context import CheckContext, decide_finding
-from sw_audit.checks.distributions import bound_over_tokens, find_agreement, look_for_the_difference
+from sw_audit.checks.distributions import conclude_over_tokens, find_agreement, look_for_the_difference
 from sw_audit.checks.estimate import (
     Estimate,
     EstimateStatus,
     doubt_without_reference,
     hold_at_most,
-    hold_exactly,
     make_finding,
     write_number,
 )
 from sw_audit.checks.limits import Limits, Nonnegative
 from sw_audit.checks.pairs import Pair, advise_parent, pair_up
 from sw_audit.checks.registry import check
-from sw_audit.record.arm import DESCENDANT
+from sw_audit.checks.statistics import bound_ratio, bound_token_quantile
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 _MEAN, _MEDIAN, _P99, _MAXIMUM = "Mean KLD", "Median KLD", "99.0% KLD", "Maximum KLD"
-
-
+_SHARES = {_MEDIAN: 0.5, _P99: 0.99}
+_WORDS = "{} nats per token"
 _KEYS = {_MEAN: "maximum_mean", _MEDIAN: "maximum_median", _P99: "maximum_p99"}
 
 
@@ -59,18 +58,19 @@ def kl_divergence(context: CheckContext) -> Verdict:
     """Rule of `kl-divergence`, of the parent's next-token distribution from the descendant's, in nats per token.
 
     The figures have the names that llama.cpp's `llama-perplexity --kl-divergence` gives them (which reads the
-    second half of every window alone). The mean has an interval; median, percentile and maximum are of all tokens
-    together and have none, so a limit on them is held against the figure itself.
+    second half of every window alone). Mean, median and percentile have intervals; the largest is of these tokens
+    and says nothing of others, so it is told alone.
     """
     limits = context.limits(KlDivergenceLimits)
-    spread = {_MEDIAN: limits.maximum_median, _P99: limits.maximum_p99, _MAXIMUM: None}
+    spread = {_MEDIAN: limits.maximum_median, _P99: limits.maximum_p99}
     findings: list[Finding] = []
     sources: dict[str, tuple[Pair, EstimateStatus, str]] = {}
     for pair in pair_up(context):
         estimate = _measure_divergence(context, pair)
         status = doubt_without_reference(estimate, hold_at_most(estimate, limits.maximum_mean))
         held = {_MEAN: [make_finding(f"{pair.label}: {_MEAN}", estimate, status, limits.maximum_mean)]}
-        held |= {name: _follow_spread(pair, estimate, status, name, limit) for name, limit in spread.items()}
+        held |= {name: _hold_quantile(context, pair, name, limit) for name, limit in spread.items()}
+        held[_MAXIMUM] = _report_maximum(pair)
         for name, named in held.items():
             findings += named
             sources |= {finding.label: (pair, estimate.status, name) for finding in named}
@@ -96,20 +96,38 @@ def _measure_divergence(context: CheckContext, pair: Pair) -> Estimate:
     if isinstance(agreement, Estimate):
         return agreement
     sums = [nats for nats in agreement.divergence if nats is not None]
-    return bound_over_tokens(context, sums, agreement.tokens, "{} nats per token")
+    bounds = bound_ratio(sums, agreement.tokens, context.confidence)
+    return conclude_over_tokens(context, bounds, len(sums), _WORDS)
 
 
-def _follow_spread(pair: Pair, mean: Estimate, status: Status, name: str, limit: float | None) -> list[Finding]:
-    """Hold a figure without an interval, or report it; where it is missing, only if it has a limit."""
-    label = f"{pair.label}: {name}"
-    descendant = pair.measured(DESCENDANT)
-    spread = None if descendant is None else descendant.agreement.spread
-    if mean.status not in (EstimateStatus.MEASURED, EstimateStatus.TOO_FEW):
-        return [] if limit is None else [Finding(label=label, status=status, limit=limit, because=mean.words)]
-    if spread is None:
-        missing = Finding(label=label, status=Status.INCONCLUSIVE, limit=limit, because="not measured")
-        return [] if limit is None else [missing]
-    observed = {_MEDIAN: spread.median, _P99: spread.p99, _MAXIMUM: spread.maximum}[name]
-    words = f"{write_number(observed)} nats per token"
-    held = Status.SKIPPED if limit is None else hold_exactly(observed, high=limit)
-    return [Finding(label=label, status=held, observed=observed, limit=limit, because=words)]
+def _hold_quantile(context: CheckContext, pair: Pair, name: str, limit: float | None) -> list[Finding]:
+    """Hold a quantile against its limit, or report it; where it is missing, only if it has a limit."""
+    estimate = _measure_quantile(context, pair, _SHARES[name])
+    if estimate.observed is None and limit is None:
+        return []
+    status = Status.SKIPPED if limit is None else doubt_without_reference(estimate, hold_at_most(estimate, limit))
+    return [make_finding(f"{pair.label}: {name}", estimate, status, limit)]
+
+
+def _measure_quantile(context: CheckContext, pair: Pair, share: float) -> Estimate:
+    agreement = find_agreement(pair)
+    if isinstance(agreement, Estimate):
+        return agreement
+    nats = [one for one in agreement.token_divergence if one is not None]
+    if nats:
+        bounds = bound_token_quantile(nats, agreement.tokens, share, context.confidence)
+        return conclude_over_tokens(context, bounds, len(agreement.tokens), _WORDS)
+    if agreement.spread is None:
+        return Estimate(EstimateStatus.MISSING, "not measured")
+    told = agreement.spread.median if share == _SHARES[_MEDIAN] else agreement.spread.p99
+    words = f"{_WORDS.format(write_number(told))}, without an interval, for its tokens were not kept"
+    return Estimate(EstimateStatus.MISSING, words, told)
+
+
+def _report_maximum(pair: Pair) -> list[Finding]:
+    agreement = find_agreement(pair)
+    if isinstance(agreement, Estimate) or agreement.tail is None:
+        return []
+    words, largest = _WORDS.format(write_number(agreement.tail.maximum)), agreement.tail.maximum
+    label = f"{pair.label}: {_MAXIMUM}"
+    return [Finding(label=label, status=Status.SKIPPED, observed=largest, limit=None, because=words)]

@@ -227,8 +227,8 @@ def list_searches(context: CheckContext, margin: float) -> list[Search]:
 def measure_recoveries(context: CheckContext, pair: Pair, margin: float) -> tuple[Recovery, ...]:
     """Return what each counterfactual on a text recovers.
 
-    The share is (descendant - restored) / (descendant - parent), each in nats summed over the same windows, so the
-    bootstrap pairs all three arms. Where the descendant does no certain harm there is no loss to recover.
+    The share is (descendant - restored) / (descendant - parent), each in nats summed over the same windows, so
+    all three arms are paired. Where the descendant does no certain harm there is no loss to recover.
     """
     harm = pair.compare(context)
     if not is_certain(harm):

@@ -52,8 +52,8 @@ def _plan(plan: ArmPlan) -> list[Arm]:
 def restored_activation_heals(context: CheckContext) -> Verdict:
     """Rule of `restored-activation-heals` (Yu et al. 2024, section 3.2, table 1, last row).
 
-    The share is (pruned - restored) / (pruned - baseline), each in nats summed over the same windows, so the
-    bootstrap pairs all three arms. Where pruning does no certain damage there is nothing to heal:
+    The share is (pruned - restored) / (pruned - baseline), each in nats summed over the same windows, so
+    all three arms are paired. Where pruning does no certain damage there is nothing to heal:
     INCONCLUSIVE. So too where the pruned arm is not finite, for no share can be had of an infinite loss. A
     model that is still destroyed with the activation put back is not healed, whatever share of the nats is
     back: too small a share fails, and any other decides nothing (the paper's own perplexities, x214 and x127,

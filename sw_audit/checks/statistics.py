@@ -1,79 +1,32 @@
-"""Intervals by a paired block bootstrap over windows.
+"""Confidence intervals, each of the kind that its figure asks for; `docs/intervals.md` has their coverage.
 
-The tokens of one window depend on each other, so whole windows are the blocks that are drawn again. Arms that
-are compared are measured on the same windows and share every draw, so what makes a window hard for both
-arms cancels. Intervals are the percentiles of the drawn statistic (Efron 1979; Davison and Hinkley 1997,
-section 5.3), in agreement with `scipy.stats.bootstrap(..., paired=True, method="percentile")`.
+The tokens of one window depend on each other, so windows are the units. Arms that are compared are measured on the
+same windows and are paired there, so what makes a window hard for both cancels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeAlias
 
 import numpy
 from numpy.typing import NDArray
-
-from sw_audit.policy.policy import Policy
+from scipy import special
 
 Floats: TypeAlias = NDArray[numpy.float64]
+Numbers: TypeAlias = Sequence[float] | Sequence[int] | Floats
 
-# Rows of resample weights in memory at once: 2,000 rows over 256 windows are 4 MB.
-_CHUNK = 2_000
 _BISECTIONS = 60
 # exp() of more nats than this overflows; TokenLoss.perplexity draws the same line.
 _MAXIMUM_NATS = 700
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """How often, how sure and from which seed.
-
-    Attributes:
-        resamples: Number of draws.
-        confidence: Coverage of the two-sided interval.
-        seed: The same seed and number of windows give the same draws, whatever is being compared.
-    """
-
-    resamples: int
-    confidence: float
-    seed: int
-
-    @classmethod
-    def of(cls, policy: Policy) -> Bootstrap:
-        """Return what the policy asks for."""
-        return cls(resamples=policy.resamples, confidence=policy.confidence, seed=policy.seed)
-
-
-def resample_sums(columns: Floats, bootstrap: Bootstrap) -> Floats:
-    """Draw windows with replacement and sum each column over them.
-
-    Args:
-        columns: float64 [windows, columns].
-        bootstrap: How often and from which seed.
-
-    Returns:
-        float64 [resamples, columns]; equal columns give equal sums, to the last bit.
-    """
-    windows = len(columns)
-    generator = numpy.random.default_rng(bootstrap.seed)
-    parts = []
-    for start in range(0, bootstrap.resamples, _CHUNK):
-        draws = min(_CHUNK, bootstrap.resamples - start)
-        drawn = generator.integers(windows, size=(draws, windows))
-        drawn += windows * numpy.arange(draws)[:, None]
-        counts = numpy.bincount(drawn.ravel(), minlength=draws * windows).reshape(draws, windows)
-        # One product per column: a blocked matrix product may add two equal columns in different orders.
-        weights = counts.astype(numpy.float64)
-        parts.append(numpy.stack([weights @ numpy.ascontiguousarray(column) for column in columns.T], axis=1))
-    return numpy.concatenate(parts)
+_FEW_ITEMS = 100
+"""With fewer items the exact interval is taken: it is sure, and from here on hardly wider."""
 
 
 def bound_mean_difference(
-    nats: Sequence[float], against: Sequence[float], tokens: Sequence[int], bootstrap: Bootstrap
+    nats: Sequence[float], against: Sequence[float], tokens: Sequence[int], confidence: float
 ) -> tuple[float, float, float]:
     """Return the difference of two arms' nats per token, and the ends of its interval.
 
@@ -83,50 +36,207 @@ def bound_mean_difference(
         nats: Per window, the nats of one arm.
         against: Per window, the nats of the other arm on the same tokens.
         tokens: Per window, how many tokens were scored.
-        bootstrap: How often, how sure, from which seed.
+        confidence: Coverage of the two-sided interval.
     """
     difference = numpy.asarray(nats, dtype=numpy.float64) - numpy.asarray(against, dtype=numpy.float64)
-    return bound_ratio(difference, tokens, bootstrap)
+    return bound_ratio(difference, tokens, confidence)
 
 
 def bound_perplexity_ratio(
-    nats: Sequence[float], against: Sequence[float], tokens: Sequence[int], bootstrap: Bootstrap
+    nats: Sequence[float], against: Sequence[float], tokens: Sequence[int], confidence: float
 ) -> tuple[float, float, float]:
     """Return the ratio of two arms' perplexities, and the ends of its interval; each may be infinite.
 
     See `bound_mean_difference`.
     """
-    logs = bound_mean_difference(nats, against, tokens, bootstrap)
+    logs = bound_mean_difference(nats, against, tokens, confidence)
     ratio, low, high = (math.inf if log > _MAXIMUM_NATS else math.exp(log) for log in logs)
     return ratio, low, high
 
 
-def bound_ratio(
-    over: Sequence[float] | Floats, under: Sequence[float] | Sequence[int] | Floats, bootstrap: Bootstrap
-) -> tuple[float, float, float]:
+def bound_ratio(over: Numbers, under: Numbers, confidence: float) -> tuple[float, float, float]:
     """Return the ratio of two sums over windows, and the ends of its interval.
+
+    The interval holds every ratio r at which a t test does not reject that over - r under has the mean zero
+    (Fieller 1954, Journal of the Royal Statistical Society B 16, pages 175 to 185). Where `under` is the same in
+    all windows that is Student's interval of the mean.
 
     Args:
         over: Per window, what is summed above the line.
-        under: Per window, what is summed below it; all of it positive, or its interval clear of zero.
-        bootstrap: How often, how sure, from which seed.
+        under: Per window, what is summed below it.
+        confidence: Coverage of the two-sided interval.
 
     Returns:
-        The ratio of the sums, then the lower and upper end. An end can be infinite or NaN if draws of
-        `under` sum to zero.
+        The ratio of the sums, then the lower and upper end. Both ends are NaN where the test bounds no ratio: with
+        one window, or where the sum of `under` could as well be zero.
     """
-    columns = numpy.stack([numpy.asarray(over, dtype=float), numpy.asarray(under, dtype=float)], axis=1)
-    sums = resample_sums(columns, bootstrap)
-    tail = (1 - bootstrap.confidence) / 2
+    numerators, denominators = numpy.asarray(over, dtype=float), numpy.asarray(under, dtype=float)
+    windows = len(denominators)
     with numpy.errstate(divide="ignore", invalid="ignore"):
-        low, high = numpy.quantile(sums[:, 0] / sums[:, 1], [tail, 1 - tail])
-        observed = columns[:, 0].sum() / columns[:, 1].sum()
-    return float(observed), float(low), float(high)
+        ratio = float(numerators.sum() / denominators.sum())
+    if windows < 2 or not math.isfinite(ratio):
+        return ratio, math.nan, math.nan
+    # Of r = ratio + shift the test asks for residuals - shift denominators: no difference gives no width.
+    residuals = numerators - ratio * denominators
+    mean, scale = float(denominators.mean()), windows * (windows - 1)
+    deviations = denominators - mean
+    low, high = _solve_fieller(
+        mean,
+        float(residuals @ residuals) / scale,
+        float(residuals @ deviations) / scale,
+        float(deviations @ deviations) / scale,
+        float(special.stdtrit(windows - 1, (1 + confidence) / 2)),
+    )
+    return ratio, ratio + low, ratio + high
 
 
-def bound_mean(values: Sequence[float] | Sequence[bool], bootstrap: Bootstrap) -> tuple[float, float, float]:
-    """Return the mean of independent items, and the ends of its interval."""
-    return bound_ratio(numpy.asarray(values, dtype=float), numpy.ones(len(values)), bootstrap)
+def _solve_fieller(
+    mean: float, residual: float, covariance: float, variance: float, quantile: float
+) -> tuple[float, float]:
+    """Return the shifts s where (s mean)^2 is quantile^2 times the variance of residuals - s denominators."""
+    square = quantile**2
+    clear = mean**2 - square * variance
+    if clear <= 0:
+        return math.nan, math.nan
+    root = math.sqrt(square * (square * covariance**2 + clear * residual))
+    return (-square * covariance - root) / clear, (-square * covariance + root) / clear
+
+
+def bound_proportion(right: int, items: int, confidence: float) -> tuple[float, float]:
+    """Return the interval of a share of independent items.
+
+    Of few items the exact one, which never covers less than it says (Clopper and Pearson 1934, Biometrika 26,
+    pages 404 to 413); of more the score interval (Wilson 1927, JASA 22, pages 209 to 212).
+
+    Args:
+        right: Items that count.
+        items: All items, at least one.
+        confidence: Coverage of the two-sided interval.
+    """
+    if items >= _FEW_ITEMS:
+        return _bound_by_score(right / items, items, confidence)
+    tail = (1 - confidence) / 2
+    low = float(special.betaincinv(right, items - right + 1, tail)) if right else 0.0
+    high = float(special.betaincinv(right + 1, items - right, 1 - tail)) if right < items else 1.0
+    return low, high
+
+
+def bound_token_share(hits: Sequence[int], tokens: Sequence[int], confidence: float) -> tuple[float, float, float]:
+    """Return the share of tokens that count, and the ends of its interval.
+
+    The score interval of so many independent tokens as would tell as much as these windows. It has a width also
+    where all tokens count.
+
+    Args:
+        hits: Per window, how many tokens count.
+        tokens: Per window, how many there are.
+        confidence: Coverage of the two-sided interval.
+    """
+    share = sum(hits) / sum(tokens)
+    return share, *_bound_by_score(share, _count_independent(hits, tokens, confidence), confidence)
+
+
+def bound_token_quantile(
+    values: Sequence[float], tokens: Sequence[int], share: float, confidence: float
+) -> tuple[float, float, float]:
+    """Return a quantile over tokens, and the ends of its interval: two of the values themselves.
+
+    How many of n independent values are below the true quantile is binomial, so the values at the binomial's own
+    quantiles enclose it (David and Nagaraja 2003, Order Statistics, section 7.1); n is the number of independent
+    tokens that would tell as much as these windows, as Woodruff 1952 (JASA 47, pages 635 to 646) has it.
+
+    Args:
+        values: Per token, window by window.
+        tokens: Per window, how many of them are its.
+        share: How many of all values are below the quantile, such as 0.99.
+        confidence: Coverage of the two-sided interval.
+
+    Returns:
+        The quantile, then the lower and upper end; an end is infinite where too few values are beyond the quantile
+        to enclose it.
+    """
+    array = numpy.asarray(values, dtype=float)
+    observed = float(numpy.quantile(array, share))
+    below = [int(part.sum()) for part in numpy.split(array <= observed, numpy.cumsum(tokens)[:-1])]
+    independent = max(1, math.floor(_count_independent(below, tokens, confidence)))
+    tail = (1 - confidence) / 2
+    first, last = (_invert_binomial(chance, independent, share) for chance in (tail, 1 - tail))
+    ordered = numpy.sort(array)
+    # The ends among n independent values, at the same share of all values, to the outer side.
+    lower, upper = math.floor(first / independent * len(array)), math.ceil((last + 1) / independent * len(array))
+    low = float(ordered[lower - 1]) if lower >= 1 else -math.inf
+    high = float(ordered[upper - 1]) if upper <= len(array) else math.inf
+    return observed, low, high
+
+
+def _invert_binomial(chance: float, items: int, share: float) -> int:
+    """Return the fewest hits that are at least as probable as a chance to be not exceeded."""
+    return max(0, math.ceil(float(special.bdtrik(chance, items, share)) - 1e-9))
+
+
+def _count_independent(hits: Sequence[int], tokens: Sequence[int], confidence: float) -> float:
+    """Return how many independent tokens would tell as much of a share as these windows do.
+
+    That is share (1 - share) over the variance between windows, no more than there are tokens, and less the fewer
+    windows that variance is known from (Korn and Graubard 1998, Survey Methodology 24, pages 193 to 201).
+    """
+    counted, sizes = numpy.asarray(hits, dtype=float), numpy.asarray(tokens, dtype=float)
+    windows, items = len(sizes), float(sizes.sum())
+    share = float(counted.sum()) / items
+    residuals = counted - share * sizes
+    variance = windows / (windows - 1) * float(residuals @ residuals) / items**2 if windows > 1 else math.inf
+    alike = min(items, share * (1 - share) / variance) if variance > 0 else items
+    reach = (1 + confidence) / 2
+    return alike * (NormalDist().inv_cdf(reach) / float(special.stdtrit(max(1, windows - 1), reach))) ** 2
+
+
+def _bound_by_score(share: float, items: float, confidence: float) -> tuple[float, float]:
+    """Return the shares at which a score test would just not reject that of so many items (Wilson 1927)."""
+    square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    middle, reach = (
+        share + square / (2 * items),
+        math.sqrt(square * (share * (1 - share) + square / (4 * items)) / items),
+    )
+    low, high = ((middle + way * reach) / (1 + square / items) for way in (-1, 1))
+    return max(0.0, min(share, low)), min(1.0, max(share, high))
+
+
+def bound_lost_share(
+    before: Sequence[bool], after: Sequence[bool], chance: float, confidence: float
+) -> tuple[float, float, float]:
+    """Return the share of the accuracy above guessing that is lost, and the ends of its interval.
+
+    The share is (before - after) / (before - chance), of the same items. Its interval is Fieller's, after half an
+    item was added to each of the four cells (both right, lost, won, neither), as is done for differences of paired
+    proportions (Agresti and Min 2005, Statistics in Medicine 24, pages 729 to 740): so it has a width also where
+    all items agree.
+
+    Args:
+        before: Per item, whether it was right.
+        after: Per item, whether it still is.
+        chance: Accuracy of guessing.
+        confidence: Coverage of the two-sided interval.
+
+    Returns:
+        The share, then the lower and upper end; NaN as of `bound_ratio`.
+    """
+    pairs = list(zip(before, after, strict=True))
+    cells = numpy.array([[True, True], [True, False], [False, True], [False, False]])
+    weights = numpy.array([pairs.count((first, second)) + 0.5 for first, second in cells.tolist()])
+    lost, above = cells[:, 0].astype(float) - cells[:, 1], cells[:, 0] - chance
+    items = weights.sum()
+    mean = float(weights @ above) / items
+    middle = float(weights @ lost) / items / mean
+    residuals, deviations = lost - middle * above, above - mean
+    low, high = _solve_fieller(
+        mean,
+        float(weights @ residuals**2) / items**2,
+        float(weights @ (residuals * deviations)) / items**2,
+        float(weights @ deviations**2) / items**2,
+        NormalDist().inv_cdf((1 + confidence) / 2),
+    )
+    gained = sum(before) - chance * len(pairs)
+    return (sum(before) - sum(after)) / gained if gained else math.nan, middle + low, middle + high
 
 
 def bound_paired_difference(

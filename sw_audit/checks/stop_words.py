@@ -30,12 +30,11 @@ def compare_masses(
     if mean is None:
         return Estimate(EstimateStatus.NOT_FINITE, f"The mass on stop words of {names[1]} is not finite")
     base = [one for one in before.mass if one is not None]
-    change = [one - other for one, other in zip(after.mass, base, strict=True) if one is not None]
-    # 1 + change / base instead of after / base: without a change it is exactly 1 in every draw.
-    ratio, low, high = (1 + part for part in bound_ratio(change, base, context.bootstrap))
+    mass = [one for one in after.mass if one is not None]
+    ratio, low, high = bound_ratio(mass, base, context.confidence)
     words = f"The mean mass on stop words goes from {write_number(base_mean)} to {write_number(mean)}"
     if (few := context.count_short(len(base), "windows")) is not None:
         return Estimate(EstimateStatus.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
     estimate = Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
-    words = f"{words}, times {write_interval(estimate, context.policy.confidence)}"
+    words = f"{words}, times {write_interval(estimate, context.confidence)}"
     return Estimate(EstimateStatus.MEASURED, words, ratio, low, high)

@@ -88,6 +88,6 @@ def _measure_loss(context: CheckContext, result: TaskResult) -> Estimate:
     )
     if (few := context.count_short(count, "items")) is not None:
         return Estimate(EstimateStatus.TOO_FEW, f"{words}; {few}", loss)
-    low, high = bound_paired_difference(only_parent, only_descendant, count, context.policy.confidence)
-    span = write_interval(Estimate(EstimateStatus.MEASURED, "", loss, low, high), context.policy.confidence)
+    low, high = bound_paired_difference(only_parent, only_descendant, count, context.confidence)
+    span = write_interval(Estimate(EstimateStatus.MEASURED, "", loss, low, high), context.confidence)
     return Estimate(EstimateStatus.MEASURED, f"{words}, a loss of {span}", loss, low, high)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sw_audit.checks.context import CheckContext
-from sw_audit.checks.distributions import bound_over_tokens, find_agreement, look_for_the_difference
+from sw_audit.checks.distributions import conclude_over_tokens, find_agreement, look_for_the_difference
 from sw_audit.checks.estimate import Estimate
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.pairs import Pair, hold_texts, judge_text, pair_up
 from sw_audit.checks.registry import check
+from sw_audit.checks.statistics import bound_token_share
 from sw_audit.record.verdict import Verdict
 
 
@@ -59,6 +60,6 @@ def _measure_agreement(context: CheckContext, pair: Pair) -> Estimate:
     agreement = find_agreement(pair)
     if isinstance(agreement, Estimate):
         return agreement
-    return bound_over_tokens(
-        context, agreement.same_top, agreement.tokens, "both find the same token likeliest at {} of the tokens"
-    )
+    bounds = bound_token_share(agreement.same_top, agreement.tokens, context.confidence)
+    words = "both find the same token likeliest at {} of the tokens"
+    return conclude_over_tokens(context, bounds, len(agreement.tokens), words)

@@ -61,7 +61,7 @@ def measure_arms(
     firsts, runs_of_arms = _find_alike(
         list(zip(map(id, models), [arm.acts for arm in arms], answers, strict=True))
     )
-    reader = WindowReader(len(firsts), len(windows.token_ids), stop_words, spread=parent is not None)
+    reader = WindowReader(len(firsts), len(windows.token_ids), stop_words, keeps_tokens=parent is not None)
     chooser = ChoiceReader(len(firsts), [item.answer for item in choices], [len(item.choices) for item in choices])
 
     def read(batch: int, arm: int, logits: Tensor, baseline: Tensor) -> None:

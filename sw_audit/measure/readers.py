@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -22,7 +21,6 @@ from sw_audit.errors import CorpusError
 from sw_audit.record.measurement import (
     Agreement,
     ChoiceAccuracy,
-    DivergenceSpread,
     PerWindow,
     StopWordMass,
     TokenLoss,
@@ -61,12 +59,12 @@ def batch_windows(windows: Windows, vocabulary: int) -> list[WindowBatch]:
 class WindowReader:
     """Sums over the scored tokens of each window, per arm.
 
-    Stop words are ids, int64 [ids], or `None` if they are not measured. With `spread` the divergence of every
-    token is kept, to tell how it spreads.
+    Stop words are ids, int64 [ids], or `None` if they are not measured. With `keeps_tokens` the divergence of
+    every token is kept, to tell how it spreads.
     """
 
-    def __init__(self, arms: int, windows: int, stop_words: Tensor | None, *, spread: bool = False) -> None:
-        self._per_token: list[list[Tensor]] | None = [[] for _ in range(arms)] if spread else None
+    def __init__(self, arms: int, windows: int, stop_words: Tensor | None, *, keeps_tokens: bool = False) -> None:
+        self._per_token: list[list[Tensor]] | None = [[] for _ in range(arms)] if keeps_tokens else None
         self._nats, self._divergence, self._mass = torch.zeros(3, arms, windows, dtype=torch.float64)
         self._same_top = torch.zeros(arms, windows, dtype=torch.long)
         self._tokens = torch.zeros(windows, dtype=torch.long)
@@ -118,18 +116,16 @@ class WindowReader:
             divergence=_finite(self._divergence[arm]),
             same_top=tuple(self._same_top[arm].tolist()),
             tokens=tuple(self._tokens.tolist()),
-            spread=self._spread(arm),
+            token_divergence=self._list_tokens(arm),
         )
 
-    def _spread(self, arm: int) -> DivergenceSpread | None:
+    def _list_tokens(self, arm: int) -> PerWindow:
         if self._per_token is None or not self._per_token[arm]:
-            return None
-        # Rounding may take the divergence of equal distributions below zero.
-        divergence = torch.cat(self._per_token[arm]).clamp_min(0.0).numpy()
-        if not numpy.isfinite(divergence).all():
-            return None
-        median, p99, maximum = (float(level) for level in numpy.quantile(divergence, (0.5, 0.99, 1.0)))
-        return DivergenceSpread(median=median, p99=p99, maximum=maximum)
+            return ()
+        # Rounding may take the divergence of equal distributions below zero. Logits are of single precision: so is
+        # what is kept, in as few digits as say it.
+        nats = torch.cat(self._per_token[arm]).clamp_min(0.0).float().numpy()
+        return tuple(float(str(one)) if math.isfinite(one) else None for one in nats)
 
     def stop_words(self, arm: int) -> StopWordMass | None:
         """Return the mass on stop words in one arm."""

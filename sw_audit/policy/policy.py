@@ -173,7 +173,6 @@ class Policy(Fact):
         index: Path of an index file of your own (`sw-audit locate --update-index` writes one), to
             use beside the published coordinates.
         confidence: Of every interval.
-        resamples: Bootstrap resamples.
         minimum_windows: With fewer windows (or items) there is no interval, so no verdict.
         seed: Of everything that is drawn.
         budget: Time after which the whole run ends, all models together: `90` or `90s`, `5min`, `1h30min`. What is
@@ -198,8 +197,7 @@ class Policy(Fact):
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     index: str | None = Field(default=None, min_length=1)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    resamples: int = Field(default=2000, ge=100, le=100_000)
-    minimum_windows: int = Field(default=8, ge=2)
+    minimum_windows: int = Field(default=4, ge=2)
     seed: int = Field(default=0, ge=0)
     budget: Seconds | None = None
 

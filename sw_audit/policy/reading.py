@@ -18,6 +18,8 @@ from sw_audit.errors import PolicyError
 from sw_audit.fact import Fact, write_location
 from sw_audit.policy.policy import Policy
 
+_GONE = {"resamples": "there is no such key any more: intervals are computed and not drawn"}
+"""Keys that earlier versions had."""
 _INIT = "`sw-audit init` writes a policy file with every key"
 
 
@@ -98,6 +100,8 @@ def _explain_unknown(path: Sequence[str | int], asked: str) -> PolicyError:
     *parents, name = path
     keys = _list_keys(parents)
     what = "check" if parents == ["checks"] else "key"
+    if not parents and name in _GONE:
+        return PolicyError(asked, _GONE[str(name)], "delete the line")
     near = get_close_matches(str(name).replace("_", "-" if what == "check" else "_"), keys, 1, cutoff=0.5)
     remedy = f"write {near[0]!r}" if near else f"choose among {', '.join(keys)}"
     return PolicyError(asked, f"there is no {what} {str(name)!r}", remedy)

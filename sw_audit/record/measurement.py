@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, Self
 
+import numpy
 from pydantic import Field, model_validator
 
 from sw_audit.fact import Fact
@@ -52,7 +53,7 @@ class TokenLoss(Fact):
 
 
 class DivergenceSpread(Fact):
-    """How KL divergence spreads over tokens, in nats; of all tokens together, so it has no interval.
+    """How KL divergence spreads over tokens, in nats.
 
     Attributes:
         median: Half of the tokens are below.
@@ -72,13 +73,25 @@ class Agreement(Fact):
         divergence: Per window, the sum over tokens of KL(baseline || arm) in nats.
         same_top: Per window, at how many tokens both give the same most likely token.
         tokens: Per window, how many tokens were compared.
-        spread: How the divergence spreads over tokens; `None` if not asked for, or not finite.
+        token_divergence: Per token, window by window, KL(baseline || arm) in nats; `None` where it is not finite.
+            Of a descendant alone, else empty.
+        spread: How the divergence spreads over tokens, in records that kept no single tokens; see `tail`.
     """
 
     divergence: PerWindow
     same_top: tuple[Index, ...]
     tokens: tuple[Index, ...]
+    token_divergence: PerWindow = ()
     spread: DivergenceSpread | None = None
+
+    @property
+    def tail(self) -> DivergenceSpread | None:
+        """How the divergence spreads over tokens; `None` if that was not measured, or is not finite."""
+        nats = [one for one in self.token_divergence if one is not None]
+        if not nats or len(nats) < len(self.token_divergence):
+            return self.spread
+        median, p99, maximum = (float(level) for level in numpy.quantile(nats, (0.5, 0.99, 1.0)))
+        return DivergenceSpread(median=median, p99=p99, maximum=maximum)
 
     @property
     def mean_divergence(self) -> float | None:
@@ -199,7 +212,7 @@ class Quality(Fact):
     Attributes:
         perplexity: Its perplexity; `None` if it is not finite.
         ratio: That over the baseline's.
-        low: Lower end of the ratio's interval, by the paired bootstrap over windows; `None` without one.
+        low: Lower end of the ratio's interval, with windows as the units; `None` without one.
         high: Upper end.
         divergence: KL(baseline || it), nats per token; `None` if it is not finite.
         top1: Part of the tokens at which both give the same most likely token.

@@ -139,7 +139,7 @@ class Record(Fact):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    schema_number: Literal[2] = Field(default=2, alias="schema")
+    schema_number: Literal[3] = Field(default=3, alias="schema")
     tool: Tool
     created: str
     environment: Environment

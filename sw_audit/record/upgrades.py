@@ -16,7 +16,7 @@ from sw_audit.record.arm import SUBSET_PARTS
 
 Document: TypeAlias = dict[str, Any]
 
-CURRENT = 2
+CURRENT = 3
 
 _OF_ONE_MODEL = {
     "locations": "location",
@@ -126,7 +126,13 @@ def _read_purpose(name: str, acts: Sequence[Document]) -> Document:
     return {"kind": "custom", "label": name}
 
 
-STEPS: Mapping[int, Callable[[Document], Document]] = {1: _gather_by_model}
+def _forget_resamples(document: Document) -> Document:
+    """From schema 2 to 3: intervals are computed and not drawn, so the policy does not say how often."""
+    policy = {key: value for key, value in document["policy"].items() if key != "resamples"}
+    return {**document, "policy": policy}
+
+
+STEPS: Mapping[int, Callable[[Document], Document]] = {1: _gather_by_model, 2: _forget_resamples}
 """From a schema number to the step that leads to the next one."""
 
 

@@ -21,7 +21,7 @@ from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_program
 
 # What only decides how measurements are judged and shown, not what is measured.
-_JUDGED = ("waiver", "laws", "inconclusive", "expect", "confidence", "resamples", "minimum_windows", "budget")
+_JUDGED = ("waiver", "laws", "inconclusive", "expect", "confidence", "minimum_windows", "budget")
 # What a model by itself goes on with, of what is said of descendants.
 _PROMPTS = ("prompt_tokens", "new_tokens", "long_new_tokens")
 # What is in the question by its content, not by its name.

@@ -21,7 +21,7 @@ from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.checks.estimate import keep_finite
-from sw_audit.checks.statistics import Bootstrap, bound_perplexity_ratio
+from sw_audit.checks.statistics import bound_perplexity_ratio
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
 from sw_audit.corpus.text import read_corpus
@@ -234,13 +234,13 @@ def _any_searches(arms: Iterable[Arm]) -> bool:
 def rate_quality(measured: Measurement, baseline: Measurement, policy: Policy) -> Quality:
     """Rate one arm beside the model as it is.
 
-    The interval is that of every verdict: the percentiles of a paired bootstrap over windows, whose draws all arms
-    share. With fewer windows than the policy wants for an interval there is none.
+    The interval is that of every verdict, paired window by window. With fewer windows than the policy wants for an
+    interval there is none.
 
     Args:
         measured: The arm; may be the baseline itself.
         baseline: The model as it is, under the same protocol.
-        policy: How intervals are drawn.
+        policy: How sure intervals are.
 
     Raises:
         ValueError: If the two were not scored on the same tokens.
@@ -250,7 +250,7 @@ def rate_quality(measured: Measurement, baseline: Measurement, policy: Policy) -
         raise ValueError(f"arm {measured.arm.name!r} was not scored on the baseline's tokens")
     ratio = low = high = None
     if loss.perplexity is not None and base.perplexity is not None:
-        bounds = bound_perplexity_ratio(loss.finite_nats, base.finite_nats, loss.tokens, Bootstrap.of(policy))
+        bounds = bound_perplexity_ratio(loss.finite_nats, base.finite_nats, loss.tokens, policy.confidence)
         ratio, low, high = map(keep_finite, bounds)
         if len(loss.tokens) < policy.minimum_windows:
             low = high = None

@@ -67,4 +67,4 @@ def test_too_few_items_give_no_verdict() -> None:
     verdict = judge_accuracy(make_evidence(items=make_policy().minimum_windows - 1))
     assert verdict.status is Status.INCONCLUSIVE
     assert verdict.observed is not None
-    assert "7 items give no interval" in verdict.because
+    assert "3 items give no interval" in verdict.because

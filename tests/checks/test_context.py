@@ -58,10 +58,10 @@ def test_arms_scored_on_different_tokens_are_never_compared() -> None:
 
 
 def test_too_few_windows_give_a_figure_but_no_interval_and_no_verdict() -> None:
-    verdict = judge_one("prune-collapses", make_evidence(windows=7))
+    verdict = judge_one("prune-collapses", make_evidence(windows=3))
     assert verdict.status is Status.INCONCLUSIVE
     assert verdict.observed == pytest.approx(213.6)
     assert verdict.low is None
     assert verdict.remedy is not None
     assert "`[corpus] windows`" in verdict.remedy
-    assert judge_one("prune-collapses", make_evidence(windows=8)).status is Status.PASS
+    assert judge_one("prune-collapses", make_evidence(windows=4)).status is Status.PASS

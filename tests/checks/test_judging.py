@@ -106,7 +106,7 @@ def test_stored_verdicts_are_had_again_from_the_stored_evidence_and_policy(
     changed: Mapping[str, float | None], omitted: list[str], outcome: Outcome, windows: int, limit: float
 ) -> None:
     checks = CheckLimits({"prune-collapses": PruneCollapsesLimits(minimum_ratio=limit)})
-    policy = make_policy().model_copy(update={"checks": checks, "resamples": 200})
+    policy = make_policy().model_copy(update={"checks": checks})
     evidence = make_evidence(ratios=changed, omit=tuple(omitted), outcome=outcome, windows=windows, items=windows)
     template = TEMPLATE
     verdicts = judge_result(evidence, policy)

@@ -72,7 +72,7 @@ def test_the_path_ends_where_nothing_is_added() -> None:
 def test_a_share_is_that_of_the_lost_nats_and_says_what_is_left() -> None:
     [recovery] = search({DOWN.name: 2.0}).recoveries
     assert recovery.score == recovery.estimate.observed == pytest.approx(math.log(4) / math.log(8))
-    assert recovery.told.startswith("66.7 % [66.")
+    assert recovery.told.startswith("66.7 % [66")
     assert recovery.told.endswith("] of the loss is recovered (times 2 is left)")
     assert recovery.share.endswith("] (times 2)")
     assert (recovery.subject, recovery.size) == ("every mlp.down_proj of the parent", LAYERS)

@@ -109,7 +109,9 @@ def test_figures_are_those_of_two_whole_models_on_the_same_tokens(
     divergence = (there.exp() * (there - here)).sum(1)
     assert second.agreement.mean_divergence == pytest.approx(float(divergence.mean()), rel=1e-5)
     assert second.agreement.top1 == float((there.argmax(1) == here.argmax(1)).double().mean())
-    spread = second.agreement.spread
+    assert second.agreement.token_divergence == pytest.approx(divergence.tolist(), rel=1e-4, abs=1e-6)
+    spread = second.agreement.tail
+    assert spread is not None
     expected = torch.quantile(divergence, torch.tensor([0.5, 0.99, 1.0]).double()).tolist()
     assert [spread.median, spread.p99, spread.maximum] == pytest.approx(expected, rel=1e-4)
     assert first.agreement.mean_divergence == 0.0

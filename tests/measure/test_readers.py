@@ -84,9 +84,10 @@ def read_both(baseline: torch.Tensor, arm: torch.Tensor, **options: Any) -> Wind
 def test_what_is_not_finite_agrees_with_nothing() -> None:
     # The index of the largest NaN is that of the baseline's largest logit.
     baseline = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
-    reader = read_both(baseline, torch.full((1, 2, 2), math.nan), spread=True)
+    reader = read_both(baseline, torch.full((1, 2, 2), math.nan), keeps_tokens=True)
     assert reader.agreement(1).same_top == (0,)
-    assert reader.agreement(1).spread is None
+    assert reader.agreement(1).token_divergence == (None,)
+    assert reader.agreement(1).tail is None
 
 
 def test_the_spread_of_the_divergence_is_over_single_tokens() -> None:
@@ -96,17 +97,19 @@ def test_the_spread_of_the_divergence_is_over_single_tokens() -> None:
     baseline = torch.tensor([0.5, 0.5]).log().expand(1, 102, 2)
     arm = torch.stack([0.5 - doubt / 2, 0.5 + doubt / 2], dim=1).log().float()
     arm = torch.cat([arm, baseline[0, :1]])[None]
-    reader = WindowReader(arms=2, windows=1, stop_words=None, spread=True)
+    reader = WindowReader(arms=2, windows=1, stop_words=None, keeps_tokens=True)
     reader.read(batch, 0, baseline, baseline)
     reader.read(batch, 1, arm, baseline)
     # KL((1/2, 1/2) || (p, 1 - p)) = -log(4 p (1 - p)) / 2 grows with the doubt: the nth token is at n percent.
     expected = [
         -math.log(4 * (0.5 - share / 2) * (0.5 + share / 2)) / 2 for share in doubt[[50, 99, 100]].tolist()
     ]
-    spread = reader.agreement(1).spread
+    spread = reader.agreement(1).tail
+    assert spread is not None
+    assert len(reader.agreement(1).token_divergence) == 101
     assert [spread.median, spread.p99, spread.maximum] == pytest.approx(expected, rel=1e-4)
-    assert reader.agreement(0).spread is None
-    assert WindowReader(arms=2, windows=1, stop_words=None).agreement(1).spread is None
+    assert reader.agreement(0).token_divergence == ()
+    assert WindowReader(arms=2, windows=1, stop_words=None).agreement(1).token_divergence == ()
 
 
 def test_two_vocabularies_are_compared_on_the_tokens_that_both_have() -> None:

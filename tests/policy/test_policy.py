@@ -118,6 +118,7 @@ def test_every_part_of_a_file_is_read(tmp_path: Path) -> None:
             {"checks": {"prune-collapses": {"minimum_rato": 1}}},
             "key checks.prune-collapses.minimum_rato: there is no key 'minimum_rato'; write 'minimum_ratio'",
         ),
+        ({"resamples": 2000}, "key resamples: there is no such key any more"),
         ({"zzz": 1}, "there is no key 'zzz'; choose among schema, model, corpus"),
         ({"checks": {"prune-colapses": {}}}, "there is no check 'prune-colapses'; write 'prune-collapses'"),
         ({"checks": {"prune_colapses": {}}}, "there is no check 'prune_colapses'; write 'prune-collapses'"),
@@ -313,7 +314,7 @@ def test_the_default_policy_is_the_documented_one() -> None:
     policy = Policy()
     assert policy.models == ()
     assert (policy.expect, policy.inconclusive, policy.seed) == ("any", "fail", 0)
-    assert (policy.confidence, policy.resamples, policy.minimum_windows) == (0.95, 2000, 8)
+    assert (policy.confidence, policy.minimum_windows) == (0.95, 4)
     assert policy.corpus.source == "auto"
     limits = policy.checks
     assert limits[SuperWeightLocatedLimits].maximum_count == 6

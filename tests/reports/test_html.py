@@ -154,7 +154,7 @@ def test_the_record_inside_decodes_to_the_same_record(name: str) -> None:
     [script] = page.find("script")
     assert decode_record(script.text) == record
     assert "<" not in script.text
-    assert json.loads(script.text)["schema"] == 2
+    assert json.loads(script.text)["schema"] == 3
     assert html.count("</script>") == 1
 
 

@@ -311,7 +311,7 @@ def test_a_stricter_limit_measures_only_what_it_asks_to_put_back_and_that_once(
         return result
 
     weights = load_file(copy / "model.safetensors")
-    weights["model.layers.0.mlp.down_proj.weight"] *= 0.5
+    weights["model.layers.0.mlp.down_proj.weight"] *= 0.1
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     loose = audit(100.0)
     monkeypatch.setattr("sw_audit.runner.run.measure_model", lambda *_: pytest.fail("it was measured again"))

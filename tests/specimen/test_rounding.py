@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checks.statistics import Bootstrap, bound_mean_difference
+from sw_audit.checks.statistics import bound_mean_difference
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import cut_calibration, window_corpus
 from sw_audit.measure.arms import measure_arms
@@ -60,7 +60,7 @@ def compare(model: str, arm: str, against: str) -> tuple[float, float]:
     """Return both ends of the interval of the ratio of perplexities."""
     one, other = measure(model)[arm], measure(model)[against]
     nats = [[value for value in loss.nats if value is not None] for loss in (one, other)]
-    _, low, high = bound_mean_difference(*nats, one.tokens, Bootstrap.of(POLICY))
+    _, low, high = bound_mean_difference(*nats, one.tokens, POLICY.confidence)
     return math.exp(low), math.exp(high)
 
 

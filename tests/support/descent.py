@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
 from support.evidence import (
     CHANNEL,
     LAYER,
@@ -41,7 +42,7 @@ from sw_audit.record.descent import (
 )
 from sw_audit.record.identity import Protocol
 from sw_audit.record.location import Outcome
-from sw_audit.record.measurement import Agreement, DivergenceSpread, Measurement
+from sw_audit.record.measurement import Agreement, Measurement
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Verdict
 
@@ -121,10 +122,16 @@ def make_text(
             stop_mass=0.4,
         )
         if ratio is not None and arm != PARENT.name:
-            spread = DivergenceSpread(median=0.002, p99=0.25, maximum=1.5)
-            found = found.model_copy(update={"agreement": found.agreement.model_copy(update={"spread": spread})})
+            each = {"token_divergence": draw_divergence(windows, 63, 0.01)}
+            found = found.model_copy(update={"agreement": found.agreement.model_copy(update=each)})
         measured.append(found.model_copy(update=changes) if arm == DESCENDANT.name else found)
     return ComparedText(protocol=protocol, measurements=tuple(measured))
+
+
+def draw_divergence(windows: int, tokens: int, mean: float) -> tuple[float, ...]:
+    """Return divergences of single tokens, window by window, as exponential as those of real models about are."""
+    generator = numpy.random.default_rng(0)
+    return tuple(generator.exponential(mean, windows * tokens).tolist())
 
 
 def make_descent(*texts: ComparedText, **changes: Any) -> Descent:
@@ -154,14 +161,14 @@ def make_descent_evidence(*texts: ComparedText, **changes: Any) -> ModelResult:
 
 
 def with_agreement(
-    mean: float | None = 0.01, same: int = 60, spread: DivergenceSpread | None = None, windows: int = 32
+    mean: float | None = 0.01, same: int = 60, tokens: Sequence[float] = (), windows: int = 32
 ) -> ModelResult:
     """Return the evidence where every window has the same divergence per token."""
     agreement = Agreement(
         divergence=tuple(None if mean is None else 63 * mean for _ in range(windows)),
         same_top=(same,) * windows,
         tokens=(63,) * windows,
-        spread=spread,
+        token_divergence=tuple(tokens),
     )
     return make_descent_evidence(make_text({DESCENDANT.name: 1.01}, windows=windows, agreement=agreement))
 

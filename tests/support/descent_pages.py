@@ -33,7 +33,7 @@ from sw_audit.record.checkpoint import (
 )
 from sw_audit.record.descent import ComparedText, Continuation, Descent, LayerError, TaskResult
 from sw_audit.record.location import Outcome
-from sw_audit.record.measurement import DivergenceSpread, Measurement
+from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.verdict import Finding, Paste, Status, Verdict
 
@@ -53,8 +53,9 @@ def make_arm(purpose: Purpose, ratio: float | None, seed: int, *, spread: float 
     measured = make_measurement(Arm(purpose=purpose), ratio, protocol=_PROTOCOL, seed=seed)
     if spread is None:
         return measured
-    tail = DivergenceSpread(median=spread, p99=9 * spread, maximum=31 * spread)
-    return measured.model_copy(update={"agreement": measured.agreement.model_copy(update={"spread": tail})})
+    agreement = measured.agreement
+    tokens = descent.draw_divergence(len(agreement.tokens), agreement.tokens[0], spread)
+    return measured.model_copy(update={"agreement": agreement.model_copy(update={"token_divergence": tokens})})
 
 
 def make_descent(*, kept: bool, finite: bool = True) -> Descent:

@@ -39,6 +39,7 @@ from sw_audit.record.checkpoint import (
 from sw_audit.record.descent import TaskResult
 from sw_audit.record.fingerprint import Fingerprint, FingerprintActivation, FingerprintWeight, Kinship
 from sw_audit.record.identity import Tool
+from sw_audit.record.measurement import DivergenceSpread
 
 
 def list_lineage() -> tuple[Fact, ...]:
@@ -93,6 +94,7 @@ def list_lineage() -> tuple[Fact, ...]:
             activations=(HeldActivation(channel=CHANNEL, token=0, before=-412.5, value=-400.0),),
         ),
         SwapModules(modules=(MODULE,)),
+        DivergenceSpread(median=0.003, p99=0.7, maximum=4.0),
         print_of_child,
         Kinship(other="parent", kin="close", shared=1, of=1, drift=0.01, because="1 of 1 coordinates"),
     )

@@ -424,11 +424,11 @@ def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) 
         interval = format_interval(own.low, own.high, own.limit) if own else ""
         agrees: list[str] = [NOTHING] * 5
         if purpose != PARENT and any(agreement.tokens):
-            spread = agreement.spread
-            tail = (spread.median, spread.p99, spread.maximum) if spread else (None, None, None)
+            tail = agreement.tail
+            ends = (tail.median, tail.p99, tail.maximum) if tail else (None, None, None)
             agrees = [
                 format_finite(agreement.mean_divergence, format_number, 3),
-                *(format_optional(end, format_number, 3) for end in tail),
+                *(format_optional(end, format_number, 3) for end in ends),
                 format_percent(agreement.top1),
             ]
         rows.append(

@@ -103,7 +103,7 @@ def _list_rows(comparison: Comparison) -> Table | None:
             memory = format_optional(row.peak_bytes, format_bytes)
             rows.append([row.name, bits, *_write_quality(row.quality), seconds, memory])
     heads = figures("Bits", "Ratio", "Interval", "KL, nats", "Top-1", "Accuracy", "Time", "Memory")
-    caption = f"Ratios with {100 * comparison.confidence:g} % intervals by paired bootstrap"
+    caption = f"Ratios with {100 * comparison.confidence:g} % intervals, paired by windows"
     return make_table(caption, [*text("Quantizer"), *heads], rows)
 
 
