@@ -21,7 +21,6 @@ from sw_audit.cli.printing import Output, print_models, tabulate_verdicts
 from sw_audit.cli.progress import show_progress
 from sw_audit.errors import AuditError
 from sw_audit.policy.policy import Policy
-from sw_audit.progress import ignore_progress
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.store import write_text
 from sw_audit.runner import run
@@ -128,7 +127,7 @@ def audit_models(
     )
     with stopper.heeding_signals(tell_stopping):
         if workers:
-            _audit_in_processes(assignments, outcome, cache, workers, stopper, debug=debug)
+            _audit_in_processes(assignments, outcome, cache, workers, stopper, debug=debug, quiet=quiet)
         else:
             _audit_here(assignments, outcome, cache, stopper, debug=debug, quiet=quiet)
         _write_files(assignments, outcome, settings, junit, root)
@@ -144,9 +143,11 @@ def _audit_here(
     debug: bool,
     quiet: bool,
 ) -> None:
+    several = sum(len(assignment.cases) for assignment in assignments) > 1
     for assignment in assignments:
         for case in assignment.cases:
-            with outcome.noting(case, debug=debug), show_progress(case.model, quiet=quiet) as progress:
+            name = case.model if several else ""
+            with outcome.noting(case, debug=debug), show_progress(name, quiet=quiet) as progress:
                 checks = assignment.checks[case.model]
                 outcome.models[case] = run.run_model(
                     assignment.policy, case.model, checks, progress=stopper.watch(progress), cache=cache
@@ -161,6 +162,7 @@ def _audit_in_processes(
     stopper: Stopper,
     *,
     debug: bool,
+    quiet: bool,
 ) -> None:
     """Audit every model in a process of its own, at most `workers` at once."""
     pool = ProcessPoolExecutor(
@@ -178,7 +180,7 @@ def _audit_in_processes(
         ]
         # Ctrl-C reaches every process of a terminal: this one speaks for all.
         with ignoring_interrupts():
-            runs = [pool.submit(_audit_model, *question, folder) for _, question in asked]
+            runs = [pool.submit(_audit_model, *question, folder, quiet) for _, question in asked]
         try:
             for (case, question), done in zip(asked, runs, strict=True):
                 with outcome.noting(case, debug=debug):
@@ -207,11 +209,12 @@ def _begin_worker(budget: float | None, started: float, signalled: ctypes.c_int)
 
 
 def _audit_model(
-    policy: Policy, model_id: str, checks: tuple[str, ...], folder: Path | None
+    policy: Policy, model_id: str, checks: tuple[str, ...], folder: Path | None, quiet: bool
 ) -> ModelResult | ModelFailure:
-    progress, cache = _worker_stopper.watch(ignore_progress), None if folder is None else Cache(folder)
-    with _worker_stopper.heeding_signals():
-        return run.run_model(policy, model_id, checks, progress=progress, cache=cache)
+    cache = None if folder is None else Cache(folder)
+    # Bars of several processes would stand on each other.
+    with show_progress(model_id, quiet=quiet, plain=True) as progress, _worker_stopper.heeding_signals():
+        return run.run_model(policy, model_id, checks, progress=_worker_stopper.watch(progress), cache=cache)
 
 
 @contextmanager

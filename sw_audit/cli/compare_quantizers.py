@@ -96,7 +96,7 @@ def compare_quantizers(
     chosen = None if methods is None else [] if methods.strip().lower() == _NONE else _split(methods)
     run.preflight(asked)
     compare.check_methods(chosen)
-    with show_progress() as progress:
+    with show_progress(quiet=quiet) as progress:
         record = compare.compare_quantizers(asked, chosen, progress)
     files = {} if out is None else _write(record, out, report)
     if as_json:

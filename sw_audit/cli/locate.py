@@ -64,7 +64,7 @@ def locate(
 
 
 def locate_quietly(chosen: ModelPolicy, depth: Depth, *, digest: bool) -> tuple[ModelIdentity, Location]:
-    """Locate with nothing but a bar on the terminal."""
+    """Locate with nothing but progress on standard error."""
     inspect_checkpoint(chosen)
     with show_progress() as progress:
         progress(f"opening {chosen.source}", 0, 1)

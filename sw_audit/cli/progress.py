@@ -1,28 +1,113 @@
-"""Where the work stands, as a bar on standard error; nothing where nobody looks."""
+"""Where the work stands, on standard error: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
-from sw_audit.progress import Progress
+from sw_audit.progress import Progress, Standing, ignore_progress
+
+_EVERY = 30.0
+"""Seconds between two lines within a stage."""
+_TICK = 1.0
+_FORM = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
 
 
 @contextmanager
-def show_progress(name: str = "", *, quiet: bool = False) -> Iterator[Progress]:
-    """Give what is called while work is done; what is shown goes away when it is done."""
-    hidden = quiet or not sys.stderr.isatty()
-    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
-    bar: Any = tqdm(total=0, desc=name, leave=False, file=sys.stderr, disable=hidden, bar_format=form, delay=1e-9)
+def show_progress(name: str = "", *, quiet: bool = False, plain: bool = False) -> Iterator[Progress]:
+    """Give what is called while work is done.
 
-    def show(stage: str, done: int, total: int) -> None:
-        bar.total, bar.n = max(total, 1), done
-        bar.set_description_str(f"{name}: {stage}" if name else stage, refresh=False)
-        bar.refresh()
+    On a terminal it shows a bar, which goes away at the end. Elsewhere it writes a line when a stage begins, and
+    every 30 seconds within one, whether or not it is called.
 
-    with bar:
-        yield show
+    Args:
+        name: What stands in front, such as a model's id.
+        quiet: Whether nothing is shown.
+        plain: Whether lines are written on a terminal too.
+    """
+    if quiet:
+        yield ignore_progress
+        return
+    shown = _Lines(name) if plain or not sys.stderr.isatty() else _Bar(name)
+    try:
+        with _ticking(shown.tick):
+            yield shown
+    finally:
+        shown.close()
+
+
+class _Lines:
+    """A line when a stage begins, and now and then within one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"{name}: " if name else ""
+        self._standing = Standing()
+        self._began = self._written = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._standing.move(stage, done, total):
+            self._write(stage)
+
+    def tick(self) -> None:
+        now = self._standing
+        if now.stage and time.monotonic() - self._written >= _EVERY:
+            self._write(f"{now.stage}: {now.done} of {now.total}, {now.tell_left()}")
+
+    def close(self) -> None:
+        pass
+
+    def _write(self, line: str) -> None:
+        self._written = time.monotonic()
+        elapsed = tqdm.format_interval(self._written - self._began)
+        # One call, for other processes write here too.
+        sys.stderr.write(f"[{elapsed}] {self._name}{line}\n")
+        sys.stderr.flush()
+
+
+class _Bar:
+    """A bar with the stage and the time left."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"{name}: " if name else ""
+        self._standing = Standing()
+        self._bar: Any = tqdm(total=1, desc=name, leave=False, file=sys.stderr, bar_format=_FORM)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self._standing.move(stage, done, total)
+        self.tick()
+
+    def tick(self) -> None:
+        now = self._standing
+        if not now.stage:
+            return
+        self._bar.total, self._bar.n = max(now.total, 1), now.done
+        self._bar.set_description_str(f"{self._name}{now.stage}", refresh=False)
+        self._bar.set_postfix_str(now.tell_left(), refresh=False)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+@contextmanager
+def _ticking(tick: Callable[[], None]) -> Iterator[None]:
+    """Call something once a second, also while the work does not."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(_TICK):
+            tick()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

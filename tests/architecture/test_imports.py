@@ -13,7 +13,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "fact": set(),
     "duration": set(),
-    "progress": set(),
+    "progress": {"duration"},
     "stopping": {"duration", "progress"},
     "policy": {"errors", "fact", "duration", "checks"},
     "gguf_file": set(),

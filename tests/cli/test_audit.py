@@ -154,6 +154,13 @@ def test_the_shortest_time_of_several_policies_counts_for_the_whole_run(quick: P
     assert quick.run("audit", "one.swaudit.toml", "two.swaudit.toml").code == 3
 
 
+def test_where_the_work_stands_is_told_with_the_models_where_there_are_several(quick: Program) -> None:
+    assert quick.told("audit", "llama-w4", "--no-cache") == ["measuring"]
+    told = quick.told("audit", "llama-w4", "llama-w8", "--no-cache")
+    assert told == ["llama-w4: measuring", "llama-w8: measuring"]
+    assert quick.told("audit", "llama-w4", "-q") == []
+
+
 def test_a_time_that_is_none_is_one_line(quick: Program) -> None:
     ending = quick.run("audit", "llama-w4", "--budget=soon")
     told = "'soon' is no length of time such as 90, 90s, 5min or 1h30min"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,7 +71,8 @@ def run_program(folder: Path, *arguments: str) -> Ending:
     result = CliRunner().invoke(app, list(arguments), prog_name="sw-audit")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return Ending(result.exit_code, _hide_paths(result.stdout, folder), _hide_paths(result.stderr, folder))
+    said = re.sub(r"^\[[\d:]+\] .*\n", "", result.stderr, flags=re.MULTILINE)  # where the work stands
+    return Ending(result.exit_code, _hide_paths(result.stdout, folder), _hide_paths(said, folder))
 
 
 def audit(folder: Path, *arguments: str) -> dict[str, Entries]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from sw_audit.cli.main import app
 from sw_audit.record.record import Record
 from sw_audit.record.store import read_record
 
+_STANDING = re.compile(r"^\[[\d:]+\] .*", re.MULTILINE)
+
 COMMAND = (sys.executable, "-c", "from sw_audit.cli.main import run; run()")
 
 
@@ -25,7 +28,7 @@ class Ending:
     Attributes:
         code: Its exit code.
         out: What it wrote on standard output.
-        err: What it wrote on standard error.
+        err: What it wrote on standard error, but for where the work stands.
     """
 
     code: int
@@ -53,7 +56,12 @@ class Program:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="sw-audit")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Ending(result.exit_code, result.stdout, result.stderr)
+        return Ending(result.exit_code, result.stdout, leave_progress_out(result.stderr))
+
+    def told(self, *arguments: object) -> list[str]:
+        """Run it in this process, and return where it said that the work stands, without the time."""
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="sw-audit")
+        return [line.partition("] ")[2] for line in _STANDING.findall(result.stderr)]
 
     def start(self, *arguments: object, timeout: float = 300) -> Ending:
         """Run it in a process of its own."""
@@ -61,7 +69,7 @@ class Program:
         run = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False
         )
-        return Ending(run.returncode, run.stdout, run.stderr)
+        return Ending(run.returncode, run.stdout, leave_progress_out(run.stderr))
 
     def record(self, path: str = "sw-audit-out/record.json") -> Record:
         """Return a record that was written."""
@@ -76,6 +84,11 @@ class Program:
         hidden = self.folder / ".sw-audit/cache"
         found = (path for path in self.folder.rglob("*") if path.is_file() and hidden not in path.parents)
         return sorted(path.relative_to(self.folder).as_posix() for path in found)
+
+
+def leave_progress_out(err: str) -> str:
+    """Return what was written on standard error without the lines on where the work stands."""
+    return re.sub(rf"{_STANDING.pattern}\n", "", err, flags=re.MULTILINE)
 
 
 def heed_interrupts() -> None:
