@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sw_audit.arms.apply import LayerContext, register
+from sw_audit.arms.matrices import keep_scalars_of
 from sw_audit.checkpoint.effective import answered_by
 from sw_audit.checkpoint.families import mixes_tokens
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections, split_call
@@ -57,7 +58,13 @@ _SCORES_AT_ONCE = 1 << 20
 """So many scores are made at a time, 4 MiB in float32: fewer are slow to hand out, more leave the cache."""
 
 
-@register(QuantizeActivations)
+def _restrict(action: QuantizeActivations, layer: DecoderLayer) -> QuantizeActivations:
+    return (
+        action.model_copy(update={"columns": keep_scalars_of(action.columns, layer)}) if action.columns else action
+    )
+
+
+@register(QuantizeActivations, restrict=_restrict)
 @contextmanager
 def quantized_activations(action: QuantizeActivations, context: LayerContext) -> Iterator[None]:
     """Round what enters every projection of a layer, and both its attention products, while it runs.

@@ -20,7 +20,7 @@ from torch import nn
 from sw_audit.arms.matrices import SpareTensors
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.quantize.calibration import Calibration
-from sw_audit.record.arm import Arm
+from sw_audit.record.arm import Act, Arm
 
 ParentModule = Callable[[str], nn.Module]
 """Returns a module of the parent's layer by its name inside of the layer."""
@@ -44,19 +44,32 @@ _A = TypeVar("_A", bound=Apply)
 
 
 Touches = Callable[[Any, DecoderLayer], bool]
-_HANDLERS: dict[type, tuple[Apply, Touches]] = {}
+Restrict = Callable[[Any, DecoderLayer], Any]
 
 
-def register(kind: type, *, touches: Touches = lambda _, __: True) -> Callable[[_A], _A]:
+@dataclass(frozen=True)
+class _Handler:
+    apply: Apply
+    touches: Touches
+    restrict: Restrict
+
+
+_HANDLERS: dict[type, _Handler] = {}
+
+
+def register(
+    kind: type, *, touches: Touches = lambda _, __: True, restrict: Restrict = lambda action, _: action
+) -> Callable[[_A], _A]:
     """Register what a kind of action does to a layer, and in which layers it changes anything.
 
     The decorated function is called while the layer is as it was, before any action of the arm is in force. The
     context manager that it returns is entered when the actions before it are in force, and must leave the layer as
-    it was on entering. Where no action of an arm changes anything, the arm shares what was computed without it.
+    it was on entering. `restrict` returns the action without what it does in other layers: arms that do the same
+    in a layer share what is computed, and where no action of an arm changes anything it shares the baseline's.
     """
 
     def add(apply: _A) -> _A:
-        _HANDLERS[kind] = (apply, touches)
+        _HANDLERS[kind] = _Handler(apply, touches, restrict)
         return apply
 
     return add
@@ -64,7 +77,13 @@ def register(kind: type, *, touches: Touches = lambda _, __: True) -> Callable[[
 
 def touches(arm: Arm, layer: DecoderLayer) -> bool:
     """Tell whether an arm changes anything in a layer."""
-    return any(_find_handler(type(action))[1](action, layer) for action in arm.acts)
+    return bool(restrict(arm, layer))
+
+
+def restrict(arm: Arm, layer: DecoderLayer) -> tuple[Act, ...]:
+    """Return what an arm does in a layer: its actions, without what they do elsewhere; none if it does nothing."""
+    handled = [(action, _find_handler(type(action))) for action in arm.acts]
+    return tuple(handler.restrict(act, layer) for act, handler in handled if handler.touches(act, layer))
 
 
 @contextmanager
@@ -86,13 +105,13 @@ def applied_arm(
     """
     context = LayerContext(layer, calibration, spare or SpareTensors(), parent_module)
     with ExitStack() as stack:
-        for applied in [_find_handler(type(action))[0](action, context) for action in arm.acts]:
+        for applied in [_find_handler(type(action)).apply(action, context) for action in arm.acts]:
             stack.enter_context(applied)
         yield
 
 
 @functools.cache
-def _find_handler(kind: type) -> tuple[Apply, Touches]:
+def _find_handler(kind: type) -> _Handler:
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")

@@ -22,6 +22,16 @@ def names_scalars_of(action: Scale | SetTo | RestoreActivation, layer: DecoderLa
     return any(layer.find_matrix(group.parameter, group.expert) is not None for group in action.addresses)
 
 
+def keep_scalars_of(groups: Sequence[AddressGroup], layer: DecoderLayer) -> tuple[AddressGroup, ...]:
+    """Return those of some scalars that are in a layer."""
+    return tuple(group for group in groups if layer.find_matrix(group.parameter, group.expert) is not None)
+
+
+def restrict_scalars(action: Scale | SetTo | RestoreActivation, layer: DecoderLayer) -> Any:
+    """Return an action on those of its scalars that are in a layer."""
+    return action.model_copy(update={"addresses": keep_scalars_of(action.addresses, layer)})
+
+
 def index_scalars(matrix: Matrix, groups: Sequence[AddressGroup]) -> tuple[Tensor, Tensor]:
     """Turn address groups of one matrix into index tensors: rows and columns, int64, [scalars].
 

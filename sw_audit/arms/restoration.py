@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from sw_audit.arms.apply import LayerContext, register
-from sw_audit.arms.matrices import index_scalars, names_scalars_of
+from sw_audit.arms.matrices import index_scalars, names_scalars_of, restrict_scalars
 from sw_audit.checkpoint.experts import ExpertPass, find_first_tensor, follow_experts, match_rows
 from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, Matrix, split_call
 from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import RestoreActivation
 
 
-@register(RestoreActivation, touches=names_scalars_of)
+@register(RestoreActivation, touches=names_scalars_of, restrict=restrict_scalars)
 def restored_activation(action: RestoreActivation, context: LayerContext) -> AbstractContextManager[None]:
     """Let a down-projection give its original output at the one token where a row is largest.
 

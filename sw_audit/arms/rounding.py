@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sw_audit.arms.apply import LayerContext, register
-from sw_audit.arms.matrices import index_scalars, packed_matrix_replaced
+from sw_audit.arms.matrices import index_scalars, keep_scalars_of, packed_matrix_replaced
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.policy.targets import is_targeted
 from sw_audit.quantize.calibration import Calibration, weigh_columns
@@ -21,7 +21,13 @@ def _rounds_something(action: Quantize, layer: DecoderLayer) -> bool:
     return any(is_targeted(matrix.parameter, action.targets, action.ignore) for matrix in layer.matrices)
 
 
-@register(Quantize, touches=_rounds_something)
+def _restrict(action: Quantize, layer: DecoderLayer) -> Quantize:
+    return (
+        action.model_copy(update={"holdout": keep_scalars_of(action.holdout, layer)}) if action.holdout else action
+    )
+
+
+@register(Quantize, touches=_rounds_something, restrict=_restrict)
 @contextmanager
 def rounded_parameters(action: Quantize, context: LayerContext) -> Iterator[None]:
     """Let rounded tensors stand in for the parameters of a layer that are among an action's targets.

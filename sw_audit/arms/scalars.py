@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sw_audit.arms.apply import LayerContext, register
-from sw_audit.arms.matrices import index_scalars, names_scalars_of
+from sw_audit.arms.matrices import index_scalars, names_scalars_of, restrict_scalars
 from sw_audit.checkpoint.effective import Probed, answered_by
 from sw_audit.record.arm import Scale, SetTo
 
@@ -25,8 +25,8 @@ from sw_audit.record.arm import Scale, SetTo
 _MOST_CALLS = 12
 
 
-@register(Scale, touches=names_scalars_of)
-@register(SetTo, touches=names_scalars_of)
+@register(Scale, touches=names_scalars_of, restrict=restrict_scalars)
+@register(SetTo, touches=names_scalars_of, restrict=restrict_scalars)
 @contextmanager
 def changed_scalars(action: Scale | SetTo, context: LayerContext) -> Iterator[None]:
     """Scale scalars of a layer, or set them to a value.

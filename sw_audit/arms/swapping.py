@@ -64,7 +64,12 @@ def find_source(
     return None if parents is None or own is None or not modules else ModuleSource(parents, own, modules)
 
 
-@register(SwapModules, touches=lambda action, layer: bool(_list_paths(action.modules, layer)))
+def _restrict(action: SwapModules, layer: DecoderLayer) -> SwapModules:
+    inside = tuple(name for name in action.modules if name.startswith(f"{layer.name}."))
+    return action.model_copy(update={"modules": inside})
+
+
+@register(SwapModules, touches=lambda action, layer: bool(_list_paths(action.modules, layer)), restrict=_restrict)
 @contextmanager
 def swapped_modules(action: SwapModules, context: LayerContext) -> Iterator[None]:
     """Let modules of the parent's layer run in the place of a descendant's.

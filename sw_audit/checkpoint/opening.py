@@ -28,7 +28,8 @@ from sw_audit.record.start import SequenceStart
 class Checkpoint:
     """An open transformers model with its tokenizer, in evaluation mode and without gradients.
 
-    `rotation` is what its files say of a rotation of its weights, if they do.
+    `rotation` is what its files say of a rotation of its weights, if they do. `output_shapes` is noted by who has
+    run it: per layer `None` where its output is a tensor, else the length of the tuple it returns.
     """
 
     model: Any
@@ -37,6 +38,7 @@ class Checkpoint:
     layers: tuple[DecoderLayer, ...]
     start: SequenceStart = field(default_factory=SequenceStart)
     rotation: str | None = None
+    output_shapes: list[int | None] | None = field(default=None, repr=False, compare=False)
 
     def starting(self, rule: BosRule) -> Checkpoint:
         """Return the same open model with BOS before every text, or not.

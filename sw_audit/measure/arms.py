@@ -64,12 +64,12 @@ def measure_arms(
     reader = WindowReader(len(firsts), len(windows.token_ids), stop_words, keeps_tokens=parent is not None)
     chooser = ChoiceReader(len(firsts), [item.answer for item in choices], [len(item.choices) for item in choices])
 
-    def read(batch: int, arm: int, logits: Tensor, baseline: Tensor) -> None:
+    def read(batch: int, arm: int, places: Tensor, logits: Tensor, baseline: Tensor) -> None:
         read_batch = batches[batch]
         if isinstance(read_batch, WindowBatch):
-            reader.read(read_batch, arm, logits, baseline)
+            reader.read(read_batch, arm, places, logits, baseline)
         else:
-            chooser.read(read_batch, arm, logits)
+            chooser.read(read_batch, arm, places, logits)
 
     done = run_arms(
         checkpoint,
@@ -79,6 +79,7 @@ def measure_arms(
         watched=lambda number: isinstance(batches[number], WindowBatch),
         included=lambda number, arm: isinstance(batches[number], WindowBatch) or answers[firsts[arm]],
         calibrating=lambda number: number >= scored,
+        pieces=lambda number: batches[number].pieces,
         factories=factories,
         parent=parent,
         observer=observer,

@@ -4,14 +4,15 @@
    tokens, and how each layer is called.
 2. Layer by layer, each arm's hidden states pass the layer, which is called by hand with that arm applied to it.
    Of a model that is read as it runs, each layer is in memory only then.
-3. Up to the first layer that it touches, an arm shares the baseline's hidden states: they are computed once.
+3. As long as arms do the same, they share hidden states, which are computed once: up to the first layer that it
+   touches an arm shares the baseline's, and two arms that round alike share theirs up to a scalar that one keeps.
 4. Calibration batches run in the baseline only. What they show of a layer is given to every later arm in that
    layer.
 5. With a parent, the parent's layer runs right before the model's own of the same depth, and the modules of it
    that an arm swaps in are kept until all arms have passed.
 6. The model's own `forward` is called again per batch and arm, its layers replaced by the stored results, so
-   that final norm, head and any scaling of logits are the model's own. A reader takes the logits at once; none
-   are kept.
+   that final norm, head and any scaling of logits are the model's own. Only places whose logits are read pass
+   through these, for they look at one token at a time. A reader takes the logits at once; none are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -29,7 +30,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sw_audit.arms.apply import applied_arm, touches
+from sw_audit.arms.apply import applied_arm, restrict
 from sw_audit.arms.matrices import SpareTensors
 from sw_audit.arms.replacement import LayerFactory, find_factory
 from sw_audit.arms.swapping import find_source
@@ -39,16 +40,17 @@ from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.measure.ranges import DownProjectionRange
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.calibration import Calibration
-from sw_audit.record.arm import Arm
+from sw_audit.record.arm import Act, Arm
 
 # The attributes of a module that decide what a call of it does.
 _REPLACED = ("forward", "_forward_hooks", "_forward_pre_hooks")
 
 
-Reader = Callable[[int, int, Tensor, Tensor], None]
-"""Takes number of batch and arm, and the logits of the arm and of the baseline, [sequences, tokens, vocabulary].
+Reader = Callable[[int, int, Tensor, Tensor, Tensor], None]
+"""Takes number of batch and arm, places, and the logits of the arm and of the baseline there.
 
-It is called as they come: for each batch with all arms, the baseline first.
+Places are int64 [places], counted through the batch's sequences times tokens; logits are [places, vocabulary]. It
+is called as they come: for each piece of each batch with all arms, the baseline first.
 """
 
 
@@ -95,6 +97,7 @@ def run_arms(
     watched: Callable[[int], bool] = lambda _: True,
     included: Callable[[int, int], bool] = lambda _, __: True,
     calibrating: Callable[[int], bool] = lambda _: False,
+    pieces: Callable[[int], Sequence[Tensor]] | None = None,
     factories: Mapping[str, LayerFactory] = MappingProxyType({}),
     observer: Observer | None = None,
     progress: Progress = ignore_progress,
@@ -112,6 +115,7 @@ def run_arms(
         watched: Which batches count for the peaks.
         included: Which batches, the first argument, are run in which arm, the second; the baseline runs all.
         calibrating: Which batches are there to calibrate on; nobody reads their logits.
+        pieces: Of each batch the places whose logits are read, some at a time; by default all at once.
         factories: Per method that an arm's `ReplaceLayer` names, what makes a module of a layer. It is made once
             per layer and arm, run in the layer's place, and let go.
         observer: Watches the layers.
@@ -135,7 +139,8 @@ def run_arms(
         all_arms.run_layer(depth)
         progress("measuring", depth + 1, steps)
     for batch, token_ids in enumerate(batches):
-        all_arms.run_heads(batch, token_ids, reader)
+        for places in [torch.arange(token_ids.numel())] if pieces is None else pieces(batch):
+            all_arms.run_heads(batch, token_ids, places, reader)
         progress("measuring", depths + batch + 1, steps)
     return all_arms.runs
 
@@ -167,14 +172,15 @@ class _AllArms:
         calibration: Calibration | None = None
         own = layers[self.own]
         span = None if own is None else DownProjectionRange(own)
+        alike = _AlikeArms(self._runs_all_of)
         for number, (arm, layer) in enumerate(zip(self.arms, layers, strict=True)):
             if layer is None:
                 continue
             started = time.perf_counter()
             run = self.runs[number]
-            if number > self.own and entering[number] is entering[self.own] and not touches(arm, layer):
-                self._hidden[number] = self._hidden[self.own]
-                run.peaks.append(self.runs[self.own].peaks[depth])
+            if (other := alike.find(number, entering[number], restrict(arm, layer))) is not None:
+                self._hidden[number] = self._hidden[other]
+                run.peaks.append(self.runs[other].peaks[depth])
             else:
                 recorder = CalibrationRecorder(layer)
                 with ExitStack() as stack:
@@ -202,15 +208,15 @@ class _AllArms:
         if self.observer is not None:
             self.observer.see(own, self.runners[self.own].calls[depth], entering[0], self._hidden, span)
 
-    def run_heads(self, batch: int, token_ids: Tensor, reader: Reader) -> None:
-        """Let a reader have the logits of every arm on one batch."""
+    def run_heads(self, batch: int, token_ids: Tensor, places: Tensor, reader: Reader) -> None:
+        """Let a reader have the logits of every arm at some places of one batch."""
         baseline = None
         for number, runner in enumerate(self.runners):
             if self._runs_in(batch, number) and not self.calibrating(batch):
                 started = time.perf_counter()
-                logits = runner.run_head(token_ids, self._hidden[number][batch])
+                logits = runner.run_head(token_ids, self._hidden[number][batch], places)
                 baseline = logits if baseline is None else baseline
-                reader(batch, number, logits, baseline)
+                reader(batch, number, places, logits, baseline)
                 self.runs[number].seconds += time.perf_counter() - started
 
     def _run(
@@ -240,6 +246,26 @@ class _AllArms:
     def _runs_in(self, batch: int, arm: int) -> bool:
         return arm <= self.own or (self.included(batch, arm) and not self.calibrating(batch))
 
+    def _runs_all_of(self, arm: int, other: int) -> bool:
+        batches = range(len(self._hidden[other]))
+        return all(self._runs_in(batch, arm) or not self._runs_in(batch, other) for batch in batches)
+
+
+@dataclass
+class _AlikeArms:
+    """The arms that have passed one layer, to find one that did there what another is to do."""
+
+    runs_all_of: Callable[[int, int], bool]
+    passed: list[tuple[int, list[Tensor], tuple[Act, ...]]] = field(default_factory=list)
+
+    def find(self, arm: int, entering: list[Tensor], acts: tuple[Act, ...]) -> int | None:
+        """Return an arm that the same entered, that did the same and ran the same batches; else note this one."""
+        for other, states, done in self.passed:
+            if states is entering and done == acts and self.runs_all_of(other, arm):
+                return other
+        self.passed.append((arm, entering, acts))
+        return None
+
 
 class LayerwiseRunner:
     """One model, ready to be run layer by layer on some batches of token ids.
@@ -254,13 +280,27 @@ class LayerwiseRunner:
         self.layers: tuple[DecoderLayer, ...] = checkpoint.layers
         self.calls: list[list[LayerCall]] = [[] for _ in self.layers]
         self.embedded: list[Tensor] = []
-        self._shapes = _learn_output_shapes(checkpoint, batches[0])
+        if checkpoint.output_shapes is None:
+            checkpoint.output_shapes = _learn_output_shapes(checkpoint, batches[0])
+        self._shapes = checkpoint.output_shapes
         with _layers_replaced(self.layers, self._record):
             for token_ids in batches:
-                _call_model(checkpoint, token_ids)
+                # What comes after the last layer is not called: the head alone is a fifth of a small model.
+                with suppress(_RecordedError):
+                    _call_model(checkpoint, token_ids)
 
-    def run_head(self, token_ids: Tensor, hidden: Tensor) -> Tensor:
-        """Run what comes after the layers: [sequences, tokens, hidden] to [sequences, tokens, vocabulary]."""
+    def run_head(self, token_ids: Tensor, hidden: Tensor, places: Tensor) -> Tensor:
+        """Run what comes after the layers at some places of a batch: to logits, [places, vocabulary].
+
+        Token ids are the batch's, int64 [sequences, tokens], and hidden states [sequences, tokens, hidden]. The
+        model is called with as few sequences as hold so many places.
+        """
+        count, length = len(places), min(len(places), token_ids.shape[1])
+        if count < token_ids.numel():
+            token_ids = token_ids[: -(-count // length), :length]
+            kept = hidden.new_zeros(token_ids.numel(), hidden.shape[-1])
+            kept[:count] = hidden.flatten(0, 1)[places.to(hidden.device)]
+            hidden = kept.view(*token_ids.shape, -1)
         last = len(self.layers) - 1
 
         def pass_on(depth: int, *positional: Any, **named: Any) -> Any:
@@ -269,14 +309,20 @@ class LayerwiseRunner:
 
         with _layers_replaced(self.layers, pass_on):
             logits: Tensor = _call_model(self.checkpoint, token_ids).logits
-        return logits
+        return logits.flatten(0, 1)[:count]
 
     def _record(self, depth: int, *positional: Any, **named: Any) -> Any:
         hidden, call = split_call(positional, named)
         self.calls[depth].append(call)
         if depth == 0:
             self.embedded.append(hidden)
+        if depth == len(self.layers) - 1:
+            raise _RecordedError
         return _like_layer(hidden, self._shapes[depth])
+
+
+class _RecordedError(Exception):
+    """Ends a call of the model."""
 
 
 def _learn_output_shapes(checkpoint: Checkpoint, token_ids: Tensor) -> list[int | None]:

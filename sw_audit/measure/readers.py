@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.corpus.windows import Windows
 from sw_audit.errors import CorpusError
+from sw_audit.quantize.batches import CACHE_SIZED, DEVICE_SIZED
 from sw_audit.record.measurement import (
     Agreement,
     ChoiceAccuracy,
@@ -26,34 +28,82 @@ from sw_audit.record.measurement import (
     TokenLoss,
 )
 
-LOGITS_AT_ONCE = 1 << 25
-"""Logits held per arm and batch: 2^25 in float32 are 128 MiB, small beside a layer of a large model."""
-_TOKENS_AT_ONCE = 1024
-"""Log-probabilities are taken over so many tokens at a time, which bounds memory for large vocabularies."""
+LOGITS_AT_ONCE = 1 << 24
+"""Logits that an arm gives at once: in float32 64 MiB. Of the baseline's there are three such tensors."""
+_TOKENS_AT_ONCE = 1 << 12
+"""Tokens in a batch, unless one sequence has more: fewer make a layer no slower, more only take memory."""
 
 
 def sequences_at_once(length: int, vocabulary: int) -> int:
-    """Return how many sequences of a length share a batch: at least one."""
-    return max(1, LOGITS_AT_ONCE // (length * vocabulary))
+    """Return how many sequences of a length share a batch in which every token is scored: at least one."""
+    return max(1, min(LOGITS_AT_ONCE // vocabulary, _TOKENS_AT_ONCE) // length)
 
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Some windows of the corpus from number `first` on; int64 [windows, tokens] and [windows]."""
+    """Some windows of the corpus from number `first` on; int64 [windows, tokens] and [windows].
+
+    `pieces` are the places in sequences times tokens whose logits are read, int64, some at a time.
+    """
 
     first: int
     token_ids: Tensor
     first_scored: Tensor
+    pieces: tuple[Tensor, ...]
 
 
 def batch_windows(windows: Windows, vocabulary: int) -> list[WindowBatch]:
     """Cut windows into batches whose logits fit the budget; order is kept."""
     count, length = windows.token_ids.shape
     size = sequences_at_once(length, vocabulary)
-    return [
-        WindowBatch(first, windows.token_ids[first : first + size], windows.first_scored[first : first + size])
-        for first in range(0, count, size)
-    ]
+    batches = []
+    for first in range(0, count, size):
+        some = slice(first, first + size)
+        token_ids, first_scored = windows.token_ids[some], windows.first_scored[some]
+        # What a token follows gives the logits that it is scored by.
+        follows = torch.arange(1, length + 1).expand(token_ids.shape)
+        places = ((follows >= first_scored[:, None]) & (follows < length)).flatten().nonzero()[:, 0]
+        batches.append(WindowBatch(first, token_ids, first_scored, _cut(places, vocabulary)))
+    return batches
+
+
+def _cut(places: Tensor, vocabulary: int) -> tuple[Tensor, ...]:
+    return torch.split(places, max(1, LOGITS_AT_ONCE // vocabulary))
+
+
+@dataclass(frozen=True, eq=False)
+class _Expected:
+    """What the baseline expects at some places; [places, vocabulary], and the likeliest token [places, 1]."""
+
+    log_q: Tensor
+    q: Tensor
+    top: Tensor
+    impossible: Tensor | None
+
+    @classmethod
+    def of(cls, logits: Tensor) -> _Expected:
+        log_q = logits.float().log_softmax(-1)
+        impossible = log_q.isneginf() if bool(log_q.amin() == -math.inf) else None
+        return cls(log_q, log_q.exp(), logits.argmax(-1, keepdim=True), impossible)
+
+    def diverge(self, log_p_: Tensor) -> Tensor:
+        """Return the divergence at each place; log-probabilities are written into."""
+        difference = torch.sub(self.log_q, log_p_, out=log_p_)
+        if self.impossible is not None:
+            difference.masked_fill_(self.impossible, 0.0)
+        divergence: Tensor = torch.linalg.vecdot(self.q, difference)
+        return divergence
+
+    def shares_top(self, logits: Tensor) -> Tensor:
+        """Tell at which places `argmax` of logits is the baseline's, which takes ten times as long by itself."""
+        peak, held = logits.amax(-1, keepdim=True), logits.gather(1, self.top)
+        # What is not finite has no most likely token: the index that argmax gives there means nothing.
+        same = (held == peak) & peak.isfinite()  # [places, 1]
+        others = logits.scatter(1, self.top, -math.inf).amax(-1, keepdim=True)
+        tied = (same & (others == peak))[:, 0]
+        if tied.any():
+            same[tied] = logits[tied].argmax(-1, keepdim=True) == self.top[tied]
+        return same[:, 0]
 
 
 class WindowReader:
@@ -69,42 +119,63 @@ class WindowReader:
         self._same_top = torch.zeros(arms, windows, dtype=torch.long)
         self._tokens = torch.zeros(windows, dtype=torch.long)
         self._stop_words = stop_words
+        # Of the baseline's logits that were compared with last: their id, the vocabulary, pieces, themselves.
+        self._expected: tuple[int, int, list[_Expected], Tensor] | None = None
 
-    def read(self, batch: WindowBatch, arm: int, logits: Tensor, baseline: Tensor) -> None:
-        """Add one batch of one arm; logits are [windows, tokens, vocabulary].
+    def read(self, batch: WindowBatch, arm: int, places: Tensor, logits: Tensor, baseline: Tensor) -> None:
+        """Add one piece of a batch in one arm; logits are [places, vocabulary].
 
         Where the baseline's vocabulary is another's, both are compared on the tokens that both have.
         """
         length = batch.token_ids.shape[1]
-        for row, first_scored in enumerate(batch.first_scored.tolist()):
-            window = batch.first + row
-            self._tokens[window] = length - first_scored
-            for begin in range(first_scored, length, _TOKENS_AT_ONCE):
-                end = min(begin + _TOKENS_AT_ONCE, length)
-                targets, before = batch.token_ids[row, begin:end].to(logits.device), slice(begin - 1, end - 1)
-                self._add(arm, window, targets, logits[row, before], baseline[row, before])
+        self._tokens[batch.first : batch.first + len(batch.token_ids)] = length - batch.first_scored
+        windows, targets = batch.first + places // length, batch.token_ids.flatten()[places + 1]
+        compared = arm > 0 and logits is not baseline
+        # [places] each: losses, masses, divergences, whether the likeliest token is the same.
+        read = [
+            self._read_some(logits[some], targets[some].to(logits.device), expected)
+            for some, expected in self._take_baseline(baseline, logits, compared=compared)
+        ]
+        nats, mass, divergence, same_top = (torch.cat(parts).cpu() for parts in zip(*read, strict=True))
+        self._nats[arm].index_add_(0, windows, nats.double())
+        self._mass[arm].index_add_(0, windows, mass.double())
+        self._same_top[arm].index_add_(0, windows, same_top.long())
+        if compared:
+            self._divergence[arm].index_add_(0, windows, divergence.double())
+            if self._per_token is not None:
+                self._per_token[arm].append(divergence.double())
 
-    def _add(self, arm: int, window: int, targets: Tensor, logits: Tensor, baseline: Tensor) -> None:
-        log_p = logits.float().log_softmax(-1)  # [tokens, vocabulary]
-        self._nats[arm, window] -= log_p.gather(1, targets[:, None]).double().sum().cpu()
+    def _take_baseline(
+        self, baseline: Tensor, logits: Tensor, *, compared: bool
+    ) -> Iterable[tuple[slice, _Expected | None]]:
+        """Return pieces that stay in the processor's cache, each with what is expected there."""
+        limit = CACHE_SIZED if logits.device.type == "cpu" else DEVICE_SIZED
+        size = max(1, limit // logits.shape[-1])
+        pieces = [slice(first, first + size) for first in range(0, len(logits), size)]
+        if not compared:
+            return zip(pieces, repeat(None), strict=False)
+        common = min(logits.shape[-1], baseline.shape[-1])
+        if self._expected is None or self._expected[:2] != (id(baseline), common):
+            expected = [_Expected.of(baseline[some, :common].to(logits.device)) for some in pieces]
+            self._expected = (id(baseline), common, expected, baseline)
+        return zip(pieces, self._expected[2], strict=True)
+
+    def _read_some(
+        self, logits: Tensor, targets: Tensor, expected: _Expected | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits = logits.float()
+        log_p = logits.log_softmax(-1)  # [places, vocabulary]
+        nats = -log_p.gather(1, targets[:, None])[:, 0]
+        mass = torch.zeros_like(nats)
         if self._stop_words is not None:
-            self._mass[arm, window] += log_p[:, self._stop_words.to(log_p.device)].exp().double().sum().cpu()
-        if logits is baseline or arm == 0:
-            self._same_top[arm, window] += len(targets)
-            return
-        if logits.shape[-1] != baseline.shape[-1]:
-            common = min(logits.shape[-1], baseline.shape[-1])
-            logits, baseline = logits[:, :common], baseline[:, :common]
-            log_p = logits.float().log_softmax(-1)
-        log_q = baseline.float().log_softmax(-1).to(log_p.device)
-        difference = torch.where(log_q.isneginf(), 0.0, log_q.exp() * (log_q - log_p))
-        per_token = difference.double().sum(-1).cpu()  # [tokens]
-        self._divergence[arm, window] += per_token.sum()
-        if self._per_token is not None:
-            self._per_token[arm].append(per_token)
-        # What is not finite has no most likely token: the index that argmax gives there means nothing.
-        same = (logits.argmax(-1).cpu() == baseline.argmax(-1).cpu()) & logits.amax(-1).isfinite().cpu()
-        self._same_top[arm, window] += same.sum()
+            mass = log_p[:, self._stop_words.to(log_p.device)].exp().sum(-1, dtype=torch.float64)
+        if expected is None:
+            return nats, mass, torch.zeros_like(nats), torch.ones_like(nats, dtype=torch.bool)
+        common = expected.log_q.shape[-1]
+        if logits.shape[-1] != common:
+            logits = logits[:, :common]
+            log_p = logits.log_softmax(-1)
+        return nats, mass, expected.diverge(log_p), expected.shares_top(logits)
 
     def loss(self, arm: int) -> TokenLoss:
         """Return the loss of one arm."""
@@ -147,10 +218,14 @@ class ScoredContinuation:
 
 @dataclass(frozen=True)
 class ChoiceBatch:
-    """Choices that end at one length; token ids are int64 [sequences, tokens]."""
+    """Choices that end at one length; token ids are int64 [sequences, tokens].
+
+    `pieces` are the places in sequences times tokens whose logits are read, int64, some at a time.
+    """
 
     token_ids: Tensor
     continuations: tuple[ScoredContinuation, ...]
+    pieces: tuple[Tensor, ...]
 
 
 def batch_choices(
@@ -187,16 +262,25 @@ def batch_choices(
         by_length[len(sequence)].append(sequence)
     batches = []
     for length in sorted(by_length):
-        sequences, size = by_length[length], sequences_at_once(length, vocabulary)
+        sequences, size = by_length[length], max(1, _TOKENS_AT_ONCE // length)
         for begin in range(0, len(sequences), size):
-            piece = sequences[begin : begin + size]
-            scored = tuple(
-                ScoredContinuation(number, index, row, tuple(range(start - 1, start - 1 + len(added))), added)
-                for row, sequence in enumerate(piece)
-                for number, index, start, added in continuations[sequence]
-            )
-            batches.append(ChoiceBatch(torch.tensor(piece, dtype=torch.long), scored))
+            batches.append(_make_batch(length, sequences[begin : begin + size], continuations, vocabulary))
     return batches
+
+
+def _make_batch(
+    length: int,
+    sequences: Sequence[tuple[int, ...]],
+    continuations: Mapping[tuple[int, ...], Sequence[tuple[int, int, int, tuple[int, ...]]]],
+    vocabulary: int,
+) -> ChoiceBatch:
+    scored = tuple(
+        ScoredContinuation(number, index, row, tuple(range(start - 1, start - 1 + len(added))), added)
+        for row, sequence in enumerate(sequences)
+        for number, index, start, added in continuations[sequence]
+    )
+    places = sorted({one.sequence * length + position for one in scored for position in one.positions})
+    return ChoiceBatch(torch.tensor(sequences), scored, _cut(torch.tensor(places), vocabulary))
 
 
 class ChoiceReader:
@@ -207,14 +291,24 @@ class ChoiceReader:
 
     def __init__(self, arms: int, answers: Sequence[int], choices: Sequence[int]) -> None:
         self._answers, self._choices = tuple(answers), tuple(choices)
-        self._scores = [[[-math.inf] * count for count in choices] for _ in range(arms)]
+        self._scores = [[[math.nan] * count for count in choices] for _ in range(arms)]
 
-    def read(self, batch: ChoiceBatch, arm: int, logits: Tensor) -> None:
-        """Add one batch of one arm; `logits` is [sequences, tokens, vocabulary]."""
-        for scored in batch.continuations:
-            log_p = logits[scored.sequence, list(scored.positions)].float().log_softmax(-1)  # [tokens, vocabulary]
-            targets = torch.tensor(scored.targets, device=log_p.device)
-            self._scores[arm][scored.item][scored.choice] = float(log_p.gather(1, targets[:, None]).sum())
+    def read(self, batch: ChoiceBatch, arm: int, places: Tensor, logits: Tensor) -> None:
+        """Add one piece of a batch in one arm; `logits` is [places, vocabulary]."""
+        log_p = logits.float().log_softmax(-1)
+        length = batch.token_ids.shape[1]
+        rows = {place: row for row, place in enumerate(places.tolist())}
+        # One token of one choice each: where it is scored, what it is, whose it is.
+        tokens = [
+            (rows[place], target, scored, number)
+            for scored in batch.continuations
+            for number, (position, target) in enumerate(zip(scored.positions, scored.targets, strict=True))
+            if (place := scored.sequence * length + position) in rows
+        ]
+        held = log_p[[row for row, *_ in tokens], [target for _, target, *_ in tokens]].tolist()
+        for (_, _, scored, number), nats in zip(tokens, held, strict=True):
+            scores = self._scores[arm][scored.item]
+            scores[scored.choice] = nats if number == 0 else scores[scored.choice] + nats
 
     def accuracy(self, arm: int) -> ChoiceAccuracy | None:
         """Return how many items one arm answers correctly; a tie or a non-finite score is no answer."""

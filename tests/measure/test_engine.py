@@ -190,6 +190,71 @@ def test_an_arm_skips_the_batches_that_are_not_included_and_the_baseline_skips_n
     assert torch.equal(seen[2, 1], everything[2, 1])
 
 
+@every_family
+def test_logits_at_some_places_are_those_of_the_whole_batch(family: Family) -> None:
+    checkpoint, arms = open_family(family), [BASELINE, make_arm(Quantize(recipe=RECIPE), label="rounded")]
+    whole = collect(checkpoint, arms)
+    # Of each batch pieces that are longer than a sequence, as long, and shorter.
+    pieces = [
+        (torch.arange(0, batch.numel(), 2), torch.tensor([3, 5]), torch.tensor([7])) for batch in make_batches()
+    ]
+    read: list[tuple[int, int, torch.Tensor]] = []
+
+    def compare(batch: int, arm: int, places: torch.Tensor, logits: torch.Tensor, baseline: torch.Tensor) -> None:
+        read.append((batch, arm, places))
+        for seen, number in ((logits, arm), (baseline, 0)):
+            torch.testing.assert_close(seen, whole[batch, number].flatten(0, 1)[places])
+
+    run_arms(checkpoint, arms, make_batches(), compare, pieces=lambda batch: pieces[batch])
+    expected = [(batch, arm, places) for batch in range(3) for places in pieces[batch] for arm in range(2)]
+    assert read == expected
+
+
+def test_the_head_sees_only_what_is_read() -> None:
+    checkpoint, arms = open_with_zero()
+    collect(checkpoint, [BASELINE])
+    rows: list[int] = []
+    head = checkpoint.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].flatten(0, -2).shape[0]))
+    run_arms(checkpoint, arms, make_batches(), lambda *_: None, pieces=lambda _: [torch.tensor([1, 6])])
+    handle.remove()
+    # Two places of three batches in two arms, and nothing to record how layers are called.
+    assert rows == [2] * 6
+
+
+def test_arms_that_round_alike_share_states_up_to_the_layer_of_what_one_keeps() -> None:
+    checkpoint = open_family(LLAMA)
+    group = name_scalar(checkpoint.layers[LAYER].down_projections[0])
+    elsewhere = name_scalar(checkpoint.layers[2].down_projections[0])
+    arms = [
+        BASELINE,
+        make_arm(Quantize(recipe=RECIPE), label="plain"),
+        make_arm(Quantize(recipe=RECIPE, holdout=(group,)), label="kept"),
+        make_arm(Quantize(recipe=RECIPE, holdout=(group, elsewhere)), label="both kept"),
+    ]
+    alone = [collect(checkpoint, [BASELINE, arm])[0, 1] for arm in arms[1:]]
+    ran: list[int] = []
+    handles = [
+        layer.module.register_forward_hook(lambda *_, depth=depth: ran.append(depth))
+        for depth, layer in enumerate(checkpoint.layers)
+    ]
+    seen = collect(checkpoint, arms)
+    for handle in handles:
+        handle.remove()
+    # Three batches: one rounded arm in the first layer, two in the next, all three in the last.
+    assert ran == [0] * 6 + [1] * 9 + [2] * 12
+    assert all(torch.equal(seen[0, number], logits) for number, logits in enumerate(alone, start=1))
+
+
+def test_an_arm_shares_nothing_with_one_that_ran_fewer_batches() -> None:
+    checkpoint, [baseline, zero] = open_with_zero()
+    arms = [baseline, zero, zero]
+    everything = collect(checkpoint, arms)
+    seen = collect(checkpoint, arms, included=lambda batch, arm: arm == 2 or batch != 1)
+    assert set(seen) == {*everything} - {(1, 1)}
+    assert all(torch.equal(logits, everything[place]) for place, logits in seen.items())
+
+
 def test_calibrating_batches_are_run_in_the_baseline_alone_and_read_by_nobody() -> None:
     checkpoint, arms = open_with_zero()
     batches = [make_windows(2, seed, 9, 60).token_ids for seed in range(3)]
@@ -257,8 +322,8 @@ def test_a_parent_that_is_read_layer_by_layer_gives_the_same_and_is_never_there_
     for layer in parent.layers:
         layer.module.mlp.register_forward_hook(lambda *_: present.append(count_present()))
     collect(disturb(whole), AS_IT_IS, parent=parent, observer=Counter())
-    # Three layers, each once to learn its shape; of each, three batches while it runs, and then none is left.
-    assert present == [1, 1, 1] + [1, 1, 1, 0] * 3
+    # Of each of the three layers three batches while it runs, and then none is left.
+    assert present == [1, 1, 1, 0] * 3
 
 
 def test_a_layer_is_read_once_for_its_arms_and_not_to_record_how_it_is_called(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.corpus.windows import Windows
 from sw_audit.errors import CorpusError
+from sw_audit.measure import readers
 from sw_audit.measure.readers import (
     LOGITS_AT_ONCE,
     ChoiceBatch,
@@ -30,14 +31,28 @@ def logits_of(*rows: tuple[float, ...]) -> torch.Tensor:
     return torch.tensor([rows]).log()
 
 
+def make_batch(token_ids: list[list[int]], first_scored: int = 1) -> WindowBatch:
+    """Make the batch of all windows, cut as an audit cuts it."""
+    windows = Windows(torch.tensor(token_ids), torch.full((len(token_ids),), first_scored))
+    [batch] = batch_windows(windows, 3)
+    return batch
+
+
+def read(reader: WindowReader, batch: WindowBatch, arm: int, logits: torch.Tensor, baseline: torch.Tensor) -> None:
+    """Read the logits of a whole batch, [windows, tokens, vocabulary]; the same tensor stays the same."""
+    [places] = batch.pieces
+    picked = logits.flatten(0, 1)[places]
+    reader.read(batch, arm, places, picked, picked if logits is baseline else baseline.flatten(0, 1)[places])
+
+
 def test_nats_agreement_and_stop_words_by_hand() -> None:
     # One window of three tokens: BOS, 0, 1; both tokens after BOS are scored.
-    batch = WindowBatch(first=0, token_ids=torch.tensor([[2, 0, 1]]), first_scored=torch.tensor([1]))
+    batch = make_batch([[2, 0, 1]])
     baseline = logits_of((0.5, 0.25, 0.25), (0.1, 0.8, 0.1), (0.2, 0.2, 0.6))
     arm = logits_of((0.25, 0.5, 0.25), (0.2, 0.6, 0.2), (0.9, 0.05, 0.05))
     reader = WindowReader(arms=2, windows=1, stop_words=torch.tensor([1]))
-    reader.read(batch, 0, baseline, baseline)
-    reader.read(batch, 1, arm, baseline)
+    read(reader, batch, 0, baseline, baseline)
+    read(reader, batch, 1, arm, baseline)
 
     assert reader.loss(0).tokens == (2,)
     assert reader.loss(0).nats[0] == pytest.approx(-math.log(0.5) - math.log(0.8), rel=1e-6)
@@ -53,10 +68,10 @@ def test_nats_agreement_and_stop_words_by_hand() -> None:
 
 
 def test_only_new_tokens_of_an_overlapping_window_are_scored() -> None:
-    batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1, 0]]), first_scored=torch.tensor([2]))
+    batch = make_batch([[0, 1, 0]], first_scored=2)
     reader = WindowReader(arms=1, windows=1, stop_words=None)
     logits = logits_of((0.5, 0.5), (0.125, 0.875), (0.5, 0.5))
-    reader.read(batch, 0, logits, logits)
+    read(reader, batch, 0, logits, logits)
     assert reader.loss(0).tokens == (1,)
     assert reader.loss(0).nats[0] == pytest.approx(math.log(8), rel=1e-6)
     assert reader.stop_words(0) is None
@@ -74,10 +89,10 @@ def test_a_non_finite_logit_makes_a_window_none_and_never_a_number(broken: float
 
 def read_both(baseline: torch.Tensor, arm: torch.Tensor, **options: Any) -> WindowReader:
     """Read the baseline and an arm on one window of two tokens, 0 and 1, of which the second is scored."""
-    batch = WindowBatch(first=0, token_ids=torch.tensor([[0, 1]]), first_scored=torch.tensor([1]))
+    batch = make_batch([[0, 1]])
     reader = WindowReader(arms=2, windows=1, **{"stop_words": None, **options})
     for number, logits in enumerate((baseline, arm)):
-        reader.read(batch, number, logits, baseline)
+        read(reader, batch, number, logits, baseline)
     return reader
 
 
@@ -92,14 +107,14 @@ def test_what_is_not_finite_agrees_with_nothing() -> None:
 
 def test_the_spread_of_the_divergence_is_over_single_tokens() -> None:
     # 101 tokens of one window; the arm gives token 0 less, by another factor at each.
-    batch = WindowBatch(first=0, token_ids=torch.zeros(1, 102).long(), first_scored=torch.tensor([1]))
+    batch = make_batch([[0] * 102])
     doubt = torch.linspace(0, 0.5, 101).double()
     baseline = torch.tensor([0.5, 0.5]).log().expand(1, 102, 2)
     arm = torch.stack([0.5 - doubt / 2, 0.5 + doubt / 2], dim=1).log().float()
     arm = torch.cat([arm, baseline[0, :1]])[None]
     reader = WindowReader(arms=2, windows=1, stop_words=None, keeps_tokens=True)
-    reader.read(batch, 0, baseline, baseline)
-    reader.read(batch, 1, arm, baseline)
+    read(reader, batch, 0, baseline, baseline)
+    read(reader, batch, 1, arm, baseline)
     # KL((1/2, 1/2) || (p, 1 - p)) = -log(4 p (1 - p)) / 2 grows with the doubt: the nth token is at n percent.
     expected = [
         -math.log(4 * (0.5 - share / 2) * (0.5 + share / 2)) / 2 for share in doubt[[50, 99, 100]].tolist()
@@ -121,6 +136,25 @@ def test_two_vocabularies_are_compared_on_the_tokens_that_both_have() -> None:
     assert reader.agreement(1).divergence[0] == pytest.approx(expected, rel=1e-5)
 
 
+@given(seed=st.integers(0, 10**6), cached=st.sampled_from([1, 40, 10**6]))
+def test_the_same_token_is_likeliest_where_argmax_says_so_also_where_several_are(seed: int, cached: int) -> None:
+    # Logits of few levels: most rows have several largest ones.
+    generator = torch.Generator().manual_seed(seed)
+    baseline, arm = torch.randint(0, 3, (2, 4, 6, 5), generator=generator).float()
+    batch = make_batch([[0] * 6] * 4)
+    reader = WindowReader(arms=2, windows=4, stop_words=None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(readers, "CACHE_SIZED", cached)
+        read(reader, batch, 0, baseline, baseline)
+        read(reader, batch, 1, arm, baseline)
+    same = (arm.argmax(-1) == baseline.argmax(-1))[:, :-1].sum(-1)
+    assert reader.agreement(1).same_top == tuple(same.tolist())
+    p, q = arm.double().log_softmax(-1), baseline.double().log_softmax(-1)
+    expected = (q.exp() * (q - p)).sum(-1)[:, :-1].sum(-1)
+    assert reader.agreement(1).divergence == pytest.approx(expected.tolist(), abs=1e-6)
+    assert reader.loss(1).nats == pytest.approx((-p[:, :-1, 0].sum(-1)).tolist(), rel=1e-6)
+
+
 def test_an_impossible_token_in_the_baseline_adds_nothing_to_the_divergence() -> None:
     reader = read_both(torch.tensor([[[0.0, -math.inf], [0.0, 0.0]]]), torch.zeros(1, 2, 2))
     assert reader.agreement(1).divergence[0] == pytest.approx(math.log(2), rel=1e-6)
@@ -136,7 +170,14 @@ def choice_batch() -> ChoiceBatch:
             ScoredContinuation(1, 0, 1, (0, 1), (0, 1)),
             ScoredContinuation(1, 1, 2, (0, 1), (1, 1)),
         ),
+        pieces=(torch.arange(1, 3), torch.arange(3, 6)),
     )
+
+
+def read_choices(reader: ChoiceReader, arm: int, logits: torch.Tensor) -> None:
+    batch = choice_batch()
+    for places in batch.pieces:
+        reader.read(batch, arm, places, logits.flatten(0, 1)[places])
 
 
 def test_choices_are_scored_by_the_sum_over_their_tokens() -> None:
@@ -148,7 +189,7 @@ def test_choices_are_scored_by_the_sum_over_their_tokens() -> None:
         ]
     ).log()
     reader = ChoiceReader(arms=1, answers=[0, 0], choices=[2, 2])
-    reader.read(choice_batch(), 0, logits)
+    read_choices(reader, 0, logits)
     accuracy = reader.accuracy(0)
     assert accuracy.correct == (True, True)
     assert accuracy.chance == 0.5
@@ -156,8 +197,8 @@ def test_choices_are_scored_by_the_sum_over_their_tokens() -> None:
 
 def test_a_tie_is_no_answer_and_neither_is_nan() -> None:
     reader = ChoiceReader(arms=2, answers=[0, 0], choices=[2, 2])
-    reader.read(choice_batch(), 0, torch.zeros(3, 2, 2))
-    reader.read(choice_batch(), 1, torch.full((3, 2, 2), math.nan))
+    read_choices(reader, 0, torch.zeros(3, 2, 2))
+    read_choices(reader, 1, torch.full((3, 2, 2), math.nan))
     assert [reader.accuracy(arm).correct for arm in (0, 1)] == [(False, False)] * 2
 
 
@@ -190,6 +231,8 @@ def test_one_token_choices_share_one_sequence_and_long_ones_do_not() -> None:
         for continuation in first.continuations
     ] == [(0, choice, (2,), (3 + choice,)) for choice in range(4)]
     assert second.token_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 5]]
+    # No other place is read: the last of the first, the last two of each of the others.
+    assert [batch.pieces[0].tolist() for batch in (first, second)] == [[2], [2, 3, 6, 7]]
     assert [
         (continuation.choice, continuation.sequence, continuation.positions, continuation.targets)
         for continuation in second.continuations
@@ -223,4 +266,10 @@ def test_windows_keep_their_order_and_batches_their_budget(count: int, length: i
     for batch in batches:
         assert torch.equal(batch.token_ids[0], token_ids[batch.first])
         assert len(batch.token_ids) == 1 or batch.token_ids.numel() * vocabulary <= LOGITS_AT_ONCE
+        assert all(len(places) == 1 or len(places) * vocabulary <= LOGITS_AT_ONCE for places in batch.pieces)
+        # Every token but the first of a window is scored by the logits of the one before it.
+        scored = torch.cat(batch.pieces) + 1
+        assert sorted({*range(batch.token_ids.numel())} - {*scored.tolist()}) == [
+            row * length for row in range(len(batch.token_ids))
+        ]
     assert sequences_at_once(length, 10**9) == 1

@@ -81,12 +81,14 @@ def collect(
 ) -> Logits:
     """Run arms side by side and return all logits."""
     seen: Logits = {}
+    given = make_batches() if batches is None else batches
 
-    def read(batch: int, arm: int, logits: Tensor, baseline: Tensor) -> None:
-        seen[batch, arm] = logits.clone()
-        assert torch.equal(baseline, seen[batch, 0])
+    def read(batch: int, arm: int, places: Tensor, logits: Tensor, baseline: Tensor) -> None:
+        assert places.tolist() == list(range(given[batch].numel()))
+        seen[batch, arm] = logits.clone().unflatten(0, given[batch].shape)
+        assert torch.equal(baseline.unflatten(0, given[batch].shape), seen[batch, 0])
 
-    run_arms(checkpoint, arms, make_batches() if batches is None else batches, read, **options)
+    run_arms(checkpoint, arms, given, read, **options)
     return seen
 
 

@@ -1,0 +1,132 @@
+"""What a token costs in an arm, against the same token in a plain pass of transformers (`make bench`).
+
+The model is SmolLM2-135M-Instruct where it is at hand (the file that `SW_AUDIT_BENCH_MODEL` names, or that of
+`make real` in `.cache/real`), else a generated Llama of its shape.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from support.planted import wrap_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.corpus.windows import Windows
+from sw_audit.measure.arms import measure_arms
+from sw_audit.measure.readers import batch_windows
+from sw_audit.policy.policy import ModelPolicy
+from sw_audit.policy.recipe import parse_recipe
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize, Scale
+
+ARMS = 12
+REPEATS = 3
+SHAPES = ((4, 64), (16, 64), (4, 256))
+"""Windows, and tokens in each."""
+PLACES = {"layer 0": (0,), "layer 2": (2,), "layer 11": (11,), "layer 28": (28,)}
+STOP_WORDS = torch.arange(100, 250)
+RECIPES = ("int4/row", "int4/512x512", "nf4/group64")
+FETCHED = Path(__file__).parents[2] / ".cache" / "real" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def open_model() -> tuple[str, Checkpoint]:
+    named = Path(os.environ.get("SW_AUDIT_BENCH_MODEL", FETCHED))
+    if named.exists():
+        return named.name, open_checkpoint(ModelPolicy(source=str(named)))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+    return "a generated Llama", wrap_model(LlamaForCausalLM(config))
+
+
+def scale_in(checkpoint: Checkpoint, layers: tuple[int, ...]) -> list[Arm]:
+    arms = []
+    for number in range(ARMS):
+        down = checkpoint.layers[layers[number % len(layers)]].down_projection
+        assert down is not None
+        group = AddressGroup(parameter=down.parameter, rows=(7,), columns=(number,))
+        arms.append(Arm(purpose=Custom(label=f"scale {number}"), acts=(Scale(addresses=(group,), factor=0.5),)))
+    return arms
+
+
+def round_all(checkpoint: Checkpoint) -> list[Arm]:
+    """Every recipe plainly and with one scalar held out, as an audit has it."""
+    down = checkpoint.layers[2].down_projection
+    assert down is not None
+    group = AddressGroup(parameter=down.parameter, rows=(7,), columns=(9,))
+    return [
+        Arm(
+            purpose=Custom(label=f"{name} {held}"),
+            acts=(Quantize(recipe=parse_recipe(name), holdout=(group,) if held else ()),),
+        )
+        for name in RECIPES
+        for held in (False, True)
+    ]
+
+
+def draw_windows(count: int, length: int, vocabulary: int) -> Windows:
+    token_ids = torch.randint(3, vocabulary, (count, length), generator=torch.Generator().manual_seed(0))
+    return Windows(token_ids, torch.ones(count, dtype=torch.long))
+
+
+def run_plainly(checkpoint: Checkpoint, windows: Windows) -> None:
+    """One pass of the model as it is over the same batches, and the loss of each token."""
+    with torch.no_grad():
+        for batch in batch_windows(windows, checkpoint.vocabulary):
+            logits = checkpoint.model(input_ids=batch.token_ids, use_cache=False).logits
+            logits[:, :-1].float().log_softmax(-1).gather(-1, batch.token_ids[:, 1:, None])
+
+
+def take_seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Return seconds of the clock and of the processor."""
+    begun, used = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - begun, time.process_time() - used
+
+
+def compare(checkpoint: Checkpoint, arms: list[Arm], windows: Windows) -> tuple[float, float, float, float]:
+    """Return tokens a second of a plain pass and of all arms, and their ratio by clock and by processor."""
+    tokens, count = windows.token_ids.numel(), len(arms) + 1
+    clock, processor, plain, ours = [], [], [], []
+    for _ in range(REPEATS):
+        # The plain pass goes before and after: others may use the machine, too.
+        before = take_seconds(lambda: run_plainly(checkpoint, windows))
+        taken = take_seconds(
+            lambda: measure_arms(checkpoint, [BASELINE, *arms], windows, protocol="bench", stop_words=STOP_WORDS)
+        )
+        after = take_seconds(lambda: run_plainly(checkpoint, windows))
+        clock.append((before[0] + after[0]) / 2 * count / taken[0])
+        processor.append((before[1] + after[1]) / 2 * count / taken[1])
+        plain += [tokens / before[0], tokens / after[0]]
+        ours.append(tokens * count / taken[0])
+    return max(plain), max(ours), statistics.median(clock), statistics.median(processor)
+
+
+def test_arm_tokens_a_second_over_tokens_a_second_of_plain_passes() -> None:
+    name, checkpoint = open_model()
+    cases = {place: scale_in(checkpoint, layers) for place, layers in PLACES.items()}
+    cases["rounding, plain and held out"] = round_all(checkpoint)
+    print(f"\n{name}, {torch.get_num_threads()} threads; {ARMS} arms that scale a scalar, and the baseline")
+    print("| windows | arms in | plain tokens/s | arm-tokens/s | ratio | of processor time | target |")
+    print("|---|---|---|---|---|---|---|")
+    for count, length in SHAPES:
+        windows = draw_windows(count, length, checkpoint.vocabulary)
+        run_plainly(checkpoint, windows)
+        for place, arms in cases.items():
+            plain, ours, clock, processor = compare(checkpoint, arms, windows)
+            target = "" if place.startswith("rounding") else "0.95"
+            figures = f"{plain:.0f} | {ours:.0f} | {clock:.2f} | {processor:.2f}"
+            print(f"| {count} x {length} | {place} | {figures} | {target} |", flush=True)
