@@ -24,6 +24,11 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
     """Take no note."""
 
 
+def tell_stage(progress: Progress, stage: str) -> Progress:
+    """Return a progress that calls whatever is being done by one name."""
+    return lambda _, done, total: progress(stage, done, total)
+
+
 @dataclass
 class Standing:
     """Where the work stands.

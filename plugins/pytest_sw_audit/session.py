@@ -208,6 +208,7 @@ class AuditSession:
                 progress=stopper.watch(progress),
                 cache=self.find_cache(),
                 checkpoint=self._open[1] if self._open else None,
+                saved=assignment.saved,
             )
 
     def _take_named_items(self) -> None:

@@ -211,7 +211,8 @@ def _list_circumstances(record: Record) -> Terms | None:
             "Python": environment.python,
             "Platform": environment.platform,
             "Threads": format_number(environment.threads),
-            "Intervals": f"{100 * policy.confidence:g} %, paired by windows",
+            "Effort": policy.effort,
+            "Intervals": f"{100 * policy.confidence:g} %, paired by windows, at all steps together",
             "Seed": str(policy.seed),
         }
     )

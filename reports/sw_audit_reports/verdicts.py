@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sw_audit.checks.registry import Unit, find_checks
 from sw_audit.record.arm import Purpose
+from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.verdict import Finding, Status, Verdict, worst_status
 from sw_audit_reports.elements import Badge
@@ -92,12 +93,23 @@ class Estimate(NamedTuple):
     high: float | None = None
 
 
-def scale_estimate(value: float | None, ratio: Verdict | Finding | None, base: float | None) -> Estimate:
-    """Return a perplexity with the interval of its ratio to another one."""
-    if value is None or ratio is None or base is None:
-        return Estimate(value)
-    low, high = (None if end is None else end * base for end in (ratio.low, ratio.high))
-    return Estimate(value, low, high)
+def estimate_ratio(
+    measured: Measurement | None, baseline: Measurement | None, concluded: Verdict | Finding | None = None
+) -> Estimate:
+    """Return the perplexity of an arm over that of another: what a verdict came to, else on all common windows."""
+    if measured is None or baseline is None or (ratio := measured.loss.ratio_to(baseline.loss)) is None:
+        return Estimate()
+    if concluded is None or concluded.observed is None:
+        return Estimate(ratio)
+    return Estimate(concluded.observed, concluded.low, concluded.high)
+
+
+def estimate_perplexity(
+    measured: Measurement | None, baseline: Measurement | None, concluded: Verdict | Finding | None = None
+) -> Estimate:
+    """Return an arm's perplexity: the other's times the ratio, for the two may be measured on more or less."""
+    ratio, base = estimate_ratio(measured, baseline, concluded), baseline.loss.perplexity if baseline else None
+    return Estimate(*(None if end is None or base is None else end * base for end in ratio))
 
 
 def list_figures(verdicts: Iterable[Verdict], unit: Unit) -> dict[str, Verdict | Finding]:

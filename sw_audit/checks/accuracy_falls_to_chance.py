@@ -18,7 +18,7 @@ from sw_audit.checks.registry import Need, check
 from sw_audit.checks.statistics import bound_lost_share, bound_proportion
 from sw_audit.record.arm import BASELINE, PRUNED
 from sw_audit.record.measurement import ChoiceAccuracy
-from sw_audit.record.verdict import Status, Verdict
+from sw_audit.record.verdict import Sample, Status, Verdict
 
 
 class AccuracyFallsToChanceLimits(Limits):
@@ -65,7 +65,7 @@ def accuracy_falls_to_chance(context: CheckContext) -> Verdict:
         return context.conclude(Status.INCONCLUSIVE, words, remedy=remedy)
     if baseline.choices is None or pruned.choices is None or not pruned.choices.correct:
         return context.skip("No multiple-choice items were read (`[corpus] choices`).")
-    estimate = _measure_lost_ability(context, baseline.choices, pruned.choices)
+    estimate = replace(_measure_lost_ability(context, baseline.choices, pruned.choices), arms=(PRUNED.name,))
     answerable = "Give items that this model can answer, or more of them, in `[corpus] choices`."
     return context.judge(
         estimate,
@@ -85,16 +85,16 @@ def _measure_lost_ability(context: CheckContext, baseline: ChoiceAccuracy, prune
         f"Accuracy goes from {write_number(baseline.accuracy)} to {write_number(pruned.accuracy)}, "
         f"guessing gives {write_number(chance)}"
     )
+    sample = Sample(count=count, unit="items")
     if len(baseline.correct) != count:
         return Estimate(EstimateStatus.MISSING, "The two arms did not answer the same items")
     share, low, high = bound_lost_share(baseline.correct, pruned.correct, chance, context.confidence)
     if (few := context.count_short(count, "items")) is not None:
         observed = share if baseline.accuracy > chance else None
-        return Estimate(EstimateStatus.TOO_FEW, f"{words}; {few}", observed)
+        return Estimate(EstimateStatus.TOO_FEW, f"{words}; {few}", observed, sample=sample)
     if bound_proportion(sum(baseline.correct), count, context.confidence)[0] <= chance:
-        return Estimate(
-            EstimateStatus.NO_REFERENCE, f"{words}: the unpruned model is not certain to be better than guessing"
-        )
-    estimate = Estimate(EstimateStatus.MEASURED, words, share, low, high)
-    span = write_interval(estimate, context.confidence)
+        words = f"{words}: the unpruned model is not certain to be better than guessing"
+        return Estimate(EstimateStatus.NO_REFERENCE, words, sample=sample)
+    estimate = Estimate(EstimateStatus.MEASURED, words, share, low, high, sample=sample)
+    span = write_interval(estimate, context.policy.confidence)
     return replace(estimate, words=f"{words}: of what is above guessing a share of {span} is lost")

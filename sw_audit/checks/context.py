@@ -19,14 +19,15 @@ from sw_audit.checks.estimate import (
 )
 from sw_audit.checks.limits import AnyLimits
 from sw_audit.checks.registry import Check
-from sw_audit.checks.statistics import bound_perplexity_ratio, bound_ratio
+from sw_audit.checks.statistics import bound_perplexity_ratio, bound_ratio, tell_narrowing
 from sw_audit.policy.model_policy import Expectation
 from sw_audit.record.arm import BASELINE, Purpose
 from sw_audit.record.baseline import Baseline
 from sw_audit.record.descent import Descent
+from sw_audit.record.identity import Protocol
 from sw_audit.record.location import Location, Outcome
 from sw_audit.record.measurement import Measurement, TokenLoss
-from sw_audit.record.verdict import Finding, Paste, Side, Status, Verdict, worst_status
+from sw_audit.record.verdict import Evidence, Finding, Paste, Sample, Side, Status, Verdict, worst_status
 
 if TYPE_CHECKING:
     from sw_audit.policy.policy import Policy
@@ -49,11 +50,15 @@ class CheckContext:
         check: Which check.
         result: What was found and measured.
         policy: The limits.
+        look: After which step of evidence it is judged, counted from 0.
+        looks: How many steps were planned.
     """
 
     check: Check
     result: ModelResult
     policy: Policy
+    look: int = 0
+    looks: int = 1
 
     @property
     def descent(self) -> Descent:
@@ -107,32 +112,50 @@ class CheckContext:
 
     @property
     def confidence(self) -> float:
-        """Coverage of every interval."""
-        return self.policy.confidence
+        """Coverage of every interval: at all looks together that of the policy (Bonferroni)."""
+        return 1 - (1 - self.policy.confidence) / self.looks
+
+    @property
+    def is_last_look(self) -> bool:
+        """Whether no more text or items are to come."""
+        return self.look + 1 == self.looks
 
     def find_measurement(self, arm: Purpose | str) -> Measurement | None:
         """Return an arm's measurement; one made under another protocol does not count."""
         measured = self.result.measured(arm)
         return measured if measured and measured.protocol == self.result.protocol.signature else None
 
-    def compare_perplexities(self, arm: Purpose | str, against: Purpose | str = BASELINE.purpose) -> Estimate:
-        """Return one arm's perplexity over another's, with its interval."""
+    def compare_perplexities(
+        self,
+        arm: Purpose | str,
+        against: Purpose | str = BASELINE.purpose,
+        *,
+        confidence: float | None = None,
+    ) -> Estimate:
+        """Return one arm's perplexity over another's, with its interval, of the check's confidence or another."""
         ours, theirs = self.find_measurement(arm), self.find_measurement(against)
         if ours is None or theirs is None:
             name = against if theirs is None else arm
             return Estimate(EstimateStatus.MISSING, f"the arm {str(name)!r} was not measured under this protocol")
-        estimate = self.compare_losses(str(arm), ours.loss, str(against), theirs.loss)
-        return replace(estimate, arm=str(arm)) if against == BASELINE.purpose else estimate
+        estimate = self.compare_losses(str(arm), ours.loss, str(against), theirs.loss, confidence)
+        about = str(arm) if against == BASELINE.purpose else None
+        return replace(estimate, arm=about, arms=(str(arm), str(against)))
 
-    def compare_losses(self, arm: str, ours: TokenLoss, against: str, theirs: TokenLoss) -> Estimate:
-        """Return the perplexity of one loss over that of another on the same tokens, with its interval.
+    def compare_losses(
+        self, arm: str, ours: TokenLoss, against: str, theirs: TokenLoss, confidence: float | None = None
+    ) -> Estimate:
+        """Return the perplexity of one loss over that of another on the windows that both have, with its interval.
 
         Args:
             arm: What the one is called.
             ours: Its loss.
             against: What the other is called.
             theirs: Its loss.
+            confidence: Coverage of the interval, if not as usual.
         """
+        count = min(len(ours.tokens), len(theirs.tokens))
+        if self.looks > 1:
+            ours, theirs = ours.first(count), theirs.first(count)
         if ours.tokens != theirs.tokens or not sum(ours.tokens):
             return Estimate(
                 EstimateStatus.MISSING, f"the arms {arm!r} and {against!r} were not scored on the same tokens"
@@ -144,12 +167,27 @@ class CheckContext:
         if ours.perplexity is None:
             return Estimate(EstimateStatus.NOT_FINITE, f"the perplexity of the arm {str(arm)!r} is not finite")
         nats = ours.finite_nats
-        ratio, low, high = bound_perplexity_ratio(nats, theirs.finite_nats, ours.tokens, self.confidence)
+        bounds = bound_perplexity_ratio(nats, theirs.finite_nats, ours.tokens, confidence or self.confidence)
+        ratio, low, high = bounds
         words = f"perplexity {write_number(theirs.perplexity)} becomes {write_number(ours.perplexity)}"
         if (few := self.count_short(len(nats), "windows")) is not None:
-            return Estimate(EstimateStatus.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
-        estimate = Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
-        return replace(estimate, words=f"{words}, times {write_interval(estimate, self.confidence)}")
+            words = f"{words}, times {write_number(ratio)}; {few}"
+            return Estimate(EstimateStatus.TOO_FEW, words, ratio, sample=Sample(count=count))
+        estimate = Estimate(EstimateStatus.MEASURED, words, ratio, low, high, sample=Sample(count=count))
+        return replace(estimate, words=f"{words}, times {write_interval(estimate, self.policy.confidence)}")
+
+    def find_protocol(self, signature: str) -> Protocol:
+        """Return the protocol of a signature among those of the texts; the model's own for any other."""
+        texts = () if self.result.descent is None else self.result.descent.texts
+        protocols = [text.protocol for text in texts if text.protocol.signature == signature]
+        return protocols[0] if protocols else self.result.protocol
+
+    def count_tokens(self, windows: int, signature: str) -> int | None:
+        """Return how many tokens are scored in the first windows under a protocol; `None` if that is not known."""
+        texts = () if self.result.descent is None else self.result.descent.texts
+        measured = [*self.result.measurements, *(one for text in texts for one in text.measurements)]
+        tokens = [one.loss.tokens for one in measured if one.protocol == signature]
+        return next((sum(counts[:windows]) for counts in tokens if len(counts) >= windows), None)
 
     def list_nats(self, arm: Purpose | str) -> list[float]:
         """Return the nats of each window of an arm whose loss is finite; none if it was not measured."""
@@ -161,7 +199,8 @@ class CheckContext:
     ) -> Estimate:
         """Return the share (before - after) / (before - base) of a loss that is won back, with its interval.
 
-        All three are nats summed over the same windows, so they are paired there.
+        All three are nats summed over the same windows, so they are paired there; what one of them has beyond the
+        others does not count.
 
         Args:
             before: Per window, the nats of the arm that loses.
@@ -169,14 +208,17 @@ class CheckContext:
             base: Those of the arm that has lost nothing.
             words: What is won back, with braces where the share goes.
         """
-        won = [there - here for there, here in zip(before, after, strict=True)]
-        lost = [there - here for there, here in zip(before, base, strict=True)]
+        common = list(zip(before, after, base, strict=False))
+        won = [lost - there for lost, there, _ in common]
+        lost = [there - whole for there, _, whole in common]
+        sample = Sample(count=len(common))
         share, low, high = bound_ratio(won, lost, self.confidence)
-        if (few := self.count_short(len(before), "windows")) is not None:
+        if (few := self.count_short(len(common), "windows")) is not None:
             known = share if sum(lost) > 0 else None
-            return Estimate(EstimateStatus.TOO_FEW, f"{words.format(write_number(known))}; {few}", known)
-        span = write_interval(Estimate(EstimateStatus.MEASURED, "", share, low, high), self.confidence)
-        return Estimate(EstimateStatus.MEASURED, words.format(span), share, low, high)
+            words = f"{words.format(write_number(known))}; {few}"
+            return Estimate(EstimateStatus.TOO_FEW, words, known, sample=sample)
+        span = write_interval(Estimate(EstimateStatus.MEASURED, "", share, low, high), self.policy.confidence)
+        return Estimate(EstimateStatus.MEASURED, words.format(span), share, low, high, sample=sample)
 
     def count_short(self, count: int, what: str) -> str | None:
         """Say that there are too few windows or items for an interval, if there are."""
@@ -280,6 +322,9 @@ class CheckContext:
         """
         unwell = status in (Status.FAIL, Status.INCONCLUSIVE)
         signature = protocol or self.result.protocol.signature
+        evidence = weigh_evidence(self, figure, status, limit, signature)
+        if evidence is not None and evidence.needed is not None:
+            remedy = f"{remedy or ''} {tell_needed(self, evidence, signature)}".lstrip()
         return Verdict(
             check=self.check.id,
             model=self.result.model.id,
@@ -298,6 +343,7 @@ class CheckContext:
             coordinates=tuple(str(address) for address in self.location.addresses),
             protocol=signature if figure is not None and measured else None,
             findings=tuple(findings),
+            evidence=evidence,
         )
 
     def skip(self, because: str, findings: Sequence[Finding] = ()) -> Verdict:
@@ -343,3 +389,52 @@ def decide_finding(findings: Sequence[Finding], key: Callable[[Finding], float])
 def report_estimate(label: str, estimate: Estimate) -> Finding:
     """Return a finding that is only reported: held against nothing, it decides nothing."""
     return make_finding(label, estimate, Status.SKIPPED, None)
+
+
+def weigh_evidence(
+    context: CheckContext, figure: Estimate | Finding | None, status: Status, limit: float | None, signature: str
+) -> Evidence | None:
+    """Say how much a figure rests on, and how much more would settle a doubt; `None` where it is no sample."""
+    if figure is None or (sample := figure.sample) is None:
+        return None
+    windows = sample.unit == "windows"
+    return Evidence(
+        count=sample.count,
+        unit=sample.unit,
+        tokens=context.count_tokens(sample.count, signature) if windows else None,
+        look=context.look + 1,
+        looks=context.looks,
+        needed=_estimate_needed(context, figure, sample, limit) if status is Status.INCONCLUSIVE else None,
+        arms=figure.arms,
+    )
+
+
+def _estimate_needed(
+    context: CheckContext, figure: Estimate | Finding, sample: Sample, limit: float | None
+) -> int | None:
+    """Estimate how many windows or items would take the limit out of the interval, were the effect what it seems.
+
+    The interval's half that crosses the limit narrows with the root of their number, and Student's quantile with
+    it to the normal one. `None` where there is no interval, or the figure is the limit.
+    """
+    if figure.low is None and figure.high is None:
+        return context.policy.minimum_windows if sample.count < context.policy.minimum_windows else None
+    ends = (figure.observed, limit, figure.low, figure.high)
+    known = [end for end in ends if end is not None and math.isfinite(end)]
+    logarithmic = context.check.unit == "ratio"
+    if len(known) < len(ends) or (logarithmic and min(known) <= 0):
+        return None
+    observed, held, low, high = (math.log(end) if logarithmic else end for end in known)
+    distance, half = abs(held - observed), high - observed if held > observed else observed - low
+    narrowing = tell_narrowing(sample.count, context.confidence) if sample.unit == "windows" else 1.0
+    if distance == 0 or not math.isfinite(needed := sample.count * (half * narrowing / distance) ** 2):
+        return None
+    return max(sample.count + 1, math.ceil(needed))
+
+
+def tell_needed(context: CheckContext, evidence: Evidence, signature: str) -> str:
+    """Say how much more would settle a doubt, a sentence."""
+    more = (evidence.needed or 0) - evidence.count
+    window = context.find_protocol(signature).window
+    what = f"windows of {window} tokens" if evidence.unit == "windows" else "items"
+    return f"About {more:,} more {what} would settle this at the effect seen."

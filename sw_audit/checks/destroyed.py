@@ -25,13 +25,17 @@ def explain_destroyed(context: CheckContext, arm: Purpose) -> str | None:
     than that itself.
     """
     measured, intact = context.find_measurement(arm), context.find_measurement(BASELINE.purpose)
-    if measured is None or intact is None or (base := intact.loss.mean_nats) is None:
+    if measured is None or intact is None:
         return None
-    nats, entropy = measured.loss.mean_nats, context.result.unigram_nats
+    windows = min(len(measured.loss.tokens), len(intact.loss.tokens))
+    loss, base = measured.loss.first(windows), intact.loss.first(windows).mean_nats
+    if base is None:
+        return None
+    nats, entropy = loss.mean_nats, context.result.unigram_nats
     if nats is None:
         return "it is not finite"
     if nats - base > math.log(DESTROYED_RATIO):
-        perplexity = write_number(measured.loss.perplexity)
+        perplexity = write_number(loss.perplexity)
         return f"its perplexity is {perplexity}, over {DESTROYED_RATIO:g} times that of the model as it is"
     if entropy is not None and base < entropy < nats:
         return (

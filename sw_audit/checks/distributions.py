@@ -9,6 +9,7 @@ from sw_audit.checks.pairs import Pair
 from sw_audit.checks.perplexity_ratio import perplexity_ratio
 from sw_audit.record.arm import DESCENDANT, PARENT
 from sw_audit.record.measurement import Agreement
+from sw_audit.record.verdict import Sample
 
 
 def look_for_the_difference() -> str:
@@ -47,6 +48,7 @@ def conclude_over_tokens(
     """Return a figure over the tokens of some windows with its interval, in words with braces in its place."""
     observed, low, high = bounds
     if (few := context.count_short(windows, "windows")) is not None:
-        return Estimate(EstimateStatus.TOO_FEW, f"{words.format(write_number(observed))}; {few}", observed)
-    span = write_interval(Estimate(EstimateStatus.MEASURED, "", observed, low, high), context.confidence)
-    return Estimate(EstimateStatus.MEASURED, words.format(span), observed, low, high)
+        words = f"{words.format(write_number(observed))}; {few}"
+        return Estimate(EstimateStatus.TOO_FEW, words, observed, sample=Sample(count=windows))
+    span = write_interval(Estimate(EstimateStatus.MEASURED, "", observed, low, high), context.policy.confidence)
+    return Estimate(EstimateStatus.MEASURED, words.format(span), observed, low, high, sample=Sample(count=windows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from sw_audit.checks.arms import ArmPlan, prune_super_weights
@@ -14,7 +13,8 @@ from sw_audit.checks.placebo_harmless import draw_placebos, list_placebos, place
 from sw_audit.checks.registry import check
 from sw_audit.record.address import list_addresses
 from sw_audit.record.arm import BASELINE, FLIPPED, PRUNED, Arm, Flipped, Purpose, Subset
-from sw_audit.record.verdict import Finding, Verdict
+from sw_audit.record.measurement import TokenLoss
+from sw_audit.record.verdict import Finding, Sample, Verdict
 
 _RANKED: dict[Purpose, str] = {PRUNED: "zeroing the super weights", FLIPPED: "flipping their sign"}
 
@@ -57,6 +57,9 @@ def effect_exceeds_placebos(context: CheckContext) -> Verdict:
     the set been drawn as its placebos are, it would be so high up as rarely as that (Phipson and Smyth 2010).
     Placebos that hold the same scalars count once. A perplexity that is not finite is above all others, and
     ties with the next that is not. So few placebos that no rank could pass decide nothing: INCONCLUSIVE.
+
+    Whether a placebo does more or less is certain where the interval of their ratio is clear of one; all these
+    intervals hold together. A placebo of which it is not certain is on either side, so p has a range.
 
     Where zeroing destroys the model, a placebo that destroys it too is neither above nor below: it counts as
     above, and if the rank passes only with all such ones below, nothing is decided.
@@ -102,39 +105,61 @@ def _rank_effect(context: CheckContext, arm: Purpose) -> tuple[Estimate, dict[st
             words = f"No rank was taken: the arm {purpose.name!r} was not measured under this protocol"
             return Estimate(EstimateStatus.MISSING, words), {}
     known = {purpose: measurement for purpose, measurement in measured.items() if measurement is not None}
-    effects = {
-        purpose: math.inf if (nats := measurement.loss.mean_nats) is None else nats
-        for purpose, measurement in known.items()
-    }
-    if math.isinf(effects[BASELINE.purpose]):
+    if known[BASELINE.purpose].loss.mean_nats is None:
         words = "No rank was taken: the perplexity of the model as it is is not finite"
         return Estimate(EstimateStatus.NO_REFERENCE, words), {}
-    distinct = {
-        frozenset(list_addresses(known[placebo].arm.addressed())): effects[placebo] for placebo in placebos
-    }
-    destroyed = set()
+    distinct = {frozenset(list_addresses(known[placebo].arm.addressed())): placebo for placebo in placebos}
+    drawn = list(distinct.values())
+    tied: list[Purpose] = []
     if explain_destroyed(context, arm) is not None:
-        destroyed = {
-            frozenset(list_addresses(known[placebo].arm.addressed()))
-            for placebo in placebos
-            if explain_destroyed(context, placebo) is not None
-        }
-    above = sum(effect >= effects[arm] for drawn, effect in distinct.items() if drawn not in destroyed)
-    tied = len(destroyed)
-    least, lowest, p = ((1 + count) / (1 + len(distinct)) for count in (0, above, above + tied))
-    counts = {"controls": len(distinct), "at least as harmful": above + tied}
+        tied = [placebo for placebo in drawn if explain_destroyed(context, placebo) is not None]
+    # Every comparison holds at once: each is as much surer as there are more of them.
+    confidence = 1 - (1 - context.confidence) / len(drawn)
+    ratios = {
+        placebo: context.compare_perplexities(placebo, arm, confidence=confidence)
+        for placebo in drawn
+        if placebo not in tied
+    }
+    above = {placebo for placebo, ratio in ratios.items() if _does_as_much(ratio, known[placebo].loss)}
+    open_ = {placebo for placebo, ratio in ratios.items() if not _is_certain(ratio)}
+    count = len(above) + len(tied)
+    least, lowest, p, highest = (
+        (1 + number) / (1 + len(drawn))
+        for number in (0, len(above - open_), count, len(above | open_) + len(tied))
+    )
+    counts = {"controls": len(drawn), "at least as harmful": count}
     if tied:
-        counts["destroyed as well"] = tied
+        counts["destroyed as well"] = len(tied)
     words = (
-        f"Of {len(distinct)} different matched controls {above + tied or 'none'} "
-        f"{'do' if above + tied > 1 else 'does'} as much harm as "
+        f"Of {len(drawn)} different matched controls {count or 'none'} "
+        f"{'do' if count > 1 else 'does'} as much harm as "
         f"{_RANKED.get(arm, f'the arm {arm.name!r}')}: p = {write_number(p)}, where so many controls "
         f"allow {write_number(least)} at best"
     )
     if tied:
         words += (
-            f"; {tied} of them {'destroy' if tied > 1 else 'destroys'} the model as well, and so cannot be ranked"
+            f"; {len(tied)} of them {'destroy' if len(tied) > 1 else 'destroys'} the model as well, and so cannot "
+            "be ranked"
         )
     if least > context.limits(EffectExceedsPlacebosLimits).maximum_p:
         return Estimate(EstimateStatus.TOO_FEW, words, p), counts
-    return Estimate(EstimateStatus.MEASURED, words, p, lowest, p), counts
+    if open_:
+        words += f"; {len(open_)} of them cannot be told apart from it on so little text"
+    arms = (arm.name, *(placebo.name for placebo in drawn if placebo in open_))
+    sample = Sample(count=len(known[arm].loss.tokens)) if open_ or not tied else None
+    rank = Estimate(EstimateStatus.MEASURED, words, p, lowest, highest, sample=sample, arms=arms)
+    return rank, counts
+
+
+def _does_as_much(ratio: Estimate, loss: TokenLoss) -> bool:
+    """Whether a control, held against the arm, does at least as much; of two that are not finite too."""
+    if ratio.status is EstimateStatus.NO_REFERENCE:
+        return loss.perplexity is None
+    return ratio.status is EstimateStatus.NOT_FINITE or (ratio.observed is not None and ratio.observed >= 1)
+
+
+def _is_certain(ratio: Estimate) -> bool:
+    """Whether it is certain which of the two does more; of what is not finite it is."""
+    if ratio.status in (EstimateStatus.NO_REFERENCE, EstimateStatus.NOT_FINITE):
+        return True
+    return ratio.interval is not None and (ratio.interval[0] > 1 or ratio.interval[1] < 1)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from sw_audit.record.verdict import Finding, Status
+from sw_audit.record.verdict import Finding, Sample, Status
 
 
 class EstimateStatus(Enum):
@@ -35,6 +35,8 @@ class Estimate:
         high: Upper end.
         arm: Name of the arm that it is about, if it is about one.
         text: The text that it was measured on, where there are several.
+        sample: What it was measured over; `None` where that is no sample, or there is no figure.
+        arms: Names of all arms that it compares.
     """
 
     status: EstimateStatus
@@ -44,6 +46,8 @@ class Estimate:
     high: float | None = None
     arm: str | None = None
     text: str | None = None
+    sample: Sample | None = None
+    arms: tuple[str, ...] = ()
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -100,6 +104,8 @@ def make_finding(label: str, estimate: Estimate, status: Status, limit: float | 
         limit=limit,
         arm=estimate.arm,
         text=estimate.text,
+        sample=estimate.sample,
+        arms=estimate.arms,
         because=estimate.words,
     )
 

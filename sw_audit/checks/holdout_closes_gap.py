@@ -140,7 +140,8 @@ def _choose_smoothed(context: CheckContext, scheme: Scheme) -> ActivationRoundin
         ActivationRounding(scheme=scheme, treatment=treatment) for treatment in (SMOOTHED, SEARCHED)
     )
     losses = {arm: measured.loss for arm in (usual, searched) if (measured := context.find_measurement(arm))}
-    finite = {arm: nats for arm, loss in losses.items() if (nats := loss.mean_nats) is not None}
+    windows = min((len(loss.tokens) for loss in losses.values()), default=0)
+    finite = {arm: nats for arm, loss in losses.items() if (nats := loss.first(windows).mean_nats) is not None}
     return min(finite, key=lambda arm: finite[arm], default=usual)
 
 
@@ -162,7 +163,7 @@ def _compare(context: CheckContext, kept: ActivationRounding, smoothed: Activati
     perplexities = [None if measured is None else measured.loss.perplexity for measured in both]
     words = (
         f"perplexity {' beside '.join(map(write_number, perplexities))}, "
-        f"{write_interval(difference, context.confidence)} nats per token more"
+        f"{write_interval(difference, context.policy.confidence)} nats per token more"
     )
     if ratio.status is EstimateStatus.TOO_FEW:
         words += f"; {context.count_short(len(context.list_nats(kept)), 'windows')}"
@@ -182,11 +183,13 @@ def _measure_shares(
     if naive.interval is None or naive.interval[0] < minimum_harm:
         return {}
     return {
-        arm: context.share_loss(context.list_nats(plain), after, base, "of the nats lost naively {} are saved")
+        arm: replace(
+            context.share_loss(context.list_nats(plain), after, base, "of the nats lost naively {} are saved"),
+            arms=(plain.name, arm.name),
+        )
         for treatment in (HELD_OUT, SMOOTHED, SEARCHED)
         for arm in (ActivationRounding(scheme=scheme, treatment=treatment),)
-        if explain_both_destroyed(context, plain, arm) is None
-        and len(after := context.list_nats(arm)) == len(base)
+        if explain_both_destroyed(context, plain, arm) is None and (after := context.list_nats(arm))
     }
 
 
@@ -194,6 +197,12 @@ def _judge_shares(
     context: CheckContext, shares: Mapping[str, Estimate], why: str, reported: Sequence[Finding]
 ) -> Verdict:
     """Judge the least share, where there is no SmoothQuant to compare with."""
+    if not shares and not context.is_last_look:
+        because = f"{why}, and naive rounding costs nothing certain yet."
+        naive = context.compare_perplexities(
+            ActivationRounding(scheme=context.policy.activations.parsed()[0], treatment=NAIVE)
+        )
+        return context.conclude(Status.INCONCLUSIVE, because, figure=naive)
     if not shares:
         return context.skip(f"{why}, and naive rounding costs nothing certain, or everything.", reported)
     limit = context.limits(HoldoutClosesGapLimits).minimum_share

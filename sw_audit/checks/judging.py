@@ -9,11 +9,14 @@ from sw_audit.checks.context import CheckContext
 from sw_audit.checks.registry import Check, Scope, find_checks
 from sw_audit.checks.weights_intact import judge_broken_weights
 from sw_audit.errors import PolicyError
+from sw_audit.policy.model_policy import Level
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.verdict import Status, Verdict
 
 __all__ = ["judge_failure", "judge_result", "list_checks"]
+
+_RUN_AGAIN = "Run again: unless the cache is off, it goes on from what was measured."
 
 
 def list_checks(policy: Policy, model: ModelPolicy | None = None) -> tuple[Check, ...]:
@@ -35,6 +38,8 @@ def judge_result(
     """Judge what was found and measured on one model.
 
     The same measurements and policy always give the same verdicts, so those of a record can be had again from it.
+    What was measured in steps is looked at step by step: a verdict is the first that more of the text or of the
+    items could not change, by intervals that hold at all looks together, else that of the last look.
 
     Args:
         result: What was found and measured.
@@ -54,8 +59,22 @@ def judge_result(
         near = get_close_matches(name, known, 1)
         remedy = f"write {near[0]!r}" if near else f"choose among {', '.join(known)}"
         raise PolicyError(f"check {name!r}", "there is no such check", remedy)
-    verdicts = (_judge(CheckContext(known[name], result, policy)) for name in known if name in selected)
-    return tuple(set_level(verdict, policy) for verdict in verdicts)
+    verdicts: dict[str, Verdict] = {}
+    for look in range(looks := result.planned_looks):
+        known_then = result.at_look(look) if looks > 1 else result
+        for name in known:
+            if name in selected and (name not in verdicts or verdicts[name].undecided):
+                verdicts[name] = _judge(CheckContext(known[name], known_then, policy, look=look, looks=looks))
+    concluded = (_tell_stopped(verdicts[name], result.stopped) for name in known if name in verdicts)
+    return tuple(set_level(verdict, policy) for verdict in concluded)
+
+
+def _tell_stopped(verdict: Verdict, stopped: str | None) -> Verdict:
+    """Return a verdict that says why it is undecided, where the run ended before more was measured."""
+    if stopped is None or not verdict.undecided:
+        return verdict
+    because = f"{verdict.because} It was not measured further, for {stopped}."
+    return verdict.model_copy(update={"because": because, "remedy": _RUN_AGAIN})
 
 
 def judge_failure(failure: ModelFailure, checks: Sequence[str]) -> tuple[Verdict, ...]:
@@ -81,7 +100,7 @@ def judge_failure(failure: ModelFailure, checks: Sequence[str]) -> tuple[Verdict
             side=known[name].side,
             quantity=known[name].quantity,
             because=f"It was not measured, for {failure.stopped}.",
-            remedy="Run again: unless the cache is off, it goes on from what was measured.",
+            remedy=_RUN_AGAIN,
         )
         for name in checks
     )
@@ -90,8 +109,12 @@ def judge_failure(failure: ModelFailure, checks: Sequence[str]) -> tuple[Verdict
 def set_level(verdict: Verdict, policy: Policy) -> Verdict:
     """Return a verdict of a known check with what the check is: a gate or a law, as the policy has it."""
     check = find_checks()[verdict.check]
-    level = policy.checks.of(check.id).level or ("gate" if policy.laws == "gate" else check.level)
-    return verdict.model_copy(update={"level": level, "known": check.known})
+    return verdict.model_copy(update={"level": find_level(check, policy), "known": check.known})
+
+
+def find_level(check: Check, policy: Policy) -> Level:
+    """Return whether a check is a gate or a law under a policy."""
+    return policy.checks.of(check.id).level or ("gate" if policy.laws == "gate" else check.level)
 
 
 def _list_checks(policy: Policy, scopes: Collection[Scope]) -> tuple[Check, ...]:
@@ -111,7 +134,14 @@ def _choose_checks(result: ModelResult, policy: Policy) -> set[str]:
     return {check.id for check in _list_checks(policy, {"descendant" if descends else "model"})}
 
 
+def is_left_out(check: Check, policy: Policy) -> bool:
+    """Whether the policy's effort leaves a check unmeasured: a law, where only gates are asked for."""
+    return policy.effort == "quick" and find_level(check, policy) == "law"
+
+
 def _judge(context: CheckContext) -> Verdict:
+    if is_left_out(context.check, context.policy):
+        return context.skip('Not measured: under `effort = "quick"` only gates are.')
     if (unmet := _find_unmet(context)) is not None:
         return unmet
     if context.check.needs_super_weight and not context.located:

@@ -17,7 +17,7 @@ from sw_audit.checks.estimate import (
 from sw_audit.checks.limits import Limits, Nonnegative
 from sw_audit.checks.pairs import Pair, advise_parent, pair_up
 from sw_audit.checks.registry import check
-from sw_audit.checks.statistics import bound_ratio, bound_token_quantile
+from sw_audit.checks.statistics import bound_positive_ratio, bound_token_quantile
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 _MEAN, _MEDIAN, _P99, _MAXIMUM = "Mean KLD", "Median KLD", "99.0% KLD", "Maximum KLD"
@@ -96,7 +96,7 @@ def _measure_divergence(context: CheckContext, pair: Pair) -> Estimate:
     if isinstance(agreement, Estimate):
         return agreement
     sums = [nats for nats in agreement.divergence if nats is not None]
-    bounds = bound_ratio(sums, agreement.tokens, context.confidence)
+    bounds = bound_positive_ratio(sums, agreement.tokens, context.confidence)
     return conclude_over_tokens(context, bounds, len(sums), _WORDS)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sw_audit.checks.arms import ArmPlan, prune_super_weights
 from sw_audit.checks.context import CheckContext
 from sw_audit.checks.destroyed import explain_both_destroyed
@@ -66,7 +68,8 @@ def restored_activation_heals(context: CheckContext) -> Verdict:
     if destroyed is not None:
         because = f"Nothing is decided, for {destroyed}. {estimate.words}."
         remedy = "Look at accuracy, where there are items: perplexities of destroyed models are not compared."
-        return context.conclude(Status.INCONCLUSIVE, because, remedy=remedy, figure=estimate, limit=limit)
+        settled = replace(estimate, sample=None)  # more text would not
+        return context.conclude(Status.INCONCLUSIVE, because, remedy=remedy, figure=settled, limit=limit)
     first = f"Look at `{prune_collapses.id}` first: without a finite damage there is nothing to heal."
     return context.judge(
         estimate,
@@ -91,10 +94,12 @@ def _measure_healing(context: CheckContext) -> Estimate:
         return Estimate(EstimateStatus.NOT_FINITE, f"Nothing is healed: {remaining.words}")
     # Finite losses of one protocol, as the comparisons above have established.
     pruned, restored, baseline = (context.list_nats(arm) for arm in (PRUNED, RESTORED, BASELINE.purpose))
+    arms = (PRUNED.name, RESTORED.name)
     if damage.interval is not None and damage.interval[0] <= 1:
-        return Estimate(
-            EstimateStatus.NO_REFERENCE, f"Pruning does no certain damage ({damage.words}), so none is healed"
-        )
-    if sum(after - before for after, before in zip(pruned, baseline, strict=True)) <= 0:
-        return Estimate(EstimateStatus.NO_REFERENCE, f"Pruning does no damage ({damage.words}), so none is healed")
-    return context.share_loss(pruned, restored, baseline, "Of the lost nats a share of {} is recovered")
+        words = f"Pruning does no certain damage ({damage.words}), so none is healed"
+        return Estimate(EstimateStatus.NO_REFERENCE, words, sample=damage.sample, arms=arms)
+    if sum(after - before for after, before in zip(pruned, baseline, strict=False)) <= 0:
+        words = f"Pruning does no damage ({damage.words}), so none is healed"
+        return Estimate(EstimateStatus.NO_REFERENCE, words, sample=damage.sample, arms=arms)
+    share = context.share_loss(pruned, restored, baseline, "Of the lost nats a share of {} is recovered")
+    return replace(share, arms=arms)

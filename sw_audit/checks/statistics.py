@@ -90,6 +90,24 @@ def bound_ratio(over: Numbers, under: Numbers, confidence: float) -> tuple[float
     return ratio, ratio + low, ratio + high
 
 
+def bound_positive_ratio(over: Numbers, under: Numbers, confidence: float) -> tuple[float, float, float]:
+    """Return the ratio of two sums over windows that cannot be negative, and the ends of its interval.
+
+    Student's interval of the logarithm, whose error is the ratio's own over the ratio (the delta method): where
+    few windows hold most of a sum it misses less often than that of `bound_ratio`, and its ends stay positive.
+    See `bound_ratio` for the arguments.
+    """
+    numerators, denominators = numpy.asarray(over, dtype=float), numpy.asarray(under, dtype=float)
+    windows, total, divisor = len(denominators), float(numerators.sum()), float(denominators.sum())
+    if total <= 0 or divisor <= 0 or windows < 2:
+        return bound_ratio(over, under, confidence)
+    ratio = total / divisor
+    residuals = numerators - ratio * denominators
+    error = math.sqrt(float(residuals @ residuals) * windows / (windows - 1)) / total
+    reach = float(special.stdtrit(windows - 1, (1 + confidence) / 2)) * error
+    return ratio, ratio * math.exp(-reach), ratio * math.exp(reach) if reach < _MAXIMUM_NATS else math.inf
+
+
 def _solve_fieller(
     mean: float, residual: float, covariance: float, variance: float, quantile: float
 ) -> tuple[float, float]:
@@ -100,6 +118,12 @@ def _solve_fieller(
         return math.nan, math.nan
     root = math.sqrt(square * (square * covariance**2 + clear * residual))
     return (-square * covariance - root) / clear, (-square * covariance + root) / clear
+
+
+def tell_narrowing(windows: int, confidence: float) -> float:
+    """Return the normal quantile over Student's: how much narrower the same spread is of very many windows."""
+    reach = (1 + confidence) / 2
+    return NormalDist().inv_cdf(reach) / float(special.stdtrit(max(1, windows - 1), reach))
 
 
 def bound_proportion(right: int, items: int, confidence: float) -> tuple[float, float]:
@@ -177,17 +201,17 @@ def _invert_binomial(chance: float, items: int, share: float) -> int:
 def _count_independent(hits: Sequence[int], tokens: Sequence[int], confidence: float) -> float:
     """Return how many independent tokens would tell as much of a share as these windows do.
 
-    That is share (1 - share) over the variance between windows, no more than there are tokens, and less the fewer
-    windows that variance is known from (Korn and Graubard 1998, Survey Methodology 24, pages 193 to 201).
+    That is share (1 - share) over the variance between windows, less the fewer windows that is known from, and no
+    more than there are tokens (Korn and Graubard 1998, Survey Methodology 24, pages 193 to 201).
     """
     counted, sizes = numpy.asarray(hits, dtype=float), numpy.asarray(tokens, dtype=float)
     windows, items = len(sizes), float(sizes.sum())
     share = float(counted.sum()) / items
     residuals = counted - share * sizes
     variance = windows / (windows - 1) * float(residuals @ residuals) / items**2 if windows > 1 else math.inf
-    alike = min(items, share * (1 - share) / variance) if variance > 0 else items
-    reach = (1 + confidence) / 2
-    return alike * (NormalDist().inv_cdf(reach) / float(special.stdtrit(max(1, windows - 1), reach))) ** 2
+    if not variance:
+        return items
+    return min(items, tell_narrowing(windows, confidence) ** 2 * share * (1 - share) / variance)
 
 
 def _bound_by_score(share: float, items: float, confidence: float) -> tuple[float, float]:
@@ -206,10 +230,9 @@ def bound_lost_share(
 ) -> tuple[float, float, float]:
     """Return the share of the accuracy above guessing that is lost, and the ends of its interval.
 
-    The share is (before - after) / (before - chance), of the same items. Its interval is Fieller's, after half an
-    item was added to each of the four cells (both right, lost, won, neither), as is done for differences of paired
-    proportions (Agresti and Min 2005, Statistics in Medicine 24, pages 729 to 740): so it has a width also where
-    all items agree.
+    The share is (before - after) / (before - chance), of the same items. Its interval is Fieller's, after an item
+    was added to each of the four cells (both right, lost, won, neither), in the manner of Agresti and Min 2005
+    (Statistics in Medicine 24, pages 729 to 740): so it has a width also where all items agree.
 
     Args:
         before: Per item, whether it was right.
@@ -222,7 +245,7 @@ def bound_lost_share(
     """
     pairs = list(zip(before, after, strict=True))
     cells = numpy.array([[True, True], [True, False], [False, True], [False, False]])
-    weights = numpy.array([pairs.count((first, second)) + 0.5 for first, second in cells.tolist()])
+    weights = numpy.array([pairs.count((first, second)) + 1 for first, second in cells.tolist()])
     lost, above = cells[:, 0].astype(float) - cells[:, 1], cells[:, 0] - chance
     items = weights.sum()
     mean = float(weights @ above) / items
@@ -233,7 +256,7 @@ def bound_lost_share(
         float(weights @ residuals**2) / items**2,
         float(weights @ (residuals * deviations)) / items**2,
         float(weights @ deviations**2) / items**2,
-        NormalDist().inv_cdf((1 + confidence) / 2),
+        float(special.stdtrit(len(pairs) - 1, (1 + confidence) / 2)) if len(pairs) > 1 else math.inf,
     )
     gained = sum(before) - chance * len(pairs)
     return (sum(before) - sum(after)) / gained if gained else math.nan, middle + low, middle + high

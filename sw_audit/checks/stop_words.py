@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval, write_number
 from sw_audit.checks.statistics import bound_ratio
 from sw_audit.record.measurement import StopWordMass
+from sw_audit.record.verdict import Sample
 
 
 def compare_masses(
@@ -22,6 +25,8 @@ def compare_masses(
         after: The mass above it.
         names: What the two are called.
     """
+    count = min(len(before.tokens), len(after.tokens))
+    before, after = before.first(count), after.first(count)
     base_mean, mean = before.mean_mass, after.mean_mass
     if before.tokens != after.tokens:
         return Estimate(EstimateStatus.MISSING, "The two arms were not read at the same tokens")
@@ -34,7 +39,7 @@ def compare_masses(
     ratio, low, high = bound_ratio(mass, base, context.confidence)
     words = f"The mean mass on stop words goes from {write_number(base_mean)} to {write_number(mean)}"
     if (few := context.count_short(len(base), "windows")) is not None:
-        return Estimate(EstimateStatus.TOO_FEW, f"{words}, times {write_number(ratio)}; {few}", ratio)
-    estimate = Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
-    words = f"{words}, times {write_interval(estimate, context.confidence)}"
-    return Estimate(EstimateStatus.MEASURED, words, ratio, low, high)
+        words = f"{words}, times {write_number(ratio)}; {few}"
+        return Estimate(EstimateStatus.TOO_FEW, words, ratio, sample=Sample(count=count))
+    estimate = Estimate(EstimateStatus.MEASURED, words, ratio, low, high, sample=Sample(count=count))
+    return replace(estimate, words=f"{words}, times {write_interval(estimate, context.policy.confidence)}")

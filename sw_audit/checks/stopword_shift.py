@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pydantic import Field
 
@@ -90,4 +91,4 @@ def _measure_shift(context: CheckContext) -> Estimate | None:
         return Estimate(EstimateStatus.MISSING, f"The arm {name!r} was not measured under this protocol")
     if baseline.stop_words is None or pruned.stop_words is None:
         return None
-    return compare_masses(context, baseline.stop_words, pruned.stop_words)
+    return replace(compare_masses(context, baseline.stop_words, pruned.stop_words), arms=(PRUNED.name,))

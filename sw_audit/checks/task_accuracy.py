@@ -13,7 +13,7 @@ from sw_audit.checks.perplexity_ratio import perplexity_ratio
 from sw_audit.checks.registry import Need, check
 from sw_audit.checks.statistics import bound_paired_difference
 from sw_audit.record.descent import TaskResult
-from sw_audit.record.verdict import Verdict
+from sw_audit.record.verdict import Sample, Verdict
 
 
 class TaskAccuracyLimits(Limits):
@@ -81,13 +81,13 @@ def _measure_loss(context: CheckContext, result: TaskResult) -> Estimate:
     right = sum(result.parent), sum(result.descendant)
     pairs = list(zip(result.parent, result.descendant, strict=True))
     only_parent, only_descendant = pairs.count((True, False)), pairs.count((False, True))
-    loss = (only_parent - only_descendant) / count
+    loss, sample = (only_parent - only_descendant) / count, Sample(count=count, unit="items")
     words = (
         f"of {count} items the parent has {right[0]} right, the descendant {right[1]} "
         f"({only_parent} lost, {only_descendant} won)"
     )
     if (few := context.count_short(count, "items")) is not None:
-        return Estimate(EstimateStatus.TOO_FEW, f"{words}; {few}", loss)
+        return Estimate(EstimateStatus.TOO_FEW, f"{words}; {few}", loss, sample=sample)
     low, high = bound_paired_difference(only_parent, only_descendant, count, context.confidence)
-    span = write_interval(Estimate(EstimateStatus.MEASURED, "", loss, low, high), context.confidence)
-    return Estimate(EstimateStatus.MEASURED, f"{words}, a loss of {span}", loss, low, high)
+    span = write_interval(Estimate(EstimateStatus.MEASURED, "", loss, low, high), context.policy.confidence)
+    return Estimate(EstimateStatus.MEASURED, f"{words}, a loss of {span}", loss, low, high, sample=sample)

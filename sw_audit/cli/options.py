@@ -26,8 +26,8 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print exactly o
 _TYPES = {"list": list[str], "text": str, "number": int, "switch": bool}
 # In the order of the help.
 _AUDIT = (
-    "policy", "check", "corpus", "windows", "dtype", "device", "bos", "expect", "strict", "inconclusive", "index",
-    "parent", "compare", "save", "seed", "budget",
+    "policy", "check", "corpus", "windows", "dtype", "device", "bos", "expect", "effort", "strict", "inconclusive",
+    "index", "parent", "compare", "save", "seed", "budget",
 )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from sw_audit.corpus.text import Text
 from sw_audit.errors import CorpusError
 from sw_audit.policy.policy import CorpusPolicy
 
+SHORT = 64
+"""Tokens of the short windows in which text is measured step by step."""
 # Longer windows cost memory and hardly change a perplexity.
 _LONGEST = 2048
 # Characters per token to begin with when only the beginning of a long text is needed.
@@ -42,6 +44,10 @@ class Windows:
     def scored(self) -> int:
         """How many tokens are scored in all."""
         return int(self.token_ids.shape[1] * self.token_ids.shape[0] - self.first_scored.sum())
+
+    def part(self, begin: int, end: int) -> Windows:
+        """Return some of the windows, from number `begin` to before `end`."""
+        return Windows(self.token_ids[begin:end], self.first_scored[begin:end], self.stride, self.bos)
 
     @property
     def unigram_nats(self) -> float:
@@ -126,6 +132,20 @@ def window_corpus(
         return cut_windows(token_ids, window, corpus.stride, bos, limit)
     except CorpusError as error:
         raise CorpusError(f"{asked}, {error.asked}", error.found, error.remedy) from error
+
+
+def shorten_windows(windows: Windows, length: int = SHORT) -> Windows:
+    """Cut the tokens of windows anew, into windows of at most that length, BOS included; in the same order.
+
+    Every token of the text is scored once, as before; what was context only is no longer used as such.
+    """
+    if windows.token_ids.shape[1] <= length:
+        return windows
+    lead = 0 if windows.bos is None else 1
+    first, *others = windows.token_ids.tolist()
+    scored = windows.first_scored.tolist()[1:]
+    content = [*first[lead:], *(token for row, begin in zip(others, scored, strict=True) for token in row[begin:])]
+    return cut_windows(content, length, None, windows.bos, limit=len(content))
 
 
 def cut_calibration(text: Text, tokenizer: Any, windows: Windows, limit: int) -> Windows | None:

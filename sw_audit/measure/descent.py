@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import torch
@@ -15,7 +15,7 @@ from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import list_stop_words, stop_word_ids
 from sw_audit.corpus.protocol import describe_protocol
 from sw_audit.corpus.text import read_corpus
-from sw_audit.corpus.windows import Windows, window_corpus
+from sw_audit.corpus.windows import Windows, shorten_windows, window_corpus
 from sw_audit.errors import CheckpointError
 from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.ranges import DownProjectionRange
@@ -57,6 +57,19 @@ class SharedText:
     windows: Windows
     protocol: Protocol
     stop_words: torch.Tensor
+
+    def shorten(self, length: int) -> SharedText:
+        """Return the same text in windows of at most that length; see `shorten_windows`."""
+        windows = shorten_windows(self.windows, length)
+        if windows is self.windows:
+            return self
+        count, window = windows.token_ids.shape
+        cut = {"windows": count, "window": window, "stride": windows.stride}
+        return replace(self, windows=windows, protocol=self.protocol.model_copy(update=cut))
+
+    def part(self, begin: int, end: int) -> SharedText:
+        """Return some of its windows, still under its protocol."""
+        return replace(self, windows=self.windows.part(begin, end))
 
 
 def share_text(parent: Checkpoint, descendant: Checkpoint, policy: CorpusPolicy, seed: int) -> SharedText:

@@ -24,6 +24,7 @@ __all__ = [
     "QuantizationPolicy",
 ]
 
+Effort = Literal["quick", "standard", "thorough"]
 Pattern = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=float | str)]
 
@@ -165,6 +166,8 @@ class Policy(Fact):
             record.
         waivers: Checks that may be other than PASS until a day, `[[waiver]]` tables in a policy file.
         checks: Limits, one table per check.
+        effort: How much is measured. `quick`: what gates need. `standard`: what laws need as well. Both measure
+            the text in steps, until every verdict is settled. `thorough`: every arm over the whole text.
         expect: What to expect of a model: `some` super weights, `none`, or `any` outcome. Of the models that ship
             with sw-audit it is known, and expected unless the policy says otherwise.
         laws: What becomes of a law that does not hold: `report` tells it, `gate` fails the run.
@@ -191,6 +194,7 @@ class Policy(Fact):
     compare: str | None = Field(default=None, min_length=1)
     waivers: tuple[Waiver, ...] = Field(default=(), alias="waiver")
     checks: CheckLimits = Field(default_factory=CheckLimits)
+    effort: Effort = "standard"
     expect: Expectation = "any"
     laws: Literal["report", "gate"] = "report"
     inconclusive: Literal["fail", "warn"] = "fail"

@@ -9,7 +9,7 @@ from sw_audit.record.address import Index, WeightAddress
 from sw_audit.record.arm import Purpose
 from sw_audit.record.identity import ModelIdentity, Protocol
 from sw_audit.record.location import Location
-from sw_audit.record.measurement import Measurement, label_continuation
+from sw_audit.record.measurement import Look, Measurement, label_continuation
 
 
 class RetainedWeight(Fact):
@@ -91,11 +91,22 @@ class ComparedText(Fact):
 
     Attributes:
         protocol: How figures were measured.
-        measurements: The parent's, the descendant's, then with parts put back; agreement is with the parent.
+        measurements: The parent's, the descendant's, then with parts put back; agreement is with the parent. In
+            steps of evidence each has the windows of the steps that were asked of it, the first ones.
+        looks: How many windows each step of evidence reaches; empty where all was measured at once.
     """
 
     protocol: Protocol
     measurements: tuple[Measurement, ...]
+    looks: tuple[Look, ...] = ()
+
+    def at_look(self, look: int) -> ComparedText:
+        """Return what was known after a step of evidence, counted from 0."""
+        if not self.looks:
+            return self
+        reach = self.looks[min(look, len(self.looks) - 1)]
+        measurements = tuple(measured.first(reach.windows, reach.items) for measured in self.measurements)
+        return self.model_copy(update={"measurements": measurements})
 
     def measured(self, arm: Purpose | str) -> Measurement | None:
         """Return the measurement of the arm with that purpose, or of that name, if it was measured."""
@@ -192,10 +203,13 @@ class Descent(Fact):
         return f"{next(iter(self.label_texts()))}, {cut.windows} windows of {cut.window} tokens"
 
     def label_texts(self) -> dict[str, ComparedText]:
-        """Return each text by what it is called; a second one of a name is counted."""
+        """Return each text by what it is called; a second one of a name is counted, or told by its windows."""
         texts: dict[str, ComparedText] = {}
+        first = self.texts[0].protocol
         for text in self.texts:
             name = text.protocol.corpus.name
+            if text.protocol.corpus == first.corpus and text.protocol.window > first.window:
+                name = f"{name} in windows of {text.protocol.window}"
             same = sum(other.protocol.corpus.name == name for other in texts.values())
             texts[f"{name} ({same + 1})" if same else name] = text
         return texts

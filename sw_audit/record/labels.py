@@ -24,7 +24,7 @@ from sw_audit.record.arm import (
     Subset,
     Treatment,
 )
-from sw_audit.record.verdict import Status, Verdict
+from sw_audit.record.verdict import Evidence, Status, Verdict
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 _KINDS = {
@@ -53,6 +53,14 @@ def label_status(verdict: Verdict) -> str:
     if verdict.level == "law":
         return _LAWS.get(verdict.status, verdict.status.value)
     return verdict.status.value
+
+
+def label_evidence(evidence: Evidence) -> str:
+    """Say how much a verdict rests on, such as `4 windows, 252 tokens; step 1 of at most 6`."""
+    tokens = "" if evidence.tokens is None else f", {evidence.tokens:,} tokens"
+    unit = evidence.unit if evidence.count != 1 else evidence.unit.removesuffix("s")
+    steps = f"; step {evidence.look} of at most {evidence.looks}" if evidence.looks > 1 else ""
+    return f"{evidence.count:,} {unit}{tokens}{steps}"
 
 
 def label_granularity(recipe: Recipe) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import numpy
 from pydantic import Field, model_validator
@@ -13,6 +13,20 @@ from sw_audit.record.address import Index
 from sw_audit.record.arm import Arm
 
 PerWindow = tuple[float | None, ...]
+# exp() of more nats than this overflows.
+_MAXIMUM_NATS = 700
+
+
+class Look(Fact):
+    """How much has been measured after one step of evidence.
+
+    Attributes:
+        windows: How many windows, from the first on.
+        items: How many multiple-choice items, from the first on.
+    """
+
+    windows: Index
+    items: Index = 0
 
 
 class TokenLoss(Fact):
@@ -46,7 +60,23 @@ class TokenLoss(Fact):
     def perplexity(self) -> float | None:
         """exp(nats per token); `None` if that is not finite."""
         mean = self.mean_nats
-        return None if mean is None or mean > 700 else math.exp(mean)
+        return None if mean is None or mean > _MAXIMUM_NATS else math.exp(mean)
+
+    def ratio_to(self, other: TokenLoss) -> float | None:
+        """Return this perplexity over another on the windows that both were measured on.
+
+        `None` if either is not finite there, or they have none in common.
+        """
+        count = min(len(self.tokens), len(other.tokens))
+        ours, theirs = self.first(count), other.first(count)
+        if not count or ours.tokens != theirs.tokens or ours.mean_nats is None or theirs.mean_nats is None:
+            return None
+        difference = ours.mean_nats - theirs.mean_nats
+        return math.exp(difference) if difference <= _MAXIMUM_NATS else None
+
+    def first(self, windows: int) -> TokenLoss:
+        """Return the loss on the first windows alone."""
+        return TokenLoss(nats=self.nats[:windows], tokens=self.tokens[:windows])
 
     def __add__(self, other: TokenLoss) -> TokenLoss:
         return TokenLoss(nats=self.nats + other.nats, tokens=self.tokens + other.tokens)
@@ -93,6 +123,25 @@ class Agreement(Fact):
         median, p99, maximum = (float(level) for level in numpy.quantile(nats, (0.5, 0.99, 1.0)))
         return DivergenceSpread(median=median, p99=p99, maximum=maximum)
 
+    def first(self, windows: int) -> Agreement:
+        """Return the agreement in the first windows alone; what is known of all tokens together stays."""
+        return self.model_copy(
+            update={
+                "divergence": self.divergence[:windows],
+                "same_top": self.same_top[:windows],
+                "tokens": self.tokens[:windows],
+                "token_divergence": self.token_divergence[: sum(self.tokens[:windows])],
+            }
+        )
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(
+            divergence=self.divergence + other.divergence,
+            same_top=self.same_top + other.same_top,
+            tokens=self.tokens + other.tokens,
+            token_divergence=self.token_divergence + other.token_divergence,
+        )
+
     @property
     def mean_divergence(self) -> float | None:
         """Nats per token; `None` if any window is not finite."""
@@ -120,6 +169,13 @@ class StopWordMass(Fact):
         """Probability per token; `None` if any window is not finite."""
         return _mean(self.mass, sum(self.tokens))
 
+    def first(self, windows: int) -> StopWordMass:
+        """Return the mass in the first windows alone."""
+        return StopWordMass(mass=self.mass[:windows], tokens=self.tokens[:windows])
+
+    def __add__(self, other: StopWordMass) -> StopWordMass:
+        return StopWordMass(mass=self.mass + other.mass, tokens=self.tokens + other.tokens)
+
 
 class ChoiceAccuracy(Fact):
     """Multiple-choice items answered by the likeliest continuation.
@@ -136,6 +192,15 @@ class ChoiceAccuracy(Fact):
     def accuracy(self) -> float:
         """Part of the items answered correctly."""
         return sum(self.correct) / len(self.correct)
+
+    def first(self, items: int) -> ChoiceAccuracy:
+        """Return the answers to the first items alone."""
+        return ChoiceAccuracy(correct=self.correct[:items], chance=self.chance)
+
+    def __add__(self, other: ChoiceAccuracy) -> ChoiceAccuracy:
+        ours, theirs = len(self.correct), len(other.correct)
+        chance = (ours * self.chance + theirs * other.chance) / (ours + theirs)
+        return ChoiceAccuracy(correct=self.correct + other.correct, chance=chance)
 
 
 class Measurement(Fact):
@@ -169,6 +234,35 @@ class Measurement(Fact):
     down_outputs: PerWindow = ()
     seconds: float = Field(ge=0)
 
+    def first(self, windows: int, items: int) -> Measurement:
+        """Return what was measured on the first windows and items alone; peaks stay those of all windows."""
+        return self.model_copy(
+            update={
+                "loss": self.loss.first(windows),
+                "agreement": self.agreement.first(windows),
+                "stop_words": self.stop_words and self.stop_words.first(windows),
+                "choices": self.choices and self.choices.first(items),
+            }
+        )
+
+    def __add__(self, other: Measurement) -> Measurement:
+        """Join what was measured on some windows and items with what the same arm gives on the next ones.
+
+        Items are in both, in neither, or in the first alone.
+        """
+        return self.model_copy(
+            update={
+                "loss": self.loss + other.loss,
+                "agreement": self.agreement + other.agreement,
+                "stop_words": _join(self.stop_words, other.stop_words),
+                "choices": _join(self.choices, other.choices),
+                "peaks": _merge_peaks(self.peaks, other.peaks),
+                "down_inputs": _merge_peaks(self.down_inputs, other.down_inputs),
+                "down_outputs": _merge_peaks(self.down_outputs, other.down_outputs),
+                "seconds": self.seconds + other.seconds,
+            }
+        )
+
 
 class PromptContinuation(Fact):
     """What a model by itself goes on with after one prompt, greedily.
@@ -196,6 +290,19 @@ class PromptContinuation(Fact):
 def label_continuation(tokens: int, new_tokens: int) -> str:
     """Call a continuation by the lengths of its prompt and of itself."""
     return f"prompt of {tokens} token{'s' if tokens != 1 else ''}, {new_tokens} new"
+
+
+def _merge_peaks(first: PerWindow, second: PerWindow) -> PerWindow:
+    """Take the larger peak of each layer; what is not finite, or not seen, in one is not in both."""
+    pairs = zip(first, second, strict=True)
+    return tuple(None if None in pair else max(peak for peak in pair if peak is not None) for pair in pairs)
+
+
+_Sums = TypeVar("_Sums", StopWordMass, ChoiceAccuracy)
+
+
+def _join(first: _Sums | None, second: _Sums | None) -> _Sums | None:
+    return first if first is None or second is None else first + second
 
 
 def _mean(sums: PerWindow, count: int) -> float | None:

@@ -16,7 +16,7 @@ from sw_audit.record.checkpoint import QuantizationReport, WeightsReport
 from sw_audit.record.descent import Descent
 from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
-from sw_audit.record.measurement import Comparison, Measurement, PromptContinuation
+from sw_audit.record.measurement import Comparison, Look, Measurement, PromptContinuation
 from sw_audit.record.published import DoseCurve, Lookup
 from sw_audit.record.start import StartTrial
 from sw_audit.record.verdict import Verdict
@@ -34,7 +34,9 @@ class ModelResult(Fact):
             that do not say.
         persistence: The super activations' channels on several prompts.
         prompt_search: The search for a prompt that breaks them; `None` if it was not asked for.
-        measurements: One per arm; the baseline first.
+        measurements: One per arm; the baseline first. In steps of evidence an arm has the windows and items of the
+            steps that were asked of it, the first ones.
+        looks: How much of text and items each step of evidence reaches; empty where all was measured at once.
         continuations: What it goes on with by itself, greedily; beside a parent `Descent` has both models'.
         mechanism: Each super activation, followed block by block.
         published_doses: Dose curves that others have measured, of this model or to compare it with.
@@ -63,6 +65,7 @@ class ModelResult(Fact):
     persistence: tuple[PromptTrace, ...] = ()
     prompt_search: PromptSearch | None = None
     measurements: tuple[Measurement, ...] = ()
+    looks: tuple[Look, ...] = ()
     continuations: tuple[PromptContinuation, ...] = ()
     mechanism: tuple[Mechanism, ...] = ()
     published_doses: tuple[DoseCurve, ...] = ()
@@ -89,6 +92,23 @@ class ModelResult(Fact):
     def measured(self, arm: Purpose | str) -> Measurement | None:
         """Return the measurement of the arm with that purpose, or of that name, if it was measured."""
         return next((measured for measured in self.measurements if measured.arm.name == str(arm)), None)
+
+    @property
+    def planned_looks(self) -> int:
+        """How often verdicts are looked at, at most: the steps of the text that has most; at least 1."""
+        texts = () if self.descent is None else self.descent.texts
+        return max(len(self.looks), *(len(text.looks) for text in texts), 1)
+
+    def at_look(self, look: int) -> ModelResult:
+        """Return what was known after a step of evidence, counted from 0; all of it where nothing was in steps."""
+        update: dict[str, object] = {}
+        if self.looks:
+            reach = self.looks[min(look, len(self.looks) - 1)]
+            update["measurements"] = tuple(one.first(reach.windows, reach.items) for one in self.measurements)
+        if self.descent is not None:
+            texts = tuple(text.at_look(look) for text in self.descent.texts)
+            update["descent"] = self.descent.model_copy(update={"texts": texts})
+        return self.model_copy(update=update) if update else self
 
     @property
     def unedited(self) -> Measurement | None:

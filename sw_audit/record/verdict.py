@@ -25,6 +25,45 @@ Side = Literal["at least", "at most"]
 """Which side of a limit is good."""
 
 
+Unit = Literal["windows", "items"]
+"""What a figure with an interval is sampled over."""
+
+
+class Sample(Fact):
+    """What a figure with an interval was measured over.
+
+    Attributes:
+        count: So many windows of the text, or items.
+        unit: Which of the two.
+    """
+
+    count: int
+    unit: Unit = "windows"
+
+
+class Evidence(Fact):
+    """How much a verdict rests on.
+
+    Attributes:
+        count: Windows of the text, or items, behind the figure that decided.
+        unit: Which of the two.
+        tokens: How many tokens were scored in them; `None` of items.
+        look: After which step of evidence the verdict was reached, counted from 1.
+        looks: How many steps were planned, whose intervals hold together.
+        needed: About how many windows or items in all would settle a doubt at the effect seen; `None` where that
+            cannot be told, and where there is no doubt.
+        arms: Names of the arms that the figure compares.
+    """
+
+    count: int
+    unit: Unit = "windows"
+    tokens: int | None = None
+    look: int = 1
+    looks: int = 1
+    needed: int | None = None
+    arms: tuple[str, ...] = ()
+
+
 class Finding(Fact):
     """One figure held against one limit.
 
@@ -38,6 +77,8 @@ class Finding(Fact):
         side: Which side of the limit is good, where that is not as in the verdict.
         arm: Name of the arm that was measured, if it was one.
         text: The text that it was measured on, where there are several.
+        sample: What the figure was measured over; `None` where that is no sample.
+        arms: Names of all arms that the figure compares.
         because: The reason, in words.
     """
 
@@ -50,6 +91,8 @@ class Finding(Fact):
     side: Side | None = None
     arm: str | None = None
     text: str | None = None
+    sample: Sample | None = None
+    arms: tuple[str, ...] = ()
     because: str
 
 
@@ -88,6 +131,7 @@ class Verdict(Fact):
         coordinates: The scalars it is about.
         protocol: Signature of the protocol behind the figure, if it is one.
         findings: The single figures, where a check holds several.
+        evidence: How much the figure rests on; `None` where it is no sample.
         waiver: Who answers for a verdict other than PASS, and until when; `None` if nobody does, or no longer.
     """
 
@@ -110,7 +154,13 @@ class Verdict(Fact):
     coordinates: tuple[str, ...] = ()
     protocol: str | None = None
     findings: tuple[Finding, ...] = ()
+    evidence: Evidence | None = None
     waiver: Waiver | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether more text or items may settle it."""
+        return self.status is Status.INCONCLUSIVE and self.evidence is not None
 
 
 def worst_status(statuses: Iterable[Status]) -> Status:

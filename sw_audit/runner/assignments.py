@@ -44,12 +44,14 @@ class Assignment:
         name: Name of the folder for its files where there are several assignments.
         policy: The policy, settings included.
         checks: Ids of the checks to run, in their order, by model.
+        saved: Whether the record is kept as a baseline.
     """
 
     key: str
     name: str
     policy: Policy
     checks: Mapping[str, tuple[str, ...]]
+    saved: bool = False
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -193,7 +195,7 @@ def _assign(key: str, name: str, policy: Policy, settings: AuditSettings) -> Ass
     checks = {model.id: choose_checks(settings.checks, policy, model) for model in policy.models}
     examine_waivers(policy, tuple(find_checks()))
     run.preflight(policy)
-    return Assignment(key, name, policy, checks)
+    return Assignment(key, name, policy, checks, saved=settings.save is not None)
 
 
 def _choose_model(named: str, known: tuple[ModelPolicy, ...]) -> ModelPolicy:

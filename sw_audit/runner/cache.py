@@ -19,13 +19,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from sw_audit.errors import OutputError
 from sw_audit.record.arm import Arm, Purpose, QuantizeActivations, Smooth
-from sw_audit.record.measurement import Measurement
+from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.store import check_writable, write_text
 
 FOLDER = Path(".sw-audit", "cache")
 """Where the cache is by default, in the working folder."""
 
-ARMS_AT_ONCE = 16
+ARMS_AT_ONCE = 64
 """So many arms are measured before they are kept: each further pass measures the baseline once more."""
 
 _FORM = 1
@@ -100,7 +100,8 @@ class ArmCache:
         model: What all figures of the model rest on: its files, device, program, packages.
         text: What its figures on the text rest on besides their protocol: stop words, items, calibration text.
         parent: What is found out about its parent alone rests on; empty without one.
-        result: What everything rests on that is found out about the model.
+        result: What everything rests on that is found out about the model before its arms are measured.
+        judged: The same, and what decides how much of the text is measured: limits, levels, confidence.
     """
 
     cache: Cache | None = None
@@ -108,6 +109,7 @@ class ArmCache:
     text: Question = field(default_factory=dict)
     parent: Question = field(default_factory=dict)
     result: Question = field(default_factory=dict)
+    judged: Question = field(default_factory=dict)
 
     def find(self, kind: str, question: Question, form: type[_T]) -> _T | None:
         """Return an answer that was kept; see `Cache.find`."""
@@ -134,33 +136,38 @@ class ArmCache:
         model_id: str,
         protocol: str,
         answering: Collection[Purpose],
+        begin: Look,
+        end: Look,
     ) -> tuple[Measurement, ...]:
-        """Measure the arms that were not kept, some at a time, and keep them.
+        """Measure the arms that were not kept on part of the text, some at a time, and keep them.
 
-        The baseline is the first of the arms and of every part of them; `answering` holds the purposes of those in
-        which multiple-choice items are answered. Returns one measurement per arm, in order.
+        The baseline is the first of the arms and of every group of them; `answering` holds the purposes of those
+        in which multiple-choice items are answered. The part is the windows and items from `begin` to before
+        `end`. Returns one measurement per arm, in order.
         """
         if self.cache is None:
             return tuple(measure(arms))
-        questions = [self._describe_arm(arm, protocol, arm.purpose in answering) for arm in arms]
+        questions = [self._describe_arm(arm, protocol, begin, end, arm.purpose in answering) for arm in arms]
         known = [self.cache.find("arm", question, Measurement) for question in questions]
         missing = [index for index, measured in enumerate(known) if measured is None]
         others = [index for index in missing if index]
-        for begin in range(0, len(others) or len(missing), ARMS_AT_ONCE):
-            indices = [0, *others[begin : begin + ARMS_AT_ONCE]]
+        for first in range(0, len(others) or len(missing), ARMS_AT_ONCE):
+            indices = [0, *others[first : first + ARMS_AT_ONCE]]
             for index, measured in zip(indices, measure([arms[index] for index in indices]), strict=True):
                 if known[index] is None:
                     known[index] = measured
                     self.cache.keep("arm", questions[index], measured)
         return tuple(measured.model_copy(update={"model": model_id}) for measured in known if measured is not None)
 
-    def _describe_arm(self, arm: Arm, protocol: str, answers: bool) -> Question:
+    def _describe_arm(self, arm: Arm, protocol: str, begin: Look, end: Look, answers: bool) -> Question:
         learns = any(isinstance(act, QuantizeActivations | Smooth) for act in arm.acts)
         decisive = {"choices": answers, "calibration": learns}
         return {
             "model": self.model,
             "text": {key: part for key, part in self.text.items() if decisive.get(key, True)},
             "protocol": protocol,
+            "windows": [begin.windows, end.windows],
+            "items": [begin.items, end.items] if answers else None,
             "arm": arm.model_dump(mode="json"),
         }
 

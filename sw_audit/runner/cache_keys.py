@@ -28,7 +28,9 @@ _PROMPTS = ("prompt_tokens", "new_tokens", "long_new_tokens")
 _BY_CONTENT = ("model", "compare", "index")
 
 
-def open_arm_cache(policy: Policy, model: ModelPolicy, checks: Collection[str], cache: Cache) -> ArmCache:
+def open_arm_cache(
+    policy: Policy, model: ModelPolicy, checks: Collection[str], cache: Cache, *, saved: bool = False
+) -> ArmCache:
     """Say what the figures of a model rest on; where that cannot be told from files here, nothing is kept.
 
     A model that runs code of its own is not kept, for that code may come from elsewhere.
@@ -69,7 +71,9 @@ def open_arm_cache(policy: Policy, model: ModelPolicy, checks: Collection[str], 
         }
     except (AuditError, OSError):
         return NO_CACHE  # measuring will say what is wrong
-    return ArmCache(cache, about_model, about_text, _describe_parent(result), result)
+    judging = policy.model_dump(mode="json", by_alias=True, exclude={"models", "waivers"})
+    judged = {**result, "judging": judging, "saved": saved}
+    return ArmCache(cache, about_model, about_text, _describe_parent(result), result, judged)
 
 
 def _describe_parent(result: Mapping[str, Any]) -> Question:

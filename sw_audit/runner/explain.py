@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sw_audit.checks.estimate import write_number
 from sw_audit.checks.registry import find_checks
-from sw_audit.record.labels import label_status
+from sw_audit.record.labels import label_evidence, label_status
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Finding, Status, Verdict
 
@@ -21,7 +21,7 @@ WAIVED = "waived"
 
 _PROPERTIES = (
     "check", "model", "status", "quantity", "observed", "low", "high", "limit", "because", "remedy", "protocol",
-    "waiver", "level", "known",
+    "waiver", "level", "known", "evidence",
 )  # fmt: skip
 _LABEL_WIDTH = 10
 _LINE_WIDTH = 100
@@ -148,7 +148,10 @@ def end_case(verdict: Verdict, inconclusive: str) -> tuple[Literal["pass", "fail
 
 def list_properties(verdict: Verdict) -> list[tuple[str, Any]]:
     """Return what the report of a test case carries of a verdict: names, and values of plain JSON types."""
-    content = verdict.model_dump(mode="json") | {"waiver": verdict.waiver and str(verdict.waiver)}
+    content = verdict.model_dump(mode="json") | {
+        "waiver": verdict.waiver and str(verdict.waiver),
+        "evidence": verdict.evidence and label_evidence(verdict.evidence),
+    }
     return [(f"sw_audit.{name}", content[name]) for name in _PROPERTIES if content[name] is not None]
 
 
@@ -167,6 +170,7 @@ def explain_verdict(verdict: Verdict) -> str:
         *(("", f"{finding.label}: {finding.status}, {finding.because}") for finding in _list_breaches(verdict)),
         *(("where" if not number else "", place) for number, place in enumerate(shown)),
         *([("", f"and {hidden} more")] if hidden else []),
+        *([("evidence", label_evidence(verdict.evidence))] if verdict.evidence else []),
         *([("protocol", verdict.protocol)] if verdict.protocol else []),
         *([("to do", verdict.remedy)] if verdict.remedy else []),
     ]

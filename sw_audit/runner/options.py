@@ -85,6 +85,14 @@ OPTIONS = {
             overlaid=True,
         ),
         AuditOption(
+            "effort",
+            "text",
+            "How much is measured: quick (what gates need), standard (laws too; the default), "
+            "or thorough (every arm over the whole text).",
+            choices=("quick", "standard", "thorough"),
+            overlaid=True,
+        ),
+        AuditOption(
             "strict",
             "switch",
             "Fail also where a law does not hold: a claim of the science that is only told of by default.",

@@ -10,11 +10,12 @@ from functools import cached_property, partial
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.quantization import describe_quantization
 from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
+from sw_audit.checks.judging import judge_result
 from sw_audit.checks.recovery_plan import RecoveryPlan
 from sw_audit.checks.registry import Need, list_needs
 from sw_audit.corpus.protocol import list_cautions
 from sw_audit.corpus.text import read_corpus
-from sw_audit.corpus.windows import window_corpus
+from sw_audit.corpus.windows import SHORT, window_corpus
 from sw_audit.locate.controls import count_weights
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
@@ -43,15 +44,19 @@ from sw_audit.measure.retention import (
 )
 from sw_audit.measure.start import try_starts
 from sw_audit.measure.tasks import Answers, answer_tasks, pair_answers
-from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
+from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
+from sw_audit.progress import tell_stage
 from sw_audit.record.arm import Arm
 from sw_audit.record.descent import ComparedText, Descent, LayerError
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
+from sw_audit.record.measurement import Look
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.single import ModelAudit, locate_or_explain
+from sw_audit.runner.steps import list_undecided, plan_looks
 from sw_audit.runner.weights import examine_files, open_examined
+from sw_audit.stopping import StoppedError
 
 RANKED = 16
 """So many of the modules that differ most are named."""
@@ -92,6 +97,24 @@ class Pair:
         parent = self.parent.starting(self.audit.policy.bos_rule(self.origin, text))
         return share_text(parent, self.checkpoint.starting_like(parent), text, self.audit.policy.seed)
 
+    @cached_property
+    def texts(self) -> list[SharedText]:
+        """Every text that both are measured on, the policy's own first.
+
+        In steps of evidence that one comes in short windows, and once more in windows of full length: some damage
+        shows only at positions beyond the short ones.
+        """
+        policy = self.audit.policy
+        whole, *others = [self.share(text) for text in (policy.corpus, *policy.descent.texts)]
+        if policy.effort == "thorough":
+            return [whole, *others]
+        short, long = whole.shorten(SHORT), whole.shorten(whole.windows.scored // policy.minimum_windows)
+        return [
+            short,
+            *([long] if long.protocol.window > SHORT else []),
+            *(text.shorten(SHORT) for text in others),
+        ]
+
 
 @dataclass(frozen=True)
 class ParentResult:
@@ -110,6 +133,19 @@ class ParentResult:
     prompts: tuple[Prompt, ...] = ()
     continuations: tuple[GreedyContinuation, ...] = ()
     answers: tuple[Answers, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """Everything that is found out about a model beside its parent before both are measured on text.
+
+    Attributes:
+        result: The model; its texts hold no measurements yet.
+        parts: Arms of the descendant with parts of the parent put back.
+    """
+
+    result: ModelResult
+    parts: tuple[Arm, ...]
 
 
 @dataclass(frozen=True)
@@ -145,19 +181,13 @@ def measure_pair(pair: Pair) -> ModelResult | ModelFailure:
     Raises:
         InputError: If a model or a text cannot be used.
     """
-    started, audit, model = time.perf_counter(), pair.audit, pair.audit.model
-    audit.progress("inspecting", 0, 1)
-    report = examine_files(model)
-    if isinstance(report, ModelFailure):
-        return report
-    ask_parent = partial(measure_parent, pair.origin, audit, by_layers=pair.is_open)
-    origin = audit.kept.recall("parent", audit.kept.parent, ParentResult, ask_parent)
-    audit.progress("opening", 0, 1)
-    opened = open_examined(model, report, lambda: pair.checkpoint)
-    if isinstance(opened, ModelFailure):
-        return opened
-    result = _measure_beside(pair, origin)
-    return result.model_copy(update={"weights": report, "seconds": time.perf_counter() - started})
+    started, audit = time.perf_counter(), pair.audit
+    prepared = audit.kept.find("beside", audit.kept.result, PreparedPair) or _prepare(pair)
+    if isinstance(prepared, ModelFailure):
+        return prepared
+    audit.kept.keep("beside", audit.kept.result, prepared)
+    result = _measure_texts(pair, prepared.result, prepared.parts)
+    return result.model_copy(update={"seconds": time.perf_counter() - started})
 
 
 def measure_parent(model: ModelPolicy, audit: ModelAudit, *, by_layers: bool = False) -> ParentResult:
@@ -197,42 +227,44 @@ def open_by_layers(model: ModelPolicy, *, digest: bool = False) -> Checkpoint:
         return open_checkpoint(model)
 
 
-def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
+def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
+    """Find out everything but what the two are worth on text."""
+    audit, model = pair.audit, pair.audit.model
+    audit.progress("inspecting", 0, 1)
+    report = examine_files(model)
+    if isinstance(report, ModelFailure):
+        return report
+    ask_parent = partial(measure_parent, pair.origin, audit, by_layers=pair.is_open)
+    origin = audit.kept.recall("parent", audit.kept.parent, ParentResult, ask_parent)
+    audit.progress("opening", 0, 1)
+    opened = open_examined(model, report, lambda: pair.checkpoint)
+    if isinstance(opened, ModelFailure):
+        return opened
     parent, there = pair.parent, origin.location
     checkpoint = pair.checkpoint.starting_like(parent)
-    policy, progress, kept = pair.audit.policy, pair.audit.progress, pair.audit.kept
-    texts = [pair.share(text) for text in (policy.corpus, *policy.descent.texts)]
+    policy, progress = pair.audit.policy, pair.audit.progress
+    texts = pair.texts
     progress("locating", 0, 1)
     location, trial = locate_or_explain(checkpoint), try_starts(checkpoint, texts[0].windows)
     continuations = generate_continuations(checkpoint, origin.prompts, progress)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
-    restored = restore_super_weights(parent, checkpoint, there.super_weights)
-    layered = Need.LAYERS in list_needs(pair.audit.checks)
-    compare = partial(compare_on_text, parent, checkpoint)
-    arms = [restored] if restored else []
-    compared = [
-        kept.recall(
-            "text",
-            {"stage": number, **kept.result},
-            tuple[ComparedText, tuple[LayerError, ...]],
-            partial(compare, text, arms, progress, layers=layered and not number),
-        )
-        for number, text in enumerate(texts)
-    ]
-    baseline = find_baseline(policy, pair.audit.model)
-    return ModelResult(
+    baseline, restored = (
+        find_baseline(policy, model),
+        restore_super_weights(parent, checkpoint, there.super_weights),
+    )
+    result = ModelResult(
         model=checkpoint.identity,
         protocol=texts[0].protocol,
         location=location,
         start=trial,
-        quantization=describe_quantization(checkpoint, pair.audit.model, there.super_weights),
+        weights=report,
+        quantization=describe_quantization(checkpoint, model, there.super_weights),
         descent=Descent(
             parent=origin.identity,
             parent_location=there,
             super_weights=read_retained_weights(parent, checkpoint, there.super_weights),
             super_activations=follow_retained_activations(parent, checkpoint, there),
-            texts=tuple(text for text, _ in compared),
-            layers=compared[0][1],
+            texts=tuple(_plan_text(text, policy) for text in texts),
             continuations=pair_continuations(origin.prompts, origin.continuations, continuations),
             tasks=pair_answers(origin.answers, answers),
             notes=tuple(list_differences(parent, checkpoint, origin.identity)),
@@ -243,6 +275,69 @@ def _measure_beside(pair: Pair, origin: ParentResult) -> ModelResult:
             read_corpus(policy.corpus), checkpoint.tokenizer, checkpoint.vocabulary, trial, location
         ),
     )
+    return PreparedPair(result, (restored,) if restored else ())
+
+
+def _plan_text(text: SharedText, policy: Policy) -> ComparedText:
+    """Plan the steps of a text, of which nothing is measured yet."""
+    cut = text.protocol
+    looks = () if policy.effort == "thorough" else plan_looks(cut.windows, cut.window, 0, policy.minimum_windows)
+    return ComparedText(protocol=cut, measurements=(), looks=looks if len(looks) > 1 else ())
+
+
+def _measure_texts(pair: Pair, result: ModelResult, parts: Sequence[Arm]) -> ModelResult:
+    """Measure both on every text, step by step, until no verdict is undecided that more text may settle.
+
+    `parts` are arms of the descendant with parts of the parent put back.
+    """
+    going = dict.fromkeys(range(len(result.descent.texts)), 0) if result.descent else {}  # by text, its next step
+    while going:
+        try:
+            for number, step in going.items():
+                result = _measure_text(pair, result, number, step, parts)
+        except StoppedError as stopped:
+            if 0 in going.values():
+                raise
+            return result.model_copy(update={"stopped": stopped.reason})
+        verdicts = list_undecided(judge_result(result, pair.audit.policy, pair.audit.checks))
+        waited = {verdict.protocol for verdict in verdicts}
+        texts = result.descent.texts if result.descent else ()
+        going = {
+            number: step + 1
+            for number, step in going.items()
+            if texts[number].protocol.signature in waited and step + 1 < len(texts[number].looks)
+        }
+    return result
+
+
+def _measure_text(pair: Pair, result: ModelResult, number: int, step: int, parts: Sequence[Arm]) -> ModelResult:
+    """Take all arms one step further on one text; layers are compared in the first step of the first text."""
+    audit, descent = pair.audit, result.descent
+    if descent is None:
+        return result
+    text = descent.texts[number]
+    looks = text.looks or (Look(windows=text.protocol.windows),)
+    begin, end = 0 if step == 0 else looks[step - 1].windows, looks[step].windows
+    name = [*descent.label_texts()][number]
+    stage = f"measuring on {name}" + (f", step {step + 1} of at most {len(looks)}" if len(looks) > 1 else "")
+    layered = Need.LAYERS in list_needs(audit.checks) and number == step == 0
+
+    def measure() -> tuple[ComparedText, tuple[LayerError, ...]]:
+        part, progress = pair.texts[number].part(begin, end), tell_stage(audit.progress, stage)
+        return compare_on_text(pair.parent, pair.checkpoint, part, parts, progress, layers=layered)
+
+    question = {"stage": number, "windows": [begin, end], **audit.kept.result}
+    form = tuple[ComparedText, tuple[LayerError, ...]]
+    measured, errors = audit.kept.recall("text", question, form, measure)
+    known = text.measurements or [None] * len(measured.measurements)
+    joined = tuple(
+        more if before is None else before + more
+        for before, more in zip(known, measured.measurements, strict=True)
+    )
+    texts = list(descent.texts)
+    texts[number] = text.model_copy(update={"measurements": joined})
+    update = {"texts": tuple(texts), "layers": errors or descent.layers}
+    return result.model_copy(update={"descent": descent.model_copy(update=update)})
 
 
 def measure_recovery(pair: Pair, result: ModelResult, plan: RecoveryPlan) -> Recovery:

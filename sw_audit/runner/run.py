@@ -20,8 +20,9 @@ from typing import TypeVar
 from sw_audit import __version__
 from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.checks.judging import judge_failure, judge_result, list_checks, set_level
+from sw_audit.checks.judging import is_left_out, judge_failure, judge_result, list_checks, set_level
 from sw_audit.checks.recovery_plan import plan_recovery
+from sw_audit.checks.registry import find_checks
 from sw_audit.checks.waivers import apply_waivers
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.text import check_corpus
@@ -104,6 +105,7 @@ def run_model(
     progress: Progress = ignore_progress,
     cache: Cache | None = None,
     checkpoint: Checkpoint | None = None,
+    saved: bool = False,
 ) -> ModelResult | ModelFailure:
     """Measure and judge one model of a policy.
 
@@ -114,6 +116,7 @@ def run_model(
         progress: Told where the work stands.
         cache: Where measurements are kept for the next run; `None` keeps nothing.
         checkpoint: The model, if it is open already.
+        saved: Whether it is to be a baseline for others: then it is measured on the whole text as it is.
 
     Returns:
         The model with its verdicts, or why it was not measured: its weights are not fit to be opened, or
@@ -124,7 +127,7 @@ def run_model(
         InputError: If the model or the text cannot be used.
     """
     try:
-        return _run_model(policy, model_id, checks, progress, cache, checkpoint)
+        return _run_model(policy, model_id, checks, progress, cache, checkpoint, saved)
     except StoppedError as stopped:
         return fail_stopped(policy, model_id, checks, stopped.reason)
 
@@ -145,6 +148,7 @@ def _run_model(
     progress: Progress,
     cache: Cache | None,
     checkpoint: Checkpoint | None,
+    saved: bool,
 ) -> ModelResult | ModelFailure:
     policy = expect_shipped(policy)
     model = policy.find_model(model_id)
@@ -152,18 +156,23 @@ def _run_model(
     kept = NO_CACHE
     if cache is not None:
         progress("digesting", 0, 1)
-        kept = open_arm_cache(policy, model, checks, cache)
-    audit, parent = ModelAudit(model, policy, checks, progress, kept), policy.find_parent(model)
+        kept = open_arm_cache(policy, model, checks, cache, saved=saved)
+    known = find_checks()
+    asked = [name for name in checks if not is_left_out(known[name], policy)]
+    audit, parent = ModelAudit(model, policy, asked, progress, kept, saved), policy.find_parent(model)
     pair = None if parent is None else Pair(audit, parent, checkpoint)
-    recalled = kept.find("result", kept.result, ModelResult)
+    recalled = kept.find("result", kept.judged, ModelResult)
     measured = recalled or measure_model(audit, pair, checkpoint)
     if isinstance(measured, ModelFailure):
         return judge_model(measured, policy, checks)
-    if recalled is None:
-        kept.keep("result", kept.result, measured)
+    if recalled is None and measured.stopped is None:
+        kept.keep("result", kept.judged, measured)
     judged = judge_model(measured, policy, checks)
-    while pair is not None and (plan := plan_recovery(judged, policy)) is not None:
-        measured = add_recovery(measured, measure_recovery(pair, measured, plan))
+    while pair is not None and not judged.stopped and (plan := plan_recovery(judged, policy)) is not None:
+        try:
+            measured = add_recovery(measured, measure_recovery(pair, measured, plan))
+        except StoppedError as stopped:
+            measured = measured.model_copy(update={"stopped": stopped.reason})
         judged = judge_model(measured, policy, checks)
     notes = [*judged.notes, *([] if recalled is None else [RECALLED])]
     if kept.cache is not None and kept.cache.trouble is not None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checks.arms import ArmTargets
+from sw_audit.checks.judging import judge_result
 from sw_audit.checks.plan import CHOICE_ARMS, Needs, plan_arms, plan_needs, plan_trials
-from sw_audit.checks.registry import Need
+from sw_audit.checks.registry import Need, list_needs
 from sw_audit.checks.super_activation_persists import SuperActivationPersistsLimits
-from sw_audit.corpus.choices import list_stop_words, read_choices, stop_word_ids
+from sw_audit.corpus.choices import ChoiceItem, list_stop_words, read_choices, stop_word_ids
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
 from sw_audit.corpus.text import read_corpus
-from sw_audit.corpus.windows import Windows, cut_calibration, draw_prompts, window_corpus, window_prompt
+from sw_audit.corpus.windows import (
+    Windows,
+    cut_calibration,
+    draw_prompts,
+    shorten_windows,
+    window_corpus,
+    window_prompt,
+)
 from sw_audit.errors import CheckpointError
 from sw_audit.index.lookup import find_policy_model, list_dose_curves, open_index
 from sw_audit.locate.controls import count_weights, draw_placebos, find_involved, find_largest_weights
@@ -32,13 +40,16 @@ from sw_audit.measure.retention import compare_with_baseline
 from sw_audit.measure.start import try_starts
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.targets import PatternMatch, match_targets
-from sw_audit.progress import Progress, ignore_progress
-from sw_audit.record.arm import BASELINE, Arm, Dose, Quantize
+from sw_audit.progress import Progress, ignore_progress, tell_stage
+from sw_audit.record.arm import BASELINE, Arm, Dose, Quantize, QuantizeActivations, Smooth
 from sw_audit.record.location import Depth, Location, Outcome, PromptTrace
+from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache
+from sw_audit.runner.steps import list_open_arms, list_undecided, plan_looks, waits_for_items
 from sw_audit.runner.weights import examine_files, open_examined
+from sw_audit.stopping import StoppedError
 from sw_audit.testing.counterexamples import search_prompts
 
 __all__ = ["ModelAudit", "calibrate_on_prompt", "locate_model", "measure_single"]
@@ -54,6 +65,7 @@ class ModelAudit:
         checks: Ids of the selected checks.
         progress: Told where the work stands.
         kept: What was measured before.
+        saved: Whether the model is to be a baseline for others: then it is measured on the whole text as it is.
     """
 
     model: ModelPolicy
@@ -61,6 +73,7 @@ class ModelAudit:
     checks: Sequence[str]
     progress: Progress = ignore_progress
     kept: ArmCache = NO_CACHE
+    saved: bool = False
 
 
 def locate_model(checkpoint: Checkpoint, depth: Depth = "full") -> Location:
@@ -91,8 +104,156 @@ def locate_or_explain(checkpoint: Checkpoint) -> Location:
         )
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is found out about a model before its arms are measured.
+
+    Attributes:
+        result: The model, no arm measured yet.
+        arms: The arms that the selected checks read, the baseline first.
+        whole: All windows and items that there are.
+    """
+
+    result: ModelResult
+    arms: tuple[Arm, ...]
+    whole: Look
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model ready to be measured on its text.
+
+    Attributes:
+        checkpoint: The model.
+        windows: The text.
+        items: Multiple-choice items, none where no check asks for them.
+        unscored: Text to calibrate on, if there is any.
+    """
+
+    checkpoint: Checkpoint
+    windows: Windows
+    items: tuple[ChoiceItem, ...]
+    unscored: Windows | None
+
+
+class Single:
+    """The audit of one model by itself, which is opened when something has to be measured.
+
+    Attributes:
+        audit: What is asked.
+        needs: What the selected checks need to know besides arms.
+    """
+
+    def __init__(self, audit: ModelAudit, checkpoint: Checkpoint | None = None) -> None:
+        self.audit = audit
+        self.needs = list_needs(audit.checks)
+        self._given = checkpoint
+
+    @cached_property
+    def opened(self) -> OpenModel:
+        """The open model with its text and items."""
+        audit, policy = self.audit, self.audit.policy
+        audit.progress("opening", 0, 1)
+        opened = self._given or open_checkpoint(audit.model)
+        checkpoint, text = opened.starting(policy.bos_rule(audit.model)), read_corpus(policy.corpus)
+        whole = window_corpus(
+            text, checkpoint.tokenizer, policy.corpus, checkpoint.maximum_positions, checkpoint.start.bos
+        )
+        windows = whole if policy.effort == "thorough" else shorten_windows(whole)
+        unscored = cut_calibration(text, checkpoint.tokenizer, windows, policy.activations.calibration_windows)
+        items = read_choices(policy.corpus) if Need.CHOICES in self.needs else None
+        return OpenModel(checkpoint, windows, items or (), unscored)
+
+    def prepare(self) -> Prepared | ModelFailure:
+        """Find out everything but what the arms are worth, or why the model's weights are not fit to be opened."""
+        audit, model, policy = self.audit, self.audit.model, self.audit.policy
+        progress = audit.progress
+        text = read_corpus(policy.corpus)
+        progress("inspecting", 0, 1)
+        report = examine_files(model)
+        if isinstance(report, ModelFailure):
+            return report
+        opened = open_examined(model, report, lambda: self.opened)
+        if isinstance(opened, ModelFailure):
+            return opened
+        checkpoint, windows, unscored = opened.checkpoint, opened.windows, opened.unscored
+        tokenizer = checkpoint.tokenizer
+        protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
+        trial = try_starts(checkpoint, windows)
+        progress("locating", 0, 1)
+        location = locate_or_explain(checkpoint)
+        weights = count_weights(checkpoint.layers)
+        needs = plan_needs(policy, audit.checks, weights)
+        progress("drawing controls", 0, 1)
+        roles = _select_targets(checkpoint, location, needs, policy.seed)
+        progress("preparing activations", 0, 1)
+        setup = (
+            prepare_activations(checkpoint, location.token_ids, unscored, plan_trials(policy, audit.checks, roles))
+            if Need.ACTIVATIONS in needs
+            else None
+        )
+        arms = plan_arms(policy, audit.checks, roles, setup)
+        lookup = find_policy_model(policy, model, checkpoint.identity.digests)
+        followed = Need.PERSISTENCE in needs and location.outcome is Outcome.LOCATED
+        baseline, law = find_baseline(policy, model), policy.checks[SuperActivationPersistsLimits]
+        progress("following super activations", 0, 1)
+        result = ModelResult(
+            model=checkpoint.identity,
+            protocol=protocol,
+            location=location,
+            start=trial,
+            persistence=_follow(checkpoint, location, windows, policy) if followed else (),
+            prompt_search=search_prompts(checkpoint, location, law.examples, law.tolerance, policy.seed)
+            if followed
+            else None,
+            continuations=continue_prompts(checkpoint, windows, policy.descent, progress)
+            if Need.GENERATION in needs
+            else (),
+            mechanism=follow_super_activations(checkpoint, location) if Need.MECHANISM in needs else (),
+            published_doses=list_dose_curves(open_index(policy.index), lookup.model)
+            if any(isinstance(arm.purpose, Dose) for arm in arms)
+            else (),
+            published=lookup if Need.PUBLISHED in needs else None,
+            activations=setup,
+            targets=_match_targets(checkpoint, arms, policy),
+            weights=report,
+            baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
+            decoder_weights=weights,
+            unigram_nats=windows.unigram_nats,
+            notes=list_cautions(
+                text,
+                tokenizer,
+                checkpoint.vocabulary,
+                trial,
+                location,
+                uncalibrated=Need.ACTIVATIONS in needs and unscored is None,
+            ),
+        )
+        return Prepared(result, arms, Look(windows=len(windows.token_ids), items=len(opened.items)))
+
+    def measure(
+        self, arms: Sequence[Arm], result: ModelResult, begin: Look, end: Look, progress: Progress
+    ) -> tuple[Measurement, ...]:
+        """Measure some arms, the baseline first, on the windows and items between two looks."""
+        opened = self.opened
+        return measure_arms(
+            opened.checkpoint,
+            arms,
+            opened.windows.part(begin.windows, end.windows),
+            protocol=result.protocol.signature,
+            choices=opened.items[begin.items : end.items],
+            choice_arms=CHOICE_ARMS,
+            stop_words=stop_word_ids(list_stop_words(self.audit.policy.corpus), opened.checkpoint.tokenizer),
+            calibration=_choose_calibration(arms, opened.unscored, result.location),
+            progress=progress,
+        )
+
+
 def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> ModelResult | ModelFailure:
     """Find and measure everything that the selected checks need to know about one model; it may be open already.
+
+    The text is measured in steps: after each the checks judge, and only arms that an undecided verdict waits for
+    go on. Under `effort = "thorough"` there is one step, the whole text.
 
     Returns:
         What was measured, or why the model's weights are not fit to be opened.
@@ -101,89 +262,89 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
         InputError: If the model or the text cannot be used.
     """
     started = time.perf_counter()
-    model, policy, checks, progress = audit.model, audit.policy, audit.checks, audit.progress
-    text = read_corpus(policy.corpus)
-    progress("inspecting", 0, 1)
-    report = examine_files(model)
-    if isinstance(report, ModelFailure):
-        return report
-    progress("opening", 0, 1)
-    opened = open_examined(model, report, lambda: checkpoint or open_checkpoint(model))
-    if isinstance(opened, ModelFailure):
-        return opened
-    checkpoint = opened.starting(policy.bos_rule(model))
-    tokenizer = checkpoint.tokenizer
-    windows = window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions, checkpoint.start.bos)
-    protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
-    trial = try_starts(checkpoint, windows)
-    progress("locating", 0, 1)
-    location = locate_or_explain(checkpoint)
-    weights = count_weights(checkpoint.layers)
-    needs = plan_needs(policy, checks, weights)
-    roles = _select_targets(checkpoint, location, needs, policy.seed)
-    unscored = cut_calibration(text, tokenizer, windows, policy.activations.calibration_windows)
-    setup = (
-        prepare_activations(checkpoint, location.token_ids, unscored, plan_trials(policy, checks, roles))
-        if Need.ACTIVATIONS in needs
-        else None
+    single = Single(audit, checkpoint)
+    prepared = audit.kept.find("prepared", audit.kept.result, Prepared) or single.prepare()
+    if isinstance(prepared, ModelFailure):
+        return prepared
+    audit.kept.keep("prepared", audit.kept.result, prepared)
+    result = _measure_steps(single, prepared)
+    return result.model_copy(update={"seconds": time.perf_counter() - started})
+
+
+def _measure_steps(single: Single, prepared: Prepared) -> ModelResult:
+    """Measure the arms step by step, until no verdict is undecided that more text or items may settle."""
+    audit, policy, whole = single.audit, single.audit.policy, prepared.whole
+    window = prepared.result.protocol.window
+    looks = (
+        (whole,)
+        if policy.effort == "thorough"
+        else plan_looks(whole.windows, window, whole.items, policy.minimum_windows)
     )
-    arms = plan_arms(policy, checks, roles, setup)
-    targets = _match_targets(checkpoint, arms, policy)
-    lookup = find_policy_model(policy, model, checkpoint.identity.digests)
-    followed = Need.PERSISTENCE in needs and location.outcome is Outcome.LOCATED
-    baseline, law = find_baseline(policy, model), policy.checks[SuperActivationPersistsLimits]
-    measure = partial(
-        measure_arms,
-        checkpoint,
-        windows=windows,
-        protocol=protocol.signature,
-        choices=(read_choices(policy.corpus) if Need.CHOICES in needs else None) or (),
-        choice_arms=CHOICE_ARMS,
-        stop_words=stop_word_ids(list_stop_words(policy.corpus), tokenizer),
-        calibration=_choose_calibration(arms, unscored, location, asked=Need.ACTIVATIONS in needs),
-        progress=progress,
-    )
-    measurements = audit.kept.recall_arms(
-        arms,
-        measure,
-        model_id=model.id,
-        protocol=protocol.signature,
-        answering=(BASELINE.purpose, *CHOICE_ARMS) if Need.CHOICES in needs else (),
-    )
-    return ModelResult(
-        model=checkpoint.identity,
-        protocol=protocol,
-        location=location,
-        start=trial,
-        persistence=_follow(checkpoint, location, windows, policy) if followed else (),
-        prompt_search=search_prompts(checkpoint, location, law.examples, law.tolerance, policy.seed)
-        if followed
-        else None,
-        measurements=measurements,
-        continuations=continue_prompts(checkpoint, windows, policy.descent, progress)
-        if Need.GENERATION in needs
-        else (),
-        mechanism=follow_super_activations(checkpoint, location) if Need.MECHANISM in needs else (),
-        published_doses=list_dose_curves(open_index(policy.index), lookup.model)
-        if any(isinstance(arm.purpose, Dose) for arm in arms)
-        else (),
-        published=lookup if Need.PUBLISHED in needs else None,
-        activations=setup,
-        targets=targets,
-        weights=report,
-        baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
-        decoder_weights=weights,
-        unigram_nats=windows.unigram_nats,
-        notes=list_cautions(
-            text,
-            tokenizer,
-            checkpoint.vocabulary,
-            trial,
-            location,
-            uncalibrated=Need.ACTIVATIONS in needs and unscored is None,
-        ),
-        seconds=time.perf_counter() - started,
-    )
+    steps = Steps(single, prepared)
+    result = prepared.result.model_copy(update={"looks": looks if len(looks) > 1 else ()})
+    names, items = {arm.name for arm in prepared.arms}, whole.items > 0
+    for number, look in enumerate(looks):
+        stage = "measuring" if len(looks) == 1 else f"measuring, step {number + 1} of at most {len(looks)}"
+        try:
+            steps.measure(names, look if items else look.model_copy(update={"items": steps.items}), stage)
+        except StoppedError as stopped:
+            if not number:
+                raise
+            return result.model_copy(update={"stopped": stopped.reason})
+        result = result.model_copy(update={"measurements": steps.list_measurements()})
+        verdicts = judge_result(result, policy, audit.checks)
+        if not list_undecided(verdicts):
+            break
+        names, items = list_open_arms(verdicts), waits_for_items(verdicts)
+    if audit.saved:
+        steps.measure(set(), whole.model_copy(update={"items": steps.items}), "measuring what is saved")
+    return result.model_copy(update={"measurements": steps.list_measurements()})
+
+
+class Steps:
+    """What has been measured of each arm so far; the baseline has come as far as any arm.
+
+    Attributes:
+        items: How many items were answered.
+    """
+
+    def __init__(self, single: Single, prepared: Prepared) -> None:
+        self._single, self._prepared = single, prepared
+        self._measured: dict[str, Measurement] = {}
+        self._windows: dict[str, int] = {}
+        self.items = 0
+
+    def list_measurements(self) -> tuple[Measurement, ...]:
+        """Return what was measured, in the order of the arms."""
+        return tuple(self._measured[arm.name] for arm in self._prepared.arms if arm.name in self._measured)
+
+    def measure(self, names: Collection[str], look: Look, stage: str) -> None:
+        """Take some arms, and the baseline, up to a look."""
+        baseline, *others = self._prepared.arms
+        chosen = [arm for arm in others if arm.name in names]
+        begins = dict.fromkeys(self._windows.get(arm.name, 0) for arm in (baseline, *chosen))
+        for begin in sorted(begins):
+            arms = [baseline, *(arm for arm in chosen if self._windows.get(arm.name, 0) == begin)]
+            if begin < look.windows or (begin == self._windows.get(baseline.name, 0) and self.items < look.items):
+                self._measure_from(Look(windows=begin, items=self.items), look, arms, stage)
+        self.items = max(self.items, look.items)
+
+    def _measure_from(self, begin: Look, end: Look, arms: Sequence[Arm], stage: str) -> None:
+        audit, result = self._single.audit, self._prepared.result
+        measured = audit.kept.recall_arms(
+            arms,
+            lambda some: self._single.measure(some, result, begin, end, tell_stage(audit.progress, stage)),
+            model_id=audit.model.id,
+            protocol=result.protocol.signature,
+            answering=(BASELINE.purpose, *CHOICE_ARMS) if end.items > begin.items else (),
+            begin=begin,
+            end=end,
+        )
+        for arm, one in zip(arms, measured, strict=True):
+            known = self._windows.get(arm.name, 0)
+            if known == begin.windows:
+                self._measured[arm.name] = self._measured[arm.name] + one if known else one
+                self._windows[arm.name] = end.windows
 
 
 def _select_targets(checkpoint: Checkpoint, location: Location, needs: Needs, seed: int) -> ArmTargets:
@@ -211,13 +372,12 @@ def _select_targets(checkpoint: Checkpoint, location: Location, needs: Needs, se
     )
 
 
-def _choose_calibration(
-    arms: Sequence[Arm], unscored: Windows | None, location: Location, *, asked: bool
-) -> Windows | None:
+def _choose_calibration(arms: Sequence[Arm], unscored: Windows | None, location: Location) -> Windows | None:
     """Return the text that acts learn from; where there is none, a searched clip has the locating prompt."""
-    if any(isinstance(act, Quantize) and act.recipe.weighs_columns for arm in arms for act in arm.acts):
+    acts = [act for arm in arms for act in arm.acts]
+    if any(isinstance(act, Quantize) and act.recipe.weighs_columns for act in acts):
         return unscored or window_prompt(location.token_ids)
-    return unscored if asked else None
+    return unscored if any(isinstance(act, QuantizeActivations | Smooth) for act in acts) else None
 
 
 def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) -> tuple[PatternMatch, ...]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.lint_headers import add_flaw, report_broken
-from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import BrokenWeightsError
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.record import ModelFailure
+
+_Opened = TypeVar("_Opened")
 
 
 def examine_files(model: ModelPolicy) -> WeightsReport | ModelFailure:
@@ -31,8 +33,8 @@ def examine_files(model: ModelPolicy) -> WeightsReport | ModelFailure:
 
 
 def open_examined(
-    model: ModelPolicy, report: WeightsReport, open_model: Callable[[], Checkpoint]
-) -> Checkpoint | ModelFailure:
+    model: ModelPolicy, report: WeightsReport, open_model: Callable[[], _Opened]
+) -> _Opened | ModelFailure:
     """Open a model whose files are intact; return a failure if its weights are not what it asks for after all.
 
     Raises:

@@ -15,6 +15,7 @@ from sw_audit.checks.statistics import (
     bound_mean_difference,
     bound_paired_difference,
     bound_perplexity_ratio,
+    bound_positive_ratio,
     bound_proportion,
     bound_ratio,
     bound_token_quantile,
@@ -48,6 +49,14 @@ def test_over_windows_of_any_length_the_ends_are_where_a_t_test_just_does_not_re
     assert low < observed < high
     for end in (low, high):
         assert stats.ttest_1samp(arm - base - end * tokens, 0).pvalue == pytest.approx(0.1)
+
+
+def test_a_ratio_that_cannot_be_negative_has_students_interval_of_its_logarithm() -> None:
+    sums = [0.1, 0.4, 0.2, 3.1]
+    ratio, low, high = bound_positive_ratio(sums, [50] * 4, 0.95)
+    reach = stats.t.ppf(0.975, 3) * stats.sem(sums) / numpy.mean(sums)
+    assert (ratio, low, high) == pytest.approx(tuple(0.019 * math.exp(part) for part in (0, -reach, reach)))
+    assert bound_positive_ratio([0.0] * 4, [50] * 4, 0.95) == (0.0, 0.0, 0.0)
 
 
 def test_where_what_is_below_could_be_zero_nothing_is_bounded() -> None:
@@ -128,9 +137,8 @@ def test_tokens_that_say_the_same_throughout_a_window_count_as_one() -> None:
 def test_windows_that_all_agree_leave_room_for_one_that_does_not() -> None:
     share, low, high = bound_token_share([64] * 4, [64] * 4, 0.95)
     square = NormalDist().inv_cdf(0.975) ** 2
-    independent = 256 * square / stats.t.ppf(0.975, 3) ** 2
     assert (share, high) == (1.0, 1.0)
-    assert low == pytest.approx(independent / (independent + square))
+    assert low == pytest.approx(256 / (256 + square))
 
 
 def test_a_quantile_is_enclosed_by_the_values_that_the_binomial_names() -> None:

@@ -15,6 +15,7 @@ from sw_audit.corpus.windows import (
     cut_calibration,
     cut_windows,
     draw_prompts,
+    shorten_windows,
     window_corpus,
 )
 from sw_audit.errors import CorpusError
@@ -52,6 +53,23 @@ def test_every_token_of_the_used_text_is_scored_exactly_once(
     assert windows.scored == len(scored)
     if len(windows.token_ids) < limit:
         assert used == length
+
+
+@given(cuts(), st.integers(2, 12))
+def test_short_windows_score_the_same_tokens_in_the_same_order(cut: Cut, length: int) -> None:
+    whole = cut_windows(range(cut[0]), *cut[1:])
+    short = shorten_windows(whole, length)
+    assert _list_scored(short) == _list_scored(whole)
+    assert short.token_ids.shape[1] == min(length, cut[1])
+    assert short.bos == whole.bos
+
+
+def test_a_part_of_windows_is_those_windows() -> None:
+    whole = cut_windows(range(50), 8, None, BOS, 6)
+    parts = [whole.part(0, 2), whole.part(2, 6)]
+    assert torch.equal(torch.cat([part.token_ids for part in parts]), whole.token_ids)
+    assert torch.equal(torch.cat([part.first_scored for part in parts]), whole.first_scored)
+    assert {part.bos for part in parts} == {BOS}
 
 
 @given(cuts())

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sw_audit.checks.registry import find_checks
 from sw_audit.policy.policy import Policy
+from sw_audit.record.labels import label_evidence
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Finding, Side, Status, Verdict
 from sw_audit_reports.elements import (
@@ -109,6 +110,8 @@ def _list_measures(verdict: Verdict, info: CheckWords, policy: Policy) -> Terms 
         terms[quantity[0].upper() + quantity[1:]] = _write_observed(verdict, verdict.check)
         terms[f"{100 * policy.confidence:g} % interval"] = interval
         terms["Limit"] = _write_limit(verdict, verdict.side) or "none: reported only"
+    if verdict.evidence:
+        terms["Evidence"] = label_evidence(verdict.evidence)
     if verdict.known:
         terms["Elsewhere"] = verdict.known
     if verdict.protocol:

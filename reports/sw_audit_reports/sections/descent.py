@@ -56,7 +56,7 @@ from sw_audit_reports.text import (
     format_ratio,
 )
 from sw_audit_reports.theme import Rows, keep_seen, make_chart
-from sw_audit_reports.verdicts import list_on_texts, scale_estimate
+from sw_audit_reports.verdicts import estimate_perplexity, list_on_texts
 
 THE_PARENT, THIS_MODEL = "Parent", "This model"
 _PEAK_SERIES = {THE_PARENT: theme.INTACT, THIS_MODEL: theme.TOUCHED}
@@ -116,8 +116,7 @@ def divide_perplexity(measured: Measurement | None, parent: Measurement | None) 
     """Return a perplexity over the parent's; `None` where either is missing or not finite."""
     if measured is None or parent is None:
         return None
-    here, there = measured.loss.perplexity, parent.loss.perplexity
-    return None if here is None or not there else here / there
+    return measured.loss.ratio_to(parent.loss)
 
 
 def describe_descent(descent: Descent, policy: Policy) -> list[str]:
@@ -239,14 +238,13 @@ def _list_perplexities(descent: Descent, verdicts: Sequence[Verdict]) -> list[pl
     concluded, rows = list_on_texts(verdicts), []
     for label, compared in descent.label_texts().items():
         parent = compared.measured(PARENT)
-        base = parent.loss.perplexity if parent else None
         for measured in compared.measurements:
             changed, name = measured.arm.purpose == DESCENDANT, label_arm(measured.arm)
             # The end of a long name tells more than its first parts.
             while len(name) > _ROOM and "." in name:
                 name = name.partition(".")[2]
             ratio = concluded.get((label, DESCENDANT.name)) if changed else None
-            points = [scale_estimate(measured.loss.perplexity, ratio, base)]
+            points = [estimate_perplexity(measured, parent, ratio)]
             group = f"On {label}" if len(descent.texts) > 1 else ""
             rows.append(plots.ArmRow(group, name, plots.CHANGED if changed else plots.UNCHANGED, points))
     return rows
@@ -434,6 +432,7 @@ def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) 
         rows.append(
             (
                 label_arm(measured.arm),
+                format_number(sum(measured.loss.tokens)),
                 format_finite(measured.loss.perplexity),
                 format_finite(divide_perplexity(measured, parent), format_ratio),
                 interval or NOTHING,
@@ -443,7 +442,9 @@ def _list_text(label: str, compared: ComparedText, verdicts: Sequence[Verdict]) 
             )
         )
     divergence = ("Mean KL, nats", "Median", "99 %", "Largest")
-    heads = figures("Perplexity", "Ratio", "Interval", *divergence, "Same top token", "Stop-word mass", "Accuracy")
+    heads = figures(
+        "Tokens", "Perplexity", "Ratio", "Interval", *divergence, "Same top token", "Stop-word mass", "Accuracy"
+    )
     caption = f"On the text {label}, under protocol {compared.protocol.signature}"
     return make_table(caption, [*text("Model"), *heads], rows)
 

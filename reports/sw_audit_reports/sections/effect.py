@@ -49,7 +49,7 @@ from sw_audit_reports.text import (
     format_percent,
 )
 from sw_audit_reports.theme import Layers, Rows, keep_seen, make_chart, read_rows
-from sw_audit_reports.verdicts import list_figures, scale_estimate
+from sw_audit_reports.verdicts import estimate_perplexity, estimate_ratio, list_figures
 
 AS_IT_IS, ZEROED, RAW = "Model as it is", "Super weights zeroed", "Down-projection output, raw"
 _LAYER_SERIES = {AS_IT_IS: theme.INTACT, ZEROED: theme.TOUCHED, RAW: theme.SPIKE}
@@ -121,7 +121,7 @@ def list_arms(context: Context) -> list[ArmRow]:
     What is rounded alike stands together, plain first. What a dose does is shown by its own chart.
     """
     ratios = list_figures(context.verdicts, "ratio")
-    baseline = _perplexity(context.result.measured(BASELINE.purpose))
+    baseline = context.result.measured(BASELINE.purpose)
     rows: dict[tuple[str, str], ArmRow] = {}
     ranks: dict[tuple[str, str], tuple[int, int, bool]] = {}
     subjects: dict[str, int] = {}
@@ -131,7 +131,7 @@ def list_arms(context: Context) -> list[ArmRow]:
             continue
         group, changed = _group_arm(purpose)
         row = rows.setdefault((group, label), ArmRow(group, label, CHANGED if changed else UNCHANGED))
-        row.points.append(scale_estimate(_perplexity(measured), ratios.get(measured.arm.name), baseline))
+        row.points.append(estimate_perplexity(measured, baseline, ratios.get(measured.arm.name)))
         match purpose:
             case Rounding(recipe=subject) | ActivationRounding(scheme=subject):
                 rank = subjects.setdefault(str(subject), len(subjects))
@@ -163,8 +163,8 @@ def _show_arms(context: Context, id: str) -> Chart:  # noqa: A002
     if not context.result.measurements:
         return Chart(id, title, "Left out: no arm was measured.")
     arms = list_arms(context)
-    baseline = _perplexity(context.result.measured(BASELINE.purpose))
-    plot, data = plot_arms(arms, baseline)
+    baseline = context.result.measured(BASELINE.purpose)
+    plot, data = plot_arms(arms, baseline.loss.perplexity if baseline else None)
     caption = _summarize_arms(arms, context.policy.confidence)
     return make_chart(id, title, caption, plot, data, _list_measurements(context.result, baseline))
 
@@ -183,23 +183,26 @@ def _summarize_arms(arms: Sequence[ArmRow], confidence: float) -> Iterator[str]:
         yield OFF_SCALE
 
 
-def _list_measurements(result: ModelResult, baseline: float | None) -> Table | None:
+def _list_measurements(result: ModelResult, baseline: Measurement | None) -> Table | None:
     rows = []
     for measured in result.measurements:
-        perplexity, agreement = measured.loss.perplexity, measured.agreement
+        agreement = measured.agreement
         words, choices = measured.stop_words, measured.choices
         rows.append(
             (
                 code(measured.arm.name),
-                format_finite(perplexity),
-                format_finite(perplexity / baseline if perplexity is not None and baseline else None),
+                format_number(sum(measured.loss.tokens)),
+                format_finite(measured.loss.perplexity),
+                format_finite(estimate_ratio(measured, baseline).value),
                 format_finite(agreement.mean_divergence),
                 format_percent(agreement.top1) if sum(agreement.tokens) else NOTHING,
                 format_finite(words.mean_mass) if words else NOTHING,
                 format_percent(choices.accuracy) if choices and choices.correct else NOTHING,
             )
         )
-    heads = figures("Perplexity", "Ratio", "Divergence, nats", "Same top token", "Stop-word mass", "Accuracy")
+    heads = figures(
+        "Tokens", "Perplexity", "Ratio", "Divergence, nats", "Same top token", "Stop-word mass", "Accuracy"
+    )
     return make_table("What was measured in every arm", [*text("Arm"), *heads], rows)
 
 
@@ -207,16 +210,15 @@ def list_recipes(context: Context) -> Rows:
     """List each recipe's perplexity over that of full precision, plain and held out, in the policy's order."""
     result, recipes = context.result, context.policy.quantization.parsed()
     ratios = list_figures(context.verdicts, "ratio")
-    baseline = _perplexity(result.measured(BASELINE.purpose))
+    baseline = result.measured(BASELINE.purpose)
     alike = len({recipe.family for recipe in recipes}) == 1
     rows: Rows = []
     for recipe, keep in ((recipe, keep) for recipe in recipes for keep in (False, True)):
         measured = result.measured(Rounding(recipe=recipe, keep=keep))
-        if measured is None or not baseline:
+        if measured is None or baseline is None or not baseline.loss.perplexity:
             continue
-        series, perplexity = KEPT if keep else PLAIN, _perplexity(measured)
-        known = ratios.get(measured.arm.name)
-        figure = scale_estimate(None if perplexity is None else perplexity / baseline, known, 1.0)
+        series, known = KEPT if keep else PLAIN, ratios.get(measured.arm.name)
+        figure = estimate_ratio(measured, baseline, known)
         rows.append(
             {
                 "recipe": str(recipe),
@@ -289,7 +291,3 @@ def _plot_recipes(rows: Rows) -> Layers:
         mark_off_scale(base.transform_filter(f"datum.series == '{PLAIN}'"), aside=-8),
         mark_off_scale(base.transform_filter(f"datum.series == '{KEPT}'"), aside=8),
     ]
-
-
-def _perplexity(measured: Measurement | None) -> float | None:
-    return measured.loss.perplexity if measured else None

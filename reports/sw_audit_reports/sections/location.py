@@ -13,6 +13,7 @@ from sw_audit_reports.elements import Cell, Element, Table, Words, code, figures
 from sw_audit_reports.sections import Context, section
 from sw_audit_reports.text import (
     count,
+    format_finite,
     format_interval,
     format_number,
     format_optional,
@@ -68,10 +69,10 @@ def _describe_effect(result: ModelResult, verdict: Verdict | None) -> str | None
         return None
     if pruned.loss.perplexity is None:
         return "leaves no finite perplexity"
-    ratio, interval = pruned.loss.perplexity / baseline.loss.perplexity, ""
+    ratio, interval = pruned.loss.ratio_to(baseline.loss), ""
     if verdict is not None and verdict.observed is not None:
         ratio, interval = verdict.observed, format_interval(verdict.low, verdict.high)
-    return f"multiplies perplexity by {format_number(ratio)} {interval}".rstrip()
+    return f"multiplies perplexity by {format_finite(ratio)} {interval}".rstrip()
 
 
 @section("location", title="What was found in it", order=65, summarize=summarize_location)

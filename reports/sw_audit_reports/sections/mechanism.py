@@ -43,7 +43,7 @@ from sw_audit_reports.text import (
     join_words,
 )
 from sw_audit_reports.theme import Layers, Rows, axis_plain, keep_seen, make_chart, read_rows
-from sw_audit_reports.verdicts import Estimate, find_verdict, list_figures, scale_estimate
+from sw_audit_reports.verdicts import Estimate, estimate_ratio, find_verdict, list_figures
 
 ATTENTION_ADDS, MLP_ADDS = "Attention adds", "MLP adds"
 _STREAM_SERIES = {
@@ -190,19 +190,13 @@ def list_doses(result: ModelResult, verdicts: Sequence[Verdict]) -> dict[float, 
 
 
 def _estimate_ratio(result: ModelResult, arm: Purpose, ratios: Mapping[str, Verdict | Finding]) -> Estimate:
-    damage = _measure_damage(result, arm)
-    if damage is None or damage > math.log(1e300):
-        return Estimate()
-    return scale_estimate(math.exp(damage), ratios.get(arm.name), 1.0)
+    return estimate_ratio(result.measured(arm), result.measured(BASELINE.purpose), ratios.get(arm.name))
 
 
 def _measure_damage(result: ModelResult, arm: Purpose) -> float | None:
     """Return how many nats per token an arm loses against the model as it is."""
-    measured, baseline = result.measured(arm), result.measured(BASELINE.purpose)
-    if measured is None or baseline is None:
-        return None
-    lost, base = measured.loss.mean_nats, baseline.loss.mean_nats
-    return None if lost is None or base is None else lost - base
+    ratio = estimate_ratio(result.measured(arm), result.measured(BASELINE.purpose)).value
+    return math.log(ratio) if ratio else None
 
 
 def _show_doses(context: Context, id: str) -> Chart:  # noqa: A002
