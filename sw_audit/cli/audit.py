@@ -13,8 +13,6 @@ from sw_audit.cli.options import AuditOptions, describe
 from sw_audit.errors import InputError, OutputError
 from sw_audit.runner.options import SUFFIX, AuditSettings
 
-BAD_INPUT = 2
-
 
 def audit(
     context: typer.Context,
@@ -82,13 +80,9 @@ def audit(
     from sw_audit.cli.auditing import audit_models, print_outcome
 
     debug = bool(context.find_root().params.get("debug"))
-    try:
-        outcome = audit_models(
-            settings, files, _find_root(), junit or out / "junit.xml", workers, debug, quiet, started
-        )
-    except KeyboardInterrupt:
-        typer.echo("sw-audit: interrupted: no record was written", err=True)
-        raise typer.Exit(BAD_INPUT) from None
+    outcome = audit_models(
+        settings, files, _find_root(), junit or out / "junit.xml", workers, debug, quiet, started
+    )
     print_outcome(outcome, quiet=quiet, verbose=verbose)
     raise typer.Exit(outcome.code)
 

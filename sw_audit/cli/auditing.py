@@ -7,8 +7,8 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,10 +40,18 @@ from sw_audit.runner.explain import (
     list_waived,
 )
 from sw_audit.runner.options import AuditSettings
-from sw_audit.runner.output import check_places, name_folders, tell_error, write_record
+from sw_audit.runner.output import (
+    UnfinishedRecord,
+    check_places,
+    is_baseline,
+    name_folders,
+    tell_error,
+    write_record,
+)
 from sw_audit.stopping import Stopper, ignoring_interrupts, tell_stopping
 
 _PROCESSES = multiprocessing.get_context("spawn")
+_NOT_ENDED = "the run did not end"
 _ENDINGS = {PASSED: "PASSED", FAILED: "FAILED", INCONCLUSIVE: "INCONCLUSIVE", BAD_INPUT: "NOT COMPLETE"}
 
 
@@ -56,6 +64,7 @@ class Outcome:
         failures: Why other models could not be.
         complaints: Why something could not be audited or written, a line each.
         defects: Tracebacks of errors that nobody foresaw.
+        remarks: What else is to be known, a line each.
         audited: The policies of which at least one model was audited, with their records.
         files: What was written, by kind.
     """
@@ -64,6 +73,7 @@ class Outcome:
     failures: dict[Case, ModelFailure] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     audited: list[tuple[Assignment, Record]] = field(default_factory=list)
     files: list[tuple[str, Path]] = field(default_factory=list)
 
@@ -110,7 +120,8 @@ def audit_models(
     `files` are policies to audit besides; `root` is the folder whose pyproject.toml counts. With `workers` each
     model has a process of its own, and 0 audits them in this one. The time that a policy allows is counted from
     `started`, on the clock `time.monotonic`; of several policies the shortest counts for all. After it, after
-    Ctrl-C and after SIGTERM, what is not decided is inconclusive.
+    Ctrl-C and after SIGTERM, what is not decided is inconclusive. The records are written at once, and again after
+    every model, so that a run leaves them however it ends.
 
     Raises:
         InputError: If something asked for cannot be used, as far as it can be told before anything is measured.
@@ -118,85 +129,113 @@ def audit_models(
     cache = check_places(settings)
     assignments = [] if files and not (settings.models or settings.policy) else [assign_options(settings, root)]
     assignments += [assign_file(file.absolute(), settings) for file in files]
-    outcome = Outcome()
     budgets = [assignment.policy.budget for assignment in assignments if assignment.policy.budget is not None]
     stopper = Stopper(
         min(budgets, default=None),
         time.monotonic() if started is None else started,
         _PROCESSES.RawValue("i", 0) if workers else ctypes.c_int(),
     )
+    folders = name_folders(settings.out, [assignment.name for assignment in assignments])
+    places = [*zip(assignments, map(UnfinishedRecord, folders), strict=True)]
+    audit = _Audit(places, cache, stopper, debug=debug, quiet=quiet)
     with stopper.heeding_signals(tell_stopping):
+        for assignment, unfinished in places:
+            audit.keep(assignment, unfinished)
         if workers:
-            _audit_in_processes(assignments, outcome, cache, workers, stopper, debug=debug, quiet=quiet)
+            _audit_in_processes(audit, workers)
         else:
-            _audit_here(assignments, outcome, cache, stopper, debug=debug, quiet=quiet)
-        _write_files(assignments, outcome, settings, junit, root)
-    return outcome
+            _audit_here(audit)
+        _write_files(audit, settings, junit, root)
+    return audit.outcome
 
 
-def _audit_here(
-    assignments: list[Assignment],
-    outcome: Outcome,
-    cache: Cache | None,
-    stopper: Stopper,
-    *,
-    debug: bool,
-    quiet: bool,
-) -> None:
-    several = sum(len(assignment.cases) for assignment in assignments) > 1
-    for assignment in assignments:
-        for case in assignment.cases:
-            name = case.model if several else ""
-            with outcome.noting(case, debug=debug), show_progress(name, quiet=quiet) as progress:
-                checks = assignment.checks[case.model]
-                outcome.models[case] = run.run_model(
-                    assignment.policy, case.model, checks, progress=stopper.watch(progress), cache=cache
-                )
+@dataclass
+class _Audit:
+    """What is audited, how, and what came of it so far."""
+
+    places: Sequence[tuple[Assignment, UnfinishedRecord]]
+    cache: Cache | None
+    stopper: Stopper
+    debug: bool
+    quiet: bool
+    outcome: Outcome = field(default_factory=Outcome)
+
+    @property
+    def cases(self) -> list[tuple[Assignment, UnfinishedRecord, Case]]:
+        """Every model, with its assignment and record."""
+        return [(*place, case) for place in self.places for case in place[0].cases]
+
+    def compose(self, assignment: Assignment) -> Record:
+        """Put the models of an assignment into a record; those that are not done are inconclusive."""
+        outcome, policy = self.outcome, assignment.policy
+        return run.compose_record(
+            (
+                outcome.models.get(case)
+                or outcome.failures.get(case)
+                or run.fail_stopped(policy, case.model, assignment.checks[case.model], _NOT_ENDED)
+                for case in assignment.cases
+            ),
+            policy,
+        )
+
+    def keep(self, assignment: Assignment, unfinished: UnfinishedRecord) -> None:
+        """Write the record as it stands, but where the run still reads the one of an earlier run there."""
+        if not is_baseline(assignment.policy.compare, unfinished.folder):
+            unfinished.write(self.compose(assignment))
 
 
-def _audit_in_processes(
-    assignments: list[Assignment],
-    outcome: Outcome,
-    cache: Cache | None,
-    workers: int,
-    stopper: Stopper,
-    *,
-    debug: bool,
-    quiet: bool,
-) -> None:
+def _audit_here(audit: _Audit) -> None:
+    cases = audit.cases
+    for assignment, unfinished, case in cases:
+        name = case.model if len(cases) > 1 else ""
+        with audit.outcome.noting(case, debug=audit.debug), show_progress(name, quiet=audit.quiet) as progress:
+            audit.outcome.models[case] = run.run_model(
+                assignment.policy,
+                case.model,
+                assignment.checks[case.model],
+                progress=audit.stopper.watch(progress),
+                cache=audit.cache,
+            )
+        audit.keep(assignment, unfinished)
+
+
+def _audit_in_processes(audit: _Audit, workers: int) -> None:
     """Audit every model in a process of its own, at most `workers` at once."""
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=_PROCESSES,
-        initializer=_begin_worker,
-        initargs=(stopper.budget, stopper.started, stopper.signalled),
-    )
+    stopper, kept = audit.stopper, None if audit.cache is None else audit.cache.folder
+    shared = (stopper.budget, stopper.started, stopper.signalled)
+    pool = ProcessPoolExecutor(workers, mp_context=_PROCESSES, initializer=_begin_worker, initargs=shared)
     with _share_cores(workers), pool:
-        folder = None if cache is None else cache.folder
-        asked = [
-            (case, (assignment.policy, case.model, assignment.checks[case.model]))
-            for assignment in assignments
-            for case in assignment.cases
-        ]
         # Ctrl-C reaches every process of a terminal: this one speaks for all.
         with ignoring_interrupts():
-            runs = [pool.submit(_audit_model, *question, folder, quiet) for _, question in asked]
+            runs = [
+                pool.submit(_audit_model, one.policy, case.model, one.checks[case.model], kept, audit.quiet)
+                for one, _, case in audit.cases
+            ]
+        asked = dict(zip(runs, audit.cases, strict=True))
         try:
-            for (case, question), done in zip(asked, runs, strict=True):
-                with outcome.noting(case, debug=debug):
-                    try:
-                        outcome.models[case] = done.result()
-                    except BrokenProcessPool:
-                        reason = stopper.reason if stopper.signalled.value else None
-                        if reason is None:
-                            raise
-                        # The signal went to every process, and ended one that did not heed it yet.
-                        outcome.models[case] = run.fail_stopped(*question, reason)
+            for done in as_completed(runs):
+                assignment, unfinished, case = asked[done]
+                with audit.outcome.noting(case, debug=audit.debug):
+                    audit.outcome.models[case] = _take(done, assignment, case, stopper)
+                audit.keep(assignment, unfinished)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.kill()
             raise
+
+
+def _take(
+    done: Future[ModelResult | ModelFailure], assignment: Assignment, case: Case, stopper: Stopper
+) -> ModelResult | ModelFailure:
+    try:
+        return done.result()
+    except BrokenProcessPool:
+        reason = stopper.reason
+        if reason is None or not stopper.signalled.value:
+            raise
+        # The signal went to every process, and ended one that did not heed it yet.
+        return run.fail_stopped(assignment.policy, case.model, assignment.checks[case.model], reason)
 
 
 _worker_stopper = Stopper()
@@ -233,20 +272,20 @@ def _share_cores(workers: int) -> Iterator[None]:
         del os.environ["OMP_NUM_THREADS"]
 
 
-def _write_files(
-    assignments: list[Assignment], outcome: Outcome, settings: AuditSettings, junit: Path, root: Path
-) -> None:
-    kept = [assignment for assignment in assignments if any(case in outcome.models for case in assignment.cases)]
-    names = [assignment.name for assignment in kept]
-    for assignment, folder in zip(kept, name_folders(settings.out, names), strict=True):
-        models = [outcome.models.get(case) or outcome.failures[case] for case in assignment.cases]
-        record = run.compose_record(models, assignment.policy)
-        written = write_record(record, folder, settings, assignment.name if len(kept) > 1 else None)
+def _write_files(audit: _Audit, settings: AuditSettings, junit: Path, root: Path) -> None:
+    outcome = audit.outcome
+    for assignment, unfinished in audit.places:
+        if not any(case in outcome.models for case in assignment.cases):
+            unfinished.take_back()
+            continue
+        record, among = audit.compose(assignment), assignment.name if len(audit.places) > 1 else None
+        written = write_record(record, unfinished.folder, settings, among)
         outcome.audited.append((assignment, record))
         outcome.files += written.files.items()
         if written.trouble:
             outcome.complain(written.trouble)
-    if kept:
+        outcome.remarks += [written.remark] if written.remark else []
+    if outcome.audited:
         junit.parent.mkdir(parents=True, exist_ok=True)
         write_text(junit, write_junit(outcome.audited, root))
         outcome.files.append(("junit", junit))
@@ -272,5 +311,9 @@ def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool) -> None:
         undecided = all(verdict.status == "skipped" for verdict in verdicts)
         ending = "NOTHING AUDITED" if code == INCONCLUSIVE and undecided else _ENDINGS[code]
         output.print_lines(f"{ending}: {count_verdicts(verdicts)}", style="bold")
-    for line in [*outcome.complaints, *outcome.defects]:
+    stopped = dict.fromkeys(
+        model.stopped for record in outcome.records for model in record.models if model.stopped
+    )
+    told = [f"{reason}; what is not decided is inconclusive" for reason in stopped]
+    for line in [*told, *outcome.remarks, *outcome.complaints, *outcome.defects]:
         typer.echo(f"sw-audit: {line}", err=True)

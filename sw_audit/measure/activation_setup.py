@@ -17,6 +17,9 @@ from sw_audit.record.arm import BASELINE, Arm, Smooth
 
 _CHOOSING = 4
 """Of so many calibration windows, alpha is chosen on one and the ranges are learned on the others."""
+_WINDOWS, _TOKENS = 8, 32
+"""Windows, and tokens of each, that are enough to choose by. On SmolLM2-135M-Instruct each of eight such samples
+puts five alphas in the order in which many more tokens put them; by loss three of them choose another one."""
 
 
 def prepare_activations(
@@ -28,9 +31,10 @@ def prepare_activations(
     """Find out whether activations can be quantized, what can be smoothed, and which alpha is best.
 
     SmoothQuant's alpha is searched on calibration text alone, per scheme with one arm per alpha to try. Of every
-    four windows, ranges are learned on three, and the loss is measured on the fourth; the alpha with the lowest
-    loss is chosen. One window is too few for both. Running the prompt, any token ids, shows which norm feeds which
-    projection. The model is bit-identical afterwards.
+    four windows, ranges are learned on three, and the divergence from the model as it is, KL(model || arm), is
+    measured on the fourth; the alpha with the smallest is chosen. The beginnings of a few windows are enough, for
+    divergence, unlike loss, hardly depends on the text. One window is too few for both. Running the prompt,
+    any token ids, shows which norm feeds which projection. The model is bit-identical afterwards.
     """
     if (reason := explain_unroundable(checkpoint.layers)) is not None:
         return ActivationSetup(unroundable=reason)
@@ -65,19 +69,25 @@ def _survey(checkpoint: Checkpoint, prompt: Sequence[int]) -> tuple[str | None, 
 def _search(
     checkpoint: Checkpoint, calibration: Windows, trials: Mapping[str, Sequence[Arm]]
 ) -> tuple[AlphaSearch, ...]:
-    choosing = torch.arange(len(calibration.token_ids)) % _CHOOSING == 1
+    token_ids, first_scored = calibration.token_ids[:_WINDOWS, :_TOKENS], calibration.first_scored[:_WINDOWS]
+    choosing = torch.arange(len(token_ids)) % _CHOOSING == 1
     scored, unscored = (
-        Windows(calibration.token_ids[part], calibration.first_scored[part], calibration.stride, calibration.bos)
+        Windows(token_ids[part], first_scored[part], calibration.stride, calibration.bos)
         for part in (choosing, ~choosing)
     )
     arms = [BASELINE, *(arm for tried in trials.values() for arm in tried)]
     measured = measure_arms(checkpoint, arms, scored, protocol="calibration", calibration=unscored)
-    nats = {measurement.arm: measurement.loss.mean_nats for measurement in measured}
+    by_arm = {measurement.arm: measurement for measurement in measured}
     searches = []
     for scheme, tried in trials.items():
         alphas = [act.alpha for arm in tried for act in arm.acts if isinstance(act, Smooth)]
-        tries = tuple(AlphaTrial(alpha=alpha, nats=nats[arm]) for alpha, arm in zip(alphas, tried, strict=True))
-        finite = [(trial.nats, number) for number, trial in enumerate(tries) if trial.nats is not None]
+        tries = tuple(
+            AlphaTrial(
+                alpha=alpha, nats=by_arm[arm].loss.mean_nats, divergence=by_arm[arm].agreement.mean_divergence
+            )
+            for alpha, arm in zip(alphas, tried, strict=True)
+        )
+        finite = [(trial.divergence, number) for number, trial in enumerate(tries) if trial.divergence is not None]
         chosen = tries[min(finite)[1]].alpha if finite else None
         searches.append(AlphaSearch(scheme=scheme, trials=tries, chosen=chosen))
     return tuple(searches)

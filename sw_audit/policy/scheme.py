@@ -105,10 +105,12 @@ class AlphaTrial(Fact):
     Attributes:
         alpha: Which.
         nats: Nats per token; `None` if not finite.
+        divergence: KL(model as it is || this arm), nats per token; `None` if not finite, or in an earlier record.
     """
 
     alpha: Alpha
     nats: float | None
+    divergence: float | None = None
 
 
 class AlphaSearch(Fact):
@@ -117,7 +119,8 @@ class AlphaSearch(Fact):
     Attributes:
         scheme: Such as `w8a8`.
         trials: In the policy's order.
-        chosen: The one with the fewest nats, of equal ones the first; `None` if none is finite.
+        chosen: The one with the least divergence, of equal ones the first; `None` if none is finite. In a record
+            without divergences it is the one with the fewest nats.
     """
 
     scheme: str

@@ -23,11 +23,13 @@ class WrittenRecord:
         record: The record.
         files: `record`, and `report` and `baseline` if they were asked for.
         trouble: Why a file could not be written, in one line; that file is not among `files`.
+        remark: Why a baseline was not kept though it could have been, in one line.
     """
 
     record: Record
     files: dict[str, Path] = field(default_factory=dict)
     trouble: str | None = None
+    remark: str | None = None
 
 
 def check_places(settings: AuditSettings) -> Cache | None:
@@ -72,21 +74,68 @@ def name_folders(out: Path, names: Sequence[str]) -> list[Path]:
     ]
 
 
+def save_record(record: Record, folder: Path) -> Path:
+    """Write a record into a folder, and return its place.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    check_writable(folder)
+    path = folder / "record.json"
+    write_text(path, encode_record(record))
+    return path
+
+
+class UnfinishedRecord:
+    """A record in a folder while its run goes on, so that there is one however the run ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._missing = [place for place in (folder, *folder.parents) if not place.exists()]
+        self._before: str | None = None
+        with suppress(OSError, UnicodeDecodeError):
+            self._before = (folder / "record.json").read_text(encoding="utf-8")
+
+    def write(self, record: Record) -> None:
+        """Write the record as it stands; that it cannot be written is told at the end of the run."""
+        with suppress(OutputError):
+            save_record(record, self.folder)
+
+    def take_back(self) -> None:
+        """Leave the folder as it was before the run."""
+        path = self.folder / "record.json"
+        with suppress(OSError, OutputError):
+            if self._before is not None:
+                write_text(path, self._before)
+                return
+            path.unlink(missing_ok=True)
+            for place in self._missing:
+                place.rmdir()
+
+
+def is_baseline(compare: str | None, folder: Path) -> bool:
+    """Whether what models are held against is the record in a folder, named by a path."""
+    places = [] if compare is None else [Path(compare).expanduser(), Path(compare).expanduser() / "record.json"]
+    return (folder / "record.json").resolve() in [place.resolve() for place in places]
+
+
 def write_record(record: Record, folder: Path, settings: AuditSettings, among: str | None = None) -> WrittenRecord:
     """Write a record, its report, and the baseline that it is to be kept as.
 
     What goes wrong is told by the result and not raised: a long measurement is not to be lost over a page. Where
-    there are several records, `among` is the name of this one's policy, which its baseline bears too.
+    there are several records, `among` is the name of this one's policy, which its baseline bears too. A run that
+    was stopped is kept as no baseline.
     """
     written = WrittenRecord(record)
+    stopped = next((model.stopped for model in record.models if model.stopped is not None), None)
     try:
-        check_writable(folder)
-        write_text(folder / "record.json", encode_record(record))
-        written.files["record"] = folder / "record.json"
+        written.files["record"] = save_record(record, folder)
         if settings.report:
             write_text(folder / "report.html", rendering.render_record(record, "html"))
             written.files["report"] = folder / "report.html"
-        if settings.save:
+        if settings.save and stopped is not None:
+            written.remark = f"baseline {settings.save!r} was not kept, for {stopped}"
+        elif settings.save:
             name = f"{settings.save}-{among}" if among else settings.save
             written.files["baseline"] = keep_baseline(name, record)
     except Exception as error:

@@ -118,11 +118,42 @@ def test_a_defect_and_in_debugging_any_error_shows_its_traceback_and_ends_with_2
     assert all(word in ending.err for word in words)
 
 
-def test_ctrl_c_is_one_line_and_ends_with_2(quick: Program) -> None:
-    ending = quick.run("audit", "llama-w4", "interrupt")
-    assert (ending.code, ending.out) == (2, "")
-    assert ending.err == "sw-audit: interrupted: no record was written\n"
-    assert quick.files() == []
+def test_a_run_that_ends_at_once_is_one_line_ends_with_2_and_leaves_the_record_as_it_stood(quick: Program) -> None:
+    ending = quick.run("audit", "llama-w4", "interrupt", "llama-w8")
+    assert (ending.code, ending.out, ending.err) == (2, "", "sw-audit: interrupted\n")
+    assert quick.files() == ["sw-audit-out/record.json"]
+    done, *others = quick.record().models
+    assert (done.id, len(done.verdicts), done.stopped) == ("llama-w4", CHECKS, None)
+    assert [model.stopped for model in others] == ["the run did not end"] * 2
+    assert {verdict.status for model in others for verdict in model.verdicts} == {Status.INCONCLUSIVE}
+
+
+def test_a_run_in_which_nothing_could_be_audited_leaves_the_folder_as_it_was(quick: Program) -> None:
+    quick.run("audit", "llama-w4", "--no-report")
+    before = (quick.folder / "sw-audit-out/record.json").read_bytes()
+    assert quick.run("audit", "gone").code == 2
+    assert (quick.folder / "sw-audit-out/record.json").read_bytes() == before
+    assert quick.run("audit", "gone", "--out=deep/out").code == 2
+    assert not (quick.folder / "deep").exists()
+
+
+def test_a_record_that_the_run_is_held_against_stays_until_the_end(quick: Program) -> None:
+    quick.run("audit", "llama-w4")
+    before = quick.record()
+    assert quick.run("audit", "llama-w4", "interrupt", "--compare=sw-audit-out").code == 2
+    assert quick.record() == before
+    quick.run("audit", "llama-w4", "--compare=sw-audit-out/record.json")
+    assert quick.record().policy.compare == "sw-audit-out/record.json"
+
+
+def test_a_run_that_was_stopped_is_kept_as_no_baseline(quick: Program) -> None:
+    ending = quick.run("audit", "llama-w4", "sigterm", "--save=mine")
+    assert ending.code == 3
+    assert ending.complaints == [
+        "sw-audit: the run was stopped by SIGTERM; what is not decided is inconclusive",
+        "sw-audit: baseline 'mine' was not kept, for the run was stopped by SIGTERM",
+    ]
+    assert quick.files() == [f"sw-audit-out/{name}" for name in ("junit.xml", "record.json", "report.html")]
 
 
 @pytest.mark.parametrize(("stopped", "by"), [("ctrl-c", "Ctrl-C"), ("sigterm", "SIGTERM")])

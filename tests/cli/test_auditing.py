@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import rewrite_weights, save_checkpoint
-from support.program import COMMAND, Program
+from support.program import COMMAND, Program, heed_interrupts
 
 from sw_audit.checks.registry import find_checks
 from sw_audit.record.verdict import Status
@@ -217,3 +221,114 @@ def test_a_descendant_that_is_not_there_is_an_error_of_the_input(program: Progra
     assert ending.code == 2
     [line] = ending.complaints
     assert "there is no such folder" in line
+
+
+def start(program: Program, *arguments: object) -> subprocess.Popen[str]:
+    """Start an audit in a group of processes of its own."""
+    return subprocess.Popen(
+        [*COMMAND, "audit", *map(str, arguments)],
+        cwd=program.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
+    )
+
+
+@pytest.mark.slow
+def test_killing_a_run_at_any_moment_leaves_a_record_that_loads_and_the_next_one_goes_on(program: Program) -> None:
+    assert (
+        program.run("quantize", "specimen", "--recipe=int4/group64", "-o", program.folder / "w4", "-q").code == 0
+    )
+    asked = ("specimen", "./w4", "--parent=specimen", "--windows=8", "--no-report")
+    path, moments = program.folder / "sw-audit-out" / "record.json", random.Random(13)  # noqa: S311 - moments, no secrets
+    for number in range(10):
+        path.unlink(missing_ok=True)
+        run = start(program, *asked)
+        while not path.exists() and run.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 12))
+        run.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
+        run.communicate(timeout=120)
+        models = program.record().models
+        assert [model.id for model in models] == ["specimen", "w4"]
+        assert all(model.verdicts for model in models)
+        if number % 2 == 0 and any(model.stopped for model in models):
+            assert run.returncode in (1, 3)
+            assert {model.stopped for model in models} <= {None, "the run was stopped by SIGTERM"}
+    assert list((program.folder / ".sw-audit/cache").rglob("*.json"))
+    code, went_on = program.run("audit", *asked, "-q").code, program.record()
+    assert not any(model.stopped for model in went_on.models)
+    assert program.run("audit", *asked, "-q", "--no-cache").code == code
+    assert program.record().verdicts == went_on.verdicts
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_leaves_every_file(program: Program) -> None:
+    run = start(program, "specimen", "--windows=64")
+    assert run.stderr is not None
+    next(line for line in run.stderr if line.endswith("] measuring\n"))
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 3
+    assert err.splitlines()[-1] == "sw-audit: the run was stopped by Ctrl-C; what is not decided is inconclusive"
+    assert program.record().models[0].stopped == "the run was stopped by Ctrl-C"
+    assert program.files() == [f"sw-audit-out/{name}" for name in ("junit.xml", "record.json", "report.html")]
+    assert program.record("sw-audit-out/report.html") == program.record()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", ["inspecting", "measuring"])
+def test_a_signal_to_a_run_and_its_workers_ends_all_of_them(
+    program: Program, number: signal.Signals, stage: str
+) -> None:
+    run = start(program, "specimen", "control", "-n2", "--windows=64")
+    assert run.stderr is not None
+    for line in run.stderr:
+        if line.endswith(f": {stage}\n"):
+            break
+    os.killpg(run.pid, number)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 3
+    by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert f"sw-audit: the run was stopped by {by}; what is not decided is inconclusive\n" in err
+    assert "Traceback" not in err
+    assert {model.stopped for model in program.record().models} == {f"the run was stopped by {by}"}
+
+
+def is_there(group: int) -> bool:
+    """Whether there is a process of a group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_run_and_its_workers_at_once(program: Program) -> None:
+    run = start(program, "specimen", "control", "-n2", "--windows=64")
+    assert run.stderr is not None
+    next(line for line in run.stderr if line.endswith(": measuring\n"))
+    for _ in range(2):
+        os.killpg(run.pid, signal.SIGINT)
+        time.sleep(0.2)
+    _, err = run.communicate(timeout=120)
+    assert (run.returncode, err.splitlines()[-1]) == (2, "sw-audit: interrupted")
+    assert "Traceback" not in err
+    # What was killed stays in the group until somebody takes note of it.
+    deadline = time.monotonic() + 30
+    while is_there(run.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_there(run.pid)
+    ends = {"the run did not end", "the run was stopped by Ctrl-C"}
+    assert {model.stopped for model in program.record().models} <= ends
+
+
+@pytest.mark.slow
+def test_the_time_of_a_run_is_up_for_its_workers_too(program: Program) -> None:
+    ending = program.start("audit", "specimen", "control", "-n2", "--no-report", "--windows=64", "--budget=10s")
+    assert ending.code == 3
+    assert {model.stopped for model in program.record().models} == {"the run was stopped after its budget of 10 s"}

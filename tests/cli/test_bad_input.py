@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from support.checkpoints import rewrite_weights, save_checkpoint
-from support.program import COMMAND, Program, heed_interrupts
+from support.program import Program
 from transformers import BertConfig, BertForMaskedLM, Mamba2Config, Mamba2ForCausalLM
-
-from sw_audit.specimen.shipped import specimen_path
 
 WEIGHTS = "model.safetensors"
 
@@ -179,26 +173,3 @@ def test_an_entry_of_the_index_that_there_is_not(program: Program) -> None:
 def test_a_report_folder_that_cannot_be_written(program: Program, place: str) -> None:
     (program.folder / "file").touch()
     assert_one_line(program, "audit", "specimen", f"--out={place}", told=place)
-
-
-@pytest.mark.slow
-def test_ctrl_c_in_the_middle(program: Program) -> None:
-    command = [*COMMAND, "audit", str(specimen_path())]
-    run = subprocess.Popen(
-        command,
-        cwd=program.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-    )
-    maps = Path(f"/proc/{run.pid}/maps")
-    deadline = time.monotonic() + 60
-    while "libtorch" not in maps.read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(2)
-    os.kill(run.pid, signal.SIGINT)
-    out, err = run.communicate(timeout=60)
-    assert (run.returncode, out) == (2, "")
-    assert err == "sw-audit: interrupted: no record was written\n"
-    assert program.files() == []

@@ -17,10 +17,10 @@ from sw_audit.testing.families import build_random_model
 PROMPT = (1, 5, 7, 11, 30)
 
 
-def make_windows(count: int, seed: int = 5) -> Windows:
-    token_ids = torch.randint(3, 101, (count, 12), generator=torch.Generator().manual_seed(seed))
+def make_windows(count: int, seed: int = 5, length: int = 12) -> Windows:
+    token_ids = torch.randint(3, 101, (count, length), generator=torch.Generator().manual_seed(seed))
     token_ids[:, 0] = 1
-    return Windows(token_ids, torch.ones(count, dtype=torch.long), 11, 1)
+    return Windows(token_ids, torch.ones(count, dtype=torch.long), length - 1, 1)
 
 
 def list_trials(*alphas: float, bits: int = 4) -> dict[str, tuple[Arm, ...]]:
@@ -65,9 +65,13 @@ def test_a_model_with_experts_is_looked_at_no_further() -> None:
     assert (setup.projections, setup.calibration_windows) == (0, 0)
 
 
-def test_the_alpha_is_chosen_that_predicts_every_fourth_window_best_with_ranges_of_the_others() -> None:
+@pytest.mark.parametrize(("count", "length"), [(8, 12), (11, 40)])
+def test_the_alpha_is_chosen_that_changes_every_fourth_window_least_with_ranges_of_the_others(
+    count: int, length: int
+) -> None:
+    """Of more and longer windows it is the first eight, and their first 32 tokens."""
     checkpoint = open_planted()
-    calibration = make_windows(8)
+    calibration = make_windows(count, length=length)
     trials = list_trials(0.0, 0.3, 0.6, 0.9)
     [search] = prepare_activations(checkpoint, PROMPT, calibration, trials).searches
     chosen, others = [1, 5], [0, 2, 3, 4, 6, 7]
@@ -75,16 +79,23 @@ def test_the_alpha_is_chosen_that_predicts_every_fourth_window_best_with_ranges_
     expected = measure_arms(
         checkpoint,
         [BASELINE, *arms],
-        Windows(calibration.token_ids[chosen], calibration.first_scored[chosen], 11, 1),
+        Windows(calibration.token_ids[chosen, :32], calibration.first_scored[chosen], 11, 1),
         protocol="p",
-        calibration=Windows(calibration.token_ids[others], calibration.first_scored[others], 11, 1),
+        calibration=Windows(calibration.token_ids[others, :32], calibration.first_scored[others], 11, 1),
     )
-    nats = [measurement.loss.mean_nats for measurement in expected[1:]]
-    assert [trial.nats for trial in search.trials] == nats
+    divergences = [measurement.agreement.mean_divergence for measurement in expected[1:]]
+    assert [trial.divergence for trial in search.trials] == divergences
+    assert [trial.nats for trial in search.trials] == [measurement.loss.mean_nats for measurement in expected[1:]]
     assert [trial.alpha for trial in search.trials] == [0.0, 0.3, 0.6, 0.9]
-    assert len(set(nats)) == 4
-    best = min((value, trial.alpha) for value, trial in zip(nats, search.trials, strict=True) if value is not None)
-    assert search.chosen == best[1]
+    assert len(set(divergences)) == 4
+    assert (
+        search.chosen
+        == min(
+            (value, trial.alpha)
+            for value, trial in zip(divergences, search.trials, strict=True)
+            if value is not None
+        )[1]
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -102,7 +113,7 @@ def test_an_alpha_that_is_not_finite_is_not_chosen() -> None:
         checkpoint.model.lm_head.weight.fill_(float("inf"))
     [search] = prepare_activations(checkpoint, PROMPT, make_windows(4), list_trials(0.5, 0.85)).searches
     assert search.chosen is None
-    assert [trial.nats for trial in search.trials] == [None, None]
+    assert [(trial.nats, trial.divergence) for trial in search.trials] == [(None, None)] * 2
 
 
 def test_the_model_is_as_it_was() -> None:

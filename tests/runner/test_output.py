@@ -6,8 +6,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from support.evidence import compose
 
 from sw_audit.errors import OutputError
+from sw_audit.record.store import read_record
 from sw_audit.runner import output
 from sw_audit.runner.options import AuditSettings
 
@@ -50,3 +52,44 @@ def test_a_folder_that_another_process_takes_away_while_it_is_tried_is_tried_aga
     with nullcontext() if ends is None else pytest.raises(OutputError, match=ends):
         output.check_places(AuditSettings(out=tmp_path / "a", caching=False))
     assert len(causes) - len(left) == tries
+
+
+@pytest.mark.parametrize("before", ["of an earlier run", None])
+def test_a_record_that_is_taken_back_leaves_what_was_there_before(tmp_path: Path, before: str | None) -> None:
+    folder = tmp_path / "a" / "b"
+    if before is not None:
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(before)
+    unfinished = output.UnfinishedRecord(folder)
+    unfinished.write(compose())
+    assert read_record(folder / "record.json") == compose()
+    unfinished.take_back()
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.read_text() for path in left] == ([] if before is None else [before])
+    assert (tmp_path / "a").exists() is (before is not None)
+
+
+def test_an_unfinished_record_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    unfinished = output.UnfinishedRecord(tmp_path / "file" / "below")
+    unfinished.write(compose())
+    unfinished.take_back()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("compare", "same"),
+    [
+        ("out", True),
+        ("./out/record.json", True),
+        ("out/../out", True),
+        ("other", False),
+        ("main", False),
+        (None, False),
+    ],
+)
+def test_the_record_in_a_folder_is_known_as_the_one_that_is_compared_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compare: str | None, same: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert output.is_baseline(compare, tmp_path / "out") is same
