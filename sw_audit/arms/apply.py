@@ -30,13 +30,15 @@ ParentModule = Callable[[str], nn.Module]
 class LayerContext:
     """The layer that an arm is applied to, its weights in memory, and what the arm's actions may use.
 
-    An action that changes what enters the projections replaces the calibration for the actions after it.
+    An action that changes what enters the projections replaces the calibration for the actions after it. `changed`
+    says whether any action of the arm is in force yet.
     """
 
     layer: DecoderLayer
     calibration: Calibration | None = None
     spare: SpareTensors = field(default_factory=SpareTensors)
     parent_module: ParentModule | None = None
+    changed: bool = False
 
 
 Apply = Callable[[Any, LayerContext], AbstractContextManager[None]]
@@ -97,7 +99,7 @@ def applied_arm(
     """Apply an arm's actions to one layer, in order; undo them in reverse order on the way out.
 
     The layer's weights are in memory. Memory for rounded matrices, `spare`, is reused from arm to arm and layer to
-    layer; without it new memory is taken.
+    layer, and what is in it where it fits; without it new memory is taken.
 
     Raises:
         CheckpointError: If an address lies outside its matrix, or a module or kernel does not allow an action.
@@ -107,6 +109,7 @@ def applied_arm(
     with ExitStack() as stack:
         for applied in [_find_handler(type(action)).apply(action, context) for action in arm.acts]:
             stack.enter_context(applied)
+            context.changed = True
         yield
 
 

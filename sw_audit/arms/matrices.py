@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,21 +68,31 @@ def packed_matrix_replaced(probed: Probed, weight: Tensor) -> Iterator[None]:
 class SpareTensors:
     """Tensors that nobody uses at present, at most as many as one layer has parameters.
 
-    Fresh memory costs about as much as a third of rounding a matrix into it, for the pages have to be mapped.
+    Fresh memory costs about as much as a third of rounding a matrix into it, for the pages have to be mapped. What
+    is in a tensor may be what the next one needs: who gives it back says what it is, in any form that can be
+    compared, or `None`.
     """
 
     def __init__(self) -> None:
-        self._spare: list[Tensor] = []
+        self._spare: list[tuple[Hashable, Tensor]] = []
 
     def take(self, like: Tensor) -> Tensor:
         """Return a contiguous tensor of the same shape, dtype and device, with anything in it."""
-        for number, tensor in enumerate(self._spare):
+        for number, (_, tensor) in enumerate(self._spare):
             if (tensor.shape, tensor.dtype, tensor.device) == (like.shape, like.dtype, like.device):
-                return self._spare.pop(number)
+                return self._spare.pop(number)[1]
         # What does not fit now is another layer's: it is let go before more is taken.
         self._spare.clear()
         return torch.empty(like.shape, dtype=like.dtype, device=like.device)
 
-    def give_back(self, tensors: Sequence[Tensor]) -> None:
-        """Keep tensors for the next who takes one."""
+    def find(self, content: Hashable) -> Tensor | None:
+        """Return the tensor that holds something, if one does."""
+        for number, (held, tensor) in enumerate(self._spare):
+            if content is not None and held == content:
+                self._spare.pop(number)
+                return tensor
+        return None
+
+    def give_back(self, tensors: Iterable[tuple[Hashable, Tensor]]) -> None:
+        """Keep tensors, each with what is in it, for the next who takes one."""
         self._spare += tensors

@@ -1,8 +1,11 @@
-"""`Quantize`: rounded tensors stand in for a layer's own, in memory that is used again for the next."""
+"""`Quantize`: rounded tensors stand in for a layer's own, in memory that is used again for the next.
+
+Arms that round alike share what is rounded, but for a matrix of which one keeps a scalar: they follow each other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -14,7 +17,7 @@ from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.policy.targets import is_targeted
 from sw_audit.quantize.calibration import Calibration, weigh_columns
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.arm import Quantize
+from sw_audit.record.arm import Arm, Quantize
 
 
 def _rounds_something(action: Quantize, layer: DecoderLayer) -> bool:
@@ -37,20 +40,27 @@ def rounded_parameters(action: Quantize, context: LayerContext) -> Iterator[None
         CheckpointError: If the address of a scalar kept in full precision lies outside its matrix.
     """
     stored: list[tuple[torch.nn.Parameter, Tensor]] = []
-    taken: list[Tensor] = []
+    taken: list[tuple[Hashable, Tensor]] = []
     packed = ExitStack()
+    groups = _group_by_parameter(action, context.layer)
+    contents = [_describe_rounded(action, matrices, context) for matrices in groups]
+    # What an arm before this one rounded alike is looked for before its memory is taken for anything else.
+    found = [context.spare.find(content) for content in contents]
     try:
-        for matrices in _group_by_parameter(action, context.layer):
+        for matrices, content, rounded in zip(groups, contents, found, strict=True):
             if (probed := matrices[0].probed) is not None:
-                rounded = torch.empty_like(matrices[0].weight)
-                _round_matrix(action, matrices[0], rounded, context.calibration)
-                packed.enter_context(packed_matrix_replaced(probed, rounded))
+                unpacked = torch.empty_like(matrices[0].weight)
+                _round_matrix(action, matrices[0], unpacked, context.calibration)
+                packed.enter_context(packed_matrix_replaced(probed, unpacked))
                 continue
             parameter = matrices[0].tensor
-            rounded = context.spare.take(parameter.data)
-            taken.append(rounded)
-            for matrix in matrices:
-                _round_matrix(action, matrix, rounded, context.calibration)
+            if rounded is None:
+                rounded = context.spare.take(parameter.data)
+                taken.append((None, rounded))
+                for matrix in matrices:
+                    _round_matrix(action, matrix, rounded, context.calibration)
+                taken.pop()
+            taken.append((content, rounded))
             stored.append((parameter, parameter.data))
             parameter.data = rounded
         yield
@@ -69,6 +79,16 @@ def _group_by_parameter(action: Quantize, layer: DecoderLayer) -> list[list[Matr
     return list(groups.values())
 
 
+def _describe_rounded(action: Quantize, matrices: Sequence[Matrix], context: LayerContext) -> Hashable:
+    """Return what decides how a parameter is rounded; `None` where that is not for this arm alone to say."""
+    parameter = matrices[0].tensor
+    own = {(matrix.parameter, matrix.expert) for matrix in matrices}
+    if context.changed or any((group.parameter, group.expert) in own for group in action.holdout):
+        return None
+    written = (parameter.data_ptr(), parameter._version)
+    return (matrices[0].parameter, written, action.recipe, action.recipe.weighs_columns and context.calibration)
+
+
 def _round_matrix(action: Quantize, matrix: Matrix, target: Tensor, calibration: Calibration | None) -> None:
     kept = [
         group for group in action.holdout if (group.parameter, group.expert) == (matrix.parameter, matrix.expert)
@@ -81,3 +101,9 @@ def _round_matrix(action: Quantize, matrix: Matrix, target: Tensor, calibration:
         weigh_columns(action.recipe, matrix.parameter, matrix.shape[1], calibration),
         out=part.T if matrix.transposed else part,
     )
+
+
+def order_by_rounding(arms: Sequence[Arm]) -> list[int]:
+    """Return the numbers of arms in an order in which those that begin by rounding alike follow each other."""
+    begins = [arm.acts[0].recipe if arm.acts and isinstance(arm.acts[0], Quantize) else None for arm in arms]
+    return sorted(range(len(arms)), key=lambda number: begins.index(begins[number]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from torch import Tensor
@@ -21,8 +22,17 @@ from sw_audit.measure.readers import (
     batch_windows,
 )
 from sw_audit.progress import Progress, ignore_progress
+from sw_audit.quantize.calibration import Calibration
 from sw_audit.record.arm import Arm, Purpose
 from sw_audit.record.measurement import Measurement
+
+
+@dataclass
+class Calibrations:
+    """Text to calibrate on, and per layer what it showed; nothing until it was run once."""
+
+    windows: Windows
+    layers: Sequence[Calibration | None] = ()
 
 
 def measure_arms(
@@ -34,7 +44,7 @@ def measure_arms(
     choices: Sequence[ChoiceItem] = (),
     choice_arms: Collection[Purpose] = (),
     stop_words: Tensor | None = None,
-    calibration: Windows | None = None,
+    calibration: Windows | Calibrations | None = None,
     factories: Mapping[str, LayerFactory] = MappingProxyType({}),
     parent: Checkpoint | None = None,
     observer: Observer | None = None,
@@ -46,7 +56,7 @@ def measure_arms(
     with a parent, agreement is with it, and its spread over tokens is kept. The signature of the protocol is kept
     with every figure. Multiple-choice items are answered in the baseline and in the arms of the given purposes;
     each begins with BOS if the windows do. Stop words are ids, int64 [ids]. On the calibration text
-    nothing is scored: acts learn ranges on it.
+    nothing is scored: acts learn ranges on it; as `Calibrations` it is run once for several calls.
 
     Raises:
         CorpusError: If an item does not suit the model.
@@ -55,7 +65,10 @@ def measure_arms(
     batches: list[WindowBatch | ChoiceBatch] = [*batch_windows(windows, vocabulary)]
     batches += batch_choices(choices, checkpoint.tokenizer, windows.bos, vocabulary, checkpoint.maximum_positions)
     scored = len(batches)
-    batches += [] if calibration is None else batch_windows(calibration, vocabulary)
+    known = calibration.layers if isinstance(calibration, Calibrations) else []
+    if calibration is not None and not known:
+        unscored = calibration.windows if isinstance(calibration, Calibrations) else calibration
+        batches += batch_windows(unscored, vocabulary)
     answers = [number == 0 or arm.purpose in choice_arms for number, arm in enumerate(arms)]
     models = [checkpoint if number or parent is None else parent for number in range(len(arms))]
     firsts, runs_of_arms = _find_alike(
@@ -79,12 +92,15 @@ def measure_arms(
         watched=lambda number: isinstance(batches[number], WindowBatch),
         included=lambda number, arm: isinstance(batches[number], WindowBatch) or answers[firsts[arm]],
         calibrating=lambda number: number >= scored,
+        calibrations=known,
         pieces=lambda number: batches[number].pieces,
         factories=factories,
         parent=parent,
         observer=observer,
         progress=progress,
     )
+    if isinstance(calibration, Calibrations):
+        calibration.layers = done[1 if parent is not None else 0].calibrations
     return tuple(
         Measurement(
             model=models[number].identity.id,

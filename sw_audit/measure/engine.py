@@ -33,6 +33,7 @@ from torch import Tensor
 from sw_audit.arms.apply import applied_arm, restrict
 from sw_audit.arms.matrices import SpareTensors
 from sw_audit.arms.replacement import LayerFactory, find_factory
+from sw_audit.arms.rounding import order_by_rounding
 from sw_audit.arms.swapping import find_source
 from sw_audit.checkpoint.matrices import DecoderLayer, LayerCall, split_call, take_states
 from sw_audit.checkpoint.opening import Checkpoint
@@ -77,12 +78,14 @@ class ArmRun:
     """What the engine itself records of one arm: time spent, and peaks.
 
     A peak is the largest magnitude in a decoder layer's output over the watched batches, `None` where an output is
-    not finite. What enters and leaves the down-projections is recorded of the model as it is only.
+    not finite. What enters and leaves the down-projections, and what each layer was calibrated on, is recorded of
+    the model as it is only.
     """
 
     peaks: list[float | None] = field(default_factory=list)
     down_inputs: list[float | None] = field(default_factory=list)
     down_outputs: list[float | None] = field(default_factory=list)
+    calibrations: list[Calibration | None] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -98,6 +101,7 @@ def run_arms(
     included: Callable[[int, int], bool] = lambda _, __: True,
     calibrating: Callable[[int], bool] = lambda _: False,
     pieces: Callable[[int], Sequence[Tensor]] | None = None,
+    calibrations: Sequence[Calibration | None] = (),
     factories: Mapping[str, LayerFactory] = MappingProxyType({}),
     observer: Observer | None = None,
     progress: Progress = ignore_progress,
@@ -115,6 +119,7 @@ def run_arms(
         watched: Which batches count for the peaks.
         included: Which batches, the first argument, are run in which arm, the second; the baseline runs all.
         calibrating: Which batches are there to calibrate on; nobody reads their logits.
+        calibrations: Per layer what an earlier run was shown by batches to calibrate on; then this one has none.
         pieces: Of each batch the places whose logits are read, some at a time; by default all at once.
         factories: Per method that an arm's `ReplaceLayer` names, what makes a module of a layer. It is made once
             per layer and arm, run in the layer's place, and let go.
@@ -132,7 +137,7 @@ def run_arms(
     runners = [LayerwiseRunner(checkpoint, batches)] * len(arms)
     if parent is not None:
         runners[0] = LayerwiseRunner(parent, batches)
-    all_arms = _AllArms(arms, runners, made_by, own, watched, included, calibrating, observer)
+    all_arms = _AllArms(arms, runners, made_by, own, watched, included, calibrating, calibrations, observer)
     depths = max(len(runner.layers) for runner in runners)
     steps = depths + len(batches)
     for depth in range(depths):
@@ -156,6 +161,7 @@ class _AllArms:
     watched: Callable[[int], bool]
     included: Callable[[int, int], bool]
     calibrating: Callable[[int], bool]
+    calibrations: Sequence[Calibration | None]
     observer: Observer | None
     spare: SpareTensors = field(default_factory=SpareTensors)
 
@@ -163,17 +169,20 @@ class _AllArms:
         self.runs = [ArmRun() for _ in self.arms]
         # [arm][batch] of [sequences, tokens, hidden]; a batch that an arm does not run stays as it came in.
         self._hidden: list[list[Tensor]] = [runner.embedded for runner in self.runners]
+        models, others = self.arms[: self.own + 1], self.arms[self.own + 1 :]
+        self._order = [*range(len(models)), *(len(models) + number for number in order_by_rounding(others))]
 
     def run_layer(self, depth: int) -> None:
         """Let every arm pass one layer."""
         entering = list(self._hidden)
         layers = [runner.layers[depth] if depth < len(runner.layers) else None for runner in self.runners]
         source = find_source(self.arms, layers[0], layers[-1]) if self.own else None
-        calibration: Calibration | None = None
+        calibration = self.calibrations[depth] if self.calibrations else None
         own = layers[self.own]
         span = None if own is None else DownProjectionRange(own)
         alike = _AlikeArms(self._runs_all_of)
-        for number, (arm, layer) in enumerate(zip(self.arms, layers, strict=True)):
+        for number in self._order:
+            arm, layer = self.arms[number], layers[number]
             if layer is None:
                 continue
             started = time.perf_counter()
@@ -203,6 +212,7 @@ class _AllArms:
             run.seconds += time.perf_counter() - started
         if own is None or span is None:
             return
+        self.runs[self.own].calibrations.append(calibration)
         self.runs[self.own].down_inputs.append(span.entering)
         self.runs[self.own].down_outputs.append(span.leaving)
         if self.observer is not None:
@@ -326,17 +336,24 @@ class _RecordedError(Exception):
 
 
 def _learn_output_shapes(checkpoint: Checkpoint, token_ids: Tensor) -> list[int | None]:
-    """Return, per layer, `None` where its output is a tensor, else the length of the tuple it returns."""
-    shapes: list[int | None] = [None] * len(checkpoint.layers)
+    """Return, per layer, `None` where its output is a tensor, else the length of the tuple it returns.
+
+    Layers of one class return alike, so the model runs no further than to the first of the last class.
+    """
+    classes = [type(layer.module) for layer in checkpoint.layers]
+    firsts = [depth for depth, kind in enumerate(classes) if classes.index(kind) == depth]
+    shapes: dict[type, int | None] = {}
 
     def note(depth: int, _: object, __: object, output: Any) -> None:
-        shapes[depth] = None if isinstance(output, Tensor) else len(output)
+        shapes[classes[depth]] = None if isinstance(output, Tensor) else len(output)
+        if depth == firsts[-1]:
+            raise _RecordedError
 
-    with ExitStack() as stack:
-        for depth, layer in enumerate(checkpoint.layers):
-            stack.callback(layer.module.register_forward_hook(partial(note, depth)).remove)
+    with ExitStack() as stack, suppress(_RecordedError):
+        for depth in firsts:
+            stack.callback(checkpoint.layers[depth].module.register_forward_hook(partial(note, depth)).remove)
         _call_model(checkpoint, token_ids[:1, :2])
-    return shapes
+    return [shapes[kind] for kind in classes]
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from sw_audit.locate.rotation import recognize_rotation
 from sw_audit.locate.trace import trace_prompts
 from sw_audit.locate.weight_norms import predict_from_weights
 from sw_audit.measure.activation_setup import prepare_activations
-from sw_audit.measure.arms import measure_arms
+from sw_audit.measure.arms import Calibrations, measure_arms
 from sw_audit.measure.calibration import calibrate_on_prompt
 from sw_audit.measure.generation import continue_prompts
 from sw_audit.measure.mechanism import follow_super_activations
@@ -41,7 +41,7 @@ from sw_audit.measure.start import try_starts
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.targets import PatternMatch, match_targets
 from sw_audit.progress import Progress, ignore_progress, tell_stage
-from sw_audit.record.arm import BASELINE, Arm, Dose, Quantize, QuantizeActivations, Smooth
+from sw_audit.record.arm import BASELINE, PRUNED, Arm, Dose, Purpose, Quantize, QuantizeActivations, Smooth
 from sw_audit.record.location import Depth, Location, Outcome, PromptTrace
 from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
@@ -148,6 +148,12 @@ class Single:
         self.audit = audit
         self.needs = list_needs(audit.checks)
         self._given = checkpoint
+        self._calibrations: Calibrations | None = None
+
+    @property
+    def answering(self) -> tuple[Purpose, ...]:
+        """The arms, besides the baseline, in which items are answered: in steps those that a verdict reads."""
+        return CHOICE_ARMS if self.audit.policy.effort == "thorough" else (PRUNED,)
 
     @cached_property
     def opened(self) -> OpenModel:
@@ -163,6 +169,12 @@ class Single:
         unscored = cut_calibration(text, checkpoint.tokenizer, windows, policy.activations.calibration_windows)
         items = read_choices(policy.corpus) if Need.CHOICES in self.needs else None
         return OpenModel(checkpoint, windows, items or (), unscored)
+
+    def _calibrate(self, location: Location) -> Calibrations:
+        """Return the text that acts learn from; where there is none it is the locating prompt."""
+        if self._calibrations is None:
+            self._calibrations = Calibrations(self.opened.unscored or window_prompt(location.token_ids))
+        return self._calibrations
 
     def prepare(self) -> Prepared | ModelFailure:
         """Find out everything but what the arms are worth, or why the model's weights are not fit to be opened."""
@@ -242,9 +254,9 @@ class Single:
             opened.windows.part(begin.windows, end.windows),
             protocol=result.protocol.signature,
             choices=opened.items[begin.items : end.items],
-            choice_arms=CHOICE_ARMS,
+            choice_arms=self.answering,
             stop_words=stop_word_ids(list_stop_words(self.audit.policy.corpus), opened.checkpoint.tokenizer),
-            calibration=_choose_calibration(arms, opened.unscored, result.location),
+            calibration=self._calibrate(result.location) if _learns(arms) else None,
             progress=progress,
         )
 
@@ -336,7 +348,7 @@ class Steps:
             lambda some: self._single.measure(some, result, begin, end, tell_stage(audit.progress, stage)),
             model_id=audit.model.id,
             protocol=result.protocol.signature,
-            answering=(BASELINE.purpose, *CHOICE_ARMS) if end.items > begin.items else (),
+            answering=(BASELINE.purpose, *self._single.answering) if end.items > begin.items else (),
             begin=begin,
             end=end,
         )
@@ -372,12 +384,13 @@ def _select_targets(checkpoint: Checkpoint, location: Location, needs: Needs, se
     )
 
 
-def _choose_calibration(arms: Sequence[Arm], unscored: Windows | None, location: Location) -> Windows | None:
-    """Return the text that acts learn from; where there is none, a searched clip has the locating prompt."""
+def _learns(arms: Sequence[Arm]) -> bool:
+    """Whether an act of some arm learns from calibration text."""
     acts = [act for arm in arms for act in arm.acts]
-    if any(isinstance(act, Quantize) and act.recipe.weighs_columns for act in acts):
-        return unscored or window_prompt(location.token_ids)
-    return unscored if any(isinstance(act, QuantizeActivations | Smooth) for act in acts) else None
+    return any(
+        isinstance(act, QuantizeActivations | Smooth) or (isinstance(act, Quantize) and act.recipe.weighs_columns)
+        for act in acts
+    )
 
 
 def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) -> tuple[PatternMatch, ...]:

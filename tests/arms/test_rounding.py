@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from support.engine import make_arm
 from support.planted import build_gpt2, build_llama, wrap_model
 
+from sw_audit.arms import rounding
 from sw_audit.arms.apply import applied_arm, touches
 from sw_audit.arms.matrices import SpareTensors
+from sw_audit.arms.rounding import order_by_rounding
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.errors import CorpusError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.arm import Quantize
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import Act, Quantize, Scale
 
 LLAMA, GPT2 = wrap_model(build_llama()), wrap_model(build_gpt2())
 RECIPE = parse_recipe("int3/group16")
@@ -73,11 +78,57 @@ def test_memory_is_used_again_and_what_was_in_it_does_not_matter(model: object) 
 def test_spare_memory_never_holds_more_than_one_layer() -> None:
     spare = SpareTensors()
     taken = [spare.take(torch.empty(2, 3)), spare.take(torch.empty(3, 2))]
-    spare.give_back(taken)
+    spare.give_back((None, tensor) for tensor in taken)
     assert spare.take(torch.empty(3, 2)) is taken[1]
     # What does not fit is let go: another dtype is another layer's.
     spare.take(torch.empty(2, 3, dtype=torch.bfloat16))
     assert spare.take(torch.empty(2, 3)) is not taken[0]
+
+
+def test_what_another_arm_rounded_alike_is_not_rounded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, spare = LLAMA.layers[2], SpareTensors()
+    down = layer.down_projections[0]
+    group = (AddressGroup(parameter=down.parameter, rows=(4,), columns=(9,)),)
+    plain, kept = Quantize(recipe=RECIPE), Quantize(recipe=RECIPE, holdout=group)
+    other, scaled = Quantize(recipe=parse_recipe("int4/row")), Scale(addresses=group, factor=3.0)
+    rounded: list[torch.Size] = []
+
+    def count(weight: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        rounded.append(weight.shape)
+        return round_to_nearest(weight, *given, **named)
+
+    monkeypatch.setattr(rounding, "round_to_nearest", count)
+
+    def apply(*acts: Act) -> tuple[int, list[torch.Tensor]]:
+        """Return how many matrices were rounded for an arm, and all of them; as many are expected alone."""
+        rounded.clear()
+        with torch.no_grad(), applied_arm(make_arm(*acts), layer, None, spare):
+            count, weights = len(rounded), [matrix.weight.clone() for matrix in layer.matrices]
+        with torch.no_grad(), applied_arm(make_arm(*acts), layer):
+            alone = [matrix.weight.clone() for matrix in layer.matrices]
+        assert all(map(torch.equal, weights, alone))
+        return count, weights
+
+    numbers = [apply(*acts)[0] for acts in ((plain,), (kept,), (plain,), (plain,), (other,), (plain,))]
+    # All seven; that of which one keeps a scalar; the same again; none; all of another recipe; all again.
+    assert numbers == [7, 1, 1, 0, 7, 7]
+    # What an action before it has changed is rounded for this arm, and for no other.
+    assert [apply(*acts)[0] for acts in ((scaled, plain), (plain,))] == [7, 7]
+    # A weight that is written is another.
+    weight = layer.matrices[0].weight
+    before = weight.clone()
+    with torch.no_grad():
+        weight[0, 0] = 9.0
+        assert apply(plain)[0] == 1
+        weight.copy_(before)
+
+
+def test_arms_that_begin_by_rounding_alike_follow_each_other() -> None:
+    one, other = (Quantize(recipe=parse_recipe(name)) for name in ("int4/row", "int3/row"))
+    group = (AddressGroup(parameter=LLAMA.layers[0].down_projections[0].parameter, rows=(4,), columns=(9,)),)
+    scaled = Scale(addresses=group, factor=0.0)
+    acts = ((scaled,), (one,), (other,), (scaled, other), (one, scaled), (other,), ())
+    assert order_by_rounding([make_arm(*some) for some in acts]) == [0, 3, 6, 1, 4, 2, 5]
 
 
 def test_memory_comes_back_after_an_exception_and_the_layer_is_as_it_was() -> None:

@@ -31,7 +31,7 @@ def zero(checkpoint: Checkpoint, name: str, column: int) -> Arm:
 
 
 def count_runs(checkpoint: Checkpoint, arms: list[Arm]) -> int:
-    """Count the calls of the last layer by hand: one per arm that is run apart, and one to learn shapes."""
+    """Count the calls of the last layer by hand: one per arm that is run apart."""
     calls = []
     handle = checkpoint.layers[-1].module.register_forward_hook(lambda *_: calls.append(1))
     measure_arms(checkpoint, arms, make_windows(4, 3, 9), protocol="p")

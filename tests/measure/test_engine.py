@@ -107,7 +107,7 @@ def test_the_model_is_bit_identical_afterwards_also_after_an_exception(name: str
 
         def fail(*_: object) -> None:
             calls.append(1)
-            if len(calls) == 5:  # once to learn shapes, three batches of the baseline, then inside the acts
+            if len(calls) == 5:  # three batches of the baseline, then inside the acts
                 raise RuntimeError("power cut")
 
         handle = down.module.register_forward_pre_hook(fail)
@@ -119,7 +119,7 @@ def test_the_model_is_bit_identical_afterwards_also_after_an_exception(name: str
     assert fingerprint(checkpoint) == before
 
 
-@pytest.mark.parametrize("entry", [1, 3, 6], ids=["to learn shapes", "in the baseline", "in an arm"])
+@pytest.mark.parametrize("entry", [1, 3, 6], ids=["first", "in the baseline", "in an arm"])
 def test_the_model_is_bit_identical_after_an_exception_at_the_entry_of_any_layer(entry: int) -> None:
     checkpoint = open_family(LLAMA)
     arm = do_everything(name_scalar(checkpoint.layers[0].down_projections[0]))
@@ -263,8 +263,8 @@ def test_calibrating_batches_are_run_in_the_baseline_alone_and_read_by_nobody() 
     seen = collect(checkpoint, arms, batches, calibrating=lambda batch: batch == 1)
     handle.remove()
     assert list(seen) == [(0, 0), (0, 1), (2, 0), (2, 1)]
-    # Once to learn shapes, three batches in the baseline and two in the arm; recordings run no layer.
-    assert len(calls) == 6
+    # Three batches in the baseline and two in the arm; recordings run no layer.
+    assert len(calls) == 5
 
 
 def name_module(checkpoint: Checkpoint) -> str:
@@ -330,8 +330,8 @@ def test_a_layer_is_read_once_for_its_arms_and_not_to_record_how_it_is_called(tm
     model = ModelPolicy(source=str(save_checkpoint(tmp_path / "parent", LLAMA)))
     ran: list[int] = []
     collect(disturb(open_checkpoint(model)), AS_IT_IS, parent=open_streaming(model, on_layer=ran.append))
-    # Once to learn the outputs' shapes, then batch by batch.
-    assert ran == [0, 1, 2, *[0] * 3, *[1] * 3, *[2] * 3]
+    # The first once more, to learn what layers return; then batch by batch.
+    assert ran == [0, *[0] * 3, *[1] * 3, *[2] * 3]
 
 
 def test_what_is_put_back_shares_the_descendants_states_up_to_its_layer() -> None:
@@ -342,8 +342,8 @@ def test_what_is_put_back_shares_the_descendants_states_up_to_its_layer() -> Non
         layer.module.register_forward_hook(lambda *_, depth=depth: ran.append(depth))
     arm = make_arm(SwapModules(modules=(name_module(descendant),)), label="b")
     collect(descendant, [*AS_IT_IS, arm], parent=parent)
-    # Once each to learn the outputs' shapes; then three batches, from layer 1 on in two arms.
-    assert ran == [0, 1, 2, *[0] * 3, *[1] * 6, *[2] * 6]
+    # The first once, to learn what layers return; then three batches, from layer 1 on in two arms.
+    assert ran == [0, *[0] * 3, *[1] * 6, *[2] * 6]
 
 
 def test_a_descendant_may_have_fewer_layers_or_more_tokens() -> None:

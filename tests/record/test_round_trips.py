@@ -60,6 +60,7 @@ from sw_audit.record.arm import (
 )
 from sw_audit.record.checkpoint import Export, HeldWeight
 from sw_audit.record.location import Outcome, PromptLocation, Rotation, Stage, TakeDown
+from sw_audit.record.measurement import Look
 from sw_audit.record.published import Remark
 from sw_audit.record.record import AuditedModel
 from sw_audit.record.start import SequenceStart, StartTrial
@@ -86,6 +87,7 @@ BESIDE = (
         super_weights=(SUPER_WEIGHT,),
     ),
     parse_scheme("w16a4"),
+    Look(windows=4, items=32),
     WeightAddress(parameter="w", row=1, column=2),
     parse_recipe("int3/run16384/symmetric/z9.5"),
     parse_recipe("int8/row"),

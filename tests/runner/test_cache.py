@@ -13,7 +13,7 @@ from support.evidence import make_evidence, make_measurement
 
 from sw_audit.errors import OutputError
 from sw_audit.record.arm import BASELINE, Arm, Custom, QuantizeActivations, Scale
-from sw_audit.record.measurement import Measurement
+from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelResult
 from sw_audit.runner.cache import ARMS_AT_ONCE, NO_CACHE, ArmCache, Cache, digest_program, open_cache
 
@@ -140,7 +140,8 @@ class Bench:
 
 
 def recall(memory: ArmCache, arms: Sequence[Arm], bench: Bench, **more: object) -> tuple[Measurement, ...]:
-    said = {"model_id": "here", "protocol": "p", "answering": (BASELINE.purpose,), **more}
+    part = {"begin": Look(windows=0), "end": Look(windows=4, items=8)}
+    said = {"model_id": "here", "protocol": "p", "answering": (BASELINE.purpose,), **part, **more}
     return memory.recall_arms(arms, bench, **said)  # type: ignore[arg-type]
 
 
@@ -192,9 +193,11 @@ def test_the_baseline_alone_is_remembered_too(cache: Cache) -> None:
         {"memory": {"model": {**QUESTION, "seed": 1}}},
         {"memory": {"text": {"stop_words": ["a"]}}},
         {"said": {"protocol": "q"}},
+        {"said": {"begin": Look(windows=2)}},
+        {"said": {"end": Look(windows=8, items=8)}},
         {"said": {"answering": (BASELINE.purpose, Custom(label="a0"))}, "memory": {"text": {"choices": "x"}}},
     ],
-    ids=["model", "text", "protocol", "answers"],
+    ids=["model", "text", "protocol", "beginning", "end", "answers"],
 )
 def test_whatever_an_arm_rests_on_is_part_of_its_question(
     cache: Cache, other: dict[str, dict[str, object]]

@@ -117,7 +117,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_stopped(
     monkeypatch.setattr(caching, "ARMS_AT_ONCE", 1)
 
     def break_off(stage: str, done: int, _: int) -> None:
-        if stage == "measuring" and done and len(measured) == 4:
+        if stage.startswith("measuring") and done and len(measured) == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -282,7 +282,7 @@ def test_a_descendant_whose_run_was_broken_off_goes_on_after_the_text_that_was_m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("sw_audit.runner.pair.describe_quantization", interrupt)
+        patch.setattr("sw_audit.runner.pair.judge_result", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_model(make_descent(copy), "m", DESCENT_CHECKS, cache=cache)
     monkeypatch.setattr("sw_audit.runner.pair.compare_on_text", lambda *_, **__: pytest.fail("measured again"))
@@ -314,7 +314,7 @@ def test_a_stricter_limit_measures_only_what_it_asks_to_put_back_and_that_once(
     weights["model.layers.0.mlp.down_proj.weight"] *= 0.1
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     loose = audit(100.0)
-    monkeypatch.setattr("sw_audit.runner.run.measure_model", lambda *_: pytest.fail("it was measured again"))
+    monkeypatch.setattr("sw_audit.runner.pair.generate_continuations", lambda *_: pytest.fail("generated again"))
     strict = audit(0.5)
     assert loose.descent is not None
     assert strict.descent is not None

@@ -160,7 +160,7 @@ def test_of_two_modules_that_were_lost_exactly_these_are_found(lost_two: Path) -
     descent, worst = descent_of(found), [f"model.layers.{layer}.self_attn.o_proj" for layer in (2, 4)]
     recovery = descent.recovery
     assert recovery is not None
-    assert (recovery.protocol.windows, recovery.protocol.window) == (8, descent.texts[0].protocol.window)
+    assert (recovery.protocol.windows, recovery.protocol.window) == (16, 64)
     purposes = [one.arm.purpose for one in recovery.measurements]
     assert purposes[:5] == [PARENT, DESCENDANT, RESTORED_WEIGHTS, *(RestoredModule(module=one) for one in worst)]
     assert purposes[6:8] == [RestoredLayer(layer=f"model.layers.{layer}") for layer in (2, 4)]
@@ -221,13 +221,15 @@ def test_every_text_is_measured_and_layers_on_the_first_alone(pruned: Path, tmp_
     (tmp_path / "other.txt").write_text("\n".join(stories))
     other = {"source": str(tmp_path / "other.txt"), "window": 32, "windows": 8}
     descent = descent_of(measure(pruned, descent={"texts": [other], "modules": 0}))
-    first, second = descent.texts
-    assert (first.protocol.windows, second.protocol.windows, second.protocol.window) == (16, 8, 32)
+    first, whole, second = descent.texts
+    assert [text.protocol.window for text in descent.texts] == [64, 128, 32]
+    assert whole.protocol.corpus == first.protocol.corpus
+    assert list(descent.label_texts())[1].endswith(" in windows of 128")
     assert first.protocol.signature != second.protocol.signature
     assert {one.protocol for one in second.measurements} == {second.protocol.signature}
     assert (
-        perplexity(descent, RESTORED_WEIGHTS.name, 1)
-        == perplexity(descent, PARENT.name, 1)
+        perplexity(descent, RESTORED_WEIGHTS.name, 2)
+        == perplexity(descent, PARENT.name, 2)
         != perplexity(descent, PARENT.name)
     )
     assert len(descent.layers) == 6
@@ -253,7 +255,7 @@ def test_two_whole_models_are_never_in_memory(lost_two: Path) -> None:
     run_model(policy, "lost-two", ["perplexity-ratio"], progress=count)
     assert seen["locating in the parent"] == {1}
     assert seen["opening"] == {0}
-    assert seen["measuring"] == {1}
+    assert [counts for stage, counts in seen.items() if stage.startswith("measuring on")] == [{1}, {1}]
 
 
 def test_a_model_that_is_open_already_is_measured_as_one_that_is_not(

