@@ -6,6 +6,7 @@
 # make check   ruff, ruff format and mypy
 # make real    audit a published model (fetched once, 93 MB) and gate descendants of it; reports in sw-audit-out/real
 # make bench   run the benchmarks and print their tables
+# make soak    count wrong verdicts on streams of real windows, and write the tables of docs/intervals.md
 # make clean   remove what these commands made
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ OTHERS := .venv-quantizers
 # gptqmodel pins an older numpy than the rest needs, and runs with the newer one; this is what else it asks for.
 BESIDE_GPTQ := defuser device-smi logbar optimum pillow protobuf pypcre threadpoolctl tokenicer
 
-.PHONY: audit test cover slow others check format real bench clean
+.PHONY: audit test cover slow others check format real bench soak clean
 
 audit: $(READY)
 	$(BIN)/sw-audit audit specimen --out sw-audit-out
@@ -52,6 +53,9 @@ real: $(READY)
 
 bench: $(OTHERS)/.ready
 	$(OTHERS)/bin/python -m pytest tests/benchmarks -q -s -o python_files='bench_*.py'
+
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.soak
 
 clean:
 	rm -rf $(VENV) $(OTHERS) .cache sw-audit-out build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

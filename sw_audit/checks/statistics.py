@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 Floats: TypeAlias = NDArray[numpy.float64]
-Numbers: TypeAlias = Sequence[float] | Sequence[int] | Floats
+Numbers: TypeAlias = Sequence[float] | Sequence[int] | Floats | NDArray[numpy.int64]
 
 _BISECTIONS = 60
 # exp() of more nats than this overflows; TokenLoss.perplexity draws the same line.
@@ -145,7 +145,7 @@ def bound_proportion(right: int, items: int, confidence: float) -> tuple[float, 
     return low, high
 
 
-def bound_token_share(hits: Sequence[int], tokens: Sequence[int], confidence: float) -> tuple[float, float, float]:
+def bound_token_share(hits: Numbers, tokens: Numbers, confidence: float) -> tuple[float, float, float]:
     """Return the share of tokens that count, and the ends of its interval.
 
     The score interval of so many independent tokens as would tell as much as these windows. It has a width also
@@ -161,7 +161,7 @@ def bound_token_share(hits: Sequence[int], tokens: Sequence[int], confidence: fl
 
 
 def bound_token_quantile(
-    values: Sequence[float], tokens: Sequence[int], share: float, confidence: float
+    values: Sequence[float] | Floats, tokens: Numbers, share: float, confidence: float
 ) -> tuple[float, float, float]:
     """Return a quantile over tokens, and the ends of its interval: two of the values themselves.
 
@@ -181,7 +181,8 @@ def bound_token_quantile(
     """
     array = numpy.asarray(values, dtype=float)
     observed = float(numpy.quantile(array, share))
-    below = [int(part.sum()) for part in numpy.split(array <= observed, numpy.cumsum(tokens)[:-1])]
+    window_of = numpy.repeat(numpy.arange(len(tokens)), numpy.asarray(tokens, dtype=int))
+    below = numpy.bincount(window_of, weights=array <= observed)
     independent = max(1, math.floor(_count_independent(below, tokens, confidence)))
     tail = (1 - confidence) / 2
     first, last = (_invert_binomial(chance, independent, share) for chance in (tail, 1 - tail))
@@ -198,7 +199,7 @@ def _invert_binomial(chance: float, items: int, share: float) -> int:
     return max(0, math.ceil(float(special.bdtrik(chance, items, share)) - 1e-9))
 
 
-def _count_independent(hits: Sequence[int], tokens: Sequence[int], confidence: float) -> float:
+def _count_independent(hits: Numbers, tokens: Numbers, confidence: float) -> float:
     """Return how many independent tokens would tell as much of a share as these windows do.
 
     That is share (1 - share) over the variance between windows, less the fewer windows that is known from, and no

@@ -46,7 +46,7 @@ def task_accuracy(context: CheckContext) -> Verdict:
     """Rule of `task-accuracy`: non-inferiority on every task, the worst one decides.
 
     The figure is the accuracy lost, a share of all items, with Tango's score interval for the difference of two
-    paired proportions. A bootstrap over items would be certain of no loss where the two happen to agree on every
+    paired proportions. An interval of the mean would be certain of no loss where the two happen to agree on every
     item, however few there are; the score interval is not. Skipped where no tasks are asked for.
     """
     asked = context.policy.descent.lm_eval

@@ -1,0 +1,1 @@
+"""How often verdicts are wrong, counted on streams of windows that are drawn from real ones."""
