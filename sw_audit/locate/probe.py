@@ -5,7 +5,7 @@ A down-projection is seen in the same way whether it serves every token or is on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -170,12 +170,56 @@ def probe_prompt(checkpoint: Checkpoint, token_ids: Sequence[int], layers: int |
 def require_finite(checkpoint: Checkpoint, probe: Probe) -> None:
     """Raise CheckpointError, which names the layer, if the residual stream is not finite on a prompt."""
     for depth, states in enumerate(probe.residual):
-        if not bool(states.isfinite().all()):
-            raise CheckpointError(
-                f"model {checkpoint.identity.source}",
-                f"the output of decoder layer {depth} is not finite in {checkpoint.identity.dtype}",
-                "load it in a wider dtype, such as float32, or repair the checkpoint",
-            )
+        _require_finite_states(checkpoint, depth, states)
+
+
+def _require_finite_states(checkpoint: Checkpoint, depth: int, states: Tensor) -> None:
+    if not bool(states.isfinite().all()):
+        raise CheckpointError(
+            f"model {checkpoint.identity.source}",
+            f"the output of decoder layer {depth} is not finite in {checkpoint.identity.dtype}",
+            "load it in a wider dtype, such as float32, or repair the checkpoint",
+        )
+
+
+@torch.no_grad()
+def watch_residual(
+    checkpoint: Checkpoint, prompts: Sequence[Sequence[int]], see: Callable[[int, Tensor, Tensor], None]
+) -> None:
+    """Run the model once on several prompts side by side, and show the output of each decoder layer.
+
+    Args:
+        checkpoint: The model.
+        prompts: Token ids, BOS included if it is wanted; the end of a shorter one is filled up as by
+            `probe_prompts`.
+        see: Is given the layer's number, its output, float32 on the CPU, [prompts, tokens, hidden], 0 behind the
+            end of a prompt, and where the prompts are, bool [prompts, tokens].
+
+    Raises:
+        CheckpointError: If the residual stream is not finite on a prompt.
+    """
+    rows, layers = _fill_up(prompts), checkpoint.layers
+    inside = torch.arange(len(rows[0])) < torch.tensor(list(map(len, prompts)))[:, None]
+
+    def show(depth: int, _: object, __: object, output: Any) -> None:
+        states = take_states(output)
+        shown = copy_rows(states).view(*inside.shape, states.shape[-1])
+        shown[~inside] = 0
+        _require_finite_states(checkpoint, depth, shown)
+        see(depth, shown, inside)
+        if depth == len(layers) - 1:
+            raise _EnoughError
+
+    with ExitStack() as stack:
+        for depth, layer in enumerate(layers):
+            stack.callback(layer.module.register_forward_hook(partial(show, depth)).remove)
+        with suppress(_EnoughError):
+            checkpoint.model(input_ids=torch.tensor(rows, device=checkpoint.device), use_cache=False)
+
+
+def _fill_up(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    longest = max(map(len, prompts))
+    return [(list(prompt) * (longest // len(prompt) + 1))[:longest] for prompt in prompts]
 
 
 @torch.no_grad()
@@ -191,8 +235,8 @@ def probe_prompts(
     Raises:
         CheckpointError: If experts cannot be followed.
     """
-    longest = max(map(len, prompts))
-    rows = [(list(prompt) * (longest // len(prompt) + 1))[:longest] for prompt in prompts]
+    rows = _fill_up(prompts)
+    longest = len(rows[0])
     to_run = checkpoint.layers[:layers]
     entries: list[Tensor] = []
     calls: list[LayerCall] = []

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.locate.probe import Probe, probe_prompt
+from sw_audit.locate.probe import Probe, watch_residual
 from sw_audit.locate.settings import LocatorSettings
 from sw_audit.record.location import LayerTrace, PromptTrace, SuperActivation
+
+_TOKENS_AT_ONCE, _LENGTHS_AT_ONCE = 512, 1.5
+"""Most tokens of the prompts that run side by side, and how much longer the longest of them may be."""
 
 
 def measure_prominence(probe: Probe) -> tuple[Tensor, Tensor]:
@@ -104,31 +107,67 @@ def trace_layers(probe: Probe) -> tuple[LayerTrace, ...]:
 def trace_prompts(
     checkpoint: Checkpoint, channels: Sequence[int], prompts: Sequence[tuple[str, Sequence[int]]]
 ) -> tuple[PromptTrace, ...]:
-    """Follow channels of the residual stream through the layers, one forward pass per prompt.
+    """Follow channels of the residual stream through the layers, prompts of about one length side by side.
 
     A prompt is its text and its token ids, BOS included. One trace per prompt and channel.
 
     Raises:
         CheckpointError: If the residual stream is not finite on a prompt.
     """
-    traces = []
-    for text, token_ids in prompts:
-        residual = probe_prompt(checkpoint, token_ids).residual  # [layers, tokens, hidden]
-        for channel in channels:
-            peaks = residual[:, :, channel].abs().argmax(1)  # [layers]
-            at_peak = residual[range(len(residual)), peaks]  # [layers, hidden]
-            values = at_peak[:, channel]  # [layers]
-            traces.append(
-                PromptTrace(
-                    prompt=text,
-                    tokens=len(token_ids),
-                    channel=channel,
-                    peaks=peaks.tolist(),
-                    values=[value if math.isfinite(value) else None for value in values.tolist()],
-                    ranks=(at_peak.abs() > values.abs()[:, None]).sum(1).tolist(),
-                )
+    traces: dict[int, list[PromptTrace]] = {}
+    for group in _group_by_length([token_ids for _, token_ids in prompts]):
+        for number, of_prompt in zip(
+            group, _trace_group(checkpoint, channels, [prompts[number] for number in group]), strict=True
+        ):
+            traces[number] = of_prompt
+    return tuple(trace for number in range(len(prompts)) for trace in traces[number])
+
+
+def _group_by_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Put prompts, by number, into groups that are run at once: few tokens in all, and few of them filled up."""
+    groups: list[list[int]] = []
+    for number in sorted(range(len(prompts)), key=lambda number: len(prompts[number])):
+        length = len(prompts[number])
+        if (
+            not groups
+            or length * (len(groups[-1]) + 1) > _TOKENS_AT_ONCE
+            or length > _LENGTHS_AT_ONCE * len(prompts[groups[-1][0]]) + 2
+        ):
+            groups.append([])
+        groups[-1].append(number)
+    return groups
+
+
+def _trace_group(
+    checkpoint: Checkpoint, channels: Sequence[int], prompts: Sequence[tuple[str, Sequence[int]]]
+) -> list[list[PromptTrace]]:
+    each = torch.arange(len(prompts))
+    seen: list[Tensor] = []
+
+    def see(_: int, states: Tensor, inside: Tensor) -> None:
+        magnitude = states[:, :, list(channels)].abs().masked_fill(~inside[:, :, None], -1.0)
+        peaks = magnitude.argmax(1)  # [prompts, channels]
+        at_peak = states[each[:, None], peaks]  # [prompts, channels, hidden]
+        values = at_peak.gather(2, torch.tensor(channels).expand(len(prompts), -1)[:, :, None])  # [.., .., 1]
+        ranks = (at_peak.abs() > values.abs()).sum(2)
+        seen.append(torch.stack([peaks, values[:, :, 0], ranks]))
+
+    watch_residual(checkpoint, [token_ids for _, token_ids in prompts], see)
+    peaks, values, ranks = torch.stack(seen, -1)  # [prompts, channels, layers] each
+    return [
+        [
+            PromptTrace(
+                prompt=text,
+                tokens=len(token_ids),
+                channel=channel,
+                peaks=peaks[number, place].long().tolist(),
+                values=values[number, place].tolist(),
+                ranks=ranks[number, place].long().tolist(),
             )
-    return tuple(traces)
+            for place, channel in enumerate(channels)
+        ]
+        for number, (text, token_ids) in enumerate(prompts)
+    ]
 
 
 def find_break(

@@ -10,12 +10,17 @@ from tempfile import TemporaryDirectory
 
 from hypothesis import HealthCheck, Phase, Verbosity, configuration, find, settings
 from hypothesis.errors import NoSuchExample
+from hypothesis.strategies import SearchStrategy
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.trace import find_break, trace_prompts
 from sw_audit.record.location import BreakingPrompt, Location, PromptSearch, PromptTrace
 from sw_audit.testing.strategies import prompts
+
+_Prompt = tuple[int, ...]
+_AT_ONCE = 50
+"""Prompts that are tried at once: enough to have some of about one length."""
 
 
 @dataclass(frozen=True)
@@ -73,23 +78,46 @@ def find_counterexample(
     )
     if (most := checkpoint.maximum_positions) is not None:
         longest = min(longest, most - len(bos))
-    known: dict[tuple[int, ...], str | None] = {}
+    channels = [activation.channel for activation in activations]
+    known: dict[_Prompt, str | None] = {}
+    ahead: list[_Prompt] = []
 
-    def trace(prompt: tuple[int, ...]) -> tuple[PromptTrace, ...]:
-        text = checkpoint.tokenizer.decode(list(prompt), skip_special_tokens=True)
-        channels = [activation.channel for activation in activations]
-        return trace_prompts(checkpoint, channels, [(text, [*bos, *prompt])])
+    def trace(*traced: _Prompt) -> tuple[PromptTrace, ...]:
+        decode = checkpoint.tokenizer.decode
+        texts = [decode(list(prompt), skip_special_tokens=True) for prompt in traced]
+        return trace_prompts(
+            checkpoint,
+            channels,
+            [(text, [*bos, *prompt]) for text, prompt in zip(texts, traced, strict=True)],
+        )
 
-    def breaks(prompt: tuple[int, ...]) -> bool:
+    def breaks(prompt: _Prompt) -> bool:
         if prompt not in known:
-            known[prompt] = find_break(trace(prompt), activations, tolerance)
+            # What the search will ask next is tried along with it, unless that is the end of it.
+            following = ahead[ahead.index(prompt) :][:_AT_ONCE] if prompt in ahead else [prompt]
+            asked = list(dict.fromkeys(one for one in following if one not in known))
+            try:
+                traces = trace(*asked)
+            except CheckpointError:
+                asked, traces = [prompt], trace(prompt)
+            for number, one in enumerate(asked):
+                own = traces[number * len(channels) :][: len(channels)]
+                known[one] = find_break(own, activations, tolerance)
         return known[prompt] is not None
 
+    def search(most: int) -> _Prompt | None:
+        if most < 1:
+            return None
+        drawn = prompts(vocabulary, longest=most)
+        # As the search begins it draws the same, until something breaks the law.
+        ahead[:] = _rehearse(drawn, examples, random)
+        return _search(drawn, breaks, examples, random)
+
     random = Random(seed)  # noqa: S311 - a reproducible search, not a secret
-    prompt = _search(vocabulary, longest, breaks, examples, random)
+    prompt = search(longest)
     while prompt is not None:
         prompt = _leave_out(prompt, breaks)
-        shorter = _search(vocabulary, len(prompt) - 1, breaks, examples, random)
+        shorter = search(len(prompt) - 1)
         if shorter is None:
             traces = trace(prompt)
             return Counterexample((*bos, *prompt), traces[0].prompt, known[prompt] or "", traces)
@@ -132,15 +160,23 @@ def _discard_notes() -> Iterator[None]:
             configuration.set_hypothesis_home_dir(home)
 
 
+def _rehearse(drawn: SearchStrategy[_Prompt], examples: int, random: Random) -> list[_Prompt]:
+    """List what a search draws where nothing breaks the law; the state of `random` stays as it is."""
+    listed: list[_Prompt] = []
+
+    def holds(prompt: _Prompt) -> bool:
+        listed.append(prompt)
+        return False
+
+    copy = Random()  # noqa: S311
+    copy.setstate(random.getstate())
+    _search(drawn, holds, examples, copy)
+    return listed
+
+
 def _search(
-    vocabulary: object,
-    longest: int,
-    breaks: Callable[[tuple[int, ...]], bool],
-    examples: int,
-    random: Random,
-) -> tuple[int, ...] | None:
-    if longest < 1:
-        return None
+    drawn: SearchStrategy[_Prompt], breaks: Callable[[_Prompt], bool], examples: int, random: Random
+) -> _Prompt | None:
     # Everything is set, so that no profile of the user's tests changes what is drawn.
     limits = settings(
         max_examples=examples,
@@ -153,12 +189,12 @@ def _search(
         suppress_health_check=list(HealthCheck),
     )
     try:
-        return find(prompts(vocabulary, longest=longest), breaks, settings=limits, random=random)
+        return find(drawn, breaks, settings=limits, random=random)
     except NoSuchExample:
         return None
 
 
-def _leave_out(prompt: tuple[int, ...], breaks: Callable[[tuple[int, ...]], bool]) -> tuple[int, ...]:
+def _leave_out(prompt: _Prompt, breaks: Callable[[_Prompt], bool]) -> _Prompt:
     """Leave out tokens, one after the other, as long as what is left still breaks the law."""
     place = 0
     while place < len(prompt) and len(prompt) > 1:

@@ -13,7 +13,7 @@ from hypothesis import configuration, settings
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.record.location import Location
-from sw_audit.testing import PlantedModel, build_planted_model, find_counterexample, make_design
+from sw_audit.testing import PlantedModel, build_planted_model, counterexamples, find_counterexample, make_design
 from sw_audit.testing.counterexamples import search_prompts
 
 
@@ -53,6 +53,29 @@ def test_a_profile_of_the_users_own_tests_changes_nothing(moody: tuple[PlantedMo
         assert find_counterexample(planted.checkpoint, location, examples=20, seed=9) == first
     finally:
         settings.load_profile(before)
+
+
+@pytest.mark.parametrize(("start", "stopped"), [("bos", True), ("first", False)])
+def test_what_is_tried_ahead_changes_nothing_but_the_number_of_passes(
+    start: str, stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not where the model is not finite on some prompts: what breaks the law before them is found."""
+    planted, location = locate_planted(start)
+    embedding = planted.checkpoint.model.get_input_embeddings().weight
+    for spoiled in (0, 20):
+        embedding[len(embedding) - spoiled :] = float("inf")
+        searches, passes = [], []
+        for at_once in (1, 50):
+            monkeypatch.setattr(counterexamples, "_AT_ONCE", at_once)
+            run: list[object] = []
+            handle = planted.checkpoint.model.register_forward_pre_hook(lambda *given, run=run: run.append(given))
+            searches.append(search_prompts(planted.checkpoint, location, 50, 0.3, seed=4))
+            handle.remove()
+            passes.append(len(run))
+        assert searches[0] == searches[1]
+        assert (searches[0].stopped is not None) == (stopped and spoiled > 0)
+        assert (searches[0].found is not None) == (start == "first")
+        assert start == "first" or spoiled or passes[0] > 5 * passes[1]
 
 
 @pytest.mark.parametrize("examples", [0, -1])
