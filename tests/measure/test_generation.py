@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import takewhile
 
 import pytest
 import torch
@@ -86,6 +87,26 @@ def test_a_text_ends_before_the_token_that_ends_it(checkpoint: Checkpoint, windo
     checkpoint.model.generation_config.eos_token_id = [end]
     (cut,) = generate_continuations(checkpoint, prompts)
     assert cut.tokens == whole.tokens[: whole.tokens.index(end)]
+
+
+def test_of_prompts_of_one_length_that_run_together_each_ends_by_itself(
+    checkpoint: Checkpoint, windows: Windows
+) -> None:
+    policy = DescentPolicy(prompt_tokens=(5, 5), new_tokens=12, long_new_tokens=20)
+    prompts = draw_prompts(windows, checkpoint.tokenizer, policy)
+    apart = [generate_continuations(checkpoint, [prompt])[0] for prompt in prompts]
+    assert [len(one.tokens) for one in apart] == [12, 12, 20]
+    calls: list[int] = []
+    handle = checkpoint.layers[0].module.register_forward_hook(lambda *_: calls.append(1))
+    assert list(generate_continuations(checkpoint, prompts)) == apart
+    handle.remove()
+    assert len(calls) == 20
+    # They come to this token one after the other.
+    end = apart[1].tokens[7]
+    checkpoint.model.generation_config.eos_token_id = [end]
+    kept = [tuple(takewhile(lambda token: token != end, one.tokens)) for one in apart]
+    assert len({len(tokens) for tokens in kept}) > 1
+    assert [one.tokens for one in generate_continuations(checkpoint, prompts)] == kept
 
 
 def test_prompts_have_the_lengths_that_were_asked_for_and_come_from_different_places(
