@@ -59,6 +59,10 @@ class Standing:
         seen = self.done - self._first
         return (time.monotonic() - self._begun) / seen * (self.total - self.done) if seen > 0 else None
 
+    def tell(self) -> str:
+        """Say how far the stage is, and how long it still takes."""
+        return f"{self.stage}: {self.done} of {self.total}, {self.tell_left()}"
+
     def tell_left(self) -> str:
         """Say how long the stage still takes."""
         return "time left unknown" if self.left is None else f"about {write_duration(self.left)} left"

@@ -22,6 +22,7 @@ class WorkerOutput:
     """What a worker found; see the attributes of `AuditSession` of the same names."""
 
     interrupted: bool
+    stopped: str | None
     assignments: list[Assignment]
     gated: list[tuple[Case, list[str]]]
     results: list[tuple[Case, AuditedModel]]
@@ -57,6 +58,7 @@ def make_output(session: AuditSession) -> dict[str, Any]:
     """Put what this worker found into plain JSON types."""
     output = WorkerOutput(
         interrupted=session.interrupted,
+        stopped=session.stopped,
         assignments=list(session.assignments.values()),
         gated=list(session.gated.items()),
         results=[(case, session.results[case]) for case in session.gated if case in session.results],
@@ -70,6 +72,7 @@ def merge_output(session: AuditSession, plain: dict[str, Any]) -> None:
     """Put what a worker found into the controller's session; the first to have measured a model counts."""
     output = _OUTPUT.validate_python(plain)
     session.interrupted |= output.interrupted
+    session.stopped = session.stopped or output.stopped
     for assignment in output.assignments:
         session.assignments.setdefault(assignment.key, assignment)
     for case, checks in output.gated:

@@ -1,4 +1,4 @@
-"""What a run leaves and says: a record per policy, written whole at the end or not at all, a header, a table."""
+"""What a run leaves and says: a record per policy, written whole at the end, a header, a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.runner.assignments import Assignment, Case
 from sw_audit.runner.explain import TABLE_HEAD, count_verdicts, list_waived, make_row, name_outcome
 from sw_audit.runner.output import name_folders, tell_error, write_record
-from sw_audit.runner.run import compose_record
+from sw_audit.runner.run import compose_record, fail_stopped
 from sw_audit.runner.text import settle_corpus
 
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "waived": "yellow", "skipped": "cyan"}
@@ -19,13 +19,16 @@ _COLOURS |= {"holds": "green", "does not hold": "yellow", "undecided": "yellow"}
 
 
 def write_records(config: pytest.Config, session: AuditSession) -> None:
-    """Write every record of the run, unless the run was interrupted or nothing was audited."""
+    """Write every record of the run, unless the run was broken off or nothing was audited.
+
+    After Ctrl-C, and after SIGTERM while a model was measured, what was not measured is inconclusive.
+    """
     if session.interrupted:
         return
     audited = [
         assignment
         for assignment in session.assignments.values()
-        if any(case in session.results for case in _list_gated(session, assignment))
+        if any(case in session.results or session.stopped for case in _list_gated(session, assignment))
     ]
     folders = name_folders(session.settings.out, [assignment.name for assignment in audited])
     for assignment, folder in zip(audited, folders, strict=True):
@@ -40,17 +43,19 @@ def write_records(config: pytest.Config, session: AuditSession) -> None:
 
 def compose(config: pytest.Config, session: AuditSession, assignment: Assignment) -> Record:
     """Put the models of one policy into a record; one that was not reached is a failure."""
-    models = (_take_model(session, case) for case in _list_gated(session, assignment))
+    models = (_take_model(session, assignment, case) for case in _list_gated(session, assignment))
     record = compose_record(models, assignment.policy)
     changed: Record | None = config.hook.pytest_sw_audit_modify_record(config=config, record=record)
     return changed or record
 
 
-def _take_model(session: AuditSession, case: Case) -> ModelResult | ModelFailure:
+def _take_model(session: AuditSession, assignment: Assignment, case: Case) -> ModelResult | ModelFailure:
     if case in session.results:
         verdicts = [session.find_verdict(case, check) for check in session.gated[case]]
         return session.results[case].model_copy(update={"verdicts": tuple(verdicts)})
     error = session.failures.get(case)
+    if error is None and session.stopped is not None:
+        return fail_stopped(assignment.policy, case.model, session.gated[case], session.stopped)
     unreached = "not audited: the run ended before this model was reached"
     return ModelFailure(model=case.model, message=tell_error(error) if error else unreached)
 
@@ -74,7 +79,12 @@ def print_summary(reporter: pytest.TerminalReporter, session: AuditSession) -> N
     verdicts = session.list_verdicts()
     if session.trouble:
         reporter.write_line(f"sw-audit: {session.trouble}", red=True)
-    if not verdicts or reporter.verbosity < -1:
+    if session.stopped and session.written:
+        reporter.write_line(f"sw-audit: {session.stopped}; what is not decided is inconclusive", yellow=True)
+    for written in session.written:
+        if written.remark:
+            reporter.write_line(f"sw-audit: {written.remark}", yellow=True)
+    if not (verdicts or session.written) or reporter.verbosity < -1:
         return
     if reporter.verbosity < 0:
         reporter.write_line(f"sw-audit: {count_verdicts(verdicts)}")

@@ -26,7 +26,7 @@ from pytest_sw_audit.fixtures import (
 )
 from pytest_sw_audit.options import add_options, is_requested
 from pytest_sw_audit.state import find_session, has_session, is_worker
-from pytest_sw_audit.xdist import OUTPUT, Distribution, share_cores
+from pytest_sw_audit.xdist import DISTRIBUTION, OUTPUT, Distribution, share_cores
 from sw_audit.runner.options import SUFFIX
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Begin the audit if one is asked for; complain now about whatever can be known now."""
     config.addinivalue_line("markers", MARKER)
     if hasattr(config.hook, "pytest_xdist_make_scheduler") and not is_worker(config):
-        config.pluginmanager.register(Distribution(), "sw_audit-distribution")
+        config.pluginmanager.register(Distribution(), DISTRIBUTION)
     if config.getoption("help", False) or config.getoption("version", 0):
         return
     files = _list_policy_arguments(config)
@@ -135,9 +135,12 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return write_header(find_session(config))
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the records, or on a worker send what was found to the controller."""
+    """Write the records, or on a worker send what was found to the controller.
+
+    pytest-xdist ends its workers first.
+    """
     config = session.config
     if not has_session(config):
         return
@@ -151,6 +154,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     from pytest_sw_audit.output import write_records
 
+    distribution = config.pluginmanager.get_plugin(DISTRIBUTION)
+    if distribution is not None:
+        distribution.take_rest()
     write_records(config, audit)
     if audit.trouble:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR

@@ -1,8 +1,9 @@
-"""Where the work stands, as a bar on the terminal; nothing where nobody looks."""
+"""Where the work stands: a bar on the terminal, else lines of pytest's reporter; nothing under `-q`."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,26 +11,64 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from sw_audit.progress import Progress, ignore_progress
+from pytest_sw_audit.state import is_worker
+from sw_audit.progress import Progress, Standing, ignore_progress
+
+_EVERY = 30.0
+"""Seconds between two lines within a stage."""
 
 
 @contextmanager
 def report_progress(config: pytest.Config, model: str) -> Iterator[Progress]:
-    """Give what is called while a model is measured: a bar, if standard error is a terminal that is looked at.
+    """Give what is called while a model is measured.
 
-    Nothing is shown under `-q`, on workers of pytest-xdist, and where standard error is no terminal.
+    A bar, where standard error is a terminal; else a line every 30 seconds, and under `-v` at the beginning of
+    each stage. Workers of pytest-xdist, whose reporters nobody hears, write such lines on standard error.
     """
-    quiet = config.getoption("verbose", 0) < 0 or hasattr(config, "workerinput")
-    with _show(config):
-        shown = not quiet and sys.stderr.isatty()
-    if not shown:
+    verbosity = config.getoption("verbose", 0)
+    if verbosity < 0:
         yield ignore_progress
         return
-    bar = ProgressBar(config, model)
+    with _show(config):
+        bar = sys.stderr.isatty() and not is_worker(config)
+    if not bar:
+        yield ProgressLines(config, model, every_stage=verbosity > 0)
+        return
+    shown = ProgressBar(config, model)
     try:
-        yield bar
+        yield shown
     finally:
-        bar.close()
+        shown.close()
+
+
+class ProgressLines:
+    """Lines that pytest's capturing does not swallow."""
+
+    def __init__(self, config: pytest.Config, model: str, *, every_stage: bool) -> None:
+        self._config = config
+        self._model = model
+        self._every_stage = every_stage
+        self._standing = Standing()
+        self._began = self._written = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Write a line if it is time for one."""
+        begins = self._standing.move(stage, done, total)
+        if begins and self._every_stage:
+            self._write(stage)
+        elif time.monotonic() - self._written >= _EVERY:
+            self._write(self._standing.tell())
+
+    def _write(self, line: str) -> None:
+        self._written = time.monotonic()
+        text = f"[{tqdm.format_interval(self._written - self._began)}] {self._model}: {line}"
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        with _show(self._config):
+            if reporter is None or is_worker(self._config):
+                sys.stderr.write(f"{text}\n")
+                sys.stderr.flush()
+            else:
+                reporter.write_line(text)
 
 
 class ProgressBar:
@@ -38,6 +77,7 @@ class ProgressBar:
     def __init__(self, config: pytest.Config, model: str) -> None:
         self._config = config
         self._model = model
+        self._standing = Standing()
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         with _show(config):
             if reporter is not None:
@@ -47,14 +87,16 @@ class ProgressBar:
                 desc=model,
                 leave=False,
                 file=sys.stderr,
-                bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}",
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
             )
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show a stage and how far it is."""
+        """Show a stage, how far it is, and how long it still takes."""
+        self._standing.move(stage, done, total)
         with _show(self._config):
             self._bar.total, self._bar.n = max(total, 1), done
             self._bar.set_description_str(f"{self._model}: {stage}", refresh=False)
+            self._bar.set_postfix_str(self._standing.tell_left(), refresh=False)
             self._bar.refresh()
 
     def close(self) -> None:

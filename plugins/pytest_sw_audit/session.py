@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,8 @@ class AuditSession:
         results: The models that have been measured, verdicts included.
         failures: The models that could not be.
         interrupted: Whether the run was broken off, so that nothing may be written.
+        stopper: Knows whether the time of the run is up, and whether a signal came while a model was measured.
+        stopped: Why the run ended before everything was measured, as a clause; then what it holds is written.
         written: The records that were written.
         trouble: Why nothing, or not everything, could be written; one line.
     """
@@ -61,12 +63,13 @@ class AuditSession:
         self.results: dict[Case, ModelResult | ModelFailure] = {}
         self.failures: dict[Case, Exception] = {}
         self.interrupted = False
+        self.stopper = Stopper()
+        self.stopped: str | None = None
         self.written: list[WrittenRecord] = []
         self.trouble: str | None = None
         self._open: tuple[Case, Checkpoint] | None = None
         self._cache: Cache | None = None
         self._checked = False
-        self._started = time.monotonic()
         config.pluginmanager.register(Interruption(self), "sw_audit-interruption")
 
     def begin(self, files: Iterable[Path]) -> None:
@@ -132,6 +135,7 @@ class AuditSession:
 
         Raises:
             InputError: If the model or the text cannot be used; again on every call.
+            KeyboardInterrupt: If Ctrl-C or SIGTERM came while it was measured; what was decided by then is kept.
         """
         if case in self.failures:
             raise self.failures[case]
@@ -143,6 +147,8 @@ class AuditSession:
                 self.failures[case] = error
                 self.close_model()
                 raise
+            if self.stopper.signalled.value:
+                raise KeyboardInterrupt  # pytest ends as after any Ctrl-C
         return self.results[case]
 
     def find_result(self, case: Case) -> ModelResult:
@@ -194,8 +200,8 @@ class AuditSession:
         checks = [check for check in assignment.checks[case.model] if check in self.needed[case]]
         checks += sorted(self.needed[case] - set(checks))
         budgets = (each.policy.budget for each in self.assignments.values() if each.policy.budget is not None)
-        stopper = Stopper(min(budgets, default=None), self._started)
-        with report_progress(self.config, case.model) as progress:
+        self.stopper = replace(self.stopper, budget=min(budgets, default=None))
+        with report_progress(self.config, case.model) as progress, self.stopper.heeding_signals():
             # A descendant is opened only when its files have been looked at, so it is kept open after.
             if case in self.kept_open and assignment.policy.find_model(case.model).parent is None:
                 self.open_model(case)
@@ -205,7 +211,7 @@ class AuditSession:
                 assignment.policy,
                 case.model,
                 checks,
-                progress=stopper.watch(progress),
+                progress=self.stopper.watch(progress),
                 cache=self.find_cache(),
                 checkpoint=self._open[1] if self._open else None,
                 saved=assignment.saved,
@@ -222,7 +228,7 @@ class AuditSession:
 
 
 class Interruption:
-    """Takes note when the run is broken off; stopping at a failure, as `-x` does, is no such thing."""
+    """Takes note when the run ends early; stopping at a failure, as `-x` does, is no such thing."""
 
     def __init__(self, session: AuditSession) -> None:
         self._session = session
@@ -230,7 +236,9 @@ class Interruption:
     @pytest.hookimpl
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Ctrl-C, or `pytest.exit`; pytest derives its own ways of stopping from KeyboardInterrupt."""
-        if excinfo.type is KeyboardInterrupt or issubclass(excinfo.type, pytest.exit.Exception):
+        if excinfo.type is KeyboardInterrupt:
+            self._session.stopped = self._session.stopper.reason or "the run was stopped by Ctrl-C"
+        elif issubclass(excinfo.type, pytest.exit.Exception):
             self._session.interrupted = True
 
     @pytest.hookimpl

@@ -14,12 +14,23 @@ from pytest_sw_audit.state import find_session, has_session, names_models
 from sw_audit.errors import AuditError
 from sw_audit.runner.options import SUFFIX
 
+DISTRIBUTION = "sw_audit-distribution"
+"""Name of the plugin with the hooks below."""
+
 OUTPUT = "sw_audit"
 """Key of what a worker sends, in its `workeroutput`."""
 
 
 class Distribution:
     """The hooks of pytest-xdist that an audit needs; registered on the controller only."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Any] = []
+
+    @pytest.hookimpl
+    def pytest_configure_node(self, node: Any) -> None:
+        """Take note of a worker."""
+        self._nodes.append(node)
 
     @pytest.hookimpl
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -45,13 +56,23 @@ class Distribution:
     @pytest.hookimpl
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Take what a worker sent when it finished."""
+        self._take_output(node)
+        output = getattr(node, "workeroutput", None) or {}
+        if output.get("exitstatus") == pytest.ExitCode.INTERRUPTED and error is None and has_session(node.config):
+            session = find_session(node.config)
+            session.interrupted |= session.stopped is None
+
+    def take_rest(self) -> None:
+        """Take what workers sent that finished when pytest-xdist ended them, after Ctrl-C."""
+        for node in self._nodes:
+            self._take_output(node)
+
+    def _take_output(self, node: Any) -> None:
         output = getattr(node, "workeroutput", None) or {}
         if OUTPUT in output:
             from pytest_sw_audit.exchange import merge_output
 
             merge_output(find_session(node.config), output[OUTPUT])
-        if output.get("exitstatus") == pytest.ExitCode.INTERRUPTED and error is None and has_session(node.config):
-            find_session(node.config).interrupted = True
 
 
 def share_cores(config: pytest.Config) -> None:

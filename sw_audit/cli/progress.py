@@ -57,7 +57,7 @@ class _Lines:
     def tick(self) -> None:
         now = self._standing
         if now.stage and time.monotonic() - self._written >= _EVERY:
-            self._write(f"{now.stage}: {now.done} of {now.total}, {now.tell_left()}")
+            self._write(now.tell())
 
     def close(self) -> None:
         pass

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from support.runs import Inner
 
 from sw_audit.record.record import ModelFailure
 from sw_audit.record.store import read_record
+from sw_audit.record.verdict import Status
 
 
 def list_files(folder: Path) -> list[str]:
@@ -50,15 +52,49 @@ def test_no_folder_is_made_where_nothing_was_audited(inner: Inner) -> None:
     assert not (inner.pytester.path / "sw-audit-out").exists()
 
 
-def test_an_interrupted_run_leaves_what_was_there_before(inner: Inner) -> None:
-    inner.audit("llama-w4", options=("-k", "prune"))
-    before = (inner.pytester.path / "sw-audit-out" / "record.json").read_bytes()
-    models = ("--sw-audit-model=broken", "--sw-audit-model=interrupt")
-    run = inner.run(*models, "--tb=no", no_reraise_ctrlc=True)
+@pytest.mark.parametrize(
+    ("model", "by"),
+    [("interrupt", "Ctrl-C"), ("ctrl-c", "Ctrl-C"), ("sigterm", "SIGTERM")],
+    ids=["at once", "after the step", "SIGTERM"],
+)
+def test_a_run_that_is_stopped_leaves_a_whole_record(inner: Inner, model: str, by: str) -> None:
+    models = (f"--sw-audit-model={name}" for name in ("broken", model, "llama-w4"))
+    run = inner.run(*models, "--tb=no", "--sw-audit-save=mine", no_reraise_ctrlc=True)
     assert run.ret == 2
-    run.stdout.fnmatch_lines(["the run was broken off: no record was written"])
-    assert (inner.pytester.path / "sw-audit-out" / "record.json").read_bytes() == before
+    reason = f"the run was stopped by {by}"
+    run.stdout.fnmatch_lines(
+        [
+            f"sw-audit: {reason}; what is not decided is inconclusive",
+            f"sw-audit: baseline 'mine' was not kept, for {reason}",
+            "record: sw-audit-out/record.json",
+        ]
+    )
     assert list_files(inner.pytester.path / "sw-audit-out") == ["record.json", "report.html"]
+    done, *others = inner.record().models
+    assert (done.id, len(done.verdicts), done.stopped) == ("broken", CHECKS, None)
+    assert [(one.id, one.stopped) for one in others] == [(model, reason), ("llama-w4", reason)]
+    assert [verdict.status for one in others for verdict in one.verdicts] == [Status.INCONCLUSIVE] * 2 * CHECKS
+
+
+def test_a_run_whose_time_is_up_goes_to_the_end_and_the_rest_is_inconclusive(inner: Inner) -> None:
+    run = inner.audit("slow", "llama-w4", options=("--sw-audit-budget=0.3s", "--tb=no"))
+    run.assert_outcomes(failed=2 * CHECKS)
+    run.stdout.fnmatch_lines([f"*= sw-audit: {2 * CHECKS} inconclusive =*"])
+    assert {model.stopped for model in inner.record().models} == {"the run was stopped after its budget of 0 s"}
+
+
+def test_what_handles_signals_does_so_again_when_a_model_was_measured(inner: Inner) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    path = inner.pytester.makepyfile(
+        """
+        import signal
+        def test_it(sw_measurements):
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        """
+    )
+    inner.audit("llama-w4", options=("-k", "test_it", str(path))).assert_outcomes(passed=1, deselected=CHECKS)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_pytest_exit_and_an_internal_error_leave_no_record(inner: Inner) -> None:

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 
 import pytest
 from pytest_sw_audit.progress import report_progress
@@ -36,20 +37,47 @@ def show(config: pytest.Config, monkeypatch: pytest.MonkeyPatch, *, real: bool =
     return terminal.getvalue()
 
 
-def test_on_a_terminal_a_bar_tells_the_stage_and_goes_away(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_a_bar_tells_stage_and_time_left_and_goes_away(
+    inner: Inner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = show(inner.pytester.parseconfig(*UNCAPTURED), monkeypatch)
     assert "llama-w4: measuring  25%" in shown
+    assert ", time left unknown" in shown
     assert shown.endswith("\r")
 
 
-def test_nothing_is_shown_when_quiet_without_a_terminal_and_by_a_worker(
+@pytest.mark.parametrize("real", [False, True])
+def test_nothing_is_shown_when_quiet(inner: Inner, monkeypatch: pytest.MonkeyPatch, real: bool) -> None:
+    assert show(inner.pytester.parseconfig(*UNCAPTURED, "-q"), monkeypatch, real=real) == ""
+
+
+def test_without_a_terminal_the_reporter_tells_each_stage_when_it_is_verbose(inner: Inner) -> None:
+    loud = inner.audit("llama-w4", options=("-v", "-k", "prune"))
+    loud.stdout.fnmatch_lines(["[[]00:0?[]] llama-w4: measuring", "*prune-collapses PASSED*"])
+    for options in ((), ("-q",)):
+        inner.audit("llama-w4", options=(*options, "-k", "prune")).stdout.no_fnmatch_line("*: measuring*")
+
+
+def test_without_a_terminal_a_line_comes_every_thirty_seconds(
     inner: Inner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert show(inner.pytester.parseconfig(*UNCAPTURED, "-q"), monkeypatch) == ""
-    config = inner.pytester.parseconfig(*UNCAPTURED)
-    assert show(config, monkeypatch, real=False) == ""
+    hands, terminal = [100.0], Terminal(real=False)
+    monkeypatch.setattr(time, "monotonic", lambda: hands[0])
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with report_progress(inner.pytester.parseconfig(*UNCAPTURED), "llama-w4") as progress:
+        for seconds, done in ((0, 0), (29, 1), (1, 2), (29, 3), (1, 4)):
+            hands[0] += seconds
+            progress("measuring", done, 8)
+    assert terminal.getvalue().splitlines() == [
+        "[00:30] llama-w4: measuring: 2 of 8, about 1 min 30 s left",
+        "[01:00] llama-w4: measuring: 4 of 8, about 1 min left",
+    ]
+
+
+def test_a_worker_writes_lines_on_a_terminal_too(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = inner.pytester.parseconfig(*UNCAPTURED, "-v")
     monkeypatch.setattr(config, "workerinput", {}, raising=False)
-    assert show(config, monkeypatch) == ""
+    assert show(config, monkeypatch) == "[00:00] llama-w4: measuring\n"
 
 
 def test_the_bar_reaches_the_terminal_although_pytest_captures(separate: Inner) -> None:

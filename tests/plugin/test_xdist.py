@@ -113,8 +113,15 @@ def test_a_bad_model_list_is_told_before_any_worker_starts(separate: Inner) -> N
     run.stdout.no_fnmatch_line("*workers*")
 
 
+@pytest.mark.parametrize("verbose", [[], ["-v"]])
+def test_workers_tell_each_stage_when_they_are_verbose(separate: Inner, verbose: list[str]) -> None:
+    run = separate.audit("llama-w4", "llama-w8", options=("-n", "2", *verbose))
+    told = {line.partition("] ")[2] for line in run.errlines if line.startswith("[0")}
+    assert told == ({"llama-w4: measuring", "llama-w8: measuring"} if verbose else set())
+
+
 @pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["alone", "shared"])
-def test_ctrl_c_leaves_no_record(separate: Inner, options: list[str]) -> None:
+def test_ctrl_c_leaves_a_record_of_what_was_measured(separate: Inner, options: list[str]) -> None:
     waiting = separate.pytester.path / "waiting"
     with (separate.pytester.path / "conftest.py").open("a") as conftest:
         conftest.write(
@@ -139,5 +146,6 @@ def test_ctrl_c_leaves_no_record(separate: Inner, options: list[str]) -> None:
     out, _ = run.communicate(timeout=60)
     assert waiting.exists()
     assert run.returncode == 2
-    assert not (separate.pytester.path / "sw-audit-out").exists()
+    assert [len(model.verdicts) for model in separate.record().models] == [CHECKS]
+    assert b"sw-audit: the run was stopped by Ctrl-C; what is not decided is inconclusive" in out
     assert b"Traceback" not in out
