@@ -21,6 +21,7 @@ from sw_audit.runner import run, single
 from sw_audit.runner.assignments import OPTIONS_KEY, Assignment, Case, assign_file, assign_options
 from sw_audit.runner.cache import Cache
 from sw_audit.runner.output import WrittenRecord, check_places, tell_error
+from sw_audit.runner.pair import Parents
 from sw_audit.stopping import Stopper
 
 
@@ -69,6 +70,7 @@ class AuditSession:
         self.trouble: str | None = None
         self._open: tuple[Case, Checkpoint] | None = None
         self._cache: Cache | None = None
+        self._parents = Parents()
         self._checked = False
         config.pluginmanager.register(Interruption(self), "sw_audit-interruption")
 
@@ -215,6 +217,7 @@ class AuditSession:
                 cache=self.find_cache(),
                 checkpoint=self._open[1] if self._open else None,
                 saved=assignment.saved,
+                parents=self._parents,
             )
 
     def _take_named_items(self) -> None:

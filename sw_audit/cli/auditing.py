@@ -20,7 +20,6 @@ from sw_audit.cli.junit import write_junit
 from sw_audit.cli.printing import Output, print_models, tabulate_verdicts
 from sw_audit.cli.progress import show_progress
 from sw_audit.errors import AuditError
-from sw_audit.policy.policy import Policy
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.store import write_text
 from sw_audit.runner import run
@@ -48,6 +47,7 @@ from sw_audit.runner.output import (
     tell_error,
     write_record,
 )
+from sw_audit.runner.pair import Parents
 from sw_audit.stopping import Stopper, ignoring_interrupts, tell_stopping
 
 _PROCESSES = multiprocessing.get_context("spawn")
@@ -159,6 +159,7 @@ class _Audit:
     debug: bool
     quiet: bool
     outcome: Outcome = field(default_factory=Outcome)
+    parents: Parents = field(default_factory=Parents)
 
     @property
     def cases(self) -> list[tuple[Assignment, UnfinishedRecord, Case]]:
@@ -195,6 +196,8 @@ def _audit_here(audit: _Audit) -> None:
                 assignment.checks[case.model],
                 progress=audit.stopper.watch(progress),
                 cache=audit.cache,
+                saved=assignment.saved,
+                parents=audit.parents,
             )
         audit.keep(assignment, unfinished)
 
@@ -207,10 +210,7 @@ def _audit_in_processes(audit: _Audit, workers: int) -> None:
     with _share_cores(workers), pool:
         # Ctrl-C reaches every process of a terminal: this one speaks for all.
         with ignoring_interrupts():
-            runs = [
-                pool.submit(_audit_model, one.policy, case.model, one.checks[case.model], kept, audit.quiet)
-                for one, _, case in audit.cases
-            ]
+            runs = [pool.submit(_audit_model, one, case.model, kept, audit.quiet) for one, _, case in audit.cases]
         asked = dict(zip(runs, audit.cases, strict=True))
         try:
             for done in as_completed(runs):
@@ -248,12 +248,19 @@ def _begin_worker(budget: float | None, started: float, signalled: ctypes.c_int)
 
 
 def _audit_model(
-    policy: Policy, model_id: str, checks: tuple[str, ...], folder: Path | None, quiet: bool
+    assignment: Assignment, model_id: str, folder: Path | None, quiet: bool
 ) -> ModelResult | ModelFailure:
     cache = None if folder is None else Cache(folder)
     # Bars of several processes would stand on each other.
     with show_progress(model_id, quiet=quiet, plain=True) as progress, _worker_stopper.heeding_signals():
-        return run.run_model(policy, model_id, checks, progress=_worker_stopper.watch(progress), cache=cache)
+        return run.run_model(
+            assignment.policy,
+            model_id,
+            assignment.checks[model_id],
+            progress=_worker_stopper.watch(progress),
+            cache=cache,
+            saved=assignment.saved,
+        )
 
 
 @contextmanager

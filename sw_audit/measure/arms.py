@@ -13,6 +13,7 @@ from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.corpus.windows import Windows
 from sw_audit.measure.engine import Observer, run_arms
+from sw_audit.measure.parent_passes import ParentPasses
 from sw_audit.measure.readers import (
     ChoiceBatch,
     ChoiceReader,
@@ -47,6 +48,7 @@ def measure_arms(
     calibration: Windows | Calibrations | None = None,
     factories: Mapping[str, LayerFactory] = MappingProxyType({}),
     parent: Checkpoint | None = None,
+    parent_passes: ParentPasses | None = None,
     observer: Observer | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[Measurement, ...]:
@@ -96,6 +98,7 @@ def measure_arms(
         pieces=lambda number: batches[number].pieces,
         factories=factories,
         parent=parent,
+        prepare_parent=None if parent_passes is None else parent_passes.prepare,
         observer=observer,
         progress=progress,
     )

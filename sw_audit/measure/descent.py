@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.matrices import DecoderLayer, LayerCall, Matrix, take_states
+from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import list_stop_words, stop_word_ids
 from sw_audit.corpus.protocol import describe_protocol
@@ -18,6 +19,7 @@ from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, shorten_windows, window_corpus
 from sw_audit.errors import CheckpointError
 from sw_audit.measure.arms import measure_arms
+from sw_audit.measure.parent_passes import ParentPasses
 from sw_audit.measure.ranges import DownProjectionRange
 from sw_audit.measure.readers import WindowBatch, batch_windows
 from sw_audit.measure.retention import is_alike, translate_address
@@ -103,11 +105,13 @@ def compare_on_text(
     progress: Progress = ignore_progress,
     *,
     layers: bool = False,
+    passes: ParentPasses | None = None,
 ) -> tuple[ComparedText, tuple[LayerError, ...]]:
     """Measure both models on a text, side by side, and the descendant with parts of the parent put back.
 
     The parent's layers may be in memory only while they run; the descendant is bit-identical afterwards.
-    Comparing layers runs each of the descendant's once more.
+    Comparing layers runs each of the descendant's once more. With `passes` the parent is run once for all
+    descendants that are measured on the same text; then no counterfactual may take modules from it.
 
     Returns:
         The measurements, and one entry per layer; none if nobody asked or the two are not of one shape.
@@ -120,6 +124,7 @@ def compare_on_text(
         protocol=text.protocol.signature,
         stop_words=text.stop_words,
         parent=parent,
+        parent_passes=passes,
         observer=errors if layers and is_alike(parent, descendant) else None,
         progress=progress,
     )
@@ -280,7 +285,7 @@ class LayerErrorObserver:
     def see(
         self,
         layer: DecoderLayer,
-        calls: Sequence[LayerCall],
+        calls: Sequence[Callable[..., Any]],
         entering: Sequence[Tensor],
         leaving: Sequence[Sequence[Tensor]],
         span: DownProjectionRange,

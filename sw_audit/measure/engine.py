@@ -35,7 +35,7 @@ from sw_audit.arms.matrices import SpareTensors
 from sw_audit.arms.replacement import LayerFactory, find_factory
 from sw_audit.arms.rounding import order_by_rounding
 from sw_audit.arms.swapping import find_source
-from sw_audit.checkpoint.matrices import DecoderLayer, LayerCall, split_call, take_states
+from sw_audit.checkpoint.matrices import DecoderLayer, split_call, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.measure.ranges import DownProjectionRange
@@ -61,7 +61,7 @@ class Observer(Protocol):
     def see(
         self,
         layer: DecoderLayer,
-        calls: Sequence[LayerCall],
+        calls: Sequence[Callable[..., Any]],
         entering: Sequence[Tensor],
         leaving: list[list[Tensor]],
         span: DownProjectionRange,
@@ -97,6 +97,7 @@ def run_arms(
     reader: Reader,
     *,
     parent: Checkpoint | None = None,
+    prepare_parent: Callable[[Checkpoint, Sequence[Tensor]], LayerwiseRunner] | None = None,
     watched: Callable[[int], bool] = lambda _: True,
     included: Callable[[int, int], bool] = lambda _, __: True,
     calibrating: Callable[[int], bool] = lambda _: False,
@@ -116,6 +117,7 @@ def run_arms(
         batches: Token ids, int64 [sequences, tokens] each; within a batch all sequences have one length.
         reader: Is given the logits.
         parent: What the model was made from.
+        prepare_parent: Makes the parent ready to be run on the batches, if not `LayerwiseRunner`.
         watched: Which batches count for the peaks.
         included: Which batches, the first argument, are run in which arm, the second; the baseline runs all.
         calibrating: Which batches are there to calibrate on; nobody reads their logits.
@@ -136,7 +138,7 @@ def run_arms(
     made_by = [find_factory(arm, factories) for arm in arms]
     runners = [LayerwiseRunner(checkpoint, batches)] * len(arms)
     if parent is not None:
-        runners[0] = LayerwiseRunner(parent, batches)
+        runners[0] = (prepare_parent or LayerwiseRunner)(parent, batches)
     all_arms = _AllArms(arms, runners, made_by, own, watched, included, calibrating, calibrations, observer)
     depths = max(len(runner.layers) for runner in runners)
     steps = depths + len(batches)
@@ -147,6 +149,7 @@ def run_arms(
         for places in [torch.arange(token_ids.numel())] if pieces is None else pieces(batch):
             all_arms.run_heads(batch, token_ids, places, reader)
         progress("measuring", depths + batch + 1, steps)
+    runners[0].finish()
     return all_arms.runs
 
 
@@ -288,7 +291,7 @@ class LayerwiseRunner:
     def __init__(self, checkpoint: Checkpoint, batches: Sequence[Tensor]) -> None:
         self.checkpoint = checkpoint
         self.layers: tuple[DecoderLayer, ...] = checkpoint.layers
-        self.calls: list[list[LayerCall]] = [[] for _ in self.layers]
+        self.calls: list[list[Callable[..., Any]]] = [[] for _ in self.layers]
         self.embedded: list[Tensor] = []
         if checkpoint.output_shapes is None:
             checkpoint.output_shapes = _learn_output_shapes(checkpoint, batches[0])
@@ -320,6 +323,9 @@ class LayerwiseRunner:
         with _layers_replaced(self.layers, pass_on):
             logits: Tensor = _call_model(self.checkpoint, token_ids).logits
         return logits.flatten(0, 1)[:count]
+
+    def finish(self) -> None:
+        """Take note that all that was asked for has been given."""
 
     def _record(self, depth: int, *positional: Any, **named: Any) -> Any:
         hidden, call = split_call(positional, named)

@@ -36,6 +36,7 @@ from sw_audit.measure.generation import (
     generate_continuations,
     pair_continuations,
 )
+from sw_audit.measure.parent_passes import ParentPasses
 from sw_audit.measure.retention import (
     compare_with_baseline,
     follow_retained_activations,
@@ -48,13 +49,14 @@ from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.progress import tell_stage
 from sw_audit.record.arm import Arm
 from sw_audit.record.descent import ComparedText, Descent, LayerError
-from sw_audit.record.identity import ModelIdentity
+from sw_audit.record.identity import ModelIdentity, Protocol
 from sw_audit.record.location import Location
 from sw_audit.record.measurement import Look
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
+from sw_audit.record.verdict import Verdict
 from sw_audit.runner.single import ModelAudit, locate_or_explain
-from sw_audit.runner.steps import list_undecided, plan_looks
+from sw_audit.runner.steps import list_waiting, plan_looks
 from sw_audit.runner.weights import examine_files, open_examined
 from sw_audit.stopping import StoppedError
 
@@ -64,17 +66,53 @@ _OWN = 2
 """Measurements of a text that come before those with parts put back: the parent's and the descendant's."""
 
 
+class Parents:
+    """Parents of one run: the last one stays open for the descendants that follow.
+
+    One that can be read by layers has each layer in memory only while it runs; any other is there as a whole.
+
+    Attributes:
+        passes: What it gave on the texts.
+    """
+
+    def __init__(self) -> None:
+        self.passes = ParentPasses()
+        self._last: tuple[ModelPolicy, Checkpoint, bool] | None = None
+
+    def open(self, model: ModelPolicy) -> tuple[Checkpoint, bool]:
+        """Open a parent, and say whether it is in memory as a whole.
+
+        Raises:
+            CheckpointError: If it cannot be opened as it should be.
+        """
+        if self._last is None or self._last[0] != model:
+            self._last, self.passes = None, ParentPasses()
+            try:
+                self._last = model, open_streaming(model), False
+            except CannotStreamError:
+                self._last = model, open_checkpoint(model), True
+        return self._last[1:]
+
+
 class Pair:
     """The audit of a descendant and its parent, each opened when it is first asked for.
 
     Attributes:
         audit: The audit; its model is the descendant.
         origin: What the model was made from.
+        parents: Where it may be open already.
     """
 
-    def __init__(self, audit: ModelAudit, origin: ModelPolicy, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        audit: ModelAudit,
+        origin: ModelPolicy,
+        checkpoint: Checkpoint | None = None,
+        parents: Parents | None = None,
+    ) -> None:
         self.audit = audit
         self.origin = origin
+        self.parents = parents or Parents()
         self._given = checkpoint
 
     @property
@@ -90,7 +128,7 @@ class Pair:
     @cached_property
     def parent(self) -> Checkpoint:
         """The parent, each of whose layers is in memory only while it runs."""
-        return open_by_layers(self.origin).starting(self.audit.policy.bos_rule(self.origin))
+        return self.parents.open(self.origin)[0].starting(self.audit.policy.bos_rule(self.origin))
 
     def share(self, text: CorpusPolicy) -> SharedText:
         """Cut a text for both, BOS before each window as it is used for the parent."""
@@ -190,8 +228,10 @@ def measure_pair(pair: Pair) -> ModelResult | ModelFailure:
     return result.model_copy(update={"seconds": time.perf_counter() - started})
 
 
-def measure_parent(model: ModelPolicy, audit: ModelAudit, *, by_layers: bool = False) -> ParentResult:
-    """Open a parent, ask it what a whole model is needed for, and let it go.
+def measure_parent(
+    model: ModelPolicy, audit: ModelAudit, parents: Parents, *, by_layers: bool = False
+) -> ParentResult:
+    """Open a parent, ask it what a whole model is needed for, and let it go if it can be read by layers.
 
     With `by_layers` each of its layers is in memory only while it runs, for another model is there already.
 
@@ -201,8 +241,8 @@ def measure_parent(model: ModelPolicy, audit: ModelAudit, *, by_layers: bool = F
     policy, progress = audit.policy, audit.progress
     text, needs = read_corpus(policy.corpus), list_needs(audit.checks)
     progress("opening the parent", 0, 1)
-    parent = open_by_layers(model, digest=True) if by_layers else open_checkpoint(model)
-    parent = parent.starting(policy.bos_rule(model))
+    parent, whole = parents.open(model)
+    parent = (parent if whole or by_layers else open_checkpoint(model)).starting(policy.bos_rule(model))
     progress("locating in the parent", 0, 1)
     location = predict_from_weights(parent.layers, locate_super_weights(parent))
     answers = answer_tasks(parent, policy.descent) if Need.TASKS in needs else ()
@@ -215,18 +255,6 @@ def measure_parent(model: ModelPolicy, audit: ModelAudit, *, by_layers: bool = F
     return replace(result, prompts=prompts, continuations=generate_continuations(parent, prompts, progress))
 
 
-def open_by_layers(model: ModelPolicy, *, digest: bool = False) -> Checkpoint:
-    """Open a model so that each layer is in memory only while it runs; as a whole where that cannot be.
-
-    Raises:
-        CheckpointError: If it cannot be opened as it should be.
-    """
-    try:
-        return open_streaming(model, digest=digest)
-    except CannotStreamError:
-        return open_checkpoint(model)
-
-
 def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     """Find out everything but what the two are worth on text."""
     audit, model = pair.audit, pair.audit.model
@@ -234,7 +262,7 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     report = examine_files(model)
     if isinstance(report, ModelFailure):
         return report
-    ask_parent = partial(measure_parent, pair.origin, audit, by_layers=pair.is_open)
+    ask_parent = partial(measure_parent, pair.origin, audit, pair.parents, by_layers=pair.is_open)
     origin = audit.kept.recall("parent", audit.kept.parent, ParentResult, ask_parent)
     audit.progress("opening", 0, 1)
     opened = open_examined(model, report, lambda: pair.checkpoint)
@@ -299,15 +327,20 @@ def _measure_texts(pair: Pair, result: ModelResult, parts: Sequence[Arm]) -> Mod
             if 0 in going.values():
                 raise
             return result.model_copy(update={"stopped": stopped.reason})
-        verdicts = list_undecided(judge_result(result, pair.audit.policy, pair.audit.checks))
-        waited = {verdict.protocol for verdict in verdicts}
+        verdicts = judge_result(result, pair.audit.policy, pair.audit.checks)
         texts = result.descent.texts if result.descent else ()
         going = {
             number: step + 1
             for number, step in going.items()
-            if texts[number].protocol.signature in waited and step + 1 < len(texts[number].looks)
+            if step + 1 < len(texts[number].looks) and _is_waited_for(texts[number].protocol, verdicts)
         }
     return result
+
+
+def _is_waited_for(cut: Protocol, verdicts: Sequence[Verdict]) -> bool:
+    """Whether the rest of a text may settle a verdict that rests on it."""
+    waiting = list_waiting(verdicts, Look(windows=cut.windows))
+    return any(verdict.protocol == cut.signature for verdict in waiting)
 
 
 def _measure_text(pair: Pair, result: ModelResult, number: int, step: int, parts: Sequence[Arm]) -> ModelResult:
@@ -324,7 +357,8 @@ def _measure_text(pair: Pair, result: ModelResult, number: int, step: int, parts
 
     def measure() -> tuple[ComparedText, tuple[LayerError, ...]]:
         part, progress = pair.texts[number].part(begin, end), tell_stage(audit.progress, stage)
-        return compare_on_text(pair.parent, pair.checkpoint, part, parts, progress, layers=layered)
+        passes = pair.parents.passes
+        return compare_on_text(pair.parent, pair.checkpoint, part, parts, progress, layers=layered, passes=passes)
 
     question = {"stage": number, "windows": [begin, end], **audit.kept.result}
     form = tuple[ComparedText, tuple[LayerError, ...]]

@@ -36,7 +36,7 @@ from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, Cache
 from sw_audit.runner.cache_keys import open_arm_cache
-from sw_audit.runner.pair import Pair, add_recovery, measure_pair, measure_recovery
+from sw_audit.runner.pair import Pair, Parents, add_recovery, measure_pair, measure_recovery
 from sw_audit.runner.single import ModelAudit, measure_single
 from sw_audit.runner.text import settle_corpus
 from sw_audit.specimen.shipped import tell_expected
@@ -66,11 +66,11 @@ def run(
         InputError: If a model or the text cannot be used.
     """
     preflight(policy)
-    progress = Stopper(policy.budget).watch(progress)
+    progress, parents = Stopper(policy.budget).watch(progress), Parents()
     models = []
     for model in policy.models:
         selected = [check.id for check in list_checks(policy, model) if checks is None or check.id in checks]
-        models.append(run_model(policy, model.id, selected, progress=progress, cache=cache))
+        models.append(run_model(policy, model.id, selected, progress=progress, cache=cache, parents=parents))
     return compose_record(models, policy)
 
 
@@ -106,6 +106,7 @@ def run_model(
     cache: Cache | None = None,
     checkpoint: Checkpoint | None = None,
     saved: bool = False,
+    parents: Parents | None = None,
 ) -> ModelResult | ModelFailure:
     """Measure and judge one model of a policy.
 
@@ -117,6 +118,7 @@ def run_model(
         cache: Where measurements are kept for the next run; `None` keeps nothing.
         checkpoint: The model, if it is open already.
         saved: Whether it is to be a baseline for others: then it is measured on the whole text as it is.
+        parents: Parents of the same run, which stay open for several descendants.
 
     Returns:
         The model with its verdicts, or why it was not measured: its weights are not fit to be opened, or
@@ -127,7 +129,7 @@ def run_model(
         InputError: If the model or the text cannot be used.
     """
     try:
-        return _run_model(policy, model_id, checks, progress, cache, checkpoint, saved)
+        return _run_model(policy, model_id, checks, progress, cache, checkpoint, saved, parents)
     except StoppedError as stopped:
         return fail_stopped(policy, model_id, checks, stopped.reason)
 
@@ -149,6 +151,7 @@ def _run_model(
     cache: Cache | None,
     checkpoint: Checkpoint | None,
     saved: bool,
+    parents: Parents | None,
 ) -> ModelResult | ModelFailure:
     policy = expect_shipped(policy)
     model = policy.find_model(model_id)
@@ -160,7 +163,7 @@ def _run_model(
     known = find_checks()
     asked = [name for name in checks if not is_left_out(known[name], policy)]
     audit, parent = ModelAudit(model, policy, asked, progress, kept, saved), policy.find_parent(model)
-    pair = None if parent is None else Pair(audit, parent, checkpoint)
+    pair = None if parent is None else Pair(audit, parent, checkpoint, parents)
     recalled = kept.find("result", kept.judged, ModelResult)
     measured = recalled or measure_model(audit, pair, checkpoint)
     if isinstance(measured, ModelFailure):

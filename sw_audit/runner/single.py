@@ -47,7 +47,7 @@ from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache
-from sw_audit.runner.steps import list_open_arms, list_undecided, plan_looks, waits_for_items
+from sw_audit.runner.steps import list_open_arms, list_waiting, plan_looks, waits_for_items
 from sw_audit.runner.weights import examine_files, open_examined
 from sw_audit.stopping import StoppedError
 from sw_audit.testing.counterexamples import search_prompts
@@ -304,10 +304,10 @@ def _measure_steps(single: Single, prepared: Prepared) -> ModelResult:
                 raise
             return result.model_copy(update={"stopped": stopped.reason})
         result = result.model_copy(update={"measurements": steps.list_measurements()})
-        verdicts = judge_result(result, policy, audit.checks)
-        if not list_undecided(verdicts):
+        waiting = list_waiting(judge_result(result, policy, audit.checks), whole)
+        if not waiting:
             break
-        names, items = list_open_arms(verdicts), waits_for_items(verdicts)
+        names, items = list_open_arms(waiting), waits_for_items(waiting)
     if audit.saved:
         steps.measure(set(), whole.model_copy(update={"items": steps.items}), "measuring what is saved")
     return result.model_copy(update={"measurements": steps.list_measurements()})

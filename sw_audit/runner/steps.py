@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from sw_audit.record.measurement import Look
-from sw_audit.record.verdict import Finding, Status, Verdict
+from sw_audit.record.verdict import Finding, Status, Unit, Verdict
 
 FIRST_TOKENS = 256
 """Tokens of the first step, in each arm. Each further step doubles what has been measured."""
 FIRST_ITEMS = 32
 """Multiple-choice items of the first step."""
+# From so many on it shows how many would be needed; a verdict that needs so many times the whole is given up.
+_SEEN: Mapping[Unit, int] = MappingProxyType({"windows": 16, "items": 64})
+_TIMES = 4
 # A step that would leave less than half as much as it reaches goes to the end.
 _REST = 1.5
 
@@ -33,21 +37,29 @@ def plan_looks(windows: int, window: int, items: int, minimum: int) -> tuple[Loo
     )
 
 
-def list_undecided(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Return the verdicts that more text or items may settle."""
-    return [verdict for verdict in verdicts if verdict.undecided]
+def list_waiting(verdicts: Iterable[Verdict], whole: Look) -> list[Verdict]:
+    """Return the verdicts that the rest of the text or of the items may settle.
+
+    One is given up that at the effect seen would take several times the whole: the verdict says how much.
+    """
+    return [verdict for verdict in verdicts if verdict.undecided and not _is_hopeless(verdict, whole)]
 
 
-def list_open_arms(verdicts: Iterable[Verdict]) -> set[str]:
-    """Return the names of the arms that undecided verdicts wait for; the baseline is not among them."""
-    return {name for verdict in list_undecided(verdicts) for name in _list_arms(verdict)}
+def list_open_arms(waiting: Iterable[Verdict]) -> set[str]:
+    """Return the names of the arms that verdicts wait for."""
+    return {name for verdict in waiting for name in _list_arms(verdict)}
 
 
-def waits_for_items(verdicts: Iterable[Verdict]) -> bool:
-    """Whether an undecided verdict rests on multiple-choice items."""
-    return any(
-        verdict.evidence is not None and verdict.evidence.unit == "items" for verdict in list_undecided(verdicts)
-    )
+def waits_for_items(waiting: Iterable[Verdict]) -> bool:
+    """Whether a verdict waits for multiple-choice items."""
+    return any(verdict.evidence is not None and verdict.evidence.unit == "items" for verdict in waiting)
+
+
+def _is_hopeless(verdict: Verdict, whole: Look) -> bool:
+    evidence = verdict.evidence
+    if evidence is None or evidence.needed is None or evidence.count < _SEEN[evidence.unit]:
+        return False
+    return evidence.needed > _TIMES * (whole.items if evidence.unit == "items" else whole.windows)
 
 
 def _list_arms(verdict: Verdict) -> Sequence[str]:

@@ -12,7 +12,7 @@ from sw_audit.runner.steps import (
     FIRST_ITEMS,
     FIRST_TOKENS,
     list_open_arms,
-    list_undecided,
+    list_waiting,
     plan_looks,
     waits_for_items,
 )
@@ -77,8 +77,17 @@ def test_only_doubts_that_rest_on_a_sample_go_on() -> None:
         make_verdict(Status.SKIPPED),
         open_one,
     ]
-    assert list_undecided(verdicts) == [open_one]
-    assert list_open_arms(verdicts) == {"pruned"}
+    assert list_waiting(verdicts, Look(windows=100)) == [open_one]
+    assert list_open_arms([open_one]) == {"pruned"}
+
+
+def test_what_would_take_many_times_the_whole_is_given_up_once_enough_was_seen() -> None:
+    whole = Look(windows=32, items=100)
+    seen = make_verdict(Status.INCONCLUSIVE, Evidence(count=16, needed=4 * 32))
+    hopeless = make_verdict(Status.INCONCLUSIVE, Evidence(count=16, needed=4 * 32 + 1))
+    early = make_verdict(Status.INCONCLUSIVE, Evidence(count=8, needed=10_000))
+    items = make_verdict(Status.INCONCLUSIVE, Evidence(count=64, unit="items", needed=401))
+    assert list_waiting([seen, hopeless, early, items], whole) == [seen, early]
 
 
 def test_of_several_figures_only_the_arms_of_those_in_doubt_go_on() -> None:
@@ -94,5 +103,4 @@ def test_of_several_figures_only_the_arms_of_those_in_doubt_go_on() -> None:
 def test_items_go_on_only_where_a_doubt_rests_on_items() -> None:
     doubt = make_verdict(Status.INCONCLUSIVE, Evidence(count=32, unit="items"))
     assert waits_for_items([doubt])
-    assert not waits_for_items([make_verdict(Status.PASS, Evidence(count=32, unit="items"))])
     assert not waits_for_items([make_verdict(Status.INCONCLUSIVE, Evidence(count=32))])
