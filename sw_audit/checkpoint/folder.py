@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -164,6 +165,17 @@ class CheckpointFolder:
     def is_plain(self) -> bool:
         """Whether it holds a model whose weights are plain numbers, by its config.json."""
         return self.format.uses_config and not self.quantization
+
+    def find_dtype(self) -> str | None:
+        """Find the dtype that config.json declares, else that of most tensors; `None` where neither says."""
+        parts = (self.declared, self.declared.get("text_config") or {})
+        declared = next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), None)
+        if declared is not None:
+            return str(declared).removeprefix("torch.")
+        names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+        tensors = [header.dtype for file in self.headers.values() for header in file.values()]
+        found = Counter(names[dtype] for dtype in tensors if dtype in names).most_common(1)
+        return found[0][0] if found else None
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:

@@ -19,6 +19,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from sw_audit.checkpoint.dtype import choose_dtype
 from sw_audit.checkpoint.effective import FLOATING_DTYPES, find_module_device, find_sizes, is_opaque
 from sw_audit.checkpoint.families import refuse_other_architectures
 from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder, one_line_damage, quote_source
@@ -199,7 +200,8 @@ def one_line_refusals(folder: CheckpointFolder, what: str) -> Iterator[None]:
 def _load_model(folder: CheckpointFolder, config: Any, device: torch.device) -> Any:
     known, policy, plain = folder.format, folder.policy, folder.is_plain
     auto_class, _ = choose_class(config, folder)
-    options = {"dtype": policy.dtype, **known.choose_loading_options(folder, config, str(device))}
+    dtype = choose_dtype(folder)
+    options = {"dtype": dtype, **known.choose_loading_options(folder, config, str(device))}
     if folder.file is not None and known.uses_config:
         config.transformers_weights = folder.file.name
     with one_line_refusals(folder, "its weights"), suppress_output(unless=plain):
@@ -222,7 +224,7 @@ def _load_model(folder: CheckpointFolder, config: Any, device: torch.device) -> 
     with one_line_refusals(folder, "its quantized weights"), suppress_output():
         known.finish_(model)
         if known.dequantized:
-            _finish_dequantized_(model, folder)
+            _finish_dequantized_(model, folder, dtype)
         elif not any(is_opaque(module) for module in model.modules()):
             found = f"config.json says {known.method}, and no module of the model is quantized"
             kind = "config-without-codes"
@@ -242,14 +244,14 @@ def _refuse_disagreement(folder: CheckpointFolder) -> None:
             raise BrokenWeightsError(folder.asked, found, remedy, kind=flaw.kind, where=flaw.where)
 
 
-def _finish_dequantized_(model: Any, folder: CheckpointFolder) -> None:
-    """See that no codes are left over, and convert the model to the dtype that was asked for."""
+def _finish_dequantized_(model: Any, folder: CheckpointFolder, dtype: str) -> None:
+    """See that no codes are left over, and convert the model to the dtype that was chosen."""
     for name, parameter in model.named_parameters():
         if parameter.dtype.itemsize < _LEAST_BYTES:
             found = f"tensor {name!r} has codes and no scales"
             raise BrokenWeightsError(folder.asked, found, _AGAIN, kind="missing-tensor", where=name)
-    if folder.policy.dtype != "auto":
-        model.to(getattr(torch, folder.policy.dtype))
+    if dtype != "auto":
+        model.to(getattr(torch, dtype))
 
 
 def _try_packed(model: nn.Module, folder: CheckpointFolder) -> None:

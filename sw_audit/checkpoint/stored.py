@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from sw_audit.checkpoint.dtype import choose_dtype
 from sw_audit.checkpoint.folder import CheckpointFolder, one_line_damage
 from sw_audit.checkpoint.headers import FLOATS, SIZES, DamagedFileError, TensorHeader
 from sw_audit.gguf_file import read_gguf
@@ -222,11 +223,10 @@ def size_checkpoint(policy: ModelPolicy) -> Size | None:
 
 
 def _find_width(folder: CheckpointFolder, tensors: StoredTensors) -> int:
-    """Return the bytes of a number: by the dtype that is asked for, or else by configuration or files."""
-    parts = (folder.declared, folder.declared.get("text_config") or {})
-    declared = next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "")
-    asked = declared if folder.policy.dtype == "auto" else folder.policy.dtype
-    if asked in _WIDTHS:
-        return _WIDTHS[str(asked)]
+    """Return the bytes of a number in the dtype that it would be opened in, or else in its files."""
+    if (dtype := choose_dtype(folder)) == "auto":
+        dtype = folder.find_dtype() or ""
+    if dtype in _WIDTHS:
+        return _WIDTHS[dtype]
     floats = Counter(header.dtype for header in tensors.headers.values() if header.dtype in FLOATS)
     return FLOATS[floats.most_common(1)[0][0]] if floats else 4

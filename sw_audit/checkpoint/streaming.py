@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
+from sw_audit.checkpoint.dtype import choose_dtype
 from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder
 from sw_audit.checkpoint.lazy_tensor import LazyTensor, list_sources, make_entry_real, make_real
 from sw_audit.checkpoint.loading import (
@@ -119,16 +120,17 @@ def _build_model(files: MappedFiles, config: Any, folder: CheckpointFolder) -> A
     _, own_class = choose_class(config, folder)
     if own_class is None:
         raise CannotStreamError("it runs code of its own")
+    dtype = choose_dtype(folder)
     with one_line_refusals(folder, "its weights"):
         # The library writes into a configuration that it is given.
-        model = build_meta_model(own_class, copy.deepcopy(config), folder.policy.dtype, tensors)
+        model = build_meta_model(own_class, copy.deepcopy(config), dtype, tensors)
         if model is not None:
             return model
         model, info = own_class.from_pretrained(
             None,
             config=config,
             state_dict=tensors,
-            dtype=folder.policy.dtype,
+            dtype=dtype,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )

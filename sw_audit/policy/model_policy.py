@@ -24,7 +24,9 @@ class ModelPolicy(Fact):
             tokenizer beside it; or a hub id.
         id: Short name; the last part of the source by default, without `.gguf` and `.safetensors`.
         revision: Hub revision: a branch, a tag, or a commit (40 hex digits, which fixes the bytes).
-        dtype: Dtype to load in; `auto` is what the checkpoint says.
+        dtype: Dtype to load in; `auto` is what the checkpoint says, with two exceptions. Bfloat16 is opened in
+            float32 on a processor that does not multiply in it, where it would be slower. A GGUF file is opened in
+            bfloat16 where all its weights are, else in float32, which holds what its codes stand for.
         device: Where to run, such as `cpu` or `cuda:0`.
         trust_remote_code: Whether code that comes with the checkpoint may run.
         allow_pickle: Whether `.bin` files may be read where there is no safetensors file.

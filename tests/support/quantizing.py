@@ -119,7 +119,7 @@ def pack_gguf(
         else:
             stored = f"{_GGUF_NAMES[stem]}.weight"
         how = GGMLQuantizationType[kind if is_matrix(name, tensor) else "F32"]
-        writer.add_tensor(stored, quantize(tensor.numpy(), how), raw_dtype=how)
+        writer.add_tensor(stored, quantize(tensor.float().numpy(), how), raw_dtype=how)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -160,6 +160,10 @@ class Format:
         flag = folder.read_json(name).get("add_bos_token") if (folder.path / name).exists() else None
         return flag if isinstance(flag, bool) else None
 
+    def find_dtype(self, folder: CheckpointFolder) -> str | None:
+        """Find the dtype of the numbers that it is opened as; `None` leaves it to transformers."""
+        return folder.find_dtype() if folder.is_plain or self.dequantized else None
+
     def choose_file_options(self, folder: CheckpointFolder) -> dict[str, str]:  # noqa: ARG002
         """Choose which file transformers is told to read configuration, tokenizer and weights from, if any."""
         return {}

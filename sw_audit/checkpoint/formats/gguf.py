@@ -55,6 +55,24 @@ class Gguf(Format):
         field = read_gguf(file).get_field("tokenizer.ggml.add_bos_token")
         return None if field is None else bool(field.contents())
 
+    def find_dtype(self, folder: CheckpointFolder) -> str | None:
+        """Find the narrowest dtype that holds its weights: bfloat16 where they all are, else float32.
+
+        Converters write the weights of norms as float32 also where the model had them in bfloat16.
+        """
+        (file,) = folder.weight_files
+        tensors = read_gguf(file).tensors
+        kinds = {tensor.tensor_type.name for tensor in tensors}
+        if "BF16" not in kinds or not kinds <= {"BF16", "F32"}:
+            return "float32"
+        # The upper half of a float32 is a bfloat16.
+        wide = any(
+            (np.ascontiguousarray(tensor.data).view(np.uint32) & 0xFFFF).any()
+            for tensor in tensors
+            if tensor.tensor_type.name == "F32"
+        )
+        return "float32" if wide else "bfloat16"
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Let the library read the file's metadata once, and not once for each of what it makes of them.
