@@ -21,10 +21,10 @@ from sw_audit.specimen.shipped import control_path, specimen_path
 CHECKS = ("super-weight-unmoved", "super-activation-unmoved", "quality-not-worse")
 
 
-def audit(source: Path, **more: Any) -> Record:
+def audit(source: Path, *, saved: bool = False, **more: Any) -> Record:
     """Audit by the three checks, on a short text."""
     policy = {"model": [{"source": str(source)}], "corpus": {"windows": 24}, "expect": "any", **more}
-    return run(Policy.model_validate(policy), checks=CHECKS)
+    return run(Policy.model_validate(policy), checks=CHECKS, saved=saved)
 
 
 def judged(record: Record) -> dict[str, Verdict]:
@@ -45,7 +45,7 @@ def before(home: Path) -> Record:
     """The specimen's own record, kept as the baseline `before`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        record = audit(specimen_path())
+        record = audit(specimen_path(), saved=True)
         keep_baseline("before", record)
     return record
 

@@ -134,6 +134,11 @@ def _choose_checks(result: ModelResult, policy: Policy) -> set[str]:
     return {check.id for check in _list_checks(policy, {"descendant" if descends else "model"})}
 
 
+def list_measured(policy: Policy, model: ModelPolicy) -> list[str]:
+    """Return the ids of the checks that the policy runs on a model, but for those that its effort leaves out."""
+    return [check.id for check in list_checks(policy, model) if not is_left_out(check, policy)]
+
+
 def is_left_out(check: Check, policy: Policy) -> bool:
     """Whether the policy's effort leaves a check unmeasured: a law, where only gates are asked for."""
     return policy.effort == "quick" and find_level(check, policy) == "law"

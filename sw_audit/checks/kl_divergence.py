@@ -52,6 +52,7 @@ class KlDivergenceLimits(Limits):
     level="gate",
     unit="nats",
     side="at most",
+    spread=0.71,
     scope="descendant",
 )
 def kl_divergence(context: CheckContext) -> Verdict:

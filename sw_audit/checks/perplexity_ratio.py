@@ -42,6 +42,7 @@ class PerplexityRatioLimits(Limits):
     limits=PerplexityRatioLimits,
     level="gate",
     side="at most",
+    spread=0.13,
     scope="descendant",
 )
 def perplexity_ratio(context: CheckContext) -> Verdict:

@@ -69,6 +69,8 @@ class Check:
         limits: The class of its limits.
         measured: Which of its limits decide what is measured, and not only how that is judged.
         level: Whether it is a gate or a law, unless the policy says otherwise.
+        spread: Standard deviation of its figure between windows of 64 tokens, measured on a 4-bit descendant:
+            of the logarithm of a ratio or a divergence, of a share as it is; what a text resolves rests on it.
         known: What the paper or others measured, with the source, of a law; shown beside what holds here.
         scope: What it is about, and so which models it runs on.
         needs: What must be found out besides arms.
@@ -89,6 +91,7 @@ class Check:
     limits: type[Limits]
     rule: Rule
     level: Level
+    spread: float | None = None
     known: str = ""
     unit: Unit = "ratio"
     side: Side | None = None

@@ -120,6 +120,11 @@ def _solve_fieller(
     return (-square * covariance - root) / clear, (-square * covariance + root) / clear
 
 
+def tell_reach(windows: int, spread: float, confidence: float) -> float:
+    """Return half the width of Student's interval of a mean, of so many windows with a standard deviation."""
+    return float(special.stdtrit(windows - 1, (1 + confidence) / 2)) * spread / math.sqrt(windows)
+
+
 def tell_narrowing(windows: int, confidence: float) -> float:
     """Return the normal quantile over Student's: how much narrower the same spread is of very many windows."""
     reach = (1 + confidence) / 2

@@ -35,6 +35,7 @@ class StopwordsNotRaisedLimits(Limits):
     limits=StopwordsNotRaisedLimits,
     level="gate",
     side="at most",
+    spread=0.026,
     scope="descendant",
 )
 def stopwords_not_raised(context: CheckContext) -> Verdict:

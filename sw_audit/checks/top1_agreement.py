@@ -36,6 +36,7 @@ class Top1AgreementLimits(Limits):
     level="gate",
     unit="share",
     side="at least",
+    spread=0.044,
     scope="descendant",
 )
 def top1_agreement(context: CheckContext) -> Verdict:

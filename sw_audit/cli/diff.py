@@ -61,7 +61,10 @@ def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
         same = earlier.protocol.signature == later.protocol.signature
         if not same or earlier.unedited is None or later.unedited is None:
             continue
-        if earlier.unedited.loss == later.unedited.loss:
+        losses = (earlier.unedited.loss, later.unedited.loss)
+        common = min(len(loss.tokens) for loss in losses)
+        was, here = (loss.first(common) for loss in losses)
+        if was == here:
             continue
         held = later.model_copy(update={"baseline": choose_baseline(before, named, [old])})
         [verdict] = judge_result(held, after.policy.model_copy(update={"compare": named}), [quality_not_worse.id])
@@ -69,10 +72,14 @@ def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
         worse = True if verdict.status is Status.FAIL or doubt else None
         figure = Estimate(EstimateStatus.MEASURED, "", verdict.observed, verdict.low, verdict.high)
         times = write_interval(figure, after.policy.confidence)
-        perplexities = [measured.loss.perplexity for measured in (earlier.unedited, later.unedited)]
-        was, here = ("not finite" if perplexity is None else f"{perplexity:.6g}" for perplexity in perplexities)
-        changes.append(Change(new, f"perplexity ({verdict.status.upper()})", was, f"{here}, times {times}", worse))
+        before_words, after_words = (_write_perplexity(loss.perplexity) for loss in (was, here))
+        what = f"perplexity ({verdict.status.upper()})"
+        changes.append(Change(new, what, before_words, f"{after_words}, times {times}", worse))
     return changes
+
+
+def _write_perplexity(perplexity: float | None) -> str:
+    return "not finite" if perplexity is None else f"{perplexity:.6g}"
 
 
 def print_changes(changes: list[Change]) -> None:

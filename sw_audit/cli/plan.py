@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -12,17 +13,20 @@ import typer
 from sw_audit.checkpoint.lint_headers import lint_headers
 from sw_audit.checkpoint.stored import Size, size_checkpoint
 from sw_audit.checks.arms import ArmTargets
-from sw_audit.checks.judging import list_checks
+from sw_audit.checks.judging import list_measured
 from sw_audit.checks.plan import plan_arms, plan_needs
 from sw_audit.checks.registry import Need, find_checks
+from sw_audit.checks.statistics import tell_reach
 from sw_audit.checks.waivers import examine_waivers
 from sw_audit.cli.printing import write_bytes
 from sw_audit.corpus.text import BUILT_IN, MANY_WINDOWS, read_corpus
+from sw_audit.corpus.windows import SHORT
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import CorpusPolicy, Policy
 from sw_audit.policy.scheme import ActivationSetup
 from sw_audit.record.address import WeightAddress
 from sw_audit.runner.assignments import read_policy_file
+from sw_audit.runner.steps import plan_looks
 from sw_audit.runner.text import settle_corpus
 from sw_audit.specimen.shipped import find_shipped
 
@@ -50,7 +54,7 @@ def plan(
 
 
 def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
-    parent, checks = policy.find_parent(model), [check.id for check in list_checks(policy, model)]
+    parent, checks = policy.find_parent(model), list_measured(policy, model)
     local = model.model_copy(update={"source": find_shipped(model.source), "manifest": None})
     policy = settle_corpus(policy, local)
     size = size_checkpoint(local)
@@ -70,6 +74,9 @@ def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
     )
     yield f"  text      {'; '.join(windows)}"
     arms = count_arms(policy, checks, descends=parent is not None)
+    for text, (count, window) in cuts.items():
+        if resolved := list(_list_resolved(policy, checks, count, window)):
+            yield f"  resolves  on {text.source}, at the limit: {', '.join(resolved)}"
     yield f"  measures  {len(checks)} checks in {_describe_arms(policy, arms, descends=parent is not None)}"
     if size is None or (parent and above is None):
         yield "  memory    not known before the files are here"
@@ -97,6 +104,22 @@ def _find_windows(text: CorpusPolicy, size: Size | None) -> tuple[int, int]:
     count = text.windows or (shipped.natural_windows if shipped else MANY_WINDOWS)
     longest = min(_LONGEST_WINDOW, (size and size.positions) or _LONGEST_WINDOW)
     return count, text.window or min((shipped and shipped.natural_window) or longest, longest)
+
+
+def _list_resolved(policy: Policy, checks: list[str], count: int, window: int) -> Iterator[str]:
+    """Tell the smallest effects that a text can tell from none, of checks whose figures spread as is known."""
+    known = find_checks()
+    stepwise = policy.effort != "thorough"
+    windows = count * window // min(window, SHORT) if stepwise else count
+    looks = len(plan_looks(windows, min(window, SHORT), 0, policy.minimum_windows)) if stepwise else 1
+    confidence = 1 - (1 - policy.confidence) / looks
+    for check in (known[name] for name in checks):
+        if check.spread is None or windows < policy.minimum_windows:
+            continue
+        # A longer window differs less from another, as if it were several short ones.
+        spread = check.spread if stepwise else check.spread * math.sqrt(SHORT / max(window, SHORT))
+        reach = tell_reach(windows, spread, confidence)
+        yield f"{check.id} {f'{reach:.2g}' if check.unit == 'share' else f'{math.exp(reach):.4g} times'}"
 
 
 def _describe_arms(policy: Policy, arms: int, *, descends: bool) -> str:

@@ -53,6 +53,7 @@ def run(
     checks: Collection[str] | None = None,
     progress: Progress = ignore_progress,
     cache: Cache | None = None,
+    saved: bool = False,
 ) -> Record:
     """Audit every model of a policy, one after the other, and return the record.
 
@@ -61,6 +62,8 @@ def run(
         checks: Ids of the only checks to run; by default those that the policy enables.
         progress: Told where the work stands.
         cache: Where measurements are kept for the next run; `None` keeps nothing.
+        saved: Whether the record is to be a baseline for others: then the models as they are are measured on the
+            whole text.
 
     Raises:
         InputError: If a model or the text cannot be used.
@@ -70,7 +73,9 @@ def run(
     models = []
     for model in policy.models:
         selected = [check.id for check in list_checks(policy, model) if checks is None or check.id in checks]
-        models.append(run_model(policy, model.id, selected, progress=progress, cache=cache, parents=parents))
+        models.append(
+            run_model(policy, model.id, selected, progress=progress, cache=cache, saved=saved, parents=parents)
+        )
     return compose_record(models, policy)
 
 

@@ -174,9 +174,9 @@ def test_a_failing_check_tells_everything_and_shows_no_traceback(inner: Inner) -
     run.stdout.fnmatch_lines(
         [
             "*prune-collapses (broken)*",
-            "FAIL broken prune-collapses: perplexity ratio 1.72 [[]1.7, 1.739], limit 10",
+            "FAIL broken prune-collapses: perplexity ratio 1.72 [[]1.699, 1.741], limit 10",
             "  claimed   Zeroing the super weights destroys the model",
-            "  measured  perplexity ratio 1.72 [[]1.7, 1.739]",
+            "  measured  perplexity ratio 1.72 [[]1.699, 1.741]",
             "  limit     10",
             "  because   *",
             "  where     model.layers.1.mlp.down_proj.weight[[]37, 211]",
@@ -259,7 +259,7 @@ def test_the_summary_is_a_table_with_figures_limits_and_paths(inner: Inner) -> N
             "sw-audit: llama-w4, gone on corpus english",
             "*= sw-audit: 2 pass =*",
             "model     check            status  observed [[]low, high]*limit",
-            "llama-w4  prune-collapses  PASS    213.6 [[]211.1, 215.9]*10",
+            "llama-w4  prune-collapses  PASS    213.6 [[]211, 216.2]*10",
             "llama-w4  stopword-shift   PASS    * -",
             "gone: not audited: model 'gone': model.safetensors is truncated; copy it again",
             "record: sw-audit-out/record.json",

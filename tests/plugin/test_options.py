@@ -8,7 +8,7 @@ from support.fake_runner import CHECKS
 from support.runs import Inner
 
 from sw_audit.policy.model_policy import BosRule, Dtype, Expectation
-from sw_audit.policy.policy import Policy
+from sw_audit.policy.policy import Effort, Policy
 from sw_audit.record.store import read_record
 from sw_audit.runner.options import OPTIONS
 
@@ -71,6 +71,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "dtype": "float32",
         "device": "cuda:1",
         "expect": "any",
+        "effort": "quick",
         "bos": "never",
         "strict": True,
         "inconclusive": "warn",
@@ -109,7 +110,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "warn",
         8,
     )
-    assert (policy["laws"], policy["budget"]) == ("gate", 5400)
+    assert (policy["laws"], policy["effort"], policy["budget"]) == ("gate", "quick", 5400)
     assert Path(policy["index"]) == inner.pytester.path / "mine.toml"
     assert not (inner.pytester.path / "elsewhere" / "report.html").exists()
 
@@ -151,6 +152,7 @@ def test_the_words_that_options_allow_are_those_of_the_policy() -> None:
         "dtype": get_args(Dtype),
         "expect": get_args(Expectation),
         "bos": get_args(BosRule),
+        "effort": get_args(Effort),
         "inconclusive": get_args(inconclusive),
     }
 

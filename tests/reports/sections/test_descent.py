@@ -59,7 +59,7 @@ def test_nothing_finite_is_said_and_drawn_as_such() -> None:
     assert "to what is not finite" in say(descent, kept=False)
     section = build(kept=False, finite=False)
     assert section.rows("The parent's super weights")[0][2:4] == ["not finite", "-"]
-    assert section.rows("On the text specimen")[1][1:3] == ["not finite", "not finite"]
+    assert section.rows("On the text specimen")[1][2:4] == ["not finite", "not finite"]
     # Parent and what has parts of it are still drawn; the parent's activation stands alone.
     assert {row["series"] for row in list_peaks(descent)} == {THE_PARENT}
     assert {row["value"] for row in list_noise(descent) if row["series"] == SO_FAR} == {None}
@@ -149,7 +149,7 @@ def test_tables_and_charts_say_what_was_kept_and_lost() -> None:
     assert broken.rows("The parent's super activations") == [activation]
     # Of exponential divergences around 0.004 the median is about ln 2 times that, the 99th percentile ln 100.
     tail = ["0.00282", "0.0194"]
-    ours = ["This model", "6.35", "1.0160", "[1.011, 1.022]", "0.0162", *tail]
+    ours = ["This model", "2,016", "6.35", "1.0160", "[1.011, 1.022]", "0.0162", *tail]
     assert sound.rows("On the text specimen")[1][: len(ours)] == ours
     assert broken.rows("Zero-shot tasks")[0][1:6] == ["100", "80 %", "30 %", "70", "20"]
     assert broken.rows("Modules whose weights") == [[MODULE, "41.3 %"], [OTHER_MODULE, "9.4 %"]]
