@@ -24,13 +24,14 @@ from sw_audit.checks.plan import plan_arms, plan_needs, plan_trials
 from sw_audit.checks.registry import find_checks
 from sw_audit.checks.super_activation_persists import SuperActivationPersistsLimits
 from sw_audit.corpus.text import read_corpus
-from sw_audit.corpus.windows import cut_calibration, draw_prompts, window_corpus
+from sw_audit.corpus.windows import cut_calibration, draw_prompts, shorten_windows, window_corpus
 from sw_audit.locate.controls import count_weights
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.rotation import recognize_rotation
 from sw_audit.locate.trace import trace_prompts
 from sw_audit.locate.weight_norms import predict_from_weights
 from sw_audit.measure.activation_setup import prepare_activations
+from sw_audit.measure.generation import continue_prompts
 from sw_audit.measure.mechanism import follow_super_activations
 from sw_audit.measure.start import try_starts
 from sw_audit.policy.policy import ModelPolicy, Policy
@@ -88,7 +89,7 @@ def test_stages_outside_of_the_arms(source: str, tmp_path: Path) -> None:
     tokenizer, bos = checkpoint.tokenizer, checkpoint.start.bos
     windows = stages.run(
         "tokenizing and windows",
-        lambda: window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions, bos),
+        lambda: shorten_windows(window_corpus(text, tokenizer, policy.corpus, checkpoint.maximum_positions, bos)),
     )
     stages.run("trying starts", lambda: try_starts(checkpoint, windows))
     located = stages.run("locating", lambda: locate_super_weights(checkpoint))
@@ -109,6 +110,7 @@ def test_stages_outside_of_the_arms(source: str, tmp_path: Path) -> None:
     stages.run("following prompts", lambda: trace_prompts(checkpoint, channels, prompts))
     stages.run("searching prompts", lambda: search_prompts(checkpoint, located, law.examples, law.tolerance))
     stages.run("mechanism", lambda: follow_super_activations(checkpoint, located))
+    stages.run("continuing prompts", lambda: continue_prompts(checkpoint, windows, policy.descent))
 
     token_ids = torch.randint(0, checkpoint.vocabulary, (8, TOKENS // 8))
     plain = Stages()

@@ -9,6 +9,8 @@ from tools.soak.simulate import (
     CONFIDENCE,
     DATA,
     EACH,
+    SHARE,
+    UNHELD,
     WINDOW_LOOKS,
     Bounds,
     Case,
@@ -61,8 +63,11 @@ def test_what_no_look_decides_is_open_and_never_wrong() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_of_streams_of_real_windows_at_most_one_verdict_in_twenty_is_wrong(model: str) -> None:
     for case in list_cases(model):
+        if case.kind.endswith(UNHELD):
+            continue
         result = simulate(case, 100 if case.kind.endswith("% KLD") else 200)
-        for rates in result.rates:
+        # Close to the truth a share is not told from 1 by windows that are all healed but for one in thirty.
+        for rates in result.rates[: len(case.limits) if case.kind == SHARE else None]:
             assert rates.wrong <= 0.05, (case.kind, case.arm, rates)
             # Of 200 streams a hundredth is two; the page has the rates of 20,000.
             assert rates.contradicted <= 0.025, (case.kind, case.arm, rates)

@@ -37,6 +37,9 @@ CONFIDENCE = Policy().confidence
 _PLAN = plan_looks(WINDOWS, 64, ITEMS, Policy().minimum_windows)
 WINDOW_LOOKS = tuple(dict.fromkeys(look.windows for look in _PLAN))
 ITEM_LOOKS = tuple(dict.fromkeys(look.items for look in _PLAN))
+SHARE = "share of loss recovered"
+UNHELD = ", not held"
+"""Ends the kind of a figure that no check holds against a limit: those of the arm that only a share is read of."""
 EACH = 1 - (1 - CONFIDENCE) / len(_PLAN)
 """Confidence of the intervals at one look: the error is shared by all looks that are planned."""
 
@@ -183,6 +186,7 @@ def list_cases(name: str) -> Iterator[Case]:
     intact = arms["parent"]
 
     def make(kind: str, arm: str, bound: Any, side: Side, limits: tuple[float, ...], items: int = 0) -> Case:
+        kind = f"{kind}{UNHELD}" if arm == "restored" and kind != SHARE else kind
         units, looks = (items, ITEM_LOOKS) if items else (len(tokens), WINDOW_LOOKS)
         case = Case(kind, name, arm, units, bound, side, limits, (), looks)
         return replace(case, close=_find_close(case))
@@ -208,7 +212,7 @@ def list_cases(name: str) -> Iterator[Case]:
             yield make("accuracy", arm, _bound_accuracy(kept["correct"]), "at least", (measured["chance"],), items)
     if "restored" in arms:
         share = _bound_share(arms["zeroed"], arms["restored"], intact)
-        yield make("share of loss recovered", "restored", share, "at least", (0.05, 0.8))
+        yield make(SHARE, "restored", share, "at least", (0.05, 0.8))
 
 
 def _find_close(case: Case) -> tuple[float, float]:
