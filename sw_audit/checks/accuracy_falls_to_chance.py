@@ -88,11 +88,11 @@ def _measure_lost_ability(context: CheckContext, baseline: ChoiceAccuracy, prune
     sample = Sample(count=count, unit="items")
     if len(baseline.correct) != count:
         return Estimate(EstimateStatus.MISSING, "The two arms did not answer the same items")
-    share, low, high = bound_lost_share(baseline.correct, pruned.correct, chance, context.confidence)
+    share, low, high = bound_lost_share(baseline.correct, pruned.correct, chance, context.item_confidence)
     if (few := context.count_short(count, "items")) is not None:
         observed = share if baseline.accuracy > chance else None
         return Estimate(EstimateStatus.TOO_FEW, f"{words}; {few}", observed, sample=sample)
-    if bound_proportion(sum(baseline.correct), count, context.confidence)[0] <= chance:
+    if bound_proportion(sum(baseline.correct), count, context.item_confidence)[0] <= chance:
         words = f"{words}: the unpruned model is not certain to be better than guessing"
         return Estimate(EstimateStatus.NO_REFERENCE, words, sample=sample)
     estimate = Estimate(EstimateStatus.MEASURED, words, share, low, high, sample=sample)

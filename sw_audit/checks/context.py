@@ -52,6 +52,7 @@ class CheckContext:
         policy: The limits.
         look: After which step of evidence it is judged, counted from 0.
         looks: How many steps were planned.
+        item_looks: How many of them bring more multiple-choice items.
     """
 
     check: Check
@@ -59,6 +60,7 @@ class CheckContext:
     policy: Policy
     look: int = 0
     looks: int = 1
+    item_looks: int = 1
 
     @property
     def descent(self) -> Descent:
@@ -114,6 +116,11 @@ class CheckContext:
     def confidence(self) -> float:
         """Coverage of every interval: at all looks together that of the policy (Bonferroni)."""
         return 1 - (1 - self.policy.confidence) / self.looks
+
+    @property
+    def item_confidence(self) -> float:
+        """The same of intervals over multiple-choice items."""
+        return 1 - (1 - self.policy.confidence) / self.item_looks
 
     @property
     def is_last_look(self) -> bool:
@@ -402,8 +409,8 @@ def weigh_evidence(
         count=sample.count,
         unit=sample.unit,
         tokens=context.count_tokens(sample.count, signature) if windows else None,
-        look=context.look + 1,
-        looks=context.looks,
+        look=min(context.look + 1, context.looks if windows else context.item_looks),
+        looks=context.looks if windows else context.item_looks,
         needed=_estimate_needed(context, figure, sample, limit) if status is Status.INCONCLUSIVE else None,
         arms=figure.arms,
     )

@@ -64,7 +64,8 @@ def judge_result(
         known_then = result.at_look(look) if looks > 1 else result
         for name in known:
             if name in selected and (name not in verdicts or verdicts[name].undecided):
-                verdicts[name] = _judge(CheckContext(known[name], known_then, policy, look=look, looks=looks))
+                context = CheckContext(known[name], known_then, policy, look, looks, result.item_looks)
+                verdicts[name] = _judge(context)
     concluded = (_tell_stopped(verdicts[name], result.stopped) for name in known if name in verdicts)
     return tuple(set_level(verdict, policy) for verdict in concluded)
 

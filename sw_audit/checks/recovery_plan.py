@@ -72,7 +72,8 @@ def plan_recovery(result: ModelResult, policy: Policy) -> RecoveryPlan | None:
     context = CheckContext(perplexity_ratio, result, policy)
     first = list_searches(context, policy.checks[PerplexityRatioLimits].maximum_ratio)[0]
     limit = policy.checks[SuperWeightRetainedLimits].maximum_error
-    window = min(_WINDOW, result.protocol.window)
+    cuts = [text.protocol for text in descent.texts if text.protocol.corpus == result.protocol.corpus]
+    window = min(_WINDOW, max(cut.window for cut in cuts))
     plan = RecoveryPlan(
         window=window,
         windows=max(policy.minimum_windows, _TOKENS // window),

@@ -20,7 +20,7 @@ from sw_audit.checks.statistics import tell_reach
 from sw_audit.checks.waivers import examine_waivers
 from sw_audit.cli.printing import write_bytes
 from sw_audit.corpus.text import BUILT_IN, MANY_WINDOWS, read_corpus
-from sw_audit.corpus.windows import SHORT
+from sw_audit.corpus.windows import MORE, SHORT
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import CorpusPolicy, Policy
 from sw_audit.policy.scheme import ActivationSetup
@@ -110,7 +110,7 @@ def _list_resolved(policy: Policy, checks: list[str], count: int, window: int) -
     """Tell the smallest effects that a text can tell from none, of checks whose figures spread as is known."""
     known = find_checks()
     stepwise = policy.effort != "thorough"
-    windows = count * window // min(window, SHORT) if stepwise else count
+    windows = count * max(1, min(MORE, window // SHORT)) if stepwise else count
     looks = len(plan_looks(windows, min(window, SHORT), 0, policy.minimum_windows)) if stepwise else 1
     confidence = 1 - (1 - policy.confidence) / looks
     for check in (known[name] for name in checks):

@@ -15,6 +15,8 @@ from sw_audit.policy.policy import CorpusPolicy
 
 SHORT = 64
 """Tokens of the short windows in which text is measured step by step."""
+MORE = 4
+"""So many times as many short windows as long ones, at most; the text between them is tokenized all the same."""
 # Longer windows cost memory and hardly change a perplexity.
 _LONGEST = 2048
 # Characters per token to begin with when only the beginning of a long text is needed.
@@ -109,11 +111,20 @@ def cut_windows(token_ids: Sequence[int], window: int, stride: int | None, bos: 
 
 
 def window_corpus(
-    text: Text, tokenizer: Any, corpus: CorpusPolicy, maximum: int | None, bos: int | None
+    text: Text,
+    tokenizer: Any,
+    corpus: CorpusPolicy,
+    maximum: int | None,
+    bos: int | None,
+    *,
+    short: bool = False,
+    reserved: int = 0,
 ) -> Windows:
     """Tokenize a text and cut it into windows, each with the token `bos` in front if there is one.
 
-    `maximum` is the longest sequence that the model can take, if it says so.
+    `maximum` is the longest sequence that the model can take, if it says so. With `short` only the beginning of
+    each window is taken, `SHORT` tokens: cut out of the middle they would be texts that no model is used on. There
+    are up to `MORE` times as many of them, as far as the text gives them and leaves `reserved` windows.
 
     Raises:
         CorpusError: If the window is longer than the model can take, or the text is shorter than one window.
@@ -124,47 +135,46 @@ def window_corpus(
     if maximum is not None and window > maximum:
         problem = f"windows of {window} tokens, but the model takes {maximum} at most"
         raise CorpusError(asked, problem, f"set corpus.window to {maximum} or less")
-    stride = min(corpus.stride or window, window - 1)
     limit = corpus.windows or text.natural_windows
-    needed = window + (limit - 1) * stride
+    short = short and window > SHORT
+    most, stride = (limit * min(MORE, window // SHORT), None) if short else (limit, corpus.stride)
+    beyond = reserved if short else 0
+    needed = window + (most + beyond - 1) * min(stride or window, window - 1)
     try:
         token_ids = _tokenize(text.text, tokenizer, needed)
-        return cut_windows(token_ids, window, corpus.stride, bos, limit)
+        windows = cut_windows(token_ids, window, stride, bos, most + beyond)
     except CorpusError as error:
         raise CorpusError(f"{asked}, {error.asked}", error.found, error.remedy) from error
+    return _take_beginnings(windows, limit, most, beyond) if short else windows
 
 
-def shorten_windows(windows: Windows, length: int = SHORT) -> Windows:
-    """Cut the tokens of windows anew, into windows of at most that length, BOS included; in the same order.
-
-    Every token of the text is scored once, as before; what was context only is no longer used as such.
-    """
-    if windows.token_ids.shape[1] <= length:
-        return windows
-    lead = 0 if windows.bos is None else 1
-    first, *others = windows.token_ids.tolist()
-    scored = windows.first_scored.tolist()[1:]
-    content = [*first[lead:], *(token for row, begin in zip(others, scored, strict=True) for token in row[begin:])]
-    return cut_windows(content, length, None, windows.bos, limit=len(content))
+def _take_beginnings(windows: Windows, least: int, most: int, beyond: int) -> Windows:
+    """Take the beginnings of windows that do not overlap, and leave some windows if more than the least remain."""
+    whole = int((windows.first_scored == 1).sum())  # the last one may have been shifted back
+    count = min(most, max(min(least, whole), whole - beyond))
+    return Windows(
+        windows.token_ids[:count, :SHORT], torch.ones(count, dtype=torch.int64), windows.stride, windows.bos
+    )
 
 
 def cut_calibration(text: Text, tokenizer: Any, windows: Windows, limit: int) -> Windows | None:
     """Cut further windows of a text, after those that are scored, to calibrate on.
 
-    They are as long, share no token with the scored ones and do not overlap; `None` if less than one is left.
+    They are as long, share no token with the scored ones and do not overlap; where the scored ones are beginnings
+    of longer windows, so are they. `None` if less than one is left.
     """
-    window = windows.token_ids.shape[1]
+    content = windows.token_ids.shape[1] - (windows.bos is not None)
+    step = max(content, windows.stride or 0)
     # Without BOS, the first token of the text is used and scored nowhere.
-    used = windows.scored + (windows.bos is None)
-    content = window - (windows.bos is not None)
-    rest = _tokenize(text.text, tokenizer, used + limit * content)[used:]
-    whole = min(len(rest) // content, limit)
+    used = len(windows.token_ids) * step if step > content else windows.scored + (windows.bos is None)
+    rest = _tokenize(text.text, tokenizer, used + limit * step)[used:]
+    whole = min(len(rest) // step, limit)
     if not whole:
         return None
-    rows = torch.tensor(rest[: whole * content], dtype=torch.int64).view(whole, content)
+    rows = torch.tensor(rest[: whole * step], dtype=torch.int64).view(whole, step)[:, :content]
     if windows.bos is not None:
         rows = torch.cat([torch.full((whole, 1), windows.bos), rows], dim=1)
-    return Windows(rows, torch.ones(whole, dtype=torch.int64), content, windows.bos)
+    return Windows(rows, torch.ones(whole, dtype=torch.int64), step, windows.bos)
 
 
 def window_prompt(token_ids: Sequence[int]) -> Windows:

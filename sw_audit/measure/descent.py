@@ -16,7 +16,7 @@ from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.corpus.choices import list_stop_words, stop_word_ids
 from sw_audit.corpus.protocol import describe_protocol
 from sw_audit.corpus.text import read_corpus
-from sw_audit.corpus.windows import Windows, shorten_windows, window_corpus
+from sw_audit.corpus.windows import Windows, window_corpus
 from sw_audit.errors import CheckpointError
 from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.parent_passes import ParentPasses
@@ -60,22 +60,17 @@ class SharedText:
     protocol: Protocol
     stop_words: torch.Tensor
 
-    def shorten(self, length: int) -> SharedText:
-        """Return the same text in windows of at most that length; see `shorten_windows`."""
-        windows = shorten_windows(self.windows, length)
-        if windows is self.windows:
-            return self
-        count, window = windows.token_ids.shape
-        cut = {"windows": count, "window": window, "stride": windows.stride}
-        return replace(self, windows=windows, protocol=self.protocol.model_copy(update=cut))
-
     def part(self, begin: int, end: int) -> SharedText:
         """Return some of its windows, still under its protocol."""
         return replace(self, windows=self.windows.part(begin, end))
 
 
-def share_text(parent: Checkpoint, descendant: Checkpoint, policy: CorpusPolicy, seed: int) -> SharedText:
+def share_text(
+    parent: Checkpoint, descendant: Checkpoint, policy: CorpusPolicy, seed: int, *, short: bool = False
+) -> SharedText:
     """Cut a text for two models that are to be compared token by token, BOS before each window or not.
+
+    Of `short` windows see `window_corpus`.
 
     Raises:
         CorpusError: If it cannot be read, or is too short.
@@ -83,7 +78,9 @@ def share_text(parent: Checkpoint, descendant: Checkpoint, policy: CorpusPolicy,
     """
     text, models = read_corpus(policy), (descendant, parent)
     limit = min((model.maximum_positions for model in models if model.maximum_positions is not None), default=None)
-    ours, theirs = (window_corpus(text, model.tokenizer, policy, limit, model.start.bos) for model in models)
+    ours, theirs = (
+        window_corpus(text, model.tokenizer, policy, limit, model.start.bos, short=short) for model in models
+    )
     if not torch.equal(ours.token_ids, theirs.token_ids):
         raise CheckpointError(
             f"model {descendant.identity.source!r} beside its parent {parent.identity.source!r}",

@@ -99,6 +99,11 @@ class ModelResult(Fact):
         texts = () if self.descent is None else self.descent.texts
         return max(len(self.looks), *(len(text.looks) for text in texts), 1)
 
+    @property
+    def item_looks(self) -> int:
+        """How many of the steps bring more multiple-choice items; at least 1."""
+        return max(1, len({look.items for look in self.looks}))
+
     def at_look(self, look: int) -> ModelResult:
         """Return what was known after a step of evidence, counted from 0; all of it where nothing was in steps."""
         update: dict[str, object] = {}

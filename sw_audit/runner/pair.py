@@ -15,7 +15,7 @@ from sw_audit.checks.recovery_plan import RecoveryPlan
 from sw_audit.checks.registry import Need, list_needs
 from sw_audit.corpus.protocol import list_cautions
 from sw_audit.corpus.text import read_corpus
-from sw_audit.corpus.windows import SHORT, window_corpus
+from sw_audit.corpus.windows import window_corpus
 from sw_audit.locate.controls import count_weights
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
@@ -130,10 +130,10 @@ class Pair:
         """The parent, each of whose layers is in memory only while it runs."""
         return self.parents.open(self.origin)[0].starting(self.audit.policy.bos_rule(self.origin))
 
-    def share(self, text: CorpusPolicy) -> SharedText:
-        """Cut a text for both, BOS before each window as it is used for the parent."""
+    def share(self, text: CorpusPolicy, *, short: bool = False) -> SharedText:
+        """Cut a text for both, BOS before each window as for the parent; of `short` see `window_corpus`."""
         parent = self.parent.starting(self.audit.policy.bos_rule(self.origin, text))
-        return share_text(parent, self.checkpoint.starting_like(parent), text, self.audit.policy.seed)
+        return share_text(parent, self.checkpoint.starting_like(parent), text, self.audit.policy.seed, short=short)
 
     @cached_property
     def texts(self) -> list[SharedText]:
@@ -143,15 +143,15 @@ class Pair:
         shows only at positions beyond the short ones.
         """
         policy = self.audit.policy
-        whole, *others = [self.share(text) for text in (policy.corpus, *policy.descent.texts)]
         if policy.effort == "thorough":
-            return [whole, *others]
-        short, long = whole.shorten(SHORT), whole.shorten(whole.windows.scored // policy.minimum_windows)
-        return [
-            short,
-            *([long] if long.protocol.window > SHORT else []),
-            *(text.shorten(SHORT) for text in others),
-        ]
+            return [self.share(text) for text in (policy.corpus, *policy.descent.texts)]
+        short, *others = [self.share(text, short=True) for text in (policy.corpus, *policy.descent.texts)]
+        whole = self.share(policy.corpus)
+        if whole.protocol.windows < policy.minimum_windows:  # as long as gives an interval
+            window = max(2, whole.protocol.window * whole.protocol.windows // policy.minimum_windows)
+            cut = {"window": window, "windows": policy.minimum_windows, "stride": None}
+            whole = self.share(policy.corpus.model_copy(update=cut))
+        return [short, *([whole] if whole.protocol.window > short.protocol.window else []), *others]
 
 
 @dataclass(frozen=True)

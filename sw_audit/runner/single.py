@@ -20,7 +20,6 @@ from sw_audit.corpus.windows import (
     Windows,
     cut_calibration,
     draw_prompts,
-    shorten_windows,
     window_corpus,
     window_prompt,
 )
@@ -162,11 +161,17 @@ class Single:
         audit.progress("opening", 0, 1)
         opened = self._given or open_checkpoint(audit.model)
         checkpoint, text = opened.starting(policy.bos_rule(audit.model)), read_corpus(policy.corpus)
-        whole = window_corpus(
-            text, checkpoint.tokenizer, policy.corpus, checkpoint.maximum_positions, checkpoint.start.bos
+        reserved = policy.activations.calibration_windows
+        windows = window_corpus(
+            text,
+            checkpoint.tokenizer,
+            policy.corpus,
+            checkpoint.maximum_positions,
+            checkpoint.start.bos,
+            short=policy.effort != "thorough",
+            reserved=reserved,
         )
-        windows = whole if policy.effort == "thorough" else shorten_windows(whole)
-        unscored = cut_calibration(text, checkpoint.tokenizer, windows, policy.activations.calibration_windows)
+        unscored = cut_calibration(text, checkpoint.tokenizer, windows, reserved)
         items = read_choices(policy.corpus) if Need.CHOICES in self.needs else None
         return OpenModel(checkpoint, windows, items or (), unscored)
 

@@ -10,12 +10,13 @@ from support.checkpoints import make_tokenizer
 
 from sw_audit.corpus.text import Text, read_corpus
 from sw_audit.corpus.windows import (
+    MORE,
     PROMPT_LENGTHS,
+    SHORT,
     Windows,
     cut_calibration,
     cut_windows,
     draw_prompts,
-    shorten_windows,
     window_corpus,
 )
 from sw_audit.errors import CorpusError
@@ -53,15 +54,6 @@ def test_every_token_of_the_used_text_is_scored_exactly_once(
     assert windows.scored == len(scored)
     if len(windows.token_ids) < limit:
         assert used == length
-
-
-@given(cuts(), st.integers(2, 12))
-def test_short_windows_score_the_same_tokens_in_the_same_order(cut: Cut, length: int) -> None:
-    whole = cut_windows(range(cut[0]), *cut[1:])
-    short = shorten_windows(whole, length)
-    assert _list_scored(short) == _list_scored(whole)
-    assert short.token_ids.shape[1] == min(length, cut[1])
-    assert short.bos == whole.bos
 
 
 def test_a_part_of_windows_is_those_windows() -> None:
@@ -272,3 +264,41 @@ def test_bos_is_kept_and_is_no_token_of_the_text() -> None:
 def test_a_small_text_gives_as_many_prompts_none_longer_than_a_window(rows: int, length: int) -> None:
     prompts = draw_prompts(make_windows(rows, length), make_tokenizer())
     assert [len(token_ids) for _, token_ids in prompts] == [min(limit, length) for limit in PROMPT_LENGTHS]
+
+
+@pytest.mark.parametrize("bos", [BOS, None])
+@pytest.mark.parametrize(
+    ("length", "count"), [(129 * 9, 4), (129 * 5, 4), (129 * 4 + 7, 3), (129 * 2 + 7, 2), (140, 1)]
+)
+def test_short_windows_are_beginnings_of_long_ones_and_leave_some_to_calibrate_on(
+    bos: int | None, length: int, count: int
+) -> None:
+    # Two long windows of 130 tokens are asked for, one is reserved, so four short ones at most; two at least.
+    corpus = CorpusPolicy(source="numbers", window=130, windows=2)
+    text, tokenizer = count_to(length + 1), Counting(bos)
+    windows = window_corpus(text, tokenizer, corpus, None, bos, short=True, reserved=1)
+    content = SHORT - (bos is not None)
+    begins = [129 * number for number in range(count)]
+    rows = [list(range(begin, begin + content)) for begin in begins]
+    assert windows.token_ids[:, bos is not None :].tolist() == rows
+    assert windows.first_scored.tolist() == [1] * count
+    assert (windows.stride, windows.bos) == (129, bos)
+    calibration = cut_calibration(text, tokenizer, windows, 1)
+    if length >= 129 * (count + 1):
+        assert calibration is not None
+        begin = 129 * count
+        assert calibration.token_ids[:, bos is not None :].tolist() == [list(range(begin, begin + content))]
+
+
+def test_short_windows_of_much_text_are_so_many_times_as_many() -> None:
+    corpus = CorpusPolicy(source="numbers", window=1000, windows=2)
+    windows = window_corpus(count_to(20_000), Counting(BOS), corpus, None, BOS, short=True, reserved=3)
+    assert windows.token_ids.shape == (2 * MORE, SHORT)
+
+
+def test_windows_that_are_short_already_stay_as_they_are() -> None:
+    corpus = CorpusPolicy(source="numbers", window=SHORT, windows=3, stride=20)
+    text, tokenizer = count_to(500), Counting(BOS)
+    whole, short = (window_corpus(text, tokenizer, corpus, None, BOS, short=short) for short in (False, True))
+    assert torch.equal(whole.token_ids, short.token_ids)
+    assert torch.equal(whole.first_scored, short.first_scored)

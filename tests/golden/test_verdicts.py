@@ -1,4 +1,7 @@
-"""The verdicts on the models that ship with the program and on its demo: every figure and every sentence."""
+"""The verdicts on the models that ship with the program and on its demo: every figure and every sentence.
+
+What is kept was measured in steps, as by default. Measured thoroughly, every verdict is the same.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from golden.reading import audit, write_demo
 
 
 def test_the_specimen_on_few_windows(tmp_path: Path) -> None:
-    compare_or_keep("verdicts-few-windows", audit(tmp_path, "specimen", "--windows=16"))
+    compare_or_keep("verdicts-few-windows", audit(tmp_path, "specimen", "--windows=96"))
 
 
 @pytest.mark.slow
@@ -21,7 +24,7 @@ def test_the_specimen(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("expect", ["none", "some"])
 def test_the_control(tmp_path: Path, expect: str) -> None:
-    few = ["--windows=16"] if expect == "some" else []
+    few = ["--windows=96"] if expect == "some" else []
     seen = audit(tmp_path, "control", f"--expect={expect}", *few)
     compare_or_keep(f"verdicts-control-expecting-{expect}", seen)
 
@@ -29,3 +32,15 @@ def test_the_control(tmp_path: Path, expect: str) -> None:
 @pytest.mark.slow
 def test_the_demo(tmp_path: Path) -> None:
     compare_or_keep("verdicts-demo", audit(tmp_path, write_demo(tmp_path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["specimen", "control", "the demo"])
+def test_measured_thoroughly_every_verdict_is_the_same(tmp_path: Path, model: str) -> None:
+    source = write_demo(tmp_path) if model == "the demo" else model
+    stepwise, thorough = (
+        audit(tmp_path, source, f"--effort={effort}")["figures"] for effort in ("standard", "thorough")
+    )
+    assert {key: figure["status"] for key, figure in stepwise.items()} == {
+        key: figure["status"] for key, figure in thorough.items()
+    }

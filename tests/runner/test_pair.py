@@ -160,7 +160,7 @@ def test_of_two_modules_that_were_lost_exactly_these_are_found(lost_two: Path) -
     descent, worst = descent_of(found), [f"model.layers.{layer}.self_attn.o_proj" for layer in (2, 4)]
     recovery = descent.recovery
     assert recovery is not None
-    assert (recovery.protocol.windows, recovery.protocol.window) == (16, 64)
+    assert (recovery.protocol.windows, recovery.protocol.window) == (8, 128)
     purposes = [one.arm.purpose for one in recovery.measurements]
     assert purposes[:5] == [PARENT, DESCENDANT, RESTORED_WEIGHTS, *(RestoredModule(module=one) for one in worst)]
     assert purposes[6:8] == [RestoredLayer(layer=f"model.layers.{layer}") for layer in (2, 4)]
