@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sw_audit.errors import CheckpointError
+from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import FileDigest
 
 # Large enough that hashing, not the calls, takes the time; small beside any layer.
@@ -17,11 +18,19 @@ _CHUNK = 1 << 23
 _SIDE_BY_SIDE = 4
 
 
-def digest_paths(files: Iterable[Path], root: Path) -> tuple[FileDigest, ...]:
-    """Digest files below a folder, several at once: one digest per file, by path."""
+def digest_paths(
+    files: Iterable[Path], root: Path, progress: Progress = ignore_progress
+) -> tuple[FileDigest, ...]:
+    """Digest files below a folder, several at once: one digest per file, by path; progress is in mebibytes."""
+    paths, digests, done = sorted(files), [], 0
+    total = sum(path.stat().st_size for path in paths if path.is_file())
     # Digesting runs without Python's lock, so that shards can be digested side by side.
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, _SIDE_BY_SIDE)) as pool:
-        return tuple(pool.map(partial(_digest_file, root=root), sorted(files)))
+        for digest in pool.map(partial(_digest_file, root=root), paths):
+            digests.append(digest)
+            done += digest.size
+            progress("digesting", done >> 20, total >> 20)
+    return tuple(digests)
 
 
 def digest_manifest(files: Iterable[FileDigest]) -> str:

@@ -14,6 +14,7 @@ from sw_audit.checkpoint.stored import StoredTensors
 from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.checkpoint import Flaw, WeightsReport
 
 # Numbers at once, so that a copy in float32 stays small beside any layer.
@@ -32,14 +33,15 @@ _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_emb
 _HEADS = ("lm_head.weight", "embed_out.weight")
 
 
-def lint_checkpoint(policy: ModelPolicy) -> WeightsReport:
+def lint_checkpoint(policy: ModelPolicy, progress: Progress = ignore_progress) -> WeightsReport:
     """Look at the files of a checkpoint, value by value, without making a model that could run.
 
     1. Headers: whether files are whole and agree with the index and the manifest, and whether suffixes and dtypes
        agree with `quantization_config`.
     2. The model, without data: where weights are not quantized, whether they are exactly the tensors that it asks
        for.
-    3. Values, each read once: anything not finite, matrices and groups without information, scales that cannot be.
+    3. Values, each read once: anything not finite, matrices and groups without information, scales that cannot be;
+       progress is told after each tensor.
 
     Raises:
         CheckpointError: If there is no checkpoint to look at: no folder, no configuration, no weights.
@@ -51,7 +53,7 @@ def lint_checkpoint(policy: ModelPolicy) -> WeightsReport:
     if folder.declared and not any(flaw.serious for flaw in look.flaws):
         look.flaws += _compare_tied(folder, stored)
         look.flaws += _compare_with_model(folder, stored)
-    look.flaws += scan_values(folder, stored)
+    look.flaws += scan_values(folder, stored, progress)
     return look.report()
 
 
@@ -86,10 +88,13 @@ def _compare_with_model(folder: CheckpointFolder, stored: StoredTensors) -> Iter
         return
 
 
-def scan_values(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
+def scan_values(
+    folder: CheckpointFolder, stored: StoredTensors, progress: Progress = ignore_progress
+) -> Iterator[Flaw]:
     """Read every tensor once and tell what is wrong with it."""
     weights = (".weight", *(packing.codes for packing in list_packings() if packing.scales))
     for name, tensor in stored.read_all():
+        progress("inspecting", stored.scanned, len(stored.headers))
         problem = find_non_finite(tensor)
         if problem is not None and "mask" not in name.rpartition(".")[2]:
             yield Flaw(kind="non-finite", where=name, found=f"it holds {problem}")

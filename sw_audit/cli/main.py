@@ -45,8 +45,8 @@ HELP = """A test suite for model weights.
 Finds the handful of scalars that a language model cannot live without, proves by intervention what they do,
 and gates every compressed or fine-tuned descendant on still having them.
 
-Exit codes: 0 passed, 1 a check failed, 2 usage or input error, 3 inconclusive, or nothing audited
-or found in the index.
+Exit codes: 0 passed, 1 a check failed, 2 usage or input error, 3 inconclusive, stopped, or nothing
+audited or found in the index.
 """
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
@@ -78,17 +79,19 @@ def generate_continuations(
     """Let a model continue each prompt, greedily; those of one length together.
 
     Others are not made as long, for padding would be another thing to go wrong. The model is bit-identical
-    afterwards; progress is told after each length.
+    afterwards; progress is told after each token.
     """
     alike: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
         alike.setdefault(len(prompt.token_ids), []).append(number)
     continuations: dict[int, GreedyContinuation] = {}
+    longest = [max(prompts[number].new_tokens for number in numbers) for numbers in alike.values()]
     with _decoding_greedily(checkpoint) as ends, torch.no_grad(), quiet_libraries():
-        for numbers in alike.values():
-            together = _continue_together(checkpoint, [prompts[number] for number in numbers], ends)
+        for place, numbers in enumerate(alike.values()):
+            tell = _EachToken(progress, sum(longest[:place]), sum(longest))
+            together = _continue_together(checkpoint, [prompts[number] for number in numbers], ends, tell)
             continuations.update(zip(numbers, together, strict=True))
-            progress("generating", len(continuations), len(prompts))
+        progress("generating", sum(longest), sum(longest))
     return tuple(continuations[number] for number in range(len(prompts)))
 
 
@@ -135,8 +138,21 @@ def _join(windows: Windows) -> tuple[list[int], list[int]]:
     return stream, starts
 
 
+class _EachToken(StoppingCriteria):
+    """Tells progress after each token, and ends nothing by itself."""
+
+    def __init__(self, progress: Progress, done: int, total: int) -> None:
+        self.progress, self.done, self.total = progress, done, total
+
+    def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Tell progress; see the library's `StoppingCriteria`."""
+        self.done += 1
+        self.progress("generating", self.done, self.total)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 def _continue_together(
-    checkpoint: Checkpoint, prompts: Sequence[Prompt], ends: frozenset[int]
+    checkpoint: Checkpoint, prompts: Sequence[Prompt], ends: frozenset[int], tell: _EachToken
 ) -> Iterator[GreedyContinuation]:
     token_ids = torch.tensor([prompt.token_ids for prompt in prompts], device=checkpoint.device)
     generated = checkpoint.model.generate(
@@ -145,6 +161,7 @@ def _continue_together(
         max_new_tokens=max(prompt.new_tokens for prompt in prompts),
         output_logits=True,
         return_dict_in_generate=True,
+        stopping_criteria=StoppingCriteriaList([tell]),
     )
     # A token that a model rules out has a logit of minus infinity, which is no fault.
     sound = [~(step.isnan() | step.isposinf()).any(-1) & ~step.isneginf().all(-1) for step in generated.logits]

@@ -16,6 +16,7 @@ from sw_audit.corpus.text import read_corpus
 from sw_audit.errors import AuditError
 from sw_audit.fact import digest_fact
 from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import list_versions
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_program
@@ -29,17 +30,24 @@ _BY_CONTENT = ("model", "compare", "index")
 
 
 def open_arm_cache(
-    policy: Policy, model: ModelPolicy, checks: Collection[str], cache: Cache, *, saved: bool = False
+    policy: Policy,
+    model: ModelPolicy,
+    checks: Collection[str],
+    cache: Cache,
+    *,
+    saved: bool = False,
+    progress: Progress = ignore_progress,
 ) -> ArmCache:
     """Say what the figures of a model rest on; where that cannot be told from files here, nothing is kept.
 
-    A model that runs code of its own is not kept, for that code may come from elsewhere.
+    A model that runs code of its own is not kept, for that code may come from elsewhere. Progress is told while
+    files are digested.
     """
     parent = policy.find_parent(model)
     texts = (policy.corpus, *(policy.descent.texts if parent else ()))
     try:
-        content = describe_content(model)
-        origin = None if parent is None else describe_content(parent)
+        content = describe_content(model, progress)
+        origin = None if parent is None else describe_content(parent, progress)
         if content is None or (parent is not None and origin is None):
             return NO_CACHE
         items, baseline = read_choices(policy.corpus), find_baseline(policy, model)
@@ -87,7 +95,7 @@ def _describe_parent(result: Mapping[str, Any]) -> Question:
     return {**{key: result[key] for key in own}, "policy": policy, "needs": asked}
 
 
-def describe_content(model: ModelPolicy) -> list[str] | None:
+def describe_content(model: ModelPolicy, progress: Progress = ignore_progress) -> list[str] | None:
     """Return the digests of all files of a model, and of the base model of an adapter; `None` if not all are here.
 
     Raises:
@@ -96,9 +104,9 @@ def describe_content(model: ModelPolicy) -> list[str] | None:
     folder = CheckpointFolder.require(model)
     if model.trust_remote_code:
         return None
-    own = digest_manifest(digest_paths(folder.contents, folder.path))
+    own = digest_manifest(digest_paths(folder.contents, folder.path, progress))
     base = folder.format.find_base(folder)
-    below = [] if base is None else describe_content(base)
+    below = [] if base is None else describe_content(base, progress)
     return None if below is None else [own, *below]
 
 

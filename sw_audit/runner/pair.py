@@ -259,7 +259,7 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     """Find out everything but what the two are worth on text."""
     audit, model = pair.audit, pair.audit.model
     audit.progress("inspecting", 0, 1)
-    report = examine_files(model)
+    report = examine_files(model, audit.progress)
     if isinstance(report, ModelFailure):
         return report
     ask_parent = partial(measure_parent, pair.origin, audit, pair.parents, by_layers=pair.is_open)

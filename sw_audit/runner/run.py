@@ -164,7 +164,7 @@ def _run_model(
     kept = NO_CACHE
     if cache is not None:
         progress("digesting", 0, 1)
-        kept = open_arm_cache(policy, model, checks, cache, saved=saved)
+        kept = open_arm_cache(policy, model, checks, cache, saved=saved, progress=progress)
     known = find_checks()
     asked = [name for name in checks if not is_left_out(known[name], policy)]
     audit, parent = ModelAudit(model, policy, asked, progress, kept, saved), policy.find_parent(model)

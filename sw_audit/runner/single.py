@@ -187,7 +187,7 @@ class Single:
         progress = audit.progress
         text = read_corpus(policy.corpus)
         progress("inspecting", 0, 1)
-        report = examine_files(model)
+        report = examine_files(model, progress)
         if isinstance(report, ModelFailure):
             return report
         opened = open_examined(model, report, lambda: self.opened)

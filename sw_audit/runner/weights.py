@@ -9,20 +9,21 @@ from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.lint_headers import add_flaw, report_broken
 from sw_audit.errors import BrokenWeightsError
 from sw_audit.policy.policy import ModelPolicy
+from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.record import ModelFailure
 
 _Opened = TypeVar("_Opened")
 
 
-def examine_files(model: ModelPolicy) -> WeightsReport | ModelFailure:
+def examine_files(model: ModelPolicy, progress: Progress = ignore_progress) -> WeightsReport | ModelFailure:
     """Look at a model's files, value by value; return what was found, or a failure unless they are intact.
 
     Raises:
         CheckpointError: If there is no checkpoint to look at.
     """
     try:
-        report = lint_checkpoint(model)
+        report = lint_checkpoint(model, progress)
     except BrokenWeightsError as error:
         return ModelFailure(model=model.id, message=str(error), weights=report_broken(error))
     if report.intact:

@@ -36,6 +36,14 @@ def test_a_file_is_digested_whole_whatever_its_length(
     assert file == FileDigest(path="model.safetensors", size=size, sha256=hashlib.sha256(content).hexdigest())
 
 
+def test_progress_is_told_after_each_file_in_mebibytes(tmp_path: Path) -> None:
+    for name, size in (("a", 1 << 20), ("b", 3 << 20), ("c", 10)):
+        (tmp_path / name).write_bytes(bytes(size))
+    told: list[tuple[str, int, int]] = []
+    digest_paths(tmp_path.iterdir(), tmp_path, lambda *step: told.append(step))
+    assert told == [("digesting", 1, 4), ("digesting", 4, 4), ("digesting", 4, 4)]
+
+
 def test_only_the_files_that_are_opened_count(tmp_path: Path) -> None:
     _fill(tmp_path, pytorch_model__bin=b"b", consolidated__bin=b"c", config__json=b"{}")
     with pytest.raises(CheckpointError, match="allow_pickle"):

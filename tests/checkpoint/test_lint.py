@@ -17,7 +17,7 @@ from support.linting import assert_healthy, lint, only
 from support.stored import DATA
 
 from sw_audit.checkpoint.folder import CheckpointFolder
-from sw_audit.checkpoint.lint import count_inside, cut_blocks
+from sw_audit.checkpoint.lint import count_inside, cut_blocks, lint_checkpoint
 from sw_audit.checkpoint.lint_headers import add_flaw, report_flaws
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.errors import BrokenWeightsError, CheckpointError
@@ -49,6 +49,14 @@ def test_tied_weights_that_differ_are_serious(tmp_path: Path) -> None:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
 
     assert lint(rewrite_weights(folder, tie_)).flaws == ()
+
+
+def test_progress_is_told_after_each_tensor(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path)
+    total = len(load_file(folder / "model.safetensors"))
+    told: list[tuple[str, int, int]] = []
+    lint_checkpoint(ModelPolicy(source=str(folder)), lambda *step: told.append(step))
+    assert told == [("inspecting", done + 1, total) for done in range(total)]
 
 
 def test_files_are_held_against_a_manifest(tmp_path: Path) -> None:

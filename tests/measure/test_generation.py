@@ -24,6 +24,7 @@ from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, ModelPolicy
 from sw_audit.record.verdict import Status
 from sw_audit.specimen.descendants import SUPER_WEIGHT
 from sw_audit.specimen.shipped import specimen_path
+from sw_audit.stopping import StoppedError
 
 SHORT = DescentPolicy(prompt_tokens=(1, 5), new_tokens=16, long_new_tokens=18)
 
@@ -137,6 +138,26 @@ def test_what_the_model_cannot_take_is_made_shorter(opened: Checkpoint, windows:
     assert all(len(prompt.token_ids) + prompt.new_tokens <= 64 for prompt in prompts)
     tiny = draw_prompts(windows, opened.tokenizer, policy, maximum=3)
     assert [(prompt.tokens, prompt.new_tokens) for prompt in tiny] == [(1, 1)] * 3
+
+
+def test_progress_is_told_after_each_token_and_can_end_it(checkpoint: Checkpoint, windows: Windows) -> None:
+    prompts = draw_prompts(windows, checkpoint.tokenizer, DescentPolicy(prompt_tokens=(1, 3), new_tokens=4))
+    told: list[tuple[str, int, int]] = []
+    plain = generate_continuations(checkpoint, prompts, lambda *step: told.append(step))
+    # The two lengths give 4 and, the longest once more for longer, 144 tokens.
+    assert told[0] == ("generating", 1, 148)
+    assert told[-1] == ("generating", 148, 148)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+    def end(_: str, done: int, __: int) -> None:
+        if done == 6:
+            raise StoppedError("the run was stopped by the test")
+
+    settings = checkpoint.model.generation_config
+    with pytest.raises(StoppedError):
+        generate_continuations(checkpoint, prompts, end)
+    assert checkpoint.model.generation_config is settings
+    assert generate_continuations(checkpoint, prompts) == plain
 
 
 def test_logits_that_are_not_finite_end_it(checkpoint: Checkpoint, windows: Windows) -> None:
