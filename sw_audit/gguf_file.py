@@ -20,7 +20,7 @@ def read_gguf(path: str | Path) -> Any:
     return _read(Path(path).resolve(), known.st_size, known.st_mtime_ns)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # a descendant and its parent
 def _read(path: Path, _: int, __: int) -> Any:
     import numpy as np
     from gguf.gguf_reader import GGUFReader

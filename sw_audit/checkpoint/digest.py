@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from sw_audit.errors import CheckpointError
@@ -40,15 +40,24 @@ def digest_manifest(files: Iterable[FileDigest]) -> str:
 
 
 def _digest_file(path: Path, root: Path) -> FileDigest:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))
-    size = 0
     try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                digest.update(buffer[:count])
-                size += count
+        state = path.stat()
+        known = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        size, sha256 = _digest_content(path.resolve(), known)
     except OSError as error:
         found = f"{path.name} cannot be read ({error.strerror})"
         raise CheckpointError(f"model {str(root)!r}", found, "check the file and its permissions") from error
-    return FileDigest(path=path.relative_to(root).as_posix(), size=size, sha256=digest.hexdigest())
+    return FileDigest(path=path.relative_to(root).as_posix(), size=size, sha256=sha256)
+
+
+@lru_cache(maxsize=4096)
+def _digest_content(path: Path, _: tuple[int, ...]) -> tuple[int, str]:
+    """Digest a file once as long as it is as it was: the cache's key, the identity and each descendant ask."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK))
+    size = 0
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            size += count
+    return size, digest.hexdigest()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,17 @@ def test_a_file_is_digested_whole_whatever_its_length(
     content = bytes(range(size))
     [file] = digest_files(_fill(tmp_path, model__safetensors=content))
     assert file == FileDigest(path="model.safetensors", size=size, sha256=hashlib.sha256(content).hexdigest())
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _fill(tmp_path, model__safetensors=b"first") / "model.safetensors"
+    first = digest_files(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *_, **__: pytest.fail("it was read again"))
+        assert digest_files(tmp_path) == first
+    file.write_bytes(b"other")
+    os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1))
+    assert digest_files(tmp_path)[0].sha256 == hashlib.sha256(b"other").hexdigest()
 
 
 def test_progress_is_told_after_each_file_in_mebibytes(tmp_path: Path) -> None:
