@@ -49,12 +49,11 @@ from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.progress import tell_stage
 from sw_audit.record.arm import Arm
 from sw_audit.record.descent import ComparedText, Descent, LayerError
-from sw_audit.record.identity import ModelIdentity, Protocol
+from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
 from sw_audit.record.measurement import Look
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
-from sw_audit.record.verdict import Verdict
 from sw_audit.runner.single import ModelAudit, locate_or_explain
 from sw_audit.runner.steps import list_waiting, plan_looks
 from sw_audit.runner.weights import examine_files, open_examined
@@ -327,20 +326,15 @@ def _measure_texts(pair: Pair, result: ModelResult, parts: Sequence[Arm]) -> Mod
             if 0 in going.values():
                 raise
             return result.model_copy(update={"stopped": stopped.reason})
-        verdicts = judge_result(result, pair.audit.policy, pair.audit.checks)
+        waiting = list_waiting(judge_result(result, pair.audit.policy, pair.audit.checks))
+        waited = {verdict.protocol for verdict in waiting}
         texts = result.descent.texts if result.descent else ()
         going = {
             number: step + 1
             for number, step in going.items()
-            if step + 1 < len(texts[number].looks) and _is_waited_for(texts[number].protocol, verdicts)
+            if step + 1 < len(texts[number].looks) and texts[number].protocol.signature in waited
         }
     return result
-
-
-def _is_waited_for(cut: Protocol, verdicts: Sequence[Verdict]) -> bool:
-    """Whether the rest of a text may settle a verdict that rests on it."""
-    waiting = list_waiting(verdicts, Look(windows=cut.windows))
-    return any(verdict.protocol == cut.signature for verdict in waiting)
 
 
 def _measure_text(pair: Pair, result: ModelResult, number: int, step: int, parts: Sequence[Arm]) -> ModelResult:

@@ -309,7 +309,7 @@ def _measure_steps(single: Single, prepared: Prepared) -> ModelResult:
                 raise
             return result.model_copy(update={"stopped": stopped.reason})
         result = result.model_copy(update={"measurements": steps.list_measurements()})
-        waiting = list_waiting(judge_result(result, policy, audit.checks), whole)
+        waiting = list_waiting(judge_result(result, policy, audit.checks))
         if not waiting:
             break
         names, items = list_open_arms(waiting), waits_for_items(waiting)

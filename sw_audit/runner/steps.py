@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 
 from sw_audit.record.measurement import Look
-from sw_audit.record.verdict import Finding, Status, Unit, Verdict
+from sw_audit.record.verdict import Finding, Status, Verdict
 
 FIRST_TOKENS = 256
 """Tokens of the first step, in each arm. Each further step doubles what has been measured."""
 FIRST_ITEMS = 32
 """Multiple-choice items of the first step."""
-# From so many on it shows how many would be needed; a verdict that needs so many times the whole is given up.
-_SEEN: Mapping[Unit, int] = MappingProxyType({"windows": 16, "items": 64})
-_TIMES = 4
 # A step that would leave less than half as much as it reaches goes to the end.
 _REST = 1.5
 
@@ -37,12 +33,9 @@ def plan_looks(windows: int, window: int, items: int, minimum: int) -> tuple[Loo
     )
 
 
-def list_waiting(verdicts: Iterable[Verdict], whole: Look) -> list[Verdict]:
-    """Return the verdicts that the rest of the text or of the items may settle.
-
-    One is given up that at the effect seen would take several times the whole: the verdict says how much.
-    """
-    return [verdict for verdict in verdicts if verdict.undecided and not _is_hopeless(verdict, whole)]
+def list_waiting(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Return the verdicts that more text or items may settle."""
+    return [verdict for verdict in verdicts if verdict.undecided]
 
 
 def list_open_arms(waiting: Iterable[Verdict]) -> set[str]:
@@ -53,13 +46,6 @@ def list_open_arms(waiting: Iterable[Verdict]) -> set[str]:
 def waits_for_items(waiting: Iterable[Verdict]) -> bool:
     """Whether a verdict waits for multiple-choice items."""
     return any(verdict.evidence is not None and verdict.evidence.unit == "items" for verdict in waiting)
-
-
-def _is_hopeless(verdict: Verdict, whole: Look) -> bool:
-    evidence = verdict.evidence
-    if evidence is None or evidence.needed is None or evidence.count < _SEEN[evidence.unit]:
-        return False
-    return evidence.needed > _TIMES * (whole.items if evidence.unit == "items" else whole.windows)
 
 
 def _list_arms(verdict: Verdict) -> Sequence[str]:

@@ -77,17 +77,8 @@ def test_only_doubts_that_rest_on_a_sample_go_on() -> None:
         make_verdict(Status.SKIPPED),
         open_one,
     ]
-    assert list_waiting(verdicts, Look(windows=100)) == [open_one]
+    assert list_waiting(verdicts) == [open_one]
     assert list_open_arms([open_one]) == {"pruned"}
-
-
-def test_what_would_take_many_times_the_whole_is_given_up_once_enough_was_seen() -> None:
-    whole = Look(windows=32, items=100)
-    seen = make_verdict(Status.INCONCLUSIVE, Evidence(count=16, needed=4 * 32))
-    hopeless = make_verdict(Status.INCONCLUSIVE, Evidence(count=16, needed=4 * 32 + 1))
-    early = make_verdict(Status.INCONCLUSIVE, Evidence(count=8, needed=10_000))
-    items = make_verdict(Status.INCONCLUSIVE, Evidence(count=64, unit="items", needed=401))
-    assert list_waiting([seen, hopeless, early, items], whole) == [seen, early]
 
 
 def test_of_several_figures_only_the_arms_of_those_in_doubt_go_on() -> None:
