@@ -110,9 +110,7 @@ class CalibrationRecorder:
         shares = (squares / squares.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)).sum(0)
         whole = len(rows) % self._length == 0
         # An expert that is a module of its own serves some tokens of each sequence, and it is not known which.
-        sequences = rows.abs().view(-1, self._length if whole else 1, rows.shape[1])
-        top = sequences.topk(min(2, sequences.shape[1]), dim=1).values.amax(0)  # [1 or 2, in]
-        largest, second = top[0], top[1] if len(top) > 1 else torch.zeros_like(top[0])
+        largest, second = find_top_two(rows.abs().view(-1, self._length if whole else 1, rows.shape[1]))
         if parameter in self._largest:
             largest = torch.maximum(largest, self._largest[parameter])
             second = torch.maximum(second, self._runner_up[parameter])
@@ -124,3 +122,17 @@ class CalibrationRecorder:
     def _record_operand(self, operand: Operand, x: Tensor) -> Tensor:
         self._operands[operand] = max(float(x.abs().max()), self._operands.get(operand, 0.0))
         return x
+
+
+def find_top_two(sequences: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest of each channel, and the largest if one of each sequence is left out; [in] each.
+
+    `topk` over tokens takes four times as long.
+    """
+    largest = sequences.amax(1, keepdim=True)  # [sequences, 1, in]
+    if sequences.shape[1] == 1:
+        return largest.amax((0, 1)), torch.zeros_like(largest[0, 0])
+    there = sequences == largest
+    others = sequences.masked_fill(there, -torch.inf).amax(1)
+    second = torch.where(there.sum(1) > 1, largest[:, 0], others)
+    return largest.amax((0, 1)), second.amax(0)

@@ -7,7 +7,6 @@ The model is SmolLM2-135M-Instruct where it is at hand (the file that `SW_AUDIT_
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +25,9 @@ from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize, Scale
 
 ARMS = 12
-REPEATS = 3
-SHAPES = ((4, 64), (16, 64), (4, 256))
-"""Windows, and tokens in each."""
-PLACES = {"layer 0": (0,), "layer 2": (2,), "layer 11": (11,), "layer 28": (28,)}
+ROUNDING = "rounding"
+CASES = {(4, 64): (0, 2, 11, 28, ROUNDING), (16, 64): (0, 28), (4, 256): (0, 28)}
+"""By how many windows and tokens in each: the layers in which arms scale a scalar, or that they round."""
 STOP_WORDS = torch.arange(100, 250)
 RECIPES = ("int4/row", "int4/512x512", "nf4/group64")
 FETCHED = Path(__file__).parents[2] / ".cache" / "real" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -52,14 +50,14 @@ def open_model() -> tuple[str, Checkpoint]:
     return "a generated Llama", wrap_model(LlamaForCausalLM(config))
 
 
-def scale_in(checkpoint: Checkpoint, layers: tuple[int, ...]) -> list[Arm]:
-    arms = []
-    for number in range(ARMS):
-        down = checkpoint.layers[layers[number % len(layers)]].down_projection
-        assert down is not None
-        group = AddressGroup(parameter=down.parameter, rows=(7,), columns=(number,))
-        arms.append(Arm(purpose=Custom(label=f"scale {number}"), acts=(Scale(addresses=(group,), factor=0.5),)))
-    return arms
+def scale_in(checkpoint: Checkpoint, layer: int) -> list[Arm]:
+    down = checkpoint.layers[layer].down_projection
+    assert down is not None
+    groups = [AddressGroup(parameter=down.parameter, rows=(7,), columns=(number,)) for number in range(ARMS)]
+    return [
+        Arm(purpose=Custom(label=f"scale {number}"), acts=(Scale(addresses=(group,), factor=0.5),))
+        for number, group in enumerate(groups)
+    ]
 
 
 def round_all(checkpoint: Checkpoint) -> list[Arm]:
@@ -97,36 +95,33 @@ def take_seconds(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - begun, time.process_time() - used
 
 
-def compare(checkpoint: Checkpoint, arms: list[Arm], windows: Windows) -> tuple[float, float, float, float]:
-    """Return tokens a second of a plain pass and of all arms, and their ratio by clock and by processor."""
-    tokens, count = windows.token_ids.numel(), len(arms) + 1
-    clock, processor, plain, ours = [], [], [], []
-    for _ in range(REPEATS):
-        # The plain pass goes before and after: others may use the machine, too.
-        before = take_seconds(lambda: run_plainly(checkpoint, windows))
-        taken = take_seconds(
-            lambda: measure_arms(checkpoint, [BASELINE, *arms], windows, protocol="bench", stop_words=STOP_WORDS)
-        )
-        after = take_seconds(lambda: run_plainly(checkpoint, windows))
-        clock.append((before[0] + after[0]) / 2 * count / taken[0])
-        processor.append((before[1] + after[1]) / 2 * count / taken[1])
-        plain += [tokens / before[0], tokens / after[0]]
-        ours.append(tokens * count / taken[0])
-    return max(plain), max(ours), statistics.median(clock), statistics.median(processor)
-
-
 def test_arm_tokens_a_second_over_tokens_a_second_of_plain_passes() -> None:
     name, checkpoint = open_model()
-    cases = {place: scale_in(checkpoint, layers) for place, layers in PLACES.items()}
-    cases["rounding, plain and held out"] = round_all(checkpoint)
     print(f"\n{name}, {torch.get_num_threads()} threads; {ARMS} arms that scale a scalar, and the baseline")
     print("| windows | arms in | plain tokens/s | arm-tokens/s | ratio | of processor time | target |")
     print("|---|---|---|---|---|---|---|")
-    for count, length in SHAPES:
+    for (count, length), places in CASES.items():
         windows = draw_windows(count, length, checkpoint.vocabulary)
         run_plainly(checkpoint, windows)
-        for place, arms in cases.items():
-            plain, ours, clock, processor = compare(checkpoint, arms, windows)
-            target = "" if place.startswith("rounding") else "0.95"
-            figures = f"{plain:.0f} | {ours:.0f} | {clock:.2f} | {processor:.2f}"
-            print(f"| {count} x {length} | {place} | {figures} | {target} |", flush=True)
+        for place in places:
+            arms = round_all(checkpoint) if place == ROUNDING else scale_in(checkpoint, int(place))
+            clock, processor = compare(checkpoint, [BASELINE, *arms], windows)
+            plain, ours = (windows.token_ids.numel() / seconds for seconds in clock)
+            ratio, target = ours / plain, "" if place == ROUNDING else "0.95"
+            where = place if place == ROUNDING else f"layer {place}"
+            figures = f"{plain:.0f} | {ours:.0f} | {ratio:.2f} | {processor[0] / processor[1]:.2f}"
+            print(f"| {count} x {length} | {where} | {figures} | {target} |", flush=True)
+
+
+def compare(
+    checkpoint: Checkpoint, arms: list[Arm], windows: Windows
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return seconds that a plain pass takes, and each arm: of the clock, and of the processor."""
+    # The plain pass goes before and after: others may use the machine, too.
+    before = take_seconds(lambda: run_plainly(checkpoint, windows))
+    taken = take_seconds(lambda: measure_arms(checkpoint, arms, windows, protocol="bench", stop_words=STOP_WORDS))
+    after = take_seconds(lambda: run_plainly(checkpoint, windows))
+    clock, processor = (
+        ((first + last) / 2, ours / len(arms)) for first, last, ours in zip(before, after, taken, strict=True)
+    )
+    return clock, processor

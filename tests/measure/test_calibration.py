@@ -12,7 +12,7 @@ from support.planted import Planted, build_gpt2, build_llama, name_planted, plan
 from sw_audit.checkpoint.matrices import list_projections
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.measure.arms import measure_arms
-from sw_audit.measure.calibration import CalibrationRecorder
+from sw_audit.measure.calibration import CalibrationRecorder, find_top_two
 from sw_audit.quantize.calibration import Operand
 from sw_audit.record.arm import BASELINE, QuantizeActivations, Smooth
 from sw_audit.record.measurement import Measurement
@@ -126,3 +126,12 @@ def test_a_planted_super_activation_ruins_a_shared_scale_and_holding_it_out_heal
 def test_without_a_super_activation_holding_the_same_scalars_out_neither_heals_nor_harms(family: str) -> None:
     naive, held, _ = find_harm(open_model(family, planted=False))
     assert held == pytest.approx(naive, rel=0.1)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 9])
+def test_the_two_largest_are_those_of_a_sort_also_where_they_are_equal(tokens: int) -> None:
+    sequences = torch.randint(0, 4, (5, tokens, 11), generator=torch.Generator().manual_seed(tokens)).float()
+    ordered = sequences.sort(1, descending=True).values
+    largest, second = find_top_two(sequences)
+    assert torch.equal(largest, ordered[:, 0].amax(0))
+    assert torch.equal(second, ordered[:, 1].amax(0) if tokens > 1 else torch.zeros(11))

@@ -184,8 +184,8 @@ def test_choices_are_scored_by_the_sum_over_their_tokens() -> None:
     logits = torch.tensor(
         [
             [[0.5, 0.5], [0.9, 0.1]],
-            [[0.4, 0.6], [0.1, 0.9]],  # 0.4 * 0.9 = 0.36
-            [[0.4, 0.6], [0.5, 0.5]],  # 0.6 * 0.5 = 0.30
+            [[0.8, 0.2], [0.3, 0.7]],  # 0.8 * 0.7 = 0.56
+            [[0.8, 0.2], [0.2, 0.8]],  # 0.2 * 0.8 = 0.16, though its last token is likelier
         ]
     ).log()
     reader = ChoiceReader(arms=1, answers=[0, 0], choices=[2, 2])
