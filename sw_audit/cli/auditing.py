@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -242,9 +243,16 @@ _worker_stopper = Stopper()
 
 
 def _begin_worker(budget: float | None, started: float, signalled: ctypes.c_int) -> None:
-    """Let a worker end when the command does."""
+    """Let a worker end when the command does, also one that was killed."""
     global _worker_stopper  # what a process of a pool is given once
     _worker_stopper = Stopper(budget, started, signalled)
+    threading.Thread(target=_end_with_command, daemon=True).start()
+
+
+def _end_with_command() -> None:
+    if (command := multiprocessing.parent_process()) is not None:
+        command.join()
+        os._exit(1)
 
 
 def _audit_model(
