@@ -8,6 +8,7 @@ from functools import cache
 import torch
 
 from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.policy.model_policy import ModelPolicy
 
 
 def choose_dtype(folder: CheckpointFolder) -> str:
@@ -30,6 +31,18 @@ def choose_dtype(folder: CheckpointFolder) -> str:
         return "float32"
     # A configuration may ask for several dtypes; a GGUF file has none, and the library would always take float32.
     return "auto" if stored is None or folder.format.uses_config else stored
+
+
+def keep_stored_dtype(policy: ModelPolicy) -> ModelPolicy:
+    """Return the policy of a model that is to be written again: in bfloat16 if it is stored so, fast here or not.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint.
+    """
+    folder = CheckpointFolder.require(policy)
+    if policy.dtype == "auto" and folder.format.find_dtype(folder) == "bfloat16":
+        return policy.model_copy(update={"dtype": "bfloat16"})
+    return policy
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from sw_audit.checkpoint.dtype import keep_stored_dtype
 from sw_audit.checkpoint.folder import CheckpointFolder, inspect_checkpoint
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.cli.options import AsJson, AskModel, Model
@@ -83,7 +84,7 @@ def quantize(
     inspect_checkpoint(chosen)
     with show_progress(quiet=quiet) as progress:
         progress(f"opening {chosen.source}", 0, 1)
-        checkpoint = open_checkpoint(chosen)
+        checkpoint = open_checkpoint(keep_stored_dtype(chosen))
         held, because = _choose_holdout(checkpoint, named)
         order = ExportOrder(parsed, form, held, because, tuple(target or ()), tuple(ignore or ()))
         calibrations = calibrate_on_prompt(checkpoint) if parsed.weighs_columns else ()

@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.quantizing import pack_gguf
+from typer.testing import CliRunner
 
 from sw_audit.checkpoint import dtype
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checkpoint.stored import size_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
+from sw_audit.cli.main import app
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.specimen.shipped import specimen_path
 from sw_audit.testing.families import build_random_model
@@ -77,6 +79,18 @@ def test_what_a_policy_asks_for_and_another_device_are_let_be(
     elsewhere = ModelPolicy(source=str(folder), device="cuda:0")
     assert open_checkpoint(asked).identity.dtype == "bfloat16"
     assert dtype.choose_dtype(CheckpointFolder(folder, elsewhere)) == "auto"
+
+
+def test_what_is_written_again_keeps_the_dtype_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dtype, "multiplies_bfloat16", lambda: False)
+    folder, out = write_specimen(tmp_path / "model", torch.bfloat16), tmp_path / "out"
+    command = ["quantize", str(folder), "--recipe", "int8/row", "--holdout", "none", "-q", "-o", str(out)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+    asked = ModelPolicy(source=str(folder), dtype="float32")
+    assert dtype.keep_stored_dtype(asked) is asked
 
 
 @pytest.mark.parametrize(

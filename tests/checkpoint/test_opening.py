@@ -93,7 +93,10 @@ def test_tied_weights_are_neither_missing_nor_counted_twice(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_dtype_may_be_asked_for_and_auto_is_what_was_saved(dtype: str, tmp_path: Path) -> None:
+def test_a_dtype_may_be_asked_for_and_auto_is_what_was_saved(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sw_audit.checkpoint.dtype.multiplies_bfloat16", lambda: True)
     make_model(LLAMA).to(getattr(torch, dtype)).save_pretrained(save_checkpoint(tmp_path))
     assert_healthy(lint(tmp_path))
     assert open_checkpoint(ModelPolicy(source=str(tmp_path))).identity.dtype == dtype

@@ -77,7 +77,8 @@ def test_a_dense_checkpoint_computes_what_the_arm_does_to_the_last_bit(family: F
     assert tokenizer.encode("fox owl") == make_tokenizer().encode("fox owl")
 
 
-def test_half_precision_stays_half_precision(tmp_path: Path) -> None:
+def test_half_precision_stays_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sw_audit.checkpoint.dtype.multiplies_bfloat16", lambda: True)
     make_model(LLAMA).to(torch.bfloat16).save_pretrained(tmp_path / "source")
     make_tokenizer().save_pretrained(tmp_path / "source")
     done, expected = export(tmp_path / "source", tmp_path / "out", "nf4/group8")

@@ -1,5 +1,7 @@
 """`python -m tools.real`: audits a published model, gates its descendants, and holds both against what is known.
 
+Options are those of `sw-audit audit`, such as `--effort thorough`, which takes longer and has to say the same.
+
 The model is SmolLM2-135M-Instruct, fetched once. Known is: by itself it passes, every gate of it, and under
 `--strict` it fails by a law; its sound descendants pass, its broken ones fail and each failure says what to do.
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -33,20 +35,22 @@ SOUND: Mapping[str, bool] = MappingProxyType(
 """Whether each descendant is known to be sound."""
 
 
-def main() -> int:
-    """Run it all, and return the exit code."""
+def main(options: Sequence[str] = ()) -> int:
+    """Run it all, each audit with some options, and return the exit code."""
     output, begun = Output(), time.monotonic()
     try:
         model = fetch_model(CACHE)
     except FetchError as error:
         sys.stderr.write(f"make real: {error}\n")
         return 2
-    wrong = list(check_model(audit("model")))
-    code = audit("model", "--strict", "--no-report", "--quiet", out="strict")[0]
+    fetched = time.monotonic()
+    wrong = list(check_model(audit("model", *options)))
+    output.print_lines(f"the audit took {time.monotonic() - fetched:.0f} s")
+    code = audit("model", *options, "--strict", "--no-report", "--quiet", out="strict")[0]
     wrong += [] if code == FAILED else [f"the model under --strict: exit code {code}, and not {FAILED}"]
     for folder in make_descendants(ModelPolicy(source=str(model)), CACHE / "descendants", tuple(SOUND)):
         output.print_lines(f"made {folder.relative_to(ROOT)}")
-    code, record = audit("descendants")
+    code, record = audit("descendants", *options)
     wrong += [] if code == FAILED else [f"the descendants: exit code {code}, and not {FAILED}"]
     wrong += [line for result in record.results for line in check_descendant(result)]
     wrong += [f"{name} was not audited" for name in SOUND if name not in {result.id for result in record.results}]
@@ -114,4 +118,4 @@ def summarize(result: ModelResult) -> tuple[str, str, str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
