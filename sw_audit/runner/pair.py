@@ -272,7 +272,10 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     policy, progress = pair.audit.policy, pair.audit.progress
     texts = pair.texts
     progress("locating", 0, 1)
-    location, trial = locate_or_explain(checkpoint), try_starts(checkpoint, texts[0].windows)
+    location, trial = (
+        locate_or_explain(checkpoint),
+        try_starts(checkpoint, max(texts[:2], key=lambda text: text.protocol.window).windows),
+    )
     continuations = generate_continuations(checkpoint, origin.prompts, progress)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     baseline, restored = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checks.arms import ArmTargets
@@ -124,12 +124,14 @@ class OpenModel:
 
     Attributes:
         checkpoint: The model.
-        windows: The text.
+        whole: The text in windows of full length.
+        windows: The text as it is measured.
         items: Multiple-choice items, none where no check asks for them.
         unscored: Text to calibrate on, if there is any.
     """
 
     checkpoint: Checkpoint
+    whole: Windows
     windows: Windows
     items: tuple[ChoiceItem, ...]
     unscored: Windows | None
@@ -161,19 +163,15 @@ class Single:
         audit.progress("opening", 0, 1)
         opened = self._given or open_checkpoint(audit.model)
         checkpoint, text = opened.starting(policy.bos_rule(audit.model)), read_corpus(policy.corpus)
-        reserved = policy.activations.calibration_windows
-        windows = window_corpus(
-            text,
-            checkpoint.tokenizer,
-            policy.corpus,
-            checkpoint.maximum_positions,
-            checkpoint.start.bos,
-            short=policy.effort != "thorough",
-            reserved=reserved,
+        reserved, tokenizer = policy.activations.calibration_windows, checkpoint.tokenizer
+        cut = partial(
+            window_corpus, text, tokenizer, policy.corpus, checkpoint.maximum_positions, checkpoint.start.bos
         )
-        unscored = cut_calibration(text, checkpoint.tokenizer, windows, reserved)
+        whole = cut()
+        windows = whole if policy.effort == "thorough" else cut(short=True, reserved=reserved)
+        unscored = cut_calibration(text, tokenizer, windows, reserved)
         items = read_choices(policy.corpus) if Need.CHOICES in self.needs else None
-        return OpenModel(checkpoint, windows, items or (), unscored)
+        return OpenModel(checkpoint, whole, windows, items or (), unscored)
 
     def _calibrate(self, location: Location) -> Calibrations:
         """Return the text that acts learn from; where there is none it is the locating prompt."""
@@ -196,7 +194,7 @@ class Single:
         checkpoint, windows, unscored = opened.checkpoint, opened.windows, opened.unscored
         tokenizer = checkpoint.tokenizer
         protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
-        trial = try_starts(checkpoint, windows)
+        trial = try_starts(checkpoint, opened.whole)
         progress("locating", 0, 1)
         location = locate_or_explain(checkpoint)
         weights = count_weights(checkpoint.layers)
@@ -223,7 +221,7 @@ class Single:
             prompt_search=search_prompts(checkpoint, location, law.examples, law.tolerance, policy.seed)
             if followed
             else None,
-            continuations=continue_prompts(checkpoint, windows, policy.descent, progress)
+            continuations=continue_prompts(checkpoint, opened.whole, policy.descent, progress)
             if Need.GENERATION in needs
             else (),
             mechanism=follow_super_activations(checkpoint, location) if Need.MECHANISM in needs else (),
