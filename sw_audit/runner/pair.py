@@ -272,16 +272,13 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     policy, progress = pair.audit.policy, pair.audit.progress
     texts = pair.texts
     progress("locating", 0, 1)
-    location, trial = (
-        locate_or_explain(checkpoint),
-        try_starts(checkpoint, max(texts[:2], key=lambda text: text.protocol.window).windows),
-    )
+    location = locate_or_explain(checkpoint)
+    same = [text for text in texts if text.protocol.corpus == texts[0].protocol.corpus]
+    trial = try_starts(checkpoint, max(same, key=lambda text: text.protocol.window).windows)
     continuations = generate_continuations(checkpoint, origin.prompts, progress)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
-    baseline, restored = (
-        find_baseline(policy, model),
-        restore_super_weights(parent, checkpoint, there.super_weights),
-    )
+    baseline = find_baseline(policy, model)
+    restored = restore_super_weights(parent, checkpoint, there.super_weights)
     result = ModelResult(
         model=checkpoint.identity,
         protocol=texts[0].protocol,
