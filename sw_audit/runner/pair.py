@@ -317,23 +317,26 @@ def _measure_texts(pair: Pair, result: ModelResult, parts: Sequence[Arm]) -> Mod
 
     `parts` are arms of the descendant with parts of the parent put back.
     """
-    going = dict.fromkeys(range(len(result.descent.texts)), 0) if result.descent else {}  # by text, its next step
+    steps = dict.fromkeys(range(len(result.descent.texts)), 0) if result.descent else {}  # taken, by text
+    going = list(steps)
     while going:
         try:
-            for number, step in going.items():
-                result = _measure_text(pair, result, number, step, parts)
+            for number in going:
+                result = _measure_text(pair, result, number, steps[number], parts)
+                steps[number] += 1
         except StoppedError as stopped:
-            if 0 in going.values():
+            if not all(steps.values()):
                 raise
             return result.model_copy(update={"stopped": stopped.reason})
         waiting = list_waiting(judge_result(result, pair.audit.policy, pair.audit.checks))
         waited = {verdict.protocol for verdict in waiting}
         texts = result.descent.texts if result.descent else ()
-        going = {
-            number: step + 1
-            for number, step in going.items()
-            if step + 1 < len(texts[number].looks) and texts[number].protocol.signature in waited
-        }
+        # A text that was not waited for may be later: where another has settled, it decides.
+        going = [
+            number
+            for number, text in enumerate(texts)
+            if text.protocol.signature in waited and steps[number] < len(text.looks)
+        ]
     return result
 
 

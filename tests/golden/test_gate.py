@@ -18,7 +18,7 @@ READ_BY = {
 }
 POLICY = """
 [corpus]
-windows = 8
+windows = 32
 
 [descent]
 prompt_tokens = [5]

@@ -669,3 +669,19 @@ def test_a_descendant_begins_as_its_parent_does_whatever_its_own_files_say(rule:
         "It was measured without a BOS token before every text, as its parent was; by itself it is used with one."
     )
     assert (told in result.descent.notes) != prepended
+
+
+def test_a_text_goes_on_when_it_comes_to_decide_after_another_has_settled(tmp_path: Path) -> None:
+    def round_(tensors: Tensors) -> None:
+        for name, tensor in list_matrices(tensors):
+            tensors[name] = round_to_nearest(tensor, parse_recipe("int4/group32"))
+
+    gates = ["kl-divergence", "top1-agreement"]
+    folder = write(tmp_path / "rounded", lambda tensors: round_(tensors))
+    found = measure(folder, corpus={"source": "specimen", "windows": 32}, checks=gates)
+    texts = descent_of(found).texts
+    for verdict in found.verdicts:
+        [text] = [text for text in texts if text.protocol.signature == verdict.protocol]
+        reached = len(text.measurements[0].loss.tokens)
+        assert not verdict.undecided or reached == text.protocol.windows
+    assert [verdict.status for verdict in found.verdicts] == [Status.PASS, Status.PASS]
