@@ -219,10 +219,12 @@ def measure_pair(pair: Pair) -> ModelResult | ModelFailure:
         InputError: If a model or a text cannot be used.
     """
     started, audit = time.perf_counter(), pair.audit
-    prepared = audit.kept.find("beside", audit.kept.result, PreparedPair) or _prepare(pair)
+    recalled = audit.kept.find("beside", audit.kept.result, PreparedPair)
+    prepared = recalled or _prepare(pair)
     if isinstance(prepared, ModelFailure):
         return prepared
-    audit.kept.keep("beside", audit.kept.result, prepared)
+    if recalled is None:
+        audit.kept.keep("beside", audit.kept.result, prepared)
     result = _measure_texts(pair, prepared.result, prepared.parts)
     return result.model_copy(update={"seconds": time.perf_counter() - started})
 
@@ -331,6 +333,8 @@ def _measure_texts(pair: Pair, result: ModelResult, parts: Sequence[Arm]) -> Mod
         waiting = list_waiting(judge_result(result, pair.audit.policy, pair.audit.checks))
         waited = {verdict.protocol for verdict in waiting}
         texts = result.descent.texts if result.descent else ()
+        if pair.audit.saved:  # the first text is what others will be held against
+            waited.add(result.protocol.signature)
         # A text that was not waited for may be later: where another has settled, it decides.
         going = [
             number

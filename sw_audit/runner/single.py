@@ -278,10 +278,12 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
     """
     started = time.perf_counter()
     single = Single(audit, checkpoint)
-    prepared = audit.kept.find("prepared", audit.kept.result, Prepared) or single.prepare()
+    recalled = audit.kept.find("prepared", audit.kept.result, Prepared)
+    prepared = recalled or single.prepare()
     if isinstance(prepared, ModelFailure):
         return prepared
-    audit.kept.keep("prepared", audit.kept.result, prepared)
+    if recalled is None:
+        audit.kept.keep("prepared", audit.kept.result, prepared)
     result = _measure_steps(single, prepared)
     return result.model_copy(update={"seconds": time.perf_counter() - started})
 
@@ -297,7 +299,7 @@ def _measure_steps(single: Single, prepared: Prepared) -> ModelResult:
     )
     steps = Steps(single, prepared)
     result = prepared.result.model_copy(update={"looks": looks if len(looks) > 1 else ()})
-    names, items = {arm.name for arm in prepared.arms}, whole.items > 0
+    names, items, going = {arm.name for arm in prepared.arms}, whole.items > 0, True
     for number, look in enumerate(looks):
         stage = "measuring" if len(looks) == 1 else f"measuring, step {number + 1} of at most {len(looks)}"
         try:
@@ -307,13 +309,12 @@ def _measure_steps(single: Single, prepared: Prepared) -> ModelResult:
                 raise
             return result.model_copy(update={"stopped": stopped.reason})
         result = result.model_copy(update={"measurements": steps.list_measurements()})
-        waiting = list_waiting(judge_result(result, policy, audit.checks))
-        if not waiting:
+        # What is saved goes on to the end as it is, in the baseline alone, once nothing waits for it.
+        waiting = list_waiting(judge_result(result, policy, audit.checks)) if going else []
+        names, items, going = list_open_arms(waiting), waits_for_items(waiting), bool(waiting)
+        if not going and not audit.saved:
             break
-        names, items = list_open_arms(waiting), waits_for_items(waiting)
-    if audit.saved:
-        steps.measure(set(), whole.model_copy(update={"items": steps.items}), "measuring what is saved")
-    return result.model_copy(update={"measurements": steps.list_measurements()})
+    return result
 
 
 class Steps:

@@ -271,3 +271,19 @@ def test_a_model_that_is_open_is_as_it_was_after_the_run_was_stopped_while_arms_
     after = checkpoint.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert not any(module._forward_hooks for module in checkpoint.model.modules())
+
+
+@pytest.mark.parametrize(
+    ("parent", "check"),
+    [(None, "prune-collapses"), (str(control_path()), "perplexity-ratio")],
+    ids=["alone", "beside"],
+)
+def test_what_is_saved_is_measured_on_the_whole_text_as_it_is(parent: str | None, check: str) -> None:
+    model = {"source": str(specimen_path()), "id": "m", "parent": parent}
+    policy = Policy.model_validate({"model": [model], "corpus": {"source": "specimen", "windows": 24}})
+    results = [run(policy, checks=[check], saved=saved).find_model("m") for saved in (False, True)]
+    windows = [len(one.unedited.loss.tokens) for one in results if one.unedited is not None]
+    # In short windows there are twice as many, of which a few settle these checks.
+    assert windows[0] <= 8
+    assert windows[1] == 48
+    assert results[0].verdicts == results[1].verdicts
