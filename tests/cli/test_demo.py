@@ -45,9 +45,10 @@ def test_the_gate_passes_the_sound_and_fails_each_broken_one_by_the_right_check(
     # One scalar, put back, makes good nearly all of what was lost.
     for name in ("broken-int4", "broken-fine-tuned"):
         [verdict] = [one for one in record.verdicts if (one.model, one.check) == (name, "perplexity-ratio")]
-        [share] = [one for one in verdict.findings if one.label.endswith("super weight put back")]
-        assert share.low is not None
-        assert share.low > 0.99
+        shares = [one for one in verdict.findings if one.label.endswith("super weight put back")]
+        # In short windows, and in windows of full length.
+        assert len(shares) == 2
+        assert all(share.low is not None and share.low > 0.98 for share in shares)
         tools = [one.where.partition(",")[0] for one in verdict.paste]
         assert tools == ["llm-compressor", "GPTQModel", "bitsandbytes"]
     page = (program.folder / "sw-audit-out" / "report.html").read_text(encoding="utf-8")
