@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.benchmarks import run_plainly, take_seconds
 from support.planted import wrap_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.corpus.windows import Windows
 from sw_audit.measure.arms import measure_arms
-from sw_audit.measure.readers import batch_windows
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import BASELINE, Arm, Custom, Scale
@@ -42,22 +42,6 @@ def source() -> Path:
         pytest.skip(str(error))
 
 
-def take_seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """Return seconds of the clock and of the processor."""
-    begun, used = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - begun, time.process_time() - used
-
-
-def run_plainly(checkpoint: Checkpoint) -> None:
-    """One pass of the model as it is, and the loss of each token."""
-    token_ids = torch.randint(3, checkpoint.vocabulary, (8, PLAIN_TOKENS // 8))
-    with torch.no_grad():
-        for batch in batch_windows(Windows(token_ids, torch.ones(8, dtype=torch.long)), checkpoint.vocabulary):
-            logits = checkpoint.model(input_ids=batch.token_ids, use_cache=False).logits
-            logits[:, :-1].float().log_softmax(-1).gather(-1, batch.token_ids[:, 1:, None])
-
-
 def audit(source: Path, parent: Path | None = None, **more: object) -> tuple[float, float, str]:
     """Audit a model by the default policy; return seconds of clock and processor, and what came of it."""
     model = {"source": str(source), **({} if parent is None else {"parent": str(parent)})}
@@ -71,8 +55,11 @@ def audit(source: Path, parent: Path | None = None, **more: object) -> tuple[flo
 def test_whole_audits_over_plain_passes(source: Path) -> None:
     [descendant] = make_descendants(ModelPolicy(source=str(source)), CACHE / "descendants", ("int8-g64",))
     checkpoint = open_checkpoint(ModelPolicy(source=str(source)))
-    run_plainly(checkpoint)
-    plain = [take_seconds(lambda: run_plainly(checkpoint)) for _ in range(3)]
+    text = Windows(
+        torch.randint(3, checkpoint.vocabulary, (8, PLAIN_TOKENS // 8)), torch.ones(8, dtype=torch.long)
+    )
+    run_plainly(checkpoint, text)
+    plain = [take_seconds(lambda: run_plainly(checkpoint, text)) for _ in range(3)]
     clock, processor = min(one[0] for one in plain), min(one[1] for one in plain)
     print(f"\n{source.name}, {torch.get_num_threads()} threads; {PLAIN_TOKENS:,} tokens plainly: {clock:.2f} s")
     print("| work | over plain passes | of processor time | target | verdicts |")

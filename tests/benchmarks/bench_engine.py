@@ -7,18 +7,16 @@ The model is SmolLM2-135M-Instruct where it is at hand (the file that `SW_AUDIT_
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from support.benchmarks import run_plainly, take_seconds
 from support.planted import wrap_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.corpus.windows import Windows
 from sw_audit.measure.arms import measure_arms
-from sw_audit.measure.readers import batch_windows
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import AddressGroup
@@ -78,21 +76,6 @@ def round_all(checkpoint: Checkpoint) -> list[Arm]:
 def draw_windows(count: int, length: int, vocabulary: int) -> Windows:
     token_ids = torch.randint(3, vocabulary, (count, length), generator=torch.Generator().manual_seed(0))
     return Windows(token_ids, torch.ones(count, dtype=torch.long))
-
-
-def run_plainly(checkpoint: Checkpoint, windows: Windows) -> None:
-    """One pass of the model as it is over the same batches, and the loss of each token."""
-    with torch.no_grad():
-        for batch in batch_windows(windows, checkpoint.vocabulary):
-            logits = checkpoint.model(input_ids=batch.token_ids, use_cache=False).logits
-            logits[:, :-1].float().log_softmax(-1).gather(-1, batch.token_ids[:, 1:, None])
-
-
-def take_seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """Return seconds of the clock and of the processor."""
-    begun, used = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - begun, time.process_time() - used
 
 
 def test_arm_tokens_a_second_over_tokens_a_second_of_plain_passes() -> None:

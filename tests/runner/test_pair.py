@@ -37,7 +37,7 @@ from sw_audit.record.descent import Descent
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import decode_record, encode_record
-from sw_audit.record.verdict import Status
+from sw_audit.record.verdict import Evidence, Status, Verdict
 from sw_audit.runner.run import preflight, run, run_model
 from sw_audit.specimen import specimen_path
 
@@ -671,17 +671,22 @@ def test_a_descendant_begins_as_its_parent_does_whatever_its_own_files_say(rule:
     assert (told in result.descent.notes) != prepended
 
 
-def test_a_text_goes_on_when_it_comes_to_decide_after_another_has_settled(tmp_path: Path) -> None:
-    def round_(tensors: Tensors) -> None:
-        for name, tensor in list_matrices(tensors):
-            tensors[name] = round_to_nearest(tensor, parse_recipe("int4/group32"))
+def test_a_text_goes_on_when_it_comes_to_decide_after_another_has_settled(
+    pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, waited_for = judge_result, iter([0, 1])
 
-    gates = ["kl-divergence", "top1-agreement"]
-    folder = write(tmp_path / "rounded", lambda tensors: round_(tensors))
-    found = measure(folder, corpus={"source": "specimen", "windows": 32}, checks=gates)
-    texts = descent_of(found).texts
-    for verdict in found.verdicts:
-        [text] = [text for text in texts if text.protocol.signature == verdict.protocol]
-        reached = len(text.measurements[0].loss.tokens)
-        assert not verdict.undecided or reached == text.protocol.windows
-    assert [verdict.status for verdict in found.verdicts] == [Status.PASS, Status.PASS]
+    def judge(result: ModelResult, policy: Policy, checks: list[str]) -> tuple[Verdict, ...]:
+        """Let the first text decide, then the second, and then nothing be open."""
+        [verdict] = real(result, policy, checks)
+        number = next(waited_for, None)
+        if number is None:
+            return (verdict,)
+        signature = descent_of(result).texts[number].protocol.signature
+        open_ = {"status": Status.INCONCLUSIVE, "protocol": signature, "evidence": Evidence(count=4)}
+        return (verdict.model_copy(update=open_),)
+
+    monkeypatch.setattr("sw_audit.runner.pair.judge_result", judge)
+    found = measure(pruned, checks=["perplexity-ratio"], descent={"modules": 0})
+    reached = [len(text.measurements[0].loss.tokens) for text in descent_of(found).texts]
+    assert reached == [8, 8]
