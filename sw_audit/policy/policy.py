@@ -17,6 +17,7 @@ from sw_audit.policy.scheme import ActivationPolicy
 __all__ = [
     "ConfirmationPolicy",
     "CorpusPolicy",
+    "CriticalPolicy",
     "DescentPolicy",
     "Expectation",
     "ModelPolicy",
@@ -123,6 +124,26 @@ class ConfirmationPolicy(Fact):
         return value
 
 
+Intervention = Literal["zero", "negate", "median", "one"]
+"""What a scalar is set to: 0, its negative, the median of its row or vector, or, of a gain, 1."""
+
+
+class CriticalPolicy(Fact):
+    """How scalars that matter are searched for, among all parameters.
+
+    Attributes:
+        candidates: How many are tried, alone or in groups, the first ones by the gradient.
+        minimum_ratio: A scalar matters if zeroing it multiplies the perplexity by at least so much.
+        interventions: What is done to a scalar: `zero` decides which matter; of those that do it is told, too,
+            what `negate` (its sign flipped, one bit), `median` (the median of its row or vector) and `one` (gains
+            only) do.
+    """
+
+    candidates: int = Field(default=128, ge=1)
+    minimum_ratio: float = Field(default=1.1, gt=1)
+    interventions: tuple[Intervention, ...] = ("zero", "negate")
+
+
 class DescentPolicy(Fact):
     """How a descendant is held beside its parent.
 
@@ -161,6 +182,7 @@ class Policy(Fact):
         quantization: The recipes.
         activations: How activations are quantized.
         confirmation: How far the effect of the super weights is taken apart.
+        critical: How scalars that matter are searched for.
         descent: How a descendant is held beside its parent.
         compare: Name of a baseline (`--save NAME` keeps one) that every model is held against, or the path of a
             record.
@@ -190,6 +212,7 @@ class Policy(Fact):
     quantization: QuantizationPolicy = QuantizationPolicy()
     activations: ActivationPolicy = ActivationPolicy()
     confirmation: ConfirmationPolicy = ConfirmationPolicy()
+    critical: CriticalPolicy = CriticalPolicy()
     descent: DescentPolicy = DescentPolicy()
     compare: str | None = Field(default=None, min_length=1)
     waivers: tuple[Waiver, ...] = Field(default=(), alias="waiver")

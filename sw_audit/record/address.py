@@ -37,6 +37,28 @@ class WeightAddress(Fact):
         expert = "" if self.expert is None else f"expert {self.expert}, "
         return f"{self.parameter}[{expert}{self.row}, {self.column}]"
 
+    @property
+    def scalar(self) -> ScalarAddress:
+        """The same as the address of a scalar of any parameter."""
+        expert = () if self.expert is None else (self.expert,)
+        return ScalarAddress(parameter=self.parameter, index=(*expert, self.row, self.column))
+
+
+class ScalarAddress(Fact):
+    """One scalar of any parameter.
+
+    Attributes:
+        parameter: Qualified name of the parameter, such as `model.norm.weight`.
+        index: One to three numbers, counted from 0: of a decoder matrix row (output channel) and column (input
+            channel), whatever the layout on disk, of fused experts the expert before them; else as stored.
+    """
+
+    parameter: str
+    index: tuple[Index, ...] = Field(min_length=1, max_length=3)
+
+    def __str__(self) -> str:
+        return f"{self.parameter}[{', '.join(map(str, self.index))}]"
+
 
 class AddressGroup(Fact):
     """Scalars of one parameter, written compactly: `rows[i], columns[i]` is one address.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sw_audit.fact import Fact
 from sw_audit.policy.recipe import Recipe
 from sw_audit.policy.scheme import Scheme
-from sw_audit.record.address import AddressGroup, Index, WeightAddress, list_addresses
+from sw_audit.record.address import AddressGroup, Index, ScalarAddress, WeightAddress, list_addresses
 
 
 class Scale(Fact):
@@ -27,6 +27,25 @@ class SetTo(Fact):
     kind: Literal["set"] = "set"
     addresses: tuple[AddressGroup, ...]
     value: float
+
+
+class SetScalars(Fact):
+    """Set scalars of any parameters, each to its own value: of decoder layers, of embedding, head and last norm.
+
+    Attributes:
+        scalars: Which ones.
+        values: What each is set to, as it is stored; as many as scalars.
+    """
+
+    kind: Literal["set-scalars"] = "set-scalars"
+    scalars: tuple[ScalarAddress, ...]
+    values: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if len(self.scalars) != len(self.values):
+            raise ValueError(f"{len(self.scalars)} scalars but {len(self.values)} values")
+        return self
 
 
 class Quantize(Fact):
@@ -103,7 +122,15 @@ class SwapModules(Fact):
 
 
 Act = Annotated[
-    Scale | SetTo | Quantize | RestoreActivation | QuantizeActivations | Smooth | ReplaceLayer | SwapModules,
+    Scale
+    | SetTo
+    | SetScalars
+    | Quantize
+    | RestoreActivation
+    | QuantizeActivations
+    | Smooth
+    | ReplaceLayer
+    | SwapModules,
     Field(discriminator="kind"),
 ]
 

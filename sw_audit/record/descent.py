@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from sw_audit.fact import Fact
-from sw_audit.record.address import Index, WeightAddress
+from sw_audit.record.address import Index, ScalarAddress, WeightAddress
 from sw_audit.record.arm import Purpose
+from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.identity import ModelIdentity, Protocol
 from sw_audit.record.location import Location
 from sw_audit.record.measurement import Look, Measurement, label_continuation
@@ -32,6 +33,27 @@ class RetainedWeight(Fact):
     finite: bool = True
     row_error: float | None = None
     column_error: float | None = None
+
+    @property
+    def relative_error(self) -> float | None:
+        """(value - parent) / |parent|; `None` where the value is missing."""
+        return None if self.value is None or not self.parent else (self.value - self.parent) / abs(self.parent)
+
+
+class RetainedScalar(Fact):
+    """One of the parent's critical scalars, there and here.
+
+    Attributes:
+        address: Which scalar, by its name in the parent.
+        parent: Value in the parent, as it is applied.
+        value: Effective value in the descendant; `None` if it cannot be read or is not finite.
+        finite: Whether it is finite, where it can be read.
+    """
+
+    address: ScalarAddress
+    parent: float
+    value: float | None
+    finite: bool = True
 
     @property
     def relative_error(self) -> float | None:
@@ -171,6 +193,8 @@ class Descent(Fact):
         parent_location: Where the parent's super weights are.
         super_weights: The parent's super weights, there and here.
         super_activations: The parent's super activations, there and here.
+        critical: The search for the parent's critical scalars; `None` if nobody searched.
+        critical_scalars: The parent's critical scalars, there and here.
         texts: Both on each text, the policy's `[corpus]` first.
         recovery: The beginning of the first text, in short windows, with parts of the parent put back; `None`
             where nothing was. Single parts come first, then sets of them, step by step.
@@ -187,6 +211,8 @@ class Descent(Fact):
     parent_location: Location
     super_weights: tuple[RetainedWeight, ...] = ()
     super_activations: tuple[RetainedActivation, ...] = ()
+    critical: CriticalSearch | None = None
+    critical_scalars: tuple[RetainedScalar, ...] = ()
     texts: tuple[ComparedText, ...] = Field(min_length=1)
     recovery: ComparedText | None = None
     layers: tuple[LayerError, ...] = ()

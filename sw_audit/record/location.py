@@ -13,6 +13,8 @@ from pydantic import Field, model_validator
 from sw_audit.fact import Fact
 from sw_audit.record.address import Index, WeightAddress
 
+Impact = Literal["bearing", "inert", "unconfirmed"]
+"""Whether anything depends on a located scalar, as zeroing shows; unconfirmed without such a trial."""
 Depth = Literal["full", "early"]
 """How far the locating pass goes through the decoder layers."""
 
@@ -36,11 +38,13 @@ class SuperWeight(WeightAddress):
         layer: Decoder layer, counted from 0.
         value: The weight.
         share: Part of the super activation that the product `W[row, column] * x[column]` explains.
+        impact: Whether zeroing it, alone or with the others of the set, costs anything.
     """
 
     layer: Index
     value: float
     share: float
+    impact: Impact = "unconfirmed"
 
     @property
     def address(self) -> WeightAddress:

@@ -13,6 +13,7 @@ from sw_audit.policy.targets import PatternMatch
 from sw_audit.record.arm import BASELINE, DESCENDANT, Purpose
 from sw_audit.record.baseline import Baseline
 from sw_audit.record.checkpoint import QuantizationReport, WeightsReport
+from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.descent import Descent
 from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
@@ -32,6 +33,7 @@ class ModelResult(Fact):
         location: Where its super weights are.
         start: Whether BOS stands before every text, and whether the other way would be better; `None` in records
             that do not say.
+        critical: Which of all its scalars matter; `None` if nobody searched.
         persistence: The super activations' channels on several prompts.
         prompt_search: The search for a prompt that breaks them; `None` if it was not asked for.
         measurements: One per arm; the baseline first. In steps of evidence an arm has the windows and items of the
@@ -62,6 +64,7 @@ class ModelResult(Fact):
     protocol: Protocol
     location: Location
     start: StartTrial | None = None
+    critical: CriticalSearch | None = None
     persistence: tuple[PromptTrace, ...] = ()
     prompt_search: PromptSearch | None = None
     measurements: tuple[Measurement, ...] = ()
