@@ -44,6 +44,7 @@ class Need(Enum):
 
     ACTIVATIONS = "whether and how its activations can be quantized"
     CHOICES = "answers to multiple-choice items"
+    CRITICAL = "which of all its scalars matter"
     GENERATION = "greedy continuations"
     LAYERS = "the error of each layer beside the parent's"
     SMOOTHING = "which alpha of SmoothQuant does best"
