@@ -41,7 +41,10 @@ def changed_scalars(action: Scale | SetTo, context: LayerContext) -> Iterator[No
                 if matrix.probed is None:
                     stack.enter_context(_written(action, matrix.weight, index))
                 else:
-                    stack.enter_context(answered_by(matrix.probed.module, _answer(action, matrix.probed, *index)))
+                    factor = action.factor if isinstance(action, Scale) else 0.0
+                    values = None if isinstance(action, Scale) else torch.full(index[0].shape, action.value)
+                    answer = answer_changed(matrix.probed, *index, factor, values)
+                    stack.enter_context(answered_by(matrix.probed.module, answer))
         yield
 
 
@@ -57,35 +60,55 @@ def _written(action: Scale | SetTo, weight: Tensor, index: tuple[Tensor, Tensor]
         weight[index] = saved
 
 
-def _answer(action: Scale | SetTo, probed: Probed, rows: Tensor, columns: Tensor) -> Callable[..., Any]:
-    """Return what answers in a packed module's place, after what answers there now."""
-    columns_of_row: defaultdict[int, set[int]] = defaultdict(set)
-    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-        columns_of_row[row].add(column)
-    rows_of_columns: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-    for row, own_columns in columns_of_row.items():
-        rows_of_columns[tuple(sorted(own_columns))].append(row)
+def answer_changed(
+    probed: Probed, rows: Tensor, columns: Tensor, factor: float, values: Tensor | None = None
+) -> Callable[..., Any]:
+    """Return what answers in a packed module's place, after what answers there now.
+
+    Args:
+        probed: The packed matrix.
+        rows: Rows of the changed scalars, int64 [scalars].
+        columns: Their columns, likewise; no scalar twice.
+        factor: What each is multiplied by.
+        values: What is added to each then, floating [scalars]; nothing by default.
+    """
     before: Callable[..., Any] = probed.module.forward
+    added = [0.0] * len(rows) if values is None else values.tolist()
+    added_in_row: defaultdict[int, dict[int, float]] = defaultdict(dict)
+    for row, column, value in zip(rows.tolist(), columns.tolist(), added, strict=True):
+        added_in_row[row][column] = value
+    rows_of_columns: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for row, in_row in added_in_row.items():
+        rows_of_columns[tuple(sorted(in_row))].append(row)
     if len(rows_of_columns) <= _MOST_CALLS:
-        return _ask_again(before, action, rows_of_columns)
-    return _add_missing(before, action, rows, columns, probed)
+        more = {
+            asked: None if values is None else torch.tensor([[added_in_row[row][c] for row in own] for c in asked])
+            for asked, own in rows_of_columns.items()
+        }
+        return _ask_again(before, factor, rows_of_columns, more)
+    return _add_missing(before, factor, rows, columns, values, probed)
 
 
 def _ask_again(
-    before: Callable[..., Any], action: Scale | SetTo, rows_of_columns: Mapping[tuple[int, ...], list[int]]
+    before: Callable[..., Any],
+    factor: float,
+    rows_of_columns: Mapping[tuple[int, ...], list[int]],
+    more: Mapping[tuple[int, ...], Tensor | None],
 ) -> Callable[..., Any]:
-    """Ask once more per set of columns, and take the rows that it is about from that answer."""
+    """Ask once more per set of columns, and take the rows that it is about from that answer.
+
+    `more` is added to these scalars, [columns, rows].
+    """
 
     def answer(x: Tensor, *inputs: Any, **named: Any) -> Tensor:
         given: Tensor = before(x, *inputs, **named)
         changed = given.clone()
         for columns, rows in rows_of_columns.items():
             other = x.clone()
-            other[..., list(columns)] *= action.factor if isinstance(action, Scale) else 0.0
+            other[..., list(columns)] *= factor
             part = before(other, *inputs, **named)[..., rows]
-            if isinstance(action, SetTo):
-                added = x[..., list(columns)].float().sum(-1, keepdim=True) * action.value
-                part = (part.float() + added).to(part.dtype)
+            if (added := more[columns]) is not None:
+                part = (part.float() + x[..., list(columns)].float() @ added.to(x.device)).to(part.dtype)
             changed[..., rows] = part
         return changed
 
@@ -93,11 +116,12 @@ def _ask_again(
 
 
 def _add_missing(
-    before: Callable[..., Any], action: Scale | SetTo, rows: Tensor, columns: Tensor, probed: Probed
+    before: Callable[..., Any], factor: float, rows: Tensor, columns: Tensor, values: Tensor | None, probed: Probed
 ) -> Callable[..., Any]:
     """Add the products that the changed scalars add beyond the old ones; rounding apart, the same."""
-    held = probed.read_scalars(rows, columns).float()
-    more = held * (action.factor - 1) if isinstance(action, Scale) else action.value - held  # [scalars]
+    more = probed.read_scalars(rows, columns).float() * (factor - 1)  # [scalars]
+    if values is not None:
+        more += values.to(more.device)
 
     def answer(x: Tensor, *inputs: Any, **named: Any) -> Tensor:
         given: Tensor = before(x, *inputs, **named)

@@ -11,7 +11,6 @@ from sw_audit.checks.estimate import Estimate, EstimateStatus, doubt_without_ref
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.placebo_harmless import draw_placebos, list_placebos, placebo_harmless, plan_placebos
 from sw_audit.checks.registry import check
-from sw_audit.record.address import list_addresses
 from sw_audit.record.arm import BASELINE, FLIPPED, PRUNED, Arm, Flipped, Purpose, Subset
 from sw_audit.record.measurement import TokenLoss
 from sw_audit.record.verdict import Finding, Sample, Verdict
@@ -108,7 +107,7 @@ def _rank_effect(context: CheckContext, arm: Purpose) -> tuple[Estimate, dict[st
     if known[BASELINE.purpose].loss.mean_nats is None:
         words = "No rank was taken: the perplexity of the model as it is is not finite"
         return Estimate(EstimateStatus.NO_REFERENCE, words), {}
-    distinct = {frozenset(list_addresses(known[placebo].arm.addressed())): placebo for placebo in placebos}
+    distinct = {frozenset(known[placebo].arm.addressed()): placebo for placebo in placebos}
     drawn = list(distinct.values())
     tied: list[Purpose] = []
     if explain_destroyed(context, arm) is not None:

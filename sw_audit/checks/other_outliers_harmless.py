@@ -110,4 +110,4 @@ def other_outliers_harmless(context: CheckContext) -> Verdict:
 
 
 def _count(measured: Measurement) -> int:
-    return sum(len(group) for group in measured.arm.addressed())
+    return sum(1 for _ in measured.arm.addressed())

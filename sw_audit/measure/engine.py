@@ -13,6 +13,9 @@
 6. The model's own `forward` is called again per batch and arm, its layers replaced by the stored results, so
    that final norm, head and any scaling of logits are the model's own. Only places whose logits are read pass
    through these, for they look at one token at a time. A reader takes the logits at once; none are kept.
+7. Where an arm sets scalars outside of the layers, 1 and 6 are done again with them set. What enters the layers is
+   shared with the baseline where it is the same, and so are the logits of an arm whose states are the baseline's
+   and which sets nothing outside.
 """
 
 from __future__ import annotations
@@ -29,19 +32,22 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten
 
 from sw_audit.arms.apply import applied_arm, restrict
 from sw_audit.arms.matrices import SpareTensors
+from sw_audit.arms.parameters import place_scalars, set_outside
 from sw_audit.arms.replacement import LayerFactory, find_factory
 from sw_audit.arms.rounding import order_by_rounding
 from sw_audit.arms.swapping import find_source
 from sw_audit.checkpoint.matrices import DecoderLayer, split_call, take_states
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.errors import CheckpointError
 from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.measure.ranges import DownProjectionRange
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.calibration import Calibration
-from sw_audit.record.arm import Act, Arm
+from sw_audit.record.arm import Act, Arm, SetScalars
 
 # The attributes of a module that decide what a call of it does.
 _REPLACED = ("forward", "_forward_hooks", "_forward_pre_hooks")
@@ -131,12 +137,17 @@ def run_arms(
     Raises:
         ValueError: If the first arm has actions, or an arm has others beside a `ReplaceLayer`.
         KeyError: If an arm names a method that has no factory.
+        CheckpointError: If an arm sets a scalar that the model does not have, or does what a layer does not allow.
     """
     own = 0 if parent is None else 1
     if changed := [arm.name for arm in arms[: own + 1] if arm.acts]:
         raise ValueError(f"the first arm must be the baseline, not {changed[0]!r}")
     made_by = [find_factory(arm, factories) for arm in arms]
-    runners = [LayerwiseRunner(checkpoint, batches)] * len(arms)
+    placed = place_scalars(arms, checkpoint.model, checkpoint.layers)
+    arms = [arm for arm, _ in placed]
+    plain = LayerwiseRunner(checkpoint, batches)
+    changed_runners = {acts: _ChangedRunner(plain, batches, acts) for _, acts in placed if acts}
+    runners = [changed_runners.get(acts, plain) for _, acts in placed]
     if parent is not None:
         runners[0] = (prepare_parent or LayerwiseRunner)(parent, batches)
     all_arms = _AllArms(arms, runners, made_by, own, watched, included, calibrating, calibrations, observer)
@@ -223,13 +234,17 @@ class _AllArms:
 
     def run_heads(self, batch: int, token_ids: Tensor, places: Tensor, reader: Reader) -> None:
         """Let a reader have the logits of every arm at some places of one batch."""
-        baseline = None
+        kept: list[Tensor] = []  # of the models as they are
         for number, runner in enumerate(self.runners):
             if self._runs_in(batch, number) and not self.calibrating(batch):
                 started = time.perf_counter()
-                logits = runner.run_head(token_ids, self._hidden[number][batch], places)
-                baseline = logits if baseline is None else baseline
-                reader(batch, number, places, logits, baseline)
+                if number > self.own and self._ends_like(number, self.own):
+                    logits = kept[self.own]
+                else:
+                    logits = runner.run_head(token_ids, self._hidden[number][batch], places)
+                if number <= self.own:
+                    kept.append(logits)
+                reader(batch, number, places, logits, kept[0])
                 self.runs[number].seconds += time.perf_counter() - started
 
     def _run(
@@ -255,6 +270,9 @@ class _AllArms:
                     stack.enter_context(span.watching())
                 leaving.append(take_states(call(module, states)))
         return leaving
+
+    def _ends_like(self, arm: int, other: int) -> bool:
+        return self.runners[arm] is self.runners[other] and self._hidden[arm] is self._hidden[other]
 
     def _runs_in(self, batch: int, arm: int) -> bool:
         return arm <= self.own or (self.included(batch, arm) and not self.calibrating(batch))
@@ -335,6 +353,47 @@ class LayerwiseRunner:
         if depth == len(self.layers) - 1:
             raise _RecordedError
         return _like_layer(hidden, self._shapes[depth])
+
+
+class _ChangedRunner(LayerwiseRunner):
+    """A model with scalars set outside of its layers; what enters these is the plain model's own if equal."""
+
+    def __init__(self, plain: LayerwiseRunner, batches: Sequence[Tensor], acts: tuple[SetScalars, ...]) -> None:
+        self._acts = acts
+        with set_outside(acts, plain.checkpoint.model) as changed:
+            super().__init__(plain.checkpoint, batches)
+            given, structure = _flatten_calls(self.calls)
+            known, known_structure = _flatten_calls(plain.calls)
+            memory = {scalar.untyped_storage().data_ptr() for scalar in changed}
+            if any(isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() in memory for leaf in given):
+                asked = " and ".join(f"scalar {scalar}" for act in acts for scalar in act.scalars)
+                found = "its decoder layers are handed a parameter from outside of them"
+                raise CheckpointError(asked, found, "set scalars inside of its layers only")
+            if structure == known_structure and _are_equal(given, known):
+                self.calls = plain.calls
+                if _are_equal(self.embedded, plain.embedded):
+                    self.embedded = plain.embedded
+
+    def run_head(self, token_ids: Tensor, hidden: Tensor, places: Tensor) -> Tensor:
+        with set_outside(self._acts, self.checkpoint.model):
+            return super().run_head(token_ids, hidden, places)
+
+
+def _flatten_calls(calls: Sequence[Sequence[Callable[..., Any]]]) -> tuple[list[Any], TreeSpec]:
+    return tree_flatten([[vars(call) for call in batches] for batches in calls])
+
+
+def _are_equal(values: Sequence[Any], others: Sequence[Any]) -> bool:
+    # Most layers are given the same objects.
+    pairs = {(id(value), id(other)): (value, other) for value, other in zip(values, others, strict=True)}
+    return all(_is_equal(*pair) for pair in pairs.values())
+
+
+def _is_equal(value: Any, other: Any) -> bool:
+    """Tell whether two values are surely equal; of what is no tensor and no plain value, whether they are one."""
+    if isinstance(value, Tensor) and isinstance(other, Tensor):
+        return (value.dtype, value.device) == (other.dtype, other.device) and torch.equal(value, other)
+    return value is other or (isinstance(value, bool | int | float | str) and bool(value == other))
 
 
 class _RecordedError(Exception):

@@ -425,16 +425,20 @@ class Arm(Fact):
         """How people call it; as unique as its purpose."""
         return self.purpose.name
 
-    def addressed(self) -> Iterator[AddressGroup]:
-        """Yield every group of scalars that the acts name."""
+    def addressed(self) -> Iterator[ScalarAddress]:
+        """Yield every scalar that the acts name."""
         for act in self.acts:
+            groups: tuple[AddressGroup, ...] = ()
             match act:
+                case SetScalars():
+                    yield from act.scalars
                 case Quantize():
-                    yield from act.holdout
+                    groups = act.holdout
                 case QuantizeActivations():
-                    yield from act.columns
+                    groups = act.columns
                 case Scale() | SetTo() | RestoreActivation():
-                    yield from act.addresses
+                    groups = act.addresses
+            yield from (address.scalar for address in list_addresses(groups))
 
 
 BASELINE = Arm(purpose=Baseline())

@@ -121,7 +121,7 @@ def label_arm(arm: Arm) -> str:
     if not isinstance(arm.purpose, OtherOutliers):
         return label_purpose(arm.purpose)
     which = "other outliers" if arm.purpose.feeding else "outliers that feed no super activation"
-    return f"{sum(len(group) for group in arm.addressed()):,} {which} zeroed"
+    return f"{sum(1 for _ in arm.addressed()):,} {which} zeroed"
 
 
 def label_subset(subset: Subset) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.checkpoints import DEEPSEEK, DENSE, EXPERTS, LLAMA, VISION, Family, save_checkpoint
+from support.checkpoints import DEEPSEEK, DENSE, EXPERTS, GPT2, LLAMA, VISION, Family, make_model, save_checkpoint
 from support.engine import (
     COLUMN,
     LAYER,
@@ -31,14 +31,17 @@ from support.engine import (
     run_alone,
 )
 from support.planted import Planted, build_llama, plant_, wrap_model
+from transformers.pytorch_utils import Conv1D
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
+from sw_audit.errors import CheckpointError
 from sw_audit.measure.engine import run_arms
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.arm import BASELINE, DESCENDANT, PARENT, Arm, Quantize, Scale, SetTo, SwapModules
+from sw_audit.record.address import ScalarAddress
+from sw_audit.record.arm import BASELINE, DESCENDANT, PARENT, Arm, Quantize, Scale, SetScalars, SetTo, SwapModules
 
 AS_IT_IS = [Arm(purpose=PARENT), Arm(purpose=DESCENDANT)]
 RECIPE = parse_recipe("int4/16x16")
@@ -353,3 +356,222 @@ def test_a_descendant_may_have_fewer_layers_or_more_tokens() -> None:
         seen = collect(ours, AS_IT_IS, parent=theirs)
         assert equals(seen, 0, run_alone(theirs))
         assert equals(seen, 1, run_alone(ours))
+
+
+def set_to(*values: tuple[str, tuple[int, ...], float], label: str = "set") -> Arm:
+    scalars = tuple(ScalarAddress(parameter=name, index=index) for name, index, _ in values)
+    return make_arm(SetScalars(scalars=scalars, values=tuple(value for *_, value in values)), label=label)
+
+
+def choose_scalars(checkpoint: Checkpoint) -> dict[ScalarAddress, tuple[int, ...]]:
+    """Choose a scalar of every parameter of a layer and of all outside of layers, with where it is stored."""
+    token = int(make_batches()[0][0, 1])
+    layer = checkpoint.layers[LAYER]
+    fused = {experts.module: experts for experts in layer.fused_experts}
+    head, decoder = checkpoint.model.get_output_embeddings(), checkpoint.model.get_decoder()
+    tables = [module for module in decoder.modules() if isinstance(module, torch.nn.Embedding)]
+    chosen = {}
+    for path, module in checkpoint.model.named_modules():
+        inside = path.startswith(f"{layer.name}.")
+        if not inside and (module not in (head, *decoder.modules()) or path.startswith("model.layers.")):
+            continue
+        if not inside and any(path.startswith(f"{other.name}.") for other in checkpoint.layers):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if any(stored[0] is parameter for stored in chosen.values()):
+                continue
+            index = tuple(min(size - 1, 3 + 2 * place) for place, size in enumerate(parameter.shape))
+            if module in tables or module is head:
+                index = (min(token, len(parameter) - 1) if len(parameter) == 60 else 4, 5)[: parameter.ndim]
+            turned = isinstance(module, Conv1D) or (module in fused and fused[module].transposed)
+            matrix = parameter.ndim > 1 and (module not in fused or parameter.ndim > 2)
+            asked = (*index[:-2], index[-1], index[-2]) if turned and matrix else index
+            address = ScalarAddress(parameter=f"{path}.{name}", index=asked)
+            chosen[address] = (parameter, index)
+    return {address: index for address, (_, index) in chosen.items()}
+
+
+# Nothing depends on these: on what all keys have in common, and on what no token of the text is led to.
+WITHOUT_EFFECT = ("k_proj.bias", "experts.", "rotary")
+
+
+@every_family
+def test_an_arm_that_sets_a_scalar_of_any_parameter_equals_a_model_changed_for_good(family: Family) -> None:
+    checkpoint = open_family(family)
+    chosen = choose_scalars(checkpoint)
+    before = fingerprint(checkpoint)
+    arms = [set_to((address.parameter, address.index, 4.0), label=str(address)) for address in chosen]
+    seen = collect(checkpoint, [BASELINE, *arms])
+    assert fingerprint(checkpoint) == before
+    names = {address.parameter for address in chosen}
+    assert {id(p) for p in checkpoint.model.get_output_embeddings().parameters()} <= {
+        id(checkpoint.model.get_parameter(name)) for name in names
+    }
+    for number, (address, stored) in enumerate(chosen.items(), start=1):
+
+        def set_(model: Checkpoint, address: ScalarAddress = address, stored: tuple[int, ...] = stored) -> None:
+            model.model.get_parameter(address.parameter)[stored] = 4.0
+
+        assert equals(seen, number, run_alone(checkpoint, set_)), address
+        inert = any(part in address.parameter for part in WITHOUT_EFFECT)
+        assert inert or not torch.equal(seen[0, 0], seen[0, number]), address
+
+
+def count_layers(checkpoint: Checkpoint, arms: list[Arm]) -> tuple[list[int], int]:
+    """Run arms, and return how often each layer ran and the head."""
+    collect(checkpoint, [BASELINE])
+    ran: list[int] = [0] * len(checkpoint.layers)
+    heads: list[int] = []
+
+    def count(depth: int) -> None:
+        ran[depth] += 1
+
+    modules = [layer.module for layer in checkpoint.layers]
+    handles = [
+        module.register_forward_hook(lambda *_, depth=depth: count(depth)) for depth, module in enumerate(modules)
+    ]
+    head = checkpoint.model.get_output_embeddings()
+    handles.append(head.register_forward_hook(lambda *_: heads.append(1)))
+    collect(checkpoint, arms)
+    for handle in handles:
+        handle.remove()
+    return ran, len(heads)
+
+
+@every_family
+def test_an_arm_after_the_layers_costs_no_layer_and_one_before_them_all(family: Family) -> None:
+    checkpoint = open_family(family)
+    embedding = checkpoint.model.get_input_embeddings().weight
+    tied = embedding is checkpoint.model.get_output_embeddings().weight
+    names = {id(parameter): name for name, parameter in checkpoint.model.named_parameters()}
+    inside = {id(parameter) for layer in checkpoint.layers for parameter in layer.module.parameters()}
+    last = [name for key, name in names.items() if key not in inside][-1]  # of the head, or the last norm
+    unread = set_to((names[id(embedding)], (0, 5), 4.0), label="unread")
+    read = set_to((names[id(embedding)], (int(make_batches()[0][0, 1]), 5), 4.0), label="read")
+    after = set_to((last, (5,) * checkpoint.model.get_parameter(last).ndim, 4.0), label="after")
+    count = len(checkpoint.layers)
+    assert count_layers(checkpoint, [BASELINE, after]) == ([3] * count, 6)
+    assert count_layers(checkpoint, [BASELINE, unread, after]) == ([3] * count, 9)
+    assert count_layers(checkpoint, [BASELINE, read]) == ([6] * count, 6)
+    assert count_layers(checkpoint, [BASELINE, make_arm(label="nothing")]) == ([3] * count, 3)
+    assert tied or equals(collect(checkpoint, [BASELINE, unread]), 1, run_alone(checkpoint))
+
+
+@pytest.mark.parametrize("family", [LLAMA, GPT2], ids=str)
+def test_tied_embedding_and_head_are_one_parameter_under_either_name(family: Family) -> None:
+    checkpoint = wrap_model(make_model(family, tie_word_embeddings=True))
+    names = [name for name, _ in checkpoint.model.named_parameters(remove_duplicate=False) if "norm" not in name]
+    weight = checkpoint.model.get_output_embeddings().weight
+    own = [name for name in names if checkpoint.model.get_parameter(name) is weight]
+    assert len(own) == 2
+    token = int(make_batches()[0][0, 1])
+    seen = collect(checkpoint, [BASELINE, *(set_to((name, (token, 3), 4.0), label=name) for name in own)])
+
+    def set_(model: Checkpoint) -> None:
+        model.model.get_output_embeddings().weight[token, 3] = 4.0
+
+    for number in (1, 2):
+        assert equals(seen, number, run_alone(checkpoint, set_))
+    untied = wrap_model(make_model(family, tie_word_embeddings=False))
+    embedded, headed = (
+        collect(untied, [BASELINE, *(set_to((name, (token, 3), 4.0), label=name) for name in own)]),
+        run_alone(untied, set_),
+    )
+    assert equals(embedded, 2, headed)
+    assert not equals(embedded, 1, headed)
+
+
+def test_an_arm_may_set_scalars_before_in_and_after_the_layers_and_do_more() -> None:
+    checkpoint = open_family(LLAMA)
+    token = int(make_batches()[0][0, 1])
+    group = (name_scalar(checkpoint.layers[LAYER].down_projections[0]),)
+    values = {
+        ("model.embed_tokens.weight", (token, 3)): 4.0,
+        ("model.layers.0.input_layernorm.weight", (5,)): -2.0,
+        ("model.layers.2.self_attn.v_proj.weight", (5, 7)): 3.0,
+        ("model.norm.weight", (9,)): 0.0,
+        ("lm_head.weight", (7, 9)): 8.0,
+    }
+    act = set_to(*((*where, value) for where, value in values.items())).acts[0]
+    last = set_to(("model.norm.weight", (9,), 2.0)).acts[0]
+    arm = make_arm(Scale(addresses=group, factor=300.0), act, last, label="all")
+
+    def change_(model: Checkpoint) -> None:
+        scale_(model)
+        for (name, index), value in values.items():
+            model.model.get_parameter(name)[index] = value
+        model.model.get_parameter("model.norm.weight")[9] = 2.0
+
+    before = fingerprint(checkpoint)
+    seen = collect(checkpoint, [BASELINE, arm, BASELINE])
+    assert equals(seen, 1, run_alone(checkpoint, change_))
+    assert equals(seen, 2, run_alone(checkpoint))
+    assert fingerprint(checkpoint) == before
+
+
+def test_beside_a_parent_only_the_model_is_set() -> None:
+    parent = open_family(LLAMA)
+    descendant = disturb(parent)
+    arm = set_to(("model.norm.weight", (9,), 4.0), ("model.layers.1.input_layernorm.weight", (5,), 4.0))
+    seen = collect(descendant, [*AS_IT_IS, arm, make_arm(label="nothing")], parent=parent)
+
+    def set_(model: Checkpoint) -> None:
+        model.model.get_parameter("model.norm.weight")[9] = 4.0
+        model.model.get_parameter("model.layers.1.input_layernorm.weight")[5] = 4.0
+
+    expected = [run_alone(parent), run_alone(descendant), run_alone(descendant, set_), run_alone(descendant)]
+    assert all(equals(seen, number, logits) for number, logits in enumerate(expected))
+
+
+@pytest.mark.parametrize("fails_in", ["embedding", "layer", "head"])
+def test_what_is_set_outside_of_layers_is_undone_after_an_exception(fails_in: str) -> None:
+    checkpoint = open_family(LLAMA)
+    collect(checkpoint, [BASELINE])
+    token = int(make_batches()[0][0, 1])
+    arm = set_to(("model.embed_tokens.weight", (token, 3), 4.0), ("lm_head.weight", (7, 9), 8.0))
+    model = checkpoint.model
+    places = {"embedding": model.get_input_embeddings(), "layer": model.model.layers[1], "head": model.lm_head}
+    calls: list[int] = []
+
+    def fail(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 5:  # three batches of the baseline, then in the arm
+            raise RuntimeError("power cut")
+
+    before = fingerprint(checkpoint)
+    handle = places[fails_in].register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="power cut"):
+        collect(checkpoint, [BASELINE, arm])
+    handle.remove()
+    assert fingerprint(checkpoint) == before
+
+
+class Learned(torch.nn.Module):
+    """Positions that are a parameter: what every layer is called with comes from it."""
+
+    def __init__(self, width: int, factor: float | None) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.table = torch.nn.Parameter(torch.randn(64, width, generator=generator), requires_grad=False)
+        self.factor = factor
+
+    def forward(self, _: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = self.table[None, : position_ids.shape[-1]]
+        return (rows, rows) if self.factor is None else (rows * self.factor, rows * self.factor)
+
+
+def test_what_every_layer_is_called_with_is_made_anew_where_it_depends_on_a_scalar() -> None:
+    checkpoint = open_family(LLAMA)
+    checkpoint.model.model.rotary_emb = Learned(24, 0.5)
+
+    def set_(model: Checkpoint) -> None:
+        model.model.model.rotary_emb.table[2, 3] = 4.0
+
+    arms = [BASELINE, set_to(("model.rotary_emb.table", (2, 3), 4.0))]
+    seen = collect(checkpoint, arms)
+    assert equals(seen, 1, run_alone(checkpoint, set_))
+    assert not torch.equal(seen[0, 0], seen[0, 1])
+    # Layers that are given the parameter itself would see it as it is.
+    checkpoint.model.model.rotary_emb = Learned(24, None)
+    with pytest.raises(CheckpointError, match="handed a parameter from outside of them"):
+        collect(checkpoint, arms)

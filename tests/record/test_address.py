@@ -8,8 +8,15 @@ from support.evidence import SUPER_WEIGHT, make_arms, make_policy
 
 from sw_audit.errors import PolicyError
 from sw_audit.policy.recipe import parse_recipe
-from sw_audit.record.address import AddressGroup, WeightAddress, group_addresses, list_addresses, parse_address
-from sw_audit.record.arm import Arm, Custom, Quantize, Scale
+from sw_audit.record.address import (
+    AddressGroup,
+    ScalarAddress,
+    WeightAddress,
+    group_addresses,
+    list_addresses,
+    parse_address,
+)
+from sw_audit.record.arm import Arm, Custom, Quantize, Scale, SetScalars
 
 addresses = st.lists(
     st.builds(
@@ -72,8 +79,15 @@ def test_a_super_weight_s_address_is_the_place_without_what_is_there() -> None:
 def test_an_arm_tells_every_scalar_it_names() -> None:
     group = AddressGroup(parameter="w", rows=(1,), columns=(2,))
     recipe = parse_recipe("int4/row")
-    acts = (Scale(addresses=(group,), factor=0.0), Quantize(recipe=recipe, holdout=(group, group)))
-    assert list(Arm(purpose=Custom(label="both"), acts=acts).addressed()) == [group] * 3
+    fused = AddressGroup(parameter="e", rows=(1, 3), columns=(2, 4), expert=5)
+    gain = ScalarAddress(parameter="norm", index=(7,))
+    acts = (
+        Scale(addresses=(group,), factor=0.0),
+        Quantize(recipe=recipe, holdout=(group, fused)),
+        SetScalars(scalars=(gain,), values=(1.5,)),
+    )
+    told = [str(address) for address in Arm(purpose=Custom(label="both"), acts=acts).addressed()]
+    assert told == ["w[1, 2]", "w[1, 2]", "e[5, 1, 2]", "e[5, 3, 4]", "norm[7]"]
     names = [arm.name for arm in make_arms(make_policy())]
     assert len(set(names)) == len(names)
 

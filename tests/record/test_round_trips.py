@@ -38,7 +38,7 @@ from sw_audit.policy.recipe import (
 )
 from sw_audit.policy.scheme import parse_scheme
 from sw_audit.policy.targets import PatternMatch
-from sw_audit.record.address import AddressGroup, WeightAddress
+from sw_audit.record.address import AddressGroup, ScalarAddress, WeightAddress
 from sw_audit.record.arm import (
     RESTORED_WEIGHTS,
     Act,
@@ -55,6 +55,7 @@ from sw_audit.record.arm import (
     RestoredModule,
     RestoredSet,
     Scale,
+    SetScalars,
     SetTo,
     Subset,
 )
@@ -71,6 +72,7 @@ BESIDE = (
     *list_lineage(),
     make_comparison_evidence(),
     SetTo(addresses=(GROUP,), value=-1.5),
+    SetScalars(scalars=(ScalarAddress(parameter="norm", index=(7,)),), values=(0.5,)),
     ReplaceLayer(method="another-library"),
     StartTrial(
         start=SequenceStart(token=1, returned=True, declared=False, automatic=True, use="prepended"),
