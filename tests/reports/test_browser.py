@@ -12,8 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from support.critical import make_rich_search, make_scalar, make_search
 from support.descent_pages import make_descent_record
-from support.evidence import make_record
+from support.evidence import compose, make_none_evidence, make_record
 from sw_audit_reports.html import render_html
 
 from sw_audit.record.record import Record
@@ -74,6 +75,15 @@ def site() -> Iterator[Site]:
     thread.join()
 
 
+def make_searched_record() -> Record:
+    """Return a record of a model that was searched for scalars that matter, one of them of a long name."""
+    parameter = "model.layers.12.block_sparse_moe.experts.gate_up_projection_of_all_experts.weight"
+    rich = make_rich_search()
+    scalars = (make_scalar(parameter, 127, 14335, 4095, ratio=None), *rich.scalars)
+    search = make_search(*scalars, sets=rich.sets)
+    return compose(make_none_evidence().model_copy(update={"critical": search}))
+
+
 def open_browser(site: Site, path: str, profile: Path) -> tuple[str, list[str]]:
     """Open a page and return what it became and what the console said."""
     assert BROWSER is not None
@@ -110,11 +120,13 @@ def list_strangers(site: Site) -> list[str]:
 
 # Three charts of each of three models, and of two of them three on how they work and one published curve.
 # Quality, activation and noise of each of the two descendants that were opened.
+# The effects of single scalars beside the three of the model that was searched.
 @pytest.mark.parametrize(
     ("make", "drawn", "width"),
     [
         *((make_record, 17, width) for width in (320, 390, 768, 1280)),
         *((make_descent_record, 6, width) for width in (320, 390, 1280)),
+        *((make_searched_record, 4, width) for width in (320, 390, 1280)),
     ],
 )
 def test_the_page_never_scrolls_sideways_and_fetches_nothing(
