@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 from sw_audit.checks.context import CheckContext
-from sw_audit.checks.registry import Check, Scope, find_checks
+from sw_audit.checks.registry import Check, Need, Scope, find_checks
 from sw_audit.checks.weights_intact import judge_broken_weights
 from sw_audit.errors import PolicyError
 from sw_audit.policy.model_policy import Level
@@ -141,13 +141,14 @@ def list_measured(policy: Policy, model: ModelPolicy) -> list[str]:
 
 
 def is_left_out(check: Check, policy: Policy) -> bool:
-    """Whether the policy's effort leaves a check unmeasured: a law, where only gates are asked for."""
-    return policy.effort == "quick" and find_level(check, policy) == "law"
+    """Whether the policy's effort leaves a check unmeasured: under `quick` a law, and what needs a search."""
+    return policy.effort == "quick" and (find_level(check, policy) == "law" or Need.CRITICAL in check.needs)
 
 
 def _judge(context: CheckContext) -> Verdict:
     if is_left_out(context.check, context.policy):
-        return context.skip('Not measured: under `effort = "quick"` only gates are.')
+        only = "only gates are" if find_level(context.check, context.policy) == "law" else "no scalars are tried"
+        return context.skip(f'Not measured: under `effort = "quick"` {only}.')
     if (unmet := _find_unmet(context)) is not None:
         return unmet
     if context.check.needs_super_weight and not context.located:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import Estimate, EstimateStatus, write_number
 from sw_audit.checks.pairs import Pair, pair_up
-from sw_audit.record.address import WeightAddress
+from sw_audit.record.address import ScalarAddress, WeightAddress
 from sw_audit.record.arm import (
     DESCENDANT,
     PARENT,
@@ -22,6 +22,7 @@ from sw_audit.record.arm import (
     RestoredLayers,
     RestoredModule,
     RestoredPart,
+    RestoredScalars,
     RestoredSet,
     RestoredWeights,
     SwapModules,
@@ -132,6 +133,10 @@ class Search:
     def weights(self) -> Recovery | None:
         """What the super weights recover."""
         return next((one for one in self.recoveries if isinstance(one.arm, RestoredWeights)), None)
+
+    def find_scalars(self, scalar: ScalarAddress | None = None) -> Recovery | None:
+        """Return what one of the parent's critical scalars recovers, or all that were not kept."""
+        return self._by_arm.get(RestoredScalars(scalar=scalar))
 
     @property
     def whole(self) -> Recovery | None:
@@ -254,7 +259,7 @@ def name_modules(addresses: Sequence[WeightAddress]) -> tuple[str, ...]:
 def _measure_recovery(
     context: CheckContext, pair: Pair, harm: Estimate, arm: Arm, margin: float
 ) -> Recovery | None:
-    if not (list_parts(arm.purpose) or isinstance(arm.purpose, RestoredLayers)):
+    if not (list_parts(arm.purpose) or isinstance(arm.purpose, RestoredLayers | RestoredScalars)):
         return None
     remaining = pair.compare(context, arm.purpose)
     if remaining.status is EstimateStatus.MISSING:
@@ -290,6 +295,8 @@ def _name_part(context: CheckContext, arm: Purpose) -> str:
         case RestoredWeights():
             count = len(context.descent.parent_location.addresses)
             return f"the parent's {f'{count} super weights' if count > 1 else 'super weight'}"
+        case RestoredScalars(scalar=scalar):
+            return f"the parent's {'critical scalars' if scalar is None else scalar}"
         case RestoredModule(module=module):
             return f"the parent's {module}"
         case RestoredLayer(layer=layer):

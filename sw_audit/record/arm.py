@@ -305,6 +305,20 @@ class RestoredWeights(NamedPurpose):
         return "parent-super-weights"
 
 
+class RestoredScalars(NamedPurpose):
+    """The descendant with critical scalars of the parent put back that it has not kept.
+
+    Attributes:
+        scalar: The one that is put back, by its name in the parent; `None` for all of them together.
+    """
+
+    kind: Literal["restored-scalars"] = "restored-scalars"
+    scalar: ScalarAddress | None = None
+
+    def __str__(self) -> str:
+        return "parent-critical-scalars" if self.scalar is None else f"parent-scalar/{self.scalar}"
+
+
 class RestoredModule(NamedPurpose):
     """The descendant with one module of the parent, such as `model.layers.2.mlp.down_proj`."""
 
@@ -398,6 +412,7 @@ Purpose = Annotated[
     | Parent
     | Descendant
     | RestoredWeights
+    | RestoredScalars
     | RestoredModule
     | RestoredLayer
     | RestoredKind
@@ -444,6 +459,7 @@ class Arm(Fact):
 BASELINE = Arm(purpose=Baseline())
 PRUNED, FLIPPED, OTHER_OUTLIERS, RESTORED = Pruned(), Flipped(), OtherOutliers(), RestoredActivation()
 PARENT, DESCENDANT, RESTORED_WEIGHTS = Parent(), Descendant(), RestoredWeights()
+RESTORED_SCALARS = RestoredScalars()
 
 
 def dose(factor: float) -> Purpose:

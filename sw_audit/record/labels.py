@@ -18,6 +18,7 @@ from sw_audit.record.arm import (
     RestoredLayer,
     RestoredLayers,
     RestoredModule,
+    RestoredScalars,
     RestoredSet,
     RestoredWeights,
     Rounding,
@@ -91,7 +92,14 @@ def label_purpose(purpose: Purpose) -> str:
             return f"{str(scheme).upper()}, {_TREATMENTS[treatment]}"
         case Dose(factor=factor):
             return f"Super weights times {factor:.12g}"
-        case RestoredModule() | RestoredLayer() | RestoredKind() | RestoredLayers() | RestoredSet():
+        case (
+            RestoredModule()
+            | RestoredLayer()
+            | RestoredKind()
+            | RestoredLayers()
+            | RestoredSet()
+            | RestoredScalars()
+        ):
             return f"{label_restored(purpose)} put back"
         case _:
             return _KINDS.get(purpose.kind, purpose.name)
@@ -102,6 +110,8 @@ def label_restored(purpose: Purpose) -> str:
     match purpose:
         case RestoredWeights():
             return "Super weights"
+        case RestoredScalars(scalar=scalar):
+            return "Critical scalars" if scalar is None else str(scalar)
         case RestoredModule(module=module):
             return module
         case RestoredLayer(layer=layer):

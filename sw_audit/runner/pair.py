@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.quantization import describe_quantization
 from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
+from sw_audit.checks.critical_scalars_retained import CriticalScalarsRetainedLimits
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.recovery_plan import RecoveryPlan
 from sw_audit.checks.registry import Need, list_needs
@@ -19,6 +20,7 @@ from sw_audit.corpus.windows import window_corpus
 from sw_audit.locate.controls import count_weights
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
+from sw_audit.measure.critical_scalars import read_critical_scalars, restore_scalars
 from sw_audit.measure.descent import (
     SharedText,
     compare_on_text,
@@ -48,6 +50,7 @@ from sw_audit.measure.tasks import Answers, answer_tasks, pair_answers
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.progress import tell_stage
 from sw_audit.record.arm import Arm
+from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.descent import ComparedText, Descent, LayerError
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
@@ -163,6 +166,7 @@ class ParentResult:
         prompts: Prompts; none where nothing is generated.
         continuations: What it goes on with after each.
         answers: What it answers to each task; none where no tasks are asked for.
+        critical: The search for its critical scalars; `None` where nobody asks for it.
     """
 
     identity: ModelIdentity
@@ -170,6 +174,7 @@ class ParentResult:
     prompts: tuple[Prompt, ...] = ()
     continuations: tuple[GreedyContinuation, ...] = ()
     answers: tuple[Answers, ...] = ()
+    critical: CriticalSearch | None = None
 
 
 @dataclass(frozen=True)
@@ -179,10 +184,12 @@ class PreparedPair:
     Attributes:
         result: The model; its texts hold no measurements yet.
         parts: Arms of the descendant with parts of the parent put back.
+        scalars: Likewise with critical scalars that it has not kept; on the first text only.
     """
 
     result: ModelResult
     parts: tuple[Arm, ...]
+    scalars: tuple[Arm, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -225,7 +232,7 @@ def measure_pair(pair: Pair) -> ModelResult | ModelFailure:
         return prepared
     if recalled is None:
         audit.kept.keep("beside", audit.kept.result, prepared)
-    result = _measure_texts(pair, prepared.result, prepared.parts)
+    result = _measure_texts(pair, prepared)
     return result.model_copy(update={"seconds": time.perf_counter() - started})
 
 
@@ -281,6 +288,8 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     baseline = find_baseline(policy, model)
     restored = restore_super_weights(parent, checkpoint, there.super_weights)
+    scalars = origin.critical and read_critical_scalars(checkpoint, origin.critical, there, parent)
+    limit = policy.checks[CriticalScalarsRetainedLimits].maximum_error
     result = ModelResult(
         model=checkpoint.identity,
         protocol=texts[0].protocol,
@@ -293,6 +302,8 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
             parent_location=there,
             super_weights=read_retained_weights(parent, checkpoint, there.super_weights),
             super_activations=follow_retained_activations(parent, checkpoint, there),
+            critical=origin.critical,
+            critical_scalars=scalars or (),
             texts=tuple(_plan_text(text, policy) for text in texts),
             continuations=pair_continuations(origin.prompts, origin.continuations, continuations),
             tasks=pair_answers(origin.answers, answers),
@@ -304,7 +315,8 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
             read_corpus(policy.corpus), checkpoint.tokenizer, checkpoint.vocabulary, trial, location
         ),
     )
-    return PreparedPair(result, (restored,) if restored else ())
+    mended = restore_scalars(parent, checkpoint, scalars or (), limit)
+    return PreparedPair(result, (restored,) if restored else (), mended)
 
 
 def _plan_text(text: SharedText, policy: Policy) -> ComparedText:
@@ -314,16 +326,15 @@ def _plan_text(text: SharedText, policy: Policy) -> ComparedText:
     return ComparedText(protocol=cut, measurements=(), looks=looks if len(looks) > 1 else ())
 
 
-def _measure_texts(pair: Pair, result: ModelResult, parts: Sequence[Arm]) -> ModelResult:
-    """Measure both on every text, step by step, until no verdict is undecided that more text may settle.
-
-    `parts` are arms of the descendant with parts of the parent put back.
-    """
+def _measure_texts(pair: Pair, prepared: PreparedPair) -> ModelResult:
+    """Measure both on every text, step by step, until no verdict is undecided that more text may settle."""
+    result = prepared.result
     steps = dict.fromkeys(range(len(result.descent.texts)), 0) if result.descent else {}  # taken, by text
     going = list(steps)
     while going:
         try:
             for number in going:
+                parts = prepared.parts if number else (*prepared.parts, *prepared.scalars)
                 result = _measure_text(pair, result, number, steps[number], parts)
                 steps[number] += 1
         except StoppedError as stopped:

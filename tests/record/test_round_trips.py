@@ -53,6 +53,7 @@ from sw_audit.record.arm import (
     RestoredLayer,
     RestoredLayers,
     RestoredModule,
+    RestoredScalars,
     RestoredSet,
     Scale,
     SetScalars,
@@ -60,6 +61,8 @@ from sw_audit.record.arm import (
     Subset,
 )
 from sw_audit.record.checkpoint import Export, HeldWeight
+from sw_audit.record.critical import CriticalScalar, CriticalSearch, CriticalSet, Effect
+from sw_audit.record.descent import RetainedScalar
 from sw_audit.record.location import Outcome, PromptLocation, Rotation, Stage, TakeDown
 from sw_audit.record.measurement import Look
 from sw_audit.record.published import Remark
@@ -67,12 +70,27 @@ from sw_audit.record.record import AuditedModel
 from sw_audit.record.start import SequenceStart, StartTrial
 
 GROUP = AddressGroup(parameter="w", rows=(1, 2), columns=(3, 4), expert=7)
+GAIN = ScalarAddress(parameter="model.norm.weight", index=(17,))
+EFFECT = Effect(ratio=22.5, low=20.0, high=25.0, windows=4)
 BESIDE = (
     make_evidence(),
     *list_lineage(),
     make_comparison_evidence(),
     SetTo(addresses=(GROUP,), value=-1.5),
-    SetScalars(scalars=(ScalarAddress(parameter="norm", index=(7,)),), values=(0.5,)),
+    SetScalars(scalars=(GAIN,), values=(0.25,)),
+    RestoredScalars(scalar=GAIN),
+    CriticalSearch(
+        text="english",
+        window=64,
+        windows=4,
+        minimum_ratio=1.1,
+        confidence=0.95,
+        ranked=1000,
+        candidates=128,
+        scalars=(CriticalScalar(address=GAIN, value=0.5, applied=1.5, rank=1, kind="alone", effect=EFFECT),),
+        sets=(CriticalSet(kind="located", members=(SUPER_WEIGHT.scalar,), effect=EFFECT),),
+    ),
+    RetainedScalar(address=GAIN, parent=1.5, value=None, finite=False),
     ReplaceLayer(method="another-library"),
     StartTrial(
         start=SequenceStart(token=1, returned=True, declared=False, automatic=True, use="prepended"),

@@ -22,6 +22,7 @@ from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.arm import (
     DESCENDANT,
     PARENT,
+    RESTORED_SCALARS,
     RESTORED_WEIGHTS,
     Arm,
     Purpose,
@@ -29,6 +30,7 @@ from sw_audit.record.arm import (
     RestoredLayer,
     RestoredLayers,
     RestoredModule,
+    RestoredScalars,
     RestoredSet,
     SwapModules,
 )
@@ -62,7 +64,8 @@ def make_descent_policy(**descent: Any) -> Policy:
 def purpose_called(name: str) -> Purpose:
     """Return the purpose of an arm that every descendant is measured in, by its name."""
     known: dict[str, Purpose] = {
-        str(purpose): purpose for purpose in (PARENT, DESCENDANT, RESTORED_WEIGHTS, RestoredLayers())
+        str(purpose): purpose
+        for purpose in (PARENT, DESCENDANT, RESTORED_WEIGHTS, RESTORED_SCALARS, RestoredLayers())
     }
     if (single := known.get(name)) is not None:
         return single
@@ -70,6 +73,10 @@ def purpose_called(name: str) -> Purpose:
         return RestoredSet.model_validate({"parts": [purpose_called(part) for part in name.split(" + ")]})
     head, _, rest = name.partition("/")
     match head:
+        case "parent-scalar":
+            parameter, _, index = rest.removesuffix("]").partition("[")
+            scalar = {"parameter": parameter, "index": [int(number) for number in index.split(",")]}
+            return RestoredScalars.model_validate({"scalar": scalar})
         case "parent-layer":
             return RestoredLayer(layer=rest)
         case "parent-kind":
