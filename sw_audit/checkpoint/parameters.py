@@ -192,7 +192,7 @@ def _read_parameter(module: nn.Module, name: str) -> Tensor:
 def find_gain_offset(module: nn.Module, width: int) -> float | None:
     """Return what a norm adds to its `weight` before it multiplies by it, 0 or 1; `None` if it is no norm's gain.
 
-    The module is tried on random numbers: with a gain of 0 nothing is left of them but its bias, which is set to 0.
+    The module is tried on random numbers: with a gain of 0 nothing is left but its bias, which is set to 0.
     """
     x = torch.randn(1, 2, width, generator=torch.Generator().manual_seed(0))
     for stored, offset in ((0.0, 0.0), (-1.0, 1.0)):
@@ -202,7 +202,7 @@ def find_gain_offset(module: nn.Module, width: int) -> float | None:
         }
         try:
             output = functional_call(module, given, (x,))
-        except Exception:  # noqa: BLE001 - a module that takes anything else is no norm
+        except Exception:
             return None
         if not isinstance(output, Tensor) or output.shape != x.shape:
             return None

@@ -32,7 +32,8 @@ def test_a_gain_that_is_stored_less_1_is_gone_at_minus_1() -> None:
     checkpoint = wrap_model(build_random_model("gemma", 2))
     norm = checkpoint.model.model.norm
     gain = find_parameter(checkpoint, "model.norm.weight")
-    assert gain is not None and gain.offset == 1.0
+    assert gain is not None
+    assert gain.offset == 1.0
     with torch.no_grad():
         norm.weight[3] = -gain.offset
         assert float(norm(torch.ones(1, 1, 64))[0, 0, 3]) == 0.0
@@ -43,7 +44,9 @@ def test_a_conv1d_matrix_is_addressed_output_channel_first() -> None:
     name = "transformer.h.1.mlp.c_fc.weight"
     found = find_parameter(checkpoint, name)
     stored = checkpoint.model.get_parameter(name)  # (in, out)
-    assert found is not None and found.shape == (112, 64) and found.layer == 1
+    assert found is not None
+    assert found.shape == (112, 64)
+    assert found.layer == 1
     assert found.read((100, 7)) == float(stored[7, 100])
     assert found.see(stored)[100, 7] == stored[7, 100]
 
@@ -53,14 +56,17 @@ def test_fused_experts_are_addressed_expert_first() -> None:
     name = "model.layers.0.mlp.experts.gate_up_proj"
     found = find_parameter(checkpoint, name)
     stored = checkpoint.model.get_parameter(name)  # (experts, in, out)
-    assert found is not None and found.read((3, 200, 7)) == float(stored[3, 7, 200])
+    assert found is not None
+    assert found.read((3, 200, 7)) == float(stored[3, 7, 200])
 
 
 def test_a_tied_parameter_is_found_by_both_names() -> None:
     checkpoint = wrap_model(build_random_model("gpt2", 2))
     embedding = find_parameter(checkpoint, "lm_head.weight")
-    assert embedding is not None and embedding.name == "transformer.wte.weight"
-    assert embedding.names == ("lm_head.weight",) and embedding.layer is None
+    assert embedding is not None
+    assert embedding.name == "transformer.wte.weight"
+    assert embedding.names == ("lm_head.weight",)
+    assert embedding.layer is None
 
 
 def test_channels_are_those_of_the_residual_stream() -> None:
@@ -68,15 +74,19 @@ def test_channels_are_those_of_the_residual_stream() -> None:
     down = find_parameter(checkpoint, "model.layers.0.mlp.down_proj.weight")
     up = find_parameter(checkpoint, "model.layers.0.mlp.up_proj.weight")
     square = find_parameter(checkpoint, "model.layers.0.self_attn.q_proj.weight")
-    assert down is not None and up is not None and square is not None
-    assert down.list_channels((5, 100), 64) == (5,) and up.list_channels((100, 5), 64) == (5,)
+    assert down is not None
+    assert up is not None
+    assert square is not None
+    assert down.list_channels((5, 100), 64) == (5,)
+    assert up.list_channels((100, 5), 64) == (5,)
     assert square.list_channels((5, 6), 64) == (5, 6)
 
 
 def test_an_index_outside_is_refused_with_the_shape() -> None:
     checkpoint = wrap_model(build_random_model("llama", 2))
     gain = find_parameter(checkpoint, "model.norm.weight")
-    assert gain is not None and find_parameter(checkpoint, "model.nothing.weight") is None
+    assert gain is not None
+    assert find_parameter(checkpoint, "model.nothing.weight") is None
     for index in ((64,), (1, 2)):
         with pytest.raises(CheckpointError, match="the parameter is 64"):
             gain.read(index)

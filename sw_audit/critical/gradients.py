@@ -1,0 +1,393 @@
+"""Ranks all scalars of a model by one backward pass, one decoder layer at a time.
+
+The score of a scalar is |w dL/dw|, with w as the layer applies it: what the loss changes by, to first order, where
+the scalar is zeroed (Mozer and Smolensky 1989, Advances in Neural Information Processing Systems 1, pages 107 to
+115; Molchanov et al. 2017, arXiv 1611.06440). It is taken on short pieces of the text and summed: in one piece a
+scalar helps and in the next it harms, and over a long one both cancel. It does not see sets that matter only
+together, nor values on a plateau, where the loss is flat around the value and is not at zero.
+
+1. The layers run without gradients; what enters each is kept, [sequences, tokens, hidden] per batch.
+2. Embedding, last norm and head are differentiated at what leaves the last layer.
+3. From the last layer to the first: the layer runs once more, with gradients, on what entered it; its parameters'
+   scores are kept as far as they are among the highest, and the gradient goes on to what entered.
+
+So one layer's gradients are in memory at a time, whatever the depth, and a layer that is in memory only while it
+runs can be differentiated, too. Beside it a layer's down-projection shows its largest products W[r, c] x[c]: a
+plateau hides a spike from the gradient, but not from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sw_audit.arms.matrices import packed_matrix_replaced
+from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, split_call, take_states
+from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.parameters import ModelParameter, list_parameters
+from sw_audit.corpus.windows import Windows
+from sw_audit.errors import CheckpointError
+from sw_audit.measure.engine import LayerwiseRunner
+from sw_audit.measure.readers import batch_windows
+from sw_audit.progress import Progress, ignore_progress
+
+PIECE, PIECES = 32, 8
+"""Tokens in each piece of text that is differentiated by itself, and how many there are at most."""
+RANKED = 4096
+"""So many of the highest scores are kept, and so many ranks are known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One scalar with a score.
+
+    Attributes:
+        parameter: Whose it is.
+        index: Which one, as addressed.
+        score: |w dL/dw| in nats per token, summed over pieces of text; or of a product its size over the norm of
+            the residual stream.
+        value: As it is stored.
+    """
+
+    parameter: ModelParameter
+    index: tuple[int, ...]
+    score: float
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What one pass forth and back showed.
+
+    Attributes:
+        by_gradient: Highest |w dL/dw| first, `RANKED` of them or all.
+        by_product: Largest products of down-projections first, over the norm of the residual stream.
+        ranked: How many scalars a gradient reached.
+        unreached: Names of parameters that none did.
+        nats: The loss, nats per token.
+    """
+
+    by_gradient: list[Scored]
+    by_product: list[Scored]
+    ranked: int
+    unreached: list[str]
+    nats: float
+
+
+def rank_scalars(
+    checkpoint: Checkpoint,
+    pieces: Windows,
+    *,
+    products: int = 0,
+    own_predictions: bool = False,
+    progress: Progress = ignore_progress,
+) -> Ranking:
+    """Rank the scalars of a model by |w dL/dw| on some text; see the head of this file.
+
+    Args:
+        checkpoint: The model; its weights, and what they ask of gradients, are as before afterwards.
+        pieces: The text, cut short.
+        products: So many of the largest products of down-projections are told beside.
+        own_predictions: Whether the loss is that of the tokens that the model itself finds likeliest.
+        progress: Told after each layer.
+
+    Raises:
+        CheckpointError: If the loss is not finite, or there is no gradient to be had.
+    """
+    with _asking_gradients(checkpoint):
+        return _Backward(checkpoint, pieces, products, progress).rank(own_predictions)
+
+
+def cut_pieces(windows: Windows, length: int = PIECE, count: int = PIECES) -> Windows:
+    """Cut the first windows of a text into pieces, each with BOS in front if they have it."""
+    lead = 0 if windows.bos is None else 1
+    rows = [
+        [*([windows.bos] if lead else []), *piece]
+        for row in windows.token_ids[:count].tolist()
+        for begin in range(lead, len(row), length)
+        if len(piece := row[begin : begin + length]) > 1
+    ]
+    whole = [row for row in rows if len(row) == max(map(len, rows))][:count]
+    return Windows(torch.tensor(whole), torch.ones(len(whole), dtype=torch.long), bos=windows.bos)
+
+
+@contextmanager
+def _asking_gradients(checkpoint: Checkpoint) -> Iterator[None]:
+    before = [(parameter, parameter.requires_grad) for parameter in checkpoint.model.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, asked in before:
+            parameter.requires_grad_(asked)
+
+
+@dataclass
+class _Highest:
+    """The highest scores so far, of all tensors that were added."""
+
+    count: int
+    scores: Tensor = field(default_factory=lambda: torch.empty(0))
+    entries: list[tuple[ModelParameter, int]] = field(default_factory=list)  # whose, place in the flat parameter
+
+    def add(self, parameter: ModelParameter, scores: Tensor) -> None:
+        flat = scores.flatten().float()
+        best = flat.topk(min(self.count, flat.numel()))
+        merged = torch.cat([self.scores, best.values.cpu()])
+        entries = [*self.entries, *((parameter, place) for place in best.indices.tolist())]
+        kept = merged.topk(min(self.count, merged.numel()))
+        self.scores, self.entries = kept.values, [entries[place] for place in kept.indices.tolist()]
+
+    def list(self) -> list[Scored]:
+        found = []
+        for score, (parameter, place) in zip(self.scores.tolist(), self.entries, strict=True):
+            index = tuple(int(one) for one in torch.unravel_index(torch.tensor(place), parameter.shape))
+            found.append((parameter, index, score))
+        return [Scored(parameter, index, score, parameter.read(index)) for parameter, index, score in found]
+
+
+class _Backward:
+    def __init__(
+        self, checkpoint: Checkpoint, pieces: Windows, products: int, progress: Progress
+    ) -> None:
+        self.checkpoint, self.progress = checkpoint, progress
+        self.batches = [
+            batch
+            for number in range(len(pieces.token_ids))
+            for batch in batch_windows(pieces.part(number, number + 1), checkpoint.vocabulary)
+        ]
+        self.runner = LayerwiseRunner(checkpoint, [batch.token_ids for batch in self.batches])
+        self.parameters = list_parameters(checkpoint)
+        self.highest, self.products = _Highest(RANKED), _Highest(products)
+        self.reached: set[str] = set()
+        self._outside = _Scores()
+        self.ranked = 0
+
+    def rank(self, own_predictions: bool) -> Ranking:
+        layers = self.checkpoint.layers
+        steps = 2 * len(layers)
+        entering: list[list[Tensor]] = []
+        states = self.runner.embedded
+        with torch.no_grad():
+            for depth, layer in enumerate(layers):
+                entering.append(states)
+                states = self._run_layer(layer, depth, states)
+                self.progress("ranking", depth + 1, steps)
+        outside = {one.name: one for one in self.parameters if one.layer is None}
+        nats, gradients = self._differentiate_head(outside, states, own_predictions)
+        for depth in reversed(range(len(layers))):
+            gradients = self._differentiate_layer(layers[depth], depth, entering.pop(), gradients)
+            self.progress("ranking", steps - depth, steps)
+        self._differentiate_embedding(outside, gradients)
+        unreached = [one.name for one in self.parameters if one.name not in self.reached]
+        return Ranking(self.highest.list(), self.products.list(), self.ranked, unreached, nats)
+
+    def _run_layer(self, layer: DecoderLayer, depth: int, states: Sequence[Tensor]) -> list[Tensor]:
+        calls = self.runner.calls[depth]
+        with ExitStack() as stack:
+            seen = [
+                stack.enter_context(_seeing_inputs(down))
+                for down in layer.down_projections
+                if self.products.count and down.fused is None
+            ]
+            leaving = [
+                take_states(call(layer.module, batch)) for call, batch in zip(calls, states, strict=True)
+            ]
+        norms = torch.cat([batch.flatten(0, 1).float().norm(dim=-1) for batch in states])
+        for inputs in seen:
+            self._add_products(inputs, norms)
+        return leaving
+
+    def _add_products(self, seen: _Inputs, norms: Tensor) -> None:
+        """Score each product by its largest size over the norm of the residual stream that it is added to."""
+        name = (seen.down.parameter, seen.down.expert)
+        parameter = next((one for one in self.parameters if one.name == name[0] and one.matrix is not None), None)
+        if parameter is None or not seen.tensors:
+            return
+        inputs = torch.cat(seen.tensors)  # [tokens, inner]
+        # Of experts that are modules only some tokens come by; the smallest norm stands for all then.
+        over = norms[:, None] if len(inputs) == len(norms) else norms.min()
+        largest = (inputs.abs() / over.clamp_min(torch.finfo(torch.float32).tiny)).amax(0)  # [inner]
+        scores = parameter.weight.abs().float() * largest[None, :]
+        if bool(scores.isfinite().all()):
+            self.products.add(parameter, scores)
+
+    def _differentiate_head(
+        self, outside: dict[str, ModelParameter], states: Sequence[Tensor], own_predictions: bool
+    ) -> tuple[float, list[Tensor]]:
+        tokens = sum(len(places) for batch in self.batches for places in batch.pieces)
+        total, gradients = 0.0, []
+        leaves = self._ask_outside(outside)
+        for batch, leaving in zip(self.batches, states, strict=True):
+            hidden = leaving.detach().requires_grad_()
+            of_batch: list[Tensor | None] = [None] * (1 + len(leaves))
+            for places in batch.pieces:
+                with torch.enable_grad():
+                    logits = self.runner.run_head(batch.token_ids, hidden, places).float()
+                    following = batch.token_ids.flatten()[places + 1].to(logits.device)
+                    targets = logits.argmax(-1) if own_predictions else following
+                    loss = cross_entropy(logits, targets, reduction="sum") / tokens
+                total += float(loss.detach())
+                if not math.isfinite(total):
+                    found = "its loss on the text is not finite"
+                    remedy = "audit the model's weights first, or run it in a wider dtype"
+                    raise CheckpointError(f"scalars of {self.checkpoint.identity.source!r}", found, remedy)
+                given = self._differentiate(loss, [hidden, *leaves.values()])
+                of_batch = [_add(*pair) for pair in zip(of_batch, given, strict=True)]
+            gradients.append(torch.zeros_like(hidden) if of_batch[0] is None else of_batch[0])
+            self._outside.add(outside, leaves, of_batch[1:])
+        self._release(leaves)
+        return total, gradients
+
+    def _differentiate_embedding(self, outside: dict[str, ModelParameter], gradients: Sequence[Tensor]) -> None:
+        leaves = self._ask_outside(outside)
+        for batch, gradient in zip(self.batches, gradients, strict=True):
+            with torch.enable_grad():
+                embedded = _embed(self.checkpoint, batch.token_ids)
+            if embedded.requires_grad:
+                self._outside.add(outside, leaves, self._differentiate(embedded, [*leaves.values()], gradient))
+        self._release(leaves)
+        self._keep(outside, self._outside)
+
+    def _differentiate_layer(
+        self, layer: DecoderLayer, depth: int, entering: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> list[Tensor]:
+        parameters = {one.name: one for one in self.parameters if one.layer == layer.index}
+        scores, onward = _Scores(), []
+        for call, states, gradient in zip(self.runner.calls[depth], entering, gradients, strict=True):
+            inputs = states.detach().requires_grad_()
+            with ExitStack() as stack, torch.enable_grad():
+                leaves = stack.enter_context(_leaves_of(layer, parameters))
+                leaving = take_states(call(layer.module, inputs))
+                given, *rest = self._differentiate(leaving, [inputs, *leaves.values()], gradient)
+            scores.add(parameters, leaves, rest)
+            onward.append(given if given is not None else torch.zeros_like(inputs))
+        self._keep(parameters, scores)
+        return onward
+
+    def _differentiate(
+        self, output: Tensor, of: Sequence[Tensor], gradient: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
+        try:
+            return torch.autograd.grad(output, of, gradient, allow_unused=True)
+        except RuntimeError as error:
+            found = f"no gradient can be taken: {str(error).splitlines()[0]}"
+            remedy = "search in its parent, or in a checkpoint of plain weights"
+            raise CheckpointError(f"scalars of {self.checkpoint.identity.source!r}", found, remedy) from error
+
+    def _ask_outside(self, outside: dict[str, ModelParameter]) -> dict[str, nn.Parameter]:
+        leaves = {name: self.checkpoint.model.get_parameter(name) for name in outside}
+        for leaf in leaves.values():
+            leaf.requires_grad_(not leaf.is_meta)
+        return {name: leaf for name, leaf in leaves.items() if not leaf.is_meta}
+
+    def _release(self, leaves: dict[str, nn.Parameter]) -> None:
+        for leaf in leaves.values():
+            leaf.requires_grad_(False)
+
+    def _keep(self, parameters: dict[str, ModelParameter], scores: _Scores) -> None:
+        for name, score in scores.held.items():
+            self.highest.add(parameters[name], score.nan_to_num(math.inf, math.inf))
+            self.reached.add(name)
+            self.ranked += parameters[name].size
+
+
+@dataclass
+class _Scores:
+    """|w dL/dw| by the parameter's name, as addressed, float32, summed over pieces of text and uses."""
+
+    held: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(
+        self,
+        parameters: dict[str, ModelParameter],
+        leaves: Mapping[str, Tensor],
+        gradients: Sequence[Tensor | None],
+    ) -> None:
+        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+            if gradient is None:
+                continue
+            parameter = parameters[name]
+            applied = leaf.detach() + parameter.offset if parameter.offset else leaf.detach()
+            score = parameter.see((gradient * applied).abs_().float()).reshape(parameter.shape)
+            held = self.held.get(name)
+            self.held[name] = score if held is None else held.add_(score)
+
+
+def _add(before: Tensor | None, more: Tensor | None) -> Tensor | None:
+    return before if more is None else more if before is None else before + more
+
+
+@dataclass
+class _Inputs:
+    down: DownProjection
+    tensors: list[Tensor] = field(default_factory=list)
+
+
+@contextmanager
+def _seeing_inputs(down: DownProjection) -> Iterator[_Inputs]:
+    inputs = _Inputs(down)
+
+    def see(_: nn.Module, given: tuple[Any, ...]) -> None:
+        inputs.tensors.append(given[0].detach().flatten(0, -2).float())
+
+    handle = down.module.register_forward_pre_hook(see)
+    try:
+        yield inputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _leaves_of(layer: DecoderLayer, parameters: dict[str, ModelParameter]) -> Iterator[dict[str, Tensor]]:
+    """Let a layer's parameters take gradients once it runs; what is packed answers with a matrix that does."""
+    leaves: dict[str, Tensor] = {}
+
+    def begin(module: nn.Module, *_: Any) -> None:
+        # By now a layer that is in memory only while it runs is there.
+        for inside, parameter in module.named_parameters():
+            name = f"{layer.name}.{inside}"
+            if name in parameters and name not in leaves:
+                leaves[name] = parameter.requires_grad_()
+
+    with ExitStack() as stack:
+        for name, parameter in parameters.items():
+            if parameter.matrix is not None and parameter.matrix.probed is not None:
+                leaves[name] = parameter.weight.detach().clone().requires_grad_()
+                stack.enter_context(packed_matrix_replaced(parameter.matrix.probed, leaves[name]))
+        stack.callback(layer.module.register_forward_pre_hook(begin).remove)
+        try:
+            yield leaves
+        finally:
+            for leaf in leaves.values():
+                leaf.requires_grad_(False)
+
+
+class _EmbeddedError(Exception):
+    """Ends a call of the model."""
+
+
+def _embed(checkpoint: Checkpoint, token_ids: Tensor) -> Tensor:
+    """Return what enters the first layer, [sequences, tokens, hidden], with what made it."""
+    seen: list[Tensor] = []
+
+    def see(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append(split_call(positional, named)[0])
+        raise _EmbeddedError
+
+    handle = checkpoint.layers[0].module.register_forward_pre_hook(see, with_kwargs=True)
+    try:
+        checkpoint.model(input_ids=token_ids.to(checkpoint.device), use_cache=False)
+    except _EmbeddedError:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
