@@ -1,4 +1,4 @@
-"""Watching a training run: the super weights and the super activation every n steps, and a stop where they go.
+"""Watching a training run: what carries the model is read every n steps, and a stop where it goes.
 
 trainer = Trainer(..., processing_class=tokenizer, callbacks=[SuperWeightWatch(every=50, stop=True)])
 """
@@ -16,13 +16,18 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from sw_audit.checkpoint.opening import open_live_model
+from sw_audit.checks.critical_scalars_retained import hold_scalar
+from sw_audit.checks.critical_scalars_unmoved import CriticalScalarsUnmovedLimits
 from sw_audit.checks.drift import judge_activation, judge_weight
 from sw_audit.checks.super_activation_unmoved import SuperActivationUnmovedLimits
 from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError
 from sw_audit.locate.locator import locate_super_weights
+from sw_audit.measure.critical_scalars import read_critical_scalars
 from sw_audit.measure.retention import read_location
-from sw_audit.record.baseline import HeldActivation, HeldWeight
+from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
+from sw_audit.record.critical import CriticalSearch
+from sw_audit.record.descent import RetainedScalar
 from sw_audit.record.location import Location
 from sw_audit.record.store import choose_baseline, open_baseline
 from sw_audit.record.verdict import Finding, Status
@@ -34,7 +39,8 @@ _LOG = logging.getLogger("sw_audit.training")
 class Reading:
     """What was read at one step of the optimizer, at a time (ISO 8601 in UTC).
 
-    There is one finding per watched super weight and then per super activation, each held against its limit.
+    There is one finding per watched super weight, then per super activation, then per critical scalar beside the
+    super weights, each held against its limit.
     """
 
     step: int
@@ -42,6 +48,7 @@ class Reading:
     weights: tuple[HeldWeight, ...]
     activations: tuple[HeldActivation, ...]
     findings: tuple[Finding, ...]
+    scalars: tuple[RetainedScalar, ...] = ()
 
     @property
     def failed(self) -> Finding | None:
@@ -60,6 +67,9 @@ class Reading:
                 name: loud.value,
                 f"{name}/ratio": None if loud.value is None else loud.value / loud.before,
             }
+        for scalar in self.scalars:
+            name = f"critical_scalar/{scalar.address.parameter}[{','.join(map(str, scalar.address.index))}]"
+            figures |= {name: scalar.value, f"{name}/drift": scalar.relative_error}
         return {name: value for name, value in figures.items() if value is not None}
 
 
@@ -68,7 +78,8 @@ class SuperWeightWatch(TrainerCallback):
 
     They are located when training begins, or taken from a baseline. Figures go into `state.log_history`, into
     what the trainer logs next, and into `readings`. A reading is one pass over a prompt of a few tokens; weights,
-    random state and the mode of every module are as they were after it.
+    random state and the mode of every module are as they were after it. Where a baseline knows which scalars of
+    all parameters matter, these are watched, too.
 
     Args:
         every: Read after so many optimizer steps; the first and last step are read anyway.
@@ -77,6 +88,7 @@ class SuperWeightWatch(TrainerCallback):
             it is when training begins.
         weights: How far super weights may move.
         activations: How far super activations may move.
+        scalars: How far other critical scalars may move.
         report: Called with every reading, such as to log it elsewhere.
 
     Attributes:
@@ -92,6 +104,7 @@ class SuperWeightWatch(TrainerCallback):
         baseline: str | None = None,
         weights: SuperWeightUnmovedLimits | None = None,
         activations: SuperActivationUnmovedLimits | None = None,
+        scalars: CriticalScalarsUnmovedLimits | None = None,
         report: Callable[[Reading], None] | None = None,
     ) -> None:
         if every < 1:
@@ -101,7 +114,10 @@ class SuperWeightWatch(TrainerCallback):
         self._every, self._stop, self._report = every, stop, report
         self._weights = weights or SuperWeightUnmovedLimits()
         self._activations = activations or SuperActivationUnmovedLimits()
-        self._location = None if baseline is None else _find_location(baseline)
+        self._scalars = scalars or CriticalScalarsUnmovedLimits()
+        before = None if baseline is None else _find_baseline(baseline)
+        self._location: Location | None = None if before is None else before.location
+        self._search: CriticalSearch | None = None if before is None else before.critical
         self._unlogged: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
@@ -118,11 +134,17 @@ class SuperWeightWatch(TrainerCallback):
         if self._location is None:
             with open_live_model(given["model"], given["processing_class"]) as checkpoint:
                 self._location = locate_super_weights(checkpoint)
-        if not self._location.super_weights:
+        if not self._watches:
             because = self._location.because
             _LOG.warning("no super weight to watch (outcome %s): %s", self._location.outcome, because)
             return
         self._read(state, control, given)
+
+    @property
+    def _watches(self) -> bool:
+        """Whether there is anything to watch."""
+        critical = self._search is not None and bool(self._search.critical)
+        return self._location is not None and (critical or bool(self._location.super_weights))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Read what is watched, if it is time."""
@@ -143,16 +165,20 @@ class SuperWeightWatch(TrainerCallback):
             self._unlogged = {}
 
     def _read(self, state: TrainerState, control: TrainerControl, given: dict[str, Any]) -> None:
-        location = self._location
-        if location is None or not location.super_weights or not state.is_world_process_zero:
+        location, search = self._location, self._search
+        if location is None or not self._watches or not state.is_world_process_zero:
             return
         with open_live_model(given["model"], given["processing_class"]) as checkpoint:
             weights, activations = read_location(checkpoint, location)
+            scalars = read_critical_scalars(checkpoint, search, location) if search else ()
+        located = {weight.scalar for weight in location.super_weights}
+        others = tuple(scalar for scalar in scalars if scalar.address not in located)
         lowest, highest = self._activations.minimum_ratio, self._activations.maximum_ratio
         findings = [judge_weight(weight, self._weights.maximum_drift) for weight in weights]
         findings += [judge_activation(held, lowest, highest) for held in activations]
+        findings += [hold_scalar(scalar, self._scalars.maximum_drift) for scalar in others]
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        reading = Reading(state.global_step, now, weights, activations, tuple(findings))
+        reading = Reading(state.global_step, now, weights, activations, tuple(findings), others)
         self.readings.append(reading)
         self._unlogged = reading.figures()
         state.log_history.append({**self._unlogged, "step": state.global_step})
@@ -165,8 +191,9 @@ class SuperWeightWatch(TrainerCallback):
                 self.stopped, control.should_training_stop = reason, True
 
 
-def _find_location(name: str) -> Location:
+def _find_baseline(name: str) -> Baseline:
     baseline = choose_baseline(open_baseline(name), name, [])
-    if not baseline.location.super_weights:
-        raise CheckpointError(f"baseline {name!r}", "it has no super weight to watch", "name another")
-    return baseline.location
+    if not baseline.location.super_weights and not (baseline.critical and baseline.critical.critical):
+        found = "it has no super weight to watch, and no other critical scalar"
+        raise CheckpointError(f"baseline {name!r}", found, "name another")
+    return baseline

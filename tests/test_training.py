@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from support.evidence import compose, make_evidence
+from support.critical import NORM, make_scalar, make_search
+from support.evidence import compose, make_evidence, make_location
 from support.tuning import make_trainer, read_super_weight
 from transformers import TrainerCallback
 
 from sw_audit.checkpoint.opening import open_live_model
+from sw_audit.checks.critical_scalars_unmoved import CriticalScalarsUnmovedLimits
 from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError, RecordError
+from sw_audit.record.location import Outcome
 from sw_audit.record.store import keep_baseline
 from sw_audit.training import Reading, SuperWeightWatch
 
@@ -140,6 +143,34 @@ def test_what_is_watched_can_come_from_a_baseline(tmp_path: Path, monkeypatch: p
     assert read[0].weights[0].drift == pytest.approx(-0.5)
     with pytest.raises(RecordError, match="did you mean 'before'"):
         SuperWeightWatch(baseline="befor")
+
+
+def test_critical_scalars_that_a_baseline_knows_are_watched_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gain = make_scalar(NORM, 5, value=1.0)
+    known = make_evidence("m", location=make_location(Outcome.NONE))
+    keep_baseline("before", compose(known.model_copy(update={"critical": make_search(gain)})))
+    watch = SuperWeightWatch(every=1, stop=True, baseline="before")
+    trainer = make_trainer(tmp_path, steps=2, callbacks=[watch])
+    with torch.no_grad():
+        trainer.model.model.norm.weight[5] = 0.5
+    trainer.train()
+    # It is half of what it was, which is too far: the run ends after its first step.
+    name = f"critical_scalar/{NORM}[5]"
+    assert watch.readings[0].figures() == {name: 0.5, f"{name}/drift": -0.5}
+    assert (watch.stopped or "").startswith(f"step 0: {NORM}[5] was 1 and is 0.5, -50 percent off")
+    assert trainer.state.global_step == 1
+    far = SuperWeightWatch(every=1, baseline="before", scalars=CriticalScalarsUnmovedLimits(maximum_drift=0.6))
+    trainer = make_trainer(tmp_path, steps=1, callbacks=[far])
+    with torch.no_grad():
+        trainer.model.model.norm.weight[5] = 0.5
+    trainer.train()
+    assert all(reading.failed is None for reading in far.readings)
+    keep_baseline("nothing", compose(known))
+    with pytest.raises(CheckpointError, match="no super weight to watch, and no other critical scalar"):
+        SuperWeightWatch(baseline="nothing")
 
 
 def test_less_than_one_step_is_refused() -> None:

@@ -75,7 +75,7 @@ def critical_scalars_retained(context: CheckContext) -> Verdict:
     others = f"; {len(lost) - 1} more of {len(held)} likewise" if len(lost) > 1 else ""
     return context.conclude(
         worst.status,
-        f"{worst.label}: {worst.because}{others}; a relative error of at most {write_number(limit)} is allowed.",
+        f"{worst.label} {worst.because}{others}; a relative error of at most {write_number(limit)} is allowed.",
         remedy=_advise(context, search, worst, lost),
         paste=paste_ignore(_leave_out(descent, lost)) if worst.status is Status.FAIL else (),
         figure=worst,
@@ -91,7 +91,7 @@ def hold_scalar(scalar: RetainedScalar, limit: float, *facts: str) -> Finding:
     if scalar.value is None or error is None:
         status = Status.INCONCLUSIVE if scalar.finite else Status.FAIL
         fault = "cannot be read" if scalar.finite else "is not finite"
-        because = f"what was {write_number(scalar.parent)} {fault} here{told}"
+        because = f"was {write_number(scalar.parent)} and {fault}{told}"
         return Finding(label=label, status=status, limit=limit, because=because)
     turned = " and its sign has turned" if scalar.value * scalar.parent < 0 else ""
     return Finding(
@@ -99,17 +99,18 @@ def hold_scalar(scalar: RetainedScalar, limit: float, *facts: str) -> Finding:
         status=hold_exactly(abs(error), high=limit),
         observed=abs(error),
         limit=limit,
-        because=f"{write_number(scalar.parent)} has become {write_number(scalar.value)}, "
+        because=f"was {write_number(scalar.parent)} and is {write_number(scalar.value)}, "
         f"{write_number(100 * error)} percent off{turned}{told}",
     )
 
 
-def tell_cost(scalar: CriticalScalar | None) -> tuple[str, ...]:
+def tell_cost(scalar: CriticalScalar | None, whose: str = "the parent's") -> tuple[str, ...]:
     """Tell what zeroing a scalar costs by itself, if that was measured."""
     if scalar is None or scalar.effect is None:
         return ()
-    cost = write_number(scalar.effect.ratio)
-    return (f"zeroed alone it multiplies the parent's perplexity by {cost}",)
+    if (ratio := scalar.effect.ratio) is None:
+        return (f"zeroed alone it leaves {whose} perplexity not finite",)
+    return (f"zeroed alone it multiplies {whose} perplexity by {write_number(ratio)}",)
 
 
 def _tell_recovery(search: Search, scalar: RetainedScalar) -> tuple[str, ...]:

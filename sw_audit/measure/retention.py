@@ -13,6 +13,7 @@ from sw_audit.errors import CheckpointError
 from sw_audit.locate.probe import Probe, probe_prompt
 from sw_audit.locate.settings import DEFAULT_SETTINGS
 from sw_audit.locate.trace import find_span
+from sw_audit.measure.critical_scalars import read_critical_scalars
 from sw_audit.measure.mechanism import LayerParts, measure_attended, see_with_attention
 from sw_audit.record.address import WeightAddress
 from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
@@ -21,13 +22,15 @@ from sw_audit.record.location import Location, SuperActivation, SuperWeight
 
 
 def compare_with_baseline(checkpoint: Checkpoint, location: Location, baseline: Baseline) -> Baseline:
-    """Complete a baseline with the weights that a model has in the same places.
+    """Complete a baseline with the weights and critical scalars that a model has in the same places.
 
     Where both can be compared, super activations are read too; the model's own location says on which prompt.
     """
     comparable = not baseline.list_obstacles(checkpoint.identity, location)
     weights, activations = read_location(checkpoint, baseline.location, prompt=comparable)
-    return baseline.model_copy(update={"weights": weights, "activations": activations})
+    search = baseline.critical
+    scalars = () if search is None else read_critical_scalars(checkpoint, search, baseline.location)
+    return baseline.model_copy(update={"weights": weights, "activations": activations, "scalars": scalars})
 
 
 def read_location(

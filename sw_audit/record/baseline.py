@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sw_audit.fact import Fact
 from sw_audit.record.address import Index, WeightAddress
+from sw_audit.record.critical import CriticalSearch
+from sw_audit.record.descent import RetainedScalar
 from sw_audit.record.identity import ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location
 from sw_audit.record.measurement import Measurement
@@ -59,6 +61,8 @@ class Baseline(Fact):
         measurement: The model as it was, no act in force.
         weights: Its super weights in the model that is held against it; empty until that is open.
         activations: Likewise its super activations; empty where prompt, dtype or shape of the models differ.
+        critical: The search for its critical scalars; `None` if nobody searched.
+        scalars: These, then and now; empty until the model is open that is held against it.
     """
 
     name: str
@@ -70,6 +74,8 @@ class Baseline(Fact):
     measurement: Measurement
     weights: tuple[HeldWeight, ...] = ()
     activations: tuple[HeldActivation, ...] = ()
+    critical: CriticalSearch | None = None
+    scalars: tuple[RetainedScalar, ...] = ()
 
     def list_obstacles(self, model: ModelIdentity, location: Location) -> tuple[str, ...]:
         """Say in words why a model's super activations cannot be held against this; nothing where they can."""

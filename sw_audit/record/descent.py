@@ -41,12 +41,12 @@ class RetainedWeight(Fact):
 
 
 class RetainedScalar(Fact):
-    """One of the parent's critical scalars, there and here.
+    """One of the parent's critical scalars, there and here; or one of a baseline's, then and now.
 
     Attributes:
         address: Which scalar, by its name in the parent.
         parent: Value in the parent, as it is applied.
-        value: Effective value in the descendant; `None` if it cannot be read or is not finite.
+        value: Effective value in the descendant, likewise; `None` if it cannot be read or is not finite.
         finite: Whether it is finite, where it can be read.
     """
 

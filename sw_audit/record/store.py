@@ -319,4 +319,5 @@ def choose_baseline(record: Record, named: str, preferred: list[str]) -> Baselin
         protocol=result.protocol,
         location=result.location,
         measurement=result.unedited,
+        critical=result.critical,
     )

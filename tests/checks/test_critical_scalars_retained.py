@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.critical import EMBEDDING, LOCATED, NORM, make_scalar, make_search
 from support.descent import judge_descent, make_descent_evidence, make_text
 from support.evidence import SUPER_WEIGHT
 
@@ -10,32 +11,17 @@ from sw_audit.checks.critical_scalars_retained import critical_scalars_retained
 from sw_audit.policy.policy import Policy
 from sw_audit.record.address import ScalarAddress
 from sw_audit.record.arm import DESCENDANT, RestoredScalars
-from sw_audit.record.critical import CriticalScalar, CriticalSearch, Effect
 from sw_audit.record.descent import ComparedText, RetainedScalar
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 
 CHECK = critical_scalars_retained.id
-GAIN = ScalarAddress(parameter="model.norm.weight", index=(17,))
-ENTRY = ScalarAddress(parameter="model.embed_tokens.weight", index=(5131, 199))
-LOCATED = SUPER_WEIGHT.address.scalar
-
-
-def tried(address: ScalarAddress, ratio: float, **facts: object) -> CriticalScalar:
-    effect = Effect(ratio=ratio, windows=4)
-    fields = {"address": address, "value": 2.0, "kind": "alone", "effect": effect, **facts}
-    return CriticalScalar.model_validate(fields)
-
-
-SEARCH = CriticalSearch(
-    text="english",
-    window=96,
-    windows=4,
-    minimum_ratio=1.1,
-    confidence=0.95,
-    ranked=134_000_000,
-    candidates=128,
-    scalars=(tried(GAIN, 22.3), tried(LOCATED, 6.6, layer=1, located=True), tried(ENTRY, 1.9)),
+GAIN = ScalarAddress(parameter=NORM, index=(17,))
+ENTRY = ScalarAddress(parameter=EMBEDDING, index=(5131, 199))
+SEARCH = make_search(
+    make_scalar(NORM, 17, ratio=22.3, value=2.0),
+    make_scalar(LOCATED.parameter, *LOCATED.index, ratio=6.6, value=2.0, layer=1, located=True),
+    make_scalar(EMBEDDING, 5131, 199, ratio=1.9, value=2.0),
 )
 
 
@@ -83,10 +69,10 @@ def test_a_finding_tells_both_values_and_what_the_scalar_costs_in_the_parent() -
     gain, entry = verdict.findings
     assert (gain.label, entry.label) == (str(GAIN), str(ENTRY))
     assert gain.because == (
-        "2 has become 1, -50 percent off; zeroed alone it multiplies the parent's perplexity by 22.3"
+        "was 2 and is 1, -50 percent off; zeroed alone it multiplies the parent's perplexity by 22.3"
     )
     assert entry.because.endswith("perplexity by 1.9")
-    assert verdict.because.startswith("model.norm.weight[17]: 2 has become 1, ")
+    assert verdict.because.startswith("model.norm.weight[17] was 2 and is 1, ")
     assert [one.status for one in verdict.findings] == [Status.FAIL, Status.PASS]
 
 
@@ -103,7 +89,7 @@ def test_where_nobody_searched_it_is_skipped_and_where_nothing_matters_it_passes
     skipped = judge(critical=None)
     assert skipped.status is Status.SKIPPED
     assert "Nobody searched" in skipped.because
-    empty = judge(critical=SEARCH.model_copy(update={"scalars": ()}))
+    empty = judge(critical=make_search())
     assert empty.status is Status.PASS
     assert "none of 128 scalars that were tried" in empty.because
 
@@ -147,5 +133,7 @@ def test_the_remedy_names_what_to_freeze_and_which_matrix_to_leave_out_of_quanti
 
 
 def test_of_a_gain_that_is_stored_less_1_the_stored_value_is_put_back() -> None:
-    search = SEARCH.model_copy(update={"scalars": (tried(GAIN, 22.3, value=1.0, applied=2.0),)})
-    assert "model.norm.weight[17] = 1.0" in (judge(kept(factor=0.5), critical=search).remedy or "")
+    search = make_search(make_scalar(NORM, 17, ratio=None, value=1.0, applied=2.0))
+    verdict = judge(kept(factor=0.5), critical=search)
+    assert "model.norm.weight[17] = 1.0" in (verdict.remedy or "")
+    assert "zeroed alone it leaves the parent's perplexity not finite" in verdict.because
