@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -14,6 +15,8 @@ from sw_audit.cli.printing import Output, make_table, print_json
 from sw_audit.cli.progress import show_progress
 from sw_audit.locate.locator import open_for_locating
 from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.policy.policy import Intervention
+from sw_audit.record.critical import CriticalScalar, CriticalSearch, Effect
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Depth, Location, SuperActivation
 from sw_audit.runner.single import locate_model
@@ -72,10 +75,10 @@ def locate_quietly(chosen: ModelPolicy, depth: Depth, *, digest: bool) -> tuple[
         return checkpoint.identity, locate_model(checkpoint, depth)
 
 
-def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
-    """Put a location into the JSON object that other programs read."""
+def describe(identity: ModelIdentity, location: Location, search: CriticalSearch | None = None) -> dict[str, Any]:
+    """Put a location, and a search for all scalars that matter, into the JSON object that other programs read."""
     content, model = location.model_dump(mode="json"), identity.model_dump(mode="json")
-    weight_keys = ("parameter", "layer", "row", "column", "expert", "value", "share")
+    weight_keys = ("parameter", "layer", "row", "column", "expert", "value", "share", "impact")
     return {
         "schema": 1,
         "model": {
@@ -85,6 +88,7 @@ def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
         },
         **{key: content[key] for key in ("depth", "layers_seen", "outcome", "because")},
         "super_weights": [{key: weight[key] for key in weight_keys} for weight in content["super_weights"]],
+        **({} if search is None else _describe_search(search)),
         **{
             key: content[key]
             for key in ("weight_norm_prediction", "super_activations", "earlier_stages", "rotation", "candidates")
@@ -95,8 +99,39 @@ def describe(identity: ModelIdentity, location: Location) -> dict[str, Any]:
     }
 
 
-def print_location(identity: ModelIdentity, location: Location) -> None:
-    """Print a location for people."""
+def _describe_search(search: CriticalSearch) -> dict[str, Any]:
+    told = ("text", "own_text", "window", "windows", "minimum_ratio", "confidence", "ranked", "candidates")
+    return {
+        "critical_search": search.model_dump(mode="json", include={*told, "questions", "notes"}),
+        "critical_scalars": [
+            {
+                **scalar.address.model_dump(mode="json"),
+                "value": scalar.value,
+                **_describe_effect(scalar.effect),
+                "kind": scalar.kind,
+                "set": scalar.set,
+            }
+            for scalar in search.critical
+        ],
+        "critical_sets": [
+            {
+                "kind": held.kind,
+                "members": [member.model_dump(mode="json") for member in held.members],
+                **_describe_effect(held.effect),
+            }
+            for held in search.sets
+        ],
+    }
+
+
+def _describe_effect(effect: Effect | None) -> dict[str, float | None]:
+    if effect is None:
+        return dict.fromkeys(("perplexity_ratio", "low", "high"))
+    return {"perplexity_ratio": effect.ratio, "low": effect.low, "high": effect.high}
+
+
+def print_location(identity: ModelIdentity, location: Location, search: CriticalSearch | None = None) -> None:
+    """Print a location for people, and a search for all scalars that matter."""
     output = Output()
 
     def show(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -112,13 +147,22 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
         output.print_lines(f"only the first {seen} layers were read: what persists beyond them is not known")
     show(
         "super weights",
-        ("parameter", "row", "column", "value", "share"),
+        ("parameter", "row", "column", "value", "share", "impact"),
         [
-            (weight.parameter, str(weight.row), str(weight.column), f"{weight.value:.6g}", f"{weight.share:.4f}")
+            (
+                weight.parameter,
+                str(weight.row),
+                str(weight.column),
+                f"{weight.value:.6g}",
+                f"{weight.share:.4f}",
+                weight.impact,
+            )
             for weight in location.super_weights
         ],
     )
-    for remark in filter(None, (location.agreement, location.beginning)):
+    if search is not None:
+        print_search(output, search)
+    for remark in filter(None, (location.impacts, location.agreement, location.beginning)):
         output.print_lines(remark)
     if location.weight_norm_prediction is not None:
         output.print_lines(f"second opinion: {location.weight_norm_prediction.because}")
@@ -166,6 +210,49 @@ def print_location(identity: ModelIdentity, location: Location) -> None:
             if not candidate.accepted
         ],
     )
+
+
+def print_search(output: Output, search: CriticalSearch) -> None:
+    """Print which scalars matter, and the sets among them, counted from 1; addresses stay whole."""
+    output.print_lines(search.summary)
+    others = [one for one in get_args(Intervention) if any(one in scalar.others for scalar in search.critical)]
+    if search.critical:
+        head = ("scalar", "value", "zeroed", "interval", *others, "matters", "set", "rank", "located")
+        rows = [_write_scalar(scalar, others) for scalar in search.critical]
+        title = "scalars that matter: times the perplexity, by itself"
+        output.print_whole(make_table(head, rows, title=title, title_justify="left"))
+    if search.sets:
+        sets = [
+            (str(place), held.kind, *_write_effect(held.effect), ", ".join(map(str, held.members)))
+            for place, held in enumerate(search.sets, 1)
+        ]
+        head = ("set", "kind", "zeroed", "interval", "scalars")
+        title = "sets, zeroed as one; what masks is zeroed with the located set, over that set by itself"
+        output.print_whole(make_table(head, sets, title=title, title_justify="left"))
+    output.print_lines(*(f"note: {note}" for note in search.notes))
+
+
+def _write_scalar(scalar: CriticalScalar, others: Sequence[Intervention]) -> tuple[str, ...]:
+    return (
+        str(scalar.address),
+        f"{scalar.value:.6g}",
+        *_write_effect(scalar.effect),
+        *(_write_effect(scalar.others.get(one))[0] for one in others),
+        str(scalar.kind),
+        "-" if scalar.set is None else str(scalar.set + 1),
+        "-" if scalar.rank is None else str(scalar.rank),
+        "yes" if scalar.located else "-",
+    )
+
+
+def _write_effect(effect: Effect | None) -> tuple[str, str]:
+    """Write a ratio and its interval; without an effect, what was not measured is a hyphen."""
+    if effect is None:
+        return "-", "-"
+    ratio, low, high = (
+        "not finite" if figure is None else f"{figure:.4g}" for figure in (effect.ratio, effect.low, effect.high)
+    )
+    return ratio, "-" if effect.low is None and effect.high is None else f"{low} to {high}"
 
 
 def _describe_activation(loud: SuperActivation) -> tuple[str, ...]:

@@ -81,6 +81,10 @@ def print_models(output: Output, record: Record) -> None:
             f"  super weight {weight.address} = {weight.value:.4g}, share {weight.share:.3f}"
             for weight in location.super_weights
         ] or [f"  no super weight: {location.outcome}, {location.because}"]
+        if result.critical is not None:
+            lines.append(f"  {result.critical.summary}")
+            if (costliest := result.critical.costliest) is not None:
+                lines[-1] += f"; {costliest.address} costs most"
         lines += [f"  protocol {result.protocol}", *(f"  note: {note}" for note in result.notes)]
         for line in lines:
             output.print(line)

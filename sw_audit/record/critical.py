@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -12,6 +13,11 @@ from sw_audit.policy.policy import Intervention
 from sw_audit.record.address import Index, ScalarAddress
 
 CriticalKind = Literal["alone", "together", "masks"]
+_WAYS: dict[CriticalKind | None, str] = {
+    "alone": "alone",
+    "together": "only together",
+    "masks": "by masking the damage of the located set",
+}
 
 
 class Effect(Fact):
@@ -118,6 +124,25 @@ class CriticalSearch(Fact):
     def located(self) -> CriticalSet | None:
         """The located super weights, zeroed together; `None` if nothing was located."""
         return next((one for one in self.sets if one.kind == "located"), None)
+
+    @property
+    def costliest(self) -> CriticalScalar | None:
+        """The scalar that costs most alone; `None` if none matters alone."""
+        return next((scalar for scalar in self.critical if scalar.kind == "alone"), None)
+
+    @property
+    def summary(self) -> str:
+        """How many candidates matter, and on which text, in words."""
+        text = "text that the model wrote itself" if self.own_text else self.text
+        windows = f"{self.windows} window{'' if self.windows == 1 else 's'} of {self.window} tokens"
+        critical = self.critical
+        if not critical:
+            found = f"is known to multiply perplexity by {self.minimum_ratio:g} or more"
+            return f"on {text} ({windows}) none of {self.candidates} candidates {found}"
+        counts = Counter(scalar.kind for scalar in critical)
+        ways = ", ".join(f"{counts[kind]} {way}" for kind, way in _WAYS.items() if counts[kind])
+        verb = "matters" if len(critical) == 1 else "matter"
+        return f"on {text} ({windows}) {len(critical)} of {self.candidates} candidates {verb}: {ways}"
 
     def list_critical(self, addresses: Iterable[ScalarAddress] = ()) -> tuple[ScalarAddress, ...]:
         """Return where the scalars are that matter, and others that are given, each once."""

@@ -303,6 +303,16 @@ class Location(Fact):
         return bool(self.other_start) and set(self.addresses_of_other_start) != set(self.addresses)
 
     @property
+    def impacts(self) -> str | None:
+        """What depends on the super weights, in words; `None` where nobody tried, or none is located."""
+        counts = Counter(weight.impact for weight in self.super_weights)
+        if counts["unconfirmed"] == len(self.super_weights):
+            return None
+        if counts["inert"] == len(self.super_weights):
+            return "nothing depends on the super activation: every located super weight is inert"
+        return f"located super weights: {', '.join(f'{number} {impact}' for impact, number in counts.items())}"
+
+    @property
     def agreement(self) -> str | None:
         """What the prompts agree on, in words; `None` where there was one."""
         if not self.prompts:

@@ -3,10 +3,20 @@ from __future__ import annotations
 import json
 
 import pytest
+from support.critical import (
+    EMBEDDING,
+    GAIN,
+    LOCATED,
+    NORM,
+    make_rich_search,
+    make_scalar,
+    make_search,
+    make_searched_location,
+)
 from support.evidence import make_identity, make_location
 from support.program import Program
 
-from sw_audit.cli.locate import describe
+from sw_audit.cli.locate import describe, print_location
 from sw_audit.record.location import Outcome
 
 
@@ -22,7 +32,7 @@ def test_json_is_exactly_one_object_of_the_promised_form_and_holds_the_published
     assert len(found["model"]["digest"]) == 64
     assert found["outcome"] == "located"
     (weight,) = found["super_weights"]
-    assert list(weight) == ["parameter", "layer", "row", "column", "expert", "value", "share"]
+    assert list(weight) == ["parameter", "layer", "row", "column", "expert", "value", "share", "impact"]
     assert weight["parameter"] == f"model.layers.{weight['layer']}.mlp.down_proj.weight"
     assert (weight["layer"], weight["row"], weight["column"], weight["expert"]) == (1, 5, 7, None)
     activation = found["super_activations"][0]
@@ -79,3 +89,81 @@ def test_what_cannot_be_opened_is_one_line(program: Program, arguments: list[str
 
 def test_a_dtype_that_there_is_not_is_a_usage_error(program: Program) -> None:
     assert program.run("locate", "specimen", "--dtype=int3").code == 2
+
+
+def test_without_a_search_impact_is_unconfirmed_and_nothing_is_said_of_critical_scalars() -> None:
+    found = describe(make_identity(), make_location())
+    assert [weight["impact"] for weight in found["super_weights"]] == ["unconfirmed"]
+    assert not [key for key in found if key.startswith("critical")]
+
+
+def test_json_tells_the_search_the_scalars_that_matter_and_their_sets() -> None:
+    search = make_rich_search()
+    found = describe(make_identity(), make_searched_location("inert"), search)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert [weight["impact"] for weight in found["super_weights"]] == ["inert"]
+    assert found["critical_search"] == {
+        "text": "wikitext",
+        "own_text": False,
+        "window": 96,
+        "windows": 2,
+        "minimum_ratio": 1.1,
+        "confidence": 0.95,
+        "ranked": 134_515_008,
+        "candidates": 128,
+        "questions": 61,
+        "notes": ["the gradient does not reach the router of layer 2"],
+    }
+    first = found["critical_scalars"][0]
+    assert list(first) == ["parameter", "index", "value", "perplexity_ratio", "low", "high", "kind", "set"]
+    assert (first["parameter"], first["index"], first["kind"], first["set"]) == (NORM, [17], "alone", None)
+    assert (first["value"], first["perplexity_ratio"]) == (-1.2578125, 22.35)
+    assert first["low"] < 22.35 < first["high"]
+    assert [(one["kind"], one["set"]) for one in found["critical_scalars"]] == [
+        ("alone", None), ("alone", None), ("alone", 0), ("together", 1), ("together", 1), ("masks", 2),
+    ]  # fmt: skip
+    only_in_a_set = found["critical_scalars"][4]
+    assert [only_in_a_set[key] for key in ("perplexity_ratio", "low", "high")] == [None] * 3
+    located, together, _ = found["critical_sets"]
+    assert list(located) == ["kind", "members", "perplexity_ratio", "low", "high"]
+    assert (located["kind"], located["perplexity_ratio"]) == ("located", 22603.0)
+    assert together["members"] == [{"parameter": GAIN, "index": [7]}, {"parameter": EMBEDDING, "index": [11, 7]}]
+
+
+def test_people_read_each_scalar_that_matters_whole_with_its_set_and_what_is_not_finite(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    long = "model.layers.12.block_sparse_moe.experts.gate_up_projection_of_all_experts_of_the_layer.weight"
+    rich = make_rich_search()
+    search = rich.model_copy(update={"scalars": (make_scalar(long, 3, 1200, 77, ratio=None), *rich.scalars)})
+    print_location(make_identity(), make_searched_location(), search)
+    lines = capsys.readouterr().out.splitlines()
+    cells: dict[str, list[str]] = {}
+    for line in lines:
+        cells.setdefault(line.strip().split("  ")[0], line.split())
+    assert cells["parameter"][-1] == "impact"
+    assert cells[str(LOCATED.parameter)][-1] == "bearing"
+    assert cells["scalar"] == [
+        "scalar", "value", "zeroed", "interval", "negate", "matters", "set", "rank", "located",
+    ]  # fmt: skip
+    assert cells[f"{long}[3, 1200, 77]"][-8:] == ["not", "finite", "-", "-", "alone", "-", "-", "-"]
+    assert cells[f"{NORM}[17]"] == [
+        f"{NORM}[17]", "-1.25781", "22.35", "20.12", "to", "24.59", "9.06e+06", "alone", "-", "4", "-",
+    ]  # fmt: skip
+    assert cells[str(LOCATED)][-4:] == ["alone", "1", "5", "yes"]
+    assert f"{EMBEDDING}[3, 3]" not in cells
+    assert cells["2"][1:3] == ["together", "3.4"]
+    assert search.summary in lines
+    assert "note: the gradient does not reach the router of layer 2" in lines
+    assert "located super weights: 1 bearing" in lines
+
+
+def test_people_are_told_where_nothing_matters_and_nothing_depends_on_the_super_activation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_location(make_identity(), make_searched_location("inert"), make_search())
+    lines = capsys.readouterr().out.splitlines()
+    nothing = "none of 128 candidates is known to multiply perplexity by 1.1 or more"
+    assert f"on wikitext (2 windows of 96 tokens) {nothing}" in lines
+    assert "nothing depends on the super activation: every located super weight is inert" in lines
+    assert not any(line.startswith((" scalar ", " set ")) for line in lines)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import altair
 
 from sw_audit.policy.policy import Intervention
 from sw_audit.record.address import ScalarAddress
-from sw_audit.record.critical import CriticalKind, CriticalScalar, CriticalSearch, CriticalSet, Effect
+from sw_audit.record.critical import CriticalScalar, CriticalSearch, CriticalSet, Effect
 from sw_audit.record.descent import Descent
 from sw_audit.record.location import Impact, Location
 from sw_audit_reports import theme
@@ -29,7 +28,6 @@ from sw_audit_reports.text import (
     format_number,
     format_optional,
     format_ratio,
-    join_words,
 )
 from sw_audit_reports.theme import Layers, Rows, keep_seen, make_chart, read_rows
 
@@ -41,11 +39,6 @@ _INTERVENTIONS: dict[Intervention, str] = {
     "negate": "Flipped",
     "median": "At the median",
     "one": "At 1",
-}
-_WAYS: dict[CriticalKind, str] = {
-    "alone": "alone",
-    "together": "only together",
-    "masks": "by masking the damage of the located set",
 }
 _SETS = {
     "located": "the located super weights, all zeroed",
@@ -69,8 +62,8 @@ def show_critical(context: Context) -> Iterator[Element | None]:
 
 def _show_search(search: CriticalSearch, location: Location, id: str) -> Iterator[Element | None]:  # noqa: A002
     impacts = {weight.address.scalar: weight.impact for weight in location.super_weights}
-    yield make_paragraph(summarize_search(search))
-    yield make_paragraph(summarize_located(search, impacts))
+    yield make_paragraph(_summarize(search))
+    yield make_paragraph(location.impacts or "")
     yield from (make_paragraph(note) for note in search.notes)
     shown = [scalar for scalar in search.scalars if scalar.kind is not None or scalar.address in impacts]
     rest, idle = shown[_OPEN_AT_MOST:], [scalar for scalar in search.scalars if scalar not in shown]
@@ -86,41 +79,17 @@ def _show_search(search: CriticalSearch, location: Location, id: str) -> Iterato
     yield _show_effects(search, id)
 
 
-def summarize_search(search: CriticalSearch) -> Words:
+def _summarize(search: CriticalSearch) -> Words:
     """Say on which text how many scalars matter, and which one costs most by itself."""
-    critical, tried = search.critical, count(search.candidates, "candidate")
-    named = "text that the model wrote itself" if search.own_text else search.text
-    where = f"On {named} ({count(search.windows, 'window')} of {format_number(search.window)} tokens)"
-    if not critical:
-        limit = format_exact(search.minimum_ratio)
-        return [f"{where} none of {tried} is known to matter: to multiply perplexity by {limit} or more."]
-    counts = Counter(scalar.kind for scalar in critical)
-    ways = join_words([f"{format_number(counts[kind])} {way}" for kind, way in _WAYS.items() if counts[kind]])
-    verb = "matters" if len(critical) == 1 else "matter"
-    said = f"{where} {format_number(len(critical))} of {tried} {verb}: {ways}."
-    alone = [(scalar, scalar.effect) for scalar in critical if scalar.kind == "alone" and scalar.effect]
-    if not alone:
+    said, costliest = f"{search.summary[0].upper()}{search.summary[1:]}.", search.costliest
+    if costliest is None or costliest.effect is None:
         return [said]
-    costliest, effect = alone[0]
+    effect = costliest.effect
+    does = "leaves no finite perplexity"
+    if effect.ratio is not None:
+        does = f"multiplies perplexity by {format_ratio(effect.ratio)} {_write_interval(effect)}".rstrip()
     ending = "." if costliest.located else ", and is none of the located super weights."
-    return [f"{said} Zeroing ", code(costliest.address), f" costs most: it {_describe(effect)}{ending}"]
-
-
-def summarize_located(search: CriticalSearch, impacts: Mapping[ScalarAddress, Impact]) -> Words:
-    """Say which of the located super weights are bearing, or that nothing depends on them."""
-    counts = Counter(impacts.values())
-    inert = [cell for address, impact in impacts.items() if impact == "inert" for cell in (", ", code(address))]
-    if impacts and len(impacts) == counts["inert"]:
-        effect = "" if search.located is None else f"; zeroing all of them {_describe(search.located.effect)}"
-        return ["Nothing depends on the super activation: what makes it is inert", *inert, f"{effect}."]
-    said = join_words([f"{number} {impact}" for impact, number in counts.items()])
-    return [f"Located super weights: {said}", *inert, "."] if impacts else []
-
-
-def _describe(effect: Effect) -> str:
-    if effect.ratio is None:
-        return "leaves no finite perplexity"
-    return f"multiplies perplexity by {format_ratio(effect.ratio)} {_write_interval(effect)}".rstrip()
+    return [f"{said} Zeroing ", code(costliest.address), f" costs most: it {does}{ending}"]
 
 
 def _write_ratio(effect: Effect | None) -> str:
