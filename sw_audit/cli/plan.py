@@ -21,12 +21,12 @@ from sw_audit.checks.waivers import examine_waivers
 from sw_audit.cli.printing import write_bytes
 from sw_audit.corpus.text import BUILT_IN, MANY_WINDOWS, read_corpus
 from sw_audit.corpus.windows import MORE, SHORT
+from sw_audit.measure.looks import plan_looks
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import CorpusPolicy, Policy
 from sw_audit.policy.scheme import ActivationSetup
 from sw_audit.record.address import WeightAddress
 from sw_audit.runner.assignments import read_policy_file
-from sw_audit.runner.steps import plan_looks
 from sw_audit.runner.text import settle_corpus
 from sw_audit.specimen.shipped import find_shipped
 

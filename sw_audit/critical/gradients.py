@@ -155,9 +155,7 @@ class _Highest:
 
 
 class _Backward:
-    def __init__(
-        self, checkpoint: Checkpoint, pieces: Windows, products: int, progress: Progress
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, pieces: Windows, products: int, progress: Progress) -> None:
         self.checkpoint, self.progress = checkpoint, progress
         self.batches = [
             batch
@@ -198,9 +196,7 @@ class _Backward:
                 for down in layer.down_projections
                 if self.products.count and down.fused is None
             ]
-            leaving = [
-                take_states(call(layer.module, batch)) for call, batch in zip(calls, states, strict=True)
-            ]
+            leaving = [take_states(call(layer.module, batch)) for call, batch in zip(calls, states, strict=True)]
         norms = torch.cat([batch.flatten(0, 1).float().norm(dim=-1) for batch in states])
         for inputs in seen:
             self._add_products(inputs, norms)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from sw_audit.corpus.choices import ChoiceItem
 from sw_audit.corpus.windows import Windows
@@ -203,6 +204,23 @@ class WindowReader:
         if self._stop_words is None:
             return None
         return StopWordMass(mass=_finite(self._mass[arm]), tokens=tuple(self._tokens.tolist()))
+
+
+class LossReader:
+    """Nats of each window, per arm, and nothing else."""
+
+    def __init__(self, arms: int, windows: int) -> None:
+        self._nats = torch.zeros(arms, windows, dtype=torch.float64)
+
+    def read(self, batch: WindowBatch, arm: int, places: Tensor, logits: Tensor) -> None:
+        """Add one piece of a batch in one arm; logits are [places, vocabulary]."""
+        targets = batch.token_ids.flatten()[places + 1].to(logits.device)
+        nats = cross_entropy(logits.float(), targets, reduction="none").cpu().double()
+        self._nats[arm].index_add_(0, batch.first + places // batch.token_ids.shape[1], nats)
+
+    def nats(self, arm: int) -> PerWindow:
+        """Return the sum over each window's scored tokens in one arm; `None` where it is not finite."""
+        return _finite(self._nats[arm])
 
 
 @dataclass(frozen=True)

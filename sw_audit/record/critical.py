@@ -11,6 +11,7 @@ from pydantic import Field
 from sw_audit.fact import Fact
 from sw_audit.policy.policy import Intervention
 from sw_audit.record.address import Index, ScalarAddress
+from sw_audit.record.location import Impact
 
 CriticalKind = Literal["alone", "together", "masks"]
 _WAYS: dict[CriticalKind | None, str] = {
@@ -95,9 +96,10 @@ class CriticalSearch(Fact):
         ranked: How many scalars the gradient ranked.
         candidates: How many were tried, alone or in groups.
         questions: How many different interventions were measured.
-        tokens: Tokens that were run for it, times decoder layers, over the number of layers.
+        tokens: Tokens that were run for them, over all interventions.
         scalars: Those that were tried alone or are in a set that matters; largest effect first.
-        sets: The sets that matter; the located set first, if there is one.
+        sets: Sets that were zeroed together; the located set first, if there is one, then those that matter.
+        impacts: Of each located super weight, by its address as text, whether anything depends on it.
         notes: What a reader should know, such as parameters that no gradient reaches.
     """
 
@@ -110,9 +112,10 @@ class CriticalSearch(Fact):
     ranked: Index
     candidates: Index
     questions: Index = 0
-    tokens: float = 0.0
+    tokens: Index = 0
     scalars: tuple[CriticalScalar, ...] = ()
     sets: tuple[CriticalSet, ...] = ()
+    impacts: dict[str, Impact] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

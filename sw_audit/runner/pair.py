@@ -38,6 +38,7 @@ from sw_audit.measure.generation import (
     generate_continuations,
     pair_continuations,
 )
+from sw_audit.measure.looks import plan_looks
 from sw_audit.measure.parent_passes import ParentPasses
 from sw_audit.measure.retention import (
     compare_with_baseline,
@@ -58,7 +59,7 @@ from sw_audit.record.measurement import Look
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.single import ModelAudit, locate_or_explain
-from sw_audit.runner.steps import list_waiting, plan_looks
+from sw_audit.runner.steps import list_waiting
 from sw_audit.runner.weights import examine_files, open_examined
 from sw_audit.stopping import StoppedError
 

@@ -34,6 +34,7 @@ from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import Calibrations, measure_arms
 from sw_audit.measure.calibration import calibrate_on_prompt
 from sw_audit.measure.generation import continue_prompts
+from sw_audit.measure.looks import plan_looks
 from sw_audit.measure.mechanism import follow_super_activations
 from sw_audit.measure.retention import compare_with_baseline
 from sw_audit.measure.start import try_starts
@@ -46,7 +47,7 @@ from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache
-from sw_audit.runner.steps import list_open_arms, list_waiting, plan_looks, waits_for_items
+from sw_audit.runner.steps import list_open_arms, list_waiting, waits_for_items
 from sw_audit.runner.weights import examine_files, open_examined
 from sw_audit.stopping import StoppedError
 from sw_audit.testing.counterexamples import search_prompts

@@ -28,7 +28,7 @@ from sw_audit.checks.statistics import (
 )
 from sw_audit.policy.policy import Policy
 from sw_audit.record.verdict import Side, Status
-from sw_audit.runner.steps import plan_looks
+from sw_audit.measure.looks import plan_looks
 
 DATA = Path(__file__).parent / "data"
 WINDOWS, ITEMS = 128, 200
