@@ -155,7 +155,9 @@ class Numerals:
         return " ".join(str(number) for number in token_ids if number not in left_out)
 
 
-def build_random_model(family: str, layers: int = 6, seed: int = 0, gain: float = 0.8) -> Any:
+def build_random_model(
+    family: str, layers: int = 6, seed: int = 0, gain: float = 0.8, *, tied: bool | None = None
+) -> Any:
     """Build a random model of a family whose blocks each add about as much to the residual stream as is there.
 
     The library's own initialization leaves every block almost silent, which would make any spike easy to see.
@@ -165,11 +167,14 @@ def build_random_model(family: str, layers: int = 6, seed: int = 0, gain: float 
         layers: Number of decoder layers.
         seed: Decides the weights.
         gain: Standard deviation of every matrix, times the square root of the hidden size.
+        tied: Whether embedding and head are one; `None` leaves that to the family.
 
     Raises:
         KeyError: If there is no such family here.
     """
     settings = {**(DENSE | EXPERTS | VISION)[family]}
+    if tied is not None:
+        settings["tie_word_embeddings"] = tied
     if family in VISION:
         settings["text_config"] = {**settings["text_config"], "num_hidden_layers": layers}
     elif family in _NAMES_OF_DEPTH:
