@@ -20,21 +20,21 @@ from sw_audit.arms.apply import LayerContext, register
 from sw_audit.arms.scalars import answer_changed
 from sw_audit.checkpoint.effective import FLOATING_DTYPES, Probed, answered_by
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, is_conv1d
+from sw_audit.checkpoint.parameters import require_inside
 from sw_audit.errors import CheckpointError
 from sw_audit.record.address import ScalarAddress
 from sw_audit.record.arm import Act, Arm, SetScalars
 
 
 def _names_parameter_of(action: SetScalars, layer: DecoderLayer) -> bool:
-    return any(scalar.parameter.startswith(f"{layer.name}.") for scalar in action.scalars)
+    prefix = f"{layer.name}."
+    return any(scalar.parameter.startswith(prefix) for scalar in action.scalars)
 
 
 def _restrict(action: SetScalars, layer: DecoderLayer) -> SetScalars:
-    return _make_act(
-        (scalar, value)
-        for scalar, value in zip(action.scalars, action.values, strict=True)
-        if scalar.parameter.startswith(f"{layer.name}.")
-    )
+    prefix = f"{layer.name}."
+    pairs = zip(action.scalars, action.values, strict=True)
+    return _make_act(pair for pair in pairs if pair[0].parameter.startswith(prefix))
 
 
 def _make_act(values: Iterable[tuple[ScalarAddress, float]]) -> SetScalars:
@@ -134,7 +134,7 @@ class _Places:
                 continue
             # Of tied parameters that are no layer's the first name, so that arms which do the same are alike.
             named = [
-                (scalar.model_copy(update={"parameter": name}), value)
+                (scalar if name == scalar.parameter else scalar.model_copy(update={"parameter": name}), value)
                 for scalar, value in zip(act.scalars, act.values, strict=True)
                 for name in self._list_names(scalar)
             ]
@@ -173,7 +173,7 @@ def _find_matrix(scalar: ScalarAddress, layer: DecoderLayer) -> Matrix | None:
     expert = scalar.index[0] if len(scalar.index) == 3 else None
     matrix = layer.find_matrix(scalar.parameter, expert)
     if matrix is not None:
-        _check_index(scalar, matrix.shape if expert is None else (matrix.tensor.shape[0], *matrix.shape))
+        require_inside(scalar, matrix.shape if expert is None else (matrix.tensor.shape[0], *matrix.shape))
     return matrix
 
 
@@ -195,7 +195,7 @@ def _find_below(scalar: ScalarAddress, root: nn.Module, prefix: str = "") -> Ten
     # A matrix that several layers share is listed in the first.
     tensor = tensor.T if is_conv1d(module) and tensor.ndim == 2 else tensor
     tensor = tensor if tensor.ndim else tensor.view(1)
-    _check_index(scalar, tensor.shape)
+    require_inside(scalar, tensor.shape)
     return _view(scalar, tensor, scalar.index)
 
 
@@ -206,13 +206,6 @@ def _view(scalar: ScalarAddress, tensor: Tensor, index: tuple[int, ...]) -> Tens
         found = f"the parameter is packed: its values are {str(tensor.dtype).removeprefix('torch.')}"
         raise CheckpointError(f"scalar {scalar}", found, "give the checkpoint from before it was quantized")
     return tensor[index]
-
-
-def _check_index(scalar: ScalarAddress, shape: Sequence[int]) -> None:
-    if len(scalar.index) != len(shape) or any(map(int.__ge__, scalar.index, shape)):
-        found = f"the parameter is {' x '.join(map(str, shape))}"
-        remedy = "count from 0, and in decoder matrices give row (output channel) before column (input channel)"
-        raise CheckpointError(f"scalar {scalar}", found, remedy)
 
 
 def _refuse_absent(scalar: ScalarAddress) -> CheckpointError:

@@ -71,13 +71,7 @@ class ModelParameter:
         Raises:
             CheckpointError: If the index lies outside.
         """
-        if len(index) != len(self.shape) or any(
-            place >= length for place, length in zip(index, self.shape, strict=True)
-        ):
-            asked = str(ScalarAddress(parameter=self.name, index=tuple(index)))
-            shape = " x ".join(map(str, self.shape))
-            remedy = "give as many numbers, counted from 0; of a matrix the output channel first"
-            raise CheckpointError(asked, f"the parameter is {shape}", remedy)
+        require_inside(ScalarAddress(parameter=self.name, index=tuple(index)), self.shape)
         if self.matrix is not None:
             rows, columns = (torch.tensor([place], device=self.matrix.device) for place in index)
             return float(self.matrix.read_scalars(rows, columns)[0])
@@ -89,6 +83,14 @@ class ModelParameter:
         return tuple(
             place for place, length in zip(index[-len(lengths) :], lengths, strict=True) if length == hidden
         )
+
+
+def require_inside(address: ScalarAddress, shape: Sequence[int]) -> None:
+    """Raise CheckpointError for a scalar that lies outside of its parameter, whose shape is as addressed."""
+    if len(address.index) != len(shape) or any(map(int.__ge__, address.index, shape)):
+        found = f"the parameter is {' x '.join(map(str, shape))}"
+        remedy = "give as many numbers, counted from 0; of a decoder matrix the output channel first"
+        raise CheckpointError(f"scalar {address}", found, remedy)
 
 
 def list_parameters(checkpoint: Checkpoint) -> tuple[ModelParameter, ...]:

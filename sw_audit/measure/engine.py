@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -81,11 +81,12 @@ class Observer(Protocol):
 
 @dataclass
 class ArmRun:
-    """What the engine itself records of one arm: time spent, and peaks.
+    """What the engine itself records of one arm: time spent, tokens run, and peaks.
 
     A peak is the largest magnitude in a decoder layer's output over the watched batches, `None` where an output is
     not finite. What enters and leaves the down-projections, and what each layer was calibrated on, is recorded of
-    the model as it is only.
+    the model as it is only. A token counts once for each layer that was run for this arm, not for another that did
+    the same.
     """
 
     peaks: list[float | None] = field(default_factory=list)
@@ -93,6 +94,7 @@ class ArmRun:
     down_outputs: list[float | None] = field(default_factory=list)
     calibrations: list[Calibration | None] = field(default_factory=list)
     seconds: float = 0.0
+    layer_tokens: int = 0
 
 
 @torch.no_grad()
@@ -269,6 +271,7 @@ class _AllArms:
                 elif span is not None and self.watched(batch):
                     stack.enter_context(span.watching())
                 leaving.append(take_states(call(module, states)))
+            self.runs[number].layer_tokens += states.shape[:-1].numel()
         return leaving
 
     def _ends_like(self, arm: int, other: int) -> bool:
@@ -287,14 +290,16 @@ class _AlikeArms:
     """The arms that have passed one layer, to find one that did there what another is to do."""
 
     runs_all_of: Callable[[int, int], bool]
-    passed: list[tuple[int, list[Tensor], tuple[Act, ...]]] = field(default_factory=list)
+    # Per list of states that entered, by its identity: the arms, and what each did.
+    passed: defaultdict[int, list[tuple[int, tuple[Act, ...]]]] = field(default_factory=lambda: defaultdict(list))
 
     def find(self, arm: int, entering: list[Tensor], acts: tuple[Act, ...]) -> int | None:
         """Return an arm that the same entered, that did the same and ran the same batches; else note this one."""
-        for other, states, done in self.passed:
-            if states is entering and done == acts and self.runs_all_of(other, arm):
+        alike = self.passed[id(entering)]
+        for other, done in alike:
+            if done == acts and self.runs_all_of(other, arm):
                 return other
-        self.passed.append((arm, entering, acts))
+        alike.append((arm, acts))
         return None
 
 

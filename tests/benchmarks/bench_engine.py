@@ -19,13 +19,14 @@ from sw_audit.corpus.windows import Windows
 from sw_audit.measure.arms import measure_arms
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
-from sw_audit.record.address import AddressGroup
-from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize, Scale
+from sw_audit.record.address import AddressGroup, ScalarAddress
+from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize, Scale, SetScalars
 
 ARMS = 12
 ROUNDING = "rounding"
-CASES = {(4, 64): (0, 2, 11, 28, ROUNDING), (16, 64): (0, 28), (4, 256): (0, 28)}
-"""By how many windows and tokens in each: the layers in which arms scale a scalar, or that they round."""
+NORM = "last norm"
+CASES = {(1, 64): (0, 28, NORM), (4, 64): (0, 2, 11, 28, NORM, ROUNDING), (16, 64): (0, 28), (4, 256): (0, 28)}
+"""By how many windows and tokens in each: where arms change a scalar, or that they round."""
 STOP_WORDS = torch.arange(100, 250)
 RECIPES = ("int4/row", "int4/512x512", "nf4/group64")
 FETCHED = Path(__file__).parents[2] / ".cache" / "real" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -58,6 +59,16 @@ def scale_in(checkpoint: Checkpoint, layer: int) -> list[Arm]:
     ]
 
 
+def set_in_last_norm(checkpoint: Checkpoint) -> list[Arm]:
+    outside = [name for name, _ in checkpoint.model.get_decoder().named_parameters() if "layers" not in name]
+    name = f"{checkpoint.model.base_model_prefix}.{outside[-1]}"
+    acts = [
+        SetScalars(scalars=(ScalarAddress(parameter=name, index=(number,)),), values=(0.0,))
+        for number in range(ARMS)
+    ]
+    return [Arm(purpose=Custom(label=f"set {number}"), acts=(act,)) for number, act in enumerate(acts)]
+
+
 def round_all(checkpoint: Checkpoint) -> list[Arm]:
     """Every recipe plainly and with one scalar held out, as an audit has it."""
     down = checkpoint.layers[2].down_projection
@@ -80,18 +91,19 @@ def draw_windows(count: int, length: int, vocabulary: int) -> Windows:
 
 def test_arm_tokens_a_second_over_tokens_a_second_of_plain_passes() -> None:
     name, checkpoint = open_model()
-    print(f"\n{name}, {torch.get_num_threads()} threads; {ARMS} arms that scale a scalar, and the baseline")
+    print(f"\n{name}, {torch.get_num_threads()} threads; {ARMS} arms that change a scalar, and the baseline")
     print("| windows | arms in | plain tokens/s | arm-tokens/s | ratio | of processor time | target |")
     print("|---|---|---|---|---|---|---|")
     for (count, length), places in CASES.items():
         windows = draw_windows(count, length, checkpoint.vocabulary)
         run_plainly(checkpoint, windows)
         for place in places:
-            arms = round_all(checkpoint) if place == ROUNDING else scale_in(checkpoint, int(place))
+            made = {ROUNDING: round_all, NORM: set_in_last_norm}
+            arms = made[place](checkpoint) if isinstance(place, str) else scale_in(checkpoint, place)
             clock, processor = compare(checkpoint, [BASELINE, *arms], windows)
             plain, ours = (windows.token_ids.numel() / seconds for seconds in clock)
             ratio, target = ours / plain, "" if place == ROUNDING else "0.95"
-            where = place if place == ROUNDING else f"layer {place}"
+            where = place if isinstance(place, str) else f"layer {place}"
             figures = f"{plain:.0f} | {ours:.0f} | {ratio:.2f} | {processor[0] / processor[1]:.2f}"
             print(f"| {count} x {length} | {where} | {figures} | {target} |", flush=True)
 
