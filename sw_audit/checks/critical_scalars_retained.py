@@ -50,7 +50,10 @@ def critical_scalars_retained(context: CheckContext) -> Verdict:
     """
     descent, searched = context.descent, context.descent.critical
     if searched is None:
-        return context.skip("Nobody searched the parent for the scalars that matter.")
+        because = (
+            "The parent was not searched for the scalars that matter; a run that opens both models does that."
+        )
+        return context.skip(because)
     limit = context.limits(CriticalScalarsRetainedLimits).maximum_error
     if not descent.critical_scalars:
         told = f"none of {searched.candidates:,} scalars that were tried, of {searched.ranked:,} ranked"

@@ -109,6 +109,8 @@ def _tell_recovery(search: Search, deciding: Pair) -> str:
         told.append(f"with {search.advised.subject} put back {search.advised.share}")
     if search.spread and search.whole is not None:
         told.append(f"with {search.whole.subject} put back {search.whole.share}")
+    if search.advised is None and (scalars := search.healing_scalars) is not None:
+        told.append(f"with {scalars.subject} put back {scalars.told}")
     where = "" if search.pair.label == deciding.label or not told else f" (on {search.pair.label})"
     return "".join(f"; {words}" for words in told) + where
 
@@ -127,6 +129,11 @@ def _advise_loss(search: Search, key: str) -> str:
         return (
             f"L{write_ignore(_leave_out(advised))[1:]}{together}: {advised.told}{also}; or, if it was trained, "
             "put the parent's values back there."
+        )
+    if (scalars := search.healing_scalars) is not None:
+        return (
+            f"Put {scalars.subject} back, those that the gate on them names: {scalars.told}; or, if this loss is "
+            f"acceptable, raise `{key}`."
         )
     if not search.recoveries:
         return f"{more[0].upper()}{more[1:]}"

@@ -139,6 +139,12 @@ class Search:
         return self._by_arm.get(RestoredScalars(scalar=scalar))
 
     @property
+    def healing_scalars(self) -> Recovery | None:
+        """What all critical scalars recover that were not kept, if that heals."""
+        scalars = self.find_scalars()
+        return scalars if scalars is not None and scalars.heals else None
+
+    @property
     def whole(self) -> Recovery | None:
         """What all that decoder layers hold recovers; `None` where no more than single parts were looked for."""
         return next((one for one in self.recoveries if isinstance(one.arm, RestoredLayers)), None)

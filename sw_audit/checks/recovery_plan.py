@@ -47,13 +47,13 @@ class RecoveryPlan(Fact):
 def plan_recovery(result: ModelResult, policy: Policy) -> RecoveryPlan | None:
     """Return what to put back next into a judged model; `None` where nothing more is asked for.
 
-    A search begins where perplexity is not within its margin, the loss on the first text is certain, and
-    putting the super weights back is not certain to recover 80 % of it. Single parts come first. Then, step by
-    step, each of the two best others is put back together with the set that recovers most so far
-    (`trace_path`), until that is certain to recover 80 %, nothing is added, or there are as many parts as the
-    policy allows. Sets of more than a third of all modules are not tried: to leave out as many would be no
-    exception. Where a whole kind of modules or layer will do, the single modules of it that recover something
-    are tried in its place.
+    A search begins where perplexity is not within its margin, the loss on the first text is certain, and putting
+    back the super weights, or all critical scalars that were not kept, is not certain to recover 80 % of it.
+    Single parts come first. Then, step by step, each of the two best others is put back together with the set that
+    recovers most so far (`trace_path`), until that is certain to recover 80 %, nothing is added, or there are as
+    many parts as the policy allows. Sets of more than a third of all modules are not tried: to leave out as many
+    would be no exception. Where a whole kind of modules or layer will do, the single modules of it that recover
+    something are tried in its place.
 
     Args:
         result: The model, its verdicts included.
@@ -84,7 +84,7 @@ def plan_recovery(result: ModelResult, policy: Policy) -> RecoveryPlan | None:
     if descent.recovery is None:
         harm = first.pair.compare(context)
         certain = is_certain(harm) and harm.status is not EstimateStatus.TOO_FEW
-        return plan if certain and first.healing is None else None
+        return plan if certain and first.healing is None and first.healing_scalars is None else None
     sets = tuple(_list_next(first, policy.descent.parts))
     return plan.model_copy(update={"sets": sets}) if sets else None
 

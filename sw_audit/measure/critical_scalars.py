@@ -99,8 +99,7 @@ def _find_names(
     tied = theirs.get(address.parameter)
     seen = set[int]()
     for name in (address.parameter, *(tied.names if tied else ())):
-        renamed = name if parent is None else _rename(name, parent, descendant)
-        here = renamed if renamed in ours else name
+        here = name if parent is None else _rename(name, parent, descendant)
         if id(ours.get(here)) not in seen:
             yield ScalarAddress(parameter=name, index=address.index), here
         seen.add(id(ours.get(here)))

@@ -77,6 +77,9 @@ def open_arm_cache(
             "tasks": _digest_tree(policy.descent.lm_eval_path) if parent else None,
             "baseline": None if baseline is None else digest_fact(baseline),
         }
+        # A search goes on until its intervals are on one side of the limit.
+        if Need.CRITICAL in list_needs(checks):
+            result["search"] = {"confidence": policy.confidence, "minimum_windows": policy.minimum_windows}
     except (AuditError, OSError):
         return NO_CACHE  # measuring will say what is wrong
     judging = policy.model_dump(mode="json", by_alias=True, exclude={"models", "waivers"})
@@ -88,11 +91,11 @@ def _describe_parent(result: Mapping[str, Any]) -> Question:
     """Say what that rests on that is found out about a parent alone: it serves every descendant of it."""
     if result["parent"] is None:
         return {}
-    own = ("parent", "program", "packages", "machine", "texts", "tasks")
+    own = ("parent", "program", "packages", "machine", "texts", "tasks", "search")
     policy = {key: result["policy"][key] for key in ("corpus", "critical", "descent", "effort", "seed")}
     needs = list_needs(result["checks"])
     asked = [need.name for need in (Need.CRITICAL, Need.GENERATION, Need.TASKS) if need in needs]
-    return {**{key: result[key] for key in own}, "policy": policy, "needs": asked}
+    return {**{key: result.get(key) for key in own}, "policy": policy, "needs": asked}
 
 
 def describe_content(model: ModelPolicy, progress: Progress = ignore_progress) -> list[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -17,6 +17,7 @@ from sw_audit.checks.registry import Need, list_needs
 from sw_audit.corpus.protocol import list_cautions
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
+from sw_audit.critical.search import confirm_location, find_critical_scalars
 from sw_audit.locate.controls import count_weights
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
@@ -80,6 +81,7 @@ class Parents:
 
     def __init__(self) -> None:
         self.passes = ParentPasses()
+        self._asked: dict[Hashable, ParentResult] = {}
         self._last: tuple[ModelPolicy, Checkpoint, bool] | None = None
 
     def open(self, model: ModelPolicy) -> tuple[Checkpoint, bool]:
@@ -89,12 +91,20 @@ class Parents:
             CheckpointError: If it cannot be opened as it should be.
         """
         if self._last is None or self._last[0] != model:
-            self._last, self.passes = None, ParentPasses()
+            self._last, self.passes, self._asked = None, ParentPasses(), {}
             try:
                 self._last = model, open_streaming(model), False
             except CannotStreamError:
                 self._last = model, open_checkpoint(model), True
         return self._last[1:]
+
+    def ask(self, model: ModelPolicy, audit: ModelAudit, *, by_layers: bool) -> ParentResult:
+        """Return what `measure_parent` finds; of the parent that is open what it found before."""
+        question = (audit.policy.corpus, frozenset(list_needs(audit.checks)), by_layers)
+        self.open(model)
+        if question not in self._asked:
+            self._asked[question] = measure_parent(model, audit, self, by_layers=by_layers)
+        return self._asked[question]
 
 
 class Pair:
@@ -167,7 +177,7 @@ class ParentResult:
         prompts: Prompts; none where nothing is generated.
         continuations: What it goes on with after each.
         answers: What it answers to each task; none where no tasks are asked for.
-        critical: The search for its critical scalars; `None` where nobody asks for it.
+        critical: The search for its critical scalars; `None` where there was none.
     """
 
     identity: ModelIdentity
@@ -242,7 +252,8 @@ def measure_parent(
 ) -> ParentResult:
     """Open a parent, ask it what a whole model is needed for, and let it go if it can be read by layers.
 
-    With `by_layers` each of its layers is in memory only while it runs, for another model is there already.
+    With `by_layers` each of its layers is in memory only while it runs, for another model is there already; then
+    it is not searched for critical scalars.
 
     Raises:
         InputError: If it, or the text, cannot be used.
@@ -254,8 +265,22 @@ def measure_parent(
     parent = (parent if whole or by_layers else open_checkpoint(model)).starting(policy.bos_rule(model))
     progress("locating in the parent", 0, 1)
     location = predict_from_weights(parent.layers, locate_super_weights(parent))
+    critical = None
+    if Need.CRITICAL in needs and (whole or not by_layers):
+        critical = find_critical_scalars(
+            parent,
+            policy.corpus,
+            location,
+            policy.critical,
+            confidence=policy.confidence,
+            minimum_windows=policy.minimum_windows,
+            whole=policy.effort == "thorough",
+            seed=policy.seed,
+            progress=progress,
+        )
+        location = confirm_location(location, critical)
     answers = answer_tasks(parent, policy.descent) if Need.TASKS in needs else ()
-    result = ParentResult(parent.identity, location, answers=answers)
+    result = ParentResult(parent.identity, location, answers=answers, critical=critical)
     if Need.GENERATION not in needs:
         return result
     limit = parent.maximum_positions
@@ -271,7 +296,7 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     report = examine_files(model, audit.progress)
     if isinstance(report, ModelFailure):
         return report
-    ask_parent = partial(measure_parent, pair.origin, audit, pair.parents, by_layers=pair.is_open)
+    ask_parent = partial(pair.parents.ask, pair.origin, audit, by_layers=pair.is_open)
     origin = audit.kept.recall("parent", audit.kept.parent, ParentResult, ask_parent)
     audit.progress("opening", 0, 1)
     opened = open_examined(model, report, lambda: pair.checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.critical import EMBEDDING, LOCATED, NORM, make_scalar, make_search
+from support.critical import GAIN as GAIN_OF_LAYER
 from support.descent import judge_descent, make_descent_evidence, make_text
 from support.evidence import SUPER_WEIGHT
 
@@ -88,7 +89,7 @@ def test_what_cannot_be_read_is_inconclusive_and_what_is_not_finite_fails() -> N
 def test_where_nobody_searched_it_is_skipped_and_where_nothing_matters_it_passes_with_words() -> None:
     skipped = judge(critical=None)
     assert skipped.status is Status.SKIPPED
-    assert "Nobody searched" in skipped.because
+    assert "was not searched" in skipped.because
     empty = judge(critical=make_search())
     assert empty.status is Status.PASS
     assert "none of 128 scalars that were tried" in empty.because
@@ -119,6 +120,8 @@ def test_the_share_that_putting_one_back_recovers_is_told_of_each() -> None:
 
 
 def test_the_remedy_names_what_to_freeze_and_which_matrix_to_leave_out_of_quantization() -> None:
+    inside = make_search(make_scalar(GAIN_OF_LAYER, 5, layer=3))
+    assert judge(kept(address=inside.scalars[0].address, factor=0.5), critical=inside).paste == ()
     gain = judge(kept(factor=0.5))
     assert "Put the parent's values back (model.norm.weight[17] = 2.0)" in (gain.remedy or "")
     assert "freeze model.norm.weight while training, and leave it out of merging and pruning" in (

@@ -8,7 +8,7 @@ from support.evidence import PARAMETER, make_protocol
 
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.perplexity_ratio import PerplexityRatioLimits
-from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, RestoredModule
+from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_SCALARS, RESTORED_WEIGHTS, RestoredModule
 from sw_audit.record.identity import CorpusIdentity
 from sw_audit.record.verdict import Finding, Status, Verdict
 
@@ -46,6 +46,23 @@ def test_a_descendant_within_the_margin_passes_with_its_paired_interval() -> Non
 )
 def test_the_unfavourable_end_of_the_interval_decides(ratio: float, status: Status) -> None:
     assert judge_descent(CHECK, make_descent_evidence(make_text({DESCENDANT.name: ratio}))).status is status
+
+
+def test_where_critical_scalars_recover_the_loss_they_are_what_to_put_back() -> None:
+    def judge(weights: float, scalars: float) -> Verdict:
+        ratios = {**HARMED, RESTORED_WEIGHTS.name: weights, RESTORED_SCALARS.name: scalars}
+        return judge_descent(CHECK, make_descent_evidence(make_text(ratios)))
+
+    # (ln 8 - ln 1.1) / ln 8 is 95.4 %.
+    healed = judge(7.0, 1.1)
+    assert (healed.remedy or "").startswith(
+        "Put the parent's critical scalars back, those that the gate on them names"
+    )
+    assert "with the parent's critical scalars put back 95.4 % [" in healed.because
+    assert healed.paste == ()
+    assert "critical" not in (judge(7.0, 4.0).remedy or "")
+    # Where the super weights will do, their matrix is what to leave out.
+    assert (judge(1.1, 1.1).remedy or "").startswith(f"Leave {MODULE} out")
 
 
 def test_without_enough_windows_there_is_no_verdict() -> None:

@@ -9,7 +9,7 @@ from support.descent import make_descent_evidence, make_descent_policy, make_tex
 
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.recovery_plan import RecoveryPlan, plan_recovery
-from sw_audit.record.arm import DESCENDANT, RESTORED_WEIGHTS, RestoredKind, RestoredSet
+from sw_audit.record.arm import DESCENDANT, RESTORED_SCALARS, RESTORED_WEIGHTS, RestoredKind, RestoredSet
 
 KINDS = {name: RestoredKind(path=f"mlp.{name}_proj") for name in ("up", "gate", "down")}
 UP, GATE, DOWN = KINDS.values()
@@ -21,12 +21,17 @@ def plan(
     *,
     lost: float | None = 8.0,
     weights: float = 6.0,
+    scalars: float = 6.0,
     windows: int = 32,
     total: int = 90,
     **policy: Any,
 ) -> RecoveryPlan | None:
-    """Plan for a descendant of `lost` times its parent's perplexity, `weights` with the super weights put back."""
-    text = make_text({DESCENDANT.name: lost, RESTORED_WEIGHTS.name: weights}, windows=windows)
+    """Plan for a descendant of `lost` times its parent's perplexity.
+
+    It is `weights` times that with the super weights put back, and `scalars` times with all critical scalars.
+    """
+    ratios = {DESCENDANT.name: lost, RESTORED_WEIGHTS.name: weights, RESTORED_SCALARS.name: scalars}
+    text = make_text(ratios, windows=windows)
     found = None if recovery is None else make_text({DESCENDANT.name: 8.0, **recovery}, windows=8)
     evidence = make_descent_evidence(text, recovery=found, modules=total)
     asked = make_descent_policy(**policy)
@@ -53,6 +58,7 @@ def test_first_single_parts_are_put_back_on_about_a_thousand_tokens_in_short_win
 def test_nothing_is_looked_for_where_nothing_is_asked_or_the_super_weights_will_do() -> None:
     assert plan(lost=1.0) is None
     assert plan(weights=1.2) is None
+    assert plan(scalars=1.2) is None
     assert plan(windows=3) is None
     assert plan(modules=0) is None
     assert plan(lost=None) is not None

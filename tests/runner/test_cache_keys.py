@@ -257,6 +257,27 @@ def make_descent(source: Path, model_id: str = "m", **more: Any) -> Policy:
     return Policy.model_validate({"model": [model], "corpus": {"windows": 8}, "descent": {"modules": 0}, **more})
 
 
+@pytest.mark.parametrize(
+    ("more", "searched", "otherwise"),
+    [
+        ({"confidence": 0.8}, True, False),
+        ({"critical": {"candidates": 7}}, True, True),
+        ({"effort": "quick"}, True, True),
+        ({"laws": "gate"}, False, False),
+    ],
+)
+def test_what_decides_a_search_of_the_parent_is_part_of_the_question_about_it(
+    more: dict[str, Any], searched: bool, otherwise: bool, cache: Cache, copy: Path
+) -> None:
+    def ask_of_parent(check: str, **changes: Any) -> Any:
+        policy = make_descent(copy, **changes)
+        return open_arm_cache(policy, policy.models[0], [check], cache).parent
+
+    for check, matters in (("critical-scalars-retained", searched), ("perplexity-ratio", otherwise)):
+        assert (ask_of_parent(check, **more) != ask_of_parent(check)) is matters
+    assert ask_of_parent("critical-scalars-retained") != ask_of_parent("perplexity-ratio")
+
+
 def test_what_is_found_out_about_a_parent_serves_every_descendant(
     cache: Cache, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

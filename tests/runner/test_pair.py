@@ -16,6 +16,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from support.checkpoints import EXPERTS, LLAMA, make_tokenizer, rewrite_config, rewrite_weights, save_checkpoint
+from support.critical import make_search
 from transformers import LlamaForCausalLM
 
 from sw_audit.checkpoint.lint import lint_checkpoint
@@ -28,17 +29,19 @@ from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.arm import (
     DESCENDANT,
     PARENT,
+    RESTORED_SCALARS,
     RESTORED_WEIGHTS,
     RestoredKind,
     RestoredLayer,
     RestoredModule,
 )
+from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.descent import Descent
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Evidence, Status, Verdict
-from sw_audit.runner.run import preflight, run, run_model
+from sw_audit.runner.run import compose_record, preflight, run, run_model
 from sw_audit.specimen import specimen_path
 
 Tensors = dict[str, torch.Tensor]
@@ -202,7 +205,7 @@ def test_where_the_policy_says_so_nothing_is_looked_for(lost_two: Path) -> None:
 @pytest.mark.parametrize("change_", [round_, change_slightly_], ids=["rounded", "changed"])
 def test_a_sound_descendant_passes_every_check(change_: Callable[[Tensors], None], tmp_path: Path) -> None:
     record = run(make_policy(write(tmp_path / "sound", change_)))
-    skipped = {"quantization-as-configured", "task-accuracy", "critical-scalars-retained"}
+    skipped = {"quantization-as-configured", "task-accuracy"}
     for verdict in record.verdicts:
         expected = Status.SKIPPED if verdict.check in skipped else Status.PASS
         assert verdict.status is expected, (verdict.check, verdict.because)
@@ -690,3 +693,56 @@ def test_a_text_goes_on_when_it_comes_to_decide_after_another_has_settled(
     found = measure(pruned, checks=["perplexity-ratio"], descent={"modules": 0})
     reached = [len(text.measurements[0].loss.tokens) for text in descent_of(found).texts]
     assert reached == [8, 8]
+
+
+GAIN = "model.layers.2.input_layernorm.weight"
+
+
+@pytest.fixture(scope="module")
+def found_moved(tmp_path_factory: pytest.TempPathFactory) -> ModelResult:
+    """What is found of a specimen with a gain turned round and an entry of its embedding halved."""
+
+    def move_(tensors: Tensors) -> None:
+        tensors[GAIN][5] *= -1.0
+        tensors["model.embed_tokens.weight"][0, 39] *= 0.5
+
+    return measure(write(tmp_path_factory.mktemp("gate") / "moved", move_), ["critical-scalars-retained"])
+
+
+def test_critical_scalars_that_moved_are_named_and_putting_them_back_recovers_all(
+    found_moved: ModelResult,
+) -> None:
+    descent = descent_of(found_moved)
+    [verdict] = found_moved.verdicts
+    entry, gain = "model.embed_tokens.weight[0, 39]", f"{GAIN}[5]"
+    assert verdict.status is Status.FAIL
+    assert {one.label for one in verdict.findings if one.status is Status.FAIL} == {entry, gain}
+    assert verdict.because.startswith(
+        f"{gain} was 0.6908 and is -0.6908, -200 percent off and its sign has turned"
+    )
+    names = [one.arm.name for one in descent.texts[0].measurements]
+    assert names[3:] == [f"parent-scalar/{entry}", f"parent-scalar/{gain}", RESTORED_SCALARS.name]
+    assert perplexity(descent, RESTORED_SCALARS.name) == perplexity(descent, PARENT.name)
+    assert perplexity(descent, f"parent-scalar/{gain}") < perplexity(descent, DESCENDANT.name)
+    assert all(len(text.measurements) == 3 for text in descent.texts[1:])
+    assert "put back 100 %" not in (verdict.remedy or "")
+    assert decode_record(encode_record(compose_record([found_moved], Policy()))).results == (found_moved,)
+    assert all(weight.impact == "bearing" for weight in descent.parent_location.super_weights)
+
+
+def test_a_parent_is_searched_once_for_all_its_descendants_and_under_quick_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[Any] = []
+
+    def search(*given: Any, **named: Any) -> CriticalSearch:
+        searched.append((given, named))
+        return make_search()
+
+    monkeypatch.setattr("sw_audit.runner.pair.find_critical_scalars", search)
+    folders = [write(tmp_path / name, change_slightly_) for name in ("one", "two")]
+    record = run(make_policy(*folders), checks=["critical-scalars-retained"])
+    assert [verdict.status for verdict in record.verdicts] == [Status.PASS, Status.PASS]
+    assert len(searched) == 1
+    [skipped] = run(make_policy(folders[0], effort="quick"), checks=["critical-scalars-retained"]).verdicts
+    assert (skipped.status, len(searched)) == (Status.SKIPPED, 1)
