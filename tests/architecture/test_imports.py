@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "locate": BASE | {"checkpoint"},
     "arms": BASE | {"checkpoint", "quantize"},
     "measure": BASE | {"checkpoint", "corpus", "arms", "locate", "quantize"},
+    "critical": BASE | {"checkpoint", "corpus", "arms", "checks", "locate", "measure"},
     "testing": BASE | {"checks", "checkpoint", "locate"},
     "backends": BASE | {"checkpoint"},
     "export": BASE | {"__init__", "checkpoint", "arms", "quantize"},
@@ -38,21 +39,22 @@ MAY_IMPORT: dict[str, set[str]] = {
         "checkpoint",
         "checks",
         "corpus",
+        "critical",
         "index",
         "locate",
         "measure",
         "specimen",
         "testing",
     },
-    "training": BASE | {"checkpoint", "locate", "measure", "checks"},
+    "training": BASE | {"checkpoint", "critical", "locate", "measure", "checks"},
     "cli": BASE
-    | {"__init__", "checkpoint", "checks", "corpus", "export", "index", "locate", "runner", "specimen"},
+    | {"__init__", "checkpoint", "checks", "corpus", "export", "index", "locate", "measure", "runner", "specimen"},
     "sw_audit_reports": BASE | {"checks"},
     "pytest_sw_audit": BASE | {"__init__", "checkpoint", "checks", "runner"},
 }
 TORCH_PACKAGES = {
     "checkpoint", "corpus", "locate", "quantize", "arms", "measure", "specimen", "testing", "export", "backends",
-    "runner", "training",
+    "runner", "training", "critical",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "safetensors", "tokenizers", "accelerate"}
 HEAVY |= {"bitsandbytes", "torchao", "hqq", "optimum", "auto_round", "gptqmodel", "compressed_tensors"}
