@@ -8,6 +8,8 @@ from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import Estimate, EstimateStatus
 from sw_audit.checks.limits import Limits
 from sw_audit.checks.registry import Need, check
+from sw_audit.record.address import ScalarAddress
+from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.location import SuperWeight
 from sw_audit.record.published import TRUST, Impact, Lookup, PublishedWeight, Trust
 from sw_audit.record.verdict import Finding, Status, Verdict
@@ -46,7 +48,8 @@ def matches_published_index(context: CheckContext) -> Verdict:
     The published coordinates that decide are those that bind: scalars whose loss, alone or with their set, is
     published to be a collapse, and local findings of the user's own index. If a model has none that bind, its
     minor ones decide, or else its unmeasured ones. Rows and columns alone, what has been refuted, and what no
-    source of `minimum_trust` backs are reported and decide nothing.
+    source of `minimum_trust` backs are reported and decide nothing, and so are scalars of any parameter, given by
+    `index`: what a search for those found is told.
 
     PASS where each that decides is located. FAIL where none is, if they bind. Everything between is
     INCONCLUSIVE: some are located, which another prompt or a wider set may explain; or none is, but none
@@ -66,7 +69,8 @@ def matches_published_index(context: CheckContext) -> Verdict:
     trust = context.limits(MatchesPublishedIndexLimits).minimum_trust
     deciding = _choose_deciding(lookup, trust)
     located = context.result.location.super_weights
-    findings = (*_follow_published(lookup, deciding, located), *_follow_located(lookup, located))
+    search = context.result.critical
+    findings = (*_follow_published(lookup, deciding, located, search), *_follow_located(lookup, located))
     entry = f"the entry {lookup.model.id} ({lookup.because})"
     if not deciding:
         return context.skip(f"Of {entry} nothing decides: {_say_why_none(lookup)}.", findings)
@@ -156,13 +160,18 @@ def _place(weight: SuperWeight) -> tuple[int, int, int, int | None]:
 
 
 def _follow_published(
-    lookup: Lookup, deciding: Sequence[PublishedWeight], located: Sequence[SuperWeight]
+    lookup: Lookup,
+    deciding: Sequence[PublishedWeight],
+    located: Sequence[SuperWeight],
+    search: CriticalSearch | None,
 ) -> Iterator[Finding]:
     for weight in lookup.model.weights if lookup.model else ():
         there = _is_located(weight, located)
         decides = weight in deciding
         status = (Status.PASS if there else Status.FAIL) if decides else Status.SKIPPED
         what = "located" if there else _say_absent(weight, located)
+        if weight.scalar is not None:
+            what = _say_searched(weight.scalar, search)
         cited = ", ".join(weight.sources)
         aside = "" if decides else f"; it decides nothing ({_say_why_not(weight)})"
         yield Finding(
@@ -177,6 +186,17 @@ def _say_absent(weight: PublishedWeight, located: Sequence[SuperWeight]) -> str:
     near = [f"{_name(one)} ({kinship})" for one in located if (kinship := _find_kinship(weight, one))]
     head = "not located" if weight.is_scalar else "not a full coordinate"
     return f"{head}, but {', '.join(near)} is" if near else head
+
+
+def _say_searched(address: ScalarAddress, search: CriticalSearch | None) -> str:
+    """Say what a search for scalars that matter found of one, of whatever parameter."""
+    if search is None:
+        return "nobody searched for it"
+    found = next((scalar for scalar in search.scalars if scalar.address == address), None)
+    if found is None:
+        return "no candidate of the search"
+    ratio = "" if found.effect is None or found.effect.ratio is None else f", perplexity x{found.effect.ratio:.4g}"
+    return f"found to matter ({found.kind}{ratio})" if found.kind else f"tried, and not found to matter{ratio}"
 
 
 def _find_kinship(weight: PublishedWeight, one: SuperWeight) -> str | None:
@@ -207,6 +227,8 @@ def _name(weight: SuperWeight) -> str:
 
 
 def _say_why_not(weight: PublishedWeight) -> str:
+    if weight.scalar is not None:
+        return "it is published as a scalar that matters, and not as a super weight"
     if not weight.is_scalar:
         return "its coordinate is not known in full"
     if weight.bearing is Impact.REFUTED:
@@ -218,6 +240,8 @@ def _say_why_none(lookup: Lookup) -> str:
     model = lookup.model
     if model is None or not model.weights:
         return "it names no coordinate"
+    if all(weight.scalar is not None for weight in model.weights):
+        return "its scalars are not published as super weights"
     if not any(weight.is_scalar for weight in model.weights):
         return "it knows rows, columns or layers, but no scalar in full"
     if all(weight.bearing is Impact.REFUTED for weight in model.weights if weight.is_scalar):

@@ -20,6 +20,7 @@ from sw_audit.index.growing import add_finding, describe_finding
 from sw_audit.index.lookup import find_published, open_index
 from sw_audit.index.reading import read_index
 from sw_audit.locate.settings import DEFAULT_SETTINGS
+from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
 from sw_audit.record.published import Lookup, PublishedIndex, Source
@@ -39,6 +40,8 @@ def index(
     ] = None,
 ) -> None:
     """Show the published super weights of a model, or of all models, with their sources.
+
+    Other scalars that matter, of any parameter, stand below them.
 
     Ids are matched case aside. An Instruct or chat variant, and a folder or file that names the model it was made
     from, get the entry of that model, and the answer says so. A file is also known by its sha256. Where
@@ -78,18 +81,24 @@ def check_own_index(file: Path) -> None:
         raise OutputError(f"index {file}", "it cannot be written there", "name a file in a folder that exists")
 
 
-def update_own_index(file: Path, identity: ModelIdentity, location: Location) -> str:
-    """Add what was located to a user's own index, and say so."""
+def update_own_index(
+    file: Path, identity: ModelIdentity, location: Location, search: CriticalSearch | None = None
+) -> str:
+    """Add what was located, and what a search found to matter, to a user's own index, and say so."""
     finding = describe_finding(
         identity,
         location,
         tool=f"sw-audit {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=asdict(DEFAULT_SETTINGS),
+        search=search,
     )
     added = add_finding(file, finding, write_text)
     count = len(location.super_weights)
     what = f"{count} super weight{'' if count == 1 else 's'}" if count else f"the outcome {location.outcome}"
+    if search is not None:
+        matter = len(search.critical)
+        what = f"{what} and {matter} scalar{'' if matter == 1 else 's'} that matter{'s' if matter == 1 else ''}"
     what = f"{what} of {finding[1].id}"
     return f"sw-audit: {what} {'added to' if added else 'already, by the same finding, in'} {file}"
 

@@ -15,6 +15,8 @@ _BEARINGS = (
     "unmeasured = nobody has told; refuted = a known false positive"
 )
 
+_SCALAR_HEAD = ("scalar of any parameter", "value", "bearing", "sources")
+
 
 def print_index(opened: PublishedIndex) -> None:
     """Print one line per coordinate of all models, who disagrees, and what the keys of the sources mean."""
@@ -24,7 +26,7 @@ def print_index(opened: PublishedIndex) -> None:
     rows = [
         (entry.id if not place else "", *_write_weight(weight))
         for entry in opened.models
-        for place, weight in enumerate(entry.weights)
+        for place, weight in enumerate(weight for weight in entry.weights if weight.scalar is None)
     ]
     rows += [
         (entry.id, *("-" * 4), "none", ", ".join(key for remark in entry.remarks for key in remark.sources))
@@ -32,6 +34,13 @@ def print_index(opened: PublishedIndex) -> None:
         if not entry.weights
     ]
     _print_table(output, ("model", "layer", "row", "column", "value", "bearing", "sources"), rows)
+    others = [
+        (entry.id, *_write_scalar(weight))
+        for entry in opened.models
+        for weight in entry.weights
+        if weight.scalar is not None
+    ]
+    _print_table(output, ("model", *_SCALAR_HEAD), others)
     _say(output, _BEARINGS)
     disputed = [
         entry.id for entry in opened.models if any(remark.kind == "disagreement" for remark in entry.remarks)
@@ -51,7 +60,10 @@ def print_entry(answer: Lookup) -> None:
     if entry.weights:
         output.print()
         head = ("layer", "row", "column", "value", "bearing", "sources")
-        _print_table(output, head, [_write_weight(weight) for weight in entry.weights])
+        weights = [_write_weight(weight) for weight in entry.weights if weight.scalar is None]
+        _print_table(output, head, weights)
+        others = [_write_scalar(weight) for weight in entry.weights if weight.scalar is not None]
+        _print_table(output, _SCALAR_HEAD, others)
         _say(output, _BEARINGS)
     remarks = [(remark.kind, _cite(remark.words, remark.sources)) for remark in entry.remarks]
     _print_part(output, "sources disagree", (words for kind, words in remarks if kind == "disagreement"))
@@ -108,8 +120,12 @@ def _cite(words: str, keys: Iterable[str]) -> str:
 def _write_weight(weight: PublishedWeight) -> tuple[str, ...]:
     expert = "" if weight.expert is None else f" (expert {weight.expert})"
     layer, row, column = ("-" if part is None else str(part) for part in weight.coordinate[:3])
+    return f"{layer}{expert}", row, column, *_write_scalar(weight)[1:]
+
+
+def _write_scalar(weight: PublishedWeight) -> tuple[str, ...]:
     value = "-" if weight.value is None else f"{weight.value:.12g}"
-    return f"{layer}{expert}", row, column, value, str(weight.bearing), ", ".join(weight.sources)
+    return str(weight), value, str(weight.bearing), ", ".join(weight.sources)
 
 
 def _print_part(output: Output, title: str, lines: Iterable[str]) -> None:
@@ -135,6 +151,8 @@ def _say(output: Output, text: str, indent: str = "") -> None:
 
 
 def _print_table(output: Output, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    if not rows:
+        return
     columns = [Column(title, no_wrap=True) for title in head]
     output.print_whole(make_table(columns, rows, show_edge=False, padding=(0, 1, 0, 0)))
     output.print()

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from sw_audit.errors import IndexFileError, OutputError
 from sw_audit.index.reading import MARK, list_citations, parse_index, read_text
 from sw_audit.policy.writing import write_value
+from sw_audit.record import critical
+from sw_audit.record.address import ScalarAddress
+from sw_audit.record.critical import CriticalScalar, CriticalSearch
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
 from sw_audit.record.published import (
+    Effect,
     Impact,
     LocalFinding,
     PublishedIndex,
@@ -37,6 +42,9 @@ _HEAD = f"""\
 _PATIENCE = 10.0
 """Seconds to wait for somebody else's lock: a finding is added in milliseconds."""
 
+_COLLAPSE = 10.0
+"""Times the perplexity: what an index calls a collapse, see `Impact`."""
+
 Finding = tuple[Source, PublishedModel]
 Setting = bool | int | float | str
 
@@ -48,12 +56,14 @@ def describe_finding(
     tool: str,
     created: str,
     settings: Mapping[str, Setting],
+    search: CriticalSearch | None = None,
 ) -> Finding:
     """Put what was located into the form of an index: one source, and one model that cites it.
 
     A model on the hub is entered by its id, a folder or a file by its full path; both by the digest of their
     weights. That none was located is entered too, with the reason. `created` is ISO 8601 in UTC; the settings are
-    the locator's thresholds.
+    the locator's thresholds. Of a search for all scalars that matter these are entered, with their effects; what
+    is located and inert is told in a remark alone.
     """
     place = Path(identity.source).expanduser()
     name = str(place.resolve()) if place.exists() else identity.source
@@ -69,21 +79,81 @@ def describe_finding(
         key=f"local-{identity.digest[:12]}-{stamp}",
         title=f"{tool}, local finding",
         trust="good",
-        note="Located by one forward pass; what zeroing does was not measured.",
+        note=f"Located by one forward pass; what zeroing does was {'measured' if search else 'not measured'}.",
         finding=finding,
     )
+    key = source.key
     weights = tuple(
         PublishedWeight(
             **weight.model_dump(include={"layer", "row", "column", "expert", "parameter", "value"}),
-            bearing=Impact.UNMEASURED,
-            sources=(source.key,),
+            sources=(key,),
+            **_tell_effect(search, weight.address.scalar, key),
         )
         for weight in location.super_weights
+        if weight.impact != "inert"
     )
     read = f"; only the first {location.layers_seen} layers were read" if location.depth == "early" else ""
-    remark = Remark(words=f"Outcome {location.outcome}: {location.because}{read}.", sources=(source.key,))
-    model = PublishedModel(id=name, digests=(identity.digest,), weights=weights, remarks=(remark,))
+    words = [f"Outcome {location.outcome}: {location.because}{read}."]
+    words += [
+        f"Located, and inert: {weight.address}." for weight in location.super_weights if weight.impact == "inert"
+    ]
+    effects: tuple[Effect, ...] = ()
+    if search is not None:
+        located = {weight.address.scalar for weight in location.super_weights}
+        weights += tuple(
+            _enter(search, scalar, key) for scalar in search.critical if scalar.address not in located
+        )
+        effects = tuple(_tell_set(search, held, key) for held in search.sets)
+        words.append(f"A search for scalars that matter: {search.summary}.")
+    remarks = tuple(Remark(words=said, sources=(key,)) for said in words)
+    model = PublishedModel(id=name, digests=(identity.digest,), weights=weights, effects=effects, remarks=remarks)
     return source, model
+
+
+def _enter(search: CriticalSearch, scalar: CriticalScalar, key: str) -> PublishedWeight:
+    return PublishedWeight(
+        **scalar.address.model_dump(),
+        layer=scalar.layer,
+        value=scalar.value,
+        sources=(key,),
+        note="Zeroing it makes less of the damage of the located set." if scalar.kind == "masks" else "",
+        **_tell_effect(search, scalar.address, key),
+    )
+
+
+def _tell_effect(search: CriticalSearch | None, address: ScalarAddress, key: str) -> dict[str, Any]:
+    """Tell what a scalar has been shown to carry, and what zeroing it alone does."""
+    if search is None:
+        return {"bearing": Impact.UNMEASURED}
+    alone = [one.effect for one in search.scalars if one.address == address and one.effect is not None]
+    within = [held.effect for held in search.sets if held.kind != "masks" and address in held.members]
+    kinds = ((Impact.ALONE, map(_collapses, alone)), (Impact.JOINTLY, map(_collapses, within)))
+    least = Impact.MINOR if alone or within else Impact.UNMEASURED
+    return {
+        "bearing": next((kind for kind, collapses in kinds if any(collapses)), least),
+        "effects": tuple(
+            Effect(zeroed="weight", words=_write_effect(search, effect), ratio=effect.ratio, source=key)
+            for effect in alone
+        ),
+    }
+
+
+def _collapses(effect: critical.Effect) -> bool:
+    return effect.ratio is None or effect.ratio >= _COLLAPSE
+
+
+def _tell_set(search: CriticalSearch, held: critical.CriticalSet, key: str) -> Effect:
+    members, words = ", ".join(map(str, held.members)), _write_effect(search, held.effect)
+    if held.kind == "masks":
+        words = f"{members} with the located set, over that set by itself: {words}"
+        return Effect(zeroed="set", words=words, source=key)
+    return Effect(zeroed="set", words=f"{members}: {words}", ratio=held.effect.ratio, source=key)
+
+
+def _write_effect(search: CriticalSearch, effect: critical.Effect) -> str:
+    ratio = "not finite" if effect.ratio is None else f"x{effect.ratio:.4g}"
+    ends = "" if effect.low is None or effect.high is None else f", interval {effect.low:.4g} to {effect.high:.4g}"
+    return f"perplexity {ratio} ({search.text}, {effect.windows} windows of {search.window}{ends})"
 
 
 def add_finding(path: Path, finding: Finding, write: Callable[[Path, str], None]) -> bool:
@@ -164,9 +234,14 @@ def _rename(index: PublishedIndex, finding: Finding) -> Finding:
 
 
 def _cite(model: PublishedModel, key: str) -> PublishedModel:
-    weights = tuple(weight.model_copy(update={"sources": (key,)}) for weight in model.weights)
+    def cite(effects: Iterable[Effect]) -> tuple[Effect, ...]:
+        return tuple(effect.model_copy(update={"source": key}) for effect in effects)
+
+    weights = tuple(
+        weight.model_copy(update={"sources": (key,), "effects": cite(weight.effects)}) for weight in model.weights
+    )
     remarks = tuple(remark.model_copy(update={"sources": (key,)}) for remark in model.remarks)
-    return model.model_copy(update={"weights": weights, "remarks": remarks})
+    return model.model_copy(update={"weights": weights, "effects": cite(model.effects), "remarks": remarks})
 
 
 @contextmanager

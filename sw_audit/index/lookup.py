@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from sw_audit.errors import PolicyError
 from sw_audit.index.lineage import read_ancestors, read_names
 from sw_audit.index.reading import list_citations, merge_indexes, read_index, read_published
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.record.published import DoseCurve, Lookup, Match, PublishedIndex, PublishedModel
+from sw_audit.record.published import DoseCurve, Effect, Lookup, Match, PublishedIndex, PublishedModel
 
 NO_ENTRY = "none"
 """What a policy gives as a model's `index` if no entry applies to it."""
@@ -166,13 +166,17 @@ def _find_last_part(index: PublishedIndex, asked: str, name: str) -> Lookup | No
 def _leave_out_others(index: PublishedIndex, model: PublishedModel, digests: Collection[str]) -> PublishedModel:
     """Leave out what was found locally in other weights under the same name: a folder's content may change."""
     others = {source.key for source in index.sources if source.finding and source.finding.digest not in digests}
+
+    def keep(effects: Iterable[Effect]) -> tuple[Effect, ...]:
+        return tuple(effect for effect in effects if effect.source not in others)
+
     weights = tuple(
-        weight.model_copy(update={"sources": kept})
+        weight.model_copy(update={"sources": kept, "effects": keep(weight.effects)})
         for weight in model.weights
         if (kept := tuple(key for key in weight.sources if key not in others))
     )
     remarks = tuple(remark for remark in model.remarks if not others & set(remark.sources))
-    return model.model_copy(update={"weights": weights, "remarks": remarks})
+    return model.model_copy(update={"weights": weights, "effects": keep(model.effects), "remarks": remarks})
 
 
 def _list_ids(model: PublishedModel) -> Iterator[str]:

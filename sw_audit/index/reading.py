@@ -76,7 +76,11 @@ def parse_index(text: str, origin: str) -> PublishedIndex:
         index = PublishedIndex.model_validate_json(plain, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        problem = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        problem = (
+            "there is no such key"
+            if first["type"] == "extra_forbidden"
+            else first["msg"].removeprefix("Value error, ")
+        )
         raise IndexFileError(
             f"{asked}, key {write_location(first['loc'])}", problem, "correct it there"
         ) from error
@@ -106,8 +110,9 @@ def merge_indexes(first: PublishedIndex, *others: PublishedIndex) -> PublishedIn
 def _merge_models(first: PublishedModel, second: PublishedModel) -> PublishedModel:
     weights: dict[object, PublishedWeight] = {}
     for weight in (*first.weights, *second.weights):
-        known = weights.get(weight.coordinate)
-        weights[weight.coordinate] = weight if known is None else _merge_weights(known, weight)
+        place = weight.coordinate, weight.scalar
+        known = weights.get(place)
+        weights[place] = weight if known is None else _merge_weights(known, weight)
     lists = ("aliases", "digests", "variants", "effects", "curves", "remarks")
     united = {name: _unite(getattr(first, name), getattr(second, name)) for name in lists}
     return first.model_copy(update={**united, "weights": tuple(weights.values())})

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import ConfigDict, Field, model_validator
 
 from sw_audit.fact import Fact
-from sw_audit.record.address import Index
+from sw_audit.record.address import Index, ScalarAddress
 
 Trust = Literal["low", "medium-low", "medium", "medium-good", "good", "high"]
 TRUST: tuple[Trust, ...] = ("low", "medium-low", "medium", "medium-good", "good", "high")
@@ -110,7 +110,7 @@ class Effect(Fact):
 
 
 class PublishedWeight(Fact):
-    """One published scalar, or as much of its coordinate as is known.
+    """One published scalar, or as much of its coordinate as is known: by layer, row and column, or by `index`.
 
     Attributes:
         layer: Decoder layer, counted from 0.
@@ -118,6 +118,7 @@ class PublishedWeight(Fact):
         column: Its input channel; without it the entry is of a whole row.
         expert: Index of the expert, where there are several.
         parameter: Qualified name, where it was recorded.
+        index: In place of row, column and expert, one to three numbers: a scalar of any parameter, which is named.
         value: The weight.
         bearing: What it has been shown to carry.
         sources: Keys of the sources of the coordinate.
@@ -130,15 +131,31 @@ class PublishedWeight(Fact):
     column: Index | None = None
     expert: Index | None = None
     parameter: str | None = None
+    index: tuple[Index, ...] | None = Field(default=None, min_length=1, max_length=3)
     value: float | None = None
     bearing: Impact
     sources: tuple[str, ...] = Field(min_length=1)
     effects: tuple[Effect, ...] = ()
     note: str = ""
 
+    @model_validator(mode="after")
+    def _names_one_scalar(self) -> Self:
+        if self.index is not None and not self.parameter:
+            raise ValueError("`index` stands without `parameter`, which says what it is an index of")
+        if self.index is not None and (self.row, self.column, self.expert) != (None, None, None):
+            raise ValueError("`index` stands beside `row`, `column` or `expert`: give either")
+        return self
+
+    @property
+    def scalar(self) -> ScalarAddress | None:
+        """The scalar of any parameter that is given by its index; `None` of a row or column of an MLP."""
+        if self.index is None or self.parameter is None:
+            return None
+        return ScalarAddress(parameter=self.parameter, index=self.index)
+
     @property
     def is_scalar(self) -> bool:
-        """Whether layer, row and column are all known."""
+        """Whether layer, row and column are all known, as of a super weight."""
         return None not in (self.layer, self.row, self.column)
 
     @property
@@ -147,6 +164,8 @@ class PublishedWeight(Fact):
         return self.layer, self.row, self.column, self.expert
 
     def __str__(self) -> str:
+        if self.scalar is not None:
+            return str(self.scalar)
         layer, row, column = ("?" if part is None else str(part) for part in self.coordinate[:3])
         expert = "" if self.expert is None else f"expert {self.expert}, "
         if self.row is not None and self.column is None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from support.critical import GAIN, NORM, make_rich_search
 from support.evidence import (
     CHANNEL,
     COLUMN,
@@ -214,3 +215,28 @@ def test_where_a_rotated_checkpoint_has_them_all_the_same_it_passes() -> None:
     location = make_location().model_copy(update={"rotation": rotation})
     evidence = make_evidence(location=location).model_copy(update={"published": make_published()})
     assert judge_result(evidence, Policy(), [CHECK])[0].status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("parameter", "index", "searched", "words"),
+    [
+        (NORM, (17,), True, "found to matter (alone, perplexity x22.35)"),
+        (GAIN, (9,), True, "found to matter (masks, perplexity x0.98)"),
+        ("model.embed_tokens.weight", (11, 7), True, "found to matter (together)"),
+        ("model.embed_tokens.weight", (3, 3), True, "tried, and not found to matter, perplexity x1"),
+        (NORM, (18,), True, "no candidate of the search"),
+        (NORM, (17,), False, "nobody searched for it"),
+    ],
+)
+def test_a_scalar_of_any_parameter_is_held_against_the_search_and_decides_nothing(
+    parameter: str, index: tuple[int, ...], searched: bool, words: str
+) -> None:
+    other = PublishedWeight(parameter=parameter, index=index, bearing=Impact.ALONE, sources=("PAPER",))
+    update = {"critical": make_rich_search() if searched else None}
+    for weights, status in (((publish(), other), Status.PASS), ((other,), Status.SKIPPED)):
+        evidence = make_evidence().model_copy(update={"published": make_published(*weights), **update})
+        (verdict,) = judge_result(evidence, Policy(), [CHECK])
+        finding = find(verdict, f"published: {other}")
+        assert (verdict.status, finding.status, finding.observed) == (status, Status.SKIPPED, None)
+        assert finding.because.startswith(f"{words}; bearing alone, published by PAPER; it decides nothing (")
+    assert "its scalars are not published as super weights" in verdict.because

@@ -5,10 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
+from support.critical import make_rich_search, make_scalar, make_search
+from support.evidence import make_identity, make_location
 from typer.testing import CliRunner, Result
 
+from sw_audit.cli.index import update_own_index
 from sw_audit.cli.main import app
 from sw_audit.index.reading import read_index, read_published
+from sw_audit.record.critical import CriticalSearch
 
 
 def run(*arguments: str) -> Result:
@@ -178,3 +182,51 @@ def test_locate_tells_what_the_weights_alone_say() -> None:
     [entry] = json.loads(run("locate", "specimen", "--json").stdout)["weight_norm_prediction"]["weights"]
     assert 1 <= entry["row_rank"] <= entry["rows"]
     assert json.loads(run("locate", "control", "--json").stdout)["weight_norm_prediction"] is None
+
+
+def test_scalars_of_any_parameter_have_a_table_of_their_own(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(
+        """sw-audit-index = 1
+[[source]]
+key = "ME"
+title = "My notebook"
+trust = "medium"
+[[model]]
+id = "me/mine"
+[[model.weight]]
+parameter = "model.norm.weight"
+index = [17]
+value = -1.25
+bearing = "alone"
+sources = ["ME"]
+effects = [{ zeroed = "weight", words = "x22", source = "ME" }]
+"""
+    )
+    one = run("index", "me/mine", "--file", str(own)).stdout
+    assert ["model.norm.weight[17]", "-1.25", "alone", "ME"] in [line.split() for line in one.splitlines()]
+    assert "column" not in one
+    assert "model.norm.weight[17]: x22 [ME]" in one
+    every = run("index", "--file", str(own)).stdout
+    [line] = [line for line in every.splitlines() if line.startswith("me/mine")]
+    assert line.split() == ["me/mine", "model.norm.weight[17]", "-1.25", "alone", "ME"]
+    [weight] = json.loads(run("index", "me/mine", "--file", str(own), "--json").stdout)["model"]["weights"]
+    assert (weight["parameter"], weight["index"], weight["row"]) == ("model.norm.weight", [17], None)
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        (make_rich_search(), "1 super weight and 6 scalars that matter of models/specimen"),
+        (make_search(make_scalar("w", 1)), "1 super weight and 1 scalar that matters of models/specimen"),
+        (None, "1 super weight of models/specimen"),
+    ],
+)
+def test_what_is_entered_in_ones_own_index_is_said(
+    tmp_path: Path, search: CriticalSearch | None, words: str
+) -> None:
+    file = tmp_path / "own.toml"
+    said = update_own_index(file, make_identity(), make_location(), search)
+    assert said == f"sw-audit: {words} added to {file}"
+    found = [weight.scalar for weight in read_index(file).models[0].weights if weight.scalar is not None]
+    assert found == [scalar.address for scalar in (search.critical if search else ()) if not scalar.located]

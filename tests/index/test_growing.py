@@ -9,6 +9,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.critical import (
+    EMBEDDING,
+    GAIN,
+    LOCATED,
+    NORM,
+    make_rich_search,
+    make_scalar,
+    make_search,
+    make_searched_location,
+    make_set,
+)
 from support.evidence import make_identity, make_location
 
 from sw_audit.errors import IndexFileError, OutputError
@@ -16,7 +27,9 @@ from sw_audit.index import growing
 from sw_audit.index.growing import Finding, add_finding, describe_finding, encode_entry
 from sw_audit.index.lookup import find_published, open_index
 from sw_audit.index.reading import parse_index, read_index
-from sw_audit.record.location import Outcome
+from sw_audit.record.critical import CriticalSearch
+from sw_audit.record.location import Impact as Trial
+from sw_audit.record.location import Location, Outcome
 from sw_audit.record.published import Impact, LocalFinding, Match, PublishedModel, Source
 from sw_audit.record.store import write_text
 
@@ -170,6 +183,88 @@ def test_an_index_whose_models_stand_inline_is_refused_and_not_touched(tmp_path:
     with pytest.raises(OutputError, match=r"write its models as \[\[model\]\] tables"):
         add_finding(file, describe(), write_text)
     assert file.read_text() == "sw-audit-index = 1\nmodel = [{ id = 'a' }]\n"
+
+
+def search_finding(search: CriticalSearch, impact: Trial = "bearing", created: str = "2026") -> Finding:
+    location: Location = make_searched_location(impact)
+    return describe_finding(make_identity(), location, tool="t", created=created, settings={}, search=search)
+
+
+def test_scalars_that_a_search_found_to_matter_are_entered_with_their_effects(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    assert add_finding(file, search_finding(make_rich_search()), write_text)
+    [model] = read_index(file).models
+    weights = {str(weight): weight for weight in model.weights}
+    [super_weight] = [name for name, weight in weights.items() if weight.is_scalar]
+    assert weights[super_weight].parameter == LOCATED.parameter
+    assert {name: weight.bearing for name, weight in weights.items()} == {
+        super_weight: Impact.JOINTLY,  # alone x6.612, the set x22,603
+        f"{NORM}[17]": Impact.ALONE,  # x22.35
+        f"{GAIN}[5]": Impact.MINOR,  # x7.875
+        f"{GAIN}[7]": Impact.MINOR,  # the pair x3.4
+        f"{EMBEDDING}[11, 7]": Impact.MINOR,
+        f"{GAIN}[9]": Impact.MINOR,
+    }
+    [effect] = weights[f"{NORM}[17]"].effects
+    assert (effect.ratio, effect.source) == (22.35, model.weights[0].sources[0])
+    assert effect.words == "perplexity x22.35 (wikitext, 2 windows of 96, interval 20.12 to 24.59)"
+    assert weights[f"{NORM}[17]"].value == -1.2578125
+    assert weights[f"{EMBEDDING}[11, 7]"].effects == ()
+    assert "less of the damage" in weights[f"{GAIN}[9]"].note
+    assert [effect.ratio for effect in model.effects] == [22603.0, 3.4, None]
+    assert model.effects[1].words.startswith(f"{GAIN}[7], {EMBEDDING}[11, 7]: perplexity x3.4 (wikitext")
+    assert "over that set by itself: perplexity x0.25" in model.effects[2].words
+    assert make_rich_search().summary in model.remarks[1].words
+    assert "what zeroing does was measured" in read_index(file).sources[0].note
+
+
+def test_a_located_scalar_that_is_inert_is_a_remark_and_what_is_not_finite_a_collapse(tmp_path: Path) -> None:
+    search = make_search(make_scalar(NORM, 1, ratio=None, layer=3))
+    add_finding(tmp_path / "mine.toml", search_finding(search, "inert"), write_text)
+    [model] = read_index(tmp_path / "mine.toml").models
+    [weight] = model.weights
+    assert (str(weight), weight.layer, weight.bearing) == (f"{NORM}[1]", 3, Impact.ALONE)
+    assert weight.effects[0].words.startswith("perplexity not finite (")
+    assert f"Located, and inert: {LOCATED}." in [remark.words for remark in model.remarks]
+
+
+def test_what_masks_the_damage_of_others_carries_nothing_itself() -> None:
+    mask = make_scalar(GAIN, 9, ratio=0.98, kind="masks", set=0)
+    [_, weight] = search_finding(make_search(mask, sets=[make_set("masks", None, mask.address)]))[1].weights
+    assert weight.bearing is Impact.MINOR
+
+
+def test_what_a_search_did_not_try_stays_unmeasured() -> None:
+    [weight] = search_finding(make_search(), "unconfirmed")[1].weights
+    assert (weight.bearing, weight.effects) == (Impact.UNMEASURED, ())
+
+
+def test_a_search_is_entered_beside_the_finding_without_one_and_only_once(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    plain = describe_finding(make_identity(), make_location(), tool="t", created="2026", settings={})
+    assert add_finding(file, plain, write_text)
+    assert add_finding(file, search_finding(make_rich_search()), write_text)
+    assert not add_finding(file, search_finding(make_rich_search(), created="2027"), write_text)
+    second = read_index(file).models[1]
+    keys = {effect.source for weight in second.weights for effect in weight.effects}
+    assert keys | {effect.source for effect in second.effects} == {read_index(file).sources[1].key}
+    [merged] = [model for model in open_index(file).models if model.id == second.id]
+    assert [weight.bearing for weight in merged.weights if weight.is_scalar] == [Impact.JOINTLY]
+
+
+def test_effects_that_were_measured_before_the_weights_changed_do_not_count_for_the_new_ones(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.toml"
+    for digest, search in (("a" * 64, make_rich_search()), ("b" * 64, make_search())):
+        identity = make_identity().model_copy(update={"digest": digest})
+        location = make_searched_location("unconfirmed")
+        finding = describe_finding(identity, location, tool="t", created="2026", settings={}, search=search)
+        assert add_finding(file, finding, write_text)
+    model = find_published(open_index(file), "any/name", digests=("b" * 64,)).model
+    assert model is not None
+    [weight] = model.weights
+    assert (weight.effects, model.effects) == ((), ())
 
 
 def test_a_place_that_cannot_be_written_to_is_one_clear_line(tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ VALUES = {
     ("HuggingFaceTB/SmolLM2-135M-Instruct", 1229): 5.876,
     ("HuggingFaceTB/SmolLM2-135M-Instruct", 1487): 6.066,
 }
+# Scalars of any parameter: value, times the perplexity where it is zeroed, and with its sign flipped.
+ANY_PARAMETER = {
+    "model.norm.weight[17]": (-1.2578125, 22.3, "9,060,484"),
+    "model.layers.1.input_layernorm.weight[507]": (0.6171875, 7.9, "1,361"),
+    "model.norm.weight[322]": (2.4375, 6.2, "25.5"),
+    "model.layers.29.post_attention_layernorm.weight[17]": (0.388671875, 4.0, "26"),
+}
 FALSE_POSITIVES = {
     ("allenai/OLMo-1B-0724-hf", 1, 1764, 8041): 0.0018,
     ("allenai/OLMo-1B-0724-hf", 15, 1764, 6840): -0.726,
@@ -199,6 +206,7 @@ def test_values_are_those_that_were_read() -> None:
         for model in INDEX.models
         for weight in model.weights
         if weight.value is not None
+        and weight.scalar is None
         and weight.coordinate[:3] not in [(1, 1764, 8041), (15, 1764, 6840), (1, 623, 1710)]
     }
     assert read == VALUES
@@ -235,7 +243,7 @@ def test_joint_effects_are_told_of_the_model(model_id: str, ratio: float) -> Non
 def test_the_joint_effect_on_a_model_that_was_measured_here_is_told_with_its_provenance() -> None:
     model = MODELS["HuggingFaceTB/SmolLM2-135M-Instruct"]
     assert [effect.ratio for effect in model.effects] == [22_603, 24_363]
-    assert {weight.bearing for weight in model.weights} == {Impact.JOINTLY}
+    assert {weight.bearing for weight in model.weights if weight.is_scalar} == {Impact.JOINTLY}
     assert model.digests == ("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",)
     [source] = [source for source in INDEX.sources if source.key == "OWN"]
     assert source.trust == next(other.trust for other in INDEX.sources if other.key == "BYU")  # one replication
@@ -321,11 +329,23 @@ def test_every_entry_cites_and_every_source_is_cited_and_can_be_found() -> None:
         assert source.finding is None
 
 
+def test_scalars_of_any_parameter_are_told_beside_the_super_weights() -> None:
+    model = MODELS["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    told = {str(weight): weight for weight in model.weights if weight.scalar is not None}
+    assert list(told) == list(ANY_PARAMETER)
+    for name, (value, ratio, flipped) in ANY_PARAMETER.items():
+        [effect] = told[name].effects
+        assert (told[name].value, effect.ratio) == (value, ratio)
+        assert f"x{ratio:g} (2 windows of 96)" in effect.words
+        assert f"sign flipped x{flipped}" in effect.words
+        assert told[name].bearing is (Impact.ALONE if ratio >= 10 else Impact.MINOR)
+
+
 def test_no_two_entries_or_ids_are_the_same() -> None:
     ids = [key.casefold() for model in INDEX.models for key in (model.id, *model.aliases)]
     ids += [variant.id.casefold() for model in INDEX.models for variant in model.variants]
     assert len(set(ids)) == len(ids)
     for model in INDEX.models:
-        coordinates = [weight.coordinate for weight in model.weights]
+        coordinates = [(weight.coordinate, weight.scalar) for weight in model.weights]
         assert len(set(coordinates)) == len(coordinates)
     assert merge_indexes(INDEX) == INDEX
