@@ -13,12 +13,15 @@ from sw_audit.cli.index import check_own_index, update_own_index
 from sw_audit.cli.options import AsJson, AskModel, Model
 from sw_audit.cli.printing import Output, make_table, print_json
 from sw_audit.cli.progress import show_progress
+from sw_audit.errors import InputError
 from sw_audit.locate.locator import open_for_locating
 from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.policy.policy import Intervention
+from sw_audit.policy.policy import Intervention, Policy
+from sw_audit.policy.reading import overlay_policy, read_policy
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, Effect
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Depth, Location, SuperActivation
+from sw_audit.runner.critical import search_model
 from sw_audit.runner.single import locate_model
 
 
@@ -27,6 +30,27 @@ def locate(
     *,
     as_json: AsJson = False,
     ask: AskModel,
+    causal: Annotated[
+        bool,
+        typer.Option("--causal", help="Search all parameters for the scalars that matter; takes about a minute."),
+    ] = False,
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Policy whose [corpus] and [critical] say how --causal searches."),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text for --causal: a file, a data set, english, specimen, or own: what the model itself writes.",
+        ),
+    ] = None,
+    windows: Annotated[
+        int | None, typer.Option(metavar="N", help="At most so many windows of that text.", min=1)
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(metavar="N", help="How many scalars --causal tries, of highest gradient first.")
+    ] = None,
     depth: Annotated[
         Literal["full", "early"],
         typer.Option(help="early reads only the first layers: quicker, but less is known of what persists."),
@@ -45,6 +69,9 @@ def locate(
 ) -> None:
     """Locate super weights, without any data. Any outcome is an answer: the exit code is 0.
 
+    With --causal, search all parameters for the scalars that matter: norm gains, biases, entries of the embedding
+    and the head, matrices, experts. One backward pass ranks them, zeroing decides.
+
     For example:
 
       sw-audit locate specimen
@@ -54,16 +81,39 @@ def locate(
       sw-audit locate ./out/llama --update-index my-index.toml
 
       sw-audit locate ./larger-than-memory --depth early
+
+      sw-audit locate ./out/llama --causal --corpus wikitext.txt
     """
     if update_index is not None:
         check_own_index(update_index)
-    identity, location = locate_quietly(ask(model), depth, digest=digest or update_index is not None)
+    asked = {"--policy": policy, "--corpus": corpus, "--windows": windows, "--candidates": candidates}
+    if not causal and (given := [name for name, value in asked.items() if value is not None]):
+        remedy = "add --causal, or leave it out: locating needs no text"
+        raise InputError(given[0], "it says how scalars are searched for, and nothing is", remedy)
+    search = None
+    if causal:
+        if depth == "early":
+            raise InputError("--causal --depth early", "what matters shows at the end", "leave --depth out")
+        below = Policy() if policy is None else read_policy(policy)
+        chosen = _settle_bos(ask(model), below)
+        tried = None if candidates is None else {"candidates": candidates}
+        asking = overlay_policy(below, models=[chosen], corpus=corpus, windows=windows, critical=tried)
+        inspect_checkpoint(chosen)
+        with show_progress() as progress:
+            identity, location, search = search_model(chosen, asking, progress)
+    else:
+        identity, location = locate_quietly(ask(model), depth, digest=digest or update_index is not None)
     if update_index is not None:
         typer.echo(update_own_index(update_index, identity, location), err=True)
     if as_json:
-        print_json(describe(identity, location))
+        print_json(describe(identity, location, search))
     else:
-        print_location(identity, location)
+        print_location(identity, location, search)
+
+
+def _settle_bos(model: ModelPolicy, policy: Policy) -> ModelPolicy:
+    """Return the model with BOS as the policy's text has it, unless an option says so."""
+    return model if model.bos != "auto" else model.model_copy(update={"bos": policy.corpus.bos})
 
 
 def locate_quietly(chosen: ModelPolicy, depth: Depth, *, digest: bool) -> tuple[ModelIdentity, Location]:

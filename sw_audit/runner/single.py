@@ -23,6 +23,7 @@ from sw_audit.corpus.windows import (
     window_corpus,
     window_prompt,
 )
+from sw_audit.critical.search import confirm_location, find_critical_scalars
 from sw_audit.errors import CheckpointError
 from sw_audit.index.lookup import find_policy_model, list_dose_curves, open_index
 from sw_audit.locate.controls import count_weights, draw_placebos, find_involved, find_largest_weights
@@ -201,6 +202,20 @@ class Single:
         weights = count_weights(checkpoint.layers)
         needs = plan_needs(policy, audit.checks, weights)
         progress("drawing controls", 0, 1)
+        search = None
+        if Need.CRITICAL in needs:
+            search = find_critical_scalars(
+                checkpoint,
+                windows,
+                location,
+                policy.critical,
+                name=text.identity.name,
+                confidence=policy.confidence,
+                minimum_windows=policy.minimum_windows,
+                whole=policy.effort == "thorough",
+                progress=progress,
+            )
+            location = confirm_location(location, search)
         roles = _select_targets(checkpoint, location, needs, policy.seed)
         progress("preparing activations", 0, 1)
         setup = (
@@ -218,6 +233,7 @@ class Single:
             protocol=protocol,
             location=location,
             start=trial,
+            critical=search,
             persistence=_follow(checkpoint, location, windows, policy) if followed else (),
             prompt_search=search_prompts(checkpoint, location, law.examples, law.tolerance, policy.seed)
             if followed
