@@ -277,8 +277,11 @@ def print_search(output: Output, search: CriticalSearch) -> None:
             for place, held in enumerate(search.sets, 1)
         ]
         head = ("set", "kind", "zeroed", "interval", "scalars")
-        title = "sets, zeroed as one; what masks is zeroed with the located set, over that set by itself"
-        output.print_whole(make_table(head, sets, title=title, title_justify="left"))
+        output.print_whole(make_table(head, sets, title="sets, zeroed as one", title_justify="left"))
+    if any(held.kind == "masks" for held in search.sets):
+        output.print_lines(
+            "what masks was zeroed with the located set: times the perplexity of that set by itself"
+        )
     output.print_lines(*(f"note: {note}" for note in search.notes))
 
 

@@ -308,8 +308,6 @@ class Location(Fact):
         counts = Counter(weight.impact for weight in self.super_weights)
         if counts["unconfirmed"] == len(self.super_weights):
             return None
-        if counts["inert"] == len(self.super_weights):
-            return "nothing depends on the super activation: every located super weight is inert"
         return f"located super weights: {', '.join(f'{number} {impact}' for impact, number in counts.items())}"
 
     @property

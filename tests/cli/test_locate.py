@@ -153,17 +153,18 @@ def test_people_read_each_scalar_that_matters_whole_with_its_set_and_what_is_not
     assert cells[str(LOCATED)][-4:] == ["alone", "1", "5", "yes"]
     assert f"{EMBEDDING}[3, 3]" not in cells
     assert cells["2"][1:3] == ["together", "3.4"]
+    assert "what masks was zeroed with the located set: times the perplexity of that set by itself" in lines
     assert search.summary in lines
     assert "note: the gradient does not reach the router of layer 2" in lines
     assert "located super weights: 1 bearing" in lines
 
 
-def test_people_are_told_where_nothing_matters_and_nothing_depends_on_the_super_activation(
+def test_people_are_told_where_nothing_matters_and_what_is_located_is_inert(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     print_location(make_identity(), make_searched_location("inert"), make_search())
     lines = capsys.readouterr().out.splitlines()
     nothing = "none of 128 candidates is known to multiply perplexity by 1.1 or more"
     assert f"on wikitext (2 windows of 96 tokens) {nothing}" in lines
-    assert "nothing depends on the super activation: every located super weight is inert" in lines
+    assert "located super weights: 1 inert" in lines
     assert not any(line.startswith((" scalar ", " set ")) for line in lines)

@@ -52,7 +52,7 @@ def test_the_located_set_says_what_depends_on_it_where_somebody_tried() -> None:
     assert make_location().impacts is None
     assert make_location(Outcome.NONE).impacts is None
     inert = make_searched_location("inert")
-    assert inert.impacts == "nothing depends on the super activation: every located super weight is inert"
+    assert inert.impacts == "located super weights: 1 inert"
     both = (*inert.super_weights, *make_searched_location().super_weights)
     mixed = inert.model_copy(update={"super_weights": both})
     assert mixed.impacts == "located super weights: 1 inert, 1 bearing"

@@ -14,7 +14,6 @@ from support.critical import (
     make_scalar,
     make_search,
     make_searched_location,
-    make_set,
 )
 from support.descent_pages import make_evidence as make_descendant
 from support.evidence import compose, make_evidence
@@ -81,11 +80,9 @@ def test_none_one_and_what_is_not_finite_are_said(search: CriticalSearch, words:
     assert words in build(search).text.splitlines()[0]
 
 
-def test_a_super_activation_that_nothing_depends_on_is_said_to_be_that() -> None:
-    inert = make_search(sets=[make_set("located", 1.01, LOCATED)])
-    words = "Nothing depends on the super activation: every located super weight is inert."
-    assert build(inert, "inert").text.splitlines()[1] == words
-    assert "depends" not in build(inert, "unconfirmed").text
+def test_what_is_located_is_said_to_be_inert_where_somebody_tried() -> None:
+    assert build(make_search(), "inert").text.splitlines()[1] == "Located super weights: 1 inert."
+    assert len(build(make_search(), "unconfirmed").text.splitlines()) == 1
 
 
 def test_the_table_has_each_scalar_that_matters_with_its_effects_its_set_and_its_rank() -> None:
