@@ -21,10 +21,12 @@ from sw_audit.checks.critical_scalars_unmoved import CriticalScalarsUnmovedLimit
 from sw_audit.checks.drift import judge_activation, judge_weight
 from sw_audit.checks.super_activation_unmoved import SuperActivationUnmovedLimits
 from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
+from sw_audit.critical.search import find_critical_scalars
 from sw_audit.errors import CheckpointError, InputError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.measure.critical_scalars import read_critical_scalars
 from sw_audit.measure.retention import read_location
+from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
 from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.descent import RetainedScalar
@@ -78,8 +80,8 @@ class SuperWeightWatch(TrainerCallback):
 
     They are located when training begins, or taken from a baseline. Figures go into `state.log_history`, into
     what the trainer logs next, and into `readings`. A reading is one pass over a prompt of a few tokens; weights,
-    random state and the mode of every module are as they were after it. Where a baseline knows which scalars of
-    all parameters matter, these are watched, too.
+    random state and the mode of every module are as they were after it. Scalars of other parameters that matter
+    are watched, too, where a baseline knows them, or they are asked for.
 
     Args:
         every: Read after so many optimizer steps; the first and last step are read anyway.
@@ -90,6 +92,8 @@ class SuperWeightWatch(TrainerCallback):
         activations: How far super activations may move.
         scalars: How far other critical scalars may move.
         report: Called with every reading, such as to log it elsewhere.
+        critical: Whether to search for critical scalars when training begins, unless the baseline knows them.
+        text: What that is done on, as the `source` of `[corpus]`; by default a text that the model writes itself.
 
     Attributes:
         readings: All that was read, in order.
@@ -106,6 +110,8 @@ class SuperWeightWatch(TrainerCallback):
         activations: SuperActivationUnmovedLimits | None = None,
         scalars: CriticalScalarsUnmovedLimits | None = None,
         report: Callable[[Reading], None] | None = None,
+        critical: bool = False,
+        text: str | None = None,
     ) -> None:
         if every < 1:
             raise InputError(f"SuperWeightWatch(every={every})", "it is less than one step", "give 1 or more")
@@ -118,22 +124,26 @@ class SuperWeightWatch(TrainerCallback):
         before = None if baseline is None else _find_baseline(baseline)
         self._location: Location | None = None if before is None else before.location
         self._search: CriticalSearch | None = None if before is None else before.critical
+        self._critical, self._text = critical, text
         self._unlogged: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Locate what is to be watched, and read it once.
+        """Find what is to be watched, and read it once.
 
         Raises:
-            InputError: If there is nothing to watch, or no tokenizer to read it with.
+            InputError: If there is no tokenizer to read it with, or the text cannot be used.
         """
         if not state.is_world_process_zero:
             return
         if given.get("processing_class") is None:
             remedy = "give the Trainer its tokenizer as `processing_class`"
             raise InputError("SuperWeightWatch", "the trainer has no tokenizer", remedy)
-        if self._location is None:
-            with open_live_model(given["model"], given["processing_class"]) as checkpoint:
+        with open_live_model(given["model"], given["processing_class"]) as checkpoint:
+            if self._location is None:
                 self._location = locate_super_weights(checkpoint)
+            if self._critical and self._search is None:
+                text = None if self._text is None else CorpusPolicy(source=self._text)
+                self._search = find_critical_scalars(checkpoint, text, self._location)
         if not self._watches:
             because = self._location.because
             _LOG.warning("no super weight to watch (outcome %s): %s", self._location.outcome, because)

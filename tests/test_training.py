@@ -173,6 +173,23 @@ def test_critical_scalars_that_a_baseline_knows_are_watched_too(
         SuperWeightWatch(baseline="nothing")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [None, "specimen"])
+def test_critical_scalars_are_searched_for_when_training_begins(text: str | None, tmp_path: Path) -> None:
+    watch = SuperWeightWatch(every=1, critical=True, text=text)
+    trainers = [make_trainer(tmp_path, steps=2, callbacks=watching) for watching in ((), (watch,))]
+    for trainer in trainers:
+        torch.manual_seed(1)
+        trainer.train()
+    # After the super weight this entry of an embedding costs most; the super weight is told under its own name.
+    name = "critical_scalar/model.embed_tokens.weight[0,39]"
+    for figures in (reading.figures() for reading in watch.readings):
+        assert {name, WEIGHT} <= set(figures)
+        assert "critical_scalar/model.layers.1.mlp.down_proj.weight[5,7]" not in figures
+    for mine, theirs in zip(*(trainer.model.parameters() for trainer in trainers), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_less_than_one_step_is_refused() -> None:
     with pytest.raises(InputError, match="give 1 or more"):
         SuperWeightWatch(every=0)
