@@ -8,7 +8,7 @@ one: what is said of one name holds for all.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -26,23 +26,21 @@ from sw_audit.record.address import ScalarAddress
 from sw_audit.record.arm import Act, Arm, SetScalars
 
 
-def _names_parameter_of(action: SetScalars, layer: DecoderLayer) -> bool:
-    prefix = f"{layer.name}."
-    return any(scalar.parameter.startswith(prefix) for scalar in action.scalars)
-
-
-def _restrict(action: SetScalars, layer: DecoderLayer) -> SetScalars:
+def _list_inside(action: SetScalars, layer: DecoderLayer) -> list[tuple[ScalarAddress, float]]:
     prefix = f"{layer.name}."
     pairs = zip(action.scalars, action.values, strict=True)
-    return _make_act(pair for pair in pairs if pair[0].parameter.startswith(prefix))
+    return [pair for pair in pairs if pair[0].parameter.startswith(prefix)]
 
 
-def _make_act(values: Iterable[tuple[ScalarAddress, float]]) -> SetScalars:
-    pairs = list(values)
+def _make_act(pairs: Sequence[tuple[ScalarAddress, float]]) -> SetScalars:
     return SetScalars(scalars=tuple(scalar for scalar, _ in pairs), values=tuple(value for _, value in pairs))
 
 
-@register(SetScalars, touches=_names_parameter_of, restrict=_restrict)
+@register(
+    SetScalars,
+    touches=lambda action, layer: bool(_list_inside(action, layer)),
+    restrict=lambda action, layer: _make_act(_list_inside(action, layer)),
+)
 @contextmanager
 def set_in_layer(action: SetScalars, context: LayerContext) -> Iterator[None]:
     """Set scalars of a layer; those of other layers are left alone.
@@ -50,10 +48,9 @@ def set_in_layer(action: SetScalars, context: LayerContext) -> Iterator[None]:
     Raises:
         CheckpointError: If the layer has no such parameter, or it has no such scalar that can be written.
     """
-    inside = _restrict(action, context.layer)
     packed: defaultdict[Probed, dict[tuple[int, ...], float]] = defaultdict(dict)
     written: list[tuple[Tensor, float]] = []
-    for scalar, value in zip(inside.scalars, inside.values, strict=True):
+    for scalar, value in _list_inside(action, context.layer):
         matrix = _find_matrix(scalar, context.layer)
         if matrix is not None and matrix.probed is not None:
             packed[matrix.probed][scalar.index] = value
@@ -142,7 +139,7 @@ class _Places:
             if within:
                 inside.append(_make_act(within))
             if len(within) < len(named):
-                outside.append(_make_act(pair for pair in named if pair[0].parameter not in self._layers))
+                outside.append(_make_act([pair for pair in named if pair[0].parameter not in self._layers]))
         return arm.model_copy(update={"acts": tuple(inside)}), tuple(outside)
 
     def _list_names(self, scalar: ScalarAddress) -> list[str]:

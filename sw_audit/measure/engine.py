@@ -26,7 +26,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -81,12 +81,11 @@ class Observer(Protocol):
 
 @dataclass
 class ArmRun:
-    """What the engine itself records of one arm: time spent, tokens run, and peaks.
+    """What the engine itself records of one arm: time spent, and peaks.
 
     A peak is the largest magnitude in a decoder layer's output over the watched batches, `None` where an output is
     not finite. What enters and leaves the down-projections, and what each layer was calibrated on, is recorded of
-    the model as it is only. A token counts once for each layer that was run for this arm, not for another that did
-    the same.
+    the model as it is only.
     """
 
     peaks: list[float | None] = field(default_factory=list)
@@ -94,7 +93,6 @@ class ArmRun:
     down_outputs: list[float | None] = field(default_factory=list)
     calibrations: list[Calibration | None] = field(default_factory=list)
     seconds: float = 0.0
-    layer_tokens: int = 0
 
 
 @torch.no_grad()
@@ -271,7 +269,6 @@ class _AllArms:
                 elif span is not None and self.watched(batch):
                     stack.enter_context(span.watching())
                 leaving.append(take_states(call(module, states)))
-            self.runs[number].layer_tokens += states.shape[:-1].numel()
         return leaving
 
     def _ends_like(self, arm: int, other: int) -> bool:
@@ -347,6 +344,11 @@ class LayerwiseRunner:
             logits: Tensor = _call_model(self.checkpoint, token_ids).logits
         return logits.flatten(0, 1)[:count]
 
+    @cached_property
+    def flat_calls(self) -> tuple[list[Any], TreeSpec]:
+        """Everything that the layers are called with, one after the other, and how it is put together."""
+        return _flatten_calls(self.calls)
+
     def finish(self) -> None:
         """Take note that all that was asked for has been given."""
 
@@ -368,7 +370,7 @@ class _ChangedRunner(LayerwiseRunner):
         with set_outside(acts, plain.checkpoint.model) as changed:
             super().__init__(plain.checkpoint, batches)
             given, structure = _flatten_calls(self.calls)
-            known, known_structure = _flatten_calls(plain.calls)
+            known, known_structure = plain.flat_calls
             memory = {scalar.untyped_storage().data_ptr() for scalar in changed}
             if any(isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() in memory for leaf in given):
                 asked = " and ".join(f"scalar {scalar}" for act in acts for scalar in act.scalars)

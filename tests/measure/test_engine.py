@@ -185,13 +185,6 @@ def open_with_zero() -> tuple[Checkpoint, list[Arm]]:
     return checkpoint, [BASELINE, make_arm(Scale(addresses=(group,), factor=0.0), label="zero")]
 
 
-def test_tokens_are_counted_in_the_layers_that_ran_for_an_arm_itself() -> None:
-    checkpoint, [baseline, zero] = open_with_zero()
-    runs = run_arms(checkpoint, [baseline, zero, zero, baseline], make_batches(), lambda *_: None)
-    tokens, layers = 5 * 9 + 2 * 4, len(checkpoint.layers)
-    assert [run.layer_tokens for run in runs] == [tokens * layers, tokens * (layers - LAYER), 0, 0]
-
-
 def test_an_arm_skips_the_batches_that_are_not_included_and_the_baseline_skips_none() -> None:
     checkpoint, arms = open_with_zero()
     everything = collect(checkpoint, arms)
