@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -132,26 +133,41 @@ def _asking_gradients(checkpoint: Checkpoint) -> Iterator[None]:
 
 @dataclass
 class _Highest:
-    """The highest scores so far, of all tensors that were added."""
+    """The highest scores so far, of all parameters that were added."""
 
     count: int
+    owners: list[ModelParameter] = field(default_factory=list)
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
-    entries: list[tuple[ModelParameter, int]] = field(default_factory=list)  # whose, place in the flat parameter
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
+    places: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.long))  # owner, place in it
 
-    def add(self, parameter: ModelParameter, scores: Tensor) -> None:
-        flat = scores.flatten().float()
-        best = flat.topk(min(self.count, flat.numel()))
+    def add(self, parameter: ModelParameter, scores: Tensor, weight: Tensor) -> None:
+        """Add the scores of a parameter and what it holds, both as addressed."""
+        flat = scores.flatten()
+        # Most parameters have none that are high enough: finding that out is all that they cost.
+        floor = float(self.scores[-1]) if len(self.scores) == self.count else -math.inf
+        count = min(self.count, int((flat > floor).sum()))
+        if not count:
+            return
+        best = flat.topk(count)
+        held = weight[torch.unravel_index(best.indices, scores.shape)].float().cpu()
+        owner = torch.full((count,), len(self.owners))
+        self.owners.append(parameter)
         merged = torch.cat([self.scores, best.values.cpu()])
-        entries = [*self.entries, *((parameter, place) for place in best.indices.tolist())]
-        kept = merged.topk(min(self.count, merged.numel()))
-        self.scores, self.entries = kept.values, [entries[place] for place in kept.indices.tolist()]
+        kept = merged.topk(min(self.count, len(merged)))
+        self.scores = kept.values
+        self.values = torch.cat([self.values, held])[kept.indices]
+        places = torch.stack([owner, best.indices.cpu()], 1)
+        self.places = torch.cat([self.places, places])[kept.indices]
 
     def list(self) -> list[Scored]:
         found = []
-        for score, (parameter, place) in zip(self.scores.tolist(), self.entries, strict=True):
-            index = tuple(int(one) for one in torch.unravel_index(torch.tensor(place), parameter.shape))
-            found.append((parameter, index, score))
-        return [Scored(parameter, index, score, parameter.read(index)) for parameter, index, score in found]
+        rows = zip(self.scores.tolist(), self.values.tolist(), self.places.tolist(), strict=True)
+        for score, value, (owner, place) in rows:
+            parameter = self.owners[owner]
+            index = tuple(int(one) for one in numpy.unravel_index(place, parameter.shape))
+            found.append(Scored(parameter, index, score, value))
+        return found
 
 
 class _Backward:
@@ -212,9 +228,10 @@ class _Backward:
         # Of experts that are modules only some tokens come by; the smallest norm stands for all then.
         over = norms[:, None] if len(inputs) == len(norms) else norms.min()
         largest = (inputs.abs() / over.clamp_min(torch.finfo(torch.float32).tiny)).amax(0)  # [inner]
-        scores = parameter.weight.abs().float() * largest[None, :]
+        weight = parameter.weight
+        scores = weight.abs().float() * largest[None, :]
         if bool(scores.isfinite().all()):
-            self.products.add(parameter, scores)
+            self.products.add(parameter, scores, weight)
 
     def _differentiate_head(
         self, outside: dict[str, ModelParameter], states: Sequence[Tensor], own_predictions: bool
@@ -291,16 +308,17 @@ class _Backward:
 
     def _keep(self, parameters: dict[str, ModelParameter], scores: _Scores) -> None:
         for name, score in scores.held.items():
-            self.highest.add(parameters[name], score.nan_to_num(math.inf, math.inf))
+            self.highest.add(parameters[name], score.nan_to_num_(math.inf, math.inf), scores.weights[name])
             self.reached.add(name)
             self.ranked += parameters[name].size
 
 
 @dataclass
 class _Scores:
-    """|w dL/dw| by the parameter's name, as addressed, float32, summed over pieces of text and uses."""
+    """|w dL/dw| by the parameter's name, float32, summed over pieces of text and uses; all as addressed."""
 
     held: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
     def add(
         self,
@@ -314,6 +332,7 @@ class _Scores:
             parameter = parameters[name]
             applied = leaf.detach() + parameter.offset if parameter.offset else leaf.detach()
             score = parameter.see((gradient * applied).abs_().float()).reshape(parameter.shape)
+            self.weights[name] = parameter.see(leaf.detach()).reshape(parameter.shape)
             held = self.held.get(name)
             self.held[name] = score if held is None else held.add_(score)
 
