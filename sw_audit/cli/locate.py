@@ -104,7 +104,7 @@ def locate(
     else:
         identity, location = locate_quietly(ask(model), depth, digest=digest or update_index is not None)
     if update_index is not None:
-        typer.echo(update_own_index(update_index, identity, location), err=True)
+        typer.echo(update_own_index(update_index, identity, location, search), err=True)
     if as_json:
         print_json(describe(identity, location, search))
     else:

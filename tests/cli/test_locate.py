@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from support.critical import (
@@ -17,7 +18,9 @@ from support.evidence import make_identity, make_location
 from support.program import Program
 
 from sw_audit.cli.locate import describe, print_location
+from sw_audit.index.reading import read_index
 from sw_audit.record.location import Outcome
+from sw_audit.record.published import Impact
 
 
 def test_json_is_exactly_one_object_of_the_promised_form_and_holds_the_published_coordinate(
@@ -168,3 +171,15 @@ def test_people_are_told_where_nothing_matters_and_what_is_located_is_inert(
     assert f"on wikitext (2 windows of 96 tokens) {nothing}" in lines
     assert "located super weights: 1 inert" in lines
     assert not any(line.startswith((" scalar ", " set ")) for line in lines)
+
+
+def test_what_a_search_finds_is_entered_in_ones_own_index(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    arguments = ("--causal", "--candidates=8", "--windows=4", f"--update-index={file}")
+    ending = program.run("locate", "specimen", "--json", *arguments)
+    found = [(one["parameter"], tuple(one["index"])) for one in json.loads(ending.out)["critical_scalars"]]
+    [model] = read_index(file).models
+    entered = [weight.scalar for weight in model.weights if weight.scalar is not None]
+    assert [(one.parameter, one.index) for one in entered] == [one for one in found if one[1] != (5, 7)]
+    [super_weight] = [weight for weight in model.weights if weight.is_scalar]
+    assert super_weight.bearing is Impact.ALONE
