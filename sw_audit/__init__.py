@@ -16,6 +16,9 @@ _PUBLIC = {
     "AuditError": "errors",
     "Checkpoint": "checkpoint.opening",
     "ModelResult": "record.record",
+    "CorpusPolicy": "policy.policy",
+    "CriticalPolicy": "policy.policy",
+    "CriticalSearch": "record.critical",
     "InputError": "errors",
     "Location": "record.location",
     "ModelPolicy": "policy.policy",
@@ -27,6 +30,8 @@ _PUBLIC = {
     "SuperWeight": "record.location",
     "Verdict": "record.verdict",
     "WeightAddress": "record.address",
+    "ScalarAddress": "record.address",
+    "find_critical_scalars": "critical.search",
     "judge_result": "checks.judging",
     "locate_super_weights": "locate.locator",
     "open_checkpoint": "checkpoint.opening",
@@ -42,6 +47,9 @@ _PUBLIC = {
 __all__ = [
     "AuditError",
     "Checkpoint",
+    "CorpusPolicy",
+    "CriticalPolicy",
+    "CriticalSearch",
     "InputError",
     "Location",
     "ModelPolicy",
@@ -49,12 +57,14 @@ __all__ = [
     "Outcome",
     "Policy",
     "Record",
+    "ScalarAddress",
     "Status",
     "SuperActivation",
     "SuperWeight",
     "Verdict",
     "WeightAddress",
     "__version__",
+    "find_critical_scalars",
     "judge_result",
     "locate_super_weights",
     "open_checkpoint",
@@ -70,13 +80,15 @@ __all__ = [
 if TYPE_CHECKING:
     from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
     from sw_audit.checks.judging import judge_result
+    from sw_audit.critical.search import find_critical_scalars
     from sw_audit.errors import AuditError, InputError
     from sw_audit.locate.locator import locate_super_weights, stream_location
-    from sw_audit.policy.policy import ModelPolicy, Policy
+    from sw_audit.policy.policy import CorpusPolicy, CriticalPolicy, ModelPolicy, Policy
     from sw_audit.policy.reading import read_policy
     from sw_audit.policy.recipe import parse_recipe
     from sw_audit.quantize.rtn import round_to_nearest
-    from sw_audit.record.address import WeightAddress
+    from sw_audit.record.address import ScalarAddress, WeightAddress
+    from sw_audit.record.critical import CriticalSearch
     from sw_audit.record.location import Location, Outcome, SuperActivation, SuperWeight
     from sw_audit.record.record import ModelResult, Record
     from sw_audit.record.store import read_record

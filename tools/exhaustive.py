@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.corpus.looks import FIRST_TOKENS
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy
-from sw_audit.runner.steps import FIRST_TOKENS
 from sw_audit.specimen import specimen_path
 
 LIST = Path(__file__).parents[1] / "tests" / "critical" / "data" / "specimen-exhaustive.json"

@@ -19,9 +19,9 @@ from sw_audit.checks.registry import Need, find_checks
 from sw_audit.checks.statistics import tell_reach
 from sw_audit.checks.waivers import examine_waivers
 from sw_audit.cli.printing import write_bytes
+from sw_audit.corpus.looks import plan_looks
 from sw_audit.corpus.text import BUILT_IN, MANY_WINDOWS, read_corpus
 from sw_audit.corpus.windows import MORE, SHORT
-from sw_audit.measure.looks import plan_looks
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import CorpusPolicy, Policy
 from sw_audit.policy.scheme import ActivationSetup

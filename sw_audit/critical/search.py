@@ -26,12 +26,12 @@ from transformers import GenerationConfig
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.parameters import list_parameters
+from sw_audit.corpus.looks import plan_looks
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, window_corpus
 from sw_audit.critical.gradients import Ranking, cut_pieces, rank_scalars
 from sw_audit.critical.trials import NOTHING, Trial, Trials, Tried, zeroing
 from sw_audit.locate.locator import locate_super_weights
-from sw_audit.measure.looks import plan_looks
 from sw_audit.policy.policy import CorpusPolicy, CriticalPolicy, Intervention
 from sw_audit.progress import Progress, ignore_progress, tell_stage
 from sw_audit.record.address import ScalarAddress, WeightAddress

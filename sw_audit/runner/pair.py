@@ -14,6 +14,7 @@ from sw_audit.checks.critical_scalars_retained import CriticalScalarsRetainedLim
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.recovery_plan import RecoveryPlan
 from sw_audit.checks.registry import Need, list_needs
+from sw_audit.corpus.looks import plan_looks
 from sw_audit.corpus.protocol import list_cautions
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
@@ -39,7 +40,6 @@ from sw_audit.measure.generation import (
     generate_continuations,
     pair_continuations,
 )
-from sw_audit.measure.looks import plan_looks
 from sw_audit.measure.parent_passes import ParentPasses
 from sw_audit.measure.retention import (
     compare_with_baseline,

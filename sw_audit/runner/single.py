@@ -14,6 +14,7 @@ from sw_audit.checks.plan import CHOICE_ARMS, Needs, plan_arms, plan_needs, plan
 from sw_audit.checks.registry import Need, list_needs
 from sw_audit.checks.super_activation_persists import SuperActivationPersistsLimits
 from sw_audit.corpus.choices import ChoiceItem, list_stop_words, read_choices, stop_word_ids
+from sw_audit.corpus.looks import plan_looks
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import (
@@ -35,7 +36,6 @@ from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import Calibrations, measure_arms
 from sw_audit.measure.calibration import calibrate_on_prompt
 from sw_audit.measure.generation import continue_prompts
-from sw_audit.measure.looks import plan_looks
 from sw_audit.measure.mechanism import follow_super_activations
 from sw_audit.measure.retention import compare_with_baseline
 from sw_audit.measure.start import try_starts

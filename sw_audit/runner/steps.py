@@ -1,4 +1,4 @@
-"""Evidence in steps: which arms go on after each; how far each goes is planned in `sw_audit.measure.looks`."""
+"""Evidence in steps: which arms go on after each; how far each goes is planned in `sw_audit.corpus.looks`."""
 
 from __future__ import annotations
 

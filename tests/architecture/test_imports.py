@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "training": BASE | {"checkpoint", "critical", "locate", "measure", "checks"},
     "cli": BASE
-    | {"__init__", "checkpoint", "checks", "corpus", "export", "index", "locate", "measure", "runner", "specimen"},
+    | {"__init__", "checkpoint", "checks", "corpus", "export", "index", "locate", "runner", "specimen"},
     "sw_audit_reports": BASE | {"checks"},
     "pytest_sw_audit": BASE | {"__init__", "checkpoint", "checks", "runner"},
 }

@@ -26,9 +26,9 @@ from sw_audit.checks.statistics import (
     bound_token_quantile,
     bound_token_share,
 )
+from sw_audit.corpus.looks import plan_looks
 from sw_audit.policy.policy import Policy
 from sw_audit.record.verdict import Side, Status
-from sw_audit.measure.looks import plan_looks
 
 DATA = Path(__file__).parent / "data"
 WINDOWS, ITEMS = 128, 200

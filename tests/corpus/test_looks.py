@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sw_audit.measure.looks import FIRST_ITEMS, FIRST_TOKENS, plan_looks
+from sw_audit.corpus.looks import FIRST_ITEMS, FIRST_TOKENS, plan_looks
 from sw_audit.record.measurement import Look
 
 
