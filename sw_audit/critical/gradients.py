@@ -45,6 +45,10 @@ RANKED = 4096
 """So many of the highest scores are kept, and so many ranks are known."""
 
 
+class NoGradientError(Exception):
+    """No gradient can be taken of a model, and why."""
+
+
 @dataclass(frozen=True, eq=False)
 class Scored:
     """One scalar with a score.
@@ -100,7 +104,8 @@ def rank_scalars(
         progress: Told after each layer.
 
     Raises:
-        CheckpointError: If the loss is not finite, or there is no gradient to be had.
+        CheckpointError: If the loss is not finite.
+        NoGradientError: If a module lets no gradient through.
     """
     with _asking_gradients(checkpoint):
         return _Backward(checkpoint, pieces, products, progress).rank(own_predictions)
@@ -292,9 +297,7 @@ class _Backward:
         try:
             return torch.autograd.grad(output, of, gradient, allow_unused=True)
         except RuntimeError as error:
-            found = f"no gradient can be taken: {str(error).splitlines()[0]}"
-            remedy = "search in its parent, or in a checkpoint of plain weights"
-            raise CheckpointError(f"scalars of {self.checkpoint.identity.source!r}", found, remedy) from error
+            raise NoGradientError(str(error).splitlines()[0]) from error
 
     def _ask_outside(self, outside: dict[str, ModelParameter]) -> dict[str, nn.Parameter]:
         leaves = {name: self.checkpoint.model.get_parameter(name) for name in outside}

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from transformers import GenerationConfig
@@ -29,10 +30,11 @@ from sw_audit.checkpoint.parameters import list_parameters
 from sw_audit.corpus.looks import plan_looks
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, window_corpus
-from sw_audit.critical.gradients import Ranking, cut_pieces, rank_scalars
+from sw_audit.critical.gradients import NoGradientError, Ranking, cut_pieces, rank_scalars
 from sw_audit.critical.trials import NOTHING, Trial, Trials, Tried, zeroing
+from sw_audit.errors import CheckpointError
 from sw_audit.locate.locator import locate_super_weights
-from sw_audit.policy.policy import CorpusPolicy, CriticalPolicy, Intervention
+from sw_audit.policy.policy import CorpusPolicy, CriticalPolicy, Intervention, Policy
 from sw_audit.progress import Progress, ignore_progress, tell_stage
 from sw_audit.record.address import ScalarAddress, WeightAddress
 from sw_audit.record.critical import CriticalKind, CriticalScalar, CriticalSearch, CriticalSet, Effect
@@ -86,11 +88,40 @@ def find_critical_scalars(
     Raises:
         InputError: If the text cannot be used, or the model has no finite loss on it.
     """
+    if any(matrix.paged is not None for layer in checkpoint.layers for matrix in layer.matrices):
+        found = "its layers are in memory only while they run"
+        asked = f"critical scalars of {checkpoint.identity.source!r}"
+        raise CheckpointError(asked, found, "open it as a whole, with open_checkpoint")
     policy = policy or CriticalPolicy()
     location = location or locate_super_weights(checkpoint)
     windows, called = _cut_text(checkpoint, text, location, seed)
     search = _Search(checkpoint, windows, location, policy, confidence, minimum_windows, progress, whole=whole)
     return search.run(name or called, own_text=text is None)
+
+
+def search_by_policy(
+    checkpoint: Checkpoint,
+    text: CorpusPolicy | Windows | None,
+    location: Location,
+    policy: Policy,
+    *,
+    name: str | None = None,
+    progress: Progress = ignore_progress,
+) -> tuple[Location, CriticalSearch]:
+    """Search as a policy asks for it; see `find_critical_scalars` and `confirm_location`."""
+    search = find_critical_scalars(
+        checkpoint,
+        text,
+        location,
+        policy.critical,
+        name=name,
+        confidence=policy.confidence,
+        minimum_windows=policy.minimum_windows,
+        whole=policy.effort == "thorough",
+        seed=policy.seed,
+        progress=progress,
+    )
+    return confirm_location(location, search), search
 
 
 def confirm_location(location: Location, search: CriticalSearch) -> Location:
@@ -225,9 +256,11 @@ class _Search:
                 own_predictions=self.own_text,
                 progress=tell_stage(self.progress, "ranking scalars"),
             )
-        except NotImplementedError as error:
+        except NoGradientError as error:
             ranking = None
-            self.notes.append(f"No gradient could be taken ({error}): candidates are what the locator named.")
+            self.notes.append(
+                f"No gradient can be taken ({error}): candidates are what the locator named; search in the parent."
+            )
         ranks = (
             {}
             if ranking is None
@@ -239,10 +272,12 @@ class _Search:
             self.notes.append(f"No gradient reaches {names}{rest}: their scalars are no candidates by rank.")
         located = set(self.location.addresses)
         for address in self._list_named():
-            self._note(address.scalar, ranks, located=address in located)
+            if (parameter := self.parameters.get(address.parameter)) is not None:
+                index = address.scalar.index
+                self._note(Tried(parameter, index, parameter.read(index), located=address in located), ranks)
         if ranking is not None:
             for one in [*ranking.by_product, *ranking.by_gradient[:wanted]]:
-                self._note(ScalarAddress(parameter=one.parameter.name, index=one.index), ranks)
+                self._note(Tried(one.parameter, one.index, one.value), ranks)
         return ranking
 
     def _list_named(self) -> Iterator[WeightAddress]:
@@ -260,16 +295,11 @@ class _Search:
                     parameter=entry.parameter, row=entry.row, column=entry.column, expert=entry.expert
                 )
 
-    def _note(
-        self, address: ScalarAddress, ranks: dict[tuple[str, tuple[int, ...]], int], *, located: bool = False
-    ) -> None:
-        parameter = self.parameters.get(address.parameter)
-        if parameter is None or address in self.scalars:
-            return
-        value = parameter.read(address.index)
-        if value + parameter.offset:  # what is zero already cannot be zeroed
-            rank = ranks.get((parameter.name, address.index))
-            self.scalars[address] = Tried(parameter, address.index, value, rank, located)
+    def _note(self, scalar: Tried, ranks: Mapping[tuple[str, tuple[int, ...]], int]) -> None:
+        # What is zero already cannot be zeroed.
+        if scalar.value + scalar.parameter.offset:
+            rank = ranks.get((scalar.parameter.name, scalar.index))
+            self.scalars.setdefault(scalar.address, replace(scalar, rank=rank))
 
     # Scalars alone
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.critical.search import confirm_location, find_critical_scalars
+from sw_audit.critical.search import search_by_policy
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.critical import CriticalSearch
@@ -30,15 +30,6 @@ def search_model(
     checkpoint = open_checkpoint(model).starting(policy.bos_rule(model))
     progress("locating", 0, 1)
     location = locate_model(checkpoint)
-    search = find_critical_scalars(
-        checkpoint,
-        None if own else policy.corpus,
-        location,
-        policy.critical,
-        confidence=policy.confidence,
-        minimum_windows=policy.minimum_windows,
-        whole=policy.effort == "thorough",
-        seed=policy.seed,
-        progress=progress,
-    )
-    return checkpoint.identity, confirm_location(location, search), search
+    text = None if own else policy.corpus
+    location, search = search_by_policy(checkpoint, text, location, policy, progress=progress)
+    return checkpoint.identity, location, search

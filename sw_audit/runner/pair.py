@@ -18,7 +18,7 @@ from sw_audit.corpus.looks import plan_looks
 from sw_audit.corpus.protocol import list_cautions
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
-from sw_audit.critical.search import confirm_location, find_critical_scalars
+from sw_audit.critical.search import search_by_policy
 from sw_audit.locate.controls import count_weights
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
@@ -267,18 +267,7 @@ def measure_parent(
     location = predict_from_weights(parent.layers, locate_super_weights(parent))
     critical = None
     if Need.CRITICAL in needs and (whole or not by_layers):
-        critical = find_critical_scalars(
-            parent,
-            policy.corpus,
-            location,
-            policy.critical,
-            confidence=policy.confidence,
-            minimum_windows=policy.minimum_windows,
-            whole=policy.effort == "thorough",
-            seed=policy.seed,
-            progress=progress,
-        )
-        location = confirm_location(location, critical)
+        location, critical = search_by_policy(parent, policy.corpus, location, policy, progress=progress)
     answers = answer_tasks(parent, policy.descent) if Need.TASKS in needs else ()
     result = ParentResult(parent.identity, location, answers=answers, critical=critical)
     if Need.GENERATION not in needs:

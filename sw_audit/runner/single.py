@@ -24,7 +24,7 @@ from sw_audit.corpus.windows import (
     window_corpus,
     window_prompt,
 )
-from sw_audit.critical.search import confirm_location, find_critical_scalars
+from sw_audit.critical.search import search_by_policy
 from sw_audit.errors import CheckpointError
 from sw_audit.index.lookup import find_policy_model, list_dose_curves, open_index
 from sw_audit.locate.controls import count_weights, draw_placebos, find_involved, find_largest_weights
@@ -204,18 +204,10 @@ class Single:
         progress("drawing controls", 0, 1)
         search = None
         if Need.CRITICAL in needs:
-            search = find_critical_scalars(
-                checkpoint,
-                windows,
-                location,
-                policy.critical,
-                name=text.identity.name,
-                confidence=policy.confidence,
-                minimum_windows=policy.minimum_windows,
-                whole=policy.effort == "thorough",
-                progress=progress,
+            named = text.identity.name
+            location, search = search_by_policy(
+                checkpoint, windows, location, policy, name=named, progress=progress
             )
-            location = confirm_location(location, search)
         roles = _select_targets(checkpoint, location, needs, policy.seed)
         progress("preparing activations", 0, 1)
         setup = (

@@ -739,7 +739,7 @@ def test_a_parent_is_searched_once_for_all_its_descendants_and_under_quick_not_a
         searched.append((given, named))
         return make_search()
 
-    monkeypatch.setattr("sw_audit.runner.pair.find_critical_scalars", search)
+    monkeypatch.setattr("sw_audit.critical.search.find_critical_scalars", search)
     folders = [write(tmp_path / name, change_slightly_) for name in ("one", "two")]
     record = run(make_policy(*folders), checks=["critical-scalars-retained"])
     assert [verdict.status for verdict in record.verdicts] == [Status.PASS, Status.PASS]
