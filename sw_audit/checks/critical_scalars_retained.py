@@ -11,7 +11,9 @@ from sw_audit.checks.recovery import Search, list_searches
 from sw_audit.checks.registry import Need, check
 from sw_audit.record.critical import CriticalScalar
 from sw_audit.record.descent import Descent, RetainedScalar
-from sw_audit.record.verdict import Finding, Status, Verdict
+from sw_audit.record.verdict import Finding, Status, Verdict, worst_status
+
+AGAIN = "Run the audit again with this check selected."
 
 
 class CriticalScalarsRetainedLimits(Limits):
@@ -31,7 +33,7 @@ class CriticalScalarsRetainedLimits(Limits):
     title="The parent's critical scalars are still there, wherever they are",
     meaning="Single gains of norms, biases and entries of the embedding can carry a model as super weights do; "
     "training, merging, pruning and a flipped bit reach them.",
-    quantity="largest relative error",
+    quantity="relative error",
     fails="one is off by more than 25 %; sign, cost in the parent and what putting it back recovers are told",
     limits=CriticalScalarsRetainedLimits,
     measured=frozenset({"maximum_error"}),
@@ -55,6 +57,10 @@ def critical_scalars_retained(context: CheckContext) -> Verdict:
         )
         return context.skip(because)
     limit = context.limits(CriticalScalarsRetainedLimits).maximum_error
+    if searched.critical and not descent.critical_scalars:
+        return context.conclude(
+            Status.INCONCLUSIVE, "The parent's critical scalars were not looked up.", remedy=AGAIN
+        )
     if not descent.critical_scalars:
         told = f"none of {searched.candidates:,} scalars that were tried, of {searched.ranked:,} ranked"
         floor = write_number(searched.minimum_ratio)
@@ -69,7 +75,10 @@ def critical_scalars_retained(context: CheckContext) -> Verdict:
         hold_scalar(scalar, limit, *tell_cost(known.get(scalar.address)), *_tell_recovery(search, scalar))
         for scalar in descent.critical_scalars
     ]
-    worst = decide_finding(held, key=lambda finding: finding.observed or 0.0)
+    status = worst_status(finding.status for finding in held)
+    # They are in the order of what they cost: of several that moved the first is told.
+    first = next(finding for finding in held if finding.status is status)
+    worst = decide_finding(held, key=lambda finding: finding.observed or 0.0) if status is Status.PASS else first
     lost = [
         scalar
         for scalar, one in zip(descent.critical_scalars, held, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sw_audit.checks.context import CheckContext, decide_finding
-from sw_audit.checks.critical_scalars_retained import hold_scalar, tell_cost
+from sw_audit.checks.critical_scalars_retained import AGAIN, hold_scalar, tell_cost
 from sw_audit.checks.drift import KEEP_IN_TRAINING
 from sw_audit.checks.limits import Limits, Share
 from sw_audit.checks.registry import check
@@ -43,8 +43,11 @@ def critical_scalars_unmoved(context: CheckContext) -> Verdict:
     baseline, search = context.baseline, context.baseline.critical
     if search is None:
         return context.skip(f"The baseline {baseline.name} was not searched for the scalars that matter.")
-    if not baseline.scalars:
+    if not search.critical and not baseline.scalars:
         return context.skip(f"The baseline {baseline.name} has no critical scalar.")
+    if not baseline.scalars:
+        because = f"The critical scalars of the baseline {baseline.name} were not read in this model."
+        return context.conclude(Status.INCONCLUSIVE, because, remedy=AGAIN)
     limit = context.limits(CriticalScalarsUnmovedLimits).maximum_drift
     costs = {scalar.address: tell_cost(scalar, "the baseline's") for scalar in search.scalars}
     held = [hold_scalar(one, limit, *costs.get(one.address, ())) for one in baseline.scalars]

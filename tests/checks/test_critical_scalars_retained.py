@@ -60,6 +60,13 @@ def test_a_gain_may_be_off_by_a_quarter(factor: float, status: Status) -> None:
     assert verdict.protocol is None
 
 
+def test_of_several_that_moved_the_costliest_is_told_and_of_none_the_one_that_is_furthest_off() -> None:
+    moved = judge(kept(factor=0.5), kept(ENTRY, 0.0))
+    assert moved.observed == 0.5
+    assert moved.because.startswith(str(GAIN))
+    assert judge(kept(factor=0.9), kept(ENTRY, 0.8)).observed == pytest.approx(0.2)
+
+
 def test_the_limit_is_its_own() -> None:
     policy = Policy.model_validate({"checks": {CHECK: {"maximum_error": 0.6}}})
     assert judge_descent(CHECK, make_result(kept(factor=0.5)), policy).status is Status.PASS
@@ -90,6 +97,7 @@ def test_where_nobody_searched_it_is_skipped_and_where_nothing_matters_it_passes
     skipped = judge(critical=None)
     assert skipped.status is Status.SKIPPED
     assert "was not searched" in skipped.because
+    assert judge().status is Status.INCONCLUSIVE
     empty = judge(critical=make_search())
     assert empty.status is Status.PASS
     assert "none of 128 scalars that were tried" in empty.because

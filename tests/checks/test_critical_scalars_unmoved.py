@@ -64,5 +64,6 @@ def test_what_is_not_finite_fails_and_what_cannot_be_read_is_in_doubt() -> None:
 
 def test_a_baseline_that_was_not_searched_or_has_none_has_nothing_to_compare() -> None:
     assert "was not searched" in judge_held(search=None).because
+    assert judge_held().status is Status.INCONCLUSIVE
     none = judge_held(search=make_search())
     assert (none.status, "has no critical scalar" in none.because) == (Status.SKIPPED, True)

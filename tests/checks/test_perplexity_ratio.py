@@ -62,7 +62,9 @@ def test_where_critical_scalars_recover_the_loss_they_are_what_to_put_back() -> 
     assert healed.paste == ()
     assert "critical" not in (judge(7.0, 4.0).remedy or "")
     # Where the super weights will do, their matrix is what to leave out.
-    assert (judge(1.1, 1.1).remedy or "").startswith(f"Leave {MODULE} out")
+    located = judge(1.1, 1.1)
+    assert (located.remedy or "").startswith(f"Leave {MODULE} out")
+    assert "critical" not in located.because
 
 
 def test_without_enough_windows_there_is_no_verdict() -> None:
