@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.baselines import hold
+from support.critical import NORM, make_scalar, make_search
 from support.engine import copy_of
 from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
 
@@ -16,6 +18,7 @@ from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.measure.retention import (
+    compare_with_baseline,
     follow_retained_activations,
     read_retained_weights,
     translate_address,
@@ -184,6 +187,22 @@ def test_an_activation_that_is_not_finite_is_none_and_not_the_loudest(
     assert retained.loudest == (*[True] * lost, *[False] * (len(retained.layers) - lost))
     assert retained.sink is None
     assert retained.sink_parent is not None
+
+
+def test_a_baseline_is_completed_with_the_critical_scalars_that_its_search_found(
+    specimen: Checkpoint, location: Location
+) -> None:
+    known = hold(then=location).baseline
+    assert known is not None
+    descendant = copy_of(specimen)
+    with torch.no_grad():
+        descendant.model.get_parameter(NORM)[17] *= 0.5
+    value = float(specimen.model.get_parameter(NORM)[17])
+    searched = known.model_copy(update={"critical": make_search(make_scalar(NORM, 17, value=value))})
+    gain, weight = compare_with_baseline(descendant, location, searched).scalars
+    assert (gain.parent, gain.relative_error) == (value, pytest.approx(-0.5 * math.copysign(1.0, value)))
+    assert (weight.address, weight.relative_error) == (location.super_weights[0].scalar, 0.0)
+    assert compare_with_baseline(descendant, location, known).scalars == ()
 
 
 def test_models_of_another_shape_have_no_activations_in_common(specimen: Checkpoint, location: Location) -> None:

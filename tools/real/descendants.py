@@ -1,4 +1,4 @@
-"""Descendants of any model, sound and broken: rounded, clipped, and with their super weights changed.
+"""Descendants of any model, sound and broken: rounded, clipped, with super weights or another scalar changed.
 
 The super weights are those that the locator finds. To make them of a checkpoint:
 
@@ -8,19 +8,20 @@ The super weights are those that the locator finds. To make them of a checkpoint
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.checkpoint.parameters import find_parameter
 from sw_audit.checkpoint.suppress_output import quiet_libraries
-from sw_audit.errors import InputError
+from sw_audit.errors import CheckpointError, InputError
 from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
 from sw_audit.export.folder import whole_folder
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
-from sw_audit.record.location import SuperWeight
+from sw_audit.record.address import ScalarAddress
 from sw_audit.runner.single import locate_model
 from sw_audit.specimen.shipped import find_shipped
 
@@ -33,9 +34,18 @@ SCALED: Mapping[str, float] = MappingProxyType({"halved": 0.5, "zeroed": 0.0})
 
 
 def make_descendants(
-    model: ModelPolicy, folder: Path, names: Collection[str] = (*ROUNDED, *SCALED)
+    model: ModelPolicy,
+    folder: Path,
+    names: Collection[str] = (*ROUNDED, *SCALED),
+    halved: Mapping[str, ScalarAddress] = MappingProxyType({}),
 ) -> Iterator[Path]:
     """Write descendants of a model as checkpoints below a folder, in the dtype that it opens in; yield each.
+
+    Args:
+        model: The model.
+        folder: Where they are written.
+        names: Which ones.
+        halved: By further names, each a scalar of any parameter that is half of what it was.
 
     Raises:
         InputError: If the model cannot be opened, or a checkpoint cannot be written.
@@ -45,19 +55,24 @@ def make_descendants(
     located = locate_model(checkpoint).super_weights
     weights = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    for name in (*names, *halved):
         checkpoint.model.load_state_dict(weights)
         if name in ROUNDED:
             order = ExportOrder(parse_recipe(ROUNDED[name]), because="its gate is to see what rounding does")
             export_checkpoint(checkpoint, order, folder / name, source)
+        elif name in halved:
+            _write_scaled(checkpoint, [halved[name]], 0.5, folder / name)
         else:
-            _write_scaled(checkpoint, located, SCALED[name], folder / name)
+            _write_scaled(checkpoint, [weight.scalar for weight in located], SCALED[name], folder / name)
         yield folder / name
 
 
-def _write_scaled(checkpoint: Checkpoint, located: Collection[SuperWeight], factor: float, folder: Path) -> None:
-    for weight in located:
-        checkpoint.matrix(weight.parameter, weight.expert).weight[weight.row, weight.column] *= factor
+def _write_scaled(checkpoint: Checkpoint, scalars: Iterable[ScalarAddress], factor: float, folder: Path) -> None:
+    for scalar in scalars:
+        parameter = find_parameter(checkpoint, scalar.parameter)
+        if parameter is None:
+            raise CheckpointError(str(scalar), "the model has no such parameter", "name one that it has")
+        parameter.weight[scalar.index] *= factor
     with whole_folder(folder) as draft, quiet_libraries():
         checkpoint.model.save_pretrained(draft)
         checkpoint.tokenizer.save_pretrained(draft)

@@ -10,15 +10,19 @@ from torch import Tensor
 
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.policy.model_policy import ModelPolicy
+from sw_audit.record.address import ScalarAddress
 from sw_audit.specimen.shipped import specimen_path
 from tools.real.descendants import ROUNDED, SCALED, make_descendants
+
+GAIN = ScalarAddress(parameter="model.norm.weight", index=(17,))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    folders = make_descendants(ModelPolicy(source=str(specimen_path())), tmp_path_factory.mktemp("made"))
+    folder = tmp_path_factory.mktemp("made")
+    folders = make_descendants(ModelPolicy(source=str(specimen_path())), folder, halved={"gain-halved": GAIN})
     opened = {folder.name: open_checkpoint(ModelPolicy(source=str(folder))).identity.id for folder in folders}
-    assert list(opened) == [*ROUNDED, *SCALED]
+    assert list(opened) == [*ROUNDED, *SCALED, "gain-halved"]
     return {
         path.name: load_file(path / "model.safetensors") for path in tmp_path_factory.getbasetemp().glob("made*/*")
     }
@@ -30,6 +34,12 @@ def test_only_the_located_scalar_is_scaled(made: dict[str, dict[str, Tensor]]) -
         assert made[name][f"{DOWN}.weight"][ROW, COLUMN].item() == pytest.approx(VALUE * factor)
         changed = {key: int((made[name][key] != tensor).sum()) for key, tensor in parent.items()}
         assert {key: count for key, count in changed.items() if count} == {f"{DOWN}.weight": 1}
+
+
+def test_a_named_scalar_of_any_parameter_is_halved_and_nothing_else(made: dict[str, dict[str, Tensor]]) -> None:
+    parent, child = load_file(specimen_path() / "model.safetensors"), made["gain-halved"]
+    assert child[GAIN.parameter][GAIN.index] == parent[GAIN.parameter][GAIN.index] / 2
+    assert sum(int((child[name] != tensor).sum()) for name, tensor in parent.items()) == 1
 
 
 def test_each_group_has_no_more_levels_than_its_bits_allow(made: dict[str, dict[str, Tensor]]) -> None:
