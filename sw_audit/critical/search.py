@@ -4,8 +4,8 @@
    down-projections beside the residual stream, and all that the locator named.
 2. Those that are likely, or cheap to try, are zeroed one by one, the others in groups, all as arms of one pass on
    the first windows. Members of a group are of different channels of the residual stream, for what masks another
-   does it through a channel. A group that changes the loss is taken apart (Dorfman 1943, Annals of Mathematical
-   Statistics 14, pages 436 to 440).
+   does it through a channel. A group that costs as much as counts is taken apart (Dorfman 1943, Annals of
+   Mathematical Statistics 14, pages 436 to 440).
 3. What may matter goes on to more windows, step by step, until its interval, corrected for the number of
    candidates and steps (Bonferroni), is on one side of the limit.
 4. Sets: all candidates that write into one channel and do not matter alone are zeroed together. Where that costs
@@ -41,14 +41,18 @@ from sw_audit.record.critical import CriticalKind, CriticalScalar, CriticalSearc
 from sw_audit.record.location import Impact, Location
 from sw_audit.record.measurement import Look
 
-MOST_TOKENS = 1024
-"""Of a long text so many tokens are used at most."""
+CANDIDATES, CANDIDATES_IN_AUDIT = 192, 64
+"""How many scalars of highest gradient are tried where the policy does not say."""
+MOST_TOKENS, MOST_TOKENS_IN_AUDIT = 1024, 512
+"""Of a long text so many tokens are used at most, unless all of it is asked for."""
+COSTLIEST = 12
+"""Of so many scalars it is told what other values do."""
 SINGLES = 32
 """So many candidates of highest rank are tried alone from the beginning."""
 CHEAP = 0.35
 """What runs no more than this part of the layers is tried alone, too."""
 GROUP = 4
-"""Members of a group; twice as many of the second half of the candidates."""
+"""Members of a group; twice as many of what the gradient does not rank."""
 _OWN_ROWS, _OWN_LENGTH = 8, 64
 """Sequences that a model writes where there is no text, and tokens in each."""
 _NOTABLE = 0.05
@@ -66,7 +70,7 @@ def find_critical_scalars(
     name: str | None = None,
     confidence: float = 0.95,
     minimum_windows: int = 4,
-    whole: bool = False,
+    most_tokens: int | None = MOST_TOKENS,
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> CriticalSearch:
@@ -81,7 +85,7 @@ def find_critical_scalars(
         name: What the text is called.
         confidence: Of all intervals together.
         minimum_windows: With fewer windows there is no interval.
-        whole: Whether all of the text is used for what may matter, not only `MOST_TOKENS`.
+        most_tokens: Of the text so many tokens are used at most, for what may matter; `None` for all.
         seed: Of the text that the model writes.
         progress: Told where the work stands.
 
@@ -95,7 +99,7 @@ def find_critical_scalars(
     policy = policy or CriticalPolicy()
     location = location or locate_super_weights(checkpoint)
     windows, called = _cut_text(checkpoint, text, location, seed)
-    search = _Search(checkpoint, windows, location, policy, confidence, minimum_windows, progress, whole=whole)
+    search = _Search(checkpoint, windows, location, policy, confidence, minimum_windows, progress, most_tokens)
     return search.run(name or called, own_text=text is None)
 
 
@@ -108,16 +112,19 @@ def search_by_policy(
     name: str | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[Location, CriticalSearch]:
-    """Search as a policy asks for it; see `find_critical_scalars` and `confirm_location`."""
+    """Search as an audit under a policy does; see `find_critical_scalars` and `confirm_location`."""
+    thorough, critical = policy.effort == "thorough", policy.critical
+    if critical.candidates is None and not thorough:
+        critical = critical.model_copy(update={"candidates": CANDIDATES_IN_AUDIT})
     search = find_critical_scalars(
         checkpoint,
         text,
         location,
-        policy.critical,
+        critical,
         name=name,
         confidence=policy.confidence,
         minimum_windows=policy.minimum_windows,
-        whole=policy.effort == "thorough",
+        most_tokens=None if thorough else MOST_TOKENS_IN_AUDIT,
         seed=policy.seed,
         progress=progress,
     )
@@ -176,15 +183,14 @@ class _Search:
         confidence: float,
         minimum_windows: int,
         progress: Progress,
-        *,
-        whole: bool,
+        most_tokens: int | None,
     ) -> None:
         self.checkpoint, self.location, self.policy = checkpoint, location, policy
         self.parameters = {name: one for one in list_parameters(checkpoint) for name in (one.name, *one.names)}
         self.progress, self.minimum = progress, minimum_windows
         count, length = windows.token_ids.shape
         looks = plan_looks(count, length, 0, minimum_windows)
-        kept = [look for look in looks if whole or look.windows * length <= MOST_TOKENS]
+        kept = [look for look in looks if most_tokens is None or look.windows * length <= most_tokens]
         self.looks: Sequence[Look] = kept or looks[:1]
         self.trials = Trials(checkpoint, windows)
         self.confidence = confidence
@@ -208,6 +214,7 @@ class _Search:
             self._take_apart(located, candidates)
         self._try_channels(candidates)
         alone = [scalar for scalar, kind in self.kinds.items() if kind == "alone"]
+        alone = sorted(alone, key=lambda scalar: -self.trials.cost(_alone(scalar)))[:COSTLIEST]
         more = [one for one in self.policy.interventions if one != "zero"]
         trials = [
             frozenset({(scalar, one)})
@@ -242,7 +249,7 @@ class _Search:
 
     def _list_candidates(self) -> Ranking | None:
         """Note the candidates: what the locator named, the largest products, the highest by the gradient."""
-        wanted = self.policy.candidates
+        wanted = self.policy.candidates or CANDIDATES
         size = sum({id(one): one.size for one in self.parameters.values()}.values())
         if wanted > size:
             self.notes.append(f"{wanted:,} candidates were asked for; the model has {size:,} scalars.")
@@ -311,7 +318,7 @@ class _Search:
         suspects = [
             scalar
             for group in groups
-            if len(group) > 1 and not abs(self.trials.cost(zeroing(group))) < self.worth / 2
+            if len(group) > 1 and not abs(self.trials.cost(zeroing(group))) < self.worth
             for scalar in group
         ]
         self._measure(map(_alone, suspects), "taking groups apart")
@@ -338,10 +345,9 @@ class _Search:
 
     def _group(self, scalars: Sequence[Tried]) -> Iterator[list[Tried]]:
         """Cut scalars into groups of which no two members share a channel, neighbours in depth together."""
-        half = self.policy.candidates // 2
-        likely = [scalar for scalar in scalars if scalar.rank is not None and scalar.rank <= half]
-        others = [scalar for scalar in scalars if scalar not in likely]
-        for some, size in ((likely, GROUP), (others, 2 * GROUP)):
+        ranked = [scalar for scalar in scalars if scalar.rank is not None]
+        unranked = [scalar for scalar in scalars if scalar.rank is None]
+        for some, size in ((ranked, GROUP), (unranked, 2 * GROUP)):
             yield from self._group_apart(some, size)
 
     def _group_apart(self, scalars: Sequence[Tried], size: int) -> Iterator[list[Tried]]:

@@ -132,14 +132,15 @@ class CriticalPolicy(Fact):
     """How scalars that matter are searched for, among all parameters.
 
     Attributes:
-        candidates: How many are tried, alone or in groups, the first ones by the gradient.
+        candidates: How many are tried, alone or in groups, the first ones by the gradient; by default 192, in an
+            audit 64 unless it is thorough.
         minimum_ratio: A scalar matters if zeroing it multiplies the perplexity by at least so much.
-        interventions: What is done to a scalar: `zero` decides which matter; of those that do it is told, too,
-            what `negate` (its sign flipped, one bit), `median` (the median of its row or vector) and `one` (gains
-            only) do.
+        interventions: What is done to a scalar. `zero` decides which matter, whether it is named or not; of the
+            costliest it is told, too, what `negate` (the sign flipped, one bit), `median` (of its row or vector)
+            and `one` (gains only) do.
     """
 
-    candidates: int = Field(default=128, ge=1)
+    candidates: int | None = Field(default=None, ge=1, examples=[192])
     minimum_ratio: float = Field(default=1.1, gt=1)
     interventions: tuple[Intervention, ...] = ("zero", "negate")
 

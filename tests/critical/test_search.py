@@ -147,7 +147,7 @@ def test_members_of_a_group_are_of_different_channels(specimen: Checkpoint, loca
     from sw_audit.critical.search import _Search
 
     windows = Windows(torch.tensor(_cut(specimen)), torch.ones(4, dtype=torch.long), bos=specimen.start.bos)
-    search = _Search(specimen, windows, location, CriticalPolicy(), 0.95, 4, lambda *_: None, whole=False)
+    search = _Search(specimen, windows, location, CriticalPolicy(), 0.95, 4, lambda *_: None, None)
     names = ["model.layers.1.input_layernorm.weight", "model.layers.2.input_layernorm.weight"]
     parameters = [find_parameter(specimen, name) for name in names]
     scalars = [
