@@ -4,12 +4,13 @@
    down-projections beside the residual stream, and all that the locator named.
 2. Those that are likely, or cheap to try, are zeroed one by one, the others in groups, all as arms of one pass on
    the first windows. Members of a group are of different channels of the residual stream, for what masks another
-   does it through a channel. A group that costs as much as counts is taken apart (Dorfman 1943, Annals of
-   Mathematical Statistics 14, pages 436 to 440).
+   does it through a channel. A group that costs as much as counts is taken apart by halving (Sobel and Groll 1959,
+   Bell System Technical Journal 38, pages 1179 to 1252).
 3. What may matter goes on to more windows, step by step, until its interval, corrected for the number of
    candidates and steps (Bonferroni), is on one side of the limit.
 4. Sets: all candidates that write into one channel and do not matter alone are zeroed together. Where that costs
-   something, each is left out in turn: those without which it costs less make the set.
+   something, each is left out in turn: those without which it costs less make the set, if together they cost more
+   than one by one.
 5. The located super weights are taken apart likewise: one is bearing if it costs something alone, or if the set
    costs less without it. With them zeroed the others are tried once more, in groups: what makes the damage smaller
    masks it, what makes it larger belongs to the set.
@@ -41,7 +42,7 @@ from sw_audit.record.critical import CriticalKind, CriticalScalar, CriticalSearc
 from sw_audit.record.location import Impact, Location
 from sw_audit.record.measurement import Look
 
-CANDIDATES, CANDIDATES_IN_AUDIT = 192, 64
+CANDIDATES, CANDIDATES_IN_AUDIT = 160, 64
 """How many scalars of highest gradient are tried where the policy does not say."""
 MOST_TOKENS, MOST_TOKENS_IN_AUDIT = 1024, 512
 """Of a long text so many tokens are used at most, unless all of it is asked for."""
@@ -315,13 +316,7 @@ class _Search:
         rest = [scalar for scalar in candidates if not self._is_single(scalar)]
         groups = list(self._group(rest))
         self._measure([*map(_alone, singles), *map(zeroing, groups)], "trying scalars and groups")
-        suspects = [
-            scalar
-            for group in groups
-            if len(group) > 1 and not abs(self.trials.cost(zeroing(group))) < self.worth
-            for scalar in group
-        ]
-        self._measure(map(_alone, suspects), "taking groups apart")
+        self._split([group for group in groups if len(group) > 1])
         tried = [scalar for scalar in candidates if self.trials.count_windows(_alone(scalar))]
         open_ones = [scalar for scalar in tried if self.trials.cost(_alone(scalar)) >= self.worth / 2]
         for look in range(1, len(self.looks)):
@@ -331,6 +326,27 @@ class _Search:
         for scalar in tried:
             if self.trials.cost(_alone(scalar)) >= self.worth:
                 self.kinds[scalar] = "alone"
+
+    def _split(self, groups: Iterable[Sequence[Tried]]) -> None:
+        """Find by halving which members of groups make these cost as much as counts.
+
+        Of two halves one is measured; the other is taken to cost the rest, and is looked into if that is half of
+        what counts.
+        """
+        costs = [(group, self.trials.cost(zeroing(group))) for group in groups]
+        open_groups = [(group, cost) for group, cost in costs if not cost < self.worth]
+        alone: list[Tried] = []
+        while open_groups:
+            halves = [(group[: len(group) // 2], group[len(group) // 2 :]) for group, _ in open_groups]
+            self._measure((zeroing(first) for first, _ in halves), "taking groups apart")
+            parts: list[tuple[Sequence[Tried], float]] = []
+            for (first, second), (_, cost) in zip(halves, open_groups, strict=True):
+                own = self.trials.cost(zeroing(first))
+                parts += [(first, own), (second, cost - own if math.isfinite(cost) else math.inf)]
+            parts = [part for part in parts if not abs(part[1]) < self.worth / 2]
+            alone += [scalar for members, _ in parts if len(members) == 1 for scalar in members]
+            open_groups = [part for part in parts if len(part[0]) > 1]
+        self._measure(map(_alone, alone), "taking groups apart")
 
     def _is_single(self, scalar: Tried) -> bool:
         likely = scalar.rank is not None and scalar.rank <= SINGLES
@@ -488,9 +504,11 @@ class _Search:
             )
         sets = [members for members in needed if len(members) > 1]
         last = min(1, len(self.looks) - 1)
-        self._measure(map(zeroing, sets), "trying sets", last)
+        trials = [*map(zeroing, sets), *(_alone(scalar) for members in sets for scalar in members)]
+        self._measure(trials, "trying sets", last)
         for members in sets:
-            if self.trials.cost(zeroing(members)) >= self.worth:
+            apart = sum(max(0.0, self.trials.cost(_alone(scalar))) for scalar in members)
+            if self.trials.cost(zeroing(members)) >= apart + self.worth:
                 self._note_set("together", members, self._effect(zeroing(members)))
 
     # What is told
@@ -527,12 +545,10 @@ def _alone(scalar: Tried) -> Trial:
 
 
 def _written(scalar: Tried, hidden: int) -> int | None:
-    """Return the channel that a scalar adds something to; `None` if it reads or scales."""
+    """Return the channel that a scalar of a layer adds something to; `None` if it reads or scales."""
     shape, index, parameter = scalar.parameter.shape, scalar.index, scalar.parameter
-    if parameter.is_gain:
+    if parameter.is_gain or parameter.layer is None:
         return None
-    if parameter.layer is None:
-        return index[-1] if len(shape) == 2 and shape[-1] == hidden else None
     if len(shape) == 1:
         return index[0] if shape[0] == hidden else None
     return index[-2] if shape[-2] == hidden else None

@@ -132,7 +132,7 @@ class CriticalPolicy(Fact):
     """How scalars that matter are searched for, among all parameters.
 
     Attributes:
-        candidates: How many are tried, alone or in groups, the first ones by the gradient; by default 192, in an
+        candidates: How many are tried, alone or in groups, the first ones by the gradient; by default 160, in an
             audit 64 unless it is thorough.
         minimum_ratio: A scalar matters if zeroing it multiplies the perplexity by at least so much.
         interventions: What is done to a scalar. `zero` decides which matter, whether it is named or not; of the
@@ -140,7 +140,7 @@ class CriticalPolicy(Fact):
             and `one` (gains only) do.
     """
 
-    candidates: int | None = Field(default=None, ge=1, examples=[192])
+    candidates: int | None = Field(default=None, ge=1, examples=[160])
     minimum_ratio: float = Field(default=1.1, gt=1)
     interventions: tuple[Intervention, ...] = ("zero", "negate")
 
