@@ -63,7 +63,7 @@ class Llama:
         module_name = name.removesuffix(".weight")
         module = self.modules[module_name]
         places = module_name.split(".")
-        first = int(places[2]) if places[1] == "layers" else 0 if module is self.model.model.embed_tokens else None
+        first = int(places[2]) if "layers" in places else 0 if module is self.model.model.embed_tokens else None
         begun = len(self.layers) if first is None else first
         hidden = self.entering[begun].repeat(count, 1, 1)
         if first is not None and isinstance(module, torch.nn.Embedding):
@@ -200,6 +200,7 @@ def main(folder: Path) -> None:
     listed.sort(key=lambda scalar: -scalar["perplexity_ratio"])
     content = {
         "model": "specimen",
+        "made": "python -m tools.exhaustive FOLDER",
         "how": f"every scalar zeroed alone, float32; mean of {base:.6f} nats per token without",
         "text": {**text, "windows": token_ids.tolist()},
         "scalars": total,

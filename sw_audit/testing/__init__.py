@@ -6,6 +6,7 @@
 """
 
 from sw_audit.testing.counterexamples import Counterexample, find_counterexample
+from sw_audit.testing.critical_models import CriticalModel, draw_critical_model
 from sw_audit.testing.designs import Design, Scalar, draw_design, make_design
 from sw_audit.testing.families import Numerals, build_random_model, wrap_model
 from sw_audit.testing.planted import PlantedModel, build_planted_model, draw_planted_model
@@ -14,6 +15,7 @@ from sw_audit.testing.strategies import planted_models, prompts
 
 __all__ = [
     "Counterexample",
+    "CriticalModel",
     "Design",
     "Numerals",
     "PlantedModel",
@@ -21,6 +23,7 @@ __all__ = [
     "Stem",
     "build_planted_model",
     "build_random_model",
+    "draw_critical_model",
     "draw_design",
     "draw_planted_model",
     "find_counterexample",

@@ -51,7 +51,9 @@ _MASKED = 0.6
 _WINDOWS, _LENGTH = 16, 32
 _ENTROPY = (1.2, 1.8)
 _ATTEMPTS = 40
-_QUIET = 0.15
+_QUIET = 0.1
+_BESIDE = 0.04
+"""Where a critical scalar is zeroed, too, an inert one costs less than this part of its nats."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class CriticalModel:
         alone: Planted scalars that cost at least `CRITICAL` times the perplexity, each by itself.
         together: Sets that do so only together: each by itself stays below `SMALL`.
         masks: Pairs of a critical scalar and another one: zeroing the second makes less of the first one's damage.
-        inert: Planted decoys, large values that stay below `INERT`.
+        inert: Planted decoys, large values that stay below `INERT`, and cost next to nothing beside those alone.
         ratios: What zeroing each of those that were tried alone multiplies the perplexity by.
     """
 
@@ -263,14 +265,17 @@ class _Planter:
             self.tried.append(relay.write(last))
 
     def _plant_masked_(self) -> None:
-        """The spike is there for one layer, which adds little: what the model computes hardly needs it."""
+        """The layers that the spike is there for add little: what the model computes hardly needs it."""
         layer, row, height = self.random.randrange(self.layers // 2), self._take_spike(), self._height()
+        last = self.random.randrange(self.layers // 2, self.layers) if layer else self.layers - 1
+        last = max(layer + 1, last)
         if is_normed(self.family):  # its norm shows what else the block adds once the spike is gone
             self._quiet_layer_(layer)
         maker = self._fire_(layer, self.constant)
         self._write_([maker], row, [height])
-        self._quiet_layer_(layer + 1)
-        taker = self._fire_(layer + 1, self.constant)
+        for later in range(layer + 1, last + 1):
+            self._quiet_layer_(later)
+        taker = self._fire_(last, self.constant)
         self._write_([taker], row, [-height])
         self.tried += [maker.write(row), taker.write(row)]
         self.masks.append((maker.write(row), taker.write(row)))
@@ -299,7 +304,7 @@ class _Planter:
         for row in (self.channels.pop() for _ in range(self.random.randint(1, 3))):
             for norm in (one for one in self.parameters.values() if one.is_gain and one.shape == (HIDDEN,)):
                 norm.weight[row] = -norm.offset
-            part = self._sign() * self.random.uniform(0.05, 0.25)
+            part = self._sign() * self.random.uniform(0.02, 0.15)
             neuron.down.weight[row, neuron.column] = part * neuron.down.weight[kept, neuron.column]
             self.decoys.append(neuron.write(row))
 
@@ -516,7 +521,12 @@ class _Planter:
             "two stages": len(alone) > 1,
             "equal parts": bool(together) or bool(alone.intersection(members)),
         }.get(self.kind, bool(alone.intersection(self.tried[:2])))
-        if not planned or any(abs(nats[address]) >= math.log(INERT) for address in self.decoys):
+        inert = all(
+            abs(nats[address]) < math.log(INERT)
+            and all(zero(address, spike) - nats[spike] < _BESIDE * nats[spike] for spike in alone)
+            for address in self.decoys
+        )
+        if not planned or not inert:
             return None
         return CriticalModel(
             self.family,

@@ -6,11 +6,8 @@ The model is SmolLM2-135M-Instruct where it is at hand (the file that `SW_AUDIT_
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
-from support.benchmarks import run_plainly, take_seconds
+from support.benchmarks import find_published, run_plainly, take_seconds
 from support.planted import wrap_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -29,12 +26,10 @@ CASES = {(1, 64): (0, 28, NORM), (4, 64): (0, 2, 11, 28, NORM, ROUNDING), (16, 6
 """By how many windows and tokens in each: where arms change a scalar, or that they round."""
 STOP_WORDS = torch.arange(100, 250)
 RECIPES = ("int4/row", "int4/512x512", "nf4/group64")
-FETCHED = Path(__file__).parents[2] / ".cache" / "real" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def open_model() -> tuple[str, Checkpoint]:
-    named = Path(os.environ.get("SW_AUDIT_BENCH_MODEL", FETCHED))
-    if named.exists():
+    if (named := find_published()) is not None:
         return named.name, open_checkpoint(ModelPolicy(source=str(named)))
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -25,3 +27,10 @@ def run_plainly(checkpoint: Checkpoint, windows: Windows) -> None:
         for batch in batch_windows(windows, checkpoint.vocabulary):
             logits = checkpoint.model(input_ids=batch.token_ids, use_cache=False).logits
             logits[:, :-1].float().log_softmax(-1).gather(-1, batch.token_ids[:, 1:, None])
+
+
+def find_published() -> Path | None:
+    """Return the file of SmolLM2-135M-Instruct: what `SW_AUDIT_BENCH_MODEL` names, or what `make real` fetched."""
+    fetched = Path(__file__).parents[2] / ".cache" / "real" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    named = Path(os.environ.get("SW_AUDIT_BENCH_MODEL", fetched))
+    return named if named.exists() else None
