@@ -50,7 +50,7 @@ COSTLIEST = 12
 """Of so many scalars it is told what other values do."""
 SINGLES = 32
 """So many candidates of highest rank are tried alone from the beginning."""
-CHEAP = 0.35
+CHEAP = 0.1
 """What runs no more than this part of the layers is tried alone, too."""
 GROUP = 4
 """Members of a group; twice as many of what the gradient does not rank."""
@@ -224,6 +224,9 @@ class _Search:
             if one != "one" or scalar.parameter.is_gain
         ]
         self._measure(trials, "trying other values")
+        tied = {scalar.parameter.name: scalar.parameter.names for scalar in candidates if scalar.parameter.names}
+        for first, names in tied.items():
+            self.notes.append(f"{first} is {', '.join(names)} as well: its scalars are zeroed in both uses.")
         windows = self.trials.windows.token_ids
         return CriticalSearch(
             text=name,

@@ -141,7 +141,7 @@ class CriticalPolicy(Fact):
     """
 
     candidates: int | None = Field(default=None, ge=1, examples=[160])
-    minimum_ratio: float = Field(default=1.1, gt=1)
+    minimum_ratio: float = Field(default=1.2, gt=1)
     interventions: tuple[Intervention, ...] = ("zero", "negate")
 
 

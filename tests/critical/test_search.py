@@ -71,7 +71,7 @@ def test_every_scalar_that_is_called_critical_is_when_the_model_is_changed_for_g
         parameter.weight[scalar.address.index] = held
         assert scalar.effect is not None
         assert scalar.effect.ratio == pytest.approx(ratio, rel=1e-3)
-        assert (scalar.kind == "alone") == (ratio >= 1.1)
+        assert (scalar.kind == "alone") == (ratio >= 1.2)
 
 
 def _cut(checkpoint: Checkpoint) -> list[list[int]]:
@@ -141,6 +141,17 @@ def locate_nothing() -> Location:
     located = locate_super_weights(open_checkpoint(ModelPolicy(source=str(specimen_path()))))
     nothing: dict[str, object] = {"super_weights": (), "super_activations": (), "candidates": (), "prompts": ()}
     return located.model_copy(update={**nothing, "outcome": "none", "other_start": (), "earlier_stages": ()})
+
+
+def test_a_scalar_of_a_tied_parameter_is_told_by_one_name_and_the_other_in_a_note() -> None:
+    checkpoint = wrap_model(build_random_model("gemma", 1))
+    rows = torch.randint(3, 100, (4, 12), generator=torch.Generator().manual_seed(0))
+    search = find_critical_scalars(
+        checkpoint, Windows(rows, torch.ones(4, dtype=torch.long)), locate_nothing(), CriticalPolicy(candidates=8)
+    )
+    assert "model.embed_tokens.weight" in {scalar.address.parameter for scalar in search.scalars}
+    assert "lm_head.weight" not in {scalar.address.parameter for scalar in search.scalars}
+    assert any("model.embed_tokens.weight is lm_head.weight as well" in note for note in search.notes)
 
 
 def test_members_of_a_group_are_of_different_channels(specimen: Checkpoint, location: Location) -> None:
@@ -227,7 +238,7 @@ def test_a_pair_of_which_one_is_enough_is_found_as_a_set() -> None:
     pair = [Tried(parameter, (5, column), parameter.read((5, column))) for column in (7, 8)]
     trials.measure([zeroing(pair), *(zeroing([one]) for one in pair)], 4)
     alone = [trials.cost(zeroing([one])) for one in pair]
-    assert max(alone) < 0.1 < trials.cost(zeroing(pair))
+    assert max(alone) < 0.18 < trials.cost(zeroing(pair))
     found = {scalar.address: scalar for scalar in search.critical}
     for one in pair:
         assert found[one.address].kind == "together"
