@@ -21,7 +21,7 @@ from sw_audit.testing.critical_models import (
     draw_critical_model,
 )
 
-DRAWN = (0, 3, 5, 9, 12, 18, 31, 38)
+DRAWN = (0, 3, 5, 9, 12, 31, 38, 42)
 
 
 def measure_ratio(planted: CriticalModel, addresses: Iterable[ScalarAddress]) -> float:
