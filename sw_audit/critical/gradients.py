@@ -13,7 +13,8 @@ together, nor values on a plateau, where the loss is flat around the value and i
 
 So one layer's gradients are in memory at a time, whatever the depth, and a layer that is in memory only while it
 runs can be differentiated, too. Beside it a layer's down-projection shows its largest products W[r, c] x[c]: a
-plateau hides a spike from the gradient, but not from them.
+plateau hides a spike from the gradient, but not from them. Nor does it hide what makes the neuron c fire: the
+largest products of the matrices that lead into it, and the gains of the layer's norms on their channels.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.parameters import ModelParameter, list_parameters
 from sw_audit.corpus.windows import Windows
 from sw_audit.errors import CheckpointError
+from sw_audit.locate.weight_norms import find_inward_matrices, list_rows
 from sw_audit.measure.engine import LayerwiseRunner
 from sw_audit.measure.readers import batch_windows
 from sw_audit.progress import Progress, ignore_progress
 
-PIECE, PIECES = 32, 8
-"""Tokens in each piece of text that is differentiated by itself, and how many there are at most."""
+NEURONS, ENTRIES = 4, 3
+"""Of so many neurons so many entries are told in each matrix that leads into them."""
 RANKED = 4096
 """So many of the highest scores are kept, and so many ranks are known."""
 
@@ -74,6 +76,7 @@ class Ranking:
     Attributes:
         by_gradient: Highest |w dL/dw| first, `RANKED` of them or all.
         by_product: Largest products of down-projections first, over the norm of the residual stream.
+        feeding: What makes the neurons of the largest products fire.
         ranked: How many scalars a gradient reached.
         unreached: Names of parameters that none did.
         nats: The loss, nats per token.
@@ -81,6 +84,7 @@ class Ranking:
 
     by_gradient: list[Scored]
     by_product: list[Scored]
+    feeding: list[Scored]
     ranked: int
     unreached: list[str]
     nats: float
@@ -111,8 +115,8 @@ def rank_scalars(
         return _Backward(checkpoint, pieces, products, progress).rank(own_predictions)
 
 
-def cut_pieces(windows: Windows, length: int = PIECE, count: int = PIECES) -> Windows:
-    """Cut the first windows of a text into pieces, each with BOS in front if they have it."""
+def cut_pieces(windows: Windows, length: int, count: int) -> Windows:
+    """Cut the first windows of a text into pieces of so many tokens, each with BOS in front if they have it."""
     lead = 0 if windows.bos is None else 1
     rows = [
         [*([windows.bos] if lead else []), *piece]
@@ -187,6 +191,8 @@ class _Backward:
         self.parameters = list_parameters(checkpoint)
         self.highest, self.products = _Highest(RANKED), _Highest(products)
         self.reached: set[str] = set()
+        self.gains: dict[str, list[float]] = {}  # as stored
+        self.entering: dict[str, tuple[DecoderLayer, DownProjection, Tensor]] = {}  # by parameter; [hidden]
         self._outside = _Scores()
         self.ranked = 0
 
@@ -207,29 +213,43 @@ class _Backward:
             self.progress("ranking", steps - depth, steps)
         self._differentiate_embedding(outside, gradients)
         unreached = [one.name for one in self.parameters if one.name not in self.reached]
-        return Ranking(self.highest.list(), self.products.list(), self.ranked, unreached, nats)
+        products = self.products.list()
+        feeding = self._list_feeding(products)
+        return Ranking(self.highest.list(), products, feeding, self.ranked, unreached, nats)
 
     def _run_layer(self, layer: DecoderLayer, depth: int, states: Sequence[Tensor]) -> list[Tensor]:
         calls = self.runner.calls[depth]
+        downs = [down for down in layer.down_projections if self.products.count and down.fused is None]
         with ExitStack() as stack:
-            seen = [
-                stack.enter_context(_seeing_inputs(down))
-                for down in layer.down_projections
-                if self.products.count and down.fused is None
+            seen = [(down, stack.enter_context(_seeing_inputs(down.module))) for down in downs]
+            before = [
+                (down, stack.enter_context(_seeing_inputs(module)))
+                for down in downs
+                if (module := self._find_inward_module(layer, down)) is not None
             ]
             leaving = [take_states(call(layer.module, batch)) for call, batch in zip(calls, states, strict=True)]
         norms = torch.cat([batch.flatten(0, 1).float().norm(dim=-1) for batch in states])
-        for inputs in seen:
-            self._add_products(inputs, norms)
+        for down, inputs in seen:
+            self._add_products(down, inputs, norms)
+        for down, inputs in before:
+            if inputs:
+                self.entering[down.parameter] = (layer, down, torch.cat(inputs).abs().amax(0))
         return leaving
 
-    def _add_products(self, seen: _Inputs, norms: Tensor) -> None:
+    def _find_inward_module(self, layer: DecoderLayer, down: DownProjection) -> nn.Module | None:
+        """Return the first module that leads into a down-projection: what enters it enters all of them."""
+        inward = find_inward_matrices(layer, down)
+        module: nn.Module | None = None
+        if inward and down.expert_module is None:
+            module = self.checkpoint.model.get_submodule(inward[0].parameter.rpartition(".")[0])
+        return module
+
+    def _add_products(self, down: DownProjection, seen: Sequence[Tensor], norms: Tensor) -> None:
         """Score each product by its largest size over the norm of the residual stream that it is added to."""
-        name = (seen.down.parameter, seen.down.expert)
-        parameter = next((one for one in self.parameters if one.name == name[0] and one.matrix is not None), None)
-        if parameter is None or not seen.tensors:
+        parameter = self._find(down.parameter)
+        if parameter is None or not seen:
             return
-        inputs = torch.cat(seen.tensors)  # [tokens, inner]
+        inputs = torch.cat(list(seen))  # [tokens, inner]
         # Of experts that are modules only some tokens come by; the smallest norm stands for all then.
         over = norms[:, None] if len(inputs) == len(norms) else norms.min()
         largest = (inputs.abs() / over.clamp_min(torch.finfo(torch.float32).tiny)).amax(0)  # [inner]
@@ -237,6 +257,34 @@ class _Backward:
         scores = weight.abs().float() * largest[None, :]
         if bool(scores.isfinite().all()):
             self.products.add(parameter, scores, weight)
+
+    def _find(self, name: str) -> ModelParameter | None:
+        return next((one for one in self.parameters if one.name == name and one.matrix is not None), None)
+
+    def _list_feeding(self, products: Sequence[Scored]) -> list[Scored]:
+        """List what makes the neurons of the largest products fire: entries, and gains on their channels."""
+        neurons = list(dict.fromkeys((one.parameter.name, one.index[1]) for one in products))
+        found = []
+        for name, neuron in [one for one in neurons if one[0] in self.entering][:NEURONS]:
+            layer, down, entering = self.entering[name]
+            for matrix in find_inward_matrices(layer, down):
+                if (parameter := self._find(matrix.parameter)) is None:
+                    continue
+                rows = list_rows(matrix, down, neuron)
+                weight = parameter.weight[rows]  # [rows, hidden]
+                scores = weight.abs().float() * entering
+                best = scores.flatten().topk(ENTRIES)
+                for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                    row, channel = divmod(place, scores.shape[1])
+                    found.append(Scored(parameter, (rows[row], channel), score, float(weight[row, channel])))
+                channel = int(scores.amax(0).argmax())
+                gains = [one for one in self.parameters if one.is_gain and one.layer == layer.index]
+                found += [
+                    Scored(gain, (channel,), float(scores.max()), self.gains[gain.name][channel])
+                    for gain in gains
+                    if gain.shape == (scores.shape[1],) and gain.name in self.gains
+                ]
+        return found
 
     def _differentiate_head(
         self, outside: dict[str, ModelParameter], states: Sequence[Tensor], own_predictions: bool
@@ -313,6 +361,8 @@ class _Backward:
         for name, score in scores.held.items():
             self.highest.add(parameters[name], score.nan_to_num_(math.inf, math.inf), scores.weights[name])
             self.reached.add(name)
+            if parameters[name].is_gain:
+                self.gains[name] = scores.weights[name].tolist()
             self.ranked += parameters[name].size
 
 
@@ -344,20 +394,15 @@ def _add(before: Tensor | None, more: Tensor | None) -> Tensor | None:
     return before if more is None else more if before is None else before + more
 
 
-@dataclass
-class _Inputs:
-    down: DownProjection
-    tensors: list[Tensor] = field(default_factory=list)
-
-
 @contextmanager
-def _seeing_inputs(down: DownProjection) -> Iterator[_Inputs]:
-    inputs = _Inputs(down)
+def _seeing_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Note what enters a module, float32 [tokens, channels] per call."""
+    inputs: list[Tensor] = []
 
     def see(_: nn.Module, given: tuple[Any, ...]) -> None:
-        inputs.tensors.append(given[0].detach().flatten(0, -2).float())
+        inputs.append(given[0].detach().flatten(0, -2).float())
 
-    handle = down.module.register_forward_pre_hook(see)
+    handle = module.register_forward_pre_hook(see)
     try:
         yield inputs
     finally:

@@ -12,8 +12,8 @@
    something, each is left out in turn: those without which it costs less make the set, if together they cost more
    than one by one.
 5. The located super weights are taken apart likewise: one is bearing if it costs something alone, or if the set
-   costs less without it. With them zeroed the others are tried once more, in groups: what makes the damage smaller
-   masks it, what makes it larger belongs to the set.
+   costs less without it. With them zeroed, what writes into their channel or scales it is tried once more, in
+   groups: what makes the damage smaller masks it, what makes it larger belongs to the set.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sw_audit.checkpoint.parameters import list_parameters
 from sw_audit.corpus.looks import plan_looks
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, window_corpus
-from sw_audit.critical.gradients import NoGradientError, Ranking, cut_pieces, rank_scalars
+from sw_audit.critical.gradients import NoGradientError, Ranking, Scored, cut_pieces, rank_scalars
 from sw_audit.critical.trials import NOTHING, Trial, Trials, Tried, zeroing
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.locator import locate_super_weights
@@ -48,6 +48,9 @@ MOST_TOKENS, MOST_TOKENS_IN_AUDIT = 1024, 512
 """Of a long text so many tokens are used at most, unless all of it is asked for."""
 COSTLIEST = 12
 """Of so many scalars it is told what other values do."""
+PIECES = ((32, 4), (16, 8))
+"""Tokens in the pieces of text that are differentiated, and how many there are: longer and shorter ones. What one
+of both ranks high is a candidate: what carries far shows in long pieces, what cancels in short ones."""
 SINGLES = 32
 """So many candidates of highest rank are tried alone from the beginning."""
 CHEAP = 0.1
@@ -258,25 +261,26 @@ class _Search:
         if wanted > size:
             self.notes.append(f"{wanted:,} candidates were asked for; the model has {size:,} scalars.")
         products = max(16, wanted // 4)
+        windows = self.trials.windows.part(0, self.looks[-1].windows)
+        rankings: list[Ranking] = []
         try:
-            pieces = cut_pieces(self.trials.windows.part(0, self.looks[-1].windows))
-            ranking = rank_scalars(
-                self.checkpoint,
-                pieces,
-                products=products,
-                own_predictions=self.own_text,
-                progress=tell_stage(self.progress, "ranking scalars"),
-            )
+            for length, count in PIECES:
+                rankings.append(
+                    rank_scalars(
+                        self.checkpoint,
+                        cut_pieces(windows, length, count),
+                        products=0 if rankings else products,
+                        own_predictions=self.own_text,
+                        progress=tell_stage(self.progress, "ranking scalars"),
+                    )
+                )
         except NoGradientError as error:
-            ranking = None
             self.notes.append(
                 f"No gradient can be taken ({error}): candidates are what the locator named; search in the parent."
             )
-        ranks = (
-            {}
-            if ranking is None
-            else {(one.parameter.name, one.index): place for place, one in enumerate(ranking.by_gradient, 1)}
-        )
+        by_gradient = _merge(rankings)
+        ranks = {(one.parameter.name, one.index): place for place, one in enumerate(by_gradient, 1)}
+        ranking = rankings[0] if rankings else None
         if ranking is not None and ranking.unreached:
             names, more = ", ".join(ranking.unreached[:3]), len(ranking.unreached) - 3
             rest = f" and {more} more" if more > 0 else ""
@@ -287,7 +291,7 @@ class _Search:
                 index = address.scalar.index
                 self._note(Tried(parameter, index, parameter.read(index), located=address in located), ranks)
         if ranking is not None:
-            for one in [*ranking.by_product, *ranking.by_gradient[:wanted]]:
+            for one in [*ranking.by_product, *ranking.feeding, *by_gradient[:wanted]]:
                 self._note(Tried(one.parameter, one.index, one.value), ranks)
         return ranking
 
@@ -428,13 +432,15 @@ class _Search:
     def _try_beside(self, located: Sequence[Tried], candidates: Sequence[Tried], least: float) -> None:
         """With the located set zeroed, find what makes its damage smaller or larger."""
         whole = zeroing(located)
-        channels = {channel for scalar in located for channel in self._list_channels(scalar)}
+        hidden = self.checkpoint.identity.hidden_size
+        channels = {_written(scalar, hidden) for scalar in located}
         others = [
             scalar
             for scalar in candidates
             if not scalar.located
-            and scalar not in self.kinds
-            and channels.intersection(self._list_channels(scalar))
+            and (
+                _written(scalar, hidden) in channels or (scalar.parameter.is_gain and scalar.index[0] in channels)
+            )
         ]
         groups = [others[first : first + GROUP] for first in range(0, len(others), GROUP)]
         self._measure([whole | zeroing(group) for group in groups], "trying what masks")
@@ -450,7 +456,11 @@ class _Search:
             more = self.trials.cost(beside, whole)
             if more <= -least:
                 self._note_set("masks", [scalar], self._effect(beside, whole))
-        completing = [scalar for scalar in suspects if self.trials.cost(whole | _alone(scalar), whole) >= least]
+        completing = [
+            scalar
+            for scalar in suspects
+            if scalar not in self.kinds and self.trials.cost(whole | _alone(scalar), whole) >= least
+        ]
         if completing:
             members = [scalar for scalar in located if scalar in self.kinds]
             trial = zeroing([*members, *completing])
@@ -541,6 +551,17 @@ class _Search:
                 others=others,
                 set=self.set_of.get(scalar),
             )
+
+
+def _merge(rankings: Sequence[Ranking]) -> list[Scored]:
+    """Merge rankings: what one of them puts first comes before what all put second."""
+    places: dict[tuple[str, tuple[int, ...]], tuple[int, Scored]] = {}
+    for ranking in rankings:
+        for place, one in enumerate(ranking.by_gradient):
+            key = (one.parameter.name, one.index)
+            if key not in places or place < places[key][0]:
+                places[key] = (place, one)
+    return [one for _, one in sorted(places.values(), key=lambda pair: pair[0])]
 
 
 def _alone(scalar: Tried) -> Trial:

@@ -21,7 +21,7 @@ from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.locate.probe import probe_prompt
 from sw_audit.locate.settings import DEFAULT_SETTINGS, LocatorSettings
 from sw_audit.locate.trace import measure_prominence
-from sw_audit.locate.weight_norms import find_inward_matrices, find_strongest
+from sw_audit.locate.weight_norms import find_inward_matrices, find_strongest, list_rows
 from sw_audit.record.address import WeightAddress
 from sw_audit.record.location import Location
 
@@ -99,15 +99,8 @@ def find_involved(
             place = (down.parameter, down.expert)
             columns = [column for owner, column in neurons if owner == place]
             for matrix in find_inward_matrices(layer, down) if columns else ():
-                # Gate and up may be one matrix, stacked or alternating: all that may belong to a neuron are meant.
-                inner = down.shape[1]
-                for column in columns:
-                    rows = (
-                        {column, column + inner, 2 * column, 2 * column + 1}
-                        if matrix.shape[0] > inner
-                        else {column}
-                    )
-                    inward |= {((matrix.parameter, matrix.expert), row) for row in rows}
+                place_of = (matrix.parameter, matrix.expert)
+                inward |= {(place_of, row) for column in columns for row in list_rows(matrix, down, column)}
         for seen in probe.observed_in(layer.index):
             place = (seen.down.parameter, seen.down.expert)
             for row in {one.row for one in location.addresses if (one.parameter, one.expert) == place}:

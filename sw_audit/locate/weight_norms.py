@@ -96,6 +96,17 @@ def find_inward_matrices(layer: DecoderLayer, down: DownProjection) -> tuple[Mat
     return ()
 
 
+def list_rows(matrix: Matrix, down: DownProjection, neuron: int) -> list[int]:
+    """List the rows of an inward matrix that may lead into a neuron of a down-projection.
+
+    Gate and up may be one matrix, stacked or alternating: all rows that may belong to it are meant.
+    """
+    inner = down.shape[1]
+    if matrix.shape[0] == inner:
+        return [neuron]
+    return sorted({neuron, neuron + inner, 2 * neuron, 2 * neuron + 1})
+
+
 def measure_drive(down: DownProjection, inward: Sequence[Matrix]) -> Tensor:
     """Measure how far each neuron can be driven: the product of its inward rows' squared norms.
 

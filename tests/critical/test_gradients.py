@@ -112,6 +112,23 @@ def test_products_are_told_over_the_norm_of_the_residual_stream() -> None:
     assert largest.value == 1000.0
 
 
+def test_what_makes_the_neuron_of_a_large_product_fire_is_told() -> None:
+    checkpoint = wrap_model(build_random_model("gemma2", 2))
+    layer = checkpoint.layers[1]
+    down = layer.down_projections[0]
+    gate = checkpoint.matrix("model.layers.1.mlp.gate_proj.weight")
+    with torch.no_grad():
+        down.weight[5, 9] = 1000.0
+        gate.weight[9, 33] = 50.0
+    feeding = rank_scalars(checkpoint, draw_pieces(), products=4).feeding
+    told = {(one.parameter.name, one.index): one.value for one in feeding}
+    assert told[gate.parameter, (9, 33)] == 50.0
+    norms = [name for name, _ in layer.module.named_parameters() if "norm" in name]
+    assert len(norms) == 4
+    for name in norms:
+        assert told[f"{layer.name}.{name}", (33,)] == float(layer.module.get_parameter(name)[33])
+
+
 def test_a_loss_on_own_predictions_is_that_of_the_likeliest_tokens() -> None:
     checkpoint, pieces = wrap_model(build_random_model("llama", 2)), draw_pieces()
     logits = checkpoint.model(input_ids=pieces.token_ids).logits[:, :-1].flatten(0, 1)
