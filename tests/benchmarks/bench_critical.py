@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.benchmarks import find_published, run_plainly, take_seconds
-from support.critical import Judged, judge_model, list_alone, list_known, open_specimen, read_known
+from support.critical_suite import Judged, judge_model, list_alone, list_known, open_specimen, read_known
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.parameters import list_parameters

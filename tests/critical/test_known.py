@@ -6,7 +6,7 @@ Both in full are in `tests/benchmarks/bench_critical.py`.
 from __future__ import annotations
 
 import pytest
-from support.critical import judge_model, list_alone, open_specimen
+from support.critical_suite import judge_model, list_alone, open_specimen
 
 from sw_audit.critical.search import find_critical_scalars
 from sw_audit.policy.policy import CriticalPolicy

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.critical import read_known
+from support.critical_suite import read_known
 
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.policy.policy import ModelPolicy
