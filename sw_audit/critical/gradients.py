@@ -14,7 +14,8 @@ together, nor values on a plateau, where the loss is flat around the value and i
 So one layer's gradients are in memory at a time, whatever the depth, and a layer that is in memory only while it
 runs can be differentiated, too. Beside it a layer's down-projection shows its largest products W[r, c] x[c]: a
 plateau hides a spike from the gradient, but not from them. Nor does it hide what makes the neuron c fire: the
-largest products of the matrices that lead into it, and the gains of the layer's norms on their channels.
+largest products of the matrices that lead into it, and the gains of the layer's norms on their channels. Of the
+embedding it is the entries that make up most of a token's row.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from sw_audit.measure.engine import LayerwiseRunner
 from sw_audit.measure.readers import batch_windows
 from sw_audit.progress import Progress, ignore_progress
 
-NEURONS, ENTRIES = 4, 3
-"""Of so many neurons so many entries are told in each matrix that leads into them."""
+NEURONS, ENTRIES, EMBEDDED = 4, 3, 12
+"""Of so many neurons so many entries are told in each matrix that leads into them; of the embedding so many."""
 RANKED = 4096
 """So many of the highest scores are kept, and so many ranks are known."""
 
@@ -76,7 +77,7 @@ class Ranking:
     Attributes:
         by_gradient: Highest |w dL/dw| first, `RANKED` of them or all.
         by_product: Largest products of down-projections first, over the norm of the residual stream.
-        feeding: What makes the neurons of the largest products fire.
+        feeding: What makes the neurons of the largest products fire, or makes up most of a token's embedding.
         ranked: How many scalars a gradient reached.
         unreached: Names of parameters that none did.
         nats: The loss, nats per token.
@@ -214,7 +215,7 @@ class _Backward:
         self._differentiate_embedding(outside, gradients)
         unreached = [one.name for one in self.parameters if one.name not in self.reached]
         products = self.products.list()
-        feeding = self._list_feeding(products)
+        feeding = [*self._list_embedded(), *self._list_feeding(products)] if self.products.count else []
         return Ranking(self.highest.list(), products, feeding, self.ranked, unreached, nats)
 
     def _run_layer(self, layer: DecoderLayer, depth: int, states: Sequence[Tensor]) -> list[Tensor]:
@@ -260,6 +261,25 @@ class _Backward:
 
     def _find(self, name: str) -> ModelParameter | None:
         return next((one for one in self.parameters if one.name == name and one.matrix is not None), None)
+
+    def _list_embedded(self) -> list[Scored]:
+        """List the entries that make up most of a token's embedding, beyond what other tokens have there."""
+        weight = self.checkpoint.model.get_input_embeddings().weight
+        names = [name for name, one in self.checkpoint.model.named_parameters() if one is weight]
+        parameter = next((one for one in self.parameters if one.name in names), None)
+        if parameter is None:
+            return []
+        tokens = torch.unique(torch.cat([batch.token_ids.flatten() for batch in self.batches]))
+        rows = parameter.weight[tokens.to(weight.device)].float()  # [tokens, hidden]
+        beyond = rows.abs() - rows.abs().median(dim=0).values
+        shares = beyond / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        best = shares.flatten().topk(min(EMBEDDED, shares.numel()))
+        found = []
+        for share, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            token, channel = divmod(place, rows.shape[1])
+            index = (int(tokens[token]), channel)
+            found.append(Scored(parameter, index, share, float(rows[token, channel])))
+        return found
 
     def _list_feeding(self, products: Sequence[Scored]) -> list[Scored]:
         """List what makes the neurons of the largest products fire: entries, and gains on their channels."""

@@ -442,7 +442,7 @@ class _Search:
                 _written(scalar, hidden) in channels or (scalar.parameter.is_gain and scalar.index[0] in channels)
             )
         ]
-        groups = [others[first : first + GROUP] for first in range(0, len(others), GROUP)]
+        groups = [others[first : first + 2 * GROUP] for first in range(0, len(others), 2 * GROUP)]
         self._measure([whole | zeroing(group) for group in groups], "trying what masks")
         suspects = [
             scalar
@@ -462,19 +462,21 @@ class _Search:
             if scalar not in self.kinds and self.trials.cost(whole | _alone(scalar), whole) >= least
         ]
         if completing:
-            members = [scalar for scalar in located if scalar in self.kinds]
-            trial = zeroing([*members, *completing])
-            self._measure([trial], "trying what masks")
-            self._note_set("together", completing, self._effect(trial), named=[*members, *completing])
+            self._complete([*located, *completing])
 
-    def _note_set(
-        self,
-        kind: CriticalKind,
-        members: Sequence[Tried],
-        effect: Effect,
-        named: Sequence[Tried] = (),
-    ) -> None:
-        self.sets.append(_make_set("masks" if kind == "masks" else "together", named or members, effect))
+    def _complete(self, members: Sequence[Tried]) -> None:
+        """Say which scalars of a set that was found to be larger than the located one are needed in it."""
+        whole = zeroing(members)
+        without = {scalar: zeroing(other for other in members if other is not scalar) for scalar in members}
+        self._measure([whole, *without.values()], "taking the larger set apart")
+        damage = self.trials.cost(whole)
+        least = max(self.worth, _NOTABLE * damage) if math.isfinite(damage) else self.worth
+        needed = [scalar for scalar in members if not damage - self.trials.cost(without[scalar]) < least]
+        self.impacts |= {str(scalar.address): "bearing" for scalar in needed if scalar.located}
+        self._note_set("together", needed, self._effect(whole))
+
+    def _note_set(self, kind: CriticalKind, members: Sequence[Tried], effect: Effect) -> None:
+        self.sets.append(_make_set(kind, members, effect))
         for scalar in members:
             self.kinds.setdefault(scalar, kind)
             self.set_of.setdefault(scalar, len(self.sets) - 1)
