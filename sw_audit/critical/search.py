@@ -244,6 +244,7 @@ class _Search:
             tokens=self.trials.tokens,
             scalars=tuple(sorted(self._list_scalars(more), key=_order)),
             sets=tuple(self.sets),
+            lead=self._compare_costliest(candidates),
             impacts=self.impacts,
             notes=tuple(self.notes),
         )
@@ -315,6 +316,15 @@ class _Search:
         if scalar.value + scalar.parameter.offset:
             rank = ranks.get((scalar.parameter.name, scalar.index))
             self.scalars.setdefault(scalar.address, replace(scalar, rank=rank))
+
+    def _compare_costliest(self, candidates: Sequence[Tried]) -> Effect | None:
+        tried = [_alone(scalar) for scalar in candidates if self.trials.count_windows(_alone(scalar))]
+        located = {_alone(scalar) for scalar in candidates if scalar.located}
+        sides = [[trial for trial in tried if (trial in located) == side] for side in (False, True)]
+        if not all(sides):
+            return None
+        other, own = (max(side, key=self.trials.cost) for side in sides)
+        return self._effect(other, own)
 
     # Scalars alone
 

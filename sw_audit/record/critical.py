@@ -99,6 +99,8 @@ class CriticalSearch(Fact):
         tokens: Tokens that were run for them, over all interventions.
         scalars: Those that were tried alone or are in a set that matters; largest effect first.
         sets: Sets that were zeroed together; the located set first, if there is one, then those that matter.
+        lead: The perplexity with the costliest other scalar zeroed over that with the costliest located one, each
+            alone; `None` where there is none of either.
         impacts: Of each located super weight, by its address as text, whether anything depends on it.
         notes: What a reader should know, such as parameters that no gradient reaches.
     """
@@ -115,6 +117,7 @@ class CriticalSearch(Fact):
     tokens: Index = 0
     scalars: tuple[CriticalScalar, ...] = ()
     sets: tuple[CriticalSet, ...] = ()
+    lead: Effect | None = None
     impacts: dict[str, Impact] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
