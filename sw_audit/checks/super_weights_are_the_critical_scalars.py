@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 
 from sw_audit.checks.context import CheckContext
-from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_at_most, make_finding, write_number
+from sw_audit.checks.estimate import (
+    Estimate,
+    EstimateStatus,
+    doubt_without_reference,
+    hold_at_most,
+    make_finding,
+    write_number,
+)
 from sw_audit.checks.limits import Limits, Ratio
 from sw_audit.checks.registry import Need, check
 from sw_audit.record.critical import CriticalScalar, Effect
@@ -60,7 +67,9 @@ def super_weights_are_the_critical_scalars(context: CheckContext) -> Verdict:
         return context.skip("No other scalar was tried.")
     limit = context.limits(SuperWeightsAreTheCriticalScalarsLimits).maximum_ratio
     estimate = _estimate(search.lead, "their ratio")
-    status = hold_at_most(estimate, limit)
+    if search.lead.ratio is None and own.effect is not None and own.effect.ratio is not None:
+        estimate = Estimate(EstimateStatus.NOT_FINITE, "its perplexity is not finite")
+    status = doubt_without_reference(estimate, hold_at_most(estimate, limit))
     inert = [name for name, impact in search.impacts.items() if impact == "inert"]
     told = f"; inert: {', '.join(inert)}" if inert else ""
     remedy = (
