@@ -112,8 +112,9 @@ def _estimate(effect: Effect, words: str) -> Estimate:
 
 
 def _report(scalar: CriticalScalar) -> Finding:
-    words = f"zeroed {scalar.kind}" if scalar.kind else "zeroed"
     estimate = (
-        Estimate(EstimateStatus.MISSING, words) if scalar.effect is None else _estimate(scalar.effect, words)
+        Estimate(EstimateStatus.MISSING, "zeroed only together with others")
+        if scalar.effect is None
+        else _estimate(scalar.effect, "zeroed alone")
     )
     return make_finding(str(scalar.address), estimate, Status.SKIPPED, None)

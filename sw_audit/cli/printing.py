@@ -91,8 +91,12 @@ def print_models(output: Output, record: Record) -> None:
 
 
 def tabulate_verdicts(verdicts: Sequence[Verdict], *, verbose: bool) -> Table:
-    """Lay the verdicts out as a table."""
-    head = [Column(title, no_wrap=not (verbose and title.startswith("observed"))) for title in TABLE_HEAD]
+    """Lay the verdicts out as a table; what is too long for a line is broken in one column, and never cut off."""
+    broken = "observed" if verbose else "model"
+    head = [
+        Column(title, overflow="fold") if title.startswith(broken) else Column(title, no_wrap=True)
+        for title in TABLE_HEAD
+    ]
     rows: list[list[str | Text]] = []
     for verdict in verdicts:
         model, check, status, *figures = make_row(verdict)

@@ -17,7 +17,7 @@ ENTRY = make_scalar(EMBEDDING, 3, 3, ratio=1.01, kind=None)
 
 def judge(*scalars: CriticalScalar, lead: Effect | None, **changes: Any) -> Verdict:
     search = make_search(*scalars, lead=lead, **changes)
-    return judge_one(CHECK, make_evidence().model_copy(update={"critical": search}))
+    return judge_one(CHECK, make_evidence(critical=search))
 
 
 def test_it_holds_where_the_costliest_scalar_is_a_super_weight() -> None:
@@ -63,6 +63,13 @@ def test_an_interval_without_an_upper_end_never_passes() -> None:
     assert judge(OWN, ENTRY, lead=Effect(ratio=0.2, low=0.1, windows=8)).status is Status.INCONCLUSIVE
 
 
+def test_of_a_scalar_that_was_never_alone_it_is_told_that_and_it_decides_nothing() -> None:
+    paired = make_scalar(EMBEDDING, 11, 7, kind="together", effect=None)
+    verdict = judge(OWN, GAIN, paired, lead=make_effect(3.3))
+    assert [one.because for one in verdict.findings] == [*["zeroed alone"] * 2, "zeroed only together with others"]
+    assert judge(OWN, paired, lead=None).status is Status.SKIPPED
+
+
 def test_located_scalars_that_are_inert_are_told() -> None:
     impacts: dict[str, Any] = {str(LOCATED): "bearing", f"{LOCATED.parameter}[5, 7]": "inert"}
     verdict = judge(OWN, ENTRY, lead=make_effect(0.15), impacts=impacts)
@@ -70,7 +77,7 @@ def test_located_scalars_that_are_inert_are_told() -> None:
 
 
 def test_it_is_skipped_without_a_search_another_scalar_or_a_super_weight() -> None:
-    verdict = judge_one(CHECK, make_evidence())
+    verdict = judge_one(CHECK, make_evidence(critical=None))
     assert (verdict.status, verdict.because) == (Status.SKIPPED, "Nobody searched for the scalars that matter.")
     assert judge(OWN, lead=None).status is Status.SKIPPED
     assert judge_one(CHECK, make_none_evidence()).status is Status.SKIPPED

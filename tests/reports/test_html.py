@@ -61,7 +61,8 @@ def make_hostile() -> Record:
 
 def make_bare() -> Record:
     """A record of a model of which nothing was measured and nothing judged."""
-    evidence = make_none_evidence(windows=8).model_copy(update={"measurements": (), "decoder_weights": 0})
+    unmeasured = {"measurements": (), "decoder_weights": 0, "critical": None}
+    evidence = make_none_evidence(windows=8).model_copy(update=unmeasured)
     bare = evidence.location.model_copy(update={"trace": (), "candidates": ()})
     return compose_record(evidence.model_copy(update={"location": bare}), policy=make_policy(evidence.id))
 

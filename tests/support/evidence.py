@@ -19,7 +19,7 @@ from sw_audit.checks.plan import plan_arms, plan_needs
 from sw_audit.checks.registry import find_checks
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.scheme import ActivationSetup, AlphaSearch, AlphaTrial
-from sw_audit.record.address import WeightAddress
+from sw_audit.record.address import ScalarAddress, WeightAddress
 from sw_audit.record.arm import (
     BASELINE,
     CONTROL_KINDS,
@@ -31,6 +31,7 @@ from sw_audit.record.arm import (
     Placebo,
 )
 from sw_audit.record.checkpoint import WeightsReport
+from sw_audit.record.critical import CriticalScalar, CriticalSearch, Effect
 from sw_audit.record.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import (
     BreakingPrompt,
@@ -98,6 +99,39 @@ PREDICTION = WeightNormPrediction(
             agrees=True,
         ),
     ),
+)
+# Of two scalars that were tried the located one matters, and a gain does not.
+SEARCHED = CriticalSearch(
+    text="specimen",
+    window=64,
+    windows=8,
+    minimum_ratio=1.2,
+    confidence=0.95,
+    ranked=2_098_304,
+    candidates=64,
+    questions=71,
+    tokens=24_576,
+    scalars=(
+        CriticalScalar(
+            address=SUPER_WEIGHT.address.scalar,
+            value=SUPER_WEIGHT.value,
+            layer=LAYER,
+            size=44_032,
+            rank=3,
+            located=True,
+            kind="alone",
+            effect=Effect(ratio=213.6, low=180.0, high=253.0, windows=4),
+        ),
+        CriticalScalar(
+            address=ScalarAddress(parameter="model.norm.weight", index=(5,)),
+            value=0.75,
+            size=HIDDEN,
+            rank=1,
+            effect=Effect(ratio=1.02, low=1.01, high=1.03, windows=8),
+        ),
+    ),
+    lead=Effect(ratio=0.00478, low=0.004, high=0.0057, windows=4),
+    impacts={str(SUPER_WEIGHT.address.scalar): "bearing"},
 )
 SUPER_ACTIVATION = SuperActivation(channel=CHANNEL, token=0, value=-412.5, first_layer=1, last_layer=6)
 
@@ -468,6 +502,7 @@ def make_evidence(
     location: Location | None = None,
     published: Lookup | None = None,
     activations: ActivationSetup | None = SETUP,
+    critical: CriticalSearch | None = SEARCHED,
 ) -> ModelResult:
     """Return the evidence on one model.
 
@@ -486,6 +521,7 @@ def make_evidence(
         location: Where the super weights are.
         published: What the index says; by default the super weight where one is located, else nothing.
         activations: What was found out before activations were quantized.
+        critical: What a search for critical scalars found; `None` if there was none.
     """
     ratios = {str(arm): ratio for arm, ratio in ratios.items()}
     omit = tuple(map(str, omit))
@@ -499,6 +535,7 @@ def make_evidence(
         model=make_identity(model_id),
         protocol=protocol,
         location=found,
+        critical=critical,
         persistence=persistence
         if persistence is not None
         else (make_persistence() if found.super_activations else ()),
@@ -581,6 +618,7 @@ def make_none_evidence(
             "w16a4 naive": 1.02,
         },
         activations=ActivationSetup(smoothed=40, projections=56, calibration_windows=32, calibration_tokens=2048),
+        critical=SEARCHED.model_copy(update={"scalars": SEARCHED.scalars[1:], "lead": None, "impacts": {}}),
         policy=policy,
         windows=windows,
         items=items,
