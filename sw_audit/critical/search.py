@@ -452,14 +452,15 @@ class _Search:
                 _written(scalar, hidden) in channels or (scalar.parameter.is_gain and scalar.index[0] in channels)
             )
         ]
-        groups = [others[first : first + 2 * GROUP] for first in range(0, len(others), 2 * GROUP)]
-        self._measure([whole | zeroing(group) for group in groups], "trying what masks")
-        suspects = [
-            scalar
-            for group in groups
-            if not abs(self.trials.cost(whole | zeroing(group), whole)) < least
-            for scalar in group
-        ]
+        rest = [scalar for scalar in others if scalar not in self.kinds]
+        groups = [rest[first : first + 2 * GROUP] for first in range(0, len(rest), 2 * GROUP)]
+        suspects = [scalar for scalar in others if scalar in self.kinds]
+        self._measure(
+            [whole | trial for trial in (*map(zeroing, groups), *map(_alone, suspects))], "trying what masks"
+        )
+        for group in groups:
+            if not abs(self.trials.cost(whole | zeroing(group), whole)) < least:
+                suspects += group
         self._measure([whole | _alone(scalar) for scalar in suspects], "trying what masks")
         for scalar in suspects:
             beside = whole | _alone(scalar)
@@ -482,8 +483,11 @@ class _Search:
         damage = self.trials.cost(whole)
         least = max(self.worth, _NOTABLE * damage) if math.isfinite(damage) else self.worth
         needed = [scalar for scalar in members if not damage - self.trials.cost(without[scalar]) < least]
+        if all(scalar.located for scalar in needed):
+            return
         self.impacts |= {str(scalar.address): "bearing" for scalar in needed if scalar.located}
-        self._note_set("together", needed, self._effect(whole))
+        self._measure([zeroing(needed)], "taking the larger set apart")
+        self._note_set("together", needed, self._effect(zeroing(needed)))
 
     def _note_set(self, kind: CriticalKind, members: Sequence[Tried], effect: Effect) -> None:
         self.sets.append(_make_set(kind, members, effect))
