@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sw_audit.checkpoint.effective import is_opaque
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
@@ -194,16 +193,21 @@ def _read_parameter(module: nn.Module, name: str) -> Tensor:
 def find_gain_offset(module: nn.Module, width: int) -> float | None:
     """Return what a norm adds to its `weight` before it multiplies by it, 0 or 1; `None` if it is no norm's gain.
 
-    The module is tried on random numbers: with a gain of 0 nothing is left but its bias, which is set to 0.
+    A copy of the module is tried on random numbers: with a gain of 0 nothing is left but its bias, which is set to
+    0. Parameters are not set in the module itself, for a quantizer's store may write through to the weights.
     """
+    if next(module.children(), None) is not None:
+        return None
     x = torch.randn(1, 2, width, generator=torch.Generator().manual_seed(0))
     for stored, offset in ((0.0, 0.0), (-1.0, 1.0)):
-        given: dict[str, Any] = {
-            name: torch.full(parameter.shape, stored if name == "weight" else 0.0)
+        tried = copy(module)
+        tried.__dict__.pop("forward", None)  # a wrapper of it belongs to the module
+        tried._parameters = {
+            name: nn.Parameter(torch.full(parameter.shape, stored if name == "weight" else 0.0), False)
             for name, parameter in module.named_parameters()
         }
         try:
-            output = functional_call(module, given, (x,))
+            output = type(module).forward(tried, x)
         except Exception:
             return None
         if not isinstance(output, Tensor) or output.shape != x.shape:

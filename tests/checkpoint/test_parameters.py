@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sw_audit.checkpoint.parameters import find_parameter, list_parameters
+from sw_audit.checkpoint.parameters import find_gain_offset, find_parameter, list_parameters
 from sw_audit.errors import CheckpointError
 from sw_audit.testing.families import DENSE, EXPERTS, build_random_model, wrap_model
 
@@ -90,3 +90,23 @@ def test_an_index_outside_is_refused_with_the_shape() -> None:
     for index in ((64,), (1, 2)):
         with pytest.raises(CheckpointError, match="the parameter is 64"):
             gain.read(index)
+
+
+class WritingThrough(dict[str, torch.nn.Parameter]):
+    """Parameters as compressed-tensors keeps them: what is set is copied into what is there."""
+
+    def __setitem__(self, name: str, value: torch.nn.Parameter) -> None:
+        self[name].data.copy_(value.data)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_finding_out_what_a_norm_adds_leaves_its_gain_where_setting_it_writes_into_the_weights(
+    wrapped: bool,
+) -> None:
+    norm = torch.nn.RMSNorm(4)
+    norm.weight.data.copy_(torch.tensor([0.5, 2.0, -1.0, 3.0]))
+    norm._parameters = WritingThrough(norm._parameters)
+    if wrapped:
+        object.__setattr__(norm, "forward", norm.forward)
+    assert find_gain_offset(norm, 4) == 0.0
+    assert norm.weight.tolist() == [0.5, 2.0, -1.0, 3.0]
