@@ -76,7 +76,7 @@ def super_weights_are_the_critical_scalars(context: CheckContext) -> Verdict:
         f"This is a finding and no defect: protect {other.address} as you would super weights; "
         "`sw-audit locate --causal` lists all that matter."
         if status is Status.FAIL
-        else "More text (`corpus.windows`) narrows the interval."
+        else 'More text narrows the interval: `effort = "thorough"` searches on all of it.'
     )
     return context.conclude(
         status,
