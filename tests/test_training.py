@@ -150,7 +150,7 @@ def test_critical_scalars_that_a_baseline_knows_are_watched_too(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     gain = make_scalar(NORM, 5, value=1.0)
-    known = make_evidence("m", location=make_location(Outcome.NONE))
+    known = make_evidence("m", location=make_location(Outcome.NONE), critical=None)
     keep_baseline("before", compose(known.model_copy(update={"critical": make_search(gain)})))
     watch = SuperWeightWatch(every=1, stop=True, baseline="before")
     trainer = make_trainer(tmp_path, steps=2, callbacks=[watch])
