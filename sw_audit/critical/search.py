@@ -324,7 +324,12 @@ class _Search:
         if not all(sides):
             return None
         other, own = (max(side, key=self.trials.cost) for side in sides)
-        return self._effect(other, own)
+        for look in range(len(self.looks)):
+            self._measure([other, own], "comparing the costliest", look)
+            effect = self._effect(other, own)
+            if (effect.low is not None and effect.low > 1) or (effect.high is not None and effect.high < 1):
+                break
+        return effect
 
     # Scalars alone
 

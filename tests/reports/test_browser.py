@@ -124,7 +124,7 @@ def list_strangers(site: Site) -> list[str]:
 @pytest.mark.parametrize(
     ("make", "drawn", "width"),
     [
-        *((make_record, 17, width) for width in (320, 390, 768, 1280)),
+        *((make_record, 20, width) for width in (320, 390, 768, 1280)),
         *((make_descent_record, 6, width) for width in (320, 390, 1280)),
         *((make_searched_record, 4, width) for width in (320, 390, 1280)),
     ],
