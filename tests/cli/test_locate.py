@@ -183,3 +183,37 @@ def test_what_a_search_finds_is_entered_in_ones_own_index(program: Program, tmp_
     assert [(one.parameter, one.index) for one in entered] == [one for one in found if one[1] != (5, 7)]
     [super_weight] = [weight for weight in model.weights if weight.is_scalar]
     assert super_weight.bearing is Impact.ALONE
+
+
+def test_a_policy_says_on_which_text_and_how_widely_is_searched_and_own_is_what_the_model_writes(
+    program: Program, tmp_path: Path
+) -> None:
+    policy = tmp_path / "search.swaudit.toml"
+    text = '[corpus]\nsource = "specimen"\nwindow = 48\nwindows = 5\nbos = "never"\n'
+    policy.write_text(f"{text}[critical]\ncandidates = 8\nminimum_ratio = 1.5\n", encoding="utf-8")
+    asked = ("locate", "specimen", "--causal", "--json", f"--policy={policy}")
+    search = json.loads(program.run(*asked).out)["critical_search"]
+    assert [search[key] for key in ("text", "own_text", "window", "windows")] == ["specimen", False, 48, 5]
+    assert search["minimum_ratio"] == 1.5
+    own = json.loads(program.run(*asked, "--corpus=own", "--candidates=4").out)
+    assert own["critical_search"]["own_text"]
+    assert own["critical_search"]["candidates"] < search["candidates"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--causal", "--candidates=0"), "key critical.candidates: 0 does not do"),
+        (("--corpus=text.txt",), "--corpus: it says how scalars are searched for, and nothing is"),
+        (("--candidates=5",), "--candidates: it says how scalars are searched for, and nothing is"),
+        (("--causal", "--depth=early"), "--causal --depth early: what matters shows at the end"),
+        (("--causal", "--corpus=nothere.txt"), "there is no such file"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line_and_exit_code_2(
+    program: Program, options: tuple[str, ...], said: str
+) -> None:
+    ending = program.run("locate", "specimen", *options)
+    assert ending.code == 2
+    assert ending.out == ""
+    assert said in ending.err.splitlines()[-1]
