@@ -221,8 +221,8 @@ def test_layers_that_are_not_in_memory_are_refused_in_one_line(location: Locatio
         find_critical_scalars(checkpoint, TEXT, location, FEW)
 
 
-def test_a_pair_of_which_one_is_enough_is_found_as_a_set() -> None:
-    """Two scalars write the same large value into a channel: the norm behind them does not mind which."""
+def plant_pair() -> Checkpoint:
+    """Let two scalars write the same large value into a channel: the norm behind them does not mind which."""
     checkpoint = open_checkpoint(ModelPolicy(source=str(specimen_path())))
     down = checkpoint.matrix(DOWN)
     inward = [checkpoint.matrix(f"model.layers.1.mlp.{name}_proj.weight") for name in ("gate", "up")]
@@ -232,6 +232,21 @@ def test_a_pair_of_which_one_is_enough_is_found_as_a_set() -> None:
         down.weight[:, 8] = 0.0
         down.weight[5, 8] = down.weight[5, 7] * 3
         down.weight[5, 7] *= 3
+    return checkpoint
+
+
+def test_a_pair_of_which_one_is_enough_is_found_as_a_set_where_nothing_was_located() -> None:
+    search = find_critical_scalars(plant_pair(), TEXT, locate_nothing(), FEW)
+    pair = tuple(ScalarAddress(parameter=DOWN, index=(5, column)) for column in (7, 8))
+    [found] = [one for one in search.sets if set(pair) <= set(one.members)]
+    assert found.kind == "together"
+    assert found.effect.ratio is not None
+    assert found.effect.ratio > 100
+    assert {scalar.kind for scalar in search.scalars if scalar.address in pair} == {"together"}
+
+
+def test_a_pair_of_which_one_is_enough_is_bearing_where_it_was_located() -> None:
+    checkpoint = plant_pair()
     location = locate_super_weights(checkpoint)
     search = find_critical_scalars(checkpoint, TEXT, location, FEW)
     trials = Trials(checkpoint, Windows(torch.tensor(_cut(checkpoint)), torch.ones(4, dtype=torch.long)))
