@@ -101,9 +101,14 @@ def list_parameters(checkpoint: Checkpoint) -> tuple[ModelParameter, ...]:
     return tuple(chain(_list_matrices(checkpoint.layers), _list_others(checkpoint)))
 
 
+def name_parameters(checkpoint: Checkpoint) -> dict[str, ModelParameter]:
+    """Return the parameters of a model by their names, a tied one by each of its."""
+    return {name: one for one in list_parameters(checkpoint) for name in (one.name, *one.names)}
+
+
 def find_parameter(checkpoint: Checkpoint, name: str) -> ModelParameter | None:
     """Return the parameter of a qualified name, also the second name of a tied one; `None` if there is none."""
-    return next((one for one in list_parameters(checkpoint) if name in (one.name, *one.names)), None)
+    return name_parameters(checkpoint).get(name)
 
 
 def _list_matrices(layers: Sequence[DecoderLayer]) -> Iterator[ModelParameter]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,14 +118,14 @@ def rank_scalars(
 
 def cut_pieces(windows: Windows, length: int, count: int) -> Windows:
     """Cut the first windows of a text into pieces of so many tokens, each with BOS in front if they have it."""
-    lead = 0 if windows.bos is None else 1
+    lead = [] if windows.bos is None else [windows.bos]
     rows = [
-        [*([windows.bos] if lead else []), *piece]
+        [*lead, *row[begin : begin + length]]
         for row in windows.token_ids[:count].tolist()
-        for begin in range(lead, len(row), length)
-        if len(piece := row[begin : begin + length]) > 1
+        for begin in range(len(lead), len(row), length)
     ]
-    whole = [row for row in rows if len(row) == max(map(len, rows))][:count]
+    longest = max(map(len, rows))
+    whole = [row for row in rows if len(row) == longest][:count]
     return Windows(torch.tensor(whole), torch.ones(len(whole), dtype=torch.long), bos=windows.bos)
 
 
@@ -468,9 +468,8 @@ def _embed(checkpoint: Checkpoint, token_ids: Tensor) -> Tensor:
 
     handle = checkpoint.layers[0].module.register_forward_pre_hook(see, with_kwargs=True)
     try:
-        checkpoint.model(input_ids=token_ids.to(checkpoint.device), use_cache=False)
-    except _EmbeddedError:
-        pass
+        with suppress(_EmbeddedError):
+            checkpoint.model(input_ids=token_ids.to(checkpoint.device), use_cache=False)
     finally:
         handle.remove()
     return seen[0]

@@ -27,7 +27,7 @@ import torch
 from transformers import GenerationConfig
 
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.checkpoint.parameters import list_parameters
+from sw_audit.checkpoint.parameters import name_parameters
 from sw_audit.corpus.looks import plan_looks
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, window_corpus
@@ -114,11 +114,19 @@ def search_by_policy(
     policy: Policy,
     *,
     name: str | None = None,
+    in_audit: bool = True,
     progress: Progress = ignore_progress,
 ) -> tuple[Location, CriticalSearch]:
-    """Search as an audit under a policy does; see `find_critical_scalars` and `confirm_location`."""
-    thorough, critical = policy.effort == "thorough", policy.critical
-    if critical.candidates is None and not thorough:
+    """Search as a policy asks for it, in an audit among fewer scalars and on less text.
+
+    Returns:
+        The location with what its super weights bear, and the search.
+    """
+    critical = policy.critical
+    most_tokens: int | None = MOST_TOKENS_IN_AUDIT if in_audit else MOST_TOKENS
+    if policy.effort == "thorough":
+        most_tokens = None
+    elif in_audit and critical.candidates is None:
         critical = critical.model_copy(update={"candidates": CANDIDATES_IN_AUDIT})
     search = find_critical_scalars(
         checkpoint,
@@ -128,7 +136,7 @@ def search_by_policy(
         name=name,
         confidence=policy.confidence,
         minimum_windows=policy.minimum_windows,
-        most_tokens=None if thorough else MOST_TOKENS_IN_AUDIT,
+        most_tokens=most_tokens,
         seed=policy.seed,
         progress=progress,
     )
@@ -190,7 +198,7 @@ class _Search:
         most_tokens: int | None,
     ) -> None:
         self.checkpoint, self.location, self.policy = checkpoint, location, policy
-        self.parameters = {name: one for one in list_parameters(checkpoint) for name in (one.name, *one.names)}
+        self.parameters = name_parameters(checkpoint)
         self.progress, self.minimum = progress, minimum_windows
         count, length = windows.token_ids.shape
         looks = plan_looks(count, length, 0, minimum_windows)
@@ -422,15 +430,11 @@ class _Search:
     def _take_apart(self, located: Sequence[Tried], candidates: Sequence[Tried]) -> None:
         """Say which of the located scalars anything depends on, and what masks or completes the set."""
         whole = zeroing(located)
-        without = {scalar: zeroing(other for other in located if other is not scalar) for scalar in located}
-        self._measure([whole, *(trial for trial in without.values() if trial)], "taking the located set apart")
+        needed = self._list_needed([located], "taking the located set apart")[0]
         damage = self.trials.cost(whole)
-        least = max(self.worth, _NOTABLE * damage) if math.isfinite(damage) else self.worth
         self.sets.append(_make_set("located", located, self._effect(whole)))
         for scalar in located:
-            alone = self.kinds.get(scalar) == "alone"
-            missed = damage - self.trials.cost(without[scalar]) if len(located) > 1 else 0.0
-            bearing = alone or (damage >= self.worth and not missed < least)
+            bearing = self.kinds.get(scalar) == "alone" or (damage >= self.worth and scalar in needed)
             self.impacts[str(scalar.address)] = "bearing" if bearing else "inert"
             if bearing:
                 self.kinds.setdefault(scalar, "together")
@@ -442,13 +446,33 @@ class _Search:
                 f"the perplexity is {math.exp(damage):.4g} times as high."
             )
         elif math.isfinite(damage):
-            self._try_beside(located, candidates, least)
+            self._try_beside(located, candidates)
 
-    def _try_beside(self, located: Sequence[Tried], candidates: Sequence[Tried], least: float) -> None:
+    def _list_needed(self, sets: Sequence[Sequence[Tried]], stage: str) -> list[list[Tried]]:
+        """List of each set the members without which zeroing it costs notably less."""
+        without = [
+            {scalar: zeroing(one for one in members if one is not scalar) for scalar in members}
+            for members in sets
+        ]
+        left = [trial for trials in without for trial in trials.values() if trial]
+        self._measure([*map(zeroing, sets), *left], stage)
+        needed = []
+        for members, trials in zip(sets, without, strict=True):
+            damage = self.trials.cost(zeroing(members))
+            least = self._find_least(damage)
+            needed.append([scalar for scalar in members if not damage - self.trials.cost(trials[scalar]) < least])
+        return needed
+
+    def _find_least(self, damage: float) -> float:
+        """Return how many nats more or less count beside a damage."""
+        return max(self.worth, _NOTABLE * damage) if math.isfinite(damage) else self.worth
+
+    def _try_beside(self, located: Sequence[Tried], candidates: Sequence[Tried]) -> None:
         """With the located set zeroed, find what makes its damage smaller or larger."""
         whole = zeroing(located)
+        least = self._find_least(self.trials.cost(whole))
         hidden = self.checkpoint.identity.hidden_size
-        channels = {_written(scalar, hidden) for scalar in located}
+        channels = {channel for scalar in located if (channel := _written(scalar, hidden)) is not None}
         others = [
             scalar
             for scalar in candidates
@@ -482,12 +506,7 @@ class _Search:
 
     def _complete(self, members: Sequence[Tried]) -> None:
         """Say which scalars of a set that was found to be larger than the located one are needed in it."""
-        whole = zeroing(members)
-        without = {scalar: zeroing(other for other in members if other is not scalar) for scalar in members}
-        self._measure([whole, *without.values()], "taking the larger set apart")
-        damage = self.trials.cost(whole)
-        least = max(self.worth, _NOTABLE * damage) if math.isfinite(damage) else self.worth
-        needed = [scalar for scalar in members if not damage - self.trials.cost(without[scalar]) < least]
+        [needed] = self._list_needed([members], "taking the larger set apart")
         if all(scalar.located for scalar in needed):
             return
         self.impacts |= {str(scalar.address): "bearing" for scalar in needed if scalar.located}
@@ -515,27 +534,8 @@ class _Search:
                 writers[channel].append(scalar)
         several = {channel: members[:_MOST_WRITERS] for channel, members in writers.items() if len(members) > 1}
         self._measure(map(zeroing, several.values()), "trying channels")
-        costly = {
-            channel: members
-            for channel, members in several.items()
-            if self.trials.cost(zeroing(members)) >= self.worth
-        }
-        left_out = {
-            channel: [zeroing(one for one in members if one is not scalar) for scalar in members]
-            for channel, members in costly.items()
-        }
-        self._measure([trial for trials in left_out.values() for trial in trials], "taking channels apart")
-        needed: list[list[Tried]] = []
-        for channel, members in costly.items():
-            damage = self.trials.cost(zeroing(members))
-            least = max(self.worth / 2, _NOTABLE * damage) if math.isfinite(damage) else self.worth / 2
-            needed.append(
-                [
-                    scalar
-                    for scalar, trial in zip(members, left_out[channel], strict=True)
-                    if not damage - self.trials.cost(trial) < least
-                ]
-            )
+        costly = [members for members in several.values() if self.trials.cost(zeroing(members)) >= self.worth]
+        needed = self._list_needed(costly, "taking channels apart")
         sets = [members for members in needed if len(members) > 1]
         last = min(1, len(self.looks) - 1)
         trials = [*map(zeroing, sets), *(_alone(scalar) for members in sets for scalar in members)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sw_audit.checkpoint.effective import FLOATING_DTYPES
 from sw_audit.checkpoint.opening import Checkpoint
-from sw_audit.checkpoint.parameters import ModelParameter, list_parameters
+from sw_audit.checkpoint.parameters import ModelParameter, name_parameters
 from sw_audit.record.address import ScalarAddress
 from sw_audit.record.arm import RESTORED_SCALARS, Arm, RestoredScalars, SetScalars
 from sw_audit.record.critical import CriticalSearch
@@ -43,7 +43,7 @@ def read_critical_scalars(
         parent: The other, where it is at hand: then parameters may have other names here, and those that it ties
             and this model does not are each read.
     """
-    ours, theirs = _name_parameters(checkpoint), _name_parameters(parent) if parent else {}
+    ours, theirs = name_parameters(checkpoint), name_parameters(parent) if parent else {}
     return tuple(
         _read_scalar(checkpoint, ours.get(here), here, address, theirs.get(address.parameter), value)
         for first, value in list_bearing(search, location).items()
@@ -64,7 +64,7 @@ def restore_scalars(
         scalars: The parent's scalars, there and here, those that cost most first.
         limit: Largest relative error.
     """
-    ours, theirs = _name_parameters(descendant), _name_parameters(parent)
+    ours, theirs = name_parameters(descendant), name_parameters(parent)
     mended: dict[ScalarAddress, tuple[ScalarAddress, float]] = {}  # where it is here, and what is stored
     for scalar in scalars:
         error = scalar.relative_error
@@ -82,10 +82,6 @@ def restore_scalars(
         places, values = zip(*mended.values(), strict=True)
         arms.append(Arm(purpose=RESTORED_SCALARS, acts=(SetScalars(scalars=places, values=values),)))
     return tuple(arms)
-
-
-def _name_parameters(checkpoint: Checkpoint) -> dict[str, ModelParameter]:
-    return {name: one for one in list_parameters(checkpoint) for name in (one.name, *one.names)}
 
 
 def _find_names(

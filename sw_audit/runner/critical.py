@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.critical.search import MOST_TOKENS, confirm_location, find_critical_scalars
+from sw_audit.critical.search import search_by_policy
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.critical import CriticalSearch
@@ -31,15 +31,5 @@ def search_model(
     progress("locating", 0, 1)
     location = locate_model(checkpoint)
     text = None if own else policy.corpus
-    search = find_critical_scalars(
-        checkpoint,
-        text,
-        location,
-        policy.critical,
-        confidence=policy.confidence,
-        minimum_windows=policy.minimum_windows,
-        most_tokens=None if policy.effort == "thorough" else MOST_TOKENS,
-        seed=policy.seed,
-        progress=progress,
-    )
-    return checkpoint.identity, confirm_location(location, search), search
+    location, search = search_by_policy(checkpoint, text, location, policy, in_audit=False, progress=progress)
+    return checkpoint.identity, location, search

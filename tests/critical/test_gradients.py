@@ -139,5 +139,7 @@ def test_a_loss_on_own_predictions_is_that_of_the_likeliest_tokens() -> None:
 def test_pieces_are_cut_with_bos_in_front_of_each() -> None:
     windows = Windows(torch.tensor([[1, 2, 3, 4, 5], [1, 6, 7, 8, 9]]), torch.ones(2, dtype=torch.long), bos=1)
     assert cut_pieces(windows, 2, 3).token_ids.tolist() == [[1, 2, 3], [1, 4, 5], [1, 6, 7]]
+    shortest = Windows(torch.tensor([[1, 2], [1, 3]]), windows.first_scored, bos=1)
+    assert cut_pieces(shortest, 32, 4).token_ids.tolist() == [[1, 2], [1, 3]]
     without = Windows(windows.token_ids, windows.first_scored)
     assert cut_pieces(without, 2, 8).token_ids.tolist() == [[1, 2], [3, 4], [1, 6], [7, 8]]

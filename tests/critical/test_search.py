@@ -9,8 +9,9 @@ from support.packed import pack_projections_
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.parameters import find_parameter
 from sw_audit.checkpoint.streaming import open_streaming
-from sw_audit.corpus.windows import Windows
-from sw_audit.critical.search import confirm_location, find_critical_scalars, write_own_text
+from sw_audit.corpus.text import read_corpus
+from sw_audit.corpus.windows import Windows, window_corpus
+from sw_audit.critical.search import _Search, confirm_location, find_critical_scalars, write_own_text
 from sw_audit.critical.trials import Trials, Tried, zeroing
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.locator import locate_super_weights
@@ -75,9 +76,6 @@ def test_every_scalar_that_is_called_critical_is_when_the_model_is_changed_for_g
 
 
 def _cut(checkpoint: Checkpoint) -> list[list[int]]:
-    from sw_audit.corpus.text import read_corpus
-    from sw_audit.corpus.windows import window_corpus
-
     bos, limit = checkpoint.start.bos, checkpoint.maximum_positions
     rows: list[list[int]] = window_corpus(
         read_corpus(TEXT), checkpoint.tokenizer, TEXT, limit, bos
@@ -157,8 +155,6 @@ def test_a_scalar_of_a_tied_parameter_is_told_by_one_name_and_the_other_in_a_not
 
 
 def test_members_of_a_group_are_of_different_channels(specimen: Checkpoint, location: Location) -> None:
-    from sw_audit.critical.search import _Search
-
     windows = Windows(torch.tensor(_cut(specimen)), torch.ones(4, dtype=torch.long), bos=specimen.start.bos)
     search = _Search(specimen, windows, location, CriticalPolicy(), 0.95, 4, lambda *_: None, None)
     names = [f"model.layers.{layer}.input_layernorm.weight" for layer in range(4)]
