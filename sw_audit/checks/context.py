@@ -31,7 +31,7 @@ from sw_audit.record.verdict import Evidence, Finding, Paste, Sample, Side, Stat
 
 if TYPE_CHECKING:
     from sw_audit.policy.policy import Policy
-    from sw_audit.record.record import ModelResult
+    from sw_audit.record.record import ModelFailure, ModelResult
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,52 @@ class Held:
 
     estimate: Estimate
     finding: Finding
+
+
+@dataclass(frozen=True)
+class StaticContext:
+    """One check on the files of one model, which may not have been opened.
+
+    Attributes:
+        check: Which check.
+        result: What was found in them.
+        policy: The limits.
+    """
+
+    check: Check
+    result: ModelResult | ModelFailure
+    policy: Policy
+
+    def limits(self, kind: type[AnyLimits]) -> AnyLimits:
+        """Return the policy's limits of one class."""
+        return self.policy.checks[kind]
+
+    def conclude(
+        self,
+        status: Status,
+        because: str,
+        *,
+        remedy: str | None = None,
+        observed: float | None = None,
+        limit: float | None = None,
+        findings: Sequence[Finding] = (),
+        paste: Sequence[Paste] = (),
+    ) -> Verdict:
+        """Return the verdict; see `CheckContext.conclude`. What is counted in files has no interval."""
+        unwell = status in (Status.FAIL, Status.INCONCLUSIVE)
+        return Verdict(
+            check=self.check.id,
+            model=self.result.id,
+            status=status,
+            observed=observed,
+            limit=limit,
+            side=self.check.side,
+            quantity=self.check.quantity,
+            because=because,
+            remedy=remedy if unwell else None,
+            paste=tuple(paste) if unwell else (),
+            findings=tuple(findings),
+        )
 
 
 @dataclass(frozen=True)

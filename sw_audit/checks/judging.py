@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
-from sw_audit.checks.context import CheckContext
+from sw_audit.checks.context import CheckContext, StaticContext
 from sw_audit.checks.registry import Check, Need, Scope, find_checks
-from sw_audit.checks.weights_intact import judge_broken_weights
+from sw_audit.checks.weights_intact import weights_intact
 from sw_audit.errors import PolicyError
 from sw_audit.policy.model_policy import Level
 from sw_audit.policy.policy import ModelPolicy, Policy
@@ -78,32 +78,56 @@ def _tell_stopped(verdict: Verdict, stopped: str | None) -> Verdict:
     return verdict.model_copy(update={"because": because, "remedy": _RUN_AGAIN})
 
 
-def judge_failure(failure: ModelFailure, checks: Sequence[str]) -> tuple[Verdict, ...]:
+def judge_failure(failure: ModelFailure, policy: Policy, checks: Sequence[str]) -> tuple[Verdict, ...]:
     """Judge a model that was not measured.
 
-    Where its weights are why, see `judge_broken_weights`. Where the run ended before, everything is inconclusive.
+    Where its files are why, the static checks are judged by them. If one fails, the others are skipped; if none
+    does, or none is selected, nothing can be said of what the others ask, and they are inconclusive: a broken
+    model passes nothing. Where the run ended before, everything is inconclusive.
 
     Args:
         failure: Why it was not.
+        policy: The limits.
         checks: Ids of the checks that the policy runs on it.
 
     Returns:
         One verdict per check, in their order; none where something else is why.
     """
-    if failure.stopped is None:
-        return judge_broken_weights(failure, checks)
     known = find_checks()
-    return tuple(
-        Verdict(
-            check=name,
-            model=failure.model,
-            status=Status.INCONCLUSIVE,
-            side=known[name].side,
-            quantity=known[name].quantity,
-            because=f"It was not measured, for {failure.stopped}.",
-            remedy=_RUN_AGAIN,
+    if failure.stopped is not None:
+        return tuple(
+            _conclude_unmeasured(failure, known[name], f"It was not measured, for {failure.stopped}.", _RUN_AGAIN)
+            for name in checks
         )
+    if failure.weights is None:
+        return ()
+    static = {
+        name: known[name].rule(StaticContext(known[name], failure, policy))
         for name in checks
+        if known[name].static
+    }
+    explained = any(verdict.status is Status.FAIL for verdict in static.values())
+    if explained:  # what was not looked at then needs no other look
+        static = {name: one for name, one in static.items() if one.status is not Status.INCONCLUSIVE}
+    because = "The weights are not intact, so the model was not opened."
+    if failure.weights.intact:
+        because = f"It could not be measured beside its parent: {failure.message}."
+    remedy = None if explained else f"Select a check that reads files, such as `{weights_intact.id}`."
+    return tuple(
+        static.get(name) or _conclude_unmeasured(failure, known[name], because, remedy) for name in checks
+    )
+
+
+def _conclude_unmeasured(failure: ModelFailure, check: Check, because: str, remedy: str | None) -> Verdict:
+    """Conclude of a model that was not measured: inconclusive where there is something to do, else skipped."""
+    return Verdict(
+        check=check.id,
+        model=failure.model,
+        status=Status.SKIPPED if remedy is None else Status.INCONCLUSIVE,
+        side=check.side,
+        quantity=check.quantity,
+        because=because,
+        remedy=remedy,
     )
 
 
@@ -154,6 +178,8 @@ def _judge(context: CheckContext) -> Verdict:
     if context.check.needs_super_weight and not context.located:
         location = context.result.location
         return context.skip(f"No super weight was located (outcome {location.outcome}): {location.because}.")
+    if context.check.static:
+        return context.check.rule(StaticContext(context.check, context.result, context.policy))
     return context.check.rule(context)
 
 

@@ -24,7 +24,6 @@ from sw_audit.errors import PolicyError
 
 if TYPE_CHECKING:
     from sw_audit.checks.arms import ArmPlan, Draws
-    from sw_audit.checks.context import CheckContext
     from sw_audit.checks.limits import Limits
     from sw_audit.policy.model_policy import Level
     from sw_audit.policy.policy import Policy
@@ -36,7 +35,8 @@ Scope = Literal["model", "descendant", "any", "baseline"]
 """What a check is about: a model alone, a model beside its parent, either of them (`any`), or a model beside what
 was once known of it."""
 Unit = Literal["ratio", "share", "count", "p-value", "nats", "decibels"]
-Rule: TypeAlias = "Callable[[CheckContext], Verdict]"
+Rule: TypeAlias = "Callable[[Any], Verdict]"
+"""From a `CheckContext`, or of a static check from a `StaticContext`, to the verdict."""
 
 
 class Need(Enum):
@@ -47,10 +47,13 @@ class Need(Enum):
     CRITICAL = "which of all its scalars matter"
     GENERATION = "greedy continuations"
     LAYERS = "the error of each layer beside the parent's"
+    SETTINGS = "its settings beside the parent's"
     SMOOTHING = "which alpha of SmoothQuant does best"
+    MERGE = "whether the merge that is named gives its files"
     MECHANISM = "its super activations, followed block by block"
     PERSISTENCE = "its super activations on several prompts"
     PUBLISHED = "what the index of published coordinates says of it"
+    TENSORS = "its tensors beside the parent's"
     TASKS = "answers to zero-shot tasks"
 
 
@@ -79,6 +82,8 @@ class Check:
         draws: Which scalars must be drawn before its arms can be planned, from the policy and the number of the
             decoder's weights.
         arms: The arms that it reads.
+        static: Whether it is judged from files alone, also where the model was not opened; its rule is given a
+            `StaticContext`.
         examine: Says what is wrong with its limits beside the rest of the policy; `None` if nothing is.
         rule: Pure: the same measurements and policy give the same verdict.
     """
@@ -102,6 +107,7 @@ class Check:
     needs_super_weight: bool = False
     draws: Callable[[Policy, int], Draws] | None = None
     arms: Callable[[ArmPlan], Iterable[Arm]] | None = None
+    static: bool = False
     examine: Callable[[Policy], str | None] | None = None
 
     def is_about(self, scope: Scope) -> bool:

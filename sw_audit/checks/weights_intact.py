@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from sw_audit.checks.context import CheckContext
-from sw_audit.checks.estimate import Estimate, EstimateStatus
+from sw_audit.checks.context import StaticContext
 from sw_audit.checks.limits import Limits
-from sw_audit.checks.registry import check, find_checks
+from sw_audit.checks.registry import check
 from sw_audit.record.checkpoint import Flaw, WeightsReport
-from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 _AGAIN = "Run the audit again with this check selected."
@@ -31,8 +27,9 @@ class WeightsIntactLimits(Limits):
     unit="count",
     side="at most",
     scope="any",
+    static=True,
 )
-def weights_intact(context: CheckContext) -> Verdict:
+def weights_intact(context: StaticContext) -> Verdict:
     """Rule of `weights-intact`.
 
     PASS where a static look at the files found nothing serious, and the model opened with exactly the tensors of
@@ -45,56 +42,9 @@ def weights_intact(context: CheckContext) -> Verdict:
         Status.PASS if report.intact else Status.FAIL,
         _describe_flaws(report),
         remedy=_capitalize(report.remedy),
-        figure=Estimate(EstimateStatus.MEASURED, "", float(report.serious)),
+        observed=float(report.serious),
         limit=0,
         findings=[_find_flaw(flaw) for flaw in report.flaws],
-        measured=False,
-    )
-
-
-def judge_broken_weights(failure: ModelFailure, checks: Sequence[str]) -> tuple[Verdict, ...]:
-    """Judge a model that was not opened because its weights are not intact.
-
-    This check fails and the others are skipped. Where this one is not selected nothing can be said of what others
-    ask, and they are inconclusive: a broken model passes nothing.
-
-    Args:
-        failure: Why the model was not audited.
-        checks: Ids of the checks that the policy runs on it.
-
-    Returns:
-        One verdict per check, in their order; none where the weights are not why.
-    """
-    report, known = failure.weights, find_checks()
-    if report is None:
-        return ()
-    asked = weights_intact.id in checks
-    rest = Status.SKIPPED if asked else Status.INCONCLUSIVE
-    remedy = None if asked else f"See what `{weights_intact.id}` says: {_describe_flaws(report)}"
-    return tuple(
-        Verdict(
-            check=name,
-            model=failure.model,
-            status=Status.FAIL,
-            observed=float(report.serious),
-            limit=0,
-            side=weights_intact.side,
-            quantity=weights_intact.quantity,
-            because=_describe_flaws(report),
-            remedy=_capitalize(report.remedy),
-            findings=tuple(_find_flaw(flaw) for flaw in report.flaws),
-        )
-        if name == weights_intact.id
-        else Verdict(
-            check=name,
-            model=failure.model,
-            status=rest,
-            side=known[name].side,
-            quantity=known[name].quantity,
-            because="The weights are not intact, so the model was not opened.",
-            remedy=remedy,
-        )
-        for name in checks
     )
 
 

@@ -36,6 +36,8 @@ class ModelPolicy(Fact):
         parent: What it was made from: the id of another model of the policy, a path, or a hub id. With a parent it
             is a descendant, and other checks apply.
         base: Base model of an adapter, by path or hub id; by default what its configuration says.
+        adapter: Path or hub id of an adapter that was merged into the parent to make it; the merge is done again
+            from files, and held against it.
         gguf: Name of a GGUF file in the folder, where there are several.
         manifest: Path of a file with one `sha256  name` a line (as `sha256sum` writes) that its files are held
             against.
@@ -54,6 +56,7 @@ class ModelPolicy(Fact):
     bos: BosRule | None = None
     parent: str | None = Field(default=None, min_length=1)
     base: str | None = Field(default=None, min_length=1)
+    adapter: str | None = Field(default=None, min_length=1)
     gguf: str | None = Field(default=None, min_length=1)
     manifest: str | None = Field(default=None, min_length=1)
     index: str | None = Field(default=None, min_length=1)

@@ -159,6 +159,8 @@ class DescentPolicy(Fact):
         modules: So many of the worst modules are put back, one by one, where quality fails; 0 puts nothing back.
         layers: So many of the worst layers likewise.
         parts: At most so many parts are put back together, to see which of them recover the loss.
+        may_differ: Settings that may be other than the parent's, such as `generation_config.temperature`; a glob
+            pattern such as `generation_config.*` names several.
     """
 
     texts: tuple[CorpusPolicy, ...] = ()
@@ -171,6 +173,7 @@ class DescentPolicy(Fact):
     modules: int = Field(default=4, ge=0)
     layers: int = Field(default=2, ge=0)
     parts: int = Field(default=4, ge=1)
+    may_differ: tuple[Pattern, ...] = ()
 
 
 class Policy(Fact):

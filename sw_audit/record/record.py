@@ -15,6 +15,7 @@ from sw_audit.record.baseline import Baseline
 from sw_audit.record.checkpoint import QuantizationReport, WeightsReport
 from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.descent import Descent
+from sw_audit.record.files import ComparedFiles
 from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
 from sw_audit.record.measurement import Comparison, Look, Measurement, PromptContinuation
@@ -47,6 +48,7 @@ class ModelResult(Fact):
         targets: What each pattern matched that says which matrices are rounded; empty if none is.
         comparison: Quantizers side by side; `None` if none were compared.
         weights: What a static look at its files found; `None` if nobody asked.
+        files: What its files show beside its parent's; `None` without a parent, or if nobody asked.
         quantization: How it is quantized; `None` if it is not, or nobody asked.
         descent: The model beside its parent; `None` without a parent.
         baseline: What was once known of it, or of what it was made from; `None` if nothing is compared.
@@ -77,6 +79,7 @@ class ModelResult(Fact):
     targets: tuple[PatternMatch, ...] = ()
     comparison: Comparison | None = None
     weights: WeightsReport | None = None
+    files: ComparedFiles | None = None
     quantization: QuantizationReport | None = None
     descent: Descent | None = None
     baseline: Baseline | None = None
@@ -132,7 +135,8 @@ class ModelFailure(Fact):
         kind: Tells it from a `ModelResult` in JSON.
         model: Its id.
         message: The error, one line.
-        weights: What a static look at its files found, where that is why.
+        weights: What a static look at its files found; without it nothing of the files was looked at.
+        files: What they show beside its parent's, where that is why.
         stopped: Why the run ended before it was measured, as a clause, where that is why.
         verdicts: What follows, one per check; empty where nothing can be judged.
     """
@@ -141,6 +145,7 @@ class ModelFailure(Fact):
     model: str
     message: str
     weights: WeightsReport | None = None
+    files: ComparedFiles | None = None
     stopped: str | None = None
     verdicts: tuple[Verdict, ...] = ()
 

@@ -19,6 +19,8 @@ from sw_audit.corpus.protocol import list_cautions
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import window_corpus
 from sw_audit.critical.search import search_by_policy
+from sw_audit.errors import CheckpointError
+from sw_audit.files.compare import compare_files
 from sw_audit.locate.controls import count_weights
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
@@ -52,8 +54,10 @@ from sw_audit.measure.tasks import Answers, answer_tasks, pair_answers
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.progress import tell_stage
 from sw_audit.record.arm import Arm
+from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.descent import ComparedText, Descent, LayerError
+from sw_audit.record.files import ComparedFiles
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
 from sw_audit.record.measurement import Look
@@ -285,12 +289,27 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     report = examine_files(model, audit.progress)
     if isinstance(report, ModelFailure):
         return report
+    files = compare_files(model, pair.origin, audit.policy, list_needs(audit.checks), audit.progress)
     ask_parent = partial(pair.parents.ask, pair.origin, audit, by_layers=pair.is_open)
     origin = audit.kept.recall("parent", audit.kept.parent, ParentResult, ask_parent)
+    try:
+        return _open_beside(pair, origin, report, files)
+    except CheckpointError as error:
+        if not files.serious:
+            raise
+        # What was found in the files says why: that is a verdict, and no input that cannot be used.
+        return ModelFailure(model=model.id, message=str(error), weights=report, files=files)
+
+
+def _open_beside(
+    pair: Pair, origin: ParentResult, report: WeightsReport, files: ComparedFiles
+) -> PreparedPair | ModelFailure:
+    """Open a descendant whose files are intact beside its parent."""
+    audit, model = pair.audit, pair.audit.model
     audit.progress("opening", 0, 1)
     opened = open_examined(model, report, lambda: pair.checkpoint)
     if isinstance(opened, ModelFailure):
-        return opened
+        return opened.model_copy(update={"files": files})
     parent, there = pair.parent, origin.location
     checkpoint = pair.checkpoint.starting_like(parent)
     policy, progress = pair.audit.policy, pair.audit.progress
@@ -311,6 +330,7 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
         location=location,
         start=trial,
         weights=report,
+        files=files,
         quantization=describe_quantization(checkpoint, model, there.super_weights),
         descent=Descent(
             parent=origin.identity,

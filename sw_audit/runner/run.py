@@ -198,7 +198,7 @@ def measure_model(
 def judge_model(model: _Model, policy: Policy, checks: Sequence[str]) -> _Model:
     """Return a measured model with its verdicts, the policy's waivers put on them."""
     verdicts = (
-        tuple(set_level(verdict, policy) for verdict in judge_failure(model, checks))
+        tuple(set_level(verdict, policy) for verdict in judge_failure(model, policy, checks))
         if isinstance(model, ModelFailure)
         else judge_result(model, policy, checks)
     )

@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": BASE | {"checks", "checkpoint", "locate"},
     "backends": BASE | {"checkpoint"},
     "export": BASE | {"__init__", "checkpoint", "arms", "quantize"},
+    "files": BASE | {"checkpoint", "checks", "gguf_file"},
     "runner": BASE
     | {
         "__init__",
@@ -40,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "checks",
         "corpus",
         "critical",
+        "files",
         "index",
         "locate",
         "measure",
@@ -54,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 TORCH_PACKAGES = {
     "checkpoint", "corpus", "locate", "quantize", "arms", "measure", "specimen", "testing", "export", "backends",
-    "runner", "training", "critical",
+    "runner", "training", "critical", "files",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "safetensors", "tokenizers", "accelerate"}
 HEAVY |= {"bitsandbytes", "torchao", "hqq", "optimum", "auto_round", "gptqmodel", "compressed_tensors"}

@@ -26,10 +26,11 @@ from sw_audit.checks.prune_collapses import PruneCollapsesLimits
 from sw_audit.checks.registry import Scope, find_checks
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.record.checkpoint import Flaw, WeightsReport
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure
 from sw_audit.record.store import decode_record, encode_record
-from sw_audit.record.verdict import Status
+from sw_audit.record.verdict import Status, Verdict
 
 WEIGHT, ACTIVATION, QUALITY = "super-weight-unmoved", "super-activation-unmoved", "quality-not-worse"
 BY_SCOPE = {
@@ -58,7 +59,7 @@ def test_a_healthy_model_passes_every_check_in_their_order() -> None:
 
 def test_where_the_run_ended_before_a_model_was_measured_everything_is_inconclusive() -> None:
     failure = ModelFailure(model="it", message="", stopped="the run was stopped by SIGTERM")
-    verdicts = judge_failure(failure, BY_SCOPE["model"])
+    verdicts = judge_failure(failure, make_policy(), BY_SCOPE["model"])
     assert [verdict.check for verdict in verdicts] == BY_SCOPE["model"]
     assert {verdict.status for verdict in verdicts} == {Status.INCONCLUSIVE}
     assert verdicts[0].because == "It was not measured, for the run was stopped by SIGTERM."
@@ -234,3 +235,35 @@ def test_every_verdict_on_a_descendant_has_words_and_a_remedy_where_it_needs_one
         for verdict in judge_result(evidence, make_descent_policy(lm_eval=("arc_easy",))):
             assert verdict.because.endswith((".", "?"))
             assert (verdict.remedy is not None) == (verdict.status in (Status.FAIL, Status.INCONCLUSIVE))
+
+
+BROKEN = WeightsReport(
+    files=2, tensors=30, flaws=(Flaw(kind="non-finite", where="a.weight", found="it holds 2 NaN"),), serious=1
+)
+INTACT = WeightsReport(files=2, tensors=30, scanned=30)
+
+
+def judge_unopened(weights: WeightsReport | None, *checks: str) -> tuple[Verdict, ...]:
+    return judge_failure(ModelFailure(model="it", message="gone", weights=weights), make_policy(), checks)
+
+
+def test_where_the_weights_are_broken_that_is_one_verdict_and_the_others_are_skipped() -> None:
+    intact, other = judge_unopened(BROKEN, "weights-intact", "kl-divergence")
+    assert (intact.status, intact.observed, intact.quantity) == (Status.FAIL, 1, "serious flaws")
+    assert (other.status, other.check, other.model) == (Status.SKIPPED, "kl-divergence", "it")
+
+
+def test_without_the_check_that_fails_the_others_are_no_skip_that_would_pass() -> None:
+    [verdict] = judge_unopened(BROKEN, "kl-divergence")
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.remedy is not None
+
+
+def test_where_intact_files_do_not_open_nothing_that_was_not_measured_passes() -> None:
+    intact, other = judge_unopened(INTACT, "weights-intact", "kl-divergence")
+    assert (intact.status, other.status) == (Status.PASS, Status.INCONCLUSIVE)
+    assert "gone" in other.because
+
+
+def test_a_model_that_failed_for_another_reason_has_no_verdicts() -> None:
+    assert judge_unopened(None, "weights-intact") == ()

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from support.evidence import make_evidence, make_policy
 
-from sw_audit.checks.context import CheckContext
-from sw_audit.checks.weights_intact import judge_broken_weights, weights_intact
+from sw_audit.checks.context import StaticContext
+from sw_audit.checks.weights_intact import weights_intact
 from sw_audit.record.checkpoint import Flaw, WeightsReport
-from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Status, Verdict
 
 BROKEN = WeightsReport(
@@ -21,7 +20,7 @@ BROKEN = WeightsReport(
 
 def judge_files(report: WeightsReport | None) -> Verdict:
     evidence = make_evidence().model_copy(update={"weights": report})
-    return weights_intact.rule(CheckContext(weights_intact, evidence, make_policy()))
+    return weights_intact.rule(StaticContext(weights_intact, evidence, make_policy()))
 
 
 def test_files_in_which_nothing_serious_was_found_pass() -> None:
@@ -46,21 +45,3 @@ def test_one_serious_flaw_fails_and_all_are_counted() -> None:
 
 def test_files_that_nobody_looked_at_pass_nothing() -> None:
     assert judge_files(None).status is Status.INCONCLUSIVE
-
-
-def test_a_failure_is_one_verdict_and_the_others_are_skipped() -> None:
-    failure = ModelFailure(model="it", message="it holds 2 NaN", weights=BROKEN)
-    intact, other = judge_broken_weights(failure, ["weights-intact", "kl-divergence"])
-    assert (intact.status, intact.observed, intact.quantity) == (Status.FAIL, 7, "serious flaws")
-    assert (other.status, other.check, other.model) == (Status.SKIPPED, "kl-divergence", "it")
-
-
-def test_without_the_check_itself_the_others_are_no_skip_that_would_pass() -> None:
-    failure = ModelFailure(model="it", message="it holds 2 NaN", weights=BROKEN)
-    [verdict] = judge_broken_weights(failure, ["kl-divergence"])
-    assert verdict.status is Status.INCONCLUSIVE
-    assert verdict.remedy is not None
-
-
-def test_a_model_that_failed_for_another_reason_has_no_verdicts() -> None:
-    assert judge_broken_weights(ModelFailure(model="it", message="gone"), ["weights-intact"]) == ()

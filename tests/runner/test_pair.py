@@ -413,7 +413,7 @@ def gate(folder: Path, parent: Path, **options: Any) -> ModelFailure:
     checks = [check.id for check in list_checks(policy, model)]
     failure = run_model(policy, "it", checks)
     assert isinstance(failure, ModelFailure)
-    verdicts = {verdict.check: verdict for verdict in judge_failure(failure, checks)}
+    verdicts = {verdict.check: verdict for verdict in judge_failure(failure, policy, checks)}
     assert list(verdicts) == checks
     intact = verdicts.pop("weights-intact")
     assert intact.status is Status.FAIL

@@ -1,0 +1,1 @@
+"""What a descendant's files show beside its parent's, before anything is opened."""
