@@ -13,6 +13,8 @@ AuditError
 
 from __future__ import annotations
 
+from sw_audit.printable import printable
+
 
 class AuditError(Exception):
     """Base of every error that sw-audit raises on purpose."""
@@ -81,4 +83,4 @@ class OutputError(InputError):
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

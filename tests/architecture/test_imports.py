@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BASE = {"errors", "fact", "duration", "progress", "stopping", "policy", "record"}
+BASE = {"errors", "fact", "duration", "printable", "progress", "stopping", "policy", "record"}
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "printable": set(),
+    "errors": {"printable"},
     "fact": set(),
     "duration": set(),
     "progress": {"duration"},
     "stopping": {"duration", "progress"},
-    "policy": {"errors", "fact", "duration", "checks"},
+    "policy": {"errors", "fact", "duration", "printable", "checks"},
     "gguf_file": set(),
-    "record": {"errors", "fact", "policy"},
+    "record": {"errors", "fact", "policy", "printable"},
     "checks": BASE,
     "quantize": BASE,
     "specimen": BASE | {"quantize"},
