@@ -27,7 +27,42 @@ from typing import Any
 from sw_audit.duration import write_duration
 from sw_audit.progress import Progress
 
-_HEEDED = (signal.SIGINT, signal.SIGTERM)
+_ENDING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__)
+_HEEDED = (signal.SIGINT, *_ENDING)
+
+
+class SignalError(BaseException):
+    """A signal asked the program to end, so that every `with` and `finally` on the way out is gone through.
+
+    Attributes:
+        number: Number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def code(self) -> int:
+        """How the program exits: what a shell shows for one that the signal has ended."""
+        return 128 + self.number
+
+    def __str__(self) -> str:
+        return f"ended by {_name_signal(self.number)}"
+
+
+@contextmanager
+def raising_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise `SignalError` within the block; one that is ignored stays ignored.
+
+    Handlers as in `Stopper.heeding_signals`, which takes over where a run can be ended after a step.
+    """
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SignalError(number)
+
+    with _handling(_list_heard(_ENDING), leave):
+        yield
 
 
 class StoppedError(Exception):
@@ -81,7 +116,7 @@ class Stopper:
 
     @contextmanager
     def heeding_signals(self, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-        """Take Ctrl-C and SIGTERM, within the block, for a wish to end; a second Ctrl-C interrupts at once.
+        """Take Ctrl-C, SIGTERM and SIGHUP, within the block, for a wish to end; Ctrl-C again interrupts at once.
 
         What handled them before does so again after it. A signal that is ignored stays ignored, and in a thread
         other than the main one nothing changes. `tell` is given a line when the first signal comes; it is called
@@ -98,14 +133,17 @@ class Stopper:
                 self.signalled.value = number
                 tell(f"{_name_signal(number)}: stopping after this step; Ctrl-C (again) ends at once")
 
-        heard = [number for number in _HEEDED if signal.getsignal(number) not in (None, signal.SIG_IGN)]
-        with _handling(heard, heed):
+        with _handling(_list_heard(_HEEDED), heed):
             yield
 
 
 def ignoring_interrupts() -> AbstractContextManager[None]:
     """Ignore Ctrl-C for a block; processes that are started in it ignore it for good."""
     return _handling([signal.SIGINT], signal.SIG_IGN)
+
+
+def _list_heard(numbers: Iterable[int]) -> list[int]:
+    return [number for number in numbers if signal.getsignal(number) not in (None, signal.SIG_IGN)]
 
 
 @contextmanager
@@ -121,8 +159,22 @@ def _handling(numbers: Iterable[int], handler: Any) -> Iterator[None]:
 
 
 def tell_stopping(line: str) -> None:
-    """Write a line on standard error from within a handler of signals."""
-    os.write(2, f"\nsw-audit: {line}\n".encode())
+    """Write a line on standard error from within a handler of signals; a terminal that is gone is left alone.
+
+    After SIGHUP nobody reads what the run says, and its files are to be written all the same.
+    """
+    try:
+        os.write(2, f"\nsw-audit: {line}\n".encode())
+    except OSError:
+        drop_output()
+
+
+def drop_output() -> None:
+    """Let whatever is still written on standard output and error go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def _name_signal(number: int) -> str:

@@ -4,13 +4,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from sw_audit.progress import ignore_progress
-from sw_audit.stopping import StoppedError, Stopper, ignoring_interrupts
+from sw_audit.stopping import SignalError, StoppedError, Stopper, ignoring_interrupts, raising_signals
 
-HEEDED = (signal.SIGINT, signal.SIGTERM)
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,9 @@ def test_when_the_time_is_up_every_call_ends_the_work() -> None:
     assert stop(stopper) == stop(stopper) == "the run was stopped after its budget of 5 min"
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")]
+)
 def test_a_signal_ends_the_work_at_the_next_call_and_not_before(number: signal.Signals, name: str) -> None:
     told: list[str] = []
     stopper = Stopper()
@@ -96,3 +99,31 @@ def test_a_signal_that_came_to_one_process_is_heeded_by_those_that_share_it() ->
     with first.heeding_signals():
         signal.raise_signal(signal.SIGTERM)
     assert second.reason == "the run was stopped by SIGTERM"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_that_ends_a_command_goes_through_every_block_on_the_way_out(
+    number: signal.Signals, code: int
+) -> None:
+    left: list[str] = []
+
+    def work() -> None:
+        with raising_signals(), ExitStack() as stack:
+            stack.callback(left.append, "cleaned up")
+            signal.raise_signal(number)
+
+    with pytest.raises(SignalError) as caught:
+        work()
+    assert (caught.value.code, str(caught.value)) == (code, f"ended by {number.name}")
+    assert left == ["cleaned up"]
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_within_a_run_that_ends_after_a_step_no_signal_is_raised_and_nohup_is_respected() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stopper = Stopper()
+    with raising_signals(), stopper.heeding_signals():
+        signal.raise_signal(signal.SIGHUP)
+        assert stopper.reason is None
+        signal.raise_signal(signal.SIGTERM)
+    assert stopper.reason == "the run was stopped by SIGTERM"

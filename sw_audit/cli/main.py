@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from typer.core import TyperGroup
 from sw_audit import __version__
 from sw_audit.cli.groups import spread_groups
 from sw_audit.errors import AuditError
+from sw_audit.stopping import SignalError, raising_signals
 
 COMMANDS = {
     "audit": "Audit models, print the verdicts, and leave a record and a report.",
@@ -46,7 +48,7 @@ Finds the handful of scalars that a language model cannot live without, proves b
 and gates every compressed or fine-tuned descendant on still having them.
 
 Exit codes: 0 passed, 1 a check failed, 2 usage or input error, 3 inconclusive, stopped, or nothing
-audited or found in the index.
+audited or found in the index. A command that SIGTERM or SIGHUP ends exits with 143 or 129.
 """
 
 
@@ -65,7 +67,8 @@ class Commands(TyperGroup):
         """Run a command."""
         try:
             try:
-                return super().invoke(ctx)
+                with raising_signals():
+                    return super().invoke(ctx)
             finally:
                 sys.stdout.flush()
         except AuditError as error:
@@ -77,6 +80,10 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("sw-audit: interrupted", err=True)
             ctx.exit(BAD_INPUT)
+        except SignalError as ended:
+            with suppress(OSError):  # a terminal that is gone is why SIGHUP came
+                typer.echo(f"sw-audit: {ended}", err=True)
+            ctx.exit(ended.code)
         except BrokenPipeError:
             # What is still buffered would be complained about at exit, when nobody can catch it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

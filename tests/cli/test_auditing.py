@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import shutil
 import signal
 import subprocess
+import termios
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -273,7 +275,7 @@ def test_killing_a_run_at_any_moment_leaves_a_record_that_loads_and_the_next_one
         if number % 2 == 0:
             assert {model.stopped for model in models} <= {None, "the run was stopped by SIGTERM"}
             stopped = any(model.stopped for model in models)
-            assert run.returncode in ((1, 3) if stopped else (whole.returncode, -signal.SIGTERM))
+            assert run.returncode in ((1, 3) if stopped else (whole.returncode, 128 + signal.SIGTERM))
     assert list((program.folder / ".sw-audit/cache").rglob("*.json"))
     assert program.run("audit", *asked).code == whole.returncode
     assert program.record().verdicts == expected.verdicts
@@ -290,6 +292,23 @@ def test_ctrl_c_in_the_middle_leaves_every_file(program: Program) -> None:
     assert program.record().models[0].stopped == "the run was stopped by Ctrl-C"
     assert program.files() == [f"sw-audit-out/{name}" for name in ("junit.xml", "record.json", "report.html")]
     assert program.record("sw-audit-out/report.html") == program.record()
+
+
+@pytest.mark.slow
+def test_a_run_whose_terminal_is_closed_leaves_every_file(program: Program) -> None:
+    run, terminal = pty.fork()
+    if run == 0:
+        os.chdir(program.folder)
+        os.execv(COMMAND[0], [*COMMAND, "audit", "specimen", "--windows=64"])  # noqa: S606
+    termios.tcsetwinsize(terminal, (50, 200))  # one of no size shows no bar
+    told = b""
+    while b"measuring" not in told:
+        told += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(run, 0)
+    assert os.waitstatus_to_exitcode(status) == 3
+    assert program.record().models[0].stopped == "the run was stopped by SIGHUP"
+    assert program.files() == [f"sw-audit-out/{name}" for name in ("junit.xml", "record.json", "report.html")]
 
 
 @pytest.mark.slow

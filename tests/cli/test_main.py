@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,33 @@ def test_a_reader_that_goes_away_is_no_complaint() -> None:
     os.close(theirs)
     assert run.stderr == b""
     assert run.returncode == 141
+
+
+WAITING = """
+import sys, tempfile, time
+from sw_audit.cli import main
+def wait(name):
+    with tempfile.TemporaryDirectory(dir="."):
+        print("ready", flush=True)
+        time.sleep(60)
+main.load_command = wait
+main.run()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_any_command_with_one_line_and_leaves_no_folder(
+    program: Program, number: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, "-c", WAITING, "schema"]
+    run = subprocess.Popen(command, cwd=program.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "ready\n"
+    assert len(list(program.folder.iterdir())) == 1
+    run.send_signal(number)
+    _, err = run.communicate(timeout=30)
+    assert (run.returncode, err) == (code, f"sw-audit: ended by {number.name}\n")
+    assert list(program.folder.iterdir()) == []
 
 
 LIGHT = [["--help"], ["--version"], ["init"], ["schema"], ["audit", "--help"], ["audit", "none.swaudit.toml"]]
