@@ -6,11 +6,14 @@ forge a line, a bidirectional override can turn its end around, and what no font
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
 
 LONGEST = 1000
 """Characters of a text that are shown at most, unless told otherwise."""
 
+_NOT_ASCII = re.compile(r"[^\n -~]")
 _JOINERS = "\u200c\u200d"
 _JOINED = {"Lo", "Mn", "Mc", "So", "Sk"}
 """Letters without case, combining marks, pictures and skin tones: what joiners stand between in ordinary text."""
@@ -44,6 +47,17 @@ def printable_lines(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "\n".join("\t".join(map(_escape, line.split("\t"))) for line in text.split("\n"))
+
+
+def printable_json(document: str) -> str:
+    """Write what cannot be seen in the text of a JSON document as escapes of JSON: it says the same as before."""
+    return _NOT_ASCII.sub(
+        lambda found: found[0] if printable(found[0]) == found[0] else _quote(found[0]), document
+    )
+
+
+def _quote(character: str) -> str:
+    return json.dumps(character)[1:-1]
 
 
 def _escape(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from xml.dom import minidom
 from xml.sax.saxutils import escape
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sw_audit.printable import LONGEST, printable, printable_lines
+from sw_audit.printable import LONGEST, printable, printable_json, printable_lines
 
 ANY = st.text(st.characters(codec=None))
 
@@ -82,3 +83,10 @@ def test_lines_too(text: str) -> None:
     shown = printable_lines(text)
     assert shown.count("\n") == text.count("\n")
     assert {unicodedata.category(one) for one in shown if one not in "\n\t"}.isdisjoint({"Cc", "Cs", "Zl", "Zp"})
+
+
+@given(st.dictionaries(ANY, ANY | st.lists(ANY)))
+def test_json_says_the_same_and_shows_all_of_it(document: dict[str, object]) -> None:
+    shown = printable_json(json.dumps(document, ensure_ascii=False, indent=1))
+    assert json.loads(shown) == document
+    assert printable_lines(shown) == shown

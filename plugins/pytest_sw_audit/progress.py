@@ -12,6 +12,7 @@ import pytest
 from tqdm import tqdm
 
 from pytest_sw_audit.state import is_worker
+from sw_audit.printable import printable
 from sw_audit.progress import Progress, Standing, ignore_progress
 
 _EVERY = 30.0
@@ -61,7 +62,7 @@ class ProgressLines:
 
     def _write(self, line: str) -> None:
         self._written = time.monotonic()
-        text = f"[{tqdm.format_interval(self._written - self._began)}] {self._model}: {line}"
+        text = f"[{tqdm.format_interval(self._written - self._began)}] {printable(f'{self._model}: {line}')}"
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         with _show(self._config):
             if reporter is None or is_worker(self._config):
@@ -84,7 +85,7 @@ class ProgressBar:
                 reporter.ensure_newline()
             self._bar: Any = tqdm(
                 total=0,
-                desc=model,
+                desc=printable(model),
                 leave=False,
                 file=sys.stderr,
                 bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
@@ -95,7 +96,7 @@ class ProgressBar:
         self._standing.move(stage, done, total)
         with _show(self._config):
             self._bar.total, self._bar.n = max(total, 1), done
-            self._bar.set_description_str(f"{self._model}: {stage}", refresh=False)
+            self._bar.set_description_str(printable(f"{self._model}: {stage}"), refresh=False)
             self._bar.set_postfix_str(self._standing.tell_left(), refresh=False)
             self._bar.refresh()
 

@@ -12,7 +12,9 @@ from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from sw_audit.printable import printable_json, printable_lines
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.verdict import Status
 from sw_audit_reports.elements import (
@@ -60,7 +62,7 @@ def render_html(record: Record) -> str:
             style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             record_id=RECORD_ID,
             # JSON that cannot end the element it stands in.
-            record=record.model_dump_json(by_alias=True).replace("<", r"\u003c"),
+            record=printable_json(record.model_dump_json(by_alias=True)).replace("<", r"\u003c"),
         )
     )
 
@@ -69,8 +71,18 @@ def render_html(record: Record) -> str:
 def _open_environment() -> Environment:
     loader = PackageLoader("sw_audit_reports")
     return Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_make_printable,
     )
+
+
+def _make_printable(value: object) -> object:
+    """Make any text of a record safe to show; what is markup already holds such text."""
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _build_page(record: Record) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import vl_convert
+
+from sw_audit.printable import printable
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
@@ -26,7 +29,8 @@ def draw_vector(spec: dict[str, object], *, id: str, title: str, description: st
         title: What the chart shows.
         description: What one sees in it.
     """
-    drawn = vl_convert.vegalite_to_svg(spec)
+    # A control character in a label would end the whole process in the library.
+    drawn = vl_convert.vegalite_to_svg(_make_printable(spec))
     root = ElementTree.fromstring(drawn)  # noqa: S314 - the text was drawn here, a line above
     _clean_(root)
     _prefix_ids_(root, id)
@@ -34,6 +38,14 @@ def draw_vector(spec: dict[str, object], *, id: str, title: str, description: st
         root.insert(place, _write_element(tag, words, id=f"{id}-{kind}"))
     root.attrib.update({"role": "img", "aria-labelledby": f"{id}-title", "aria-describedby": f"{id}-description"})
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _make_printable(part: Any) -> Any:
+    if isinstance(part, str):
+        return printable(part)
+    if isinstance(part, dict):
+        return {key: _make_printable(value) for key, value in part.items()}
+    return [_make_printable(value) for value in part] if isinstance(part, list | tuple) else part
 
 
 def _clean_(element: ElementTree.Element) -> None:
@@ -53,7 +65,7 @@ def _clean_(element: ElementTree.Element) -> None:
 
 def _write_element(tag: str, words: str, **attributes: str) -> ElementTree.Element:
     element = ElementTree.Element(tag, attributes)
-    element.text = words
+    element.text = printable(words)
     return element
 
 

@@ -15,10 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import typer
-
 from sw_audit.cli.junit import write_junit
-from sw_audit.cli.printing import Output, print_models, tabulate_verdicts
+from sw_audit.cli.printing import Output, print_line, print_models, tabulate_verdicts
 from sw_audit.cli.progress import show_progress
 from sw_audit.errors import AuditError
 from sw_audit.record.record import ModelFailure, ModelResult, Record
@@ -331,4 +329,4 @@ def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool) -> None:
     )
     told = [f"{reason}; what is not decided is inconclusive" for reason in stopped]
     for line in [*told, *outcome.remarks, *outcome.complaints, *outcome.defects]:
-        typer.echo(f"sw-audit: {line}", err=True)
+        print_line(f"sw-audit: {line}", err=True)

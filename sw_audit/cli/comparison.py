@@ -9,6 +9,7 @@ from rich.table import Column, Table
 
 from sw_audit.checks.estimate import write_number
 from sw_audit.cli.printing import Output, make_table, write_bytes
+from sw_audit.printable import printable
 from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 from sw_audit.record.record import ModelResult, Record
 
@@ -65,7 +66,7 @@ def tabulate(comparison: Comparison) -> Table:
         figures = ("not measured", *[_NOTHING] * 3) if row.quality is None else _write_quality(row.quality)
         seconds = _NOTHING if row.seconds is None else write_number(row.seconds)
         memory = _NOTHING if row.peak_bytes is None else write_bytes(row.peak_bytes, _UNITS)
-        table.add_row(row.name, bits, *figures, seconds, memory, end_section=place == ours)
+        table.add_row(printable(row.name), bits, *figures, seconds, memory, end_section=place == ours)
     return table
 
 

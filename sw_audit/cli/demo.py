@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sw_audit.cli.printing import print_line
 from sw_audit.specimen.descendants import DESCENDANTS, write_demo
 
 
@@ -25,5 +26,5 @@ def demo(
     policy, *folders = write_demo(folder)
     stories = {descendant.name: " ".join(descendant.story.split()) for descendant in DESCENDANTS}
     for written in folders:
-        typer.echo(f"{written}: {stories.get(written.name, 'The parent: a model with exactly one super weight.')}")
-    typer.echo(f"{policy}: run `{shlex.join(['sw-audit', 'audit', str(policy)])}`")
+        print_line(f"{written}: {stories.get(written.name, 'The parent: a model with exactly one super weight.')}")
+    print_line(f"{policy}: run `{shlex.join(['sw-audit', 'audit', str(policy)])}`")

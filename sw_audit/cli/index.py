@@ -14,7 +14,7 @@ from sw_audit import __version__
 from sw_audit.checkpoint.digest import digest_paths
 from sw_audit.cli.listing import print_entry, print_index
 from sw_audit.cli.options import AsJson
-from sw_audit.cli.printing import print_json
+from sw_audit.cli.printing import print_json, print_line
 from sw_audit.errors import OutputError
 from sw_audit.index.growing import add_finding, describe_finding
 from sw_audit.index.lookup import find_published, open_index
@@ -68,7 +68,7 @@ def index(
         print_entry(answer)
     if answer.model is None:
         near = f"; the nearest are {', '.join(answer.nearest)}" if answer.nearest else ""
-        typer.echo(f"sw-audit: {answer.because}{near} (`sw-audit index` lists all)", err=True)
+        print_line(f"sw-audit: {answer.because}{near} (`sw-audit index` lists all)", err=True)
         raise typer.Exit(NOT_FOUND)
 
 

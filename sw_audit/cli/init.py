@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sw_audit.cli.printing import print_line
 from sw_audit.errors import OutputError
 from sw_audit.policy.writing import commented_policy
 from sw_audit.record.store import write_text
@@ -27,4 +28,4 @@ def init(
     if file.exists() and not force:
         raise OutputError(f"output {file}", "it exists already", "name another file, or overwrite it with --force")
     write_text(file, commented_policy())
-    typer.echo(f"wrote {file}: name your model in it, then run `sw-audit audit {file}`")
+    print_line(f"wrote {file}: name your model in it, then run `sw-audit audit {file}`")

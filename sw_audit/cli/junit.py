@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from sw_audit.printable import printable, printable_lines
 from sw_audit.record.record import AuditedModel, Record
 from sw_audit.record.verdict import Verdict
 from sw_audit.runner.assignments import OPTIONS_KEY, Assignment
@@ -26,7 +27,11 @@ def write_junit(audited: Sequence[tuple[Assignment, Record]], root: Path) -> str
             for number, check in enumerate(assignment.checks[model.id]):
                 seconds = 0.0 if number else getattr(model, "seconds", 0.0)
                 case = SubElement(
-                    suite, "testcase", classname=f"{prefix}{model.id}", name=check, time=f"{seconds:.3f}"
+                    suite,
+                    "testcase",
+                    classname=printable(f"{prefix}{model.id}"),
+                    name=check,
+                    time=f"{seconds:.3f}",
                 )
                 _fill_case(case, model, verdicts.get(check), record.policy.inconclusive)
     counts = {tag: len(list(suite.iter(tag))) for tag in ("testcase", "failure", "error", "skipped")}
@@ -46,7 +51,7 @@ def _fill_case(case: Element, model: AuditedModel, verdict: Verdict | None, inco
         return
     properties = SubElement(case, "properties")
     for name, value in list_properties(verdict):
-        SubElement(properties, "property", name=name, value=_clean(str(value)))
+        SubElement(properties, "property", name=name, value=printable_lines(str(value)))
     ending, words = end_case(verdict, inconclusive)
     if ending == "fail":
         _add(case, "failure", {"message": words}, words)
@@ -55,10 +60,5 @@ def _fill_case(case: Element, model: AuditedModel, verdict: Verdict | None, inco
 
 
 def _add(case: Element, tag: str, attributes: Mapping[str, str], text: str = "") -> None:
-    element = SubElement(case, tag, {name: _clean(value) for name, value in attributes.items()})
-    element.text = _clean(text) or None
-
-
-def _clean(text: str) -> str:
-    """Leave out the characters that XML cannot hold."""
-    return "".join(character for character in text if character >= " " or character in "\n\t")
+    element = SubElement(case, tag, {name: printable_lines(value) for name, value in attributes.items()})
+    element.text = printable_lines(text) or None

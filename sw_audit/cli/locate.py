@@ -11,7 +11,7 @@ import typer
 from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.cli.index import check_own_index, update_own_index
 from sw_audit.cli.options import AsJson, AskModel, Model
-from sw_audit.cli.printing import Output, make_table, print_json
+from sw_audit.cli.printing import Output, make_table, print_json, print_line
 from sw_audit.cli.progress import show_progress
 from sw_audit.errors import InputError
 from sw_audit.locate.locator import open_for_locating
@@ -104,7 +104,7 @@ def locate(
     else:
         identity, location = locate_quietly(ask(model), depth, digest=digest or update_index is not None)
     if update_index is not None:
-        typer.echo(update_own_index(update_index, identity, location, search), err=True)
+        print_line(update_own_index(update_index, identity, location, search), err=True)
     if as_json:
         print_json(describe(identity, location, search))
     else:

@@ -18,7 +18,7 @@ from sw_audit.checks.plan import plan_arms, plan_needs
 from sw_audit.checks.registry import Need, find_checks
 from sw_audit.checks.statistics import tell_reach
 from sw_audit.checks.waivers import examine_waivers
-from sw_audit.cli.printing import write_bytes
+from sw_audit.cli.printing import print_line, write_bytes
 from sw_audit.corpus.looks import plan_looks
 from sw_audit.corpus.text import BUILT_IN, MANY_WINDOWS, read_corpus
 from sw_audit.corpus.windows import MORE, SHORT
@@ -50,7 +50,7 @@ def plan(
     with chdir(policy.resolve().parent):
         lines = [line for model in read.models for line in _describe(model, read)]
     for line in lines:
-        typer.echo(line)
+        print_line(line)
 
 
 def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:

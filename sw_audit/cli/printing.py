@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from sw_audit.printable import printable, printable_json, printable_lines
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Verdict
 from sw_audit.runner.explain import TABLE_HEAD, make_row, name_outcome
@@ -24,6 +25,8 @@ _STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "skipp
 _STYLES |= {"holds": "green", "does not hold": "yellow", "undecided": "yellow"}
 _PLAIN_WIDTH = 120
 """Columns of the table where the output is no terminal, so that a log holds whole lines."""
+_LONGEST = 10_000
+"""Characters of a line: more than any sentence has."""
 _ENDLESS = 10_000
 """Columns: more than any table has."""
 
@@ -35,10 +38,14 @@ class Output(Console):
         plain = None if Console().is_terminal else _PLAIN_WIDTH
         super().__init__(highlight=False, markup=False, emoji=False, width=width or plain)
 
+    def print(self, *objects: Any, **form: Any) -> None:
+        """Print, with every text made safe to show."""
+        super().print(*map(_make_printable, objects), **form)
+
     def print_lines(self, *lines: str, style: str = "") -> None:
         """Print lines that are never broken, however long they are."""
         for line in lines:
-            self.print(Text(line, style=style), soft_wrap=True)
+            self.print(Text(printable(line, _LONGEST), style=style), soft_wrap=True)
 
     def print_files(self, files: Iterable[tuple[str, Path]]) -> None:
         """Print what was written, by kind."""
@@ -50,16 +57,29 @@ class Output(Console):
         Output(max(self.width, needed)).print(table)
 
 
+def _make_printable(shown: Any) -> Any:
+    if isinstance(shown, str):
+        return printable_lines(shown)
+    if isinstance(shown, Text) and (text := printable_lines(shown.plain)) != shown.plain:
+        return Text(text, style=shown.style)
+    return shown
+
+
+def print_line(line: str, *, err: bool = False) -> None:
+    """Print one line as it is, on standard output or standard error."""
+    typer.echo(printable(line, _LONGEST), err=err)
+
+
 def print_json(document: dict[str, Any]) -> None:
-    """Print exactly one JSON object."""
-    typer.echo(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
+    """Print exactly one JSON object, in which what cannot be seen is escaped."""
+    typer.echo(printable_json(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)))
 
 
 def make_table(head: Iterable[Column | str], rows: Iterable[Sequence[str | Text]], **form: Any) -> Table:
     """Lay rows out under their head; `form` is what `rich.table.Table` takes."""
     table = Table(*head, box=SIMPLE_HEAD, pad_edge=False, **form)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in row))
     return table
 
 
@@ -75,7 +95,7 @@ def print_models(output: Output, record: Record) -> None:
     """Print what each model is, where its super weights are, and how its figures were measured."""
     for result in record.results:
         model, location = result.model, result.location
-        output.print(Text(model.id, style="bold"), end="")
+        output.print(Text(printable(model.id), style="bold"), end="")
         lines = [f"  {model.family}, {model.layers} layers, {model.parameters:,} parameters, {model.digest[:12]}"]
         lines += [
             f"  super weight {weight.address} = {weight.value:.4g}, share {weight.share:.3f}"
@@ -87,7 +107,7 @@ def print_models(output: Output, record: Record) -> None:
                 lines[-1] += f"; {costliest.address} costs most"
         lines += [f"  protocol {result.protocol}", *(f"  note: {note}" for note in result.notes)]
         for line in lines:
-            output.print(line)
+            output.print(printable(line))
 
 
 def tabulate_verdicts(verdicts: Sequence[Verdict], *, verbose: bool) -> Table:

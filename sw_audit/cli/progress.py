@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sw_audit.printable import printable
 from sw_audit.progress import Progress, Standing, ignore_progress
 
 _EVERY = 30.0
@@ -66,7 +67,7 @@ class _Lines:
         self._written = time.monotonic()
         elapsed = tqdm.format_interval(self._written - self._began)
         # One call, for other processes write here too.
-        sys.stderr.write(f"[{elapsed}] {self._name}{line}\n")
+        sys.stderr.write(f"[{elapsed}] {printable(self._name + line)}\n")
         sys.stderr.flush()
 
 
@@ -76,7 +77,7 @@ class _Bar:
     def __init__(self, name: str) -> None:
         self._name = f"{name}: " if name else ""
         self._standing = Standing()
-        self._bar: Any = tqdm(total=1, desc=name, leave=False, file=sys.stderr, bar_format=_FORM)
+        self._bar: Any = tqdm(total=1, desc=printable(name), leave=False, file=sys.stderr, bar_format=_FORM)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         self._standing.move(stage, done, total)
@@ -87,7 +88,7 @@ class _Bar:
         if not now.stage:
             return
         self._bar.total, self._bar.n = max(now.total, 1), now.done
-        self._bar.set_description_str(f"{self._name}{now.stage}", refresh=False)
+        self._bar.set_description_str(printable(self._name + now.stage), refresh=False)
         self._bar.set_postfix_str(now.tell_left(), refresh=False)
         self._bar.refresh()
 

@@ -11,6 +11,7 @@ from sw_audit.checkpoint.dtype import keep_stored_dtype
 from sw_audit.checkpoint.folder import CheckpointFolder, inspect_checkpoint
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.cli.options import AsJson, AskModel, Model
+from sw_audit.cli.printing import print_json, print_line
 from sw_audit.cli.progress import show_progress
 from sw_audit.errors import PolicyError
 from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
@@ -90,7 +91,7 @@ def quantize(
         calibrations = calibrate_on_prompt(checkpoint) if parsed.weighs_columns else ()
         done = export_checkpoint(checkpoint, order, out, CheckpointFolder.require(chosen), progress, calibrations)
     if as_json:
-        typer.echo(done.model_dump_json(indent=2))
+        print_json(done.model_dump(mode="json"))
     elif not quiet:
         _print(done, out)
 
@@ -116,15 +117,15 @@ def _choose_holdout(
 
 def _print(done: Export, out: Path) -> None:
     matrices = "1 matrix" if done.matrices == 1 else f"{done.matrices} matrices"
-    typer.echo(f"{done.source}: {matrices} rounded with {done.recipe}, {done.bits_per_weight:.3f} bits per weight")
+    print_line(f"{done.source}: {matrices} rounded with {done.recipe}, {done.bits_per_weight:.3f} bits per weight")
     for match in done.patterns:
-        typer.echo(f"{match.role} {match.pattern!r} matched {match.matrices}")
+        print_line(f"{match.role} {match.pattern!r} matched {match.matrices}")
     for held in done.held_out:
-        typer.echo(f"held out: {held.address} = {held.value:.6g}")
+        print_line(f"held out: {held.address} = {held.value:.6g}")
     if done.held_out:
-        typer.echo(explain_holdout(parse_recipe(done.recipe)))
+        print_line(explain_holdout(parse_recipe(done.recipe)))
     else:
-        typer.echo(f"nothing is held out: {done.because}")
+        print_line(f"nothing is held out: {done.because}")
     for module in done.untouched:
-        typer.echo(f"left in {done.dtype} for its sake: {module}")
-    typer.echo(f"wrote {out}")
+        print_line(f"left in {done.dtype} for its sake: {module}")
+    print_line(f"wrote {out}")

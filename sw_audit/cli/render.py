@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sw_audit.cli.printing import print_line
 from sw_audit.record import rendering
 from sw_audit.record.store import read_record, write_text
 
@@ -31,4 +32,4 @@ def render(
         typer.echo(text, nl=False)
         return
     write_text(output, text)
-    typer.echo(f"wrote {output}")
+    print_line(f"wrote {output}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sw_audit.cli.printing import print_line
 from sw_audit.specimen.shipped import write_specimen
 
 
@@ -22,4 +23,4 @@ def specimen(
       sw-audit specimen models && sw-audit audit models/specimen
     """
     for path in write_specimen(folder):
-        typer.echo(path)
+        print_line(str(path))

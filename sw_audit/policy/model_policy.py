@@ -8,12 +8,15 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sw_audit.fact import Fact
+from sw_audit.printable import printable
 
 Expectation = Literal["some", "none", "any"]
 Level = Literal["gate", "law"]
 """A gate is what one stops a release for; a law is a claim of the science about a model."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 BosRule = Literal["auto", "always", "never"]
+_LONGEST_ID = 200
+"""Characters, about twice what a hub allows in a name."""
 
 
 class ModelPolicy(Fact):
@@ -22,7 +25,8 @@ class ModelPolicy(Fact):
     Attributes:
         source: Path of a checkpoint folder, of a GGUF file, or of a safetensors file with its configuration and
             tokenizer beside it; or a hub id.
-        id: Short name; the last part of the source by default, without `.gguf` and `.safetensors`.
+        id: Short name; the last part of the source by default, without `.gguf` and `.safetensors`, and with what
+            cannot be shown in it escaped.
         revision: Hub revision: a branch, a tag, or a commit (40 hex digits, which fixes the bytes).
         dtype: Dtype to load in; `auto` is what the checkpoint says, with two exceptions. Bfloat16 is opened in
             float32 on a processor that does not multiply in it, where it would be slower. A GGUF file is opened in
@@ -66,6 +70,10 @@ class ModelPolicy(Fact):
     def _plain(cls, value: str) -> str:
         if any(mark in value for mark in "[]:/\\") or value.strip() != value:
             raise ValueError("an id has no brackets, colons, slashes or outer spaces")
+        if not value.isprintable() and value != printable(value):
+            raise ValueError("an id has no characters that cannot be seen")
+        if len(value) > _LONGEST_ID:
+            raise ValueError(f"an id has {_LONGEST_ID} characters at most, and this one {len(value):,}")
         return value
 
     @model_validator(mode="before")
@@ -74,7 +82,7 @@ class ModelPolicy(Fact):
         if isinstance(data, dict) and not data.get("id") and isinstance(data.get("source"), str):
             last = data["source"].replace("\\", "/").rstrip("/").rpartition("/")[2]
             last = last.removesuffix(".gguf").removesuffix(".safetensors")
-            name = last.translate(str.maketrans("[]:", "---")).strip()
+            name = printable(last, _LONGEST_ID).translate(str.maketrans("[]:\\", "----")).strip()
             return {**data, "id": name if name not in ("", ".", "..") else "model"}
         return data
 

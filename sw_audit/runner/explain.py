@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sw_audit.checks.estimate import write_number
 from sw_audit.checks.registry import find_checks
+from sw_audit.printable import printable, printable_lines
 from sw_audit.record.labels import label_evidence, label_status
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Finding, Status, Verdict
@@ -52,7 +53,8 @@ def name_outcome(verdict: Verdict) -> str:
 def make_row(verdict: Verdict) -> tuple[str, ...]:
     """Write a verdict as a row under `TABLE_HEAD`."""
     status = f"{label_status(verdict).upper()}{'' if verdict.waiver is None else ' (waived)'}"
-    return verdict.model, verdict.check, status, write_figure(verdict) or "-", write_limit(verdict) or "-"
+    row = verdict.model, verdict.check, status, write_figure(verdict) or "-", write_limit(verdict) or "-"
+    return tuple(map(printable, row))
 
 
 def count_verdicts(verdicts: Iterable[Verdict]) -> str:
@@ -72,7 +74,11 @@ def _count(verdicts: Sequence[Verdict]) -> str:
 
 def list_waived(verdicts: Iterable[Verdict]) -> list[str]:
     """Say who answers for what does not pass, until when, and why; a line each."""
-    return [f"waived {verdict.model} {verdict.check} {verdict.waiver}" for verdict in verdicts if verdict.waiver]
+    return [
+        printable(f"waived {verdict.model} {verdict.check} {verdict.waiver}")
+        for verdict in verdicts
+        if verdict.waiver
+    ]
 
 
 def list_unproved(verdicts: Iterable[Verdict]) -> list[str]:
@@ -135,15 +141,15 @@ def _decides(verdict: Verdict) -> bool:
 def end_case(verdict: Verdict, inconclusive: str) -> tuple[Literal["pass", "fail", "skip", "xfail"], str]:
     """Return how a verdict ends its test case, and the words for it."""
     if verdict.waiver is not None:
-        return "xfail", f"waived {verdict.waiver} ({verdict.status.upper()}: {verdict.because})"
+        return "xfail", printable_lines(f"waived {verdict.waiver} ({verdict.status.upper()}: {verdict.because})")
     if breaches(verdict, inconclusive):
         return "fail", explain_verdict(verdict)
     if verdict.status is Status.PASS:
         return "pass", ""
     if verdict.status is Status.FAIL:
-        return "xfail", f"{label_status(verdict)}: {verdict.because}"
+        return "xfail", printable_lines(f"{label_status(verdict)}: {verdict.because}")
     doubt = "" if verdict.status is Status.SKIPPED else f"{label_status(verdict).upper()}: "
-    return "skip", f"{doubt}{verdict.because}"
+    return "skip", printable_lines(f"{doubt}{verdict.because}")
 
 
 def list_properties(verdict: Verdict) -> list[tuple[str, Any]]:
@@ -177,8 +183,8 @@ def explain_verdict(verdict: Verdict) -> str:
     measured = (
         f"{verdict.quantity} {figure}, limit {write_limit(verdict) or 'none'}" if figure else verdict.because
     )
-    head = f"{label_status(verdict).upper()} {verdict.model} {verdict.check}: {measured}"
-    return "\n".join([head, *(_write_part(label, text) for label, text in parts)])
+    head = " ".join(f"{label_status(verdict).upper()} {verdict.model} {verdict.check}: {measured}".splitlines())
+    return printable_lines("\n".join([head, *(_write_part(label, text) for label, text in parts)]))
 
 
 def _list_breaches(verdict: Verdict) -> list[Finding]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sw_audit.errors import AuditError, OutputError
+from sw_audit.printable import printable
 from sw_audit.record import rendering
 from sw_audit.record.record import Record
 from sw_audit.record.store import check_name, check_writable, encode_record, keep_baseline, write_text
@@ -146,4 +147,4 @@ def write_record(record: Record, folder: Path, settings: AuditSettings, among: s
 def tell_error(error: Exception) -> str:
     """Put an error into one line; one that is not about the input is named by its type."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, AuditError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, AuditError) else printable(f"{type(error).__name__}: {text}")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from support.fake_runner import CHECKS, LAWS, count_statuses
 from support.program import Program
 
-from sw_audit.record.verdict import Status
+from sw_audit.cli.junit import write_junit
+from sw_audit.policy.policy import Policy
+from sw_audit.record.record import ModelFailure
+from sw_audit.record.verdict import Status, Verdict
+from sw_audit.runner.assignments import OPTIONS_KEY, Assignment
+from sw_audit.runner.run import compose_record
 
 
 def read_junit(program: Program) -> ElementTree.Element:
@@ -70,3 +76,17 @@ def test_a_law_that_does_not_hold_is_a_case_that_was_expected_to_fail(
     assert quick.run("audit", "broken", "--check=prune-collapses", "--strict").code == 1
     failure = list_cases(quick)["broken::prune-collapses"].find("failure")
     assert failure is not None
+
+
+def test_whatever_names_a_model_and_a_reason_have_the_document_is_xml() -> None:
+    unseen = "a\x1b[31m\a\ufffe\u202e\ud800z"
+    verdict = Verdict(check="prune-collapses", model=unseen, status=Status.FAIL, because=unseen, remedy=unseen)
+    failure = ModelFailure(model=unseen, message=unseen, verdicts=(verdict,))
+    policy = Policy()
+    assignment = Assignment(OPTIONS_KEY, "it", policy, {unseen: ("prune-collapses", "stopword-shift")})
+    text = write_junit([(assignment, compose_record([failure], policy))], Path())
+    root = ElementTree.fromstring(text)  # noqa: S314 - written by this test
+    shown = r"a\x1b[31m\x07\ufffe\u202e\ud800z"
+    assert [case.get("classname") for case in root.iter("testcase")] == [shown, shown]
+    told = [one.get("message", "") for tag in ("failure", "error") for one in root.iter(tag)]
+    assert [message.count(shown) for message in told] == [4, 1]

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import json
+
 import pytest
+from rich.text import Text
 from support.critical import NORM, make_rich_search, make_search
 from support.evidence import compose, make_evidence
 
-from sw_audit.cli.printing import Output, make_table, print_models, write_bytes
+from sw_audit.cli.printing import Output, make_table, print_json, print_line, print_models, write_bytes
+from sw_audit.printable import printable_lines
+
+UNSEEN = "a\x1b[31m\a\x9b2J\u202e\u2066\u200b\u2028\ud800z"
+SHOWN = r"a\x1b[31m\x07\x9b2J\u202e\u2066\u200b\u2028\ud800z"
+"""What drives a terminal, turns text around or is not seen, and how it is shown."""
 
 
 def test_bytes_are_written_with_a_unit() -> None:
@@ -28,3 +36,34 @@ def test_a_search_is_one_line_that_names_the_scalar_that_costs_most(capsys: pyte
     print_models(Output(width=300), compose(*searched))
     lines = [line for line in capsys.readouterr().out.splitlines() if "candidates" in line]
     assert lines == [f"  {rich.summary}; {NORM}[17] costs most", f"  {nothing.summary}"]
+
+
+def test_a_name_that_drives_a_terminal_is_shown_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(width=200)
+    output.print(UNSEEN)
+    output.print(Text(UNSEEN, style="bold"))
+    output.print_lines(f"{UNSEEN}\nforged")
+    output.print(make_table(["model", "check"], [(UNSEEN, Text(SHOWN))]))
+    print_line(f"{UNSEEN}\nforged", err=True)
+    out, err = capsys.readouterr()
+    assert out.count(r"\x1b[31m") == 5
+    assert printable_lines(out) == out
+    assert f"{SHOWN}\\nforged\n" in out
+    assert err == f"{SHOWN}\\nforged\n"
+
+
+def test_json_is_printed_in_ascii_where_it_could_not_be_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"name": UNSEEN, "grüße": 1})
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"name": UNSEEN, "grüße": 1}
+    assert printable_lines(out) == out
+    assert "grüße" in out
+
+
+def test_a_family_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    result = make_evidence()
+    forged = result.model_copy(
+        update={"model": result.model.model_copy(update={"family": "llama\nPASSED: 9 pass"})}
+    )
+    print_models(Output(width=300), compose(forged))
+    assert not any(line.startswith("PASSED") for line in capsys.readouterr().out.splitlines())

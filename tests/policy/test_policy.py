@@ -349,10 +349,34 @@ def test_every_check_has_limits_and_no_limits_are_without_a_check() -> None:
         ("a[b]:c", "a-b--c"),
         ("/", "model"),
         ("..", "model"),
+        ("a/red\x1b[31m\a\nPASSED", "red-x1b-31m-x07-nPASSED"),
+        ("a/gpj\u202e.exe", "gpj-u202e.exe"),
+        ("a/模型-é", "模型-é"),
     ],
 )
 def test_a_model_is_called_after_the_last_part_of_its_source(source: str, name: str) -> None:
     assert ModelPolicy(source=source).id == name
+
+
+def test_a_name_of_10_kb_gives_a_short_id() -> None:
+    name = ModelPolicy(source=f"org/{'x' * 10_000}").id
+    assert len(name) == 200
+    assert "10,000 characters in all" in name
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("red\x1b", "an id has no characters that cannot be seen"),
+        ("two\nlines", "an id has no characters that cannot be seen"),
+        ("gpj\u202e", "an id has no characters that cannot be seen"),
+        ("x" * 10_000, "an id has 200 characters at most, and this one 10,000"),
+    ],
+)
+def test_an_id_can_be_shown(name: str, words: str) -> None:
+    with pytest.raises(PolicyError, match=words) as caught:
+        parse_policy({"model": [{"source": "x", "id": name}]}, "p.toml")
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("name", ["a/b", "a::b", "a[1]", " a"])

@@ -26,6 +26,7 @@ from sw_audit_reports.html import RECORD_ID, render_html
 from sw_audit_reports.sections import SECTIONS, Context, section
 
 from sw_audit.checks.registry import find_checks
+from sw_audit.printable import printable_lines
 from sw_audit.record.arm import PRUNED, Arm, Custom
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult, Record
@@ -35,28 +36,31 @@ from sw_audit.record.verdict import Status, Verdict
 
 HOSTILE = "</script></style><script>alert(1)</script><img src=http://evil.test/x onerror=alert(1)>\"'<!--"
 
+UNSEEN = "a\x1b[31m\a\x9b2J\u202e\u2066\u200b\u2028\n\tz"
+"""What drives a terminal, turns text around, or is not seen at all."""
+
 
 def compose(*evidence: ModelResult) -> Record:
     policy = make_policy(*(one.model.id for one in evidence))
     return compose_record(*(judge_model(result, policy) for result in evidence), policy=policy)
 
 
-def make_hostile() -> Record:
-    """Put markup wherever a record holds text that came from outside."""
+def make_hostile(hostile: str = HOSTILE) -> Record:
+    """Put a text wherever a record holds one that came from outside."""
     evidence = make_evidence(windows=8)
-    identity = evidence.model.model_copy(update={"id": HOSTILE, "source": HOSTILE, "revision": HOSTILE})
-    location = evidence.location.model_copy(update={"prompt": HOSTILE, "because": HOSTILE})
-    odd = evidence.measurements[-1].model_copy(update={"arm": Arm(purpose=Custom(label=HOSTILE))})
+    identity = evidence.model.model_copy(update={"id": hostile, "source": hostile, "revision": hostile})
+    location = evidence.location.model_copy(update={"prompt": hostile, "because": hostile})
+    odd = evidence.measurements[-1].model_copy(update={"arm": Arm(purpose=Custom(label=hostile))})
     verdicts = (
-        Verdict(check="prune-collapses", model=HOSTILE, status=Status.FAIL, because=HOSTILE, remedy=HOSTILE),
-        Verdict(check=HOSTILE, model=HOSTILE, status=Status.PASS, because="`", coordinates=(HOSTILE,)),
+        Verdict(check="prune-collapses", model=hostile, status=Status.FAIL, because=hostile, remedy=hostile),
+        Verdict(check=hostile, model=hostile, status=Status.PASS, because="`", coordinates=(hostile,)),
     )
-    changes = {"model": identity, "location": location, "notes": (HOSTILE,)}
-    measurements = tuple(one.model_copy(update={"model": HOSTILE}) for one in (*evidence.measurements, odd))
+    changes = {"model": identity, "location": location, "notes": (hostile,)}
+    measurements = tuple(one.model_copy(update={"model": hostile}) for one in (*evidence.measurements, odd))
     result = evidence.model_copy(update={**changes, "measurements": measurements, "verdicts": verdicts})
-    failure = ModelFailure(model="gone", message=HOSTILE)
+    failure = ModelFailure(model="gone", message=hostile)
     policy = make_record(windows=8, items=8).policy
-    return compose_record(result, failure, created=HOSTILE, policy=policy)
+    return compose_record(result, failure, created=hostile, policy=policy)
 
 
 def make_bare() -> Record:
@@ -74,6 +78,7 @@ RECORDS = {
     "distributed": lambda: compose(make_evidence(windows=8, outcome=Outcome.DISTRIBUTED)),
     "bare": make_bare,
     "hostile": make_hostile,
+    "unseen": lambda: make_hostile(UNSEEN),
     "empty": lambda: make_record(windows=8, items=8).model_copy(update={"models": ()}),
 }
 
@@ -114,6 +119,14 @@ def test_ids_are_unique_and_every_link_within_the_page_leads_somewhere(name: str
         targets += element.attributes.get("aria-describedby", "").split()
         targets += re.findall(r"url\(#(.+?)\)", " ".join(element.attributes.values()))
         assert set(targets) <= set(ids)
+
+
+@each
+def test_nothing_on_the_page_is_unseen(name: str) -> None:
+    html = render(name)[1]
+    assert printable_lines(html) == html
+    if name == "unseen":
+        assert r"a\x1b[31m\x07\x9b2J\u202e\u2066\u200b\u2028" in html
 
 
 @each

@@ -4,11 +4,12 @@ import re
 from xml.etree import ElementTree
 
 import altair
+import pytest
 from sw_audit_reports.vector import draw_vector
 
 
-def draw(identity: str) -> str:
-    rows = [{"x": 1, "y": 2, "tip": "first <b>"}, {"x": 3, "y": 5, "tip": "second"}]
+def draw(identity: str, tip: str = "first <b>") -> str:
+    rows = [{"x": 1, "y": 2, "tip": tip}, {"x": 3, "y": 5, "tip": "second"}]
     chart = altair.Chart(altair.Data(values=rows)).mark_point(clip=True)
     chart = chart.encode(x="x:Q", y="y:Q", description="tip:N", href=altair.value("http://elsewhere.test/"))
     return draw_vector(chart.to_dict(), id=identity, title="A & B", description="Two points")
@@ -34,3 +35,10 @@ def test_ids_are_the_drawings_own_and_references_follow_them() -> None:
 def test_nothing_leads_outside_and_nothing_is_styled_inside() -> None:
     drawing = draw("a")
     assert not re.search(r"xmlns|xlink|http|style=|class=|aria-roledescription", drawing)
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m", "\a", "\x00", "\ufffe", "\udce9"])
+def test_a_name_that_the_library_would_abort_the_process_for_is_drawn_as_an_escape(name: str) -> None:
+    root = ElementTree.fromstring(draw("a", f"arm {name}"))  # noqa: S314 - drawn by the code under test
+    escaped = name.encode("unicode_escape").decode()
+    assert [one.text for one in root.iter("title")][1] == f"arm {escaped}"
