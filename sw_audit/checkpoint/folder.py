@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,12 +28,24 @@ _PICKLE = "pytorch_model.bin"
 _GGUF, _SAFETENSORS = ".gguf", ".safetensors"
 _WEIGHT_SUFFIXES = (_GGUF, _SAFETENSORS, ".bin")
 _AGAIN = "download or copy the checkpoint again"
+_CORRECT = "correct config.json, or download the checkpoint again"
+# What config.json holds as an object, or not at all.
+_OBJECTS = ("text_config", "llm_config", "quantization_config", "compression_config", "auto_map")
 # How long the hub may take to say whether a repository exists, in seconds.
 _PATIENCE = 5.0
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _TOKENIZER_STARTS = ("tokenizer", "tokenization", "vocab", "spiece", "sentencepiece", "tekken")
 _TOKENIZER_ENDS = (".tiktoken", ".model")
+_TEMPLATES = "additional_chat_templates"
+# What is read as a whole, here and by transformers; other texts, such as a trainer's log, are left alone.
+_READ_WHOLE = re.compile(
+    r"(?:\w+_)?(?:config|tokens_map|tokens)\.json|(?:chat_template|merges|vocab|token|spiece|sentencepiece|tekken).*"
+    r"|.*(?:\.index\.json|\.jinja|\.tiktoken|\.model)"
+)
+_LARGEST_TEXT = 64 << 20
+"""Bytes of the largest such file: twice the largest tokenizer published (33 MB), four times an index of 140,000
+tensors."""
 
 
 class CheckpointFolder:
@@ -56,15 +69,16 @@ class CheckpointFolder:
         """
         path = Path(policy.source).expanduser()
         if path.is_dir():
-            return cls(path, policy)
+            return cls(path, policy)._of_regular_files()
         if path.exists():
-            return cls._take_file(path, policy)
+            return cls._take_file(path, policy)._of_regular_files()
         if not _HUB_ID.fullmatch(policy.source):
             remedy = "correct the path, or give a hub id such as owner/name"
             raise CheckpointError(quote_source(policy), "there is no such folder", remedy)
         if is_offline_mode():
-            return cls(_find_cached(policy, "the hub is switched off by HF_HUB_OFFLINE"), policy)
-        return cls(_fetch(policy), policy) if fetch else None
+            found = _find_cached(policy, "the hub is switched off by HF_HUB_OFFLINE")
+            return cls(found, policy)._of_regular_files()
+        return cls(_fetch(policy), policy)._of_regular_files() if fetch else None
 
     @classmethod
     def require(cls, policy: ModelPolicy) -> CheckpointFolder:
@@ -88,6 +102,32 @@ class CheckpointFolder:
             found = f"this is one of {len(shards)} shards of a checkpoint"
             raise CheckpointError(asked, found, f"give their folder, {path.parent}")
         return cls(path.parent, policy, path)
+
+    def _of_regular_files(self) -> CheckpointFolder:
+        """Refuse what would never end when it is read: pipes, devices, and texts longer than any sound one.
+
+        Everything is looked at before anything is opened, here or by a library.
+        """
+        with one_line_damage(self):
+            if self.file is not None:
+                self._require_regular(self.file)
+            if self.file is None or self.file.suffix != _GGUF:
+                for path in (*self.path.iterdir(), *(self.path / _TEMPLATES).glob("*")):
+                    weights = path.name.endswith(_WEIGHT_SUFFIXES) and self.file is None
+                    if weights or path.name.endswith(_TEXT_SUFFIXES):
+                        self._require_regular(path)
+        return self
+
+    def _require_regular(self, path: Path) -> None:
+        if not path.exists():  # a link to nothing
+            return
+        state = path.stat()
+        remedy = "replace it by a copy of the file itself"
+        if not stat.S_ISREG(state.st_mode) and not path.is_dir():
+            raise CheckpointError(self.asked, f"{path.name} is a pipe, a socket or a device, and no file", remedy)
+        if state.st_size > _LARGEST_TEXT and _READ_WHOLE.fullmatch(path.name):
+            found = f"{path.name} has {state.st_size} bytes, and at most {_LARGEST_TEXT} are read of such a file"
+            raise CheckpointError(self.asked, found, remedy)
 
     @property
     def asked(self) -> str:
@@ -135,7 +175,15 @@ class CheckpointFolder:
             if self.file is not None:
                 remedy = "put the model's config.json and tokenizer there"
             raise CheckpointError(self.asked, f"there is no config.json {self.place}", remedy)
-        return self.read_json("config.json")
+        content = self.read_json("config.json")
+        for key, value in content.items():
+            if key in _OBJECTS and not isinstance(value, dict | None):
+                raise CheckpointError(self.asked, f"config.json says that {key} is {value!r:.40}", _CORRECT)
+        names = content.get("architectures")
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            found = f"config.json says that architectures is {names!r:.40}, and no list of names"
+            raise CheckpointError(self.asked, found, _CORRECT)
+        return content
 
     @cached_property
     def declared(self) -> dict[str, Any]:
@@ -208,6 +256,8 @@ class CheckpointFolder:
             content = json.loads((self.path / name).read_text(encoding="utf-8"))
         except ValueError as error:
             raise CheckpointError(self.asked, f"{name} is not JSON ({error})", _AGAIN) from error
+        except RecursionError as error:
+            raise CheckpointError(self.asked, f"{name} is nested too deeply", _AGAIN) from error
         if not isinstance(content, dict):
             raise CheckpointError(self.asked, f"{name} is not a JSON object", _AGAIN)
         return content
@@ -236,11 +286,14 @@ class CheckpointFolder:
         if (self.path / name).exists():
             return (self.path / name,)
         shards = sorted(set((self.index if index == INDEX else self._read_index(index)).values()))
+        there = {path.name for path in self.path.iterdir() if path.is_file()}
         for shard in shards:
-            # An index that comes with a checkpoint must not reach out of its folder.
+            # An index that comes with a checkpoint must not reach out of its folder, nor to another kind of file.
             if Path(shard).name != shard:
                 raise self.refuse_index(f"the index names {shard!r}, outside of the folder", shard)
-            if not (self.path / shard).exists():
+            if not shard.endswith(Path(name).suffix):
+                raise self.refuse_index(f"the index names {shard!r}, which is no {Path(name).suffix} file", shard)
+            if shard not in there:
                 raise self.refuse_index(f"shard {shard} is missing", shard)
         return tuple(self.path / shard for shard in shards)
 

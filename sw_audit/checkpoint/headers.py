@@ -77,13 +77,14 @@ def _explain(path: Path, error: Exception) -> DamagedFileError:
     try:
         entries = json.loads(text)
         entries.pop("__metadata__", None)
-        spans = sorted((*entry["data_offsets"], name) for name, entry in entries.items())
+        offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
+        spans = sorted((int(begin), int(end), name) for name, (begin, end) in offsets.items())
         lengths = {
-            name: SIZES[entry["dtype"]] * math.prod(entry["shape"])
+            name: SIZES[entry["dtype"]] * math.prod(map(int, entry["shape"]))
             for name, entry in entries.items()
             if entry["dtype"] in SIZES
         }
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return _refuse(path, "is not a safetensors file: its header does not read")
     promised, held = max((stop for _, stop, _ in spans), default=0), size - 8 - length
     if held != promised:

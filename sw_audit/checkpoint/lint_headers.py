@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sw_audit.checkpoint.bounds import refuse_excess
 from sw_audit.checkpoint.folder import INDEX, WEIGHTS, CheckpointFolder
 from sw_audit.checkpoint.formats.format import Format, is_code, list_packings
 from sw_audit.checkpoint.headers import FLOATS, DamagedFileError
@@ -79,6 +80,10 @@ def look_at_headers(policy: ModelPolicy) -> Look:
         stored = open_stored(folder)
     except DamagedFileError as error:
         return Look(folder, files, None, [Flaw(kind="unreadable", where=error.where, found=error.found)])
+    try:
+        refuse_excess(folder, stored.headers)
+    except BrokenWeightsError as error:
+        return Look(folder, files, stored, [read_flaw(error)], error.remedy)
     flaws = [*_compare_with_index(folder, stored), *_compare_with_manifest(folder, stored)]
     if folder.declared:
         flaws += compare_with_config(folder, stored)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,12 +20,16 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
 )
+from transformers.initialization import no_init_weights
 
+from sw_audit.checkpoint.bounds import refuse_excess
 from sw_audit.checkpoint.dtype import choose_dtype
 from sw_audit.checkpoint.effective import FLOATING_DTYPES, find_module_device, find_sizes, is_opaque
 from sw_audit.checkpoint.families import refuse_other_architectures
-from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder, one_line_damage, quote_source
+from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder, quote_source
+from sw_audit.checkpoint.headers import FLOATS, SIZES, DamagedFileError
 from sw_audit.checkpoint.lint_headers import compare_with_config
+from sw_audit.checkpoint.start import SHORT_TEXT
 from sw_audit.checkpoint.stored import open_stored
 from sw_audit.checkpoint.suppress_output import suppress_output
 from sw_audit.errors import BrokenWeightsError, CheckpointError
@@ -34,6 +40,10 @@ _LONGEST_REASON = 160
 _ACCELERATORS = ("GPU", "CUDA", "XPU", "accelerator")
 # No dtype that a model computes in takes fewer bytes.
 _LEAST_BYTES = 2
+# Of what is stored in fewest bits four weights are in a byte.
+_MOST_PER_BYTE = 4
+# Up to so many times what the files hold, what does not fit is told by name and shape; tied weights count twice.
+_TIMES = 4
 _AGAIN = "quantize again, or take an earlier checkpoint"
 _WRITER = "write the checkpoint again with the library that quantized it"
 
@@ -49,6 +59,7 @@ def load(folder: CheckpointFolder, device: torch.device) -> tuple[Any, Any, tupl
         BrokenWeightsError: If it would not consist of exactly the tensors of its files, or of anything not finite.
     """
     inspect_folder(folder)
+    refuse_disagreement(folder)
     if (base := folder.format.find_base(folder)) is not None:
         model, tokenizer, below = load(CheckpointFolder.require(base), device)
         with one_line_refusals(folder, "its adapter"), suppress_output():
@@ -58,8 +69,6 @@ def load(folder: CheckpointFolder, device: torch.device) -> tuple[Any, Any, tupl
         if folder.has_tokenizer:
             tokenizer = load_tokenizer(folder)
     else:
-        if not folder.is_plain:
-            _refuse_disagreement(folder)
         with folder.format.reading():
             config, tokenizer, below = read_config(folder), load_tokenizer(folder), ()
             model = _load_model(folder, config, device)
@@ -99,9 +108,16 @@ def load_tokenizer(folder: CheckpointFolder) -> Any:
         )
         # Where files are missing the library makes up a tokenizer that knows its special tokens only.
         words = len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
+        # One that loads may still fail at its first text, such as for want of its unknown token.
+        if isinstance(tokenizer.model_max_length, int | float):
+            tokenizer.encode(SHORT_TEXT)
     if not words:
         found = "its tokenizer is empty"
         raise CheckpointError(folder.asked, found, "put the tokenizer's files beside the weights")
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float):
+        found = f"tokenizer_config.json says that model_max_length is {longest!r:.40}"
+        raise CheckpointError(folder.asked, found, "give a number of tokens there, or leave it out")
     return tokenizer
 
 
@@ -126,6 +142,30 @@ def choose_class(config: Any, folder: CheckpointFolder) -> tuple[Any, Any]:
         return AutoModelForCausalLM, None
     found = f"{config.model_type} is not a language model that transformers can open"
     raise CheckpointError(folder.asked, found, "give a decoder-only language model")
+
+
+def refuse_larger(own_class: Any, config: Any, folder: CheckpointFolder) -> None:
+    """Raise BrokenWeightsError where a model would have far more parameters than the files hold.
+
+    The library makes what does not fit at random, however large. `own_class` may be `None`, of which nothing is
+    known.
+    """
+    if own_class is None or not all(path.suffix == ".safetensors" for path in folder.weight_files):
+        return
+    stored = [header for headers in folder.headers.values() for header in headers.values()]
+    entries = sum(
+        math.prod(header.shape) * (1 if header.dtype in FLOATS else _MOST_PER_BYTE * SIZES.get(header.dtype, 1))
+        for header in stored
+    )
+    try:
+        with suppress_output(), torch.device("meta"), no_init_weights():
+            asked = sum(parameter.numel() for parameter in own_class(copy.deepcopy(config)).parameters())
+    except Exception:  # of which loading says why
+        return
+    if stored and asked > _TIMES * entries:
+        found = f"config.json asks for a model of {asked} parameters, and the files hold {entries} at most"
+        remedy = "compare config.json with the weights, or download the checkpoint again"
+        raise BrokenWeightsError(folder.asked, found, remedy, kind="mismatched-tensor", where="config.json")
 
 
 def check_loading(info: Mapping[str, Any], folder: CheckpointFolder) -> None:
@@ -199,7 +239,8 @@ def one_line_refusals(folder: CheckpointFolder, what: str) -> Iterator[None]:
 
 def _load_model(folder: CheckpointFolder, config: Any, device: torch.device) -> Any:
     known, policy, plain = folder.format, folder.policy, folder.is_plain
-    auto_class, _ = choose_class(config, folder)
+    auto_class, own_class = choose_class(config, folder)
+    refuse_larger(own_class, config, folder)
     dtype = choose_dtype(folder)
     options = {"dtype": dtype, **known.choose_loading_options(folder, config, str(device))}
     if folder.file is not None and known.uses_config:
@@ -232,10 +273,16 @@ def _load_model(folder: CheckpointFolder, config: Any, device: torch.device) -> 
     return model
 
 
-def _refuse_disagreement(folder: CheckpointFolder) -> None:
-    with one_line_damage(folder):
+def refuse_disagreement(folder: CheckpointFolder) -> None:
+    """Raise BrokenWeightsError where configuration and headers disagree so much that it need not be tried."""
+    try:
         stored = open_stored(folder)
-    if not folder.format.uses_config:
+    except DamagedFileError as error:
+        if folder.is_plain:  # a pickle, of which transformers says why
+            return
+        raise BrokenWeightsError(folder.asked, error.found, error.remedy, where=error.where) from error
+    refuse_excess(folder, stored.headers)
+    if folder.is_plain or not folder.format.uses_config:
         return
     for flaw in compare_with_config(folder, stored):
         if flaw.serious:

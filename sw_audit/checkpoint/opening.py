@@ -23,6 +23,9 @@ from sw_audit.policy.model_policy import BosRule, ModelPolicy
 from sw_audit.record.identity import FileDigest, ModelIdentity
 from sw_audit.record.start import SequenceStart
 
+# A token is predicted from one before it.
+_LEAST_POSITIONS = 2
+
 
 @dataclass
 class Checkpoint:
@@ -131,6 +134,7 @@ def make_checkpoint(
     if tokenizer.vocab_size > rows:
         found = f"its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows"
         raise CheckpointError(quote_source(policy), found, "put the model's own tokenizer beside the weights")
+    _refuse_unusable(model, tokenizer, rows, own.asked)
     model.eval().requires_grad_(False)
     layers = find_decoder_layers(model)
     require_down_projections(layers, policy.source)
@@ -142,6 +146,19 @@ def make_checkpoint(
     start = apply_rule(find_start(tokenizer, own), policy.bos or "auto", own.asked)
     identity = identify_model(model, layers, policy, files)
     return Checkpoint(model, tokenizer, identity, layers, start, read_declared_rotation(own))
+
+
+def _refuse_unusable(model: Any, tokenizer: Any, rows: int, asked: str) -> None:
+    """Refuse a model that takes no two tokens, and tokens without a row that ordinary text or its start has."""
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if positions is not None and not (isinstance(positions, int) and positions >= _LEAST_POSITIONS):
+        found = f"its configuration says max_position_embeddings = {positions!r:.40}"
+        raise CheckpointError(asked, found, "give the number of tokens that it takes at once, 2 or more")
+    for token, number in tokenizer.get_added_vocab().items():
+        # Words in brackets that nobody writes, such as those of padding, may well be without.
+        if number >= rows and (number == tokenizer.bos_token_id or token.replace(" ", "").isalnum()):
+            found = f"its tokenizer gives {token!r:.40} the number {number}, and its embedding has {rows} rows"
+            raise CheckpointError(asked, found, "put the model's own tokenizer beside the weights")
 
 
 def identify_model(

@@ -9,8 +9,8 @@ from sw_audit.errors import CheckpointError
 from sw_audit.policy.model_policy import BosRule
 from sw_audit.record.start import SequenceStart
 
-# Any text would do; tokenizers of numerals read this one too.
-_TEXT = "5 7"
+SHORT_TEXT = "5 7"
+"""A text that every tokenizer reads, those of numerals too."""
 
 
 def find_start(tokenizer: Any, folder: CheckpointFolder | None = None) -> SequenceStart:
@@ -22,8 +22,8 @@ def find_start(tokenizer: Any, folder: CheckpointFolder | None = None) -> Sequen
     token = getattr(tokenizer, "bos_token_id", None)
     if token is None:
         return SequenceStart()
-    plain = list(tokenizer.encode(_TEXT, add_special_tokens=False))
-    returned = list(tokenizer.encode(_TEXT, add_special_tokens=True))[: len(plain) + 1] == [token, *plain]
+    plain = list(tokenizer.encode(SHORT_TEXT, add_special_tokens=False))
+    returned = list(tokenizer.encode(SHORT_TEXT, add_special_tokens=True))[: len(plain) + 1] == [token, *plain]
     declared = None if folder is None else folder.format.declares_bos(folder)
     decides = folder is not None and declared is not None and folder.format.declared_bos_counts
     automatic = bool(declared) if decides else returned

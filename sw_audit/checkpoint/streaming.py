@@ -30,6 +30,8 @@ from sw_audit.checkpoint.loading import (
     load_tokenizer,
     one_line_refusals,
     read_config,
+    refuse_disagreement,
+    refuse_larger,
     refuse_non_finite,
 )
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
@@ -66,6 +68,7 @@ def open_streaming(
         raise CannotStreamError("its weights are no safetensors")
     if not folder.is_plain:
         raise CannotStreamError("its weights are packed, or an adapter is on them")
+    refuse_disagreement(folder)
     with quiet_libraries():
         config = read_config(folder)
         tokenizer = load_tokenizer(folder)
@@ -120,6 +123,7 @@ def _build_model(files: MappedFiles, config: Any, folder: CheckpointFolder) -> A
     _, own_class = choose_class(config, folder)
     if own_class is None:
         raise CannotStreamError("it runs code of its own")
+    refuse_larger(own_class, config, folder)
     dtype = choose_dtype(folder)
     with one_line_refusals(folder, "its weights"):
         # The library writes into a configuration that it is given.

@@ -203,9 +203,14 @@ def _tokenize(text: str, tokenizer: Any, needed: int) -> list[int]:
     while True:
         used = text[: _end_of_word(text, length)]
         # Called on its parts, a fast tokenizer warns of no length.
-        token_ids: list[int] = tokenizer(
-            used, add_special_tokens=False, truncation=False, padding=False, verbose=False
-        )["input_ids"]
+        try:
+            token_ids: list[int] = tokenizer(
+                used, add_special_tokens=False, truncation=False, padding=False, verbose=False
+            )["input_ids"]
+        except Exception as error:  # tokenizers raise bare exceptions, such as for an unknown token that is none
+            found = f"the model's tokenizer cannot read it ({error})"
+            remedy = "repair or replace the tokenizer, or give another text"
+            raise CorpusError("the text", found, remedy) from error
         if len(token_ids) >= needed or len(used) == len(text):
             return token_ids
         length *= 2

@@ -109,6 +109,6 @@ def _list_ancestors(folder: Path) -> Iterator[BaseModelName]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8") if path.stat().st_size <= _LARGEST else ""
+        return path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size <= _LARGEST else ""
     except (OSError, UnicodeDecodeError):
         return ""

@@ -223,7 +223,12 @@ def encode_prompt(checkpoint: Checkpoint, prompt: str) -> list[int]:
     Raises:
         CheckpointError: If nothing is left to run the model on.
     """
-    token_ids = [*checkpoint.start.lead, *checkpoint.tokenizer.encode(prompt, add_special_tokens=False)]
+    try:
+        text_ids = checkpoint.tokenizer.encode(prompt, add_special_tokens=False)
+    except Exception as error:  # tokenizers raise bare exceptions, such as for an unknown token that is none
+        found = f"the tokenizer cannot read it ({error})"
+        raise CheckpointError(f"prompt {prompt!r}", found, "repair or replace the tokenizer") from error
+    token_ids = [*checkpoint.start.lead, *text_ids]
     if not token_ids:
         raise CheckpointError(f"prompt {prompt!r}", "the tokenizer makes no token of it", "give another prompt")
     return token_ids

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import time
@@ -12,12 +14,15 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from support.checkpoints import rewrite_config, rewrite_weights, save_checkpoint
+from support.linting import only
 
 from sw_audit.checkpoint.folder import CheckpointFolder, choose_files, inspect_checkpoint
 from sw_audit.checkpoint.headers import TensorHeader, read_header
+from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
-from sw_audit.errors import CheckpointError
+from sw_audit.errors import BrokenWeightsError, CheckpointError
+from sw_audit.index.lineage import read_ancestors
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.runner.cache_keys import describe_content
 
@@ -225,3 +230,102 @@ def test_what_is_kept_of_a_file_rests_on_it_and_on_no_other_weights(tmp_path: Pa
     assert describe_content(policy) == before
     rewrite_config(tmp_path, rms_norm_eps=0.5)
     assert describe_content(policy) != before
+
+
+READ = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "it.gguf", "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("name", [*READ, *WEIGHTS])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_refused_before_anything_is_opened(name: str, kind: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    sources = [tmp_path, *([tmp_path / name] if name.endswith((".gguf", ".safetensors")) else [])]
+    for source in sources:
+        for act in (inspect_checkpoint, open_checkpoint, lint_checkpoint):
+            with pytest.raises(CheckpointError, match=f"{name} is a pipe, a socket or a device, and no file"):
+                act(ModelPolicy(source=str(source)))
+    assert read_ancestors(tmp_path) == ()
+
+
+def test_links_to_files_and_pipes_that_nobody_reads_are_nothing_unusual(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "blobs")
+    (tmp_path / "model").mkdir()
+    for path in (tmp_path / "blobs").iterdir():
+        (tmp_path / "model" / path.name).symlink_to(path)
+    (tmp_path / "model" / "gone.json").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "model" / "progress")
+    open_checkpoint(ModelPolicy(source=str(tmp_path / "model")))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json"])
+def test_a_small_file_that_is_larger_than_any_sound_one_is_refused(name: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path)
+    for other in ("trainer_state.json", name):  # a trainer's log is not read, however long
+        with (tmp_path / other).open("ab") as file:
+            file.truncate((64 << 20) + 1)
+        if other != name:
+            inspect_checkpoint(ModelPolicy(source=str(tmp_path)))
+    with pytest.raises(CheckpointError, match=f"{name} has 67108865 bytes, and at most 67108864 are read"):
+        inspect_checkpoint(ModelPolicy(source=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"),
+    [
+        ("pytorch_model.bin", "which is no .safetensors file"),
+        ("../model.safetensors", "outside of the folder"),
+        ("..", "which is no .safetensors file"),
+        ("/etc/passwd", "outside of the folder"),
+        ("m\0.safetensors", "is missing"),
+        (f"{'m' * 5000}.safetensors", "is missing"),
+    ],
+)
+@pytest.mark.parametrize("allowed", [False, True])
+def test_an_index_reaches_no_other_kind_of_file_and_no_other_folder(
+    shard: str, said: str, tmp_path: Path, *, allowed: bool
+) -> None:
+    folder = save_checkpoint(tmp_path / "model")
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    shutil.copyfile(folder / "model.safetensors", tmp_path / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": shard}}))
+    policy = ModelPolicy(source=str(folder), allow_pickle=allowed)
+    for act in (inspect_checkpoint, open_checkpoint):
+        with pytest.raises(BrokenWeightsError, match=said) as caught:
+            act(policy)
+        assert caught.value.kind == "shard-index"
+    assert only(lint_checkpoint(policy))[0] == "shard-index"
+
+
+ODD: dict[str, tuple[str, str, str]] = {
+    "brackets": ("config.json", "[" * 100_000, "config.json is nested too deeply"),
+    "objects": ("config.json", '{"a":' * 100_000, "config.json is nested too deeply"),
+    "digits": ("config.json", f'{{"hidden_size": {"9" * 5000}}}', "config.json is not JSON"),
+    "architectures": ("config.json", '{"architectures": 5}', "config.json says that architectures is 5"),
+    "names": ("config.json", '{"architectures": [2]}', "config.json says that architectures is [2]"),
+    "text": ("config.json", '{"text_config": [1]}', "config.json says that text_config is [1]"),
+    "method": ("config.json", '{"quantization_config": "int4"}', "says that quantization_config is 'int4'"),
+    "index brackets": ("model.safetensors.index.json", "[" * 100_000, "is nested too deeply"),
+    "index digits": ("model.safetensors.index.json", f'{{"a": {"9" * 5000}}}', "is not JSON"),
+    "index numbers": ("model.safetensors.index.json", '{"weight_map": {"a": 5}}', "has no map from tensors"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_json_of_the_wrong_kind_is_one_line(case: str, tmp_path: Path) -> None:
+    name, text, said = ODD[case]
+    save_checkpoint(tmp_path)
+    if "index" in name:
+        (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
+    (tmp_path / name).write_text(text)
+    for act in (inspect_checkpoint, open_checkpoint):
+        with pytest.raises(CheckpointError) as caught:
+            act(ModelPolicy(source=str(tmp_path)))
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)

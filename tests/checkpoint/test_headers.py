@@ -42,3 +42,26 @@ def test_a_header_that_does_not_add_up_is_damaged(
 ) -> None:
     with pytest.raises(DamagedFileError, match=said):
         read_header(write(tmp_path / "m.safetensors", tensors, data))
+
+
+ODD = (
+    "[" * 100_000,
+    '{"a":' * 100_000,
+    "[]",
+    '{"a": {"dtype": "U8", "shape": [null, 64], "data_offsets": [0, 4]}}',
+    '{"a": {"dtype": [], "shape": [4], "data_offsets": [0, 4]}}',
+    '{"a": {"dtype": "U8", "shape": 4, "data_offsets": [0, 4]}}',
+    '{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0]}}',
+    '{"a": {"dtype": "U8", "shape": [4], "data_offsets": ["x", null]}}',
+    '{"a": {"dtype": "U8", "shape": [1e400], "data_offsets": [0, 4]}}',
+    '{"a": {"dtype": "U8", "shape": [%s], "data_offsets": [0, 4]}}' % ("9" * 5000),
+    '{"a": null, "__metadata__": 3}',
+)
+
+
+@pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
+def test_a_header_of_the_wrong_kind_is_damaged_and_no_traceback(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + bytes(4))
+    with pytest.raises(DamagedFileError, match=r"m\.safetensors is not a safetensors file"):
+        read_header(path)

@@ -11,10 +11,11 @@ import pytest
 import torch
 import transformers
 from golden.damage import DOWN, MODELS, WEIGHTS
-from support.checkpoints import save_checkpoint
+from support.checkpoints import rewrite_config, save_checkpoint
 
 from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy
 
@@ -97,3 +98,52 @@ def test_code_or_garbage_in_a_pickle_that_is_allowed_is_refused_and_does_not_run
     assert not (tmp_path / "ran").exists()
     (folder / "pytorch_model.bin").write_bytes(b"garbage")
     _refused("transformers cannot read its weights", open_checkpoint, folder, allow_pickle=True)
+
+
+def _set_tokenizer(changes: dict[str, object]) -> Callable[[Path], object]:
+    def act(folder: Path) -> None:
+        content = json.loads((folder / CONFIG).read_text())
+        (folder / CONFIG).write_text(json.dumps({**content, **changes}))
+
+    return act
+
+
+def _lose_unknown_token(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"] |= {"unk_token": "<gone>"}
+    path.write_text(json.dumps(content))
+
+
+CONFIG = "tokenizer_config.json"
+UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "start": (_set_tokenizer({"bos_token": "x"}), "gives 'x' the number 17, and its embedding has 17 rows"),
+    "markers": (_set_tokenizer({"bos_token": "<x>"}), "gives '<x>' the number 17, and its embedding has 17 rows"),
+    "padding": (_set_tokenizer({"pad_token": "and so"}), "gives 'and so' the number 17"),
+    "length": (_set_tokenizer({"model_max_length": ""}), "says that model_max_length is ''; give a number"),
+    "unknown": (_lose_unknown_token, "cannot read its tokenizer .*UNK"),
+    "positions": (
+        lambda folder: rewrite_config(folder, max_position_embeddings=1),
+        "position_embeddings = 1; give",
+    ),
+    "nothing": (
+        lambda folder: rewrite_config(folder, max_position_embeddings=-5),
+        "position_embeddings = -5; give",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+@pytest.mark.parametrize("act", [open_checkpoint, open_streaming])
+def test_a_tokenizer_or_a_length_that_no_text_can_be_read_with_is_one_line(
+    case: str, act: Act, tmp_path: Path
+) -> None:
+    change, said = UNUSABLE[case]
+    change(save_checkpoint(tmp_path, vocab_size=17))
+    _refused(said, act, tmp_path)
+
+
+def test_a_marker_of_padding_without_a_row_is_nothing_unusual(tmp_path: Path) -> None:
+    """Many fine-tunes add one and leave the embedding as it was."""
+    _set_tokenizer({"pad_token": "[PAD]"})(save_checkpoint(tmp_path, vocab_size=17))
+    assert open_checkpoint(ModelPolicy(source=str(tmp_path))).tokenizer.pad_token_id == 17

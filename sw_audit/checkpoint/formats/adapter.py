@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sw_audit.checkpoint.formats.format import Format, register
 from sw_audit.errors import BrokenWeightsError, CheckpointError
@@ -64,6 +65,12 @@ class Adapter(Format):
             found = f"there is no {ADAPTER_WEIGHTS}" + (f", only {others[0]}" if others else "")
             remedy = "store the adapter as safetensors" if others else "download or copy the checkpoint again"
             raise BrokenWeightsError(folder.asked, found, remedy, where=ADAPTER_WEIGHTS)
+
+    def read_counts(self, folder: CheckpointFolder) -> tuple[str, Mapping[str, Any]]:
+        """Read the ranks."""
+        settings = folder.read_json(ADAPTER_CONFIG)
+        ranks = settings.get("rank_pattern")
+        return ADAPTER_CONFIG, {"r": [settings.get("r"), *(ranks.values() if isinstance(ranks, dict) else ())]}
 
     def starts_at_zero(self, tensor: str) -> bool:
         """An adapter begins with zeros, and does nothing then."""

@@ -150,6 +150,10 @@ class Format:
         """Yield what codes, scales and the configuration do not agree on."""
         return iter(())
 
+    def read_counts(self, folder: CheckpointFolder) -> tuple[str, Mapping[str, Any]]:
+        """Read what the model is made by: the name of the file that says it, and its settings by key."""
+        return "config.json", folder.declared
+
     def starts_at_zero(self, tensor: str) -> bool:  # noqa: ARG002
         """Tell whether a tensor that is zero in every place is nothing unusual."""
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -72,6 +72,12 @@ class Gguf(Format):
             if tensor.tensor_type.name == "F32"
         )
         return "float32" if wide else "bfloat16"
+
+    def read_counts(self, folder: CheckpointFolder) -> tuple[str, Mapping[str, Any]]:
+        """Read the numbers in the file's metadata."""
+        (file,) = folder.weight_files
+        fields = {key: field for key, field in read_gguf(file).fields.items() if not key.startswith("tokenizer.")}
+        return file.name, {key: {key.rpartition(".")[2]: field.contents()} for key, field in fields.items()}
 
     @contextmanager
     def reading(self) -> Iterator[None]:
