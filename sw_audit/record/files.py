@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from sw_audit.fact import Fact
 from sw_audit.record.address import Index
 
@@ -55,14 +57,96 @@ class ComparedSettings(Fact):
     notes: tuple[str, ...] = ()
 
 
+TensorChange = Literal[
+    "swapped",
+    "moved",
+    "copied",
+    "transposed",
+    "turned",
+    "negated",
+    "unrelated",
+    "apart",
+    "constant",
+    "missing",
+    "zeroed",
+    "flipped",
+    "repeated",
+    "exchanged",
+]
+"""What became of a tensor.
+
+Of all of it: it is another's in exchange, another's while that one went elsewhere too, or another's that still is
+in its place; it is its own transposed, turned by 180 degrees or times -1; it resembles nothing of the parent's; it
+is far from its own where other matrices are near (`apart`); it is one number in every place; it is gone. Of rows
+or columns: they are zero, times -1, one number in every place (`repeated`), or others of its own (`exchanged`).
+"""
+
+
+class ChangedTensor(Fact):
+    """One tensor of a descendant that is not where it was, or lost rows or columns.
+
+    Attributes:
+        name: As the descendant's files have it; of a missing one as the parent's have it.
+        change: What became of it.
+        axis: Whether its rows or its columns did; `None` for all of it.
+        indices: The first of these rows or columns.
+        count: How many there are; of a missing layer its tensors.
+        of: Out of how many.
+        nearest: The parent's tensor that it is nearest to; of exchanged rows the one that the first of them is.
+        own: Its cosine with its own in the parent, where that was taken.
+        other: Its cosine with what it is nearest to.
+        serious: Whether sound compression or training does not explain it.
+    """
+
+    name: str
+    change: TensorChange
+    axis: Literal["rows", "columns"] | None = None
+    indices: tuple[Index, ...] = ()
+    count: Index = 1
+    of: Index = 1
+    nearest: str | None = None
+    own: float | None = None
+    other: float | None = None
+    serious: bool = True
+
+
+class Uncompared(Fact):
+    """Tensors that were not compared.
+
+    Attributes:
+        because: Why, a clause.
+        count: How many.
+        first: The first one's name.
+    """
+
+    because: str
+    count: Index
+    first: str
+
+
 class ComparedTensors(Fact):
     """The tensors of a descendant beside its parent's.
 
     Attributes:
-        compared: How many tensors both have in one shape.
+        compared: How many were held against their own in the parent.
+        equal: How many of these are equal, number by number.
+        rotated: How many matrices are the parent's up to an orthogonal factor.
+        changed: What is not where it was, serious things first; at most `LISTED` of a kind of change.
+        counts: Per kind of change, how many tensors were found, serious ones only.
+        uncompared: What was not compared, and why.
     """
 
     compared: Index
+    equal: Index = 0
+    rotated: Index = 0
+    changed: tuple[ChangedTensor, ...] = ()
+    counts: dict[TensorChange, int] = Field(default_factory=dict)
+    uncompared: tuple[Uncompared, ...] = ()
+
+    @property
+    def serious(self) -> bool:
+        """Whether anything was found that sound compression or training does not explain."""
+        return bool(self.counts)
 
 
 class ReplayedMerge(Fact):
@@ -93,4 +177,5 @@ class ComparedFiles(Fact):
     @property
     def serious(self) -> bool:
         """Whether anything was found that alone would explain why the model cannot be opened or measured."""
-        return self.settings is not None and any(changed.serious for changed in self.settings.changed)
+        settings = self.settings is not None and any(changed.serious for changed in self.settings.changed)
+        return settings or (self.tensors is not None and self.tensors.serious)

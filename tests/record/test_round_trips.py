@@ -63,6 +63,15 @@ from sw_audit.record.arm import (
 from sw_audit.record.checkpoint import Export, HeldWeight
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, CriticalSet, Effect
 from sw_audit.record.descent import RetainedScalar
+from sw_audit.record.files import (
+    ChangedSetting,
+    ChangedTensor,
+    ComparedFiles,
+    ComparedSettings,
+    ComparedTensors,
+    ReplayedMerge,
+    Uncompared,
+)
 from sw_audit.record.location import Outcome, PromptLocation, Rotation, Stage, TakeDown
 from sw_audit.record.measurement import Look
 from sw_audit.record.published import Remark
@@ -105,6 +114,21 @@ BESIDE = (
         outcome=Outcome.LOCATED,
         because="one scalar explains it",
         super_weights=(SUPER_WEIGHT,),
+    ),
+    ComparedFiles(
+        settings=ComparedSettings(
+            compared=40,
+            changed=(
+                ChangedSetting(key="config.hidden_act", parent='"silu"', value='"relu"', effect="computation"),
+            ),
+        ),
+        tensors=ComparedTensors(
+            compared=57,
+            changed=(ChangedTensor(name="w", change="swapped", nearest="v", own=0.01, other=1.0),),
+            counts={"swapped": 1},
+            uncompared=(Uncompared(because="the parent has none of that name", count=1, first="x"),),
+        ),
+        merge=ReplayedMerge(adapter="out/adapter", compared=57),
     ),
     parse_scheme("w16a4"),
     Look(windows=4, items=32),

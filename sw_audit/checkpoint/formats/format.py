@@ -24,6 +24,7 @@ from sw_audit.record.checkpoint import Flaw, QuantizedModule
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from sw_audit.checkpoint.folder import CheckpointFolder
     from sw_audit.checkpoint.stored import StoredTensors
@@ -149,6 +150,16 @@ class Format:
     def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:  # noqa: ARG002
         """Yield what codes, scales and the configuration do not agree on."""
         return iter(())
+
+    def name_weight(self, codes: str) -> str:
+        """Name the weight that a tensor of codes stands for, as it is called where it is not quantized."""
+        ends = next((packing.codes for packing in self.packings if codes.endswith(packing.codes)), "")
+        stem = codes.removesuffix(ends)
+        return f"{stem}.weight" if not ends or ends.startswith(".") else stem
+
+    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002
+        """Read from files what codes stand for, float32 [out, in]; `None` where that is not known here."""
+        return None
 
     def read_counts(self, folder: CheckpointFolder) -> tuple[str, Mapping[str, Any]]:
         """Read what the model is made by: the name of the file that says it, and its settings by key."""

@@ -1,0 +1,198 @@
+"""How alike two tensors of one shape are, as a whole and row by row, in one pass over both.
+
+Independent tensors have a cosine near 0. Rounding to 4 bits leaves 0.99 of a tensor's own, to 2 bits 0.9, zeroing
+half of it by magnitude 0.95, nine tenths 0.6; fine-tuning leaves more. So what is nearest is seen from far away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Numbers of each tensor at once, so that what is computed of them stays in the processor's cache.
+_SLAB = 1 << 17
+# A row that rounding may have turned into anything: below so many times the typical error of a row, or so small a
+# part of the median row. The typical error counts up to a part of that, or another's tensor would have no rows.
+_ERRORS, _TINY, _MOST_ERROR = 4.0, 1e-3, 0.25
+# Rows this short look like each other, or are turned around, by chance.
+SHORT = 8
+_FLIPPED, _STRANGE = -0.5, 0.5
+_GRAM, _ROTATED = 64, 0.6
+# So many rows are looked for elsewhere.
+SOUGHT = 1024
+_FOUND, _NEARER = 0.8, 0.5
+_COARSE = 0.01
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Sums over each row, or each column, of two tensors: of products, of both squares, and of the first; float64.
+
+    Attributes:
+        products: [lines].
+        ours: Squares of the descendant's, [lines].
+        theirs: Squares of the parent's, [lines].
+        sums: The descendant's own sums, [lines].
+        length: How many numbers are in a line.
+    """
+
+    products: Tensor
+    ours: Tensor
+    theirs: Tensor
+    sums: Tensor
+    length: int
+
+    @property
+    def cosines(self) -> Tensor:
+        """Cosine of each line with its own, float64 [lines]; 0 where one is zero."""
+        return self.products / (self.ours * self.theirs).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+
+    @property
+    def errors(self) -> Tensor:
+        """Distance of each line from its own, float64 [lines]."""
+        return (self.ours + self.theirs - 2 * self.products).clamp_min(0).sqrt()
+
+    @property
+    def heavy(self) -> Tensor:
+        """Which lines of the parent are large enough to be told from what rounding does, bool [lines]."""
+        norms = self.theirs.sqrt()
+        median = float(norms.median())
+        floor = max(_ERRORS * min(float(self.errors.median()), _MOST_ERROR * median), _TINY * median)
+        return (norms > floor) & (norms > 0)
+
+    @property
+    def coarse(self) -> bool:
+        """Whether the median line was rounded, pruned or trained by more than one part in a hundred."""
+        return float(self.errors.median()) > _COARSE * float(self.theirs.sqrt().median())
+
+    @property
+    def zeroed(self) -> Tensor:
+        """Which lines are zero now and were not, bool [lines]."""
+        return (self.ours == 0) & self.heavy
+
+    @property
+    def flipped(self) -> Tensor:
+        """Which lines point the other way, bool [lines]."""
+        return (self.cosines < _FLIPPED) & self.heavy & (self.length >= SHORT)
+
+    @property
+    def strange(self) -> Tensor:
+        """Which lines are not zero, and hardly resemble their own, bool [lines]."""
+        alike = self.cosines.abs() >= _STRANGE
+        return ~alike & (self.ours > 0) & self.heavy & (self.length >= SHORT)
+
+    @property
+    def level(self) -> Tensor:
+        """Which lines may hold one number in every place, bool [lines]: their variance is nothing beside it."""
+        spread = self.ours - self.sums**2 / self.length
+        return (spread <= 1e-6 * self.ours) & (self.ours > 0) & self.heavy & (self.length >= SHORT)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike a tensor and its own in the parent are.
+
+    Attributes:
+        rows: By row.
+        columns: By column.
+    """
+
+    rows: Lines
+    columns: Lines
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the two as a whole; 0 where one is zero."""
+        ours, theirs = float(self.rows.ours.sum()), float(self.rows.theirs.sum())
+        return float(self.rows.products.sum()) / (ours * theirs) ** 0.5 if ours * theirs > 0 else 0.0
+
+
+def as_matrix(tensor: Tensor) -> Tensor:
+    """See a tensor as a matrix [rows, columns]: fused experts one below the other, a vector as one row."""
+    if tensor.ndim < 2:
+        return tensor.reshape(1, -1)
+    return tensor.flatten(0, -2) if tensor.ndim == 3 else tensor.flatten(1)
+
+
+def measure_likeness(ours: Tensor, theirs: Tensor) -> Likeness:
+    """Compare two matrices of one shape [rows, columns], any floating dtypes, slab by slab in float32."""
+    rows, columns = ours.shape
+    height = max(1, _SLAB // max(columns, 1))
+    by_row: list[Tensor] = []
+    by_column = torch.zeros(4, columns, dtype=torch.float64)
+    for begin in range(0, rows, height):
+        first, second = ours[begin : begin + height].float(), theirs[begin : begin + height].float()
+        parts = torch.stack((first * second, first * first, second * second, first))  # [4, height, columns]
+        by_row.append(parts.sum(2).double())
+        by_column += parts.sum(1)
+    return Likeness(_make_lines(torch.cat(by_row, 1), columns), _make_lines(by_column, rows))
+
+
+def _make_lines(sums: Tensor, length: int) -> Lines:
+    products, ours, theirs, own = sums
+    return Lines(products, ours, theirs, own, length)
+
+
+def take_cosine(first: Tensor, second: Tensor) -> float:
+    """Return the cosine of two tensors of one shape; 0 where one is zero."""
+    return measure_likeness(as_matrix(first), as_matrix(second)).cosine
+
+
+def take_distance(first: Tensor, second: Tensor) -> float:
+    """Return the distance of a vector from another, relative to the other."""
+    size = float(second.double().norm())
+    return float((first.double() - second.double()).norm()) / size if size else float("inf")
+
+
+def is_rotated(ours: Tensor, theirs: Tensor) -> bool:
+    """Tell whether a matrix is another one times an orthogonal matrix, on either side.
+
+    Then the products of its rows, or of its columns, with each other are the other's. A few rows show it.
+    """
+    return _has_products(ours, theirs) or _has_products(ours.T, theirs.T)
+
+
+def _has_products(ours: Tensor, theirs: Tensor) -> bool:
+    chosen = torch.arange(0, len(ours), max(1, len(ours) // _GRAM))[:_GRAM]
+    if len(chosen) < SHORT:
+        return False
+    upper = torch.triu_indices(len(chosen), len(chosen), 1)
+    first, second = (
+        (rows @ rows.T)[upper[0], upper[1]] for rows in (ours[chosen].float(), theirs[chosen].float())
+    )
+    return take_cosine(first, second) > _ROTATED
+
+
+def seek_rows(ours: Tensor, theirs: Tensor, which: Tensor) -> dict[int, tuple[int, float]]:
+    """Find which rows of the parent some rows of a matrix are, if they are others than their own.
+
+    Args:
+        ours: Any floating dtype, [rows, columns].
+        theirs: Likewise.
+        which: Rows of `ours`, int64 [lines]; at most `SOUGHT` are looked for.
+
+    Returns:
+        By row, the parent's row and the cosine with it; only those that are clearly another's.
+    """
+    which = which[:SOUGHT]
+    sought, all_rows = _normalize(ours[which].float()), _normalize(theirs.float())
+    cosines = sought @ all_rows.T  # [sought, rows]
+    own = cosines[torch.arange(len(which)), which]
+    best, where = cosines.max(1)
+    clear = (best > _FOUND) & (1 - best < _NEARER * (1 - own)) & (where != which)
+    return {
+        int(row): (int(place), float(cosine))
+        for row, place, cosine in zip(which[clear], where[clear], best[clear], strict=True)
+    }
+
+
+def _normalize(rows: Tensor) -> Tensor:
+    sizes: Tensor = rows.norm(dim=1, keepdim=True)
+    return rows / sizes.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def is_level(line: Tensor) -> bool:
+    """Tell whether a line holds one number in every place."""
+    return bool((line == line.flatten()[0]).all())
