@@ -80,7 +80,11 @@ def _compare_with_model(folder: CheckpointFolder, stored: StoredTensors) -> Iter
     if not folder.is_plain or not stored.all_safetensors:
         return
     try:
-        open_streaming(folder.policy, digest=False)
+        opened = open_streaming(folder.policy, digest=False)
+        names = folder.declared.get("architectures")
+        if names and opened.identity.architecture not in names:
+            found = f"architectures names {names[0]}, and transformers makes {opened.identity.architecture} of it"
+            yield Flaw(kind="other-architecture", where="config.json", found=found, serious=False)
     except BrokenWeightsError as error:
         yield read_flaw(error)
     except (CheckpointError, CannotStreamError):

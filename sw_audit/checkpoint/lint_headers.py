@@ -14,6 +14,7 @@ from sw_audit.checkpoint.folder import INDEX, WEIGHTS, CheckpointFolder
 from sw_audit.checkpoint.formats.format import Format, is_code, list_packings
 from sw_audit.checkpoint.headers import FLOATS, DamagedFileError
 from sw_audit.checkpoint.stored import StoredTensors, open_stored
+from sw_audit.checkpoint.surroundings import look_around
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.checkpoint import LISTED, Flaw, FlawKind, WeightsReport
@@ -87,6 +88,7 @@ def look_at_headers(policy: ModelPolicy) -> Look:
     flaws = [*_compare_with_index(folder, stored), *_compare_with_manifest(folder, stored)]
     if folder.declared:
         flaws += compare_with_config(folder, stored)
+    flaws += look_around(folder)
     return Look(folder, files, stored, flaws)
 
 

@@ -27,6 +27,13 @@ FlawKind = Literal[
     "tied-weights",
     "digest",
     "unquantized-experts",
+    "other-architecture",
+    "code-beside",
+    "pickle-beside",
+    "weights-beside",
+    "template-reach",
+    "gguf-layout",
+    "gguf-tokenizer",
 ]
 """What kind of thing is wrong."""
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
 from sw_audit.checkpoint.formats.format import Format, register
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
@@ -53,8 +56,10 @@ class Adapter(Format):
             raise CheckpointError(folder.asked, found, "set `base` to the path or hub id of its base model")
         beside = folder.path / source
         place = str(beside) if not Path(source).expanduser().is_dir() and beside.is_dir() else source
-        fields = {"source": place, "id": "", "base": None, "parent": None, "gguf": None, "manifest": None}
         revision = None if policy.base else settings.get("revision")
+        if not policy.base and not Path(place).expanduser().exists():
+            place, revision = _find_cached(folder, place, revision), None
+        fields = {"source": place, "id": "", "base": None, "parent": None, "gguf": None, "manifest": None}
         return ModelPolicy.model_validate({**policy.model_dump(), **fields, "revision": revision})
 
     def inspect(self, folder: CheckpointFolder) -> None:
@@ -75,3 +80,15 @@ class Adapter(Format):
     def starts_at_zero(self, tensor: str) -> bool:
         """An adapter begins with zeros, and does nothing then."""
         return "lora_" in tensor
+
+
+def _find_cached(folder: CheckpointFolder, source: str, revision: object) -> str:
+    """Find a base model that only the adapter names in the hub's cache; what nobody asked for is not fetched."""
+    try:
+        cached = try_to_load_from_cache(source, "config.json", revision=str(revision) if revision else None)
+    except HFValidationError:  # a path of another machine
+        cached = None
+    if not isinstance(cached, str):
+        found = f"its base model {source!r} is not here, and only the adapter names it"
+        raise CheckpointError(folder.asked, found, f'set base = "{source}" to have it fetched, or to its path')
+    return str(Path(cached).parent)
