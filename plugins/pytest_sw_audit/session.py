@@ -22,6 +22,7 @@ from sw_audit.runner.assignments import OPTIONS_KEY, Assignment, Case, assign_fi
 from sw_audit.runner.cache import Cache
 from sw_audit.runner.output import WrittenRecord, check_places, tell_error
 from sw_audit.runner.pair import Parents
+from sw_audit.runner.watching import look_at_model
 from sw_audit.stopping import Stopper
 
 
@@ -68,7 +69,7 @@ class AuditSession:
         self.stopped: str | None = None
         self.written: list[WrittenRecord] = []
         self.trouble: str | None = None
-        self._open: tuple[Case, Checkpoint] | None = None
+        self._open: tuple[Case, Checkpoint, str] | None = None
         self._cache: Cache | None = None
         self._parents = Parents()
         self._checked = False
@@ -171,7 +172,8 @@ class AuditSession:
             self.close_model()
             policy = self.assignments[case.key].policy
             model = policy.find_model(case.model)
-            self._open = case, opening.open_checkpoint(model).starting(policy.bos_rule(model))
+            state = look_at_model(model)
+            self._open = case, opening.open_checkpoint(model).starting(policy.bos_rule(model)), state
         return self._open[1]
 
     def close_model(self) -> None:
@@ -204,6 +206,9 @@ class AuditSession:
         budgets = (each.policy.budget for each in self.assignments.values() if each.policy.budget is not None)
         self.stopper = replace(self.stopper, budget=min(budgets, default=None))
         with report_progress(self.config, case.model) as progress, self.stopper.heeding_signals():
+            # What a test opened before may be another model by now.
+            if self._open and self._open[2] != look_at_model(assignment.policy.find_model(self._open[0].model)):
+                self.close_model()
             # A descendant is opened only when its files have been looked at, so it is kept open after.
             if case in self.kept_open and assignment.policy.find_model(case.model).parent is None:
                 self.open_model(case)

@@ -258,6 +258,14 @@ def keep_baseline(name: str, record: Record) -> Path:
     return path
 
 
+def find_baseline_file(named: str) -> Path:
+    """Return where the record of a baseline lies, named as for `open_baseline`; it need not be there."""
+    path = Path(named).expanduser()
+    if is_name(named) and ((kept := find_shelf() / f"{named}.json").is_file() or not path.is_dir()):
+        return kept
+    return path / "record.json" if (path / "record.json").is_file() else path
+
+
 def open_baseline(named: str) -> Record:
     """Read the record of a baseline.
 
@@ -266,12 +274,8 @@ def open_baseline(named: str) -> Record:
     Raises:
         RecordError: If there is none, or it cannot be used.
     """
-    path = Path(named).expanduser()
-    if is_name(named) and (kept := find_shelf() / f"{named}.json").is_file():
-        return read_record(kept)
-    if path.is_dir() and (path / "record.json").is_file():
-        return read_record(path / "record.json")
-    if not is_name(named):
+    path = find_baseline_file(named)
+    if path.is_file() or not is_name(named):
         return read_record(path)
     known = list_baselines()
     near = get_close_matches(named, known, n=1, cutoff=0.4)

@@ -3,6 +3,9 @@
 An entry's name is the sha256 of its question: everything that decides the answer, weights and program included.
 So nothing is ever out of date, two runs at once write the same bytes under the same name, and the folder can be
 deleted at any time. An entry that is damaged counts as none.
+
+The question says what the files held before they were measured. Until they have been looked at again the answers
+of an audit lie apart (`StagedCache`), where only an audit finds them whose files are in the very same state.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +23,16 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sw_audit.errors import OutputError
+from sw_audit.leftovers import clear, list_abandoned, name_temporary
 from sw_audit.record.arm import Arm, Purpose, QuantizeActivations, Smooth
 from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.store import check_writable, write_text
 
 FOLDER = Path(".sw-audit", "cache")
 """Where the cache is by default, in the working folder."""
+
+STAGED = "staged"
+"""Subfolder of answers of audits whose files have not been looked at again yet."""
 
 ARMS_AT_ONCE = 64
 """So many arms are measured before they are kept: each further pass measures the baseline once more."""
@@ -57,17 +66,20 @@ class Cache:
         `kind` says what it is, such as `arm`, and is a subfolder; `form` is its type: a fact, or dataclasses and
         tuples of plain values and facts.
         """
-        answer = self._read(kind, question, form)
+        answer = _read(self.folder / _name(kind, question), form)
         self.found.append(answer is not None)
         return answer
 
     def keep(self, kind: str, question: Question, answer: Any, form: Any = None) -> None:
         """Keep an answer; a cache that cannot be written to says why in `trouble` and keeps nothing more."""
+        self.write(self.folder / _name(kind, question), question, answer, form)
+
+    def write(self, place: Path, question: Question, answer: Any, form: Any) -> None:
+        """Write an entry somewhere in the folder; see `keep`."""
         if self.trouble is not None:
             return
         content = TypeAdapter(form or type(answer)).dump_python(answer, mode="json", by_alias=True)
         entry = {"form": _FORM, "question": question, "digest": _digest(content), "answer": content}
-        place = self._place(kind, question)
         try:
             check_writable(place.parent)
             if not (marker := self.folder / "CACHEDIR.TAG").exists():
@@ -77,18 +89,62 @@ class Cache:
         except OutputError as error:
             self.trouble = str(error)
 
-    def _place(self, kind: str, question: Question) -> Path:
-        name = _digest(question)
-        return self.folder / kind / name[:2] / f"{name}.json"
+    def stage(self, seen: str) -> StagedCache:
+        """Return the cache for one audit, all of whose files are in the state `seen`, in one word."""
+        return StagedCache(self, seen)
 
-    def _read(self, kind: str, question: Question, form: type[_T]) -> _T | None:
-        try:
-            entry = json.loads(self._place(kind, question).read_text(encoding="utf-8"))
-            if entry["form"] != _FORM or _digest(entry["answer"]) != entry["digest"]:
-                return None
-            return TypeAdapter(form).validate_json(json.dumps(entry["answer"]), strict=True)
-        except (OSError, ValueError, LookupError, TypeError, RecursionError, ValidationError):
-            return None
+
+class StagedCache:
+    """The cache as one audit adds to it: its answers lie apart until it is known that they are about its files.
+
+    An audit that is killed leaves them there. They are found again by one whose files are in the same state, for
+    then nothing changed from before the one until after the other, and it keeps them with its own.
+    """
+
+    def __init__(self, cache: Cache, seen: str) -> None:
+        self._cache, apart = cache, cache.folder / STAGED
+        self._own = apart / f"{seen[:32]}{name_temporary()}"
+        self._others = sorted(apart.glob(f"{seen[:32]}.*"))
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing more is kept; one line."""
+        return self._cache.trouble
+
+    def find(self, kind: str, question: Question, form: type[_T]) -> _T | None:
+        """Return an answer that was kept for good, or for files in this state; see `Cache.find`."""
+        name = _name(kind, question)
+        answer = self._cache.find(kind, question, form)
+        if answer is not None:
+            return answer
+        for folder in (self._own, *self._others):
+            if (staged := _read(folder / name, form)) is not None:
+                self._cache.found[-1] = True
+                if folder != self._own:
+                    self.keep(kind, question, staged, form)
+                return staged
+        return None
+
+    def keep(self, kind: str, question: Question, answer: Any, form: Any = None) -> None:
+        """Keep an answer until it is known what it is about; see `Cache.keep`."""
+        self._cache.write(self._own / _name(kind, question), question, answer, form)
+
+    def confirm(self) -> None:
+        """Keep for good what was kept so far, and let go of what earlier audits of these files have left."""
+        for entry in sorted(self._own.rglob("*.json")):
+            place = self._cache.folder / entry.relative_to(self._own)
+            # One that cannot be moved, or that another run has cleared meanwhile, is measured again.
+            with suppress(OSError):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                entry.replace(place)
+        clear(list_abandoned(self._others))
+        self.discard()
+
+    def discard(self) -> None:
+        """Let go of what was kept, for it may be about other files than the question says."""
+        shutil.rmtree(self._own, ignore_errors=True)
+        with suppress(OSError):
+            self._own.parent.rmdir()
 
 
 @dataclass(frozen=True)
@@ -104,7 +160,7 @@ class ArmCache:
         judged: The same, and what decides how much of the text is measured: limits, levels, confidence.
     """
 
-    cache: Cache | None = None
+    cache: Cache | StagedCache | None = None
     model: Question = field(default_factory=dict)
     text: Question = field(default_factory=dict)
     parent: Question = field(default_factory=dict)
@@ -119,6 +175,16 @@ class ArmCache:
         """Keep an answer; see `Cache.keep`."""
         if self.cache is not None:
             self.cache.keep(kind, question, answer, form)
+
+    def confirm(self) -> None:
+        """Keep for good what was kept: it is about the files that its questions tell of."""
+        if isinstance(self.cache, StagedCache):
+            self.cache.confirm()
+
+    def discard(self) -> None:
+        """Let go of what was kept: its files changed meanwhile."""
+        if isinstance(self.cache, StagedCache):
+            self.cache.discard()
 
     def recall(self, kind: str, question: Question, form: Any, make: Callable[[], _T]) -> _T:
         """Return the answer to a question, made and kept now unless it was kept before."""
@@ -197,6 +263,21 @@ def open_cache(folder: Path | None, *, asked: bool) -> Cache:
         if not (above.is_dir() and os.access(above, os.W_OK)):
             raise OutputError(f"cache {place}", "it cannot be written there", "name another folder, or --no-cache")
     return Cache(place)
+
+
+def _name(kind: str, question: Question) -> Path:
+    name = _digest(question)
+    return Path(kind, name[:2], f"{name}.json")
+
+
+def _read(place: Path, form: type[_T]) -> _T | None:
+    try:
+        entry = json.loads(place.read_text(encoding="utf-8"))
+        if entry["form"] != _FORM or _digest(entry["answer"]) != entry["digest"]:
+            return None
+        return TypeAdapter(form).validate_json(json.dumps(entry["answer"]), strict=True)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, ValidationError):
+        return None
 
 
 def _canonical(content: object) -> str:

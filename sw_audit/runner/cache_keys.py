@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sw_audit.checkpoint.digest import digest_manifest, digest_paths
-from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checks.registry import Need, find_checks, list_needs
 from sw_audit.corpus.choices import list_stop_words, read_choices
 from sw_audit.corpus.text import read_corpus
@@ -20,6 +19,7 @@ from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import list_versions
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_program
+from sw_audit.runner.watching import find_folders
 
 # What only decides how measurements are judged and shown, not what is measured.
 _JUDGED = ("waiver", "laws", "inconclusive", "expect", "confidence", "minimum_windows", "budget")
@@ -35,19 +35,21 @@ def open_arm_cache(
     checks: Collection[str],
     cache: Cache,
     *,
+    seen: str = "",
     saved: bool = False,
     progress: Progress = ignore_progress,
 ) -> ArmCache:
     """Say what the figures of a model rest on; where that cannot be told from files here, nothing is kept.
 
-    A model that runs code of its own is not kept, for that code may come from elsewhere. Progress is told while
-    files are digested.
+    A model that runs code of its own is not kept, for that code may come from elsewhere. `seen` is the state that
+    the files were in before they are digested here, see `WatchedFiles`. Progress is told while files are digested.
     """
     parent = policy.find_parent(model)
     texts = (policy.corpus, *(policy.descent.texts if parent else ()))
     try:
         content = describe_content(model, progress)
         origin = None if parent is None else describe_content(parent, progress)
+        merged = model.adapter and describe_content(ModelPolicy(source=model.adapter), progress)
         if content is None or (parent is not None and origin is None):
             return NO_CACHE
         items, baseline = read_choices(policy.corpus), find_baseline(policy, model)
@@ -69,6 +71,7 @@ def open_arm_cache(
             **about_model,
             **about_text,
             "asked": model.model_dump(mode="json"),
+            "adapter": merged,
             "parent": parent and {"asked": parent.model_dump(mode="json"), "content": origin},
             "checks": sorted(checks),
             "policy": describe_policy(policy, descends=parent is not None),
@@ -84,7 +87,7 @@ def open_arm_cache(
         return NO_CACHE  # measuring will say what is wrong
     judging = policy.model_dump(mode="json", by_alias=True, exclude={"models", "waivers"})
     judged = {**result, "judging": judging, "saved": saved}
-    return ArmCache(cache, about_model, about_text, _describe_parent(result), result, judged)
+    return ArmCache(cache.stage(seen), about_model, about_text, _describe_parent(result), result, judged)
 
 
 def _describe_parent(result: Mapping[str, Any]) -> Question:
@@ -104,13 +107,10 @@ def describe_content(model: ModelPolicy, progress: Progress = ignore_progress) -
     Raises:
         CheckpointError: If it is not there.
     """
-    folder = CheckpointFolder.require(model)
-    if model.trust_remote_code:
+    folders = find_folders(model)
+    if any(folder.policy.trust_remote_code for folder in folders):
         return None
-    own = digest_manifest(digest_paths(folder.contents, folder.path, progress))
-    base = folder.format.find_base(folder)
-    below = [] if base is None else describe_content(base, progress)
-    return None if below is None else [own, *below]
+    return [digest_manifest(digest_paths(folder.contents, folder.path, progress)) for folder in folders]
 
 
 def describe_policy(policy: Policy, *, descends: bool) -> dict[str, Any]:

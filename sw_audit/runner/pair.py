@@ -87,6 +87,12 @@ class Parents:
         self.passes = ParentPasses()
         self._asked: dict[Hashable, ParentResult] = {}
         self._last: tuple[ModelPolicy, Checkpoint, bool] | None = None
+        self._state = ""
+
+    def let_go_unless(self, state: str) -> None:
+        """Let go of the parent that is open unless its files are in the same state as before it was opened."""
+        if state != self._state:
+            self._last, self._state = None, state
 
     def open(self, model: ModelPolicy) -> tuple[Checkpoint, bool]:
         """Open a parent, and say whether it is in memory as a whole.

@@ -29,16 +29,17 @@ from sw_audit.corpus.text import check_corpus
 from sw_audit.errors import BrokenWeightsError
 from sw_audit.index.lookup import find_policy_model
 from sw_audit.measure.tasks import require_tasks
-from sw_audit.policy.policy import Policy
+from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import Tool, describe_environment
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.store import find_baseline
-from sw_audit.runner.cache import NO_CACHE, Cache
+from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache
 from sw_audit.runner.cache_keys import open_arm_cache
 from sw_audit.runner.pair import Pair, Parents, add_recovery, measure_pair, measure_recovery
 from sw_audit.runner.single import ModelAudit, measure_single
 from sw_audit.runner.text import settle_corpus
+from sw_audit.runner.watching import WatchedFiles
 from sw_audit.specimen.shipped import tell_expected
 from sw_audit.stopping import StoppedError, Stopper
 
@@ -126,8 +127,8 @@ def run_model(
         parents: Parents of the same run, which stay open for several descendants.
 
     Returns:
-        The model with its verdicts, or why it was not measured: its weights are not fit to be opened, or
-        `progress` raised `StoppedError`.
+        The model with its verdicts, or why it was not measured: its weights are not fit to be opened,
+        `progress` raised `StoppedError`, or a file changed while it was measured; then nothing of it is kept.
 
     Raises:
         KeyError: If the policy has no such model.
@@ -161,10 +162,40 @@ def _run_model(
     policy = expect_shipped(policy)
     model = policy.find_model(model_id)
     policy = settle_corpus(policy, model)
-    kept = NO_CACHE
-    if cache is not None:
-        progress("digesting", 0, 1)
-        kept = open_arm_cache(policy, model, checks, cache, saved=saved, progress=progress)
+    watched, kept = WatchedFiles(policy, model), NO_CACHE
+    progress = watched.watch(progress)
+    if parents is not None:
+        parents.let_go_unless(watched.parent)
+    try:
+        if cache is not None:
+            progress("digesting", 0, 1)
+            seen = watched.seen
+            kept = open_arm_cache(policy, model, checks, cache, seen=seen, saved=saved, progress=progress)
+        judged = _measure_and_judge(policy, model, checks, progress, kept, checkpoint, saved, parents)
+    except Exception:
+        if watched.find_change() is None:
+            kept.confirm()
+            raise
+    if (change := watched.find_change()) is not None:
+        kept.discard()
+        return fail_stopped(policy, model_id, checks, change)
+    kept.confirm()
+    if kept.cache is None or kept.cache.trouble is None or isinstance(judged, ModelFailure):
+        return judged
+    note = f"Nothing could be remembered for the next run: {kept.cache.trouble}."
+    return judged.model_copy(update={"notes": (*judged.notes, note)})
+
+
+def _measure_and_judge(
+    policy: Policy,
+    model: ModelPolicy,
+    checks: Sequence[str],
+    progress: Progress,
+    kept: ArmCache,
+    checkpoint: Checkpoint | None,
+    saved: bool,
+    parents: Parents | None,
+) -> ModelResult | ModelFailure:
     known = find_checks()
     asked = [name for name in checks if not is_left_out(known[name], policy)]
     audit, parent = ModelAudit(model, policy, asked, progress, kept, saved), policy.find_parent(model)
@@ -182,10 +213,7 @@ def _run_model(
         except StoppedError as stopped:
             measured = measured.model_copy(update={"stopped": stopped.reason})
         judged = judge_model(measured, policy, checks)
-    notes = [*judged.notes, *([] if recalled is None else [RECALLED])]
-    if kept.cache is not None and kept.cache.trouble is not None:
-        notes.append(f"Nothing could be remembered for the next run: {kept.cache.trouble}.")
-    return judged.model_copy(update={"notes": tuple(notes)})
+    return judged if recalled is None else judged.model_copy(update={"notes": (*judged.notes, RECALLED)})
 
 
 def measure_model(

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BASE = {"errors", "fact", "duration", "printable", "progress", "stopping", "policy", "record"}
+BASE = {"errors", "fact", "duration", "leftovers", "printable", "progress", "stopping", "policy", "record"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "printable": set(),
+    "leftovers": set(),
     "errors": {"printable"},
     "fact": set(),
     "duration": set(),
@@ -18,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stopping": {"duration", "progress"},
     "policy": {"errors", "fact", "duration", "printable", "checks"},
     "gguf_file": set(),
-    "record": {"errors", "fact", "policy", "printable"},
+    "record": {"errors", "fact", "leftovers", "policy", "printable"},
     "checks": BASE,
     "quantize": BASE,
     "specimen": BASE | {"quantize"},

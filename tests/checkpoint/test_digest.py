@@ -4,12 +4,13 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from sw_audit.checkpoint import digest
-from sw_audit.checkpoint.digest import digest_manifest, digest_paths
+from sw_audit.checkpoint.digest import FileState, digest_manifest, digest_paths, read_state
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
@@ -39,6 +40,8 @@ def test_a_file_is_digested_whole_whatever_its_length(
 
 def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = _fill(tmp_path, model__safetensors=b"first") / "model.safetensors"
+    later = time.time_ns() + 61 * 10**9
+    monkeypatch.setattr("sw_audit.checkpoint.digest.time.time_ns", lambda: later)
     first = digest_files(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", lambda *_, **__: pytest.fail("it was read again"))
@@ -46,6 +49,44 @@ def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytes
     file.write_bytes(b"other")
     os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1))
     assert digest_files(tmp_path)[0].sha256 == hashlib.sha256(b"other").hexdigest()
+
+
+def test_a_file_that_was_changed_just_now_is_read_again_for_a_second_change_may_bear_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _fill(tmp_path, model__safetensors=b"first") / "model.safetensors"
+    state = read_state(file)
+    monkeypatch.setattr(digest, "read_state", lambda _: state)
+    digest_files(tmp_path)
+    file.write_bytes(b"other")
+    assert digest_files(tmp_path)[0].sha256 == hashlib.sha256(b"other").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("changed", "settled"),
+    [(0, False), (-59.9, False), (-60.1, True), (5.5, False)],
+    ids=["now", "a second less than a minute ago", "more than a minute ago", "in the future"],
+)
+def test_a_state_proves_something_only_a_minute_after_the_change(changed: float, settled: bool) -> None:
+    now = 1_800_000_000 * 10**9 + 5
+    assert FileState(1, 2, 3, 4, now + int(changed * 1e9)).is_settled(now) is settled
+
+
+def test_whole_seconds_are_times_of_a_file_system_that_proves_nothing() -> None:
+    now = 1_800_000_000 * 10**9
+    assert not FileState(1, 2, 3, 4, now - 3600 * 10**9).is_settled(now)
+    assert FileState(1, 2, 3, 4, now - 3600 * 10**9 + 1).is_settled(now)
+
+
+def test_the_state_tells_of_a_change_whose_time_was_set_back(tmp_path: Path) -> None:
+    file = _fill(tmp_path, model__safetensors=b"first") / "model.safetensors"
+    before, times = read_state(file), file.stat()
+    time.sleep(0.02)  # more than the file system's clock takes for a tick
+    file.write_bytes(b"other")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = read_state(file)
+    assert after[:4] == before[:4]
+    assert after != before
 
 
 def test_progress_is_told_after_each_file_in_mebibytes(tmp_path: Path) -> None:

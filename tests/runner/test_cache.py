@@ -15,7 +15,7 @@ from sw_audit.errors import OutputError
 from sw_audit.record.arm import BASELINE, Arm, Custom, QuantizeActivations, Scale
 from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelResult
-from sw_audit.runner.cache import ARMS_AT_ONCE, NO_CACHE, ArmCache, Cache, digest_program, open_cache
+from sw_audit.runner.cache import ARMS_AT_ONCE, NO_CACHE, STAGED, ArmCache, Cache, digest_program, open_cache
 
 QUESTION = {"model": {"content": ["ab"]}, "seed": 0}
 
@@ -222,6 +222,40 @@ def test_a_model_of_another_name_remembers_under_its_own(cache: Cache) -> None:
     recall(memory, make_arms(1), Bench())
     assert {one.model for one in recall(memory, make_arms(1), bench, model_id="there")} == {"there"}
     assert bench.asked == []
+
+
+def test_what_an_audit_adds_is_nobody_elses_until_its_files_were_looked_at_again(cache: Cache) -> None:
+    mine = cache.stage("state")
+    mine.keep("evidence", QUESTION, make_evidence())
+    assert mine.find("evidence", QUESTION, ModelResult) == make_evidence()
+    assert cache.find("evidence", QUESTION, ModelResult) is None
+    assert cache.stage("another state").find("evidence", QUESTION, ModelResult) is None
+    mine.confirm()
+    assert cache.find("evidence", QUESTION, ModelResult) == make_evidence()
+    assert not (cache.folder / STAGED).exists()
+
+
+def test_what_a_killed_audit_left_serves_one_of_the_same_files_and_goes_when_that_ends(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.stage("state").keep("evidence", QUESTION, make_evidence())
+    monkeypatch.setattr("sw_audit.leftovers._is_running", lambda _: False)
+    again = cache.stage("state")
+    assert again.find("evidence", QUESTION, ModelResult) == make_evidence()
+    again.confirm()
+    assert cache.found == [True]
+    assert cache.find("evidence", QUESTION, ModelResult) == make_evidence()
+    assert not (cache.folder / STAGED).exists()
+
+
+def test_what_was_kept_of_files_that_changed_is_let_go_and_what_others_keep_is_not(cache: Cache) -> None:
+    mine, theirs = cache.stage("state"), cache.stage("state")
+    mine.keep("evidence", QUESTION, make_evidence())
+    theirs.keep("evidence", {"other": 1}, make_evidence())
+    mine.discard()
+    assert mine.find("evidence", QUESTION, ModelResult) is None
+    theirs.confirm()
+    assert len(list_entries(cache)) == 1
 
 
 def test_an_entry_carries_its_question_for_people_who_wonder(cache: Cache) -> None:
