@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from pydantic import Field
@@ -22,7 +24,6 @@ class ChangedSetting(Fact):
         parent: The parent's value as JSON; `None` where it has none.
         value: The value here, likewise.
         effect: What it decides.
-        allowed: Whether the policy lets it differ.
         note: What follows from it, a clause; empty where the values say it all.
     """
 
@@ -30,13 +31,16 @@ class ChangedSetting(Fact):
     parent: str | None
     value: str | None
     effect: SettingEffect
-    allowed: bool = False
     note: str = ""
 
     @property
     def serious(self) -> bool:
-        """Whether it decides something, and may not differ."""
-        return self.effect != "none" and not self.allowed
+        """Whether it decides something."""
+        return self.effect != "none"
+
+    def is_named(self, patterns: Iterable[str]) -> bool:
+        """Tell whether one of some glob patterns names it, such as those of `[descent] may_differ`."""
+        return any(fnmatchcase(self.key, pattern) for pattern in patterns)
 
 
 class ComparedSettings(Fact):
@@ -55,6 +59,11 @@ class ComparedSettings(Fact):
     texts: Index = 0
     conversations: Index = 0
     notes: tuple[str, ...] = ()
+
+    def list_serious(self, may_differ: Iterable[str]) -> tuple[ChangedSetting, ...]:
+        """List what decides something and is not named among what may differ."""
+        patterns = tuple(may_differ)
+        return tuple(changed for changed in self.changed if changed.serious and not changed.is_named(patterns))
 
 
 TensorChange = Literal[
@@ -174,8 +183,10 @@ class ComparedFiles(Fact):
     tensors: ComparedTensors | None = None
     merge: ReplayedMerge | None = None
 
-    @property
-    def serious(self) -> bool:
-        """Whether anything was found that alone would explain why the model cannot be opened or measured."""
-        settings = self.settings is not None and any(changed.serious for changed in self.settings.changed)
+    def is_serious(self, may_differ: Iterable[str]) -> bool:
+        """Tell whether anything was found that alone would explain why the model cannot be opened or measured.
+
+        Settings that a policy lets differ are no reason.
+        """
+        settings = self.settings is not None and bool(self.settings.list_serious(may_differ))
         return settings or (self.tensors is not None and self.tensors.serious)

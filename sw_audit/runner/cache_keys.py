@@ -118,6 +118,7 @@ def describe_policy(policy: Policy, *, descends: bool) -> dict[str, Any]:
     content: dict[str, Any] = policy.model_dump(mode="json", by_alias=True)
     for key in (*_JUDGED, *_BY_CONTENT):
         del content[key]
+    del content["descent"]["may_differ"]  # it only decides how settings are judged
     if not descends:
         content["descent"] = {key: content["descent"][key] for key in _PROMPTS}
     content["checks"] = {

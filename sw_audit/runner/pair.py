@@ -301,7 +301,7 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     try:
         return _open_beside(pair, origin, report, files)
     except CheckpointError as error:
-        if not files.serious:
+        if not files.is_serious(audit.policy.descent.may_differ):
             raise
         # What was found in the files says why: that is a verdict, and no input that cannot be used.
         return ModelFailure(model=model.id, message=str(error), weights=report, files=files)
