@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.formats.format import Format, find_packing, is_code, list_packings
-from sw_audit.checkpoint.lint_headers import look_at_headers, read_flaw
+from sw_audit.checkpoint.lint_gguf import scan_blocks
+from sw_audit.checkpoint.lint_headers import list_gguf, look_at_headers, read_flaw
 from sw_audit.checkpoint.stored import StoredTensors
 from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
 from sw_audit.errors import BrokenWeightsError, CheckpointError
@@ -54,6 +55,8 @@ def lint_checkpoint(policy: ModelPolicy, progress: Progress = ignore_progress) -
         look.flaws += _compare_tied(folder, stored)
         look.flaws += _compare_with_model(folder, stored)
     look.flaws += scan_values(folder, stored, progress)
+    for path in list_gguf(folder):
+        look.flaws += scan_blocks(path)
     return look.report()
 
 

@@ -7,12 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from sw_audit.checkpoint.bounds import refuse_excess
 from sw_audit.checkpoint.folder import INDEX, WEIGHTS, CheckpointFolder
 from sw_audit.checkpoint.formats.format import Format, is_code, list_packings
 from sw_audit.checkpoint.headers import FLOATS, DamagedFileError
+from sw_audit.checkpoint.lint_gguf import lint_layout
 from sw_audit.checkpoint.stored import StoredTensors, open_stored
 from sw_audit.checkpoint.surroundings import look_around
 from sw_audit.errors import BrokenWeightsError, CheckpointError
@@ -39,6 +41,8 @@ _REMEDIES: dict[FlawKind, str] = {
     "tied-weights": "set `tie_word_embeddings` in config.json to what the weights are, or leave one of them out",
     "digest": _AGAIN,
     "unquantized-experts": _WRITER,
+    "gguf-layout": _AGAIN,
+    "gguf-tokenizer": "convert the model to GGUF again, with its own tokenizer",
 }
 _DIGEST_LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
 
@@ -89,7 +93,14 @@ def look_at_headers(policy: ModelPolicy) -> Look:
     if folder.declared:
         flaws += compare_with_config(folder, stored)
     flaws += look_around(folder)
+    for path in list_gguf(folder):
+        flaws += lint_layout(path)
     return Look(folder, files, stored, flaws)
+
+
+def list_gguf(folder: CheckpointFolder) -> list[Path]:
+    """List the weight files that are GGUF, if anybody here can read them."""
+    return [path for path in folder.weight_files if path.suffix == ".gguf" and find_spec("gguf") is not None]
 
 
 def report_broken(error: BrokenWeightsError) -> WeightsReport:

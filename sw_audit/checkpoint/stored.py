@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -138,7 +139,9 @@ def _open_gguf(path: Path) -> TensorFile:
 
     def read(name: str) -> Tensor | None:
         try:
-            numbers = dequantize(tensors[name].data, tensors[name].tensor_type)
+            # What is not finite is told once, and not by a warning of numpy.
+            with np.errstate(all="ignore"):
+                numbers = dequantize(tensors[name].data, tensors[name].tensor_type)
         except NotImplementedError:
             return None
         # What is read is mapped and cannot be written to, which torch warns of.

@@ -106,7 +106,7 @@ class Cage:
         return {path.name for path in (self.folder.parent / "sang").iterdir()}
 
     def open(self, source: Path | None = None, **options: Any) -> dict[str, list[str]]:
-        """Inspect it, look at it, open it whole and layer by layer; what was said each time, and who was called."""
+        """Inspect it, look at it, open it whole and by layers; what was said each time, and who was called."""
         asked = json.dumps({"source": str(source or self.folder), **options})
         assert self.program.stdin is not None
         assert self.program.stdout is not None
