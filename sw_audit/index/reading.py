@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from sw_audit.errors import IndexFileError
 from sw_audit.fact import write_location
 from sw_audit.record.published import Impact, PublishedIndex, PublishedModel, PublishedWeight
+from sw_audit.toml_text import parse_toml
 
 MARK = "sw-audit-index"
 """The key that every index begins with; its value is the version of the form."""
@@ -65,8 +65,8 @@ def parse_index(text: str, origin: str) -> PublishedIndex:
     """
     asked = f"index {origin}"
     try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        document = parse_toml(text)
+    except ValueError as error:
         raise IndexFileError(asked, f"it is not TOML: {error}", _REMEDY) from error
     if MARK not in document:
         raise IndexFileError(asked, f"it is not an index: it lacks `{MARK} = 1`", _REMEDY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date
 from difflib import get_close_matches
@@ -17,6 +16,7 @@ from sw_audit.checks.registry import find_checks
 from sw_audit.errors import PolicyError
 from sw_audit.fact import Fact, write_location
 from sw_audit.policy.policy import Policy
+from sw_audit.toml_text import parse_toml
 
 _GONE = {"resamples": "there is no such key any more: intervals are computed and not drawn"}
 """Keys that earlier versions had."""
@@ -31,12 +31,12 @@ def read_policy(path: Path) -> Policy:
     """
     asked = f"policy {path}"
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        document = parse_toml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise PolicyError(asked, error.strerror or type(error).__name__, _INIT) from error
     except UnicodeDecodeError as error:
         raise PolicyError(asked, "it is not text in UTF-8", "save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise PolicyError(asked, f"it is not TOML: {error}", "correct it there") from error
     return parse_policy(document, str(path))
 
@@ -54,8 +54,13 @@ def parse_policy(data: Mapping[str, Any], origin: str) -> Policy:
     try:
         # Through JSON, for in strict mode pydantic reads tuples only from JSON. Dates, which JSON has
         # not, become tables, which no key accepts but the one that asks for a day.
-        text = json.dumps(_write_days(data), default=lambda value: {type(value).__name__: str(value)})
-        return Policy.model_validate_json(text, strict=True)
+        text = json.dumps(
+            _write_days(data), default=lambda value: {type(value).__name__: str(value)}, ensure_ascii=False
+        )
+        return Policy.model_validate_json(text.encode(), strict=True)
+    except UnicodeEncodeError as error:
+        asked = f"policy {origin}, {error.object[max(error.start - 40, 0) : error.end + 40]!r}"
+        raise PolicyError(asked, "this name is not text in UTF-8", "rename the file or folder") from error
     except ValidationError as error:
         first = error.errors(include_url=False)
         # An unknown key comes first: a misspelt one may well be why another is missing.
@@ -91,6 +96,8 @@ def _explain(error: ErrorDetails, origin: str) -> PolicyError:
         return PolicyError(asked, "it is missing", "add it")
     if error["type"] == "value_error":
         return PolicyError(asked, message, "correct it there")
+    if error["type"] == "json_invalid":
+        return PolicyError(asked, message[:1].lower() + message[1:], "write it in the form of a policy file")
     given = error["input"]
     shown = "a table" if isinstance(given, Mapping) else "a list" if isinstance(given, list) else repr(given)
     return PolicyError(asked, f"{shown} does not do", f"{message[:1].lower()}{message[1:]}")

@@ -5,11 +5,12 @@ Importing this costs nothing, for every run of pytest does.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from sw_audit.toml_text import parse_toml
 
 SUFFIX = ".swaudit.toml"
 """How the name of a policy file ends."""
@@ -190,7 +191,7 @@ def load_tool_table(pyproject: Path) -> Any:
     if not pyproject.is_file():
         return {}
     try:
-        document: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        tools = parse_toml(pyproject.read_text(encoding="utf-8")).get("tool", {})
+    except (OSError, ValueError):
         return None
-    return document.get("tool", {}).get("sw_audit", {})
+    return tools.get("sw_audit", {}) if isinstance(tools, dict) else None

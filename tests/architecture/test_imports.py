@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BASE = {"errors", "fact", "duration", "leftovers", "printable", "progress", "stopping", "policy", "record"}
+BASE = {
+    "errors", "fact", "duration", "leftovers", "printable", "progress", "stopping", "toml_text", "policy", "record",
+}  # fmt: skip
 
 MAY_IMPORT: dict[str, set[str]] = {
     "printable": set(),
     "leftovers": set(),
+    "toml_text": set(),
     "errors": {"printable"},
     "fact": set(),
     "duration": set(),
     "progress": {"duration"},
     "stopping": {"duration", "progress"},
-    "policy": {"errors", "fact", "duration", "printable", "checks"},
+    "policy": {"errors", "fact", "duration", "printable", "toml_text", "checks"},
     "gguf_file": set(),
     "record": {"errors", "fact", "leftovers", "policy", "printable"},
     "checks": BASE,
