@@ -15,10 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import typer
+
 from sw_audit.cli.junit import write_junit
 from sw_audit.cli.printing import Output, print_line, print_models, tabulate_verdicts
 from sw_audit.cli.progress import show_progress
+from sw_audit.defect import DEFECT, tell_defect
 from sw_audit.errors import AuditError
+from sw_audit.printable import printable_lines
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.store import write_text
 from sw_audit.runner import run
@@ -52,6 +56,7 @@ from sw_audit.stopping import Stopper, ignoring_interrupts, tell_stopping
 _PROCESSES = multiprocessing.get_context("spawn")
 _NOT_ENDED = "the run did not end"
 _ENDINGS = {PASSED: "PASSED", FAILED: "FAILED", INCONCLUSIVE: "INCONCLUSIVE", BAD_INPUT: "NOT COMPLETE"}
+_ENDINGS |= {DEFECT: "NOT COMPLETE"}
 
 
 @dataclass
@@ -62,7 +67,8 @@ class Outcome:
         models: What was measured and judged.
         failures: Why other models could not be.
         complaints: Why something could not be audited or written, a line each.
-        defects: Tracebacks of errors that nobody foresaw.
+        defects: What is told of errors that nobody foresaw, a line each.
+        tracebacks: Those of all errors, in debugging.
         remarks: What else is to be known, a line each.
         audited: The policies of which at least one model was audited, with their records.
         files: What was written, by kind.
@@ -72,6 +78,7 @@ class Outcome:
     failures: dict[Case, ModelFailure] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
+    tracebacks: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     audited: list[tuple[Assignment, Record]] = field(default_factory=list)
     files: list[tuple[str, Path]] = field(default_factory=list)
@@ -84,7 +91,7 @@ class Outcome:
     @property
     def code(self) -> int:
         """How the program exits."""
-        return conclude(self.records, complete=not (self.complaints or self.defects))
+        return DEFECT if self.defects else conclude(self.records, complete=not self.complaints)
 
     def complain(self, line: str) -> None:
         """Note why something could not be done, once."""
@@ -93,15 +100,21 @@ class Outcome:
 
     @contextmanager
     def noting(self, case: Case, *, debug: bool) -> Iterator[None]:
-        """Note why a model cannot be audited; a defect, or any error in debugging, with its traceback."""
+        """Note why a model cannot be audited."""
         try:
             yield
         except Exception as error:
             self.failures[case] = ModelFailure(model=case.model, message=tell_error(error))
-            if isinstance(error, AuditError) and not debug:
-                self.complain(tell_error(error))
-            else:
-                self.defects.append("".join(traceback.format_exception(error)).rstrip())
+            self.note(error)
+            if debug:
+                self.tracebacks.append("".join(traceback.format_exception(error)).rstrip())
+
+    def note(self, error: Exception) -> None:
+        """Note an error as what it is: one of the input is complained about, any other is a defect."""
+        if isinstance(error, AuditError):
+            self.complain(tell_error(error))
+        else:
+            self.defects.append(tell_defect(error))
 
 
 def audit_models(
@@ -295,8 +308,8 @@ def _write_files(audit: _Audit, settings: AuditSettings, junit: Path, root: Path
         written = write_record(record, unfinished.folder, settings, among)
         outcome.audited.append((assignment, record))
         outcome.files += written.files.items()
-        if written.trouble:
-            outcome.complain(written.trouble)
+        if written.error is not None:
+            outcome.note(written.error)
         outcome.remarks += [written.remark] if written.remark else []
     if outcome.audited:
         junit.parent.mkdir(parents=True, exist_ok=True)
@@ -328,5 +341,7 @@ def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool) -> None:
         model.stopped for record in outcome.records for model in record.models if model.stopped
     )
     told = [f"{reason}; what is not decided is inconclusive" for reason in stopped]
+    for trace in outcome.tracebacks:
+        typer.echo(printable_lines(trace), err=True)
     for line in [*told, *outcome.remarks, *outcome.complaints, *outcome.defects]:
         print_line(f"sw-audit: {line}", err=True)

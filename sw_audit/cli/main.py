@@ -14,9 +14,11 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from sw_audit import __version__
 from sw_audit.cli.groups import spread_groups
+from sw_audit.defect import DEFECT, tell_defect
 from sw_audit.errors import AuditError
 from sw_audit.stopping import SignalError, raising_signals
 
@@ -48,7 +50,8 @@ Finds the handful of scalars that a language model cannot live without, proves b
 and gates every compressed or fine-tuned descendant on still having them.
 
 Exit codes: 0 passed, 1 a check failed, 2 usage or input error, 3 inconclusive, stopped, or nothing
-audited or found in the index. A command that SIGTERM or SIGHUP ends exits with 143 or 129.
+audited or found in the index, 70 an error of sw-audit itself, whose traceback lies in a file
+that is named. A command that SIGTERM or SIGHUP ends exits with 143 or 129.
 """
 
 
@@ -56,7 +59,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class Commands(TyperGroup):
-    """The commands; whatever they raise on purpose ends in one line and exit code 2."""
+    """The commands; what they raise on purpose ends in one line and exit code 2, anything else in one and 70."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Load the command that is called."""
@@ -88,6 +91,13 @@ class Commands(TyperGroup):
             # What is still buffered would be complained about at exit, when nobody can catch it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE)
+        except (typer.Exit, typer.Abort, TyperException):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            typer.echo(f"sw-audit: {tell_defect(error)}", err=True)
+            ctx.exit(DEFECT)
 
 
 app = typer.Typer(

@@ -23,14 +23,19 @@ class WrittenRecord:
     Attributes:
         record: The record.
         files: `record`, and `report` and `baseline` if they were asked for.
-        trouble: Why a file could not be written, in one line; that file is not among `files`.
+        error: Why a file could not be written; that file is not among `files`.
         remark: Why a baseline was not kept though it could have been, in one line.
     """
 
     record: Record
     files: dict[str, Path] = field(default_factory=dict)
-    trouble: str | None = None
+    error: Exception | None = None
     remark: str | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why a file could not be written, in one line."""
+        return None if self.error is None else tell_error(self.error)
 
 
 def check_places(settings: AuditSettings) -> Cache | None:
@@ -140,7 +145,7 @@ def write_record(record: Record, folder: Path, settings: AuditSettings, among: s
             name = f"{settings.save}-{among}" if among else settings.save
             written.files["baseline"] = keep_baseline(name, record)
     except Exception as error:
-        written.trouble = tell_error(error)
+        written.error = error
     return written
 
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BASE = {
-    "errors", "fact", "duration", "leftovers", "printable", "progress", "stopping", "toml_text", "policy", "record",
-}  # fmt: skip
+BASE = {"errors", "fact", "duration", "printable", "progress", "stopping", "toml_text", "policy", "record"}
+BASE |= {"leftovers"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "printable": set(),
     "leftovers": set(),
     "toml_text": set(),
+    "defect": {"printable"},
     "errors": {"printable"},
     "fact": set(),
     "duration": set(),
@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "training": BASE | {"checkpoint", "critical", "locate", "measure", "checks"},
     "cli": BASE
-    | {"__init__", "checkpoint", "checks", "corpus", "export", "index", "locate", "runner", "specimen"},
+    | {"defect", "__init__", "checkpoint", "checks", "corpus", "export", "index", "locate", "runner", "specimen"},
     "sw_audit_reports": BASE | {"checks"},
     "pytest_sw_audit": BASE | {"__init__", "checkpoint", "checks", "runner"},
 }

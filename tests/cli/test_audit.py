@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 
 import pytest
 from support.fake_runner import CHECKS, count_statuses
@@ -103,18 +104,18 @@ def test_a_model_that_cannot_be_used_is_one_line_ends_with_2_and_does_not_stop_t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "code", "words"),
     [
-        (("--debug", "audit", "gone"), ("CheckpointError", "run_model")),
-        (("audit", "defect"), ("ZeroDivisionError: a defect that nobody foresaw",)),
+        (("--debug", "audit", "gone"), 2, ("CheckpointError", "run_model")),
+        (("--debug", "audit", "defect"), 70, ("ZeroDivisionError: a defect that nobody foresaw", "run_model")),
     ],
-    ids=["debug", "defect"],
+    ids=["input", "defect"],
 )
-def test_a_defect_and_in_debugging_any_error_shows_its_traceback_and_ends_with_2(
-    quick: Program, arguments: tuple[str, ...], words: tuple[str, ...]
+def test_in_debugging_any_error_of_a_model_shows_its_traceback(
+    quick: Program, arguments: tuple[str, ...], code: int, words: tuple[str, ...]
 ) -> None:
     ending = quick.run(*arguments, "--check=prune-collapses")
-    assert ending.code == 2
+    assert ending.code == code
     assert all(word in ending.err for word in words)
 
 
@@ -276,13 +277,14 @@ def test_a_name_that_two_models_share_is_one_line(quick: Program) -> None:
     assert "ID=SOURCE" in ending.err
 
 
-def test_a_page_that_cannot_be_drawn_ends_with_2_and_keeps_the_record(
+def test_a_page_that_cannot_be_drawn_is_a_defect_and_keeps_the_record(
     quick: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STANDIN_DEFECT", "render")
     ending = quick.run("audit", "llama-w4")
-    assert ending.code == 2
-    assert ending.complaints == ["sw-audit: ZeroDivisionError: a defect of the page"]
+    assert ending.code == 70
+    [complaint] = ending.complaints
+    assert complaint.startswith("sw-audit: an error of sw-audit itself, ZeroDivisionError: a defect of the page; ")
     assert quick.files() == ["sw-audit-out/junit.xml", "sw-audit-out/record.json"]
 
 
@@ -309,3 +311,20 @@ def test_several_policies_are_shown_together(quick: Program) -> None:
         "sw-audit-out/one/record.json",
         "sw-audit-out/two/record.json",
     ]
+
+
+def test_a_defect_of_one_model_is_one_line_and_a_file_ends_with_70_and_does_not_stop_the_others(
+    quick: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(quick.folder))
+    ending = quick.run("audit", "defect", "llama-w4", "--check=prune-collapses")
+    assert ending.code == 70
+    [line] = ending.complaints
+    [file] = quick.folder.glob("sw-audit-error-*.txt")
+    assert line == (
+        "sw-audit: an error of sw-audit itself, ZeroDivisionError: a defect that nobody foresaw; "
+        f"the traceback is in {file}; please report it"
+    )
+    assert "Traceback (most recent call last)" in file.read_text()
+    assert "run_model" in file.read_text()
+    assert [model.id for model in quick.record().results] == ["llama-w4"]

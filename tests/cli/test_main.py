@@ -5,14 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jsonschema
 import pytest
+import typer
 from support.evidence import make_record
 from support.program import COMMAND, Program
 
 from sw_audit import __version__
+from sw_audit.cli import main
 from sw_audit.cli.main import COMMANDS, load_command
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.reading import read_policy
@@ -175,3 +178,28 @@ def test_commands_that_need_no_model_start_without_torch(program: Program, argum
 def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
     for name, sentence in COMMANDS.items():
         assert " ".join(load_command(name).help.split("\n\n")[0].split()) == sentence
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_error_that_nobody_foresaw_is_one_line_and_ends_with_70_in_every_command(
+    program: Program, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("nobody foresaw it")
+
+    loaded = typer.Typer(add_completion=False)
+    loaded.command(command)(fail)
+    monkeypatch.setattr(main, "load_command", lambda _name: typer.main.get_command(loaded))
+    monkeypatch.setattr(tempfile, "tempdir", str(program.folder))
+    ending = program.run(command)
+    assert (ending.code, ending.out) == (70, "")
+    [line] = ending.complaints
+    assert line.startswith("sw-audit: an error of sw-audit itself, ZeroDivisionError: nobody foresaw it; ")
+    [file] = program.folder.glob("sw-audit-error-*.txt")
+    assert str(file) in line
+    assert "in fail" in file.read_text()
+    assert "in fail" in program.run("--debug", command).err
+
+
+def test_the_exit_code_of_a_defect_is_in_the_help(program: Program) -> None:
+    assert "70 an error of sw-audit itself" in " ".join(program.run("--help").out.split())
