@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
@@ -21,6 +20,7 @@ from sw_audit.checkpoint.formats.adapter import ADAPTER_CONFIG
 from sw_audit.checkpoint.formats.format import Format, find_format
 from sw_audit.checkpoint.headers import DamagedFileError, TensorHeader, read_header
 from sw_audit.errors import BrokenWeightsError, CheckpointError
+from sw_audit.leftovers import temporary_folder
 from sw_audit.policy.model_policy import ModelPolicy
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -159,9 +159,9 @@ class CheckpointFolder:
         if self.file is None or self.file.suffix != _GGUF:
             yield self.path
             return
-        with TemporaryDirectory() as place:
-            (Path(place) / self.file.name).symlink_to(self.file.resolve())
-            yield Path(place)
+        with temporary_folder() as place:
+            (place / self.file.name).symlink_to(self.file.resolve())
+            yield place
 
     def holds(self, name: str) -> bool:
         """Tell whether a file of that name belongs to it."""

@@ -24,7 +24,7 @@ from sw_audit.defect import DEFECT, tell_defect
 from sw_audit.errors import AuditError
 from sw_audit.printable import printable_lines
 from sw_audit.record.record import ModelFailure, ModelResult, Record
-from sw_audit.record.store import write_text
+from sw_audit.record.store import encode_record
 from sw_audit.runner import run
 from sw_audit.runner.assignments import Assignment, Case, assign_file, assign_options
 from sw_audit.runner.cache import Cache
@@ -43,12 +43,15 @@ from sw_audit.runner.explain import (
 )
 from sw_audit.runner.options import AuditSettings
 from sw_audit.runner.output import (
-    UnfinishedRecord,
+    RECORD,
+    REPORT,
+    UnfinishedFiles,
     check_places,
+    draft_record,
     is_baseline,
     name_folders,
     tell_error,
-    write_record,
+    write_drafts,
 )
 from sw_audit.runner.pair import Parents
 from sw_audit.stopping import Stopper, ignoring_interrupts, tell_stopping
@@ -148,8 +151,10 @@ def audit_models(
         _PROCESSES.RawValue("i", 0) if workers else ctypes.c_int(),
     )
     folders = name_folders(settings.out, [assignment.name for assignment in assignments])
-    places = [*zip(assignments, map(UnfinishedRecord, folders), strict=True)]
-    audit = _Audit(places, cache, stopper, debug=debug, quiet=quiet)
+    names = [RECORD, REPORT] if settings.report else [RECORD]
+    places = [(each, UnfinishedFiles(folder, *names)) for each, folder in zip(assignments, folders, strict=True)]
+    audit = _Audit(places, (junit, root), cache, stopper, debug=debug, quiet=quiet)
+    cases = UnfinishedFiles(junit.parent, junit.name)
     with stopper.heeding_signals(tell_stopping):
         for assignment, unfinished in places:
             audit.keep(assignment, unfinished)
@@ -157,15 +162,18 @@ def audit_models(
             _audit_in_processes(audit, workers)
         else:
             _audit_here(audit)
-        _write_files(audit, settings, junit, root)
+        _write_files(audit, settings)
+        if not audit.outcome.audited:
+            cases.take_back()
     return audit.outcome
 
 
 @dataclass
 class _Audit:
-    """What is audited, how, and what came of it so far."""
+    """What is audited, how, and what came of it so far; where JUnit XML goes, and what its names begin at."""
 
-    places: Sequence[tuple[Assignment, UnfinishedRecord]]
+    places: Sequence[tuple[Assignment, UnfinishedFiles]]
+    junit: tuple[Path, Path]
     cache: Cache | None
     stopper: Stopper
     debug: bool
@@ -174,7 +182,7 @@ class _Audit:
     parents: Parents = field(default_factory=Parents)
 
     @property
-    def cases(self) -> list[tuple[Assignment, UnfinishedRecord, Case]]:
+    def cases(self) -> list[tuple[Assignment, UnfinishedFiles, Case]]:
         """Every model, with its assignment and record."""
         return [(*place, case) for place in self.places for case in place[0].cases]
 
@@ -191,10 +199,14 @@ class _Audit:
             policy,
         )
 
-    def keep(self, assignment: Assignment, unfinished: UnfinishedRecord) -> None:
+    def keep(self, assignment: Assignment, unfinished: UnfinishedFiles) -> None:
         """Write the record as it stands, but where the run still reads the one of an earlier run there."""
-        if not is_baseline(assignment.policy.compare, unfinished.folder):
-            unfinished.write(self.compose(assignment))
+        if is_baseline(assignment.policy.compare, unfinished.folder):
+            return
+        texts, (junit, root) = {unfinished.folder / RECORD: encode_record(self.compose(assignment))}, self.junit
+        if junit.is_file() or not junit.exists():
+            texts[junit] = write_junit([(each, self.compose(each)) for each, _ in self.places], root)
+        unfinished.write(texts)
 
 
 def _audit_here(audit: _Audit) -> None:
@@ -298,23 +310,23 @@ def _share_cores(workers: int) -> Iterator[None]:
         del os.environ["OMP_NUM_THREADS"]
 
 
-def _write_files(audit: _Audit, settings: AuditSettings, junit: Path, root: Path) -> None:
-    outcome = audit.outcome
+def _write_files(audit: _Audit, settings: AuditSettings) -> None:
+    outcome, (junit, root), drafts = audit.outcome, audit.junit, []
     for assignment, unfinished in audit.places:
         if not any(case in outcome.models for case in assignment.cases):
             unfinished.take_back()
             continue
         record, among = audit.compose(assignment), assignment.name if len(audit.places) > 1 else None
-        written = write_record(record, unfinished.folder, settings, among)
+        drafts.append(draft_record(record, unfinished.folder, settings, among))
         outcome.audited.append((assignment, record))
+    if drafts:
+        drafts[-1].texts["junit"] = junit, write_junit(outcome.audited, root)
+        write_drafts(drafts)
+    for written in drafts:
         outcome.files += written.files.items()
         if written.error is not None:
             outcome.note(written.error)
         outcome.remarks += [written.remark] if written.remark else []
-    if outcome.audited:
-        junit.parent.mkdir(parents=True, exist_ok=True)
-        write_text(junit, write_junit(outcome.audited, root))
-        outcome.files.append(("junit", junit))
 
 
 def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool) -> None:

@@ -15,7 +15,7 @@ from sw_audit.policy.policy import Policy
 from sw_audit.policy.reading import overlay_policy, read_policy
 from sw_audit.record import rendering
 from sw_audit.record.record import Record
-from sw_audit.record.store import check_writable, encode_record, write_text
+from sw_audit.record.store import check_writable, encode_record, write_texts
 from sw_audit.runner import compare, run
 
 NOTHING_COMPARED = 3
@@ -113,10 +113,11 @@ def _split(names: str) -> list[str]:
 
 def _write(record: Record, folder: Path, report: bool) -> dict[str, Path]:
     files = {"record": folder / "record.json"}
-    write_text(files["record"], encode_record(record))
+    texts = {files["record"]: encode_record(record)}
     if report:
         files["report"] = folder / "report.html"
-        write_text(files["report"], rendering.render_record(record))
+        texts[files["report"]] = rendering.render_record(record)
+    write_texts(texts)
     return files
 
 

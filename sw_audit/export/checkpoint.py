@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from sw_audit import __version__
 from sw_audit.arms.matrices import index_scalars
@@ -17,7 +18,7 @@ from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import PolicyError
-from sw_audit.export.folder import add_metadata, whole_folder, write_card
+from sw_audit.export.folder import add_metadata, write_card
 from sw_audit.export.packing import pack_model_, require_packable
 from sw_audit.policy.recipe import Recipe, count_bits
 from sw_audit.policy.targets import is_targeted, match_targets
@@ -27,6 +28,7 @@ from sw_audit.quantize.rtn import round_to_nearest
 from sw_audit.record.address import AddressGroup, WeightAddress, group_addresses
 from sw_audit.record.arm import Quantize
 from sw_audit.record.checkpoint import Export, Form, HeldWeight
+from sw_audit.record.store import whole_folder
 
 METADATA_KEY = "sw_audit"
 _COPIED = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".py"}
@@ -195,12 +197,13 @@ def _read_values(matrix: Matrix, groups: Sequence[AddressGroup]) -> Iterator[Hel
 
 
 def _write_model(model: Any, order: ExportOrder, parameters: frozenset[str], folder: Path) -> None:
-    if order.form == "dense":
+    compressor = None if order.form == "dense" else pack_model_(model, order.recipe, parameters)
+    try:
         model.save_pretrained(folder)
-        return
-    compressor = pack_model_(model, order.recipe, parameters)
-    model.save_pretrained(folder)
-    compressor.update_config(str(folder))
+    except SafetensorError as error:
+        raise OSError(str(error)) from error  # a full disk, as the library tells it
+    if compressor is not None:
+        compressor.update_config(str(folder))
 
 
 def _copy_small_files(source: CheckpointFolder, folder: Path) -> None:

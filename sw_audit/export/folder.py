@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from sw_audit.errors import OutputError
@@ -33,34 +31,6 @@ def check_place(folder: Path, source: Path | None, *, force: bool) -> None:
         raise OutputError(asked, "it is not empty", "choose another folder, or replace it with --force")
 
 
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder to write into, which takes its name once everything in it is written.
-
-    What was there under that name before is let go only then; after an exception it is still there.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    target = folder.resolve()
-    draft, former = _name_beside(target, "tmp"), _name_beside(target, "old")
-    try:
-        draft.mkdir()
-        yield draft
-        if target.exists():
-            target.rename(former)
-        draft.rename(target)
-    except OSError as error:
-        raise OutputError(
-            f"output folder {folder}", error.strerror or str(error), "choose a place that can be written to"
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        if former.exists() and not target.exists():
-            former.rename(target)
-        shutil.rmtree(former, ignore_errors=True)
-
-
 def add_metadata(path: Path, entries: Mapping[str, str]) -> None:
     """Add entries to the metadata of a safetensors file; the tensors stay as they are, byte for byte."""
     written = path.with_name(f".{path.name}.tmp")
@@ -73,10 +43,6 @@ def add_metadata(path: Path, entries: Mapping[str, str]) -> None:
         new.write(len(text).to_bytes(8, "little") + text)
         shutil.copyfileobj(old, new, 1 << 24)
     written.replace(path)
-
-
-def _name_beside(folder: Path, ending: str) -> Path:
-    return folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.{ending}")
 
 
 _FORMS = {

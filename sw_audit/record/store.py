@@ -6,8 +6,11 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
+from errno import EISDIR
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +19,7 @@ from pydantic import ValidationError
 
 from sw_audit.errors import OutputError, RecordError
 from sw_audit.fact import write_location
+from sw_audit.leftovers import clear, list_abandoned, name_temporary
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import Policy
 from sw_audit.record.baseline import Baseline
@@ -108,21 +112,93 @@ EMBEDDED_ID = "sw-audit-record"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text so that the file is either the old one or the whole new one, whatever happens.
-
-    The text goes to a temporary file beside it, which takes its name only once it is safely on disk. Its folder
-    must exist; a device or pipe is written to directly. UTF-8, with line ends as they are.
+    """Write a text so that the file is either the old one or the whole new one; see `write_texts`.
 
     Raises:
         OutputError: If it cannot be written.
     """
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write texts that belong together: none takes the name of its file before all are safely on disk.
+
+    So each file is at every moment the old one or the whole new one, and where one cannot be written all are the
+    old ones. Each text goes to a temporary file beside its own, in a folder that must exist; what killed processes
+    have left there is taken away. Devices and pipes are written to directly, at the end. UTF-8, with line ends as
+    they are.
+
+    Raises:
+        OutputError: If one cannot be written.
+    """
+    drafts: dict[Path, Path] = {}
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_text(text, encoding="utf-8", newline="")
-            return
-        _replace(path.resolve(), text)
+        for path, text in texts.items():
+            if not _is_device(path):
+                with _telling(path):
+                    drafts[path] = path.resolve().with_name(name_temporary())
+                    clear(list_abandoned(drafts[path].parent.iterdir()))
+                    _write_draft(drafts[path], path, text)
+        for path, draft in drafts.items():
+            with _telling(path):
+                draft.replace(path.resolve())
+        for path in texts.keys() - drafts.keys():
+            with _telling(path):
+                path.write_text(texts[path], encoding="utf-8", newline="")
+    finally:
+        clear(drafts.values())
+
+
+def _write_draft(draft: Path, path: Path, text: str) -> None:
+    # Not tempfile: its files are private to the user, and a report is for others, as the umask has it.
+    if path.is_dir():
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+    with draft.open("x", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OutputError(f"output {path}", _reason(error), "choose a place that can be written to") from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder to write into, which takes its name once everything in it is written.
+
+    What was there under that name before is let go only then; after an exception it is still there.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    target = folder.resolve()
+    draft = target.with_name(name_temporary())
+    former = target.with_name(f".{target.name}.{secrets.token_hex(8)}.old")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        clear(list_abandoned(target.parent.iterdir()))
+        draft.mkdir()
+        yield draft
+        if target.exists():
+            target.rename(former)
+        draft.rename(target)
+    except OSError as error:
+        reason = str(error.args[0][0][-1]) if isinstance(error, shutil.Error) else _reason(error)
+        raise OutputError(f"output folder {folder}", reason, "choose a place that can be written to") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        if former.exists() and not target.exists():
+            former.rename(target)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def check_writable(folder: Path) -> None:
@@ -131,7 +207,7 @@ def check_writable(folder: Path) -> None:
     Raises:
         OutputError: If it cannot be created or written to.
     """
-    probe = folder / f".sw-audit-{secrets.token_hex(8)}.tmp"
+    probe = folder / name_temporary()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch(exist_ok=False)
@@ -185,22 +261,8 @@ class _RecordFinder(HTMLParser):
             self.text = (self.text or "") + data
 
 
-def _replace(path: Path, text: str) -> None:
-    # Not tempfile: its files are private to the user, and a report is for others, as the umask has it.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__
+    return error.strerror or str(error) or type(error).__name__
 
 
 FOLDER = Path(".sw-audit", "baselines")
@@ -248,13 +310,23 @@ def keep_baseline(name: str, record: Record) -> Path:
     Raises:
         OutputError: If the name or the place cannot be used, or the record holds no model that was measured.
     """
+    path = place_baseline(name, record)
+    write_text(path, encode_record(record))
+    return path
+
+
+def place_baseline(name: str, record: Record) -> Path:
+    """Return where a record is kept under a name, in a folder that can be written to.
+
+    Raises:
+        OutputError: If the name or the place cannot be used, or the record holds no model that was measured.
+    """
     check_name(name)
     if not any(result.unedited for result in record.results):
         remedy = "look at why the model could not be audited, then save again"
         raise OutputError(f"baseline {name!r}", "no model was measured, so there is nothing to keep", remedy)
     path = find_shelf() / f"{name}.json"
     check_writable(path.parent)
-    write_text(path, encode_record(record))
     return path
 
 

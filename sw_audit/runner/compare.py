@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -26,6 +25,7 @@ from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.protocol import describe_protocol, list_cautions
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import cut_calibration, window_corpus, window_prompt
+from sw_audit.leftovers import temporary_folder
 from sw_audit.locate.controls import count_weights
 from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.calibration import NOTHING_SEEN
@@ -80,7 +80,7 @@ def compare_quantizers(
     checkpoint = open_checkpoint(model).starting(policy.bos_rule(model))
     with ExitStack() as stack:
         stack.enter_context(quiet_libraries())
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sw-audit-")))
+        scratch = stack.enter_context(temporary_folder())
         evidence = _gather(checkpoint, model, policy, chosen, scratch, progress)
     seconds = time.perf_counter() - started
     return compose_record([evidence.model_copy(update={"seconds": seconds})], asked)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sw_audit.errors import AuditError, OutputError
+from sw_audit.leftovers import clear, clear_leftovers
 from sw_audit.printable import printable
 from sw_audit.record import rendering
 from sw_audit.record.record import Record
-from sw_audit.record.store import check_name, check_writable, encode_record, keep_baseline, write_text
+from sw_audit.record.store import (
+    check_name,
+    check_writable,
+    encode_record,
+    find_shelf,
+    place_baseline,
+    write_texts,
+)
 from sw_audit.runner.cache import Cache, open_cache
 from sw_audit.runner.options import AuditSettings
+
+RECORD, REPORT = "record.json", "report.html"
 
 
 @dataclass
@@ -22,12 +32,14 @@ class WrittenRecord:
 
     Attributes:
         record: The record.
-        files: `record`, and `report` and `baseline` if they were asked for.
+        texts: What is to be written where, by kind; see `files`.
+        files: What was written: `record`, and `report` and `baseline` if they were asked for.
         error: Why a file could not be written; that file is not among `files`.
         remark: Why a baseline was not kept though it could have been, in one line.
     """
 
     record: Record
+    texts: dict[str, tuple[Path, str]] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     error: Exception | None = None
     remark: str | None = None
@@ -40,6 +52,8 @@ class WrittenRecord:
 
 def check_places(settings: AuditSettings) -> Cache | None:
     """Complain before anything is measured about what could not be written after; return the cache.
+
+    What processes that were killed have left in these folders is taken away.
 
     Raises:
         OutputError: If the output folder cannot be written, a baseline cannot have the name or be written, or a
@@ -55,6 +69,7 @@ def check_places(settings: AuditSettings) -> Cache | None:
                 place.rmdir()
     if settings.save is not None:
         check_name(settings.save)
+    clear_leftovers(out, find_shelf())
     return open_cache(settings.cache, asked=settings.cache is not None) if settings.caching else None
 
 
@@ -80,41 +95,36 @@ def name_folders(out: Path, names: Sequence[str]) -> list[Path]:
     ]
 
 
-def save_record(record: Record, folder: Path) -> Path:
-    """Write a record into a folder, and return its place.
+class UnfinishedFiles:
+    """Files of a run while it goes on, so that there are some however the run ends.
 
-    Raises:
-        OutputError: If it cannot be written.
+    Attributes:
+        folder: Where the record lies.
     """
-    check_writable(folder)
-    path = folder / "record.json"
-    write_text(path, encode_record(record))
-    return path
 
-
-class UnfinishedRecord:
-    """A record in a folder while its run goes on, so that there is one however the run ends."""
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *names: str) -> None:
         self.folder = folder
         self._missing = [place for place in (folder, *folder.parents) if not place.exists()]
-        self._before: str | None = None
-        with suppress(OSError, UnicodeDecodeError):
-            self._before = (folder / "record.json").read_text(encoding="utf-8")
+        self._before: dict[Path, str | None] = {folder / name: None for name in names}
+        for path in self._before:
+            with suppress(OSError, UnicodeDecodeError):
+                self._before[path] = path.read_text(encoding="utf-8")
 
-    def write(self, record: Record) -> None:
-        """Write the record as it stands; that it cannot be written is told at the end of the run."""
-        with suppress(OutputError):
-            save_record(record, self.folder)
+    def write(self, texts: Mapping[Path, str]) -> None:
+        """Write files as they stand, and take away those of an earlier run that would not go with them.
+
+        That they cannot be written is told at the end of the run.
+        """
+        with suppress(OutputError, OSError):
+            _write_together(texts)
+            for path in self._before.keys() - texts.keys():
+                path.unlink(missing_ok=True)
 
     def take_back(self) -> None:
         """Leave the folder as it was before the run."""
-        path = self.folder / "record.json"
         with suppress(OSError, OutputError):
-            if self._before is not None:
-                write_text(path, self._before)
-                return
-            path.unlink(missing_ok=True)
+            write_texts({path: text for path, text in self._before.items() if text is not None})
+            clear(path for path, text in self._before.items() if text is None)
             for place in self._missing:
                 place.rmdir()
 
@@ -126,7 +136,14 @@ def is_baseline(compare: str | None, folder: Path) -> bool:
 
 
 def write_record(record: Record, folder: Path, settings: AuditSettings, among: str | None = None) -> WrittenRecord:
-    """Write a record, its report, and the baseline that it is to be kept as.
+    """Write a record, its report, and the baseline that it is to be kept as; see `draft_record`."""
+    written = draft_record(record, folder, settings, among)
+    write_drafts([written])
+    return written
+
+
+def draft_record(record: Record, folder: Path, settings: AuditSettings, among: str | None = None) -> WrittenRecord:
+    """Make the texts of a record, its report, and the baseline that it is to be kept as.
 
     What goes wrong is told by the result and not raised: a long measurement is not to be lost over a page. Where
     there are several records, `among` is the name of this one's policy, which its baseline bears too. A run that
@@ -135,18 +152,42 @@ def write_record(record: Record, folder: Path, settings: AuditSettings, among: s
     written = WrittenRecord(record)
     stopped = next((model.stopped for model in record.models if model.stopped is not None), None)
     try:
-        written.files["record"] = save_record(record, folder)
+        text = encode_record(record)
+        written.texts["record"] = folder / RECORD, text
         if settings.report:
-            write_text(folder / "report.html", rendering.render_record(record, "html"))
-            written.files["report"] = folder / "report.html"
+            written.texts["report"] = folder / REPORT, rendering.render_record(record, "html")
         if settings.save and stopped is not None:
             written.remark = f"baseline {settings.save!r} was not kept, for {stopped}"
         elif settings.save:
             name = f"{settings.save}-{among}" if among else settings.save
-            written.files["baseline"] = keep_baseline(name, record)
+            written.texts["baseline"] = place_baseline(name, record), text
     except Exception as error:
         written.error = error
     return written
+
+
+def write_drafts(drafts: Sequence[WrittenRecord]) -> None:
+    """Write the files of one run: all together, or, where one cannot be written, each that can be."""
+    try:
+        _write_together({path: text for draft in drafts for path, text in draft.texts.values()})
+    except OutputError:
+        for draft in drafts:
+            for kind, (path, text) in draft.texts.items():
+                try:
+                    _write_together({path: text})
+                except OutputError as error:
+                    draft.error = draft.error or error
+                else:
+                    draft.files[kind] = path
+    else:
+        for draft in drafts:
+            draft.files = {kind: path for kind, (path, _) in draft.texts.items()}
+
+
+def _write_together(texts: Mapping[Path, str]) -> None:
+    for folder in dict.fromkeys(path.parent for path in texts if not path.exists() or path.is_file()):
+        check_writable(folder)
+    write_texts(texts)
 
 
 def tell_error(error: Exception) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sw_audit.errors import OutputError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
+from sw_audit.record.store import whole_folder
 from sw_audit.specimen.forward import Shape, collect_weights, make_rotation, run_layers
 from sw_audit.specimen.language import tell_stories
 from sw_audit.specimen.shipped import require_new_folder, specimen_path
@@ -66,13 +67,9 @@ def write_demo(directory: Path | str) -> tuple[Path, ...]:
             written.
     """
     target = Path(directory)
-    asked = f"write the demonstration into {target}"
-    require_new_folder(target, asked)
-    try:
-        return tuple(_write_files(target))
-    except OSError as error:
-        remedy = "choose a place that can be written to"
-        raise OutputError(asked, error.strerror or type(error).__name__, remedy) from error
+    require_new_folder(target, f"write the demonstration into {target}")
+    with whole_folder(target) as draft:
+        return tuple(target / path.relative_to(draft) for path in _write_files(draft))
 
 
 def _write_files(target: Path) -> Iterator[Path]:
@@ -85,7 +82,10 @@ def _write_files(target: Path) -> Iterator[Path]:
     for descendant in DESCENDANTS:
         folder = target / descendant.name
         shutil.copytree(parent, folder, ignore=shutil.ignore_patterns(_WEIGHTS, "README.md"))
-        save_file(descendant.make(tensors), folder / _WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(descendant.make(tensors), folder / _WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error  # a full disk, as the library tells it
         # safetensors writes for the owner alone; a file to try things with must be readable by others too.
         (folder / _WEIGHTS).chmod(0o644)
         yield folder

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sw_audit.errors import InputError
+from sw_audit.record.store import whole_folder
 
 _DATA = Path(__file__).parent / "data"
 
@@ -49,14 +50,15 @@ def write_specimen(directory: Path | str) -> list[Path]:
         The files written, sorted.
 
     Raises:
-        InputError: If `directory` is a file or holds anything already; nothing is written then.
+        InputError: If `directory` is a file or holds anything already, or cannot be written.
     """
     target = Path(directory)
     require_new_folder(target, f"write the specimen into {target}")
-    shutil.copytree(specimen_path(), target / "specimen")
-    shutil.copytree(control_path(), target / "control")
-    shutil.copy2(corpus_path(), target)
-    shutil.copy2(choices_path(), target)
+    with whole_folder(target) as draft:
+        shutil.copytree(specimen_path(), draft / "specimen")
+        shutil.copytree(control_path(), draft / "control")
+        shutil.copy2(corpus_path(), draft)
+        shutil.copy2(choices_path(), draft)
     return sorted(path for path in target.rglob("*") if path.is_file())
 
 

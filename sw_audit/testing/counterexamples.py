@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
-from tempfile import TemporaryDirectory
 
 from hypothesis import HealthCheck, Phase, Verbosity, configuration, find, settings
 from hypothesis.errors import NoSuchExample
@@ -14,6 +13,7 @@ from hypothesis.strategies import SearchStrategy
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
+from sw_audit.leftovers import temporary_folder
 from sw_audit.locate.trace import find_break, trace_prompts
 from sw_audit.record.location import BreakingPrompt, Location, PromptSearch, PromptTrace
 from sw_audit.testing.strategies import prompts
@@ -152,8 +152,8 @@ def search_prompts(
 def _discard_notes() -> Iterator[None]:
     """Keep hypothesis from leaving a folder of its own where the audit is run."""
     home = getattr(configuration, "__hypothesis_home_directory", None)
-    with TemporaryDirectory() as folder:
-        configuration.set_hypothesis_home_dir(folder)
+    with temporary_folder() as folder:
+        configuration.set_hypothesis_home_dir(str(folder))
         try:
             yield
         finally:

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import errno
+import os
 import re
+import shutil
 import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from support.fake_runner import CHECKS, count_statuses
 from support.program import Program
 
+from sw_audit.record import store
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.verdict import Status
 
@@ -122,7 +128,7 @@ def test_in_debugging_any_error_of_a_model_shows_its_traceback(
 def test_a_run_that_ends_at_once_is_one_line_ends_with_2_and_leaves_the_record_as_it_stood(quick: Program) -> None:
     ending = quick.run("audit", "llama-w4", "interrupt", "llama-w8")
     assert (ending.code, ending.out, ending.err) == (2, "", "sw-audit: interrupted\n")
-    assert quick.files() == ["sw-audit-out/record.json"]
+    assert quick.files() == ["sw-audit-out/junit.xml", "sw-audit-out/record.json"]
     done, *others = quick.record().models
     assert (done.id, len(done.verdicts), done.stopped) == ("llama-w4", CHECKS, None)
     assert [model.stopped for model in others] == ["the run did not end"] * 2
@@ -311,6 +317,41 @@ def test_several_policies_are_shown_together(quick: Program) -> None:
         "sw-audit-out/one/record.json",
         "sw-audit-out/two/record.json",
     ]
+
+
+@pytest.mark.parametrize("lasting", [True, False], ids=["from then on", "once"])
+def test_a_disk_that_is_full_at_any_write_leaves_whole_files_and_one_line(
+    quick: Program, monkeypatch: pytest.MonkeyPatch, lasting: bool
+) -> None:
+    asked = ("audit", "llama-w4", "llama-w8", "--save=mine", "--junit=cases.xml", "-q")
+    assert quick.run(*asked).code == 0
+    names = [*quick.files()]
+    assert len(names) == 4
+    real, writes, full_at = store._write_draft, [0], [0]
+
+    def write(draft: Path, path: Path, text: str) -> None:
+        writes[0] += 1
+        if writes[0] == full_at[0] or (lasting and writes[0] > full_at[0]):
+            draft.write_text(text[: len(text) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(draft, path, text)
+
+    monkeypatch.setattr(store, "_write_draft", write)
+    while writes[0] >= full_at[0]:
+        writes[0], full_at[0] = 0, full_at[0] + 1
+        shutil.rmtree(quick.folder / ".sw-audit/cache", ignore_errors=True)
+        ending = quick.run(*asked)
+        told = [line for line in ending.complaints if "No space left on device" in line]
+        if lasting and full_at[0] <= writes[0]:
+            assert (ending.code, len(told), ending.complaints) == (2, 1, told)
+        else:
+            assert (ending.code, ending.complaints) == (0, [])
+        assert set(quick.files()) <= set(names)
+        assert quick.record().models
+        assert quick.record(".sw-audit/baselines/mine.json").models
+        assert ElementTree.parse(quick.folder / "cases.xml").getroot().tag == "testsuites"  # noqa: S314
+        assert not [path for path in quick.folder.rglob("*.tmp") if path.is_file()]
+    assert full_at[0] > 8
 
 
 def test_a_defect_of_one_model_is_one_line_and_a_file_ends_with_70_and_does_not_stop_the_others(

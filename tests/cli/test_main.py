@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import jsonschema
@@ -178,6 +180,24 @@ def test_commands_that_need_no_model_start_without_torch(program: Program, argum
 def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
     for name, sentence in COMMANDS.items():
         assert " ".join(load_command(name).help.split("\n\n")[0].split()) == sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["specimen out", "demo out", "quantize specimen --recipe=int4/row -o out -q"])
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(program: Program, command: str) -> None:
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (40_000, 40_000))  # no file may be longer
+    run = subprocess.run(
+        [*COMMAND, *command.split()],
+        cwd=program.folder,
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+        check=False,
+    )
+    complaint = "sw-audit: output folder out: "
+    assert (run.returncode, len(run.stderr.splitlines()), run.stderr.startswith(complaint)) == (2, 1, True)
+    assert "File too large" in run.stderr
+    assert list(program.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -38,7 +38,9 @@ from sw_audit.record.store import (
     list_baselines,
     open_baseline,
     read_record,
+    whole_folder,
     write_text,
+    write_texts,
 )
 from sw_audit.record.upgrades import CURRENT, upgrade_document
 from sw_audit.record.verdict import Status, Verdict
@@ -401,6 +403,41 @@ def test_a_process_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> N
     assert path.read_text() == "old"
 
 
+def test_of_files_that_belong_together_none_is_new_where_one_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text("old")
+    (tmp_path / "junit.xml").mkdir()
+    with pytest.raises(OutputError, match=r"junit\.xml: Is a directory"):
+        write_texts({tmp_path / "record.json": "new", tmp_path / "junit.xml": "new"})
+    assert (tmp_path / "record.json").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["junit.xml", "record.json"]
+
+
+@pytest.mark.parametrize("moment", ["write", "move"])
+def test_a_process_killed_between_two_of_them_leaves_the_old_ones_and_the_next_write_clears_what_it_left(
+    tmp_path: Path, moment: str
+) -> None:
+    names = ("record.json", "report.html", "junit.xml")
+    for name in names:
+        (tmp_path / name).write_text("old")
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from sw_audit.record import store\n"
+        "left = [1, 1]\n"
+        "def kill(*_): left and left.pop() and (left or os.kill(os.getpid(), signal.SIGKILL))\n"
+        f"{'store.os.fsync' if moment == 'write' else 'Path.resolve'} = kill\n"
+        "store.write_texts({Path(name): 'new' * 100_000 for name in sys.argv[1:]})\n"
+    )
+    if moment == "move":
+        program = program.replace("Path.resolve = kill", "Path.replace = lambda *_: os.kill(os.getpid(), 9)")
+    done = subprocess.run([sys.executable, "-c", program, *names], check=False, cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL
+    assert [(tmp_path / name).read_text() for name in names] == ["old"] * 3
+    assert len(list(tmp_path.iterdir())) > 3
+    write_text(tmp_path / "record.json", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
 @pytest.mark.parametrize("parts", [("missing", "record.json"), ("file", "record.json"), ("folder",)])
 def test_a_place_that_cannot_be_written_to_is_one_clear_line(tmp_path: Path, parts: tuple[str, ...]) -> None:
     (tmp_path / "file").write_text("x")
@@ -584,3 +621,25 @@ def test_a_run_that_measured_nothing_is_not_kept() -> None:
 
 def test_nothing_is_compared_unless_it_is_asked_for() -> None:
     assert find_baseline(policy(compare=None), policy().models[0]) is None
+
+
+def write_half(folder: Path) -> float:
+    with whole_folder(folder) as draft:
+        (draft / "new").write_text("y")
+        return 1 / 0
+
+
+def list_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "old").write_text("x")
+    with pytest.raises(ZeroDivisionError):
+        write_half(folder)
+    assert (list_names(tmp_path), list_names(folder)) == (["out"], ["old"])
+    with whole_folder(folder) as draft:
+        (draft / "new").write_text("y")
+    assert (list_names(tmp_path), list_names(folder)) == (["out"], ["new"])

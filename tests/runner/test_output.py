@@ -9,7 +9,7 @@ import pytest
 from support.evidence import compose
 
 from sw_audit.errors import OutputError
-from sw_audit.record.store import read_record
+from sw_audit.record.store import encode_record, read_record
 from sw_audit.runner import output
 from sw_audit.runner.options import AuditSettings
 
@@ -60,8 +60,8 @@ def test_a_record_that_is_taken_back_leaves_what_was_there_before(tmp_path: Path
     if before is not None:
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(before)
-    unfinished = output.UnfinishedRecord(folder)
-    unfinished.write(compose())
+    unfinished = output.UnfinishedFiles(folder, "record.json")
+    unfinished.write({unfinished.folder / "record.json": encode_record(compose())})
     assert read_record(folder / "record.json") == compose()
     unfinished.take_back()
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -71,8 +71,8 @@ def test_a_record_that_is_taken_back_leaves_what_was_there_before(tmp_path: Path
 
 def test_an_unfinished_record_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    unfinished = output.UnfinishedRecord(tmp_path / "file" / "below")
-    unfinished.write(compose())
+    unfinished = output.UnfinishedFiles(tmp_path / "file" / "below", "record.json")
+    unfinished.write({unfinished.folder / "record.json": encode_record(compose())})
     unfinished.take_back()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

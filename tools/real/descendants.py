@@ -18,10 +18,10 @@ from sw_audit.checkpoint.parameters import find_parameter
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import CheckpointError, InputError
 from sw_audit.export.checkpoint import ExportOrder, export_checkpoint
-from sw_audit.export.folder import whole_folder
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.record.address import ScalarAddress
+from sw_audit.record.store import whole_folder
 from sw_audit.runner.single import locate_model
 from sw_audit.specimen.shipped import find_shipped
 
