@@ -10,7 +10,7 @@ from pytest_sw_audit.session import AuditSession
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.runner.assignments import Assignment, Case
 from sw_audit.runner.explain import TABLE_HEAD, count_verdicts, list_waived, make_row, name_outcome
-from sw_audit.runner.output import name_folders, tell_error, write_record
+from sw_audit.runner.output import name_folders, tell_error, tidy_cache, write_record
 from sw_audit.runner.run import compose_record, fail_stopped
 from sw_audit.runner.text import settle_corpus
 
@@ -30,6 +30,7 @@ def write_records(config: pytest.Config, session: AuditSession) -> None:
         for assignment in session.assignments.values()
         if any(case in session.results or session.stopped for case in _list_gated(session, assignment))
     ]
+    tidy_cache(session.find_cache(), session.settings)
     folders = name_folders(session.settings.out, [assignment.name for assignment in audited])
     for assignment, folder in zip(audited, folders, strict=True):
         record = compose(config, session, assignment)

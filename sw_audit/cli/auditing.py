@@ -51,6 +51,7 @@ from sw_audit.runner.output import (
     is_baseline,
     name_folders,
     tell_error,
+    tidy_cache,
     write_drafts,
 )
 from sw_audit.runner.pair import Parents
@@ -163,6 +164,7 @@ def audit_models(
         else:
             _audit_here(audit)
         _write_files(audit, settings)
+        tidy_cache(cache, settings)
         if not audit.outcome.audited:
             cases.take_back()
     return audit.outcome

@@ -32,6 +32,7 @@ COMMANDS = {
     "index": "Show the published super weights of a model, or of all models, with their sources.",
     "fingerprint": "Take the short fingerprint of a model's lineage, and say whose descendant it looks like.",
     "diff": "Say what changed from one record to another. Nothing is measured.",
+    "cache": "Show what is kept of earlier measurements, or clear it.",
     "render": "Render a record; nothing is measured or judged again.",
     "init": "Write a policy file in which every key stands with its default and its meaning, as a comment.",
     "demo": "Write the specimen, two sound and three broken descendants of it, and a policy that audits them all.",

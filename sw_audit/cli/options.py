@@ -27,7 +27,7 @@ _TYPES = {"list": list[str], "text": str, "number": int, "switch": bool}
 # In the order of the help.
 _AUDIT = (
     "policy", "check", "corpus", "windows", "dtype", "device", "bos", "expect", "effort", "strict", "inconclusive",
-    "index", "parent", "compare", "save", "seed", "budget",
+    "index", "parent", "compare", "save", "seed", "budget", "cache-size", "cache-age",
 )  # fmt: skip
 
 
@@ -69,11 +69,11 @@ def _make_parameter(name: str) -> Parameter:
     kind: Any = Path if option.path else _TYPES[option.kind]
     kind = Literal.__getitem__(option.choices) if option.choices else kind
     annotation = Annotated[kind | None, describe(name)]
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return Parameter(name.replace("-", "_"), Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _collect(**values: Any) -> dict[str, Any]:
-    return values
+    return {name.replace("_", "-"): value for name, value in values.items()}
 
 
 _collect.__signature__ = signature(_collect).replace(parameters=[*map(_make_parameter, _AUDIT)])  # type: ignore[attr-defined]

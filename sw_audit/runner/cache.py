@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -54,11 +55,13 @@ class Cache:
         folder: Where they lie.
         trouble: Why nothing more is kept; one line.
         found: How many answers were found here, and how many were not.
+        opened: When it was opened, in seconds since 1970.
     """
 
     folder: Path
     trouble: str | None = None
     found: list[bool] = field(default_factory=list)
+    opened: float = field(default_factory=time.time)
 
     def find(self, kind: str, question: Question, form: type[_T]) -> _T | None:
         """Return the answer to a question, if it was kept and is whole.
@@ -273,9 +276,16 @@ def _name(kind: str, question: Question) -> Path:
 def _read(place: Path, form: type[_T]) -> _T | None:
     try:
         entry = json.loads(place.read_text(encoding="utf-8"))
-        if entry["form"] != _FORM or _digest(entry["answer"]) != entry["digest"]:
+        if (entry["form"], _digest(entry["answer"]), _digest(entry["question"])) != (
+            _FORM,
+            entry["digest"],
+            place.stem,
+        ):
             return None
-        return TypeAdapter(form).validate_json(json.dumps(entry["answer"]), strict=True)
+        answer = TypeAdapter(form).validate_json(json.dumps(entry["answer"]), strict=True)
+        with suppress(OSError):  # a cache that can only be read
+            os.utime(place)  # it was used, see `cache_upkeep`
+        return answer
     except (OSError, ValueError, LookupError, TypeError, RecursionError, ValidationError):
         return None
 

@@ -141,6 +141,15 @@ OPTIONS = {
         AuditOption(
             "cache-dir", "text", "Where measurements are kept (default: .sw-audit/cache).", "DIR", path=True
         ),
+        AuditOption(
+            "cache-size",
+            "text",
+            "Keep no more than this in the cache (default: 2GB).",
+            "SIZE",
+        ),
+        AuditOption(
+            "cache-age", "text", "Keep nothing in the cache that was not used for so long (default: 90d).", "TIME"
+        ),
         AuditOption("no-cache", "switch", "Measure everything again, and keep nothing for the next run."),
         AuditOption(
             "out", "text", "Folder for record.json and report.html (default: sw-audit-out).", "DIR", path=True
@@ -163,6 +172,8 @@ class AuditSettings:
     save: str | None = None
     cache: Path | None = None
     caching: bool = True
+    cache_size: str = "2GB"
+    cache_age: str = "90d"
 
     @classmethod
     def of_values(cls, values: Mapping[str, Any], here: Path = Path()) -> AuditSettings:
@@ -183,6 +194,8 @@ class AuditSettings:
             save=values.get("save"),
             cache=here / cache if cache else None,
             caching=not values.get("no-cache"),
+            cache_size=values.get("cache-size") or cls.cache_size,
+            cache_age=values.get("cache-age") or cls.cache_age,
         )
 
 

@@ -21,6 +21,7 @@ from sw_audit.record.store import (
     write_texts,
 )
 from sw_audit.runner.cache import Cache, open_cache
+from sw_audit.runner.cache_upkeep import evict, parse_age, parse_size
 from sw_audit.runner.options import AuditSettings
 
 RECORD, REPORT = "record.json", "report.html"
@@ -56,6 +57,7 @@ def check_places(settings: AuditSettings) -> Cache | None:
     What processes that were killed have left in these folders is taken away.
 
     Raises:
+        InputError: If a limit of the cache is none.
         OutputError: If the output folder cannot be written, a baseline cannot have the name or be written, or a
             named cache cannot be used.
     """
@@ -70,7 +72,18 @@ def check_places(settings: AuditSettings) -> Cache | None:
     if settings.save is not None:
         check_name(settings.save)
     clear_leftovers(out, find_shelf())
+    _limit_cache(settings)
     return open_cache(settings.cache, asked=settings.cache is not None) if settings.caching else None
+
+
+def tidy_cache(cache: Cache | None, settings: AuditSettings) -> None:
+    """Let go of what a cache holds that is too old or too much, but of nothing that the run used."""
+    if cache is not None:
+        evict(cache, *_limit_cache(settings))
+
+
+def _limit_cache(settings: AuditSettings) -> tuple[float, float]:
+    return parse_size(settings.cache_size, "cache-size"), parse_age(settings.cache_age, "cache-age")
 
 
 def _try_writing(folder: Path) -> None:

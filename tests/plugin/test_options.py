@@ -82,6 +82,8 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "no_report": True,
         "save": "before",
         "cache_dir": "remembered",
+        "cache_size": "1GB",
+        "cache_age": "3d",
         "no_cache": True,
     }
     # Those that are left out change which checks run; they have tests of their own below.

@@ -72,6 +72,31 @@ def test_a_damaged_entry_is_none_and_is_replaced(cache: Cache, damage: object) -
     assert entry.read_text(encoding="utf-8") == whole
 
 
+def test_a_byte_that_is_lost_or_another_anywhere_makes_an_entry_none(cache: Cache) -> None:
+    cache.keep("look", QUESTION, Look(windows=4, items=8))
+    [entry] = list_entries(cache)
+    whole = entry.read_bytes()
+    for place in range(len(whole)):
+        for broken in (
+            whole[:place] + whole[place + 1 :],
+            whole[:place],
+            *(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :] for bit in range(8)),
+        ):
+            entry.write_bytes(broken)
+            assert cache.find("look", QUESTION, Look) is None, (place, broken)
+    entry.write_bytes(whole)
+    assert cache.find("look", QUESTION, Look) == Look(windows=4, items=8)
+
+
+def test_an_entry_under_the_name_of_another_question_is_none(cache: Cache) -> None:
+    cache.keep("look", QUESTION, Look(windows=4))
+    [first] = list_entries(cache)
+    cache.keep("look", {"other": 1}, Look(windows=5))
+    [second] = [path for path in list_entries(cache) if path != first]
+    second.write_bytes(first.read_bytes())
+    assert cache.find("look", {"other": 1}, Look) is None
+
+
 KEEPING = """
 import sys
 from pathlib import Path
