@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 import traceback
@@ -22,7 +23,7 @@ def tell_defect(error: BaseException) -> str:
     try:
         prefix = time.strftime("sw-audit-error-%Y%m%d-%H%M%S-")
         handle, name = tempfile.mkstemp(".txt", prefix, text=True)
-        with open(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(trace)
         where = f"the traceback is in {name}; please report it"
     except OSError as trouble:

@@ -32,9 +32,10 @@ def diff(before: Side, after: Side, as_json: AsJson = False) -> None:
 
     Verdicts, super weights, super activations and limits are compared, and, where both were measured under one
     protocol, perplexity with its interval, by the limits of the later record. A check that passed and does not
-    apply any more is worse; one that only one of the records has is told, and is neither.
+    apply any more is worse, and so is a verdict that did not pass and is gone. Digests of files, the policy, the
+    program's version, the environment and the date are told where they differ, and are neither.
 
-    Exit codes: 0 nothing is worse, 1 something is, 2 a record that cannot be read.
+    Exit codes: 0 nothing is worse, 1 something is, 2 a record that cannot be read, 70 an error of sw-audit itself.
 
     For example:
 

@@ -11,7 +11,7 @@ from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
 from sw_audit.record.identity import compare_protocols
 from sw_audit.record.labels import label_status
 from sw_audit.record.location import SuperActivation, SuperWeight
-from sw_audit.record.record import ModelResult, Record
+from sw_audit.record.record import AuditedModel, ModelResult, Record
 from sw_audit.record.verdict import Status, Verdict
 
 _RANKS = {Status.PASS: 0, Status.SKIPPED: 1, Status.INCONCLUSIVE: 2, Status.FAIL: 3}
@@ -39,16 +39,19 @@ class Change:
 def compare_records(before: Record, after: Record) -> tuple[Change, ...]:
     """List what changed: models, weights, protocol, limits, super weights and activations, verdicts.
 
-    Models are paired by id; where both records hold one model, these two are. What only one of the records
-    judges is told and is not worse, for nothing is known of the other; nor is a law that holds no more. A live
+    Models are paired by id; where both records hold one model, these two are. What only the later record judges
+    is told and is not worse, nor is a law that holds no more; a gate's verdict that did not pass and is gone is
+    worse, for nothing says that it passes now. Files, policy, program, environment and date are told. A live
     waiver counts as a pass. How far super weights and activations may move is what the later record's policy
     says.
     """
-    changes: list[Change] = list(_compare_policies(before, after))
+    changes: list[Change] = [*_compare_policies(before, after), *_compare_circumstances(before, after)]
     pairs = pair_models(before, after)
     for old, new in pairs:
         changes += _compare_results(before.find_model(old), after.find_model(new), after)
-        changes += _compare_verdicts(before.find_model(old), after.find_model(new))
+    there, renamed = {model.id: model for model in after.models}, dict(pairs)
+    for model in before.models:
+        changes += _compare_verdicts(model, there.get(renamed.get(model.id, model.id)))
     kept_old, kept_new = {old for old, _ in pairs}, {new for _, new in pairs}
     was_broken = {failure.model: failure.message for failure in before.failures}
     audited = {model.id for model in before.results}
@@ -80,11 +83,31 @@ def pair_models(before: Record, after: Record) -> tuple[tuple[str, str], ...]:
 
 
 def _compare_policies(before: Record, after: Record) -> Iterator[Change]:
-    old, new = (dict(_flatten(record.policy.checks.model_dump(mode="json", by_alias=True))) for record in
-                (before, after))  # fmt: skip
-    for key in old.keys() | new.keys():
+    then, now = (record.policy.model_dump(mode="json", by_alias=True) for record in (before, after))
+    yield from _compare_tables("limit ", then.pop("checks"), now.pop("checks"))
+    for policy in (then, now):  # where models lie says nothing of them, their digests do
+        for model in policy["model"]:
+            del model["source"]
+        policy["model"] = {model.pop("id"): model for model in policy["model"]}
+    if len(then["model"]) == len(now["model"]) == 1:
+        then["model"], now["model"] = ({"": model} for policy in (then, now) for model in policy["model"].values())
+    yield from _compare_tables("policy ", then, now)
+
+
+def _compare_circumstances(before: Record, after: Record) -> Iterator[Change]:
+    then, now = (
+        {"version of the program": f"{record.tool.name} {record.tool.version}", "date": record.created}
+        | {"environment": record.environment.model_dump(mode="json")}
+        for record in (before, after)
+    )
+    yield from _compare_tables("", then, now)
+
+
+def _compare_tables(prefix: str, then: dict[str, Any], now: dict[str, Any]) -> Iterator[Change]:
+    old, new = dict(_flatten(then)), dict(_flatten(now))
+    for key in dict.fromkeys((*old, *new)):
         if old.get(key) != new.get(key):
-            yield Change("*", f"limit {key}", str(old.get(key)), str(new.get(key)))
+            yield Change("*", f"{prefix}{key}", str(old.get(key)), str(new.get(key)))
 
 
 def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -101,6 +124,11 @@ def _compare_results(old: ModelResult, new: ModelResult, after: Record) -> Itera
         yield Change(
             name, "weights", old.model.digest[:12] or "not digested", new.model.digest[:12] or "not digested"
         )
+    files, others = ({file.path: file.sha256 for file in one.model.files} for one in (old, new))
+    for path in dict.fromkeys((*files, *others)):
+        digests = files.get(path), others.get(path)
+        if digests[0] != digests[1]:
+            yield Change(name, f"file {path}", *(digest and digest[:12] for digest in digests))
     if old.protocol.signature != new.protocol.signature:
         words = compare_protocols(old.protocol, new.protocol)
         yield Change(name, f"protocol ({words})", old.protocol.signature, new.protocol.signature)
@@ -144,9 +172,9 @@ def _compare_values(
             yield Change(model, what, f"{was.value:.6g}", times, None if kept else True)
 
 
-def _compare_verdicts(old: ModelResult, new: ModelResult) -> Iterator[Change]:
+def _compare_verdicts(old: AuditedModel, new: AuditedModel | None) -> Iterator[Change]:
     then = {verdict.check: verdict for verdict in old.verdicts}
-    now = {verdict.check: verdict for verdict in new.verdicts}
+    now = {verdict.check: verdict for verdict in (() if new is None else new.verdicts)}
     for check in dict.fromkeys((*then, *now)):
         was, here = then.get(check), now.get(check)
         before_it, after_it = (None if verdict is None else _tell(verdict) for verdict in (was, here))
@@ -157,7 +185,11 @@ def _compare_verdicts(old: ModelResult, new: ModelResult) -> Iterator[Change]:
         gates = here is not None and here.level == "gate"
         if gates and ranks[0] is not None and ranks[1] is not None and ranks[0] != ranks[1]:
             worse = ranks[1] > ranks[0]
-        yield Change(new.id, f"check {check}", before_it, after_it, worse)
+        elif here is None and was is not None and was.level == "gate" and (ranks[0] or 0) > 1:
+            worse = True
+        elif new is None:  # that a model is gone is told once
+            continue
+        yield Change(old.id if new is None else new.id, f"check {check}", before_it, after_it, worse)
 
 
 def _rank(verdict: Verdict) -> int:

@@ -9,6 +9,7 @@ from support.evidence import SUPER_ACTIVATION, SUPER_WEIGHT, compose, make_evide
 
 from sw_audit.policy.model_policy import Waiver
 from sw_audit.policy.policy import Policy
+from sw_audit.record.identity import FileDigest
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.verdict import Status, Verdict
@@ -88,11 +89,55 @@ def test_a_live_waiver_counts_as_a_pass_and_one_that_is_gone_does_not(
     assert [change.worse for change in compare_records(old, new)] == [worse]
 
 
-def test_a_check_that_only_one_record_holds_is_told_and_is_neither() -> None:
+@pytest.mark.parametrize(
+    ("verdict", "worse"),
+    [(conclude(F), True), (conclude(D), True), (conclude(W), None), (conclude(S), None),
+     (conclude(F, waived=True), None), (conclude(F).model_copy(update={"level": "law"}), None)],
+)  # fmt: skip
+def test_a_verdict_that_did_not_pass_and_is_gone_is_worse_and_a_new_one_is_told(
+    verdict: Verdict, worse: bool | None
+) -> None:
     evidence = make_evidence("a")
-    with_it, without = make(evidence, verdicts=(conclude(F),)), make(evidence)
+    with_it, without = make(evidence, verdicts=(verdict,)), make(evidence)
     assert [change.worse for change in compare_records(without, with_it)] == [None]
-    assert [change.after for change in compare_records(with_it, without)] == [None]
+    assert [(change.after, change.worse) for change in compare_records(with_it, without)] == [(None, worse)]
+
+
+def test_failing_verdicts_of_a_model_that_is_gone_are_worse() -> None:
+    failing = conclude(F, model="b")
+    failure = ModelFailure(model="b", message="broken", verdicts=(failing,))
+    for before in (make_evidence("b"), failure):
+        both, one = make(make_evidence("a"), before, verdicts=(failing,)), make(make_evidence("a"))
+        worse = [change.what for change in compare_records(both, one) if change.worse]
+        assert worse == ["check c"]
+    passing = make(make_evidence("a"), make_evidence("b"), verdicts=(conclude(W, model="b"),))
+    assert not any(change.worse for change in compare_records(passing, make(make_evidence("a"))))
+
+
+def test_files_policy_program_environment_and_date_are_told_where_they_differ() -> None:
+    file = FileDigest(path="model.safetensors", size=1, sha256="a" * 64)
+    evidence = make_evidence("a")
+    models = [
+        evidence.model_copy(update={"model": evidence.model.model_copy(update={"files": (one,)})})
+        for one in (file, file.model_copy(update={"sha256": "b" * 64}))
+    ]
+    before, after = map(make, models)
+    after = after.model_copy(
+        update={
+            "tool": after.tool.model_copy(update={"version": "9.9"}),
+            "created": "2031-01-01T00:00:00Z",
+            "environment": after.environment.model_copy(update={"threads": 77}),
+            "policy": after.policy.model_copy(update={"confidence": 0.9}),
+        }
+    )
+    changes = {change.what: (change.after, change.worse) for change in compare_records(before, after)}
+    assert changes == {
+        "policy confidence": ("0.9", None),
+        "version of the program": (f"{after.tool.name} 9.9", None),
+        "date": ("2031-01-01T00:00:00Z", None),
+        "environment threads": ("77", None),
+        "file model.safetensors": ("b" * 12, None),
+    }
 
 
 @pytest.mark.parametrize(
