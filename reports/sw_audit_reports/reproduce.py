@@ -29,7 +29,7 @@ _DEFAULTS: Mapping[str, object] = {
 
 def find_asked(policy: Policy, model_id: str, source: str) -> ModelPolicy:
     """Find what the policy says of a model; nothing but its source if it does not name it."""
-    return next((model for model in policy.models if model.id == model_id), ModelPolicy(source=source))
+    return next((model for model in policy.models if model.id == model_id), ModelPolicy(source=source or "model"))
 
 
 def write_command(source: str, check: str, policy: Policy, model_id: str) -> str:

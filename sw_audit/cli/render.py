@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sw_audit.cli.printing import print_line
+from sw_audit.errors import RecordError
 from sw_audit.record import rendering
 from sw_audit.record.store import read_record, write_text
 
@@ -27,7 +28,13 @@ def render(
 
       sw-audit render sw-audit-out/record.json -o report.html
     """
-    text = rendering.render_record(read_record(record), form)
+    held = read_record(record)
+    try:
+        text = rendering.render_record(held, form)
+    except (ArithmeticError, LookupError, ValueError, StopIteration) as error:
+        # What a run measured fits together; what somebody wrote or changed by hand need not.
+        problem = f"what it holds does not fit together ({type(error).__name__}: {error})"
+        raise RecordError(f"record {record}", problem, "give a record as sw-audit wrote it") from error
     if str(output) == "-":
         typer.echo(text, nl=False)
         return

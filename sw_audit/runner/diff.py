@@ -128,7 +128,8 @@ def _compare_results(old: ModelResult, new: ModelResult, after: Record) -> Itera
     for path in dict.fromkeys((*files, *others)):
         digests = files.get(path), others.get(path)
         if digests[0] != digests[1]:
-            yield Change(name, f"file {path}", *(digest and digest[:12] for digest in digests))
+            before, now_here = (digest and digest[:12] for digest in digests)
+            yield Change(name, f"file {path}", before, now_here)
     if old.protocol.signature != new.protocol.signature:
         words = compare_protocols(old.protocol, new.protocol)
         yield Change(name, f"protocol ({words})", old.protocol.signature, new.protocol.signature)
