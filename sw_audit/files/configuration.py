@@ -13,6 +13,7 @@ from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.loading import one_line_refusals
 from sw_audit.checkpoint.suppress_output import quiet_libraries
+from sw_audit.errors import CheckpointError
 from sw_audit.gguf_file import read_gguf
 from sw_audit.record.files import SettingEffect
 
@@ -69,6 +70,8 @@ _MORE_GGUF_KEYS = {
     "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok",
 }
+# Some classes make a list with an entry per layer.
+_MOST_LAYERS = 10_000
 _ROPE = "rope_parameters"
 _ROPE_KEYS = {
     "rope.scaling.factor": "factor",
@@ -83,6 +86,7 @@ class Configuration:
     """The settings of a model.
 
     Attributes:
+        folder: Where they were found.
         config: Of config.json, or of a GGUF file: those of the decoder, nested ones with dots.
         generation: Of generation_config.json, or what follows from the former.
         known: Which keys of `config` the model's class reads; `None` where nobody knows the class.
@@ -90,8 +94,10 @@ class Configuration:
         metadata: What a GGUF file says besides.
         has_generation: Whether there is a file of generation settings.
         nested: Whether the decoder's settings lie in a part of their own.
+        unread: Why the file of generation settings cannot be read; empty where it can.
     """
 
+    folder: CheckpointFolder
     config: Mapping[str, Any]
     generation: Mapping[str, Any]
     known: frozenset[str] | None
@@ -99,6 +105,7 @@ class Configuration:
     metadata: Mapping[str, Any]
     has_generation: bool
     nested: bool = False
+    unread: str = ""
 
     @property
     def rows(self) -> int | None:
@@ -118,10 +125,10 @@ def as_ids(value: Any) -> frozenset[int]:
     return frozenset(one for one in values if isinstance(one, int))
 
 
-def read_configuration(folder: CheckpointFolder) -> Configuration:
+def read_configuration(folder: CheckpointFolder, *, raw: bool = False) -> Configuration:
     """Read the settings of a model; those of an adapter are its base's.
 
-    No code that comes with a checkpoint is run.
+    No code that comes with a checkpoint is run. With `raw` they are what config.json says, and nothing by default.
 
     Raises:
         CheckpointError: If they cannot be read.
@@ -130,24 +137,28 @@ def read_configuration(folder: CheckpointFolder) -> Configuration:
         folder = CheckpointFolder.require(base)
     if not folder.format.uses_config:
         return _read_gguf_configuration(folder)
-    raw = dict(folder.config)
-    config, nested = _resolve_config(raw), False
+    stored, nested = dict(folder.config), False
+    config = None if raw else _resolve_config(stored)
     if config is None:
-        flat, known = _flatten(raw), None
+        flat, known = _flatten(stored), None
     else:
         flat, nested = _flatten_config(config)
         known = frozenset(flat) & _list_known(config)
         # What the class does not know, and what it says by itself of the library's version.
-        flat |= {key: value for key, value in _flatten(raw).items() if _is_idle(key, _IDLE_CONFIG)}
+        flat |= {key: value for key, value in _flatten(stored).items() if _is_idle(key, _IDLE_CONFIG)}
     for key in _QUANTIZATION:
-        if isinstance(raw.get(key), Mapping):
+        if isinstance(stored.get(key), Mapping):
             flat = {name: value for name, value in flat.items() if name.partition(".")[0] != key}
-            flat[key] = raw[key].get("quant_method")
+            flat[key] = stored[key].get("quant_method")
     flat["dtype"] = str(flat.get("dtype") or flat.pop("torch_dtype", None)).removeprefix("torch.")
     flat.pop("torch_dtype", None)
-    given = folder.read_json(GENERATION) if folder.holds(GENERATION) else None
-    generation = _resolve_generation(given, raw if config is None else config)
-    return Configuration(flat, generation, known, None, {}, given is not None, nested)
+    unread = ""
+    try:
+        given = folder.read_json(GENERATION) if folder.holds(GENERATION) else None
+    except CheckpointError as error:
+        given, unread = None, error.found
+    generation = _resolve_generation(given, stored if config is None else config)
+    return Configuration(folder, flat, generation, known, None, {}, given is not None, nested, unread)
 
 
 def find_config_effect(key: str, ours: Configuration, theirs: Configuration) -> SettingEffect:
@@ -180,6 +191,9 @@ def _resolve_config(raw: Mapping[str, Any]) -> Any:
     """Return what transformers makes of a configuration; `None` if it does not know it or refuses it."""
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return None
+    counts = (value for key, value in raw.items() if "layer" in key and isinstance(value, int))
+    if max(counts, default=0) > _MOST_LAYERS:
         return None
     content = {key: value for key, value in raw.items() if key not in _QUANTIZATION}
     try:
@@ -270,7 +284,7 @@ def _read_gguf_configuration(folder: CheckpointFolder) -> Configuration:
         or key.startswith("tokenizer.")
         or key == "general.architecture"
     }
-    return Configuration(flat, generation, known, frozenset(said), metadata, has_generation=False)
+    return Configuration(folder, flat, generation, known, frozenset(said), metadata, has_generation=False)
 
 
 def says(side: Configuration, other: Configuration, key: str) -> bool:

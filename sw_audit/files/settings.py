@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.checkpoint.folder import CheckpointFolder, one_line_damage
+from sw_audit.checkpoint.headers import FLOATS
 from sw_audit.checkpoint.start import apply_rule
+from sw_audit.checkpoint.stored import open_stored
 from sw_audit.errors import CheckpointError
 from sw_audit.files.configuration import (
     Configuration,
@@ -32,7 +34,9 @@ from sw_audit.policy.policy import Policy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.files import ChangedSetting, ComparedSettings, SettingEffect
 
-_PADDING, _STOP = "pad_token_id", "eos_token_id"
+_PADDING, _STOP, _TIED = "pad_token_id", "eos_token_id", "tie_word_embeddings"
+# What rounding to a few bits parts a matrix from itself, relative to its norm.
+_ROUNDED = 0.3
 _POSITIONS = "max_position_embeddings"
 
 
@@ -49,6 +53,11 @@ def compare_settings(
     """
     progress("comparing settings", 0, 1)
     ours, theirs = read_configuration(model), read_configuration(parent)
+    if (ours.known is None) != (theirs.known is None):  # the defaults of one are unknown
+        ours, theirs = (
+            side if side.said is not None else read_configuration(folder, raw=True)
+            for side, folder in ((ours, model), (theirs, parent))
+        )
     its = read_tokenizer(find_tokenizer(parent), theirs.metadata, theirs.rows)
     try:
         mine = read_tokenizer(find_tokenizer(model), ours.metadata, ours.rows)
@@ -56,7 +65,7 @@ def compare_settings(
         if isinstance(error.__cause__, ImportError):
             raise
         unread = ChangedSetting(key="tokenizer", parent="as it should be", value=error.found, effect="input")
-        changed = [unread, *_compare_config(ours, theirs, None), *_compare_generation(ours, theirs, None)]
+        changed = [*_compare_config(ours, theirs, None), *_compare_generation(ours, theirs, None), unread]
         return ComparedSettings(compared=_count(ours, theirs), changed=_sort(changed))
     pair = (mine, its)
     changed = [
@@ -97,6 +106,8 @@ def _compare_config(
         if _same(key, mine, its):
             continue
         effect, note = find_config_effect(key, ours, theirs), ""
+        if ours.known is None and not mine and not its:
+            continue  # what is left out is nothing, as far as anybody can tell
         if effect != "none":
             effect, note = _weigh(key, mine, its, effect, (ours, theirs), tokenizers)
         yield _change(f"config.{key}", mine, its, effect, note)
@@ -106,8 +117,11 @@ def _compare_generation(
     ours: Configuration, theirs: Configuration, tokenizers: tuple[Tokenizer, Tokenizer] | None
 ) -> Iterator[ChangedSetting]:
     if ours.said is not None or theirs.said is not None:
-        yield from _compare_stops(ours, theirs)
+        if says(ours, theirs, _STOP) and says(theirs, ours, _STOP):
+            yield from _compare_stops(ours, theirs)
         return
+    if ours.unread:
+        yield ChangedSetting(key="generation_config", parent=None, value=ours.unread, effect="stopping")
     for key in sorted(ours.generation.keys() | theirs.generation.keys()):
         mine, its = ours.generation.get(key), theirs.generation.get(key)
         if _same(key, mine, its):
@@ -145,6 +159,8 @@ def _weigh(
         return effect, f"no window of this audit, and of either model, has more than {mine} tokens"
     if key == "model_type" and (ours.said is None) != (theirs.said is None):
         return "none", "llama.cpp has names of its own"
+    if key == _TIED:
+        return _weigh_tying(ours, theirs, effect)
     if key == "vocab_size" and isinstance(mine, int) and isinstance(its, int):
         used = tokenizers and max(tokenizers[1].vocabulary.values(), default=0)
         return ("none", "rows that no token of the parent needs") if mine > (used or its) else (effect, "")
@@ -152,7 +168,7 @@ def _weigh(
         wrong = pad_is_wrong(mine if isinstance(mine, int) else None, tokenizers[0])
         return ("input", wrong) if wrong else ("none", "")
     if key in ("bos_token_id", _STOP) and tokenizers is not None:
-        if sides[0].said is not None or sides[1].said is not None:
+        if ours.said is not None or theirs.said is not None:
             shared = as_ids(mine) & as_ids(its) or (
                 ours.stops & theirs.stops if key == _STOP else None in (mine, its)
             )
@@ -163,6 +179,28 @@ def _weigh(
         if aligned:
             return "none", "the tokenizer's own"
     return effect, ""
+
+
+def _weigh_tying(ours: Configuration, theirs: Configuration, effect: SettingEffect) -> tuple[SettingEffect, str]:
+    """Whether one matrix serves as embedding and head says nothing where two that are stored are one."""
+    if ours.said is not None or theirs.said is not None:
+        return "none", "a GGUF file may store one matrix in two types"
+    untied = theirs if ours.config.get(_TIED) else ours
+    with one_line_damage(untied.folder):
+        stored = open_stored(untied.folder)
+        shape = (untied.config.get("vocab_size"), untied.config.get("hidden_size"))
+        names = [
+            name for name, header in stored.headers.items() if header.shape == shape and header.dtype in FLOATS
+        ]
+        matrices = [matrix for name in names if (matrix := stored.read(name)) is not None]
+    if len(matrices) < 2:  # embedding and head
+        # A head in codes of its own is what it is made of an embedding.
+        return ("none", "its head is stored in another form") if untied is ours else (effect, "")
+    first, second = (matrix.float() for matrix in matrices[:2])
+    apart = float((first - second).norm() / first.norm().clamp(min=1e-30))
+    # Rounding parts them a little; what is tied anew has to be one to begin with.
+    agree = apart <= _ROUNDED if untied is ours else apart == 0
+    return ("none", "both matrices agree") if agree else (effect, f"both matrices are {apart:.3g} apart")
 
 
 def _compare_metadata(ours: Configuration, theirs: Configuration) -> Iterator[ChangedSetting]:

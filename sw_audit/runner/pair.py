@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -294,7 +295,7 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     audit.progress("inspecting", 0, 1)
     report = examine_files(model, audit.progress)
     if isinstance(report, ModelFailure):
-        return report
+        return _explain(pair, report)
     files = compare_files(model, pair.origin, audit.policy, list_needs(audit.checks), audit.progress)
     ask_parent = partial(pair.parents.ask, pair.origin, audit, by_layers=pair.is_open)
     origin = audit.kept.recall("parent", audit.kept.parent, ParentResult, ask_parent)
@@ -305,6 +306,15 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
             raise
         # What was found in the files says why: that is a verdict, and no input that cannot be used.
         return ModelFailure(model=model.id, message=str(error), weights=report, files=files)
+
+
+def _explain(pair: Pair, failure: ModelFailure) -> ModelFailure:
+    """Add the settings of a model whose weights do not fit: often one of them is why."""
+    asked = list_needs(pair.audit.checks) & {Need.SETTINGS}
+    with suppress(CheckpointError):
+        files = compare_files(pair.audit.model, pair.origin, pair.audit.policy, asked, pair.audit.progress)
+        return failure.model_copy(update={"files": files})
+    return failure
 
 
 def _open_beside(

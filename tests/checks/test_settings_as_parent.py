@@ -54,8 +54,8 @@ def test_what_the_policy_names_may_differ_and_a_pattern_that_names_nothing_is_to
     verdict = judge(HOT, may_differ=("generation_config.*", "config.rope*"))
     assert (verdict.status, verdict.observed, verdict.paste) == (Status.PASS, 0, ())
     assert verdict.because == (
-        "75 settings and 24 texts, 8 conversations were compared; 1 differ, those that count by the policy's leave."
-        " Nothing that differs is called 'config.rope*', which may_differ names."
+        "75 settings and 24 texts, 8 conversations were compared; 1 differ, those that count by the policy's "
+        "leave. Nothing that differs is called 'config.rope*', which may_differ names."
     )
     assert verdict.findings[0].because == "0.7 here, 1.0 in the parent; the policy lets it differ."
     assert judge(HOT, CUT, may_differ=("generation_config.*",)).status is Status.FAIL
