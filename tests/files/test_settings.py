@@ -12,9 +12,12 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.errors import CheckpointError
 from sw_audit.files.settings import compare_settings
-from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.policy.policy import DescentPolicy, ModelPolicy, Policy
 from sw_audit.record.files import ComparedSettings
+from sw_audit.record.verdict import Status
+from sw_audit.runner.run import run
 from sw_audit.specimen.shipped import specimen_path
 
 Edit = Callable[[Path], object]
@@ -292,3 +295,34 @@ SOUND: dict[str, Edit] = {
 def test_what_changes_nothing_is_not_serious(case: str, folder: Path) -> None:
     SOUND[case](folder)
     assert not list_serious(folder)
+
+
+def test_what_the_audit_adds_and_the_tokenizer_does_not_is_said(folder: Path) -> None:
+    edit_tokenizer(lambda content: content.update(post_processor=None))(folder)
+    [note] = compare(folder).notes
+    assert note.startswith("The audit puts BOS before every text, and this model's files do not")
+    assert compare(specimen_path()).notes == ()
+    [never] = compare(specimen_path(), corpus={"bos": "never"}).notes
+    assert never.startswith("The audit puts no BOS before a text, and this model's and the parent's files do")
+
+
+def test_a_window_that_shrinks_is_said(folder: Path) -> None:
+    edit("config", max_position_embeddings=64)(folder)
+    [changed] = compare(folder).list_serious(())
+    assert changed.note == "no window of this audit, and of either model, has more than 64 tokens"
+
+
+@pytest.mark.parametrize("case", ["swapped tokens", "too many tokens", "no BOS", "positions"])
+def test_an_audit_ends_in_a_failing_verdict_also_where_nothing_can_be_measured(case: str, folder: Path) -> None:
+    edit_, key, *_ = BROKEN[case]
+    edit_(folder)
+    models = [{"source": str(folder), "parent": str(specimen_path())}]
+    policy = Policy.model_validate({"model": models, "corpus": {"windows": 4}})
+    record = run(policy, checks=["settings-as-parent", "top1-agreement"])
+    verdicts = {verdict.check: verdict for verdict in record.models[0].verdicts}
+    assert verdicts["settings-as-parent"].status is Status.FAIL
+    assert key in {finding.label for finding in verdicts["settings-as-parent"].findings}
+    allowed = policy.model_copy(update={"descent": DescentPolicy(may_differ=("tokenizer*", "config.*"))})
+    if case in ("swapped tokens", "too many tokens"):  # then nothing is left that says why
+        with pytest.raises(CheckpointError):
+            run(allowed, checks=["settings-as-parent", "top1-agreement"])
