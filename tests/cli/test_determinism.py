@@ -1,0 +1,39 @@
+"""The same audit twice is the same record but for its clocks, and its verdicts do not depend on threads."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from support.program import Program
+
+ASKED = ("audit", "./w4", "--parent=specimen", "--windows=8", "--effort=quick", "--no-cache", "--no-report", "-q")
+
+
+def tell(program: Program, threads: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the record of a run in a process of its own, its clocks stopped."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    program.start(*ASKED)
+    text = (program.folder / "sw-audit-out/record.json").read_text(encoding="utf-8")
+    return re.sub(r'"(seconds|created)": ("[^"]*"|[\d.e+-]+)', r'"\1": 0', text)
+
+
+def list_statuses(text: str) -> list[Any]:
+    return [
+        [verdict["check"], verdict["status"]]
+        for model in json.loads(text)["models"]
+        for verdict in model["verdicts"]
+    ]
+
+
+@pytest.mark.slow
+def test_two_runs_give_the_same_bytes_and_one_and_two_threads_the_same_verdicts(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert program.run("quantize", "specimen", "--recipe=int4/row", "-o", program.folder / "w4", "-q").code == 0
+    first, second = (tell(program, 1, monkeypatch) for _ in range(2))
+    assert first == second
+    assert len(list_statuses(first)) > 10
+    assert list_statuses(tell(program, 2, monkeypatch)) == list_statuses(first)
