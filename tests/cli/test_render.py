@@ -56,6 +56,6 @@ def test_facts_that_do_not_fit_together_are_one_line(program: Program, monkeypat
         raise KeyError("a name that nothing has")
 
     monkeypatch.setattr(rendering, "render_record", fail)
-    code, [line] = render(program, lambda document: None)
+    code, [line] = render(program, forge("created", value="now"))
     assert code == 2
     assert "what it holds does not fit together (KeyError: 'a name that nothing has')" in line
