@@ -82,7 +82,7 @@ def pair_tensors(model: CheckpointFolder, parent: CheckpointFolder) -> PairedTen
         ours = _name_as(ours, theirs, model)
     elif crossed:
         theirs = _name_as(theirs, ours, parent)
-    names = dict(_match(ours, theirs))
+    names = dict(match_names(ours, theirs))
     pairs = [TensorPair(name, other, ours[name], theirs[other]) for name, other in names.items()]
     extra = [TensorPair(name, "", read, None) for name, read in ours.items() if name not in names]
     missing = {name: read for name, read in theirs.items() if name not in set(names.values())}
@@ -138,7 +138,7 @@ def _decode(folder: CheckpointFolder, stored: StoredTensors, weight: str) -> Rea
     return lambda: folder.format.decode(weight, stored, folder.quantization)
 
 
-def _match(ours: Iterable[str], theirs: Iterable[str]) -> Iterator[tuple[str, str]]:
+def match_names(ours: Iterable[str], theirs: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the names of one tensor in both: equal, or equal in the longest end that is no other's."""
     known = set(theirs)
     same = [name for name in ours if name in known]

@@ -158,16 +158,51 @@ class ComparedTensors(Fact):
         return bool(self.counts)
 
 
+class ReplayedTensor(Fact):
+    """One tensor of a merged model that is not bit for bit what the merge gives.
+
+    Attributes:
+        name: As the merged model's files have it.
+        touched: Whether the adapter changes it.
+        ulps: How far it is from what the merge gives where it is farthest, in units in the last place of its dtype
+            at the largest of what is added up there; `None` where the shapes differ, or it is not finite.
+        applied: How much of the adapter's change it has, fitted over all numbers: 1 where it was merged, 0 where
+            it was not, 2 where it was merged twice; `None` where the adapter does not touch it.
+        uncertain: Standard error of that.
+    """
+
+    name: str
+    touched: bool
+    ulps: float | None
+    applied: float | None = None
+    uncertain: float | None = None
+
+
 class ReplayedMerge(Fact):
     """The parent with an adapter merged into it, beside the model that is said to be that.
 
     Attributes:
         adapter: Where the adapter is, as the policy names it.
         compared: How many tensors were compared.
+        touched: How many of these the adapter changes.
+        equal: How many are bit for bit what the merge gives.
+        tensors: Those that are not: the farthest, those whose change was applied least as it should be, and those
+            that the adapter does not touch; at most `LISTED` of each.
+        strays: How many differ from the parent's though the adapter does not touch them.
+        unplaced: Names of the adapter's that stand for nothing in the model.
+        obstacle: Why the merge cannot be done again, a clause; `None` if it was.
+        uncompared: What was not compared, and why.
     """
 
     adapter: str
     compared: Index
+    touched: Index = 0
+    equal: Index = 0
+    tensors: tuple[ReplayedTensor, ...] = ()
+    strays: Index = 0
+    unplaced: tuple[str, ...] = ()
+    obstacle: str | None = None
+    uncompared: tuple[Uncompared, ...] = ()
 
 
 class ComparedFiles(Fact):

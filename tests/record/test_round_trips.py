@@ -70,6 +70,7 @@ from sw_audit.record.files import (
     ComparedSettings,
     ComparedTensors,
     ReplayedMerge,
+    ReplayedTensor,
     Uncompared,
 )
 from sw_audit.record.location import Outcome, PromptLocation, Rotation, Stage, TakeDown
@@ -128,7 +129,11 @@ BESIDE = (
             counts={"swapped": 1},
             uncompared=(Uncompared(because="the parent has none of that name", count=1, first="x"),),
         ),
-        merge=ReplayedMerge(adapter="out/adapter", compared=57),
+        merge=ReplayedMerge(
+            adapter="out/adapter",
+            compared=57,
+            tensors=(ReplayedTensor(name="w", touched=True, ulps=1.5, applied=1.0, uncertain=0.01),),
+        ),
     ),
     parse_scheme("w16a4"),
     Look(windows=4, items=32),
