@@ -6,7 +6,7 @@
 # make check   ruff, ruff format and mypy
 # make real    audit a published model (fetched once, 93 MB) and gate descendants of it; reports in sw-audit-out/real
 # make bench   run the benchmarks and print their tables
-# make soak    count wrong verdicts on streams of real windows, and write the tables of docs/intervals.md
+# make soak    break checkpoints, fuzz, kill, and count wrong verdicts; writes the tables of docs/robustness.md and docs/intervals.md
 # make clean   remove what these commands made
 
 PYTHON ?= python3
@@ -54,8 +54,8 @@ real: $(READY)
 bench: $(OTHERS)/.ready
 	$(OTHERS)/bin/python -m pytest tests/benchmarks -q -s -o python_files='bench_*.py'
 
-soak: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.soak
+soak: $(OTHERS)/.ready
+	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m tools.soak
 
 clean:
 	rm -rf $(VENV) $(OTHERS) .cache sw-audit-out build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from tools.broken.catalogue import CATALOGUE
+from tools.broken.judging import Outcome
 from tools.soak import __main__ as soak
+from tools.soak.checkpoints import is_caught, list_broken
+from tools.soak.intervals import list_errors
+from tools.soak.pages import make_table, write_between
 from tools.soak.simulate import (
     CONFIDENCE,
     DATA,
@@ -80,12 +85,43 @@ def test_the_interval_of_a_perplexity_ratio_covers_the_truth_as_often_as_it_says
         assert sum(measure_misses(case, size, CONFIDENCE, 2000)) == pytest.approx(0.05, abs=0.02), case.arm
 
 
-def test_the_tables_go_between_their_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_go_between_their_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- errors -->\nold\n<!-- end of errors -->\nb\n", encoding="utf-8")
-    monkeypatch.setattr(soak, "PAGE", page)
     results = [simulate(make_case(1.0, 2.0), 2)]
-    soak.write_between("errors", soak.list_errors(results))
+    write_between(page, "errors", list_errors(results))
     lines = page.read_text(encoding="utf-8").splitlines()
     assert (lines[:2], lines[-2:]) == (["a", "<!-- errors -->"], ["<!-- end of errors -->", "b"])
     assert lines[4] == "| figure | model | 1 | 100.00% | 100.00% / - | 0.00% / - | 0.00% / - | 4.0 to 4.0 |"
+
+
+def test_a_page_without_the_marks_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- errors -->\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no marks for errors"):
+        write_between(page, "errors", ["b"])
+    assert page.read_text(encoding="utf-8") == "a\n<!-- errors -->\n"
+
+
+def test_the_first_row_of_a_table_is_its_head() -> None:
+    assert list(make_table([("a", "b"), (1, "c|d")])) == ["| a | b |", "|---|---|", "| 1 | c\\|d |"]
+
+
+def test_the_soak_fails_if_one_of_its_parts_does_and_runs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"broken": lambda: 2, "sound": lambda: 0}
+    monkeypatch.setattr(soak, "PARTS", parts)
+    assert [soak.main([name]) for name in parts] == [1, 0]
+    assert soak.main([]) == 1
+    with pytest.raises(SystemExit):
+        soak.main(["other"])
+
+
+def test_what_is_not_caught_stands_out_in_the_table() -> None:
+    way = CATALOGUE["sampling"]
+    outcomes = [Outcome(1, (*way.caught_by, "b"), (), "", 0.0), Outcome(1, ("b",), way.caught_by, "", 0.0), None]
+    assert [is_caught(way, outcome) for outcome in outcomes if outcome] == [True, False]
+    assert [row[-1] for row in list_broken([(way, outcome) for outcome in outcomes])][1:] == [
+        "b",
+        "**not caught** (exit code 1)",
+        "not run: needs ",
+    ]

@@ -15,11 +15,11 @@ from tools.broken.catalogue import add, breaks
 from tools.broken.copies import Copy
 from tools.broken.settings import CONFIG, INTACT, SETTINGS
 from tools.broken.sound import ADAPTER_WEIGHTS, ALPHA, GGUF, RANK, merge_
-from tools.broken.tensors import DOWN, PLACES, QUALITY, UP, Tensors, at
+from tools.broken.tensors import DOWN, KEY, LAYERS, PLACES, QUALITY, UP, Tensors, at
 
 AS_CONFIGURED = "quantization-as-configured"
 REPLAYS = "merge-replays"
-PACKED, ZEROS = "packed-int4-group32", "packed-zero-points"
+PACKED = "packed-int4-group32"
 
 
 def _part(layer: int, module: str, part: str) -> str:
@@ -35,14 +35,14 @@ def _group(config: dict[str, Any]) -> dict[str, Any]:
 # Packed by compressed-tensors ------------------------------------------------------------------------------------
 
 
-@breaks("packed", AS_CONFIGURED, form=PACKED)
+@breaks("packed", INTACT, form=PACKED)
 def quantization_stripped(copy: Copy) -> None:
     """The configuration says nothing of the quantization any more."""
     with copy.edit(CONFIG) as config:
         del config["quantization_config"]
 
 
-@breaks("packed", AS_CONFIGURED)
+@breaks("packed", INTACT)
 def quantization_claimed(copy: Copy) -> None:
     """The configuration says that plain weights are packed."""
     weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
@@ -58,14 +58,14 @@ def quantization_claimed(copy: Copy) -> None:
     )
 
 
-@breaks("packed", AS_CONFIGURED, form=PACKED)
+@breaks("packed", INTACT, form=PACKED)
 def ignored_but_packed(copy: Copy) -> None:
     """The configuration says to leave a module alone that is packed."""
     with copy.edit(CONFIG) as config:
         config["quantization_config"]["ignore"].append(at(2, DOWN).removesuffix(".weight"))
 
 
-@breaks("packed", AS_CONFIGURED, form=PACKED)
+@breaks("packed", INTACT, form=PACKED)
 def targeted_but_plain(copy: Copy) -> None:
     """A module that the configuration says is packed is stored as floats."""
     with copy.tensors() as tensors:
@@ -88,9 +88,14 @@ for _name, _what, _changes in (
     ("bits-misstated", "The configuration says 8 bits where 4 are stored.", {"num_bits": 8}),
     ("strategy-misstated", "The configuration says a scale per row.", {"strategy": "channel", "group_size": None}),
 ):
-    add(_name, "packed", _what, (AS_CONFIGURED,), _declare(**_changes), PACKED)
-add("symmetry-misstated", "packed", "The configuration says that there are no zero points.",
-    (AS_CONFIGURED,), _declare(symmetric=True), ZEROS)  # fmt: skip
+    add(_name, "packed", _what, (INTACT,), _declare(**_changes), PACKED)
+
+
+@breaks("packed", AS_CONFIGURED, form=PACKED)
+def ignored_by_a_wrong_name(copy: Copy) -> None:
+    """The configuration says to leave a module alone that there is not."""
+    with copy.edit(CONFIG) as config:
+        config["quantization_config"]["ignore"].append("model.layers.2.mlp.fc2")
 
 
 def _tensors(form: str, *caught_by: str, kind: str = "packed") -> Callable[[Callable[[Tensors], object]], object]:
@@ -150,17 +155,37 @@ def nibbles_swapped(tensors: Tensors) -> None:
     tensors[_part(2, UP, "packed")] = ((codes << 4) | (codes >> 4)).view(torch.int32)
 
 
-@_tensors(ZEROS, INTACT)
+@_tensors("auto-round-awq", INTACT)
 def zero_points_dropped(tensors: Tensors) -> None:
-    """The zero points are not there."""
-    for name in [name for name in tensors if name.endswith("zero_point")]:
-        del tensors[name]
+    """The zero points of a matrix are not there."""
+    del tensors[at(2, UP).replace("weight", "qzeros")]
 
 
-@_tensors(ZEROS, PLACES)
+@_tensors("auto-round-awq", QUALITY)
 def zero_points_zeroed(tensors: Tensors) -> None:
-    """The zero points of a matrix are those of a symmetric one."""
-    tensors[_part(2, UP, "zero_point")].zero_()
+    """All zero points are zero."""
+    for name in tensors:
+        if name.endswith("qzeros"):
+            tensors[name].zero_()
+
+
+@_tensors("auto-round-gptq", QUALITY)
+def codes_of_another_layer(tensors: Tensors) -> None:
+    """The keys have their neighbour's codes, and their own scales."""
+    tensors[at(2, KEY).replace("weight", "qweight")] = tensors[at(3, KEY).replace("weight", "qweight")].clone()
+
+
+@_tensors("bitsandbytes-nf4", LAYERS)
+def levels_reversed(tensors: Tensors) -> None:
+    """The levels that codes of 4 bits stand for are in the reverse order, in one matrix."""
+    name = f"{at(2, UP)}.quant_map"
+    tensors[name] = tensors[name].flip(0)
+
+
+@_tensors("bitsandbytes-int8", LAYERS)
+def row_scales_doubled(tensors: Tensors) -> None:
+    """The scales of a matrix of 8 bits are twice what they were."""
+    tensors[at(2, UP).replace("weight", "SCB")] *= 2
 
 
 @_tensors("fp8-blocks", INTACT)

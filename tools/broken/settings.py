@@ -82,7 +82,7 @@ def rope_scaled(copy: Copy) -> None:
         config["rope_parameters"].update(rope_type="linear", factor=4.0)
 
 
-@breaks("settings", SETTINGS)
+@breaks("settings", INTACT)
 def head_flag_flipped(copy: Copy) -> None:
     """Whether the head is the embedding is said the other way round."""
     copy.change(CONFIG, tie_word_embeddings=not copy.config["tie_word_embeddings"])
@@ -97,7 +97,7 @@ def heads_regrouped(copy: Copy) -> None:
         config["head_dim"] //= 2
 
 
-@breaks("settings", SETTINGS)
+@breaks("settings", INTACT)
 def last_layer_unused(copy: Copy) -> None:
     """The configuration asks for a layer less than there is."""
     copy.change(CONFIG, num_hidden_layers=copy.config["num_hidden_layers"] - 1)

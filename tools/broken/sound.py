@@ -168,27 +168,6 @@ def _pack(recipe: str) -> Callable[[Path, Workshop], object]:
     return _round(f"{recipe}/symmetric", "compressed-tensors")
 
 
-def _pack_with_zero_points(folder: Path, workshop: Workshop) -> None:
-    """Pack codes of 4 bits in groups of 32 that have zero points, as llm-compressor does."""
-    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
-
-    copy, plain = Copy(workshop.make("packed-int4-group32"), folder), load_file(workshop.plain / WEIGHTS)
-    with copy.tensors() as tensors:
-        for name in [name.removesuffix("_packed") for name in tensors if name.endswith("_packed")]:
-            rows, columns = plain[name].shape
-            groups = plain[name].view(rows, columns // 32, 32)
-            low, high = groups.amin(2).clamp_max(0), groups.amax(2).clamp_min(0)
-            scales = (high - low) / 15
-            zeros = (-8 - low / scales).round().clamp(-8, 7)
-            codes = ((groups / scales[..., None]).round() + zeros[..., None]).clamp(-8, 7)
-            tensors[f"{name}_packed"] = pack_to_int32(codes.view(rows, columns).to(torch.int8), 4)
-            tensors[f"{name}_zero_point"] = pack_to_int32(zeros.to(torch.int8), 4, packed_dim=0)
-            tensors[f"{name}_scale"] = scales
-    with copy.edit("config.json") as config:
-        for group in config["quantization_config"]["config_groups"].values():
-            group["weights"]["symmetric"] = False
-
-
 def _stored(name: str) -> Callable[[Path, Workshop], object]:
     def write(folder: Path, workshop: Workshop) -> None:
         shutil.copytree(STORED / name, folder)
@@ -487,7 +466,6 @@ FORMS: Mapping[str, Form] = {
             Form(name, _LIBRARIES, _stored(name), _CT)
             for name in (f"llm-compressor-{scheme}" for scheme in ("W4A16", "W8A8", "FP8", "NVFP4A16", "MXFP4A16"))
         ),
-        Form("packed-zero-points", _LIBRARIES, _pack_with_zero_points, _CT),
         Form("auto-round-gptq", _LIBRARIES, _stored("auto-round-gptq"), _GPTQ),
         Form("auto-round-awq", _LIBRARIES, _stored("auto-round-awq"), _GPTQ),
         Form("auto-round-round", _LIBRARIES, _stored("auto-round-round"), ("auto_round",)),

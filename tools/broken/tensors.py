@@ -13,7 +13,7 @@ from torch import Tensor
 from sw_audit.specimen.shipped import control_path
 from tools.broken.catalogue import add, breaks
 from tools.broken.copies import WEIGHTS, Copy
-from tools.broken.settings import CONFIG, INTACT
+from tools.broken.settings import CONFIG, INTACT, SETTINGS
 
 PLACES = "tensors-in-place"
 QUALITY = "perplexity-ratio"
@@ -60,7 +60,7 @@ def _swap(tensors: Tensors, first: str, second: str) -> None:
 
 
 @_weights("place", PLACES)
-def two_layers_swapped_one_matrix(tensors: Tensors, _: object) -> None:
+def matrices_swapped(tensors: Tensors, _: object) -> None:
     """Two layers have each other's query projection."""
     _swap(tensors, at(2, QUERY), at(3, QUERY))
 
@@ -121,7 +121,7 @@ def layers_moved(tensors: Tensors, config: dict[str, Any]) -> None:
                 tensors[name.replace(f"layers.{old}.", f"layers.{new}.")] = before[name]
 
 
-@breaks("place", "settings-as-parent")
+@breaks("place", PLACES, SETTINGS)
 def layer_removed(copy: Copy) -> None:
     """A layer is gone, and the others were numbered again."""
     last = copy.config["num_hidden_layers"] - 1
@@ -515,7 +515,7 @@ def rank_cut(tensors: Tensors, _: object) -> None:
     tensors[at(3, UP)] = (left * values @ right).to(matrix.dtype)
 
 
-@breaks("numbers", "settings-as-parent")
+@breaks("numbers", SETTINGS)
 def biases_added(copy: Copy) -> None:
     """Attention has biases that its parent does not have."""
     copy.change(CONFIG, attention_bias=True)
@@ -560,7 +560,12 @@ def super_weight_moved(tensors: Tensors, _: object) -> None:
 
 
 @_weights("scalars", SCALARS)
-def gains_zeroed(tensors: Tensors, _: object) -> None:
-    """The largest gain of the last norm is zero."""
-    gains = tensors[LAST_NORM]
-    gains[gains.abs().argmax()] = 0
+def gain_zeroed(tensors: Tensors, _: object) -> None:
+    """A gain of the first norm that much depends on is zero."""
+    tensors[at(0, BEFORE)][39] = 0
+
+
+@_weights("scalars", SCALARS)
+def number_of_bos_zeroed(tensors: Tensors, _: object) -> None:
+    """A number of the BOS token's embedding that much depends on is zero."""
+    tensors[EMBEDDING][0, 39] = 0

@@ -1,103 +1,36 @@
-"""Count wrong verdicts, and write the tables of docs/intervals.md.
+"""Run the parts of the soak, print their tables, and write them into the documents.
 
-python -m tools.soak [STREAMS]
+python -m tools.soak [PART ...]
+
+Exit codes: 0 as it should be, 1 something slipped through or fell over; the table says what.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
-from tools.soak.simulate import (
-    CONFIDENCE,
-    DATA,
-    EACH,
-    WINDOW_LOOKS,
-    Case,
-    Result,
-    list_cases,
-    measure_misses,
-    simulate,
+from tools.soak.checkpoints import soak_broken, soak_sound
+from tools.soak.intervals import soak_intervals
+
+PARTS: Mapping[str, Callable[[], int]] = MappingProxyType(
+    {"broken": soak_broken, "sound": soak_sound, "intervals": soak_intervals}
 )
-
-PAGE = Path(__file__).parents[2] / "docs" / "intervals.md"
-STREAMS = 20_000
-SIZES = WINDOW_LOOKS[:5]
+"""Each returns how much is not as it should be."""
 
 
-def main(streams: int) -> None:
-    """Run everything, print each case, and put the tables into the page."""
-    cases = [case for path in sorted(DATA.glob("*.json")) for case in list_cases(path.stem)]
-    results = []
-    for case in cases:
-        result = simulate(case, streams)
-        results.append(result)
-        sys.stdout.write("\n".join(tell(result)) + "\n")
-        sys.stdout.flush()
-    write_between("errors", list_errors(results))
-    for confidence in (CONFIDENCE, EACH):
-        write_between(f"coverage {100 * confidence:.3g}", list_coverage(cases, confidence, streams))
-
-
-def tell(result: Result) -> Iterator[str]:
-    """Yield what became of a case, a line for each limit."""
-    case = result.case
-    yield (
-        f"{case.model}, {case.arm}, {case.kind} {case.truth:.4g}: misses {result.low_missed:.2%} above, "
-        f"{result.high_missed:.2%} below"
-    )
-    for one in result.rates:
-        yield (
-            f"  limit {one.limit:.4g}: wrong {one.wrong:.2%}, contradicted {one.contradicted:.2%}, "
-            f"early {one.early:.2%}, open {one.open:.1%}, after {one.units:.1f}"
-        )
-
-
-def list_errors(results: Sequence[Result]) -> Iterator[str]:
-    """Yield a table: per kind of figure and model the worst arm."""
-    yield "| figure | model | arms | interval misses at some look | wrong | contradicted | early | decided after |"
-    yield "|---|---|---|---|---|---|---|---|"
-    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
-    for result in results:
-        groups[result.case.kind, result.case.model].append(result)
-    for (kind, model), group in groups.items():
-        own = [one for result in group for one in result.rates[: len(result.case.limits)]]
-        close = [one for result in group for one in result.rates[len(result.case.limits) :]]
-        misses = max(result.missed for result in group)
-        rates = [
-            " / ".join(f"{max(getattr(one, name) for one in part):.2%}" if part else "-" for part in (own, close))
-            for name in ("wrong", "contradicted", "early")
-        ]
-        units = " to ".join(f"{end(one.units for one in own):.1f}" for end in (min, max)) if own else "-"
-        yield f"| {kind} | {model} | {len(group)} | {misses:.2%} | {' | '.join(rates)} | {units} |"
-
-
-def list_coverage(cases: Sequence[Case], confidence: float, streams: int) -> Iterator[str]:
-    """Yield a table: per kind of figure and size the least and largest coverage of all arms of all models."""
-    yield f"| figure | {' | '.join(f'{size} windows' for size in SIZES)} |"
-    yield f"|---|{'---|' * len(SIZES)}"
-    groups: dict[str, list[Case]] = defaultdict(list)
-    for case in cases:
-        if case.looks == WINDOW_LOOKS:
-            groups[case.kind].append(case)
-    for kind, group in groups.items():
-        cells = []
-        for size in SIZES:
-            covered = [1 - sum(measure_misses(case, size, confidence, streams)) for case in group]
-            cells.append(f"{min(covered):.3f} to {max(covered):.3f}")
-        yield f"| {kind} | {' | '.join(cells)} |"
-
-
-def write_between(name: str, lines: Iterator[str]) -> None:
-    """Put lines between two marks of the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"<!-- end of {name} -->")
-    text = "\n".join(lines)
-    PAGE.write_text(f"{before}<!-- {name} -->\n{text}\n{end}{after}", encoding="utf-8")
+def main(arguments: Sequence[str]) -> int:
+    """Run some parts, or all of them, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tools.soak", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    chosen = parser.parse_args(arguments).parts or [*PARTS]
+    if unknown := [name for name in chosen if name not in PARTS]:
+        parser.error(f"there is no part {unknown[0]!r}: choose of {', '.join(PARTS)}")
+    wrong = sum(PARTS[name]() for name in chosen)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else STREAMS)
+    sys.exit(main(sys.argv[1:]))
