@@ -22,6 +22,7 @@ _WORDS: dict[TensorChange, str] = {
     "negated": "it is its own in the parent times -1",
     "unrelated": "it resembles nothing in the parent",
     "apart": "it is far from its own in the parent, where most matrices are near theirs",
+    "scaled": "it is its own in the parent times {factor}, and those of most layers are not",
     "constant": "it is one number in every place, and was not in the parent",
     "missing": "the parent's layer is gone with its {count} tensors",
     "zeroed": "{lines} zero, and not in the parent",
@@ -119,11 +120,14 @@ def _describe(one: ChangedTensor) -> str:
     some = ", ".join(map(str, one.indices)) + (", ..." if one.count > len(one.indices) else "")
     verb = "is" if one.count == 1 else "are"
     lines = f"{one.count} of its {one.of} {one.axis} ({some}) {verb}"
-    words = _WORDS[one.change].format(nearest=one.nearest, count=one.count, lines=lines, axis=one.axis)
+    factor = "" if one.other is None else write_number(one.other)
+    words = _WORDS[one.change].format(
+        nearest=one.nearest, count=one.count, lines=lines, axis=one.axis, factor=factor
+    )
     cosines = [
         f"{write_number(cosine)} with {what}"
         for cosine, what in ((one.own, "its own"), (one.other, "that"))
-        if cosine is not None and one.change not in ("zeroed", "flipped", "repeated")
+        if cosine is not None and one.change not in ("zeroed", "flipped", "repeated", "scaled")
     ]
     return words + (f" (cosine {', '.join(cosines)})" if cosines else "")
 

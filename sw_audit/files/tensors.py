@@ -43,6 +43,8 @@ _MUCH_NEARER = 0.2
 _FOREIGN, _NEGATED = 0.3, -0.8
 # Rounding to 2 bits leaves more than that of a matrix; where most others have kept that much, it was not training.
 _APART, _NEAR = 0.8, 0.95
+# Rounding and training leave a matrix its size; what is folded into matrices changes those of all layers alike.
+_SCALED, _FEW = 1.4, 0.5
 # Where so many matrices are rotated, others may be rotated on both sides, which cannot be told from noise.
 _MOSTLY_ROTATED = 0.25
 # Gains that are gone from a norm are found again in the columns of a matrix that follows.
@@ -59,7 +61,10 @@ class _Sketches:
 
 @dataclass
 class _Found:
-    """What has been found so far; `own` is the cosine of each matrix with its own, or the distance of a vector."""
+    """What has been found so far; `own` is the cosine of each matrix with its own, or the distance of a vector.
+
+    `factors` are what a matrix's own in the parent is multiplied by to come nearest to it.
+    """
 
     compared: int = 0
     equal: int = 0
@@ -67,6 +72,7 @@ class _Found:
     changed: list[ChangedTensor] = field(default_factory=list)
     left_out: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     own: dict[str, float] = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)
     vectors: set[str] = field(default_factory=set)
     level: list[TensorPair] = field(default_factory=list)
     sketches: defaultdict[tuple[int, ...], _Sketches] = field(default_factory=lambda: defaultdict(_Sketches))
@@ -100,6 +106,7 @@ def compare_tensors(
     found.changed += _name_displaced(displaced, pairs)
     _explain_foreign(pairs, {one.name for one in displaced}, found)
     found.changed += _list_levelled(pairs, found)
+    found.changed += _list_scaled(paired, found)
     found.changed += _list_missing(paired, found)
     return _report(found)
 
@@ -158,6 +165,8 @@ def _compare_matrices(pair: TensorPair, ours: Tensor, theirs: Tensor, found: _Fo
     if cosine < _NEGATED:
         yield ChangedTensor(name=pair.name, change="negated", own=cosine)
         return
+    if cosine > _NEAR:
+        found.factors[pair.name] = float(alike.rows.products.sum() / alike.rows.theirs.sum())
     for lines, axis in ((alike.rows, "rows"), (alike.columns, "columns")):
         make = ChangedTensor(name=pair.name, change="zeroed", axis=axis, own=cosine, of=len(lines.ours))
         if lines.zeroed.any():
@@ -350,6 +359,22 @@ def _list_levelled(pairs: dict[str, TensorPair], found: _Found) -> Iterator[Chan
         ]
         folded = any(_is_folded(other, gain.double()) for other in following)
         yield ChangedTensor(name=pair.name, change="constant", serious=not folded)
+
+
+def _list_scaled(paired: PairedTensors, found: _Found) -> Iterator[ChangedTensor]:
+    """Yield the matrices of few layers that are their own times a number."""
+    layers = Counter(_leave_out_layer(pair.name) for pair in paired.pairs)
+    scaled = {name: one for name, one in found.factors.items() if not 1 / _SCALED < one < _SCALED}
+    together = Counter(map(_leave_out_layer, scaled))
+    for name, factor in scaled.items():
+        part = _leave_out_layer(name)
+        if find_layer(name) is not None and together[part] < _FEW * layers[part]:
+            yield ChangedTensor(name=name, change="scaled", own=found.own[name], other=factor)
+
+
+def _leave_out_layer(name: str) -> str:
+    layer = find_layer(name)
+    return name if layer is None else name.replace(f".{layer}.", ".", 1)
 
 
 def _is_folded(pair: TensorPair, gain: Tensor) -> bool:

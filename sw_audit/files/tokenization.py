@@ -234,6 +234,12 @@ def _compare_vocabularies(ours: Tokenizer, theirs: Tokenizer) -> Iterator[Change
             effect="input",
             note=f"the id of token {quote(token)}{_tell_others(len(moved))}",
         )
+    names = {number: token for token, number in theirs.vocabulary.items()}
+    words = sorted(names[number] for number in ours.added - theirs.added if number in names)
+    if words:
+        note = "generated text may leave it out, and it is cut out of longer words"
+        key = "tokenizer.special_words"
+        yield ChangedSetting(key=key, parent=None, value=quote(words), effect="input", note=note)
     added = sorted(ours.vocabulary.keys() - theirs.vocabulary.keys())
     if added and not moved:
         note = f"{len(added)} more than the parent has"

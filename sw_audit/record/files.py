@@ -75,6 +75,7 @@ TensorChange = Literal[
     "negated",
     "unrelated",
     "apart",
+    "scaled",
     "constant",
     "missing",
     "zeroed",
@@ -85,9 +86,10 @@ TensorChange = Literal[
 """What became of a tensor.
 
 Of all of it: it is another's in exchange, another's while that one went elsewhere too, or another's that still is
-in its place; it is its own transposed, turned by 180 degrees or times -1; it resembles nothing of the parent's; it
-is far from its own where other matrices are near (`apart`); it is one number in every place; it is gone. Of rows
-or columns: they are zero, times -1, one number in every place (`repeated`), or others of its own (`exchanged`).
+in its place; it is its own transposed, turned by 180 degrees, times -1 or times another number (`scaled`); it
+resembles nothing of the parent's; it is far from its own where other matrices are near (`apart`); it is one number
+in every place; it is gone. Of rows or columns: they are zero, times -1, one number in every place (`repeated`), or
+others of its own (`exchanged`).
 """
 
 

@@ -11,9 +11,13 @@ import torch
 from safetensors.torch import load_file
 from support.checkpoints import rewrite_weights
 from support.quantizing import prune, prune_two_in_four
+from support.stored import make
 from torch import Tensor
 
 from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.checkpoint.formats.scales import multiply
+from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checkpoint.stored import open_stored
 from sw_audit.files.tensors import compare_tensors
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.files import ComparedTensors
@@ -137,6 +141,7 @@ BROKEN: dict[str, tuple[Change, str, dict[str, object]]] = {
         "exchanged",
         {"axis": "columns"},
     ),
+    "a matrix doubled": (replace(GATE, lambda w: 2 * w), "scaled", {"name": GATE, "other": pytest.approx(2)}),
     "another model's": (replace(GATE, lambda w: draw_noise(w.shape)), "unrelated", {"name": GATE}),
     "one layer repeated": (copy_layer(1, 2), "copied", {"name": GATE, "nearest": GATE.replace("2", "1")}),
     "one layer removed": (remove_layer, "missing", {"name": "model.layers.5", "count": 9}),
@@ -204,6 +209,13 @@ def fold(tensors: Tensors) -> None:
     tensors[NORM] = torch.ones_like(gain)
 
 
+def scale(tensors: Tensors) -> None:
+    """Double one matrix of each layer and halve another, which comes to the same."""
+    for name, weight in tensors.items():
+        if name.endswith(("up_proj.weight", "down_proj.weight")):
+            weight.mul_(2 if "up" in name else 0.5)
+
+
 def add_tokens(tensors: Tensors) -> None:
     tensors["model.embed_tokens.weight"] = torch.cat([tensors[EMBEDDING], torch.zeros(6, 64)])
 
@@ -220,6 +232,7 @@ SOUND: dict[str, Change] = {
     "two in four pruned": prune_two_in_four,
     "rotated": rotate,
     "gains folded": fold,
+    "scales moved between the matrices of each layer": scale,
     "six tokens more": add_tokens,
 }
 
@@ -231,3 +244,21 @@ def test_what_sound_compression_and_training_do_is_nothing_serious(
     found = compare(SOUND[what])
     assert found.counts == {}, found
     assert found.compared == 57
+
+
+@pytest.mark.parametrize("name", ["llm-compressor-W4A16", "llm-compressor-W8A8", "llm-compressor-FP8"])
+def test_codes_are_multiplied_by_their_scales_as_the_library_does(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    folder = make(name.replace("llm-compressor", "compressed-tensors").lower(), tmp_path)
+    source, stored = find(folder), open_stored(find(folder))
+    opened = open_checkpoint(ModelPolicy(source=str(folder)))
+    decoded = source.format.decode(GATE, stored, source.quantization)
+    assert decoded is not None
+    assert torch.allclose(decoded, opened.matrix(GATE).weight.float(), rtol=1e-5, atol=1e-7)
+
+
+def test_a_block_of_small_floats_has_one_scale_and_the_last_ones_are_cut_off() -> None:
+    scaled = multiply(torch.ones(3, 5), torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    assert scaled is not None
+    assert scaled.tolist() == [[1, 1, 2, 2, 3], [1, 1, 2, 2, 3], [4, 4, 5, 5, 6]]
+    assert multiply(torch.ones(2, 2), torch.ones(3, 1)) is None

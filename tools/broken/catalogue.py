@@ -19,7 +19,7 @@ class Broken:
         name: What it is called.
         kind: What is broken.
         what: How, a sentence.
-        caught_by: Ids of the checks that must fail.
+        caught_by: Ids of the checks that must fail; none where it is known to slip through.
         damage: Does it to a copied folder.
         form: Name of the sound form that it begins with, see `tools.broken.sound`.
     """

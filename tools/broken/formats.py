@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from sw_audit.specimen.shipped import control_path
 from tools.broken.catalogue import add, breaks
 from tools.broken.copies import Copy
+from tools.broken.gguf_files import rewrite_gguf
 from tools.broken.settings import CONFIG, INTACT, SETTINGS
 from tools.broken.sound import ADAPTER_WEIGHTS, ALPHA, GGUF, RANK, merge_
 from tools.broken.tensors import DOWN, KEY, LAYERS, PLACES, QUALITY, UP, Tensors, at
@@ -136,7 +136,7 @@ def scales_doubled(tensors: Tensors) -> None:
     tensors[_part(2, UP, "scale")] *= 2
 
 
-@_tensors(PACKED, PLACES)
+@_tensors(PACKED)
 def scales_rolled(tensors: Tensors) -> None:
     """The scales of a matrix begin one row later."""
     tensors[_part(2, UP, "scale")] = tensors[_part(2, UP, "scale")].roll(1, 0)
@@ -200,7 +200,7 @@ def block_scales_inverted(tensors: Tensors) -> None:
     tensors[f"{at(2, UP)}_scale_inv"] = 1 / tensors[f"{at(2, UP)}_scale_inv"]
 
 
-@_tensors("fp8-blocks", PLACES)
+@_tensors("fp8-blocks")
 def block_scales_swapped(tensors: Tensors) -> None:
     """Two layers have each other's scales, all else being as it was."""
     first, second = (f"{at(layer, UP)}_scale_inv" for layer in (2, 3))
@@ -214,30 +214,6 @@ def rows_of_codes_negated(tensors: Tensors) -> None:
 
 
 # GGUF ------------------------------------------------------------------------------------------------------------
-
-
-def rewrite_gguf(file: Path, change_: Callable[[dict[str, Any]], object], **tensors: Callable[[Any], Any]) -> None:
-    """Write a GGUF file again with other metadata, or other bytes of some tensors (`_` stands for a dot)."""
-    from gguf import GGUFReader, GGUFValueType, GGUFWriter
-
-    reader = GGUFReader(file)
-    fields = {key: field for key, field in reader.fields.items() if not key.startswith("GGUF.")}
-    values = {key: field.contents() for key, field in fields.items()}
-    change_(values)
-    draft = file.with_suffix(".draft")
-    writer = GGUFWriter(draft, values.pop("general.architecture"))
-    for key, value in values.items():
-        kind = fields[key].types[0] if key in fields else GGUFValueType.get_type(value)
-        inner = fields[key].types[-1] if key in fields and kind == GGUFValueType.ARRAY else None
-        writer.add_key_value(key, value, kind, inner)
-    for tensor in reader.tensors:
-        data = tensors.get(tensor.name.replace(".", "_"), lambda data: data)(tensor.data.copy())
-        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    draft.replace(file)
 
 
 def _keys(**changes: Any) -> Callable[[Copy], None]:
@@ -350,7 +326,7 @@ def gguf_tensors_swapped(copy: Copy) -> None:
     )
 
 
-@breaks("GGUF", AS_CONFIGURED, form="gguf-q4_0")
+@breaks("GGUF", form="gguf-q4_0")
 def gguf_types_misnamed(copy: Copy) -> None:
     """The file's name says 8 bits, and 4 are in it."""
     (copy.folder / GGUF).rename(copy.folder / "specimen.Q8_0.gguf")

@@ -42,12 +42,6 @@ _CHANGES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("tokenizer-eos", TOKENIZER_CONFIG, "The tokenizer ends with another token.", {"eos_token": "<unk>"}),
     ("tokenizer-bos", TOKENIZER_CONFIG, "The tokenizer begins with another token.", {"bos_token": "<unk>"}),
     ("tokenizer-length-cut", TOKENIZER_CONFIG, "The tokenizer stops at 32 tokens.", {"model_max_length": 32}),
-    (
-        "spaces-cleaned",
-        TOKENIZER_CONFIG,
-        "Spaces before punctuation vanish.",
-        {"clean_up_tokenization_spaces": True},
-    ),
 )
 for _name, _file, _what, _values in _CHANGES:
     _caught = INTACT if _name == "biases-promised" else SETTINGS

@@ -25,6 +25,7 @@ from sw_audit.record.checkpoint import Form as Written
 from sw_audit.specimen.shipped import corpus_path, specimen_path
 from tests.support.quantizing import pack_fp8, pack_gguf, prune, prune_two_in_four
 from tools.broken.copies import WEIGHTS, Copy
+from tools.broken.gguf_files import rewrite_gguf
 
 STORED = Path(__file__).parents[2] / "tests" / "formats" / "data"
 SPECIMEN = specimen_path()
@@ -240,7 +241,9 @@ def _gguf(kind: str, *, alone: bool = False) -> Callable[[Path, Workshop], objec
         tokens = (*letters, *(f"unused{number}" for number in range(210 - len(letters)))) if alone else ()
         texts = {"tokenizer.chat_template": CHAT} if alone else {}
         pack_gguf(workshop.plain, folder / GGUF, kind, tokens, texts)
-        if not alone:
+        if alone:
+            rewrite_gguf(folder / GGUF, lambda values: values.update({"tokenizer.ggml.add_bos_token": True}))
+        else:
             _add_tokenizer(folder, workshop)
 
     return write
@@ -414,6 +417,25 @@ def _reverse(copy: Copy) -> None:
         tensors.update(before)
 
 
+def _keep_lengths(copy: Copy) -> None:
+    """Leave in the tokenizer how a trainer cut and padded its texts, which transformers reads and does not do."""
+    padding = {
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 1,
+        "pad_type_id": 0,
+        "pad_token": "</s>",
+    }
+    cut = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+    copy.change(
+        "tokenizer.json", truncation=cut, padding={"strategy": {"Fixed": 32}, "pad_token": "</s>", **padding}
+    )
+
+
+def _clean_spaces(copy: Copy) -> None:
+    copy.change("tokenizer_config.json", clean_up_tokenization_spaces=True)
+
+
 def _lose_generation(copy: Copy) -> None:
     (copy.folder / "generation_config.json").unlink()
 
@@ -447,6 +469,8 @@ FORMS: Mapping[str, Form] = {
         Form("generation-settings-from-the-model", _FILES, _copy(_generate_by_default)),
         Form("no-generation-settings", _FILES, _copy(_lose_generation)),
         Form("indented", _FILES, _copy(_indent)),
+        Form("lengths-left-by-a-trainer", _FILES, _copy(_keep_lengths)),
+        Form("spaces-cleaned-as-before", _FILES, _copy(_clean_spaces)),
         Form("pad-token-added", _FILES, _save(change_=_add_pad)),
         Form("vocabulary-padded", _FILES, _save(change_=_pad_table)),
         Form("template-added", _FILES, _copy(_teach_to_talk), may_differ=("chat_template*",)),

@@ -18,6 +18,7 @@ from tools.broken.settings import CONFIG, INTACT, SETTINGS
 PLACES = "tensors-in-place"
 QUALITY = "perplexity-ratio"
 LAYERS = "layer-error"
+TOP = "top1-agreement"
 SUPER = "super-weight-retained"
 SCALARS = "critical-scalars-retained"
 
@@ -227,7 +228,7 @@ def two_embeddings_swapped(tensors: Tensors, _: object) -> None:
     tensors[EMBEDDING][[100, 101]] = tensors[EMBEDDING][[101, 100]]
 
 
-@_weights("place", PLACES)
+@_weights("place")
 def embedding_row_copied(tensors: Tensors, _: object) -> None:
     """A token has the row of another."""
     tensors[EMBEDDING][100] = tensors[EMBEDDING][101]
@@ -249,13 +250,15 @@ def _from_control(*names: str) -> Any:
 
 
 for _name, _what, _names in (
-    ("head-of-another", "The head is that of another model of the same shape.", [HEAD]),
-    ("embedding-of-another", "The embedding is that of another model of the same shape.", [EMBEDDING]),
     ("layer-of-another", "A layer is that of another model of the same shape.", ["model.layers.3."]),
     ("matrix-of-another", "A matrix is that of another model of the same shape.", [at(3, UP)]),
     ("another-model", "Every tensor is that of another model of the same shape.", [""]),
 ):
     add(_name, "place", _what, (PLACES,), _from_control(*_names))
+# Both models learned the same words from the same stories, and their tables are alike.
+_ALIKE = "The {} is that of another model of the same shape and language."
+add("head-of-another", "place", _ALIKE.format("head"), (TOP,), _from_control(HEAD))
+add("embedding-of-another", "place", _ALIKE.format("embedding"), (QUALITY,), _from_control(EMBEDDING))
 
 
 @breaks("place", PLACES, form="sharded")
@@ -412,7 +415,7 @@ def tensor_halved(tensors: Tensors, _: object) -> None:
     tensors[at(3, DOWN)] *= 0.5
 
 
-@_weights("numbers", PLACES)
+@_weights("numbers", QUALITY)
 def gain_less_one(tensors: Tensors, _: object) -> None:
     """The gains of a norm are one less, as families store them that add one."""
     tensors[at(3, BEFORE)] -= 1
@@ -426,7 +429,7 @@ def bytes_swapped(tensors: Tensors, _: object) -> None:
     tensors[at(3, OUT)] = swapped.view(matrix.dtype).view(matrix.shape).nan_to_num(0.0, 1.0, -1.0)
 
 
-@_weights("numbers", PLACES)
+@_weights("numbers", QUALITY)
 def read_as_another_dtype(tensors: Tensors, _: object) -> None:
     """The bits of bfloat16 in a matrix are read as float16."""
     matrix = tensors[at(3, UP)]
@@ -497,7 +500,7 @@ def noise_added(tensors: Tensors, _: object) -> None:
             tensors[name] += torch.randn(tensor.shape, generator=generator).to(tensor.dtype) * tensor.std() * 0.3
 
 
-@breaks("numbers", PLACES)
+@breaks("numbers", SUPER)
 def averaged_with_another(copy: Copy) -> None:
     """Every tensor is the mean of its own and another model's."""
     others = load_file(CONTROL)

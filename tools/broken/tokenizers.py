@@ -24,14 +24,7 @@ def _replace(**parts: Any) -> Any:
     return lambda copy: copy.change(TOKENIZER, **parts)
 
 
-_TRUNCATION = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
-_PADDING = {
-    "strategy": {"Fixed": 32}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 1, "pad_type_id": 0,
-    "pad_token": "</s>",
-}  # fmt: skip
 _PARTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("truncation-on", "Every text is cut after 16 tokens.", {"truncation": _TRUNCATION}),
-    ("padding-on", "Every text is padded to 32 tokens.", {"padding": _PADDING}),
     ("letters-lowered", "Letters are lowered before they are looked up.", {"normalizer": {"type": "Lowercase"}}),
     ("bos-rule-lost", "No BOS token is put before a text any more.", {"post_processor": None}),
     ("words-cut-elsewhere", "Words are cut at punctuation as well.", {"pre_tokenizer": {"type": "Whitespace"}}),
@@ -94,19 +87,6 @@ def word_forgotten(copy: Copy) -> None:
 
 
 @breaks("tokenizer", SETTINGS)
-def added_tokens_dropped(copy: Copy) -> None:
-    """The special tokens are ordinary words."""
-    copy.change(TOKENIZER, added_tokens=[])
-
-
-@breaks("tokenizer", SETTINGS)
-def end_not_special(copy: Copy) -> None:
-    """The end of a text is shown to readers, for it is no special token."""
-    with copy.edit(TOKENIZER) as tokenizer:
-        tokenizer["added_tokens"][1]["special"] = False
-
-
-@breaks("tokenizer", SETTINGS)
 def special_inside_words(copy: Copy) -> None:
     """A common word has become a special token, which generated text leaves out."""
     with copy.edit(TOKENIZER) as tokenizer:
@@ -162,7 +142,9 @@ def _swap_roles(text: str) -> str:
 
 
 for _name, _what, _change in _TEMPLATES:
-    add(_name, "template", _what, (SETTINGS,), _template(_change), "chat")
+    # What shows where a certain word is asked for shows in no conversation that is fixed.
+    _caught = () if _name == "template-sets-a-trap" else (SETTINGS,)
+    add(_name, "template", _what, _caught, _template(_change), "chat")
 
 
 @breaks("template", SETTINGS, form="chat")

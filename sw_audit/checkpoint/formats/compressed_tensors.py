@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sw_audit.checkpoint.formats.format import Format, Packing, register
 from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
-from sw_audit.checkpoint.formats.scales import E2M1, E4M3, Scale, pick_scale
+from sw_audit.checkpoint.formats.scales import E2M1, E4M3, Scale, multiply, pick_scale
 from sw_audit.record.checkpoint import QuantizedModule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sw_audit.checkpoint.stored import StoredTensors
+
+
+_FURTHER = ("zero_point", "g_idx", "global_scale")
+"""What else a weight may be made of, by the end of its name."""
 
 
 @register
@@ -34,6 +43,20 @@ class CompressedTensors(Format):
             unpacked = "forward" in module.__dict__ and hasattr(module, "quantization_scheme")
             if unpacked and weight is not None and weight.is_floating_point() and weight.dtype != model.dtype:
                 weight.data = weight.data.to(model.dtype)
+
+    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002
+        """Multiply integers and 8-bit floats by their scales; neither zero points nor another order of inputs."""
+        names = stored.headers
+        if f"{weight}_scale" not in names or names.keys() & {f"{weight}_{end}" for end in _FURTHER}:
+            return None
+        packed = f"{weight}_packed" in names
+        codes, scales = stored.read(f"{weight}_packed" if packed else weight), stored.read(f"{weight}_scale")
+        if codes is None or scales is None or not scales.is_floating_point():
+            return None
+        if packed:
+            shape = stored.read(f"{weight}_shape") if f"{weight}_shape" in names else None
+            codes = None if shape is None else _unpack(codes, int(shape[1]))
+        return None if codes is None else multiply(codes, scales)
 
     def list_patterns(self, settings: Mapping[str, Any]) -> tuple[ModulePattern, ...]:
         """List what is left out and the targets of each group; both may be names of classes."""
@@ -77,3 +100,14 @@ class CompressedTensors(Format):
         elif scales.element_size() == 1 and not scales.is_floating_point():
             factor = 2.0 ** (factor - 127)
         return Scale(factor, E2M1)
+
+
+def _unpack(words: Tensor, columns: int) -> Tensor | None:
+    """Unpack whole numbers of 2, 4 or 8 bits, least significant first, from words of 32; int32 [out, in]."""
+    bits = 32 * words.shape[1] // columns if words.ndim == 2 and columns else 0
+    if bits not in (2, 4, 8) or words.element_size() != 4:
+        return None
+    parts = words.new_tensor(range(0, 32, bits))
+    codes: Tensor = (words[..., None] >> parts) & (2**bits - 1)
+    numbers: Tensor = codes.flatten(1)[:, :columns] - 2 ** (bits - 1)
+    return numbers

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sw_audit.checkpoint.formats.format import Description, Format, OpenModel, Packing, count_dtypes, register
-from sw_audit.checkpoint.formats.scales import E4M3, Scale, pick_scale
+from sw_audit.checkpoint.formats.scales import E4M3, Scale, multiply, pick_scale
 from sw_audit.checkpoint.headers import TensorHeader
 from sw_audit.record.checkpoint import QuantizedModule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sw_audit.checkpoint.stored import StoredTensors
 
 _CODES = ("F8_E4M3", "F8_E5M2")
 _SCALES = ("_scale_inv", "_scale")
@@ -23,6 +29,15 @@ class Fp8(Format):
     extra = "fp8"
     dequantized = True
     packings: tuple[Packing, ...] = (Packing(".weight", ".weight_scale_inv", needs_scales=False), _WEIGHT_SCALE)
+
+    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002
+        """Multiply small floats by the scales of their blocks."""
+        scale = next((weight + ends for ends in _SCALES if weight + ends in stored.headers), None)
+        codes, scales = stored.read(weight), None if scale is None else stored.read(scale)
+        plain = (
+            codes is not None and scales is not None and codes.is_floating_point() and scales.is_floating_point()
+        )
+        return multiply(codes, scales) if plain and codes is not None and scales is not None else None
 
     def describe(self, model: OpenModel) -> Description | None:
         """Describe what the files say, for nothing of it is left in the model."""

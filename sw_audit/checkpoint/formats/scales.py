@@ -69,3 +69,20 @@ def pick_scale(scales: Tensor, row: int, column: int, shape: tuple[int, int]) ->
     # The last block of each row and column may be smaller than the others.
     height, width = (-(-size // count) for size, count in zip(shape, grid.shape, strict=True))
     return float(grid[row // height, column // width])
+
+
+def multiply(codes: Tensor, scales: Tensor) -> Tensor | None:
+    """Multiply codes [out, in] by a scale per tensor, row, group or block, float32; `None` if they do not fit.
+
+    A matrix that is no multiple of its blocks ends in blocks that are cut off.
+    """
+    if scales.numel() == 1:
+        return codes.float() * scales.float().flatten()
+    if scales.ndim == 1:
+        scales = scales[:, None]
+    if codes.ndim != 2 or scales.ndim != 2 or any(map(int.__gt__, scales.shape, codes.shape)):
+        return None
+    factors = scales.float()
+    for axis, size in enumerate(codes.shape):
+        factors = factors.repeat_interleave(-(-size // scales.shape[axis]), axis).narrow(axis, 0, size)
+    return codes.float() * factors
