@@ -114,10 +114,7 @@ def _lint_extents(reader: Any, path: Path) -> Iterator[Flaw]:
 
 def _lint_tokenizer(reader: Any, path: Path) -> Iterator[Flaw]:
     model, field = _get(reader, "tokenizer.ggml.model"), reader.get_field(_TOKENS)
-    if model is None or field is None:
-        if model != "none":
-            found = "it has no tokenizer of its own, so that llama.cpp cannot run it"
-            yield Flaw(kind="gguf-tokenizer", where=path.name, found=found, serious=False)
+    if model is None or field is None:  # its tokenizer may lie beside it; where there is none, opening says so
         return
     tokens = len(field.data)
     embedding = next((tensor for tensor in reader.tensors if tensor.name == _EMBEDDING), None)

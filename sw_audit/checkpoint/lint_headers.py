@@ -13,6 +13,7 @@ from pathlib import Path
 from sw_audit.checkpoint.bounds import refuse_excess
 from sw_audit.checkpoint.folder import INDEX, WEIGHTS, CheckpointFolder
 from sw_audit.checkpoint.formats.format import Format, is_code, list_packings
+from sw_audit.checkpoint.formats.patterns import ModulePattern, find_left_alone
 from sw_audit.checkpoint.headers import FLOATS, DamagedFileError
 from sw_audit.checkpoint.lint_gguf import lint_layout
 from sw_audit.checkpoint.stored import StoredTensors, open_stored
@@ -41,9 +42,11 @@ _REMEDIES: dict[FlawKind, str] = {
     "tied-weights": "set `tie_word_embeddings` in config.json to what the weights are, or leave one of them out",
     "digest": _AGAIN,
     "unquantized-experts": _WRITER,
+    "codes-left-alone": "quantize again, and see that what is to be left out is left out when it is stored, too",
     "gguf-layout": _AGAIN,
     "gguf-tokenizer": "convert the model to GGUF again, with its own tokenizer",
 }
+_CODES = tuple(sorted({packing.codes for packing in list_packings()}, key=len, reverse=True))
 _DIGEST_LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
 
 
@@ -222,8 +225,21 @@ def compare_with_config(folder: CheckpointFolder, stored: StoredTensors) -> Iter
             found = f"config.json says {known.method}, and no tensor ends in {ends}, but {codes[0]}"
             yield Flaw(kind="config-without-codes", where="config.json", found=found)
     yield from _expect_scales(stored)
-    yield from known.lint_shapes(settings, stored.headers)
+    try:
+        yield from known.lint_shapes(settings, stored.headers)
+        yield from _find_left_alone(known.list_patterns(settings), codes)
+    except (AttributeError, TypeError, ValueError, ArithmeticError):
+        found = f"what quantization_config says is not what {known.method} writes"
+        yield Flaw(kind="config-without-codes", where="config.json", found=found)
     yield from _list_experts(known, codes, stored)
+
+
+def _find_left_alone(patterns: Sequence[ModulePattern], codes: Iterable[str]) -> Iterator[Flaw]:
+    for name in codes:
+        module = next((name.removesuffix(ends) for ends in _CODES if name.endswith(ends)), name)
+        if (pattern := find_left_alone(patterns, module)) is not None:
+            found = f"{pattern.key} {pattern.text!r} of config.json leaves it as it is, and it is stored as codes"
+            yield Flaw(kind="codes-left-alone", where=name, found=found)
 
 
 def _expect_scales(stored: StoredTensors) -> Iterator[Flaw]:

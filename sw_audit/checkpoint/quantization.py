@@ -11,12 +11,12 @@ from torch import nn
 from sw_audit.checkpoint.effective import is_opaque
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.formats.format import Description, OpenModel
-from sw_audit.checkpoint.formats.patterns import ModulePattern, count_matches, is_left_out
+from sw_audit.checkpoint.formats.patterns import ModulePattern, count_matches, find_left_alone, is_left_out
 from sw_audit.checkpoint.matrices import is_conv1d
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.stored import open_stored
 from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.record.checkpoint import HeldScalar, QuantizationReport
+from sw_audit.record.checkpoint import Contradiction, HeldScalar, QuantizationReport
 from sw_audit.record.location import SuperWeight
 
 # Beyond this part of an output, what differs from the product is more than the rounding of a dtype.
@@ -66,6 +66,7 @@ def describe_quantization(
         exact=not because,
         because=because,
         super_weights=tuple(_read_held(checkpoint, description, weight) for weight in parent_super_weights),
+        contradictions=(*description.contradictions, *_list_left_alone(description, patterns)),
     )
 
 
@@ -91,6 +92,15 @@ def _open(checkpoint: Checkpoint, folder: CheckpointFolder) -> OpenModel:
             if weight is not None and type(weight) is nn.Parameter and weight.is_floating_point()
         ),
     )
+
+
+def _list_left_alone(description: Description, patterns: Sequence[ModulePattern]) -> Iterator[Contradiction]:
+    """Yield the modules that are quantized though a pattern leaves them as they are."""
+    for name, module in description.modules.items():
+        if (pattern := find_left_alone(patterns, name)) is not None:
+            said = f"{pattern.key} {pattern.text!r} leaves it as it is"
+            bits = "codes" if module.bits is None else f"codes of {module.bits:g} bits"
+            yield Contradiction(where=name, said=said, stored=f"it is stored as {bits}")
 
 
 def _list_unquantized(

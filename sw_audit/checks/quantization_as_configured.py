@@ -10,11 +10,12 @@ from sw_audit.checks.context import CheckContext
 from sw_audit.checks.estimate import Estimate, EstimateStatus, hold_exactly, write_number
 from sw_audit.checks.limits import Limits, Nonnegative
 from sw_audit.checks.registry import check
-from sw_audit.record.checkpoint import HeldScalar, QuantizationReport, QuantizedModule
+from sw_audit.record.checkpoint import Contradiction, HeldScalar, QuantizationReport, QuantizedModule
 from sw_audit.record.verdict import Finding, Status, Verdict, worst_status
 
 # So many names fit into a sentence.
 _NAMED = 3
+_CONTRADICTIONS = 20
 
 
 class QuantizationAsConfiguredLimits(Limits):
@@ -36,7 +37,7 @@ class QuantizationAsConfiguredLimits(Limits):
     title="What the configuration says of quantization is what was done",
     meaning="Patterns that match nothing and parts left out in silence are how a compressor goes wrong unseen.",
     quantity="patterns without a match",
-    fails="one matched nothing; what stayed unquantized without a pattern is listed",
+    fails="one matched nothing, or something is stored otherwise than said; what else stayed plain is listed",
     limits=QuantizationAsConfiguredLimits,
     level="gate",
     unit="count",
@@ -47,9 +48,10 @@ def quantization_as_configured(context: CheckContext) -> Verdict:
     """Rule of `quantization-as-configured`.
 
     FAIL where more than `maximum_unmatched` patterns of the configuration match no module, where nothing is
-    quantized though a method is named, or where a super weight's rounding error is above `maximum_error`, if that
-    is set. Modules left unquantized and each super weight's bits, scale and rounding error are told. Skipped
-    where the checkpoint is not quantized.
+    quantized though a method is named, where something is stored otherwise than is said (a module that a pattern
+    leaves as it is, a GGUF file called by another type than most of its weights have), or where a super weight's
+    rounding error is above `maximum_error`, if that is set. Modules left unquantized and each super weight's bits,
+    scale and rounding error are told. Skipped where the checkpoint is not quantized.
     """
     report = context.result.quantization
     if report is None:
@@ -59,6 +61,7 @@ def quantization_as_configured(context: CheckContext) -> Verdict:
     findings = [
         *_find_patterns(report, limits.maximum_unmatched),
         *_find_modules(report),
+        *map(_find_contradiction, report.contradictions[:_CONTRADICTIONS]),
         *(_find_scalar(held, limits.maximum_error) for held in report.super_weights),
     ]
     status = worst_status([finding.status for finding in findings if finding.status is not Status.SKIPPED])
@@ -103,6 +106,11 @@ def _find_modules(report: QuantizationReport) -> Iterator[Finding]:
         )
 
 
+def _find_contradiction(found: Contradiction) -> Finding:
+    status = Status.FAIL if found.serious else Status.SKIPPED
+    return Finding(label=found.where, status=status, because=f"{found.said}, and {found.stored}.")
+
+
 def _find_scalar(held: HeldScalar, allowed: float | None) -> Finding:
     """Tell how one super weight is stored, and hold its rounding error against the limit, if there is one."""
     error = None if held.value is None or not held.parent else abs(held.value - held.parent) / abs(held.parent)
@@ -131,6 +139,10 @@ def _describe_quantization(report: QuantizationReport) -> str:
         words += f"; {len(unmatched)} of {len(report.patterns)} patterns match nothing: {names}"
     elif report.patterns:
         words += f"; all {len(report.patterns)} patterns match something"
+    serious = [found for found in report.contradictions if found.serious]
+    if serious:
+        first, others = serious[0], f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
+        words += f"; {first.where}: {first.said}, and {first.stored}{others}"
     return f"{words}."
 
 
@@ -141,6 +153,8 @@ def _advise(report: QuantizationReport) -> str:
             f"Correct `{first.pattern}` in `{first.key}`: compare it with the names of the modules, and quantize "
             "again if it was to leave something out."
         )
+    if any(found.serious for found in report.contradictions):
+        return "Quantize again as it is said to be, or correct what the configuration or the file's name says."
     if not report.quantized:
         return "Quantize again: the configuration names a method, and no module is stored that way."
     return "Leave the super weight's module out of quantization, or give it more bits or smaller groups."

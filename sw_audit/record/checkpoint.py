@@ -34,6 +34,7 @@ FlawKind = Literal[
     "template-reach",
     "gguf-layout",
     "gguf-tokenizer",
+    "codes-left-alone",
 ]
 """What kind of thing is wrong."""
 
@@ -117,6 +118,22 @@ class QuantizedModule(Fact):
     activations: int | None = None
 
 
+class Contradiction(Fact):
+    """Something that is stored otherwise than is said of it.
+
+    Attributes:
+        where: The module, tensor or file.
+        said: Who says what, such as `ignore 'lm_head' leaves it as it is`.
+        stored: How it is stored, in words.
+        serious: Whether it fails; what is only unusual is told.
+    """
+
+    where: str
+    said: str
+    stored: str
+    serious: bool = True
+
+
 class HeldScalar(Fact):
     """One of the parent's super weights in a quantized checkpoint.
 
@@ -148,6 +165,7 @@ class QuantizationReport(Fact):
         exact: Whether the effective weights that are read are exactly those that it computes with.
         because: Why not, in words; what quantized activations add; empty where exact.
         super_weights: The parent's super weights in it; empty without a parent.
+        contradictions: What is stored otherwise than the configuration, or a file's name, says.
     """
 
     method: str
@@ -158,6 +176,7 @@ class QuantizationReport(Fact):
     exact: bool = True
     because: str = ""
     super_weights: tuple[HeldScalar, ...] = ()
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 Form = Literal["dense", "compressed-tensors"]

@@ -9,7 +9,7 @@ from sw_audit.checks.context import CheckContext
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.checks.quantization_as_configured import QuantizationAsConfiguredLimits, quantization_as_configured
 from sw_audit.policy.policy import Policy
-from sw_audit.record.checkpoint import HeldScalar, PatternCount, QuantizationReport, QuantizedModule
+from sw_audit.record.checkpoint import Contradiction, HeldScalar, PatternCount, QuantizationReport, QuantizedModule
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status, Verdict
 
@@ -78,3 +78,14 @@ def test_the_rounding_error_is_held_where_a_limit_is_set(
     report = QUANTIZED.model_copy(update={"super_weights": (held,)})
     assert judge_quantization(report, maximum_error=limit).status is status
     assert judge_quantization(report).status is Status.PASS
+
+
+@pytest.mark.parametrize(("serious", "status"), [(True, Status.FAIL), (False, Status.PASS)])
+def test_what_is_stored_otherwise_than_said_fails_where_it_is_serious(status: Status, *, serious: bool) -> None:
+    one = Contradiction(where="it.gguf", said="its name says Q4_K_M", stored="most is Q2_K", serious=serious)
+    verdict = judge_quantization(QUANTIZED.model_copy(update={"contradictions": (one,)}))
+    [finding] = [found for found in verdict.findings if found.label == "it.gguf"]
+    assert verdict.status is status
+    assert finding.status is (Status.FAIL if serious else Status.SKIPPED)
+    assert finding.because == "its name says Q4_K_M, and most is Q2_K."
+    assert ("; it.gguf: its name says Q4_K_M, and most is Q2_K." in verdict.because) is serious

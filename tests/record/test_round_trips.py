@@ -60,7 +60,7 @@ from sw_audit.record.arm import (
     SetTo,
     Subset,
 )
-from sw_audit.record.checkpoint import Export, HeldWeight
+from sw_audit.record.checkpoint import Contradiction, Export, HeldWeight
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, CriticalSet, Effect
 from sw_audit.record.descent import RetainedScalar
 from sw_audit.record.files import (
@@ -83,6 +83,7 @@ GROUP = AddressGroup(parameter="w", rows=(1, 2), columns=(3, 4), expert=7)
 GAIN = ScalarAddress(parameter="model.norm.weight", index=(17,))
 EFFECT = Effect(ratio=22.5, low=20.0, high=25.0, windows=4)
 BESIDE = (
+    Contradiction(where="it.gguf", said="its name says Q4_K_M", stored="most is Q2_K"),
     make_evidence(),
     *list_lineage(),
     make_comparison_evidence(),

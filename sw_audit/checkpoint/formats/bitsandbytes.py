@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sw_audit.checkpoint.formats.format import Format, Packing, join_words, register
+from sw_audit.checkpoint.formats.format import Format, Headers, Packing, join_words, register
 from sw_audit.checkpoint.formats.scales import Scale
-from sw_audit.record.checkpoint import QuantizedModule
+from sw_audit.record.checkpoint import Flaw, QuantizedModule
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.folder import CheckpointFolder
@@ -39,6 +39,26 @@ class Bitsandbytes(Format):
     def finish_(self, model: Any) -> None:  # noqa: ARG002
         """Silence, for good, what the library says at every single call of an int8 layer about the dtype."""
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_news)
+
+    def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:
+        """Hold the kind of codes, and whether scales are rounded themselves, against the configuration."""
+        four = bool(settings.get("load_in_4bit") or settings.get("_load_in_4bit"))
+        if not (four or settings.get("load_in_8bit") or settings.get("_load_in_8bit")):
+            return
+        double = bool(settings.get("bnb_4bit_use_double_quant"))
+        asked = settings.get("bnb_4bit_quant_type", "fp4") if four else "int8"
+        for name in headers:
+            module, _, kind = name.partition(".quant_state.bitsandbytes__")
+            if kind and kind != asked:
+                found = f"it is stored as {kind}, and config.json says {asked}"
+                yield Flaw(kind="mismatched-tensor", where=module, found=found)
+            elif kind and (f"{module}.nested_absmax" in headers) is not double:
+                said = "are to be rounded as well" if double else "are to be plain numbers"
+                found = f"config.json says that its scales {said}, and they are not"
+                yield Flaw(kind="mismatched-tensor", where=module, found=found)
+            elif name.endswith(".SCB") and four:
+                found = f"it is stored as int8, and config.json says {asked}"
+                yield Flaw(kind="mismatched-tensor", where=name.removesuffix("SCB") + "weight", found=found)
 
     def describe_settings(self, settings: Mapping[str, Any], modules: Iterable[QuantizedModule]) -> str:  # noqa: ARG002
         """Say which of its kinds it is."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sw_audit.checkpoint.formats.format import Format, Packing, register
+from sw_audit.checkpoint.formats.format import Format, Headers, Packing, hold_shape, register
 from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
 from sw_audit.checkpoint.formats.scales import E2M1, E4M3, Scale, multiply, pick_scale
-from sw_audit.record.checkpoint import QuantizedModule
+from sw_audit.checkpoint.headers import FLOATS, SIZES
+from sw_audit.record.checkpoint import Flaw, QuantizedModule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from sw_audit.checkpoint.stored import StoredTensors
 
 
+# The dtypes of codes, by how they are called, type and bits.
+_DTYPES = {
+    (".weight", "int", 8): ("I8",),
+    (".weight", "float", 8): ("F8_E4M3", "F8_E5M2"),
+    **{(".weight_packed", "int", bits): ("I32",) for bits in (4, 8)},
+    (".weight_packed", "float", 4): ("U8",),
+}
 _FURTHER = ("zero_point", "g_idx", "global_scale")
 """What else a weight may be made of, by the end of its name."""
 
@@ -70,6 +78,42 @@ class CompressedTensors(Format):
         ]
         others = [pattern for pattern in super().list_patterns(settings) if pattern.key != "ignore"]
         return (*ignored, *others, *targets)
+
+    def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:
+        """Hold codes, scales and zero points against the group of the configuration, if there is but one.
+
+        Of several groups only the classes of modules tell which one a module is in.
+        """
+        groups = list((settings.get("config_groups") or {}).values())
+        known = (groups[0].get("weights") or {}) if len(groups) == 1 else {}
+        bits, strategy, size = known.get("num_bits"), known.get("strategy"), known.get("group_size")
+        if not isinstance(bits, int):
+            return
+        for name, header in headers.items():
+            ends = next((ends for ends in (".weight_packed", ".weight") if name.endswith(ends)), None)
+            module = name.removesuffix(ends or "")
+            scales = headers.get(f"{module}.weight_scale")
+            # Of frozen ones that were not packed the numbers are plain, scales or not.
+            if ends is None or scales is None or len(header.shape) != 2 or header.dtype in FLOATS:
+                continue
+            said = f"{bits} bits by {strategy}" + (f" of {size}" if size else "")
+            wanted = _DTYPES.get((ends, str(known.get("type")), bits))
+            if wanted is not None and header.dtype not in wanted:
+                found = f"it is stored as {header.dtype}, and config.json says {known['type']} of {bits} bits"
+                yield Flaw(kind="mismatched-tensor", where=name, found=found)
+                continue
+            per_entry = 8 * SIZES[header.dtype] // bits if ends == ".weight_packed" else 1
+            rows, columns = header.shape[0], header.shape[1] * per_entry
+            counts: dict[Any, tuple[int, ...]] = {"tensor": (1,), "channel": (rows, 1)}
+            if isinstance(size, int) and size > 0 and 32 % bits == 0 and columns % size == 0:
+                counts |= dict.fromkeys(("group", "tensor_group"), (rows, columns // size))
+            if strategy in counts:
+                yield from hold_shape(f"{module}.weight_scale", scales.shape, counts[strategy], said)
+            if known.get("symmetric") is False and f"{module}.weight_zero_point" not in headers:
+                found = (
+                    f"config.json says that {module} is rounded asymmetrically, and its zero points are missing"
+                )
+                yield Flaw(kind="missing-tensor", where=f"{module}.weight_zero_point", found=found)
 
     def describe_module(self, name: str, module: Any, settings: Mapping[str, Any]) -> QuantizedModule | None:
         """Describe a module by its scheme."""

@@ -20,7 +20,7 @@ from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.checkpoint.headers import FLOATS, TensorHeader
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.record.checkpoint import Flaw, QuantizedModule
+from sw_audit.record.checkpoint import Contradiction, Flaw, QuantizedModule
 
 if TYPE_CHECKING:
     import torch
@@ -80,11 +80,13 @@ class Description:
         modules: How each module is stored that is stored as codes, by its name in the model, or in the files.
         words: The configuration's own words, short, such as `nf4, double quantized`.
         find_scale: Finds the scale of one scalar, by module, output channel, input channel and shape (out, in).
+        contradictions: What is stored otherwise than its files say.
     """
 
     modules: Mapping[str, QuantizedModule]
     words: str
     find_scale: Callable[[str, int, int, tuple[int, int]], Scale | None]
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 class Format:
@@ -299,6 +301,13 @@ def find_packing(name: str, headers: Headers) -> tuple[str, Packing] | None:
         if packing.scales and name.endswith(packing.codes) and scales in headers:
             return scales, packing
     return None
+
+
+def hold_shape(name: str, stored: Sequence[int], expected: Sequence[int], said: str) -> Iterator[Flaw]:
+    """Yield a flaw if a tensor is not of the shape that settings give it, whatever sides of one entry it has."""
+    if [size for size in stored if size != 1] != [size for size in expected if size != 1]:
+        found = f"its shape is {list(stored)}, and {said} makes {list(expected)}"
+        yield Flaw(kind="mismatched-tensor", where=name, found=found)
 
 
 def count_bits(modules: Iterable[QuantizedModule]) -> str:

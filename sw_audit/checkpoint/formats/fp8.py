@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sw_audit.checkpoint.formats.format import Description, Format, OpenModel, Packing, count_dtypes, register
+from sw_audit.checkpoint.formats.format import (
+    Description,
+    Format,
+    Headers,
+    OpenModel,
+    Packing,
+    count_dtypes,
+    hold_shape,
+    register,
+)
 from sw_audit.checkpoint.formats.scales import E4M3, Scale, multiply, pick_scale
 from sw_audit.checkpoint.headers import TensorHeader
-from sw_audit.record.checkpoint import QuantizedModule
+from sw_audit.record.checkpoint import Flaw, QuantizedModule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +38,19 @@ class Fp8(Format):
     extra = "fp8"
     dequantized = True
     packings: tuple[Packing, ...] = (Packing(".weight", ".weight_scale_inv", needs_scales=False), _WEIGHT_SCALE)
+
+    def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:
+        """Hold scales against the size of a block."""
+        block = settings.get("weight_block_size")
+        if not (
+            isinstance(block, list | tuple) and len(block) == 2 and all(isinstance(one, int) for one in block)
+        ):
+            return
+        for name, header in headers.items():
+            scales = headers.get(f"{name}_scale_inv")
+            if header.dtype in _CODES and scales is not None and len(header.shape) == len(scales.shape) == 2:
+                expected = [-(-size // length) for size, length in zip(header.shape, block, strict=True)]
+                yield from hold_shape(f"{name}_scale_inv", scales.shape, expected, f"weight_block_size = {block}")
 
     def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002
         """Multiply small floats by the scales of their blocks."""
@@ -92,6 +114,15 @@ class Mxfp4(Format):
     extra = "fp8"
     dequantized = True
     packings = (Packing("_blocks", "_scales", exponents=True),)
+
+    def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:  # noqa: ARG002
+        """Hold exponents against blocks, of which each has one."""
+        for name, header in headers.items():
+            scales = headers.get(name.removesuffix("_blocks") + "_scales")
+            if name.endswith("_blocks") and scales is not None:
+                yield from hold_shape(
+                    name.removesuffix("_blocks") + "_scales", scales.shape, header.shape[:-1], "one scale a block"
+                )
 
     def describe(self, model: OpenModel) -> Description | None:
         """Describe what the files say, for nothing of it is left in the model."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from sw_audit.checkpoint.formats.format import Description, Format, OpenModel, count_dtypes, register
 from sw_audit.checkpoint.formats.scales import Scale
+from sw_audit.checkpoint.gguf_mixture import hold_mixture
 from sw_audit.checkpoint.headers import FLOATS
 from sw_audit.errors import CheckpointError
 from sw_audit.gguf_file import read_gguf
@@ -114,7 +115,8 @@ class Gguf(Format):
         from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, get_tensor_name_map
 
         (file,) = model.folder.weight_files
-        tensors = {tensor.name: tensor for tensor in read_gguf(file).tensors}
+        reader = read_gguf(file)
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
         family = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == model.family), None)
         names = None if family is None else get_tensor_name_map(family, model.layers)
         modules, stored = {}, {}
@@ -138,7 +140,8 @@ class Gguf(Format):
             return Scale(float(data[begin : begin + 2].view(np.float16)[0]))
 
         words = count_dtypes(tensor.tensor_type.name for tensor in tensors.values())
-        return Description(modules, words, find_scale) if modules else None
+        contradictions = hold_mixture(file, reader)
+        return Description(modules, words, find_scale, contradictions) if modules or contradictions else None
 
 
 def _find_file(folder: CheckpointFolder) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sw_audit.checkpoint.formats.format import Format, Headers, Packing, register
+from sw_audit.checkpoint.formats.format import Format, Headers, Packing, hold_shape, register
 from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
 from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.record.checkpoint import Flaw
@@ -39,7 +39,9 @@ class Gptq(Format):
         bits, group = settings.get("bits"), settings.get("group_size")
         # Libraries that set bits module by module say so under these keys.
         mixed = any(settings.get(key) for key in ("dynamic", "extra_config", "modules_in_block_to_quantize"))
-        if not isinstance(bits, int) or mixed:
+        # Kernels other than the usual ones have layouts of their own.
+        layout = str(settings.get("version") or settings.get("checkpoint_format") or "").lower()
+        if not isinstance(bits, int) or mixed or layout.startswith(("gemv", "marlin")):
             return
         for name, header in headers.items():
             scales = headers.get(name.removesuffix(".qweight") + ".scales")
@@ -56,6 +58,18 @@ class Gptq(Format):
                     f"group_size = {group}"
                 )
                 yield Flaw(kind="mismatched-tensor", where=name, found=found)
+            zeros = headers.get(name.removesuffix(".qweight") + ".qzeros")
+            if zeros is None and settings.get("sym") is False:
+                found = "config.json says sym = false, and zero points are missing"
+                yield Flaw(kind="missing-tensor", where=name.removesuffix(".qweight") + ".qzeros", found=found)
+            elif zeros is not None and 32 % bits == 0 and scales.shape == (groups, outputs):
+                said = f"bits = {bits}, group_size = {group}"
+                yield from hold_shape(
+                    name.removesuffix(".qweight") + ".qzeros",
+                    zeros.shape,
+                    (int(groups), int(outputs * bits) // 32),
+                    said,
+                )
 
     def find_scale(self, module: Any, row: int, column: int, shape: tuple[int, int]) -> Scale | None:
         """Find the scale of a group of inputs, which may be in another order than inputs are."""

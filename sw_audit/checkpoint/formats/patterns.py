@@ -53,6 +53,18 @@ class ModulePattern:
         return ends or _search(rf"(?:{self.text})(?:(?<=\.)|(?=\.|$))", name)
 
 
+def find_left_alone(patterns: Sequence[ModulePattern], name: str) -> ModulePattern | None:
+    """Find the pattern by which a library leaves a module of that name as it is; `None` if none does.
+
+    Where a pattern may be the name of a class, libraries take other names as a whole.
+    """
+    for pattern in patterns:
+        whole = pattern.matches_classes and not pattern.text.startswith("re:")
+        if pattern.effect == "skip" and (name == pattern.text if whole else pattern.matches(name)):
+            return pattern
+    return None
+
+
 def count_matches(
     patterns: Sequence[ModulePattern], modules: Modules, projections: Modules, stored: set[str]
 ) -> tuple[PatternCount, ...]:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sw_audit.checkpoint.formats.format import Format, Packing, count_bits, join_words, register
+from sw_audit.checkpoint.formats.format import (
+    Format,
+    Headers,
+    Packing,
+    count_bits,
+    hold_shape,
+    join_words,
+    register,
+)
 from sw_audit.checkpoint.formats.scales import E4M3, E5M2, Scale, pick_scale
-from sw_audit.record.checkpoint import QuantizedModule
+from sw_audit.record.checkpoint import Flaw, QuantizedModule
 
+_UNPACKED = ("I8", "F8_E4M3", "F8_E5M2")
 _LEVELS = {"torch.float8_e4m3fn": E4M3, "torch.float8_e5m2": E5M2}
 
 
@@ -23,6 +32,31 @@ class Torchao(Format):
     packings = (Packing("._weight_qdata", "._weight_scale", exponents=True),)
     module_packages = ("torch.ao.",)
     loggers = ("torchao", "torch.utils._pytree")
+
+    def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:
+        """Hold codes and scales against the one kind that the configuration names, where codes are not packed."""
+        kinds = settings.get("quant_type") or {}
+        known = (kinds["default"].get("_data") or {}) if list(kinds) == ["default"] else {}
+        grain = (known.get("granularity") or {}).get("_data") or {}
+        size = grain.get("group_size") or known.get("group_size")
+        kind = str((known.get("weight_dtype") or {}).get("_data") or "")
+        asymmetric = (known.get("mapping_type") or {}).get("_data") == "ASYMMETRIC"
+        for name, header in headers.items():
+            module = name.removesuffix("._weight_qdata")
+            scales = headers.get(f"{module}._weight_scale")
+            if module == name or scales is None or header.dtype not in _UNPACKED:
+                continue
+            if kind and kind.startswith("float") is not header.dtype.startswith("F"):
+                found = f"it is stored as {header.dtype}, and config.json says {kind}"
+                yield Flaw(kind="mismatched-tensor", where=name, found=found)
+            elif isinstance(size, int) and len(header.shape) == 2 and header.shape[1] % size == 0:
+                expected = (header.shape[0], header.shape[1] // size)
+                yield from hold_shape(f"{module}._weight_scale", scales.shape, expected, f"group_size = {size}")
+            if asymmetric and f"{module}._weight_zero_point" not in headers:
+                found = (
+                    f"config.json says that {module} is rounded asymmetrically, and its zero points are missing"
+                )
+                yield Flaw(kind="missing-tensor", where=f"{module}._weight_zero_point", found=found)
 
     def describe_settings(self, settings: Mapping[str, Any], modules: Iterable[QuantizedModule]) -> str:
         """Say which configuration object it was made with."""
