@@ -39,7 +39,8 @@ class ModelPolicy(Fact):
             measured as its parent is.
         parent: What it was made from: the id of another model of the policy, a path, or a hub id. With a parent it
             is a descendant, and other checks apply.
-        base: Base model of an adapter, by path or hub id; by default what its configuration says.
+        base: Base model of an adapter, by path or hub id; by default what its configuration says, which is not
+            fetched.
         adapter: Path or hub id of an adapter that was merged into the parent to make it; the merge is done again
             from files, and held against it.
         gguf: Name of a GGUF file in the folder, where there are several.
