@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sw_audit.checks.quantization_as_configured import quantization_as_configured
 from sw_audit.checks.registry import find_checks
 from sw_audit.checks.weights_intact import weights_intact
 from sw_audit.runner.explain import FAILED
@@ -39,8 +40,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 @pytest.mark.parametrize("way", STATIC, ids=lambda way: way.name)
 def test_what_files_show_fails_by_the_check_that_is_named_for_it(way: Broken, workshop: Workshop) -> None:
     # Whether a model has all that its configuration asks for is seen when it is opened.
-    opened = judge_broken(workshop, way, list_static()) if way.caught_by == (weights_intact.id,) else None
-    outcome = opened or judge_broken_files(workshop, way)
+    opens = {weights_intact.id, quantization_as_configured.id} & {*way.caught_by}
+    outcome = judge_broken(workshop, way, [*list_static(), *opens]) if opens else judge_broken_files(workshop, way)
     assert (outcome.missed, outcome.code) == ((), FAILED), outcome
 
 

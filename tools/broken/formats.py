@@ -326,7 +326,7 @@ def gguf_tensors_swapped(copy: Copy) -> None:
     )
 
 
-@breaks("GGUF", form="gguf-q4_0")
+@breaks("GGUF", AS_CONFIGURED, form="gguf-q4_0")
 def gguf_types_misnamed(copy: Copy) -> None:
     """The file's name says 8 bits, and 4 are in it."""
     (copy.folder / GGUF).rename(copy.folder / "specimen.Q8_0.gguf")
