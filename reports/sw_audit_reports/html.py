@@ -70,7 +70,7 @@ def render_html(record: Record) -> str:
 @cache
 def _open_environment() -> Environment:
     loader = PackageLoader("sw_audit_reports")
-    return Environment(
+    environment = Environment(
         loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
@@ -78,6 +78,9 @@ def _open_environment() -> Environment:
         lstrip_blocks=True,
         finalize=_make_printable,
     )
+    # For what a template takes apart before it is written.
+    environment.filters["printable"] = printable_lines
+    return environment
 
 
 def _make_printable(value: object) -> object:

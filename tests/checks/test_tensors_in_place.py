@@ -81,6 +81,13 @@ def test_where_nothing_could_be_compared_it_is_skipped_with_the_reason() -> None
     )
 
 
+def test_a_part_of_the_tensors_is_not_taken_for_all_of_them() -> None:
+    packed = Uncompared(because="its codes cannot be read from files here", count=42, first="a")
+    assert judge(compared=15, uncompared=(packed,)).status is Status.SKIPPED
+    assert judge(compared=43, uncompared=(packed,)).status is Status.PASS
+    assert judge(SWAPPED, compared=15, uncompared=(packed,)).status is Status.FAIL
+
+
 def test_files_that_nobody_compared_pass_nothing() -> None:
     context = StaticContext(tensors_in_place, make_evidence(), make_descent_policy())
     assert tensors_in_place.rule(context).status is Status.INCONCLUSIVE

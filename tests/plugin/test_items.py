@@ -322,6 +322,7 @@ def test_broken_weights_fail_one_check_and_skip_the_others(inner: Inner, gate: P
     verdicts = {check: inner.verdicts()["stripped", check] for check in BESIDE}
     assert verdicts.pop("weights-intact").status is Status.FAIL
     assert {one.status for one in verdicts.values()} == {Status.SKIPPED}
+    assert "no `adapter`" in verdicts.pop("merge-replays").because
     assert {one.because for one in verdicts.values()} == {
         "The weights are not intact, so the model was not opened."
     }
