@@ -24,8 +24,8 @@ _SETTLED = 60 * 10**9
 class FileState(NamedTuple):
     """A file as the file system tells of it: device, inode, bytes, and in nanoseconds when it was changed last.
 
-    `modified` can be set by anybody; `changed` is the system's own, and set by every change of content, name or
-    owner.
+    `modified` can be set by anybody; `changed` is the system's own, and set by every change of content, name,
+    owner or number of links.
     """
 
     device: int
@@ -33,6 +33,14 @@ class FileState(NamedTuple):
     size: int
     modified: int
     changed: int
+    links: int
+
+    def holds_what(self, other: FileState) -> bool:
+        """Whether the content is that of another state of the same file.
+
+        Making or removing a link to it, as programs that back up do, sets `changed` and nothing else.
+        """
+        return self == other or (self[:4] == other[:4] and self.links != other.links)
 
     def is_settled(self, now: int) -> bool:
         """Whether an equal state later means the same content, by the clock in nanoseconds at the first look.
@@ -56,7 +64,9 @@ def read_state(path: Path) -> FileState:
         state = os.fstat(opened)
     finally:
         os.close(opened)
-    return FileState(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    return FileState(
+        state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_nlink
+    )
 
 
 def digest_paths(

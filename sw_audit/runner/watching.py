@@ -83,7 +83,7 @@ class WatchedFiles:
 
     def _compare(self) -> None:
         states, self._looked = self._look(), time.monotonic()
-        paths = [path for path in {**self._states, **states} if self._states.get(path) != states.get(path)]
+        paths = [path for path in {**self._states, **states} if _differs(self._states.get(path), states.get(path))]
         if paths and self.change is None:
             self._note(paths[0])
 
@@ -145,6 +145,10 @@ def _read(path: Path) -> FileState | None:
         return read_state(path)
     except OSError:
         return None
+
+
+def _differs(before: FileState | None, now: FileState | None) -> bool:
+    return before != now and (before is None or now is None or not now.holds_what(before))
 
 
 def _digest(path: Path) -> str | None:

@@ -69,13 +69,13 @@ def test_a_file_that_was_changed_just_now_is_read_again_for_a_second_change_may_
 )
 def test_a_state_proves_something_only_a_minute_after_the_change(changed: float, settled: bool) -> None:
     now = 1_800_000_000 * 10**9 + 5
-    assert FileState(1, 2, 3, 4, now + int(changed * 1e9)).is_settled(now) is settled
+    assert FileState(1, 2, 3, 4, now + int(changed * 1e9), 1).is_settled(now) is settled
 
 
 def test_whole_seconds_are_times_of_a_file_system_that_proves_nothing() -> None:
     now = 1_800_000_000 * 10**9
-    assert not FileState(1, 2, 3, 4, now - 3600 * 10**9).is_settled(now)
-    assert FileState(1, 2, 3, 4, now - 3600 * 10**9 + 1).is_settled(now)
+    assert not FileState(1, 2, 3, 4, now - 3600 * 10**9, 1).is_settled(now)
+    assert FileState(1, 2, 3, 4, now - 3600 * 10**9 + 1, 1).is_settled(now)
 
 
 def test_the_state_tells_of_a_change_whose_time_was_set_back(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_change_ends_the_work_at_the_next_look(copy: Path, monkeypatch: pytest
 def test_a_file_whose_state_proves_nothing_is_told_by_its_content(
     copy: Path, broken: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "read_state", lambda _: FileState(1, 2, 3, 4, 5 * 10**9))
+    monkeypatch.setattr(watching, "read_state", lambda _: FileState(1, 2, 3, 4, 5 * 10**9, 1))
     policy = make_policy(copy)
     watched = WatchedFiles(policy, policy.models[0])
     assert watched.find_change() is None
@@ -219,3 +219,12 @@ def test_a_model_that_nobody_touches_is_kept_for_good(copy: Path, tmp_path: Path
         assert isinstance(found, ModelResult)
         assert (RECALLED in found.notes) is recalled
     assert not (cache.folder / STAGED).exists()
+
+
+def test_a_link_that_is_made_to_a_file_changes_nothing_of_it(copy: Path, tmp_path: Path) -> None:
+    weights = copy / "model.safetensors"
+    watched = WatchedFiles(make_policy(copy), make_policy(copy).models[0])
+    (tmp_path / "link").hardlink_to(weights)
+    assert watched.find_change() is None
+    weights.touch()
+    assert watched.find_change() == f"{weights} changed while it was audited"
