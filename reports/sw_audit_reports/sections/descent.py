@@ -9,6 +9,7 @@ from typing import NamedTuple
 import altair
 
 from sw_audit.checks.recovery import HEALS, Tried, find_smallest, list_parts, list_swapped, trace_path
+from sw_audit.checks.registry import find_checks
 from sw_audit.checks.super_activation_retained import SuperActivationRetainedLimits
 from sw_audit.checks.super_weight_retained import SuperWeightRetainedLimits
 from sw_audit.policy.policy import Policy
@@ -24,7 +25,7 @@ from sw_audit.record.arm import (
 from sw_audit.record.descent import ComparedText, Descent, RetainedActivation, RetainedWeight
 from sw_audit.record.labels import label_arm, label_restored
 from sw_audit.record.measurement import Measurement
-from sw_audit.record.verdict import Finding, Verdict
+from sw_audit.record.verdict import Finding, Status, Verdict
 from sw_audit_reports import plots, theme
 from sw_audit_reports.elements import (
     Cell,
@@ -37,6 +38,7 @@ from sw_audit_reports.elements import (
     make_paragraph,
     make_table,
     make_terms,
+    split_code,
     text,
 )
 from sw_audit_reports.sections import Context, section
@@ -72,14 +74,28 @@ def summarize_descent(context: Context) -> Words:
     if descent is None:
         return []
     label, compared = next(iter(descent.label_texts().items()))
-    ratio = divide_perplexity(compared.measured(DESCENDANT), compared.measured(PARENT))
     held = list_on_texts(context.verdicts).get((label, DESCENDANT.name))
+    ratio = divide_perplexity(compared.measured(DESCENDANT), compared.measured(PARENT))
+    if (
+        ratio is not None and held is not None and held.observed is not None
+    ):  # on as much of the text as its interval
+        ratio = held.observed
     interval = format_interval(held.low, held.high, held.limit) if held else ""
     lost = "Its perplexity is not finite"
     if ratio is not None:
         lost = " ".join(filter(None, ("Its perplexity is", format_ratio(ratio), interval, "times its parent's")))
     weights, recovery = _summarize_weights(descent, context.policy), _summarize_recovery(descent, context.verdicts)
-    return [lost, *weights, *recovery, "."]
+    hidden = [] if held is not None and held.status is Status.FAIL else _summarize_files(context.verdicts)
+    return [lost, *weights, *recovery, ".", *hidden]
+
+
+def _summarize_files(verdicts: Sequence[Verdict]) -> Words:
+    """Say what fails by the files alone, which no figure of quality shows."""
+    known = find_checks()
+    for verdict in verdicts:
+        if verdict.status is Status.FAIL and verdict.check in known and known[verdict.check].static:
+            return [" ", *split_code(verdict.because)]
+    return []
 
 
 @section("descent", title="Beside its parent", order=20, summarize=summarize_descent)

@@ -53,6 +53,30 @@ def test_the_sentence_says_what_was_lost_and_that_one_scalar_brings_it_back_or_t
     )
 
 
+def test_a_ratio_is_of_as_much_of_the_text_as_its_interval() -> None:
+    verdicts = [
+        verdict.model_copy(
+            update={"findings": tuple(one.model_copy(update={"observed": 1.013}) for one in verdict.findings)}
+        )
+        for verdict in make_verdicts("m", kept=True)
+    ]
+    sentence = summarize("descent", make_context(compare(make_descent(kept=True)), verdicts))
+    assert sentence.startswith("Its perplexity is 1.0130 [1.011, 1.022] times")
+
+
+def test_what_only_files_show_is_said_where_quality_is_kept() -> None:
+    words = 'config.hidden_act decides what is computed: "gelu" here, "silu" in the parent.'
+    static = Verdict(check="settings-as-parent", model="m", status=Status.FAIL, because=words, quantity="settings")
+    kept, lost = (
+        summarize(
+            "descent", make_context(compare(make_descent(kept=kept)), [*make_verdicts("m", kept=kept), static])
+        )
+        for kept in (True, False)
+    )
+    assert kept.endswith(f"; its super weight is kept. {words}")
+    assert words not in lost
+
+
 def test_nothing_finite_is_said_and_drawn_as_such() -> None:
     descent = make_descent(kept=False, finite=False)
     assert say(descent, kept=False).startswith("Its perplexity is not finite; model.layers.1")
