@@ -19,6 +19,8 @@ from sw_audit.record.files import ComparedSettings
 from sw_audit.record.verdict import Status
 from sw_audit.runner.run import run
 from sw_audit.specimen.shipped import specimen_path
+from tools.broken.gguf_files import rewrite_gguf
+from tools.broken.sound import GGUF, Workshop
 
 Edit = Callable[[Path], object]
 TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
@@ -326,3 +328,12 @@ def test_an_audit_ends_in_a_failing_verdict_also_where_nothing_can_be_measured(c
     if case in ("swapped tokens", "too many tokens"):  # then nothing is left that says why
         with pytest.raises(CheckpointError):
             run(allowed, checks=["settings-as-parent", "top1-agreement"])
+
+
+def test_two_gguf_files_are_held_beside_each_other_key_by_key(tmp_path: Path) -> None:
+    parent = Workshop(tmp_path).make("gguf-alone") / GGUF
+    child = Path(shutil.copy(parent, tmp_path / GGUF))
+    assert list_serious(child, parent) == {}
+    for file, rule in ((parent, "gpt-2"), (child, "llama-bpe")):
+        rewrite_gguf(file, lambda values, rule=rule: values.update({"tokenizer.ggml.pre": rule}))  # type: ignore[misc]
+    assert set(list_serious(child, parent)) == {"gguf.tokenizer.ggml.pre"}

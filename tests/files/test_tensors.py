@@ -104,6 +104,11 @@ BROKEN: dict[str, tuple[Change, str, dict[str, object]]] = {
         {"axis": "columns"},
     ),
     "a matrix negated": (replace(GATE, torch.neg), "negated", {"name": GATE, "axis": None}),
+    "a matrix that was made anew for the most part": (
+        replace(GATE, lambda w: w + 1.2 * w.std() * draw_noise(w.shape)),
+        "apart",
+        {"name": GATE},
+    ),
     "a norm of ones": (replace(NORM, torch.ones_like), "constant", {"name": NORM}),
     "a norm negated": (replace(NORM, torch.neg), "negated", {"name": NORM}),
     "norms swapped": (swap(NORM, OTHER_NORM), "swapped", {"name": NORM, "nearest": OTHER_NORM}),
