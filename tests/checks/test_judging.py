@@ -253,6 +253,14 @@ def test_where_the_weights_are_broken_that_is_one_verdict_and_the_others_are_ski
     assert (other.status, other.check, other.model) == (Status.SKIPPED, "kl-divergence", "it")
 
 
+def test_what_was_not_looked_at_for_broken_weights_is_skipped_and_not_open() -> None:
+    static = [check.id for check in find_checks().values() if check.static and check.id != "weights-intact"]
+    intact, *others = judge_unopened(BROKEN, "weights-intact", *static)
+    assert intact.status is Status.FAIL
+    assert {other.status for other in others} == {Status.SKIPPED}
+    assert Status.INCONCLUSIVE in {other.status for other in judge_unopened(BROKEN, *static)}
+
+
 def test_without_the_check_that_fails_the_others_are_no_skip_that_would_pass() -> None:
     [verdict] = judge_unopened(BROKEN, "kl-divergence")
     assert verdict.status is Status.INCONCLUSIVE
