@@ -32,7 +32,9 @@ class Checkpoint:
     """An open transformers model with its tokenizer, in evaluation mode and without gradients.
 
     `rotation` is what its files say of a rotation of its weights, if they do. `output_shapes` is noted by who has
-    run it: per layer `None` where its output is a tensor, else the length of the tuple it returns.
+    run it: per layer `None` where its output is a tensor, else the length of the tuple it returns. `memory` is how
+    many bytes may be used at once for what is not weights, such as hidden states, logits and gradients; `None` is
+    no limit.
     """
 
     model: Any
@@ -42,6 +44,7 @@ class Checkpoint:
     start: SequenceStart = field(default_factory=SequenceStart)
     rotation: str | None = None
     output_shapes: list[int | None] | None = field(default=None, repr=False, compare=False)
+    memory: int | None = None
 
     def starting(self, rule: BosRule) -> Checkpoint:
         """Return the same open model with BOS before every text, or not.
