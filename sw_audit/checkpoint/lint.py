@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from sw_audit.checkpoint.folder import CheckpointFolder
-from sw_audit.checkpoint.formats.format import Format, find_packing, is_code, list_packings
+from sw_audit.checkpoint.formats.format import CannotStreamError, Format, find_packing, is_code, list_packings
 from sw_audit.checkpoint.lint_gguf import scan_blocks
 from sw_audit.checkpoint.lint_headers import list_gguf, look_at_headers, read_flaw
 from sw_audit.checkpoint.stored import StoredTensors
-from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.progress import Progress, ignore_progress

@@ -298,7 +298,10 @@ def _finish_dequantized_(model: Any, folder: CheckpointFolder, dtype: str) -> No
             found = f"tensor {name!r} has codes and no scales"
             raise BrokenWeightsError(folder.asked, found, _AGAIN, kind="missing-tensor", where=name)
     if dtype != "auto":
-        model.to(getattr(torch, dtype))
+        # What a model makes by itself, such as the frequencies of its positions, stays as precise as it was made.
+        for tensor in model.state_dict(keep_vars=True).values():
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(getattr(torch, dtype))
 
 
 def _try_packed(model: nn.Module, folder: CheckpointFolder) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sw_audit.checkpoint.digest import digest_manifest, digest_paths
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
@@ -34,7 +35,8 @@ class Checkpoint:
     `rotation` is what its files say of a rotation of its weights, if they do. `output_shapes` is noted by who has
     run it: per layer `None` where its output is a tensor, else the length of the tuple it returns. `memory` is how
     many bytes may be used at once for what is not weights, such as hidden states, logits and gradients; `None` is
-    no limit.
+    no limit. `read_module` reads the tensors of a module by its qualified name, where they are in memory only while
+    it runs.
     """
 
     model: Any
@@ -45,6 +47,7 @@ class Checkpoint:
     rotation: str | None = None
     output_shapes: list[int | None] | None = field(default=None, repr=False, compare=False)
     memory: int | None = None
+    read_module: Callable[[str], dict[str, Tensor]] | None = field(default=None, repr=False, compare=False)
 
     def starting(self, rule: BosRule) -> Checkpoint:
         """Return the same open model with BOS before every text, or not.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from transformers.initialization import no_init_weights
 
 from sw_audit.checkpoint.dtype import choose_dtype
 from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder
+from sw_audit.checkpoint.formats.format import CannotStreamError, Decoded
 from sw_audit.checkpoint.lazy_tensor import LazyTensor, list_sources, make_entry_real, make_real
 from sw_audit.checkpoint.loading import (
     check_loading,
@@ -36,14 +37,11 @@ from sw_audit.checkpoint.loading import (
 )
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
 from sw_audit.checkpoint.opening import Checkpoint, find_device, make_checkpoint
+from sw_audit.checkpoint.stored import open_stored
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.policy.model_policy import ModelPolicy
 
 Paged = TypeVar("Paged", bound=Matrix)
-
-
-class CannotStreamError(Exception):
-    """A checkpoint that can be opened as a whole only, and why."""
 
 
 def open_streaming(
@@ -64,17 +62,15 @@ def open_streaming(
     folder = CheckpointFolder.require(policy)
     inspect_folder(folder)
     device = find_device(policy)
-    if any(path.suffix != ".safetensors" for path in folder.weight_files):
+    if folder.is_plain and any(path.suffix != ".safetensors" for path in folder.weight_files):
         raise CannotStreamError("its weights are no safetensors")
-    if not folder.is_plain:
-        raise CannotStreamError("its weights are packed, or an adapter is on them")
     refuse_disagreement(folder)
-    with quiet_libraries():
+    with quiet_libraries(), folder.format.reading():
         config = read_config(folder)
         tokenizer = load_tokenizer(folder)
         if policy.trust_remote_code and getattr(config, "auto_map", None):
             raise CannotStreamError("it runs code of its own")
-        files = MappedFiles(folder)
+        files = open_tensors(folder, config)
         model = _build_model(files, config, folder)
     checkpoint = make_checkpoint(model, tokenizer, folder, [folder] if digest else [])
     slots = empty_model_(model)
@@ -82,7 +78,8 @@ def open_streaming(
     for module, held, key, _, tensor in _list_tensors(model):
         if held is module._buffers and not tensor.is_meta:
             held[key] = tensor.to(device)
-    return replace(checkpoint, layers=Pager(files, slots, policy, device, on_layer).attach(checkpoint.layers))
+    pager = Pager(files, slots, policy, device, on_layer)
+    return replace(checkpoint, layers=pager.attach(checkpoint.layers), read_module=pager.read_module)
 
 
 def build_meta_model(own_class: Any, config: Any, dtype: str, stored: Mapping[str, LazyTensor]) -> Any:
@@ -118,7 +115,29 @@ def _list_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, dict[str, Any],
                     yield module, held, key, f"{prefix}.{key}" if prefix else key, tensor
 
 
-def _build_model(files: MappedFiles, config: Any, folder: CheckpointFolder) -> Any:
+def open_tensors(folder: CheckpointFolder, config: Any) -> StreamedTensors:
+    """Open the tensors of a checkpoint one at a time, decoded, as a checkpoint that is not quantized holds them.
+
+    Names, layouts and numbers are those that transformers loads, whatever the format; so experts may still be
+    apart, which it stacks. `config` is the model's configuration.
+
+    Raises:
+        CannotStreamError: If they can be read all at once only.
+    """
+    if folder.is_plain:
+        return MappedFiles(folder)
+
+    def make_model() -> Any:
+        _, own_class = choose_class(config, folder)
+        if own_class is None:
+            raise CannotStreamError("it runs code of its own")
+        with _parameters_without_data(), no_init_weights():
+            return own_class._from_config(copy.deepcopy(config))
+
+    return DecodedFiles(folder.format.list_decoded(folder, open_stored(folder), make_model))
+
+
+def _build_model(files: StreamedTensors, config: Any, folder: CheckpointFolder) -> Any:
     tensors = files.list_lazy()
     _, own_class = choose_class(config, folder)
     if own_class is None:
@@ -159,6 +178,41 @@ def _parameters_without_data() -> Iterator[None]:
         yield
     finally:
         setattr(nn.Module, "register_parameter", register)  # noqa: B010
+
+
+class StreamedTensors(Protocol):
+    """The tensors of a checkpoint as numbers, read one at a time, by the names of one that is not quantized."""
+
+    def list_lazy(self) -> dict[str, LazyTensor]:
+        """Return a tensor without data for each one."""
+        ...
+
+    def map_tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Read tensors, or map them; writing into one does not change a file."""
+        ...
+
+    def map_tensor(self, name: str) -> Tensor:
+        """Read or map one tensor."""
+        ...
+
+
+@dataclass(frozen=True)
+class DecodedFiles:
+    """Tensors that are decoded each time they are asked for, of any format."""
+
+    tensors: Mapping[str, Decoded]
+
+    def list_lazy(self) -> dict[str, LazyTensor]:
+        """Return a tensor without data for each one."""
+        return {name: LazyTensor.of(name, one.shape, one.dtype) for name, one in self.tensors.items()}
+
+    def map_tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Decode tensors."""
+        return {name: self.tensors[name].read() for name in dict.fromkeys(names)}
+
+    def map_tensor(self, name: str) -> Tensor:
+        """Decode one tensor."""
+        return self.tensors[name].read()
 
 
 class MappedFiles:
@@ -239,7 +293,7 @@ class Pager:
     `on_layer` is called with the index of each decoder layer that has run.
     """
 
-    files: MappedFiles
+    files: StreamedTensors
     slots: Sequence[Slot]
     policy: ModelPolicy
     device: torch.device
@@ -253,8 +307,8 @@ class Pager:
             by_module[slot.module].append(slot)
         for layer in layers:
             self._attach_layer(layer, {module: by_module.pop(module, []) for module in layer.module.modules()})
-        for module, slots in by_module.items():
-            self._attach_other(module, slots)
+        # Together, so that what is tied is read once.
+        self._bring_in([slot for module, slots in by_module.items() for slot in self._attach_other(module, slots)])
         sources = {slot.name: slot.source for slot in self.slots}
 
         def page(matrix: Paged) -> Paged:
@@ -269,14 +323,22 @@ class Pager:
             for layer in layers
         )
 
-    def _attach_other(self, module: nn.Module, slots: list[Slot]) -> None:
+    def read_module(self, name: str) -> dict[str, Tensor]:
+        """Read the tensors of a module and of those in it, by their qualified names, as they are when it runs.
+
+        On the CPU, decoded and converted as transformers does it when it loads, whatever the files store.
+        """
+        return dict(self._read_slots([slot for slot in self.slots if slot.name.startswith(f"{name}.")]))
+
+    def _attach_other(self, module: nn.Module, slots: list[Slot]) -> list[Slot]:
+        """Return those of a module's tensors that are to be there from the start; the others come when it runs."""
         as_stored = self.device.type == "cpu" and all(isinstance(slot.source.origin, str) for slot in slots)
         # Models ask where their embedding is before they call it.
         if as_stored or isinstance(module, nn.Embedding):
-            self._bring_in(slots)
-        else:
-            module.register_forward_pre_hook(lambda *_: self._bring_in(slots))
-            module.register_forward_hook(lambda *_: self._let_go(slots))
+            return slots
+        module.register_forward_pre_hook(lambda *_: self._bring_in(slots))
+        module.register_forward_hook(lambda *_: self._let_go(slots))
+        return []
 
     def _attach_layer(self, layer: DecoderLayer, inside: Mapping[nn.Module, list[Slot]]) -> None:
         slots = [slot for held in inside.values() for slot in held]
@@ -310,10 +372,14 @@ class Pager:
             if slot.held is slot.module._parameters:
                 refuse_non_finite(slot.name, slot.held[slot.key], self.policy)
 
-    def _bring_in(self, slots: Sequence[Slot]) -> None:
+    def _read_slots(self, slots: Sequence[Slot]) -> Iterator[tuple[str, Tensor]]:
         mapped = self.files.map_tensors(name for slot in slots for name in list_sources(slot.source))
         for slot in slots:
-            tensor = make_real(slot.source, mapped.__getitem__).to(self.device)
+            yield slot.name, make_real(slot.source, mapped.__getitem__)
+
+    def _bring_in(self, slots: Sequence[Slot]) -> None:
+        for slot, (_, read) in zip(slots, self._read_slots(slots), strict=True):
+            tensor = read.to(self.device)
             parameter = slot.held is slot.module._parameters
             slot.held[slot.key] = nn.Parameter(tensor, requires_grad=False) if parameter else tensor
 

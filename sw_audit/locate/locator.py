@@ -9,8 +9,9 @@ from itertools import repeat
 
 import torch
 
+from sw_audit.checkpoint.formats.format import CannotStreamError
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
-from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import CheckpointError
 from sw_audit.locate.attribution import (
     Attribution,

@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
+from sw_audit.checkpoint.formats.format import CannotStreamError
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.quantization import describe_quantization
-from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.checks.critical_scalars_retained import CriticalScalarsRetainedLimits
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.recovery_plan import RecoveryPlan

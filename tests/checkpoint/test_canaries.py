@@ -34,7 +34,8 @@ socket.socket.connect = note
 from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
+from sw_audit.checkpoint.formats.format import CannotStreamError
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 for line in sys.stdin:

@@ -6,8 +6,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from support.quantizing import pack_gguf
 from support.stored import COLUMN, DOWN, ROW, VALUE, refuse
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.cli.main import app
 from sw_audit.index.lookup import find_published
 from sw_audit.index.reading import read_published
@@ -111,3 +114,23 @@ def test_a_files_name_and_metadata_suggest_an_entry(write: Write) -> None:
     shutil.copyfile(write(), write().parent / "cut.gguf")
     (write().parent / "cut.gguf").write_bytes(b"GGUF")
     assert find_published(read_published(), str(write().parent / "cut.gguf")).nearest == ()
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "F16", "BF16"])
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_layer_by_layer_a_gguf_file_is_what_it_is_when_opened_whole(
+    kind: str, dtype: Literal["auto", "bfloat16"], tmp_path: Path
+) -> None:
+    tokens = (*TOKENS, *(f"unused{number}" for number in range(210 - len(TOKENS))))
+    pack_gguf(specimen_path(), tmp_path / "small.gguf", kind, tokens)
+    policy = ModelPolicy(source=str(tmp_path / "small.gguf"), dtype=dtype)
+    whole, streamed = open_checkpoint(policy), open_streaming(policy)
+    assert streamed.identity == whole.identity
+    ran = [checkpoint.model(torch.arange(1, 40)[None]).logits for checkpoint in (whole, streamed)]
+    assert torch.equal(*ran)
+    assert streamed.read_module is not None
+    for layer in whole.layers:
+        read = streamed.read_module(layer.name)
+        held = {f"{layer.name}.{name}": tensor for name, tensor in layer.module.named_parameters()}
+        assert read.keys() == held.keys()
+        assert all(torch.equal(read[name], held[name]) and read[name].dtype == held[name].dtype for name in held)

@@ -49,6 +49,25 @@ class Packing:
     exponents: bool = False
 
 
+class CannotStreamError(Exception):
+    """A checkpoint that can be opened as a whole only, and why."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A tensor of a checkpoint as numbers.
+
+    Attributes:
+        shape: Of the numbers.
+        dtype: Of the numbers.
+        read: Reads it from the files and decodes it, on the CPU, each time anew.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+
 @dataclass(frozen=True)
 class OpenModel:
     """A model that is open, as far as a format asks about it.
@@ -162,6 +181,21 @@ class Format:
     def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002
         """Read from files what codes stand for, float32 [out, in]; `None` where that is not known here."""
         return None
+
+    def list_decoded(
+        self,
+        folder: CheckpointFolder,  # noqa: ARG002
+        stored: StoredTensors,  # noqa: ARG002
+        model: Callable[[], Any],  # noqa: ARG002
+    ) -> dict[str, Decoded]:
+        """List every tensor as a checkpoint that is not quantized would hold it, by the name it would have there.
+
+        `model` makes the model without data, whose names some formats ask for.
+
+        Raises:
+            CannotStreamError: If one of them cannot be decoded by itself.
+        """
+        raise CannotStreamError("its weights are packed, or an adapter is on them")
 
     def read_counts(self, folder: CheckpointFolder) -> tuple[str, Mapping[str, Any]]:
         """Read what the model is made by: the name of the file that says it, and its settings by key."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sw_audit.checkpoint.formats.format import Description, Format, OpenModel, count_dtypes, register
+from sw_audit.checkpoint.formats.format import (
+    CannotStreamError,
+    Decoded,
+    Description,
+    Format,
+    OpenModel,
+    count_dtypes,
+    register,
+)
 from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.checkpoint.gguf_mixture import hold_mixture
 from sw_audit.checkpoint.headers import FLOATS
@@ -19,7 +29,10 @@ from sw_audit.gguf_file import read_gguf
 from sw_audit.record.checkpoint import QuantizedModule
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sw_audit.checkpoint.folder import CheckpointFolder
+    from sw_audit.checkpoint.stored import StoredTensors
 
 # Kinds with one scale per block; the others nest scales in scales.
 _SIMPLE = ("Q8_0", "Q4_0")
@@ -73,6 +86,65 @@ class Gguf(Format):
             if tensor.tensor_type.name == "F32"
         )
         return "float32" if wide else "bfloat16"
+
+    def list_decoded(
+        self, folder: CheckpointFolder, stored: StoredTensors, model: Callable[[], Any]
+    ) -> dict[str, Decoded]:
+        """List the tensors by the names and in the layouts that transformers gives them, float32.
+
+        Each is made as transformers makes it of all, by its own table of names and its own processor.
+        """
+        import torch
+        from transformers import modeling_gguf_pytorch_utils
+
+        library: Any = modeling_gguf_pytorch_utils
+        (path,) = folder.weight_files
+        kind = read_gguf(path).get_field("general.architecture").contents()
+        if _converts_otherwise(kind):
+            raise CannotStreamError(f"transformers reads GGUF files of {kind} in another way")
+        try:
+            with self.reading():
+                make_processor = library.TENSOR_PROCESSORS.get(kind, library.TensorProcessor)
+                processor = make_processor(config=library.load_gguf_checkpoint(str(path))["config"])
+                names: dict[str, str] = library.get_gguf_hf_weights_map(model(), processor)
+        except Exception as error:  # of which opening it whole says more
+            raise CannotStreamError(f"transformers cannot tell the names of its tensors ({error})") from error
+        sources = defaultdict[str, list[str]](list)
+        for name in stored.headers:
+            # Parameters that hold all experts have no suffix. What the model has not, the library leaves out.
+            if (target := names.get(name) or names.get(name.removesuffix(".weight"))) is not None:
+                sources[target].append(name)
+
+        def make(target: str, read: Callable[[str], Any]) -> Tensor:
+            made: dict[str, dict[str, Tensor]] = {"tensors": {}}
+            for name in sources[target]:
+                done = processor.process(
+                    weights=read(name), name=name, tensor_key_mapping=names, parsed_parameters=made
+                )
+                if done.name in names:
+                    made["tensors"][names[done.name]] = torch.from_numpy(done.weights)
+            return made["tensors"][target]
+
+        def read_numbers(name: str) -> Any:
+            if (tensor := stored.read(name)) is None:
+                raise CannotStreamError(f"tensor {name!r} is stored as {stored.headers[name].dtype}")
+            return tensor.numpy()
+
+        # Layers are alike, and so are the shapes of what is made of them.
+        shapes: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[int, ...]] = {}
+        decoded = {}
+        for target, parts in sources.items():
+            alike = tuple((re.sub(r"\d+", "", name), stored.headers[name].shape) for name in parts)
+            if alike not in shapes:
+                try:
+                    with np.errstate(all="ignore"):
+                        empty = make(target, lambda name: np.zeros(stored.headers[name].shape, np.int8))
+                except Exception as error:
+                    found = f"tensor {target!r} is not made of its own parts alone ({type(error).__name__})"
+                    raise CannotStreamError(found) from error
+                shapes[alike] = tuple(empty.shape)
+            decoded[target] = Decoded(shapes[alike], torch.float32, partial(make, target, read_numbers))
+        return decoded
 
     def read_counts(self, folder: CheckpointFolder) -> tuple[str, Mapping[str, Any]]:
         """Read the numbers in the file's metadata."""
@@ -142,6 +214,15 @@ class Gguf(Format):
         words = count_dtypes(tensor.tensor_type.name for tensor in tensors.values())
         contradictions = hold_mixture(file, reader)
         return Description(modules, words, find_scale, contradictions) if modules or contradictions else None
+
+
+def _converts_otherwise(kind: str) -> bool:
+    """Tell whether transformers has operations of its own for an architecture, which older versions have not."""
+    try:
+        from transformers.integrations.gguf.utils import is_gguf_arch_supported
+    except ImportError:
+        return False
+    return bool(is_gguf_arch_supported(kind))
 
 
 def _find_file(folder: CheckpointFolder) -> str | None:
