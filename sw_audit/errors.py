@@ -3,7 +3,8 @@
 AuditError
 └── InputError           the user's input cannot be used: exit code 2, one line
 ├── CheckpointError  a model that is missing, damaged or of the wrong kind
-│   └── BrokenWeightsError   one whose weights are not what they should be: what `weights-intact` fails on
+│   ├── BrokenWeightsError   one whose weights are not what they should be: what `weights-intact` fails on
+│   └── UnfitCheckpointError  one without what makes it a language model: beside its parent that is a failure too
 ├── CorpusError      a text that is missing, empty or too short
 ├── PolicyError      a policy that does not say what it means
 ├── RecordError      a record that cannot be read or written
@@ -60,6 +61,15 @@ class BrokenWeightsError(CheckpointError):
     def __reduce__(self) -> tuple[type[InputError], tuple[str, ...]]:
         """Everything in, everything out, so that the error crosses process borders whole."""
         return type(self), (self.asked, self.found, self.remedy, self.kind, self.where)
+
+
+class UnfitCheckpointError(CheckpointError):
+    """Files that are no language model: some are missing or no JSON, or it is a model of another kind.
+
+    By itself that is input that cannot be used; beside a sound parent it is a broken descendant.
+    """
+
+    kind, where = "unfit", ""
 
 
 class CorpusError(InputError):

@@ -18,6 +18,8 @@ _WIDTH = re.compile(
 _POSITIONS = re.compile(r"max_(?:position_embeddings|seq_len|sequence_length)|n_(?:positions|ctx)|context_length")
 # Each of these makes tensors of its own, and the files hold a row for every one.
 _ADAPTER = re.compile(r"r")
+_EXPERTS = re.compile(r"(?:moe_)?num_(?:local_)?experts|n_routed_experts|expert_count")
+_CHOSEN = re.compile(r"num_experts_per_tok(?:en)?|top_k_experts|moe_(?:k|topk)|expert_used_count")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _TABLE = re.compile(r"wpe|embed_positions|position_embeddings?")
 # Beyond these a skeleton takes too long or too much memory. Below them what does not agree is told by name and
@@ -29,7 +31,7 @@ _MOST_POSITIONS = 1 << 26
 
 
 def refuse_excess(folder: CheckpointFolder, headers: Mapping[str, TensorHeader]) -> None:
-    """Raise BrokenWeightsError where a configuration asks for far more than the files hold."""
+    """Raise BrokenWeightsError where a configuration asks for more than there is, by the files or by itself."""
     if not headers:
         return
     layers = len({number for name in headers for number in _NUMBER.findall(name)}) or len(headers)
@@ -49,9 +51,27 @@ def refuse_excess(folder: CheckpointFolder, headers: Mapping[str, TensorHeader])
             if names.fullmatch(key) and count > most:
                 # Hundreds of digits say no more than that there are too many.
                 said = str(count) if count < 10**18 else "a number of more than 18 digits"
-                found = f"{where} says {key} = {said}, and {held}"
-                remedy = "compare it with the weights, or download the checkpoint again"
-                raise BrokenWeightsError(folder.asked, found, remedy, kind="mismatched-tensor", where=where)
+                raise _refuse(folder, f"{where} says {key} = {said}, and {held}", where)
+    for key, chosen, experts in _list_choices(counts):
+        # Where there is one expert, or none, nothing is chosen.
+        if 1 < experts < chosen:
+            raise _refuse(folder, f"{where} says {key} = {chosen}, and there are {experts} experts", where)
+
+
+def _refuse(folder: CheckpointFolder, found: str, where: str) -> BrokenWeightsError:
+    remedy = "compare it with the weights, or download the checkpoint again"
+    return BrokenWeightsError(folder.asked, found, remedy, kind="mismatched-tensor", where=where)
+
+
+def _list_choices(value: Any) -> Iterator[tuple[str, int, int]]:
+    """Yield how many experts a token goes to, with its key, and how many there are beside it."""
+    if not isinstance(value, Mapping):
+        return
+    for member in value.values():
+        yield from _list_choices(member)
+    whole = {str(key): count for key, count in value.items() if type(count) is int}
+    experts = max((count for key, count in whole.items() if _EXPERTS.fullmatch(key)), default=0)
+    yield from ((key, count, experts) for key, count in whole.items() if _CHOSEN.fullmatch(key))
 
 
 def _list_counts(value: Any, key: str = "") -> Iterator[tuple[str, int]]:

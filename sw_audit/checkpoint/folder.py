@@ -19,7 +19,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from sw_audit.checkpoint.formats.adapter import ADAPTER_CONFIG
 from sw_audit.checkpoint.formats.format import Format, find_format
 from sw_audit.checkpoint.headers import DamagedFileError, TensorHeader, read_header
-from sw_audit.errors import BrokenWeightsError, CheckpointError
+from sw_audit.errors import BrokenWeightsError, CheckpointError, UnfitCheckpointError
 from sw_audit.leftovers import temporary_folder
 from sw_audit.policy.model_policy import ModelPolicy
 
@@ -174,15 +174,15 @@ class CheckpointFolder:
             remedy = "give a checkpoint in the layout of transformers"
             if self.file is not None:
                 remedy = "put the model's config.json and tokenizer there"
-            raise CheckpointError(self.asked, f"there is no config.json {self.place}", remedy)
+            raise UnfitCheckpointError(self.asked, f"there is no config.json {self.place}", remedy)
         content = self.read_json("config.json")
         for key, value in content.items():
             if key in _OBJECTS and not isinstance(value, dict | None):
-                raise CheckpointError(self.asked, f"config.json says that {key} is {value!r:.40}", _CORRECT)
+                raise UnfitCheckpointError(self.asked, f"config.json says that {key} is {value!r:.40}", _CORRECT)
         names = content.get("architectures")
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             found = f"config.json says that architectures is {names!r:.40}, and no list of names"
-            raise CheckpointError(self.asked, found, _CORRECT)
+            raise UnfitCheckpointError(self.asked, found, _CORRECT)
         return content
 
     @cached_property
@@ -255,11 +255,11 @@ class CheckpointFolder:
         try:
             content = json.loads((self.path / name).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise CheckpointError(self.asked, f"{name} is not JSON ({error})", _AGAIN) from error
+            raise UnfitCheckpointError(self.asked, f"{name} is not JSON ({error})", _AGAIN) from error
         except RecursionError as error:
-            raise CheckpointError(self.asked, f"{name} is nested too deeply", _AGAIN) from error
+            raise UnfitCheckpointError(self.asked, f"{name} is nested too deeply", _AGAIN) from error
         if not isinstance(content, dict):
-            raise CheckpointError(self.asked, f"{name} is not a JSON object", _AGAIN)
+            raise UnfitCheckpointError(self.asked, f"{name} is not a JSON object", _AGAIN)
         return content
 
     def list_layout(self) -> tuple[Path, ...]:
@@ -275,8 +275,9 @@ class CheckpointFolder:
             return stored
         others = sorted(path.name for suffix in _WEIGHT_SUFFIXES for path in self.path.glob(f"*{suffix}"))
         found = f"no {WEIGHTS}, with or without an index" + (f", only {others[0]}" if others else "")
-        remedy = "give a checkpoint in the layout of transformers" if others else _AGAIN
-        raise CheckpointError(self.asked, found, remedy)
+        if others:
+            raise CheckpointError(self.asked, found, "give a checkpoint in the layout of transformers")
+        raise UnfitCheckpointError(self.asked, found, _AGAIN)
 
     def refuse_index(self, found: str, where: str) -> BrokenWeightsError:
         """Make the error for an index that does not agree with its shards."""
@@ -397,7 +398,7 @@ def _inspect_configured(folder: CheckpointFolder) -> None:
         raise CheckpointError(folder.asked, found, "move one of the two into a folder of its own")
     kind = folder.config.get("model_type")
     if not isinstance(kind, str):
-        raise CheckpointError(folder.asked, "config.json names no model_type", _AGAIN)
+        raise UnfitCheckpointError(folder.asked, "config.json names no model_type", _AGAIN)
     folder.format.require(folder)
     if folder.headers and WEIGHTS not in folder.headers:
         for tensor, shard in folder.index.items():
@@ -407,13 +408,13 @@ def _inspect_configured(folder: CheckpointFolder) -> None:
     folder.format.inspect(folder)
     remedy = "give a decoder-only language model"
     if folder.config.get("is_encoder_decoder"):
-        raise CheckpointError(folder.asked, f"{kind} is an encoder-decoder model", remedy)
+        raise UnfitCheckpointError(folder.asked, f"{kind} is an encoder-decoder model", remedy)
     architectures = folder.config.get("architectures") or ()
     if any(str(name).endswith("ForMaskedLM") for name in architectures) and not folder.config.get("is_decoder"):
-        raise CheckpointError(folder.asked, f"{kind} is an encoder-only model", remedy)
+        raise UnfitCheckpointError(folder.asked, f"{kind} is an encoder-only model", remedy)
     if not folder.has_tokenizer:
         remedy = "put the tokenizer of the model it was made from beside the weights"
-        raise CheckpointError(folder.asked, f"there is no tokenizer {folder.place}", remedy)
+        raise UnfitCheckpointError(folder.asked, f"there is no tokenizer {folder.place}", remedy)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from sw_audit.checkpoint.headers import FLOATS, DamagedFileError
 from sw_audit.checkpoint.lint_gguf import lint_layout
 from sw_audit.checkpoint.stored import StoredTensors, open_stored
 from sw_audit.checkpoint.surroundings import look_around
-from sw_audit.errors import BrokenWeightsError, CheckpointError
+from sw_audit.errors import BrokenWeightsError, CheckpointError, UnfitCheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.checkpoint import LISTED, Flaw, FlawKind, WeightsReport
 
@@ -44,6 +44,7 @@ _REMEDIES: dict[FlawKind, str] = {
     "unquantized-experts": _WRITER,
     "codes-left-alone": "quantize again, and see that what is to be left out is left out when it is stored, too",
     "gguf-layout": _AGAIN,
+    "unfit": _AGAIN,
     "gguf-tokenizer": "convert the model to GGUF again, with its own tokenizer",
 }
 _CODES = tuple(sorted({packing.codes for packing in list_packings()}, key=len, reverse=True))
@@ -106,8 +107,8 @@ def list_gguf(folder: CheckpointFolder) -> list[Path]:
     return [path for path in folder.weight_files if path.suffix == ".gguf" and find_spec("gguf") is not None]
 
 
-def report_broken(error: BrokenWeightsError) -> WeightsReport:
-    """Report a checkpoint that would not open because of its weights."""
+def report_broken(error: BrokenWeightsError | UnfitCheckpointError) -> WeightsReport:
+    """Report a checkpoint that would not open because of its files."""
     return report_flaws([read_flaw(error)], 0).model_copy(update={"remedy": error.remedy})
 
 
@@ -143,7 +144,7 @@ def report_flaws(
     )
 
 
-def read_flaw(error: BrokenWeightsError) -> Flaw:
+def read_flaw(error: BrokenWeightsError | UnfitCheckpointError) -> Flaw:
     """Read the flaw that an error tells of."""
     # The kind crosses as text, for errors know no facts; the report holds it to one that there is.
     return Flaw.model_validate({"kind": error.kind, "where": error.where or error.asked, "found": error.found})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -110,6 +111,7 @@ class DecoderLayer:
             anything, and one per expert; none where there is no MLP.
         matrices: Every matrix of the layer that multiplies activations, in the order of definition, fused
             experts last; a matrix shared with an embedding or an earlier layer is not listed again.
+        bring_in: Brings the weights into memory where they are there only while they are used; see `present`.
     """
 
     index: int
@@ -117,6 +119,17 @@ class DecoderLayer:
     module: torch.nn.Module
     down_projections: tuple[DownProjection, ...]
     matrices: tuple[Matrix, ...]
+    bring_in: Callable[[], AbstractContextManager[DecoderLayer]] | None = field(
+        default=None, kw_only=True, repr=False
+    )
+
+    def present(self) -> AbstractContextManager[DecoderLayer]:
+        """Have the weights in memory inside of a `with`, however often the layer runs there.
+
+        Yields:
+            The layer with matrices that can be written to. Of a layer that is in memory anyway, itself.
+        """
+        return nullcontext(self) if self.bring_in is None else self.bring_in()
 
     @property
     def down_projection(self) -> DownProjection | None:

@@ -160,6 +160,7 @@ class Size:
         stored: Their bytes.
         memory: Bytes of the weights in memory.
         layer: Bytes of the largest decoder layer in memory.
+        layers: Bytes of all decoder layers in memory.
         hidden: Width of the residual stream; `None` if the configuration does not say.
         width: Bytes of one number of the residual stream.
         positions: Tokens that the model takes at once; `None` if the configuration does not say.
@@ -170,6 +171,7 @@ class Size:
     stored: int
     memory: int
     layer: int
+    layers: int
     hidden: int | None
     width: int
     positions: int | None
@@ -207,6 +209,7 @@ def size_checkpoint(policy: ModelPolicy) -> Size | None:
         stored=sum(path.stat().st_size for path in folder.weight_files),
         memory=memory,
         layer=max(layers.values(), default=0),
+        layers=sum(layers.values()),
         hidden=next((text[key] for key in ("hidden_size", "n_embd", "d_model") if key in text), None),
         width=width,
         positions=text.get("max_position_embeddings"),
@@ -222,6 +225,7 @@ def size_checkpoint(policy: ModelPolicy) -> Size | None:
         stored=base.stored + own.stored,
         memory=base.memory + own.memory,
         layer=base.layer + own.layer,
+        layers=base.layers + own.layers,
     )
 
 

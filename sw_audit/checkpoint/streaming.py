@@ -8,7 +8,7 @@ dense model, where both work, this is the faster one (tests/benchmarks).
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -284,13 +284,21 @@ def empty_model_(model: nn.Module) -> list[Slot]:
     return slots
 
 
+def _with_matrices(layer: DecoderLayer, change: Callable[[Any], Any]) -> DecoderLayer:
+    return replace(
+        layer,
+        down_projections=tuple(change(down) for down in layer.down_projections),
+        matrices=tuple(change(matrix) for matrix in layer.matrices),
+    )
+
+
 @dataclass
 class Pager:
     """Brings the parts of a model into memory when they run, and drops them right after.
 
-    A decoder layer comes as a whole. What is outside of the layers is mapped from the start, and read as far as
-    it is looked at: of an embedding, the rows of the prompt's tokens; of the head, nothing if nobody calls it.
-    `on_layer` is called with the index of each decoder layer that has run.
+    A decoder layer comes as a whole, and stays as long as somebody has it present. What is outside of the layers
+    is mapped from the start, and read as far as it is looked at: of an embedding, the rows of the prompt's tokens;
+    of the head, nothing if nobody calls it. `on_layer` is called with the index of each layer that has run.
     """
 
     files: StreamedTensors
@@ -299,14 +307,21 @@ class Pager:
     device: torch.device
     on_layer: Callable[[int], None] = lambda _: None
     _called: set[nn.Module] = field(default_factory=set)
+    # By the layer's index: how many have it present, and those whose weights were all looked at.
+    _present: Counter[int] = field(default_factory=Counter)
+    _examined: set[int] = field(default_factory=set)
 
     def attach(self, layers: Sequence[DecoderLayer]) -> tuple[DecoderLayer, ...]:
         """Put hooks on the model, and return its layers with matrices that can be read while not in memory."""
         by_module: defaultdict[nn.Module, list[Slot]] = defaultdict(list)
         for slot in self.slots:
             by_module[slot.module].append(slot)
+        inside = {
+            layer.index: {module: by_module.pop(module, []) for module in layer.module.modules()}
+            for layer in layers
+        }
         for layer in layers:
-            self._attach_layer(layer, {module: by_module.pop(module, []) for module in layer.module.modules()})
+            self._attach_layer(layer, inside[layer.index])
         # Together, so that what is tied is read once.
         self._bring_in([slot for module, slots in by_module.items() for slot in self._attach_other(module, slots)])
         sources = {slot.name: slot.source for slot in self.slots}
@@ -314,14 +329,35 @@ class Pager:
         def page(matrix: Paged) -> Paged:
             return replace(matrix, paged=partial(self._read, sources[matrix.parameter], matrix.expert))
 
-        return tuple(
-            replace(
-                layer,
-                down_projections=tuple(page(down) for down in layer.down_projections),
-                matrices=tuple(page(matrix) for matrix in layer.matrices),
-            )
-            for layer in layers
-        )
+        attached = []
+        for layer in layers:
+            paged = _with_matrices(layer, page)
+            slots = [slot for held in inside[layer.index].values() for slot in held]
+            attached.append(replace(paged, bring_in=partial(self._bring_in_layer, layer, slots)))
+        return tuple(attached)
+
+    @contextmanager
+    def _bring_in_layer(self, layer: DecoderLayer, slots: Sequence[Slot]) -> Iterator[DecoderLayer]:
+        """Have a layer in memory, however often it runs meanwhile, and with whatever weights."""
+        held = {slot.name: slot for slot in slots}
+
+        def make_present(matrix: Paged) -> Paged:
+            # A matrix that another layer, or the embedding, has too is not this one's to bring in.
+            slot = held.get(matrix.parameter)
+            return matrix if slot is None else replace(matrix, tensor=slot.held[slot.key], paged=None)
+
+        if not self._present[layer.index]:
+            self._bring_in(slots)
+        self._present[layer.index] += 1
+        try:
+            if layer.index not in self._examined:
+                self._check(slots)
+                self._examined.add(layer.index)
+            yield _with_matrices(layer, make_present)
+        finally:
+            self._present[layer.index] -= 1
+            if not self._present[layer.index]:
+                self._let_go(slots)
 
     def read_module(self, name: str) -> dict[str, Tensor]:
         """Read the tensors of a module and of those in it, by their qualified names, as they are when it runs.
@@ -346,21 +382,27 @@ class Pager:
         others = [slot for slot in slots if slot.module not in watched]
 
         def begin(*_: Any) -> None:
-            self._called.clear()
-            self._bring_in(slots)
-            self._check(others)
+            if not self._present[layer.index]:
+                self._called.clear()
+                self._bring_in(slots)
+                self._check(others)
 
         def end(*_: Any) -> None:
-            self._check(slot for slot in slots if slot.module in watched - self._called)
-            self._let_go(slots)
+            if not self._present[layer.index]:
+                self._check(slot for slot in slots if slot.module in watched - self._called)
+                self._let_go(slots)
             self.on_layer(layer.index)
+
+        def see_product(module: nn.Module, _: Any, output: Any) -> None:
+            if not self._present[layer.index]:
+                self._see_product(inside[module], module, output)
 
         layer.module.register_forward_pre_hook(begin)
         for module in watched:
-            module.register_forward_hook(partial(self._see_product, inside[module]))
+            module.register_forward_hook(see_product)
         layer.module.register_forward_hook(end)
 
-    def _see_product(self, slots: Sequence[Slot], module: nn.Module, _: Any, output: Any) -> None:
+    def _see_product(self, slots: Sequence[Slot], module: nn.Module, output: Any) -> None:
         # A weight that is not finite makes its whole row of the product so: nothing else need be looked at.
         if isinstance(output, Tensor):
             self._called.add(module)

@@ -15,7 +15,7 @@ from sw_audit.checks.quality_not_worse import quality_not_worse
 from sw_audit.cli.options import AsJson
 from sw_audit.cli.printing import Output, make_table, print_json
 from sw_audit.record.record import Record
-from sw_audit.record.store import choose_baseline, open_baseline
+from sw_audit.record.store import choose_baseline, one_line_nonsense, open_baseline
 from sw_audit.record.verdict import Status
 from sw_audit.runner.diff import Change, compare_records, pair_models
 
@@ -44,7 +44,8 @@ def diff(before: Side, after: Side, as_json: AsJson = False) -> None:
       sw-audit diff main.json pull-request.json
     """
     then, now = open_baseline(before), open_baseline(after)
-    changes = [*compare_records(then, now), *compare_quality(then, now, before)]
+    with one_line_nonsense(f"record {before} or {after}"):
+        changes = [*compare_records(then, now), *compare_quality(then, now, before)]
     worse = sum(change.worse is True for change in changes)
     if as_json:
         document = {"schema": 1, "before": before, "after": after, "worse": worse}

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from sw_audit.cli.printing import print_line
-from sw_audit.errors import RecordError
 from sw_audit.record import rendering
-from sw_audit.record.store import read_record, write_text
+from sw_audit.record.store import one_line_nonsense, read_record, write_text
 
 
 def render(
@@ -29,12 +28,8 @@ def render(
       sw-audit render sw-audit-out/record.json -o report.html
     """
     held = read_record(record)
-    try:
+    with one_line_nonsense(f"record {record}"):
         text = rendering.render_record(held, form)
-    except (ArithmeticError, LookupError, ValueError, StopIteration) as error:
-        # What a run measured fits together; what somebody wrote or changed by hand need not.
-        problem = f"what it holds does not fit together ({type(error).__name__}: {error})"
-        raise RecordError(f"record {record}", problem, "give a record as sw-audit wrote it") from error
     if str(output) == "-":
         typer.echo(text, nl=False)
         return

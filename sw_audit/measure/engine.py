@@ -24,7 +24,7 @@ import math
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -188,8 +188,23 @@ class _AllArms:
 
     def run_layer(self, depth: int) -> None:
         """Let every arm pass one layer."""
+        own = self.runners[self.own].layers
+        # Once for all arms: of a model that is read as it runs, this is when the layer is read.
+        with own[depth].present() if depth < len(own) else nullcontext() as present:
+            self._run_present(
+                depth,
+                [
+                    present
+                    if runner.layers is own
+                    else runner.layers[depth]
+                    if depth < len(runner.layers)
+                    else None
+                    for runner in self.runners
+                ],
+            )
+
+    def _run_present(self, depth: int, layers: Sequence[DecoderLayer | None]) -> None:
         entering = list(self._hidden)
-        layers = [runner.layers[depth] if depth < len(runner.layers) else None for runner in self.runners]
         source = find_source(self.arms, layers[0], layers[-1]) if self.own else None
         calibration = self.calibrations[depth] if self.calibrations else None
         own = layers[self.own]
@@ -209,6 +224,9 @@ class _AllArms:
                 with ExitStack() as stack:
                     find = None if source is None else source.find
                     stack.enter_context(applied_arm(arm, layer, calibration, self.spare, find))
+                    if number < self.own:
+                        # The parent's own layer goes again when the parent has run.
+                        layer = stack.enter_context(layer.present())
                     if source is not None and number < self.own:
                         stack.enter_context(source.watching())
                     self._hidden[number] = self._run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -82,7 +82,8 @@ class _RecallingRunner(LayerwiseRunner):
     """Gives what the model gave, in the same order; the model is not run."""
 
     def __init__(self, parent: Checkpoint, known: _Pass) -> None:
-        self.checkpoint, self.layers = parent, parent.layers
+        self.checkpoint = parent
+        self.layers = tuple(replace(layer, bring_in=None) for layer in parent.layers)
         self.embedded = known.embedded
         self.calls = [
             [partial(self._recall_states, known.leaving[depth, batch]) for batch in range(len(known.embedded))]

@@ -10,6 +10,7 @@ from sw_audit.checks import registry
 from sw_audit.checks.limits import CheckLimits
 from sw_audit.duration import parse_duration
 from sw_audit.fact import Fact
+from sw_audit.memory import parse_memory
 from sw_audit.policy.model_policy import BosRule, Expectation, ModelPolicy, Waiver
 from sw_audit.policy.recipe import Recipe, parse_recipe
 from sw_audit.policy.scheme import ActivationPolicy
@@ -27,6 +28,7 @@ __all__ = [
 
 Effort = Literal["quick", "standard", "thorough"]
 Pattern = Annotated[str, Field(min_length=1)]
+Memory = Annotated[int, BeforeValidator(parse_memory, json_schema_input_type=int | str)]
 Seconds = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=float | str)]
 
 
@@ -206,6 +208,8 @@ class Policy(Fact):
         seed: Of everything that is drawn.
         budget: Time after which the whole run ends, all models together: `90` or `90s`, `5min`, `1h30min`. What is
             not decided by then is inconclusive, and the next run goes on from what was measured.
+        memory: How much memory the models and the work on them may take, beyond the program itself: `8GiB`, `16GB`
+            or bytes. A model that does not fit is read layer by layer, and what is computed is the same.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -231,6 +235,7 @@ class Policy(Fact):
     minimum_windows: int = Field(default=4, ge=2)
     seed: int = Field(default=0, ge=0)
     budget: Seconds | None = None
+    memory: Memory | None = None
 
     @model_validator(mode="after")
     def _distinct_ids(self) -> Self:

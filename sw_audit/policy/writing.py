@@ -41,6 +41,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "waiver.owner": "who answers for it",
     "waiver.reason": "why it may fail until then",
     "budget": "5min",
+    "memory": "8GiB",
     "compare": "before-tuning",
     "descent.lm_eval_limit": 200,
     "descent.lm_eval_path": "tasks",

@@ -35,6 +35,7 @@ FlawKind = Literal[
     "gguf-layout",
     "gguf-tokenizer",
     "codes-left-alone",
+    "unfit",
 ]
 """What kind of thing is wrong."""
 

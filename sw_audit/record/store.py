@@ -58,6 +58,19 @@ def decode_record(text: str, origin: str = "record") -> Record:
         raise RecordError(f"record {origin}, key {key}", problem, _REMEDY) from error
 
 
+@contextmanager
+def one_line_nonsense(asked: str) -> Iterator[None]:
+    """Turn what facts that contradict each other raise into a RecordError of one line.
+
+    What a run measured fits together; what somebody wrote or changed by hand need not.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:
+        problem = f"what it holds does not fit together ({type(error).__name__}: {error})"
+        raise RecordError(asked, problem, "give a record as sw-audit wrote it") from error
+
+
 def _parse(text: str, origin: str) -> dict[str, Any]:
     def refuse_number(literal: str) -> NoReturn:
         raise RecordError(f"record {origin}", f"it holds {literal}, which is not a number in JSON", _REMEDY)

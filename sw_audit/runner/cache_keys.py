@@ -22,7 +22,7 @@ from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_pr
 from sw_audit.runner.watching import find_folders
 
 # What only decides how measurements are judged and shown, not what is measured.
-_JUDGED = ("waiver", "laws", "inconclusive", "expect", "confidence", "minimum_windows", "budget")
+_JUDGED = ("waiver", "laws", "inconclusive", "expect", "confidence", "minimum_windows", "budget", "memory")
 # What a model by itself goes on with, of what is said of descendants.
 _PROMPTS = ("prompt_tokens", "new_tokens", "long_new_tokens")
 # What is in the question by its content, not by its name.

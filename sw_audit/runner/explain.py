@@ -162,7 +162,7 @@ def list_properties(verdict: Verdict) -> list[tuple[str, Any]]:
 
 
 def explain_verdict(verdict: Verdict) -> str:
-    """Write a verdict that is not a pass: claim, measurement, limit, place, protocol, what to do."""
+    """Write a verdict that is not a pass: claim, measurement, limit, place, protocol, what to do or paste."""
     check = find_checks().get(verdict.check)
     figure = write_figure(verdict)
     shown = verdict.coordinates[:_SHOWN_COORDINATES]
@@ -184,7 +184,9 @@ def explain_verdict(verdict: Verdict) -> str:
         f"{verdict.quantity} {figure}, limit {write_limit(verdict) or 'none'}" if figure else verdict.because
     )
     head = " ".join(f"{label_status(verdict).upper()} {verdict.model} {verdict.check}: {measured}".splitlines())
-    return printable_lines("\n".join([head, *(_write_part(label, text) for label, text in parts)]))
+    # A line stands in the remedy already; several would not be lines there.
+    pasted = [f"  {'paste':<{_LABEL_WIDTH}}{one.where}\n{one.text}" for one in verdict.paste if "\n" in one.text]
+    return printable_lines("\n".join([head, *(_write_part(label, text) for label, text in parts), *pasted]))
 
 
 def _list_breaches(verdict: Verdict) -> list[Finding]:

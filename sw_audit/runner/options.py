@@ -116,6 +116,14 @@ OPTIONS = {
             overlaid=True,
         ),
         AuditOption(
+            "memory",
+            "text",
+            "How much memory models and the work on them may take beyond the program itself, such as 8GiB: "
+            "a model that does not fit is read layer by layer.",
+            "SIZE",
+            overlaid=True,
+        ),
+        AuditOption(
             "index",
             "text",
             "Index file of your own, read beside the published one.",

@@ -294,7 +294,7 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     """Find out everything but what the two are worth on text."""
     audit, model = pair.audit, pair.audit.model
     audit.progress("inspecting", 0, 1)
-    report = examine_files(model, audit.progress)
+    report = examine_files(model, audit.progress, beside=True)
     if isinstance(report, ModelFailure):
         return _explain(pair, report)
     files = compare_files(model, pair.origin, audit.policy, list_needs(audit.checks), audit.progress)

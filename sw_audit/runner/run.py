@@ -26,7 +26,7 @@ from sw_audit.checks.registry import find_checks
 from sw_audit.checks.waivers import apply_waivers
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.text import check_corpus
-from sw_audit.errors import BrokenWeightsError
+from sw_audit.errors import BrokenWeightsError, UnfitCheckpointError
 from sw_audit.index.lookup import find_policy_model
 from sw_audit.measure.tasks import require_tasks
 from sw_audit.policy.policy import ModelPolicy, Policy
@@ -84,7 +84,7 @@ def preflight(policy: Policy) -> None:
     """Complain about what can be known before anything heavy is loaded.
 
     Weights of a model that are not what they should be are no complaint: that is for a check to say. Those of a
-    parent are, for nothing can be held beside them.
+    parent are, for nothing can be held beside them. Nor is a descendant a complaint that is no language model.
 
     Raises:
         InputError: A model, a text, an item file or an index that cannot be used, as far as files and headers
@@ -93,7 +93,7 @@ def preflight(policy: Policy) -> None:
     for model in policy.models:
         if (parent := policy.find_parent(model)) is not None:
             inspect_checkpoint(parent)
-        with suppress(BrokenWeightsError):
+        with suppress(BrokenWeightsError, *([] if parent is None else [UnfitCheckpointError])):
             inspect_checkpoint(model)
         find_policy_model(policy, model)
         find_baseline(policy, model)

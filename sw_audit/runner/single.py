@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.checkpoint.budget import open_within
+from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checks.arms import ArmTargets
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.plan import CHOICE_ARMS, Needs, plan_arms, plan_needs, plan_trials
@@ -163,7 +164,7 @@ class Single:
         """The open model with its text and items."""
         audit, policy = self.audit, self.audit.policy
         audit.progress("opening", 0, 1)
-        opened = self._given or open_checkpoint(audit.model)
+        opened = self._given or open_within(audit.model, policy.memory)
         checkpoint, text = opened.starting(policy.bos_rule(audit.model)), read_corpus(policy.corpus)
         reserved, tokenizer = policy.activations.calibration_windows, checkpoint.tokenizer
         cut = partial(

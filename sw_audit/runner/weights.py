@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder
 from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.lint_headers import add_flaw, report_broken
-from sw_audit.errors import BrokenWeightsError
+from sw_audit.errors import BrokenWeightsError, UnfitCheckpointError
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.checkpoint import WeightsReport
@@ -16,18 +17,28 @@ from sw_audit.record.record import ModelFailure
 _Opened = TypeVar("_Opened")
 
 
-def examine_files(model: ModelPolicy, progress: Progress = ignore_progress) -> WeightsReport | ModelFailure:
+def examine_files(
+    model: ModelPolicy, progress: Progress = ignore_progress, *, beside: bool = False
+) -> WeightsReport | ModelFailure:
     """Look at a model's files, value by value; return what was found, or a failure unless they are intact.
+
+    `beside` says that its parent is there to tell what it should be: then it fails also as no language model.
 
     Raises:
         CheckpointError: If there is no checkpoint to look at.
     """
     try:
         report = lint_checkpoint(model, progress)
+        if report.intact:
+            if beside:
+                inspect_folder(CheckpointFolder.require(model))
+            return report
     except BrokenWeightsError as error:
         return ModelFailure(model=model.id, message=str(error), weights=report_broken(error))
-    if report.intact:
-        return report
+    except UnfitCheckpointError as error:
+        if not beside:
+            raise
+        return ModelFailure(model=model.id, message=str(error), weights=report_broken(error))
     flaw = next(flaw for flaw in report.flaws if flaw.serious)
     message = f"model {model.source!r}: {flaw.where}: {flaw.found}; {report.remedy or 'replace the checkpoint'}"
     return ModelFailure(model=model.id, message=message, weights=report)

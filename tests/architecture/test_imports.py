@@ -7,7 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BASE = {"errors", "fact", "duration", "printable", "progress", "stopping", "toml_text", "policy", "record"}
+BASE = {
+    "errors",
+    "fact",
+    "duration",
+    "memory",
+    "printable",
+    "progress",
+    "stopping",
+    "toml_text",
+    "policy",
+    "record",
+}
 BASE |= {"leftovers"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -18,9 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": {"printable"},
     "fact": set(),
     "duration": set(),
+    "memory": set(),
     "progress": {"duration"},
     "stopping": {"duration", "progress"},
-    "policy": {"errors", "fact", "duration", "printable", "toml_text", "checks"},
+    "policy": {"errors", "fact", "duration", "memory", "printable", "toml_text", "checks"},
     "gguf_file": set(),
     "record": {"errors", "fact", "leftovers", "policy", "printable"},
     "checks": BASE,

@@ -116,3 +116,19 @@ def test_what_is_no_count_is_left_to_others(value: Any, tmp_path: Path) -> None:
     folder = CheckpointFolder(save_checkpoint(tmp_path), ModelPolicy(source=str(tmp_path)))
     rewrite_config(tmp_path, num_hidden_layers=value)
     refuse_excess(folder, {"a": TensorHeader("F32", (), "model.safetensors")})
+
+
+@pytest.mark.parametrize(("chosen", "refused"), [(4, False), (5, True)])
+def test_no_token_goes_to_more_experts_than_there_are(chosen: int, refused: bool, tmp_path: Path) -> None:
+    folder = rewrite_config(save_checkpoint(tmp_path, MOE), num_experts_per_tok=chosen)
+    experts = json.loads((folder / "config.json").read_text())["num_local_experts"]
+    assert experts == 4
+    found = [flaw.found for flaw in lint(folder).flaws if flaw.serious]
+    assert found == (["config.json says num_experts_per_tok = 5, and there are 4 experts"] if refused else [])
+    if refused:
+        assert found[0] in str(refuse(folder))
+
+
+def test_where_there_is_one_expert_nothing_is_chosen(tmp_path: Path) -> None:
+    folder = rewrite_config(save_checkpoint(tmp_path), num_local_experts=1, num_experts_per_tok=2)
+    refuse_excess(CheckpointFolder.require(ModelPolicy(source=str(folder))), {"a": TensorHeader("F32", (1,), "a")})

@@ -9,6 +9,7 @@ import pytest
 from support.evidence import HEALTHY, compose, judge_model, make_evidence, make_policy
 from support.program import Ending, Program
 
+from sw_audit.cli import diff
 from sw_audit.policy.policy import Policy
 from sw_audit.record.measurement import TokenLoss
 from sw_audit.record.record import ModelResult, Record
@@ -99,3 +100,18 @@ def test_a_record_that_is_not_there_is_one_line_and_2(program: Program) -> None:
     )
     Path("bad.json").write_text("{}", encoding="utf-8")
     assert program.run("diff", "before", "bad.json").code == 2
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by 0"), KeyError("b"), ValueError("zip()")], ids=str)
+def test_facts_that_do_not_fit_together_are_one_line_and_2(
+    compare: object, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_rest: object) -> None:
+        raise error
+
+    monkeypatch.setattr(diff, "compare_records", fail)
+    ending = compare(wrap(HEALTHY_MODEL), wrap(HEALTHY_MODEL))  # type: ignore[operator]
+    assert (ending.code, ending.out) == (2, "")
+    [line] = ending.complaints
+    problem = f"what it holds does not fit together ({type(error).__name__}: {error})"
+    assert line.startswith(f"sw-audit: record before or after.json: {problem}; give")

@@ -98,7 +98,7 @@ def test_the_arms_are_those_of_a_model_with_one_super_weight() -> None:
 
 def test_a_parent_is_whole_alone_or_there_by_layers_beside_the_model() -> None:
     def make(memory: int, layer: int) -> Size:
-        return Size("plain", 1, memory, memory, layer, 8, 4, None)
+        return Size("plain", 1, memory, memory, layer, memory, 8, 4, None)
 
     assert estimate_weights(make(100, 10), None) == 110
     assert estimate_weights(make(30, 3), make(100, 10)) == 100

@@ -10,7 +10,7 @@ from support.evidence import compose
 from sw_audit.policy.model_policy import Level, Waiver
 from sw_audit.policy.policy import Policy
 from sw_audit.record.record import ModelFailure, Record
-from sw_audit.record.verdict import Status, Verdict
+from sw_audit.record.verdict import Paste, Status, Verdict
 from sw_audit.runner.explain import (
     BAD_INPUT,
     FAILED,
@@ -19,6 +19,7 @@ from sw_audit.runner.explain import (
     conclude,
     count_verdicts,
     end_case,
+    explain_verdict,
     list_skipped,
     list_unproved,
     write_figure,
@@ -101,3 +102,12 @@ def test_a_law_that_does_not_hold_fails_no_test_case(status: Status, level: Leve
 )
 def test_a_figure_is_written_with_its_interval(figures: dict[str, float], text: str) -> None:
     assert write_figure(Verdict(check="c", model="m", status=P, because="", **figures)) == text
+
+
+def test_lines_to_paste_are_told_as_they_are_pasted() -> None:
+    keys = ", ".join(f'"generation_config.{number:060}"' for number in range(4))  # longer than any line of words
+    lines = f"[descent]\nmay_differ = [{keys}]"
+    verdict = Verdict(check="c", model="m", status=F, because="so", paste=(Paste(where="the policy", text=lines),))
+    assert explain_verdict(verdict).endswith(f"\n  paste     the policy\n{lines}")
+    one = verdict.model_copy(update={"paste": (Paste(where="a recipe", text="ignore=[]"),)})
+    assert "paste" not in explain_verdict(one)  # its remedy holds it

@@ -529,6 +529,51 @@ def test_what_loads_in_silence_is_stopped_from_the_files_alone(case: str, parent
     assert failure.weights == lint_checkpoint(ModelPolicy(source=str(folder)))
 
 
+def lose_tokenizer_(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+UNFIT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no tokenizer": (lose_tokenizer_, "there is no tokenizer in the folder"),
+    "no configuration": (
+        lambda folder: (folder / "config.json").unlink(),
+        "there is no config.json in the folder",
+    ),
+    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
+    "no family": (lambda folder: rewrite_config(folder, model_type=None), "config.json names no model_type"),
+    "an encoder-decoder": (
+        lambda folder: rewrite_config(folder, is_encoder_decoder=True, model_type="t5"),
+        "t5 is an encoder-decoder model",
+    ),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_is_no_language_model_fails_beside_its_parent_and_cannot_be_used_alone(
+    case: str, parent: Path, folder: Path
+) -> None:
+    damage, found = UNFIT[case]
+    damage(folder)
+    assert_flaw(gate(folder, parent), "unfit", f"model '{folder}'", found)
+    alone = Policy(models=(ModelPolicy(source=str(folder), id="it"),))
+    with pytest.raises(CheckpointError, match=found):
+        preflight(alone)
+    with pytest.raises(CheckpointError, match=found):
+        run_model(alone, "it", ["weights-intact", "perplexity-ratio"])
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty"])
+def test_a_folder_that_is_not_there_or_empty_is_no_failure_of_a_model(
+    place: str, parent: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    model = ModelPolicy(source=str(tmp_path / place), id="it", parent=str(parent))
+    with pytest.raises(CheckpointError, match=r"there is no such folder|the folder is empty"):
+        preflight(Policy(models=(model,)))
+
+
 @pytest.mark.parametrize(
     ("made", "where"),
     [
