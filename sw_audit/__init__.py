@@ -41,6 +41,7 @@ _PUBLIC = {
     "round_to_nearest": "quantize.rtn",
     "run": "runner.run",
     "run_model": "runner.run",
+    "show_progress": "cli.progress",
     "stream_location": "locate.locator",
 }
 
@@ -74,12 +75,14 @@ __all__ = [
     "round_to_nearest",
     "run",
     "run_model",
+    "show_progress",
     "stream_location",
 ]
 
 if TYPE_CHECKING:
     from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
     from sw_audit.checks.judging import judge_result
+    from sw_audit.cli.progress import show_progress
     from sw_audit.critical.search import find_critical_scalars
     from sw_audit.errors import AuditError, InputError
     from sw_audit.locate.locator import locate_super_weights, stream_location

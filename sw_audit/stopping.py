@@ -137,6 +137,32 @@ class Stopper:
             yield
 
 
+@contextmanager
+def deferring_interrupts(progress: Progress) -> Iterator[Progress]:
+    """Let Ctrl-C raise KeyboardInterrupt, within the block, only where progress is told; again, at once.
+
+    There the live model is as it was. Where Ctrl-C is already taken for something else, nothing changes.
+    """
+    came = 0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came += 1
+        if came > 1:
+            signal.default_int_handler(number, frame)
+
+    def tell(stage: str, done: int, total: int) -> None:
+        if came:
+            raise KeyboardInterrupt
+        progress(stage, done, total)
+
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with _handling([signal.SIGINT] if plain else [], note):
+        yield tell
+    if came:
+        raise KeyboardInterrupt
+
+
 def ignoring_interrupts() -> AbstractContextManager[None]:
     """Ignore Ctrl-C for a block; processes that are started in it ignore it for good."""
     return _handling([signal.SIGINT], signal.SIG_IGN)

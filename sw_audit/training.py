@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from sw_audit.checkpoint.opening import open_live_model
+from sw_audit.checkpoint.live import open_live_model
 from sw_audit.checks.critical_scalars_retained import hold_scalar
 from sw_audit.checks.critical_scalars_unmoved import CriticalScalarsUnmovedLimits
 from sw_audit.checks.drift import judge_activation, judge_weight

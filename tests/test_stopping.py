@@ -4,12 +4,19 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import pytest
 
 from sw_audit.progress import ignore_progress
-from sw_audit.stopping import SignalError, StoppedError, Stopper, ignoring_interrupts, raising_signals
+from sw_audit.stopping import (
+    SignalError,
+    StoppedError,
+    Stopper,
+    deferring_interrupts,
+    ignoring_interrupts,
+    raising_signals,
+)
 
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -127,3 +134,36 @@ def test_within_a_run_that_ends_after_a_step_no_signal_is_raised_and_nohup_is_re
         assert stopper.reason is None
         signal.raise_signal(signal.SIGTERM)
     assert stopper.reason == "the run was stopped by SIGTERM"
+
+
+def interrupt(times: int, done: list[str]) -> None:
+    """Press Ctrl-C so often while a step is done, and note how far it comes."""
+    with deferring_interrupts(ignore_progress) as tell:
+        tell("measuring", 1, 2)
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+            done.append("went on")
+        tell("measuring", 2, 2)
+        done.append("next step")
+
+
+def test_ctrl_c_waits_for_progress_and_the_second_does_not() -> None:
+    for times, expected in ((0, ["next step"]), (1, ["went on"]), (2, ["went on"])):
+        done: list[str] = []
+        with nullcontext() if times == 0 else pytest.raises(KeyboardInterrupt):
+            interrupt(times, done)
+        assert done == expected
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_after_the_last_step_is_not_lost() -> None:
+    with pytest.raises(KeyboardInterrupt), deferring_interrupts(ignore_progress):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_who_takes_ctrl_c_for_something_else_goes_on_doing_so() -> None:
+    stopper = Stopper()
+    with stopper.heeding_signals(), deferring_interrupts(ignore_progress) as tell:
+        signal.raise_signal(signal.SIGINT)
+        tell("measuring", 1, 2)
+    assert stopper.reason == "the run was stopped by Ctrl-C"

@@ -14,7 +14,6 @@ from support.evidence import compose, make_evidence, make_location
 from support.tuning import make_trainer, read_super_weight
 from transformers import TrainerCallback
 
-from sw_audit.checkpoint.opening import open_live_model
 from sw_audit.checks.critical_scalars_unmoved import CriticalScalarsUnmovedLimits
 from sw_audit.checks.super_weight_unmoved import SuperWeightUnmovedLimits
 from sw_audit.errors import CheckpointError, InputError, RecordError
@@ -91,30 +90,6 @@ def test_watching_changes_nothing_that_is_trained(tmp_path: Path) -> None:
         trainer.train()
     for mine, theirs in zip(alone.model.parameters(), watched.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-
-
-def test_the_mode_of_every_module_is_as_it_was_also_after_an_exception(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, steps=1)
-    model, tokenizer = trainer.model, trainer.processing_class
-    model.train()
-    model.lm_head.eval()
-    before = [module.training for module in model.modules()]
-    with open_live_model(model, tokenizer):
-        assert not any(module.training for module in model.modules())
-    assert [module.training for module in model.modules()] == before
-    with pytest.raises(ZeroDivisionError), open_live_model(model, tokenizer):
-        raise ZeroDivisionError
-    assert [module.training for module in model.modules()] == before
-
-
-def test_weights_that_are_elsewhere_are_told_in_one_line(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, steps=1)
-    trainer.model.lm_head.weight = torch.nn.Parameter(torch.empty(0))
-    with (
-        pytest.raises(CheckpointError, match="spread over several processes"),
-        open_live_model(trainer.model, trainer.processing_class),
-    ):
-        pytest.fail("it was lent")
 
 
 def test_without_a_tokenizer_there_is_no_prompt_to_read_on(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sw_audit.checkpoint.folder import CheckpointFolder
-from sw_audit.checkpoint.formats.format import CannotStreamError, Format, find_packing, is_code, list_packings
+from sw_audit.checkpoint.formats.format import CannotStreamError, find_packing, is_code, list_packings
 from sw_audit.checkpoint.lint_gguf import scan_blocks
-from sw_audit.checkpoint.lint_headers import list_gguf, look_at_headers, read_flaw
+from sw_audit.checkpoint.lint_headers import list_gguf, look_at_headers, read_flaw, report_flaws
+from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.stored import StoredTensors
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import BrokenWeightsError, CheckpointError
@@ -58,6 +59,38 @@ def lint_checkpoint(policy: ModelPolicy, progress: Progress = ignore_progress) -
     for path in list_gguf(folder):
         look.flaws += scan_blocks(path)
     return look.report()
+
+
+def lint_live(checkpoint: Checkpoint, progress: Progress = ignore_progress) -> WeightsReport:
+    """Look at the tensors of a model in memory, value by value, as at those of files.
+
+    What is packed, or what an adapter adds, is looked at no further than for being finite.
+    """
+    model, flaws = checkpoint.model, list[Flaw]()
+    matrices = {id(matrix.tensor) for layer in checkpoint.layers for matrix in layer.matrices}
+    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
+    matrices |= {id(getattr(module, "weight", None)) for module in embeddings}
+    tensors = list(_list_live(model))
+    for number, (name, tensor) in enumerate(tensors):
+        progress("inspecting", number, len(tensors))
+        values = tensor.detach()
+        if type(values) is not Tensor:  # a library's own, packed
+            continue
+        if (problem := find_non_finite(values)) is not None:
+            flaws.append(Flaw(kind="non-finite", where=name, found=f"it holds {problem}"))
+        elif id(tensor) in matrices and values.numel() >= _SMALL:
+            constant = _find_constant(name, values)
+            flaws += _find_zero_runs(name, values) if constant is None else [constant]
+    return report_flaws(flaws, 0, len(tensors), len(tensors))
+
+
+def _list_live(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield what files would hold of a model: its parameters, tied ones once, and the buffers that are stored."""
+    yield from model.named_parameters()
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name, buffer
 
 
 def _compare_tied(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:
@@ -109,7 +142,8 @@ def scan_values(
         named = name.endswith(weights) or name.rpartition(".")[2] in _FUSED
         if not named or tensor.ndim < 2 or tensor.numel() < _SMALL:
             continue
-        constant = _find_constant(name, tensor, folder.format)
+        serious = not folder.format.starts_at_zero(name)
+        constant = _find_constant(name, tensor, serious=serious)
         if constant is not None:
             yield constant
         elif tensor.is_floating_point() and tensor.dtype.itemsize > 1:
@@ -140,14 +174,13 @@ def _cut(rows: Tensor, size: int) -> Iterator[Tensor]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _find_constant(name: str, tensor: Tensor, stored_as: Format) -> Flaw | None:
+def _find_constant(name: str, tensor: Tensor, *, serious: bool = True) -> Flaw | None:
     parts = tensor.reshape(tensor.shape[0], -1) if tensor.ndim == 3 else tensor.reshape(1, -1)
     same = [index for index, part in enumerate(parts) if _is_constant(part)]
     if not same:
         return None
     value = parts[same[0]].flatten()[0].float().item()
     which = "it is" if len(same) == len(parts) else f"{len(same)} of its {len(parts)} experts are"
-    serious = not stored_as.starts_at_zero(name)
     return Flaw(kind="constant", where=name, found=f"{which} {value:g} in every place", serious=serious)
 
 

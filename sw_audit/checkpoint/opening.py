@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -35,8 +34,8 @@ class Checkpoint:
     `rotation` is what its files say of a rotation of its weights, if they do. `output_shapes` is noted by who has
     run it: per layer `None` where its output is a tensor, else the length of the tuple it returns. `memory` is how
     many bytes may be used at once for what is not weights, such as hidden states, logits and gradients; `None` is
-    no limit. `read_module` reads the tensors of a module by its qualified name, where they are in memory only while
-    it runs.
+    no limit. `read_module` reads the tensors of a module by its qualified name, where they are in memory only
+    while it runs.
     """
 
     model: Any
@@ -136,11 +135,7 @@ def make_checkpoint(
     adapter's base are named `base/`.
     """
     policy = own.policy
-    rows = model.get_input_embeddings().weight.shape[0]
-    if tokenizer.vocab_size > rows:
-        found = f"its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows"
-        raise CheckpointError(quote_source(policy), found, "put the model's own tokenizer beside the weights")
-    _refuse_unusable(model, tokenizer, rows, own.asked)
+    refuse_unusable(model, tokenizer, own.asked)
     model.eval().requires_grad_(False)
     layers = find_decoder_layers(model)
     require_down_projections(layers, policy.source)
@@ -154,8 +149,12 @@ def make_checkpoint(
     return Checkpoint(model, tokenizer, identity, layers, start, read_declared_rotation(own))
 
 
-def _refuse_unusable(model: Any, tokenizer: Any, rows: int, asked: str) -> None:
+def refuse_unusable(model: Any, tokenizer: Any, asked: str) -> None:
     """Refuse a model that takes no two tokens, and tokens without a row that ordinary text or its start has."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        found = f"its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows"
+        raise CheckpointError(asked, found, "put the model's own tokenizer beside the weights")
     positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if positions is not None and not (isinstance(positions, int) and positions >= _LEAST_POSITIONS):
         found = f"its configuration says max_position_embeddings = {positions!r:.40}"
@@ -185,30 +184,3 @@ def identify_model(
         files=tuple(files),
         digest=digest_manifest(files) if files else "",
     )
-
-
-@contextmanager
-def open_live_model(model: Any, tokenizer: Any, name: str = "model") -> Iterator[Checkpoint]:
-    """Take a live model, such as a trainer's, for an open checkpoint; afterwards every module is as it was.
-
-    The model may have an adapter on it.
-
-    Raises:
-        CheckpointError: If it is no decoder, or its weights are not all in this process.
-    """
-    inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
-    if any(not parameter.numel() for parameter in inner.parameters()):
-        found = "its weights are spread over several processes, none of which holds them all"
-        raise CheckpointError(f"model {name!r}", found, "audit the checkpoints that it saves instead")
-    modes = {module: module.training for module in model.modules()}
-    model.train(False)
-    try:
-        layers = find_decoder_layers(inner)
-        require_down_projections(layers, name)
-        policy = ModelPolicy(source=name, device=str(inner.device))
-        yield Checkpoint(
-            inner, tokenizer, identify_model(inner, layers, policy, ()), layers, find_start(tokenizer)
-        )
-    finally:
-        for module, training in modes.items():
-            module.training = training

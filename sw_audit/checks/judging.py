@@ -186,6 +186,10 @@ def _judge(context: CheckContext) -> Verdict:
 def _find_unmet(context: CheckContext) -> Verdict | None:
     """Conclude where what the check is about is not there."""
     result, again = context.result, "Run the audit again with this check selected."
+    if context.check.reads_files and result.model.in_place:
+        return context.skip(
+            "The model was audited in place: what it asks is in files, and none are known to hold it."
+        )
     named = next((model for model in context.policy.models if model.id == result.model.id), None)
     if context.check.is_about("descendant") and result.descent is None:
         if named is not None and named.parent is not None:

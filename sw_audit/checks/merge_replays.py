@@ -42,6 +42,7 @@ class MergeReplaysLimits(Limits):
     scope="descendant",
     needs=frozenset({Need.MERGE}),
     static=True,
+    reads_files=True,
 )
 def merge_replays(context: StaticContext) -> Verdict:
     """Rule of `merge-replays`.

@@ -43,6 +43,7 @@ class QuantizationAsConfiguredLimits(Limits):
     unit="count",
     side="at most",
     scope="descendant",
+    reads_files=True,
 )
 def quantization_as_configured(context: CheckContext) -> Verdict:
     """Rule of `quantization-as-configured`.

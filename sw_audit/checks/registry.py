@@ -84,6 +84,8 @@ class Check:
         arms: The arms that it reads.
         static: Whether it is judged from files alone, also where the model was not opened; its rule is given a
             `StaticContext`.
+        reads_files: Whether it asks files what no model in memory can answer; it is skipped for one that is
+            audited in place.
         examine: Says what is wrong with its limits beside the rest of the policy; `None` if nothing is.
         rule: Pure: the same measurements and policy give the same verdict.
     """
@@ -108,6 +110,7 @@ class Check:
     draws: Callable[[Policy, int], Draws] | None = None
     arms: Callable[[ArmPlan], Iterable[Arm]] | None = None
     static: bool = False
+    reads_files: bool = False
     examine: Callable[[Policy], str | None] | None = None
 
     def is_about(self, scope: Scope) -> bool:

@@ -36,6 +36,7 @@ class SettingsAsParentLimits(Limits):
     scope="descendant",
     needs=frozenset({Need.SETTINGS}),
     static=True,
+    reads_files=True,
 )
 def settings_as_parent(context: StaticContext) -> Verdict:
     """Rule of `settings-as-parent`.

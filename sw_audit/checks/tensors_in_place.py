@@ -60,6 +60,7 @@ class TensorsInPlaceLimits(Limits):
     scope="descendant",
     needs=frozenset({Need.TENSORS}),
     static=True,
+    reads_files=True,
 )
 def tensors_in_place(context: StaticContext) -> Verdict:
     """Rule of `tensors-in-place`.

@@ -54,6 +54,8 @@ def _describe_flaws(report: WeightsReport) -> str:
         first, others = serious[0], f" (and {report.serious - 1} more)" if report.serious > 1 else ""
         return f"{first.where}: {first.found}{others}."
     looked = f"{report.files} files with {report.tensors} tensors were looked at, {report.scanned} value by value"
+    if not report.files:
+        looked = f"{report.tensors} tensors in memory were looked at, value by value"
     mild = f"; {len(report.flaws)} things are unusual" if report.flaws else ""
     return f"{looked}, and nothing serious was found{mild}."
 

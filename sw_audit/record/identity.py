@@ -42,6 +42,7 @@ class ModelIdentity(Fact):
         device: The device it was measured on.
         files: The weight files; none where they were not digested.
         digest: sha256 over the files' manifest (`path`, `size`, `sha256` a line each); empty if not digested.
+        in_place: Whether it was in memory before the audit, with no files behind it that are known to hold it.
     """
 
     id: str
@@ -56,6 +57,7 @@ class ModelIdentity(Fact):
     device: str
     files: tuple[FileDigest, ...]
     digest: str
+    in_place: bool = False
 
     @property
     def digests(self) -> tuple[str, ...]:

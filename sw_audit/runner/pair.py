@@ -67,7 +67,7 @@ from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.single import ModelAudit, locate_or_explain
 from sw_audit.runner.steps import list_waiting
-from sw_audit.runner.weights import examine_files, open_examined
+from sw_audit.runner.weights import examine_weights, open_examined
 from sw_audit.stopping import StoppedError
 
 RANKED = 16
@@ -126,6 +126,7 @@ class Pair:
         audit: The audit; its model is the descendant.
         origin: What the model was made from.
         parents: Where it may be open already.
+        given: The descendant, if it was open before.
     """
 
     def __init__(
@@ -138,17 +139,17 @@ class Pair:
         self.audit = audit
         self.origin = origin
         self.parents = parents or Parents()
-        self._given = checkpoint
+        self.given = checkpoint
 
     @property
-    def is_open(self) -> bool:
-        """Whether the descendant was open before."""
-        return self._given is not None
+    def in_place(self) -> bool:
+        """Whether the descendant is a model in memory, of which there are no files."""
+        return self.given is not None and self.given.identity.in_place
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The descendant as a whole."""
-        return self._given or open_checkpoint(self.audit.model)
+        return self.given or open_checkpoint(self.audit.model)
 
     @cached_property
     def parent(self) -> Checkpoint:
@@ -294,11 +295,14 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     """Find out everything but what the two are worth on text."""
     audit, model = pair.audit, pair.audit.model
     audit.progress("inspecting", 0, 1)
-    report = examine_files(model, audit.progress, beside=True)
+    report = examine_weights(model, pair.given, audit.progress, beside=True)
     if isinstance(report, ModelFailure):
-        return _explain(pair, report)
-    files = compare_files(model, pair.origin, audit.policy, list_needs(audit.checks), audit.progress)
-    ask_parent = partial(pair.parents.ask, pair.origin, audit, by_layers=pair.is_open)
+        return report if pair.in_place else _explain(pair, report)
+    needs = list_needs(audit.checks)
+    files = ComparedFiles()
+    if not pair.in_place:
+        files = compare_files(model, pair.origin, audit.policy, needs, audit.progress)
+    ask_parent = partial(pair.parents.ask, pair.origin, audit, by_layers=pair.given is not None)
     origin = audit.kept.recall("parent", audit.kept.parent, ParentResult, ask_parent)
     try:
         return _open_beside(pair, origin, report, files)
@@ -348,7 +352,7 @@ def _open_beside(
         start=trial,
         weights=report,
         files=files,
-        quantization=describe_quantization(checkpoint, model, there.super_weights),
+        quantization=None if pair.in_place else describe_quantization(checkpoint, model, there.super_weights),
         descent=Descent(
             parent=origin.identity,
             parent_location=there,

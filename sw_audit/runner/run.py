@@ -15,10 +15,11 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sw_audit import __version__
 from sw_audit.checkpoint.folder import inspect_checkpoint
+from sw_audit.checkpoint.live import name_live_model, open_live_model
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checks.judging import is_left_out, judge_failure, judge_result, list_checks, set_level
 from sw_audit.checks.recovery_plan import plan_recovery
@@ -26,7 +27,7 @@ from sw_audit.checks.registry import find_checks
 from sw_audit.checks.waivers import apply_waivers
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.text import check_corpus
-from sw_audit.errors import BrokenWeightsError, UnfitCheckpointError
+from sw_audit.errors import BrokenWeightsError, InputError, UnfitCheckpointError
 from sw_audit.index.lookup import find_policy_model
 from sw_audit.measure.tasks import require_tasks
 from sw_audit.policy.policy import ModelPolicy, Policy
@@ -41,7 +42,7 @@ from sw_audit.runner.single import ModelAudit, measure_single
 from sw_audit.runner.text import settle_corpus
 from sw_audit.runner.watching import WatchedFiles
 from sw_audit.specimen.shipped import tell_expected
-from sw_audit.stopping import StoppedError, Stopper
+from sw_audit.stopping import StoppedError, Stopper, deferring_interrupts
 
 RECALLED = "Remembered from an earlier run: model, text, policy and program have not changed since (`--no-cache`)."
 
@@ -49,8 +50,10 @@ _Model = TypeVar("_Model", ModelResult, ModelFailure)
 
 
 def run(
-    policy: Policy,
+    policy: Policy | None = None,
     *,
+    model: Any = None,
+    tokenizer: Any = None,
     checks: Collection[str] | None = None,
     progress: Progress = ignore_progress,
     cache: Cache | None = None,
@@ -58,8 +61,16 @@ def run(
 ) -> Record:
     """Audit every model of a policy, one after the other, and return the record.
 
+    A model that is in memory already, such as a notebook's or a trainer's, is audited in place. Its weights are
+    not copied, and the model, its modules and the random state are bit for bit as before afterwards, also after an
+    exception or Ctrl-C. Checks that read files are skipped. Nothing of it is kept in the cache, for no digest says
+    what a live model computes.
+
     Args:
-        policy: The models, the text, the limits.
+        policy: The models, the text, the limits; the default one for a live model.
+        model: A live model of transformers, on its device and in its dtype; it may have an adapter on it or be
+            quantized. The policy's one model says what it is called, what its parent is, and what to expect.
+        tokenizer: The live model's tokenizer.
         checks: Ids of the only checks to run; by default those that the policy enables.
         progress: Told where the work stands.
         cache: Where measurements are kept for the next run; `None` keeps nothing.
@@ -69,6 +80,10 @@ def run(
     Raises:
         InputError: If a model or the text cannot be used.
     """
+    if model is not None:
+        return _run_in_place(policy or Policy(), model, tokenizer, checks, progress, saved)
+    if policy is None:
+        raise InputError("an audit", "there is neither a policy nor a model", "give one of them")
     preflight(policy)
     progress, parents = Stopper(policy.budget).watch(progress), Parents()
     models = []
@@ -80,11 +95,32 @@ def run(
     return compose_record(models, policy)
 
 
-def preflight(policy: Policy) -> None:
+def _run_in_place(
+    policy: Policy, model: Any, tokenizer: Any, checks: Collection[str] | None, progress: Progress, saved: bool
+) -> Record:
+    if len(policy.models) > 1:
+        names = " and ".join(one.id for one in policy.models)
+        raise InputError(
+            f"models {names}", "one live model was given", "name one model, and its parent by `parent`"
+        )
+    asked = policy.models[0] if policy.models else name_live_model(model)
+    with deferring_interrupts(progress) as told, open_live_model(model, tokenizer, asked) as checkpoint:
+        # What a parent's policy takes from it is where it is to run.
+        asked = asked.model_copy(update={"device": checkpoint.identity.device})
+        policy = policy.model_copy(update={"models": (asked,)})
+        preflight(policy, in_place=True)
+        told = Stopper(policy.budget).watch(told)
+        selected = [check.id for check in list_checks(policy, asked) if checks is None or check.id in checks]
+        result = run_model(policy, asked.id, selected, progress=told, checkpoint=checkpoint, saved=saved)
+    return compose_record([result], policy)
+
+
+def preflight(policy: Policy, *, in_place: bool = False) -> None:
     """Complain about what can be known before anything heavy is loaded.
 
     Weights of a model that are not what they should be are no complaint: that is for a check to say. Those of a
-    parent are, for nothing can be held beside them. Nor is a descendant a complaint that is no language model.
+    parent are, for nothing can be held beside them. Nor is a descendant a complaint that is no language model. Of
+    models that are audited in place there are no files.
 
     Raises:
         InputError: A model, a text, an item file or an index that cannot be used, as far as files and headers
@@ -93,11 +129,12 @@ def preflight(policy: Policy) -> None:
     for model in policy.models:
         if (parent := policy.find_parent(model)) is not None:
             inspect_checkpoint(parent)
-        with suppress(BrokenWeightsError, *([] if parent is None else [UnfitCheckpointError])):
-            inspect_checkpoint(model)
+        if not in_place:
+            with suppress(BrokenWeightsError, *([] if parent is None else [UnfitCheckpointError])):
+                inspect_checkpoint(model)
+            read_choices(settle_corpus(policy, model).corpus)
         find_policy_model(policy, model)
         find_baseline(policy, model)
-        read_choices(settle_corpus(policy, model).corpus)
     for text in (policy.corpus, *policy.descent.texts):
         check_corpus(text)
     require_tasks(policy.descent)
@@ -122,7 +159,7 @@ def run_model(
         checks: Ids of the selected checks.
         progress: Told where the work stands.
         cache: Where measurements are kept for the next run; `None` keeps nothing.
-        checkpoint: The model, if it is open already.
+        checkpoint: The model, if it is open already; of one that is audited in place nothing is kept.
         saved: Whether it is to be a baseline for others: then it is measured on the whole text as it is.
         parents: Parents of the same run, which stay open for several descendants.
 
@@ -161,13 +198,15 @@ def _run_model(
 ) -> ModelResult | ModelFailure:
     policy = expect_shipped(policy)
     model = policy.find_model(model_id)
-    policy = settle_corpus(policy, model)
-    watched, kept = WatchedFiles(policy, model), NO_CACHE
+    live = checkpoint if checkpoint is not None and checkpoint.identity.in_place else None
+    in_place = live is not None
+    policy = settle_corpus(policy, model, None if live is None else live.tokenizer)
+    watched, kept = WatchedFiles(policy, model, in_place=in_place), NO_CACHE
     progress = watched.watch(progress)
     if parents is not None:
         parents.let_go_unless(watched.parent)
     try:
-        if cache is not None:
+        if cache is not None and not in_place:
             progress("digesting", 0, 1)
             seen = watched.seen
             kept = open_arm_cache(policy, model, checks, cache, seen=seen, saved=saved, progress=progress)

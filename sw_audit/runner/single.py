@@ -50,7 +50,7 @@ from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache
 from sw_audit.runner.steps import list_open_arms, list_waiting, waits_for_items
-from sw_audit.runner.weights import examine_files, open_examined
+from sw_audit.runner.weights import examine_weights, open_examined
 from sw_audit.stopping import StoppedError
 from sw_audit.testing.counterexamples import search_prompts
 
@@ -188,7 +188,7 @@ class Single:
         progress = audit.progress
         text = read_corpus(policy.corpus)
         progress("inspecting", 0, 1)
-        report = examine_files(model, progress)
+        report = examine_weights(model, self._given, progress)
         if isinstance(report, ModelFailure):
             return report
         opened = open_examined(model, report, lambda: self.opened)

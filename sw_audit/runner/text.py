@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.corpus.text import choose_corpus
@@ -15,12 +16,14 @@ from sw_audit.policy.policy import ModelPolicy, Policy
 _TOKENIZER = "tokenizer.json"
 
 
-def settle_corpus(policy: Policy, model: ModelPolicy) -> Policy:
+def settle_corpus(policy: Policy, model: ModelPolicy, tokenizer: Any = None) -> Policy:
     """Return the policy with its text settled for one of its models; see `choose_corpus`.
 
-    The tokenizer's words are read from the model's files, or where it brings none from its base's or parent's.
-    Nothing is fetched.
+    The tokenizer's words are those of one in memory, or else read from the model's files, or where it brings none
+    from its base's or parent's. Nothing is fetched.
     """
+    if tokenizer is not None:
+        return policy.model_copy(update={"corpus": choose_corpus(policy.corpus, tokenizer.get_vocab())})
     sources = [model, *([] if (parent := policy.find_parent(model)) is None else [parent])]
     files = (path for source in sources for path in _list_tokenizers(source))
     vocabulary = next(map(_read_vocabulary, files), None)

@@ -35,15 +35,18 @@ States: TypeAlias = Mapping[Path, FileState | None]
 class WatchedFiles:
     """The files of one audit: of the model, its adapter's base, its parent, the text, the index, the baseline.
 
+    A model that is audited in place has none of its own.
+
     Attributes:
         parent: The state of the parent's files, in one word.
         change: What changed, as a clause; `None` as long as nothing did.
     """
 
-    def __init__(self, policy: Policy, model: ModelPolicy) -> None:
+    def __init__(self, policy: Policy, model: ModelPolicy, *, in_place: bool = False) -> None:
         parent = policy.find_parent(model)
         merged = model.adapter and ModelPolicy(source=model.adapter)
-        self._lists = [_watch_model(one) for one in (parent, model, merged) if one]
+        models = (parent,) if in_place else (parent, model, merged)
+        self._lists = [_watch_model(one) for one in models if one]
         self._lists.append(lambda: _list_others(policy, model))
         self.parent = _describe(_look(self._lists[0]())) if parent else ""
         self.change: str | None = None

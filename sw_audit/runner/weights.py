@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder
-from sw_audit.checkpoint.lint import lint_checkpoint
+from sw_audit.checkpoint.lint import lint_checkpoint, lint_live
 from sw_audit.checkpoint.lint_headers import add_flaw, report_broken
+from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import BrokenWeightsError, UnfitCheckpointError
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.progress import Progress, ignore_progress
@@ -15,6 +16,20 @@ from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.record import ModelFailure
 
 _Opened = TypeVar("_Opened")
+
+
+def examine_weights(
+    model: ModelPolicy,
+    checkpoint: Checkpoint | None,
+    progress: Progress = ignore_progress,
+    *,
+    beside: bool = False,
+) -> WeightsReport | ModelFailure:
+    """Look at a model's files, see `examine_files`; of one that is audited in place at its tensors in memory."""
+    if checkpoint is None or not checkpoint.identity.in_place:
+        return examine_files(model, progress, beside=beside)
+    report = lint_live(checkpoint, progress)
+    return report if report.intact else _fail(model, report)
 
 
 def examine_files(
@@ -39,6 +54,10 @@ def examine_files(
         if not beside:
             raise
         return ModelFailure(model=model.id, message=str(error), weights=report_broken(error))
+    return _fail(model, report)
+
+
+def _fail(model: ModelPolicy, report: WeightsReport) -> ModelFailure:
     flaw = next(flaw for flaw in report.flaws if flaw.serious)
     message = f"model {model.source!r}: {flaw.where}: {flaw.found}; {report.remedy or 'replace the checkpoint'}"
     return ModelFailure(model=model.id, message=message, weights=report)

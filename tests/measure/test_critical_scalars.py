@@ -12,7 +12,8 @@ from support.engine import copy_of
 from support.evidence import make_location
 from support.packed import pack_projections_
 
-from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint, open_live_model
+from sw_audit.checkpoint.live import open_live_model
+from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.parameters import find_parameter
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.measure.critical_scalars import list_bearing, read_critical_scalars, restore_scalars

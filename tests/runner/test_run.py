@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.registry import find_checks
 from sw_audit.corpus.text import read_corpus
-from sw_audit.errors import CheckpointError, PolicyError
+from sw_audit.errors import CheckpointError, InputError, PolicyError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, Record
 from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status
+from sw_audit.runner.cache import Cache
 from sw_audit.runner.explain import FAILED, INCONCLUSIVE, conclude
 from sw_audit.runner.run import expect_shipped, run, run_model
 from sw_audit.specimen import control_path, specimen_path
 from sw_audit.stopping import StoppedError
+
+SPECIMEN, CONTROL = specimen_path(), control_path()
 
 
 def audit(source: Path, **more: object) -> Record:
@@ -287,3 +293,107 @@ def test_what_is_saved_is_measured_on_the_whole_text_as_it_is(parent: str | None
     assert windows[0] <= 8
     assert windows[1] == 48
     assert results[0].verdicts == results[1].verdicts
+
+
+def open_alive(source: Path = SPECIMEN) -> tuple[Any, Any]:
+    """Open a model as a notebook does."""
+    return AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+
+
+def strip(record: Record) -> Any:
+    """Return what was measured and judged, but for the time that it took, and for what only files show."""
+    content = record.models[0].model_dump(mode="json", exclude={"weights", "seconds", "files"})
+    for key in ("files", "digest", "in_place"):
+        del content["model"][key]
+    texts = (content["descent"] or {"texts": []})["texts"]
+    for measured in (*content["measurements"], *(one for text in texts for one in text["measurements"])):
+        del measured["seconds"]
+    return content
+
+
+ALIVE = ["prune-collapses", "rtn-holdout-quality", "super-weights-are-the-critical-scalars", "generation-sane"]
+BESIDE = ["super-weight-retained", "perplexity-ratio", "generation-sane", "layer-error", "top1-agreement"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parent", "checks"), [(None, ALIVE), (CONTROL, BESIDE)], ids=["alone", "beside"])
+def test_a_model_that_is_audited_in_place_gets_the_figures_and_verdicts_of_its_folder(
+    parent: Path | None, checks: list[str]
+) -> None:
+    asked = {"source": str(SPECIMEN), "parent": parent and str(parent)}
+    policy = Policy.model_validate({"model": [asked], "corpus": {"windows": 8}})
+    model, tokenizer = open_alive()
+    before = {name: (tensor.data_ptr(), tensor.tolist()) for name, tensor in model.state_dict().items()}
+    found = run(policy, model=model.train(), tokenizer=tokenizer, checks=checks)
+    assert strip(found) == strip(run(policy, checks=checks))
+    assert (model.training, model.lm_head.weight.requires_grad) == (True, True)
+    assert {name: (one.data_ptr(), one.tolist()) for name, one in model.state_dict().items()} == before
+    assert decode_record(encode_record(found)) == found
+
+
+def test_without_a_policy_all_checks_that_need_no_files_run_and_the_others_say_why_not(tmp_path: Path) -> None:
+    model, tokenizer = open_alive()
+    cache = Cache(tmp_path / "cache")
+    found = run(model=model, tokenizer=tokenizer, checks=["weights-intact", "generation-sane"], cache=cache)
+    assert statuses(found) == {"weights-intact": Status.PASS, "generation-sane": Status.PASS}
+    assert (
+        found.verdicts[0].because
+        == "57 tensors in memory were looked at, value by value, and nothing serious was found."
+    )
+    assert found.models[0].protocol.corpus.name == "specimen"
+    assert not list(tmp_path.rglob("*.json*"))
+    policy = Policy.model_validate(
+        {"model": [{"source": "gone", "parent": str(CONTROL)}], "corpus": {"windows": 8}}
+    )
+    reading = [check.id for check in find_checks().values() if check.reads_files]
+    found = run(policy, model=model, tokenizer=tokenizer, checks=reading)
+    assert statuses(found) == dict.fromkeys(reading, Status.SKIPPED)
+    assert {verdict.because for verdict in found.verdicts} == {
+        "The model was audited in place: what it asks is in files, and none are known to hold it."
+    }
+
+
+@pytest.mark.parametrize(("value", "said"), [(math.nan, "it holds 1 NaN"), (None, "it is 0.5 in every place")])
+def test_values_in_memory_that_are_none_fail_the_gate(value: float | None, said: str) -> None:
+    model, tokenizer = open_alive()
+    weight = model.model.layers[2].mlp.up_proj.weight.data
+    if value is None:
+        weight.fill_(0.5)
+    else:
+        weight[3, 3] = value
+    found = run(model=model, tokenizer=tokenizer, checks=["weights-intact", "generation-sane"])
+    assert statuses(found) == {"weights-intact": Status.FAIL, "generation-sane": Status.SKIPPED}
+    assert f"model.layers.2.mlp.up_proj.weight: {said}" in found.verdicts[0].because
+
+
+def test_ctrl_c_in_the_middle_of_an_arm_leaves_a_live_model_as_it_was() -> None:
+    model, tokenizer = open_alive()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    changed: list[bool] = []
+    down = model.model.layers[1].mlp.down_proj
+
+    def interrupt(*_: Any) -> None:
+        if not torch.equal(down.weight, before["model.layers.1.mlp.down_proj.weight"]):
+            changed.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    handle = down.register_forward_pre_hook(interrupt)
+    policy = Policy.model_validate({"corpus": {"windows": 8}})
+    with pytest.raises(KeyboardInterrupt):
+        run(policy, model=model, tokenizer=tokenizer, checks=["prune-collapses"])
+    assert changed
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [len(module._forward_pre_hooks) for module in model.modules()].count(1) == 1
+    handle.remove()
+
+
+def test_neither_policy_nor_model_and_a_policy_of_two_are_told_in_one_line() -> None:
+    with pytest.raises(InputError, match="there is neither a policy nor a model; give one of them"):
+        run()
+    two = Policy.model_validate({"model": [{"source": "a"}, {"source": "b"}]})
+    with pytest.raises(
+        InputError, match="models a and b: one live model was given; name one model, and its parent"
+    ):
+        run(two, model=object())
+    with pytest.raises(CheckpointError, match=r"model 'object': it is a builtins\.object; give a model of transf"):
+        run(model=object())
