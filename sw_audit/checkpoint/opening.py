@@ -81,6 +81,11 @@ class Checkpoint:
         return torch.device(self.identity.device)
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether decoder layers are read from files each time that they run."""
+        return any(layer.bring_in is not None for layer in self.layers)
+
+    @property
     def maximum_positions(self) -> int | None:
         """How many tokens the model takes at once; `None` if its configuration does not say."""
         text = self.model.config.get_text_config(decoder=True)

@@ -1,10 +1,15 @@
-"""Greedy continuations of short prompts and a long one, decoded by the model itself with its key-value cache."""
+"""Greedy continuations of short prompts and a long one, decoded by the model itself with its key-value cache.
+
+Prompts of a model that is read as it runs are continued side by side, so that its weights are read once per token
+of the longest continuation, not once per token.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.side_by_side import run_side_by_side
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.corpus.windows import Windows
 from sw_audit.policy.policy import DescentPolicy
@@ -86,12 +92,21 @@ def generate_continuations(
         alike.setdefault(len(prompt.token_ids), []).append(number)
     continuations: dict[int, GreedyContinuation] = {}
     longest = [max(prompts[number].new_tokens for number in numbers) for numbers in alike.values()]
+    add_up = max if checkpoint.is_streamed else sum
+    done = [0] * len(longest)
+
+    def tell(place: int) -> None:
+        done[place] += 1
+        progress("generating", add_up(done), add_up(longest))
+
     with _decoding_greedily(checkpoint) as ends, torch.no_grad(), quiet_libraries():
-        for place, numbers in enumerate(alike.values()):
-            tell = _EachToken(progress, sum(longest[:place]), sum(longest))
-            together = _continue_together(checkpoint, [prompts[number] for number in numbers], ends, tell)
+        jobs = [
+            partial(_continue_together, checkpoint, [prompts[one] for one in numbers], ends, partial(tell, place))
+            for place, numbers in enumerate(alike.values())
+        ]
+        for numbers, together in zip(alike.values(), run_side_by_side(checkpoint, jobs), strict=True):
             continuations.update(zip(numbers, together, strict=True))
-        progress("generating", sum(longest), sum(longest))
+        progress("generating", add_up(longest), add_up(longest))
     return tuple(continuations[number] for number in range(len(prompts)))
 
 
@@ -141,19 +156,18 @@ def _join(windows: Windows) -> tuple[list[int], list[int]]:
 class _EachToken(StoppingCriteria):
     """Tells progress after each token, and ends nothing by itself."""
 
-    def __init__(self, progress: Progress, done: int, total: int) -> None:
-        self.progress, self.done, self.total = progress, done, total
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self.tell = tell
 
     def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Tell progress; see the library's `StoppingCriteria`."""
-        self.done += 1
-        self.progress("generating", self.done, self.total)
+        """Tell that there is one token more; see the library's `StoppingCriteria`."""
+        self.tell()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _continue_together(
-    checkpoint: Checkpoint, prompts: Sequence[Prompt], ends: frozenset[int], tell: _EachToken
-) -> Iterator[GreedyContinuation]:
+    checkpoint: Checkpoint, prompts: Sequence[Prompt], ends: frozenset[int], tell: Callable[[], None]
+) -> list[GreedyContinuation]:
     token_ids = torch.tensor([prompt.token_ids for prompt in prompts], device=checkpoint.device)
     generated = checkpoint.model.generate(
         token_ids,
@@ -161,17 +175,20 @@ def _continue_together(
         max_new_tokens=max(prompt.new_tokens for prompt in prompts),
         output_logits=True,
         return_dict_in_generate=True,
-        stopping_criteria=StoppingCriteriaList([tell]),
+        stopping_criteria=StoppingCriteriaList([_EachToken(tell)]),
     )
     # A token that a model rules out has a logit of minus infinity, which is no fault.
     sound = [~(step.isnan() | step.isposinf()).any(-1) & ~step.isneginf().all(-1) for step in generated.logits]
+    continuations = []
     for row, prompt in enumerate(prompts):
         tokens = generated.sequences[row, token_ids.shape[1] :].tolist()[: prompt.new_tokens]
         # What ended before the others is filled up after its end.
         end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
         bad = next((place for place in range(min(end + 1, len(tokens))) if not sound[place][row]), None)
         tokens = tokens[: end if bad is None else bad]
-        yield GreedyContinuation(tuple(tokens), checkpoint.tokenizer.decode(tokens), bad is None)
+        text = checkpoint.tokenizer.decode(tokens)
+        continuations.append(GreedyContinuation(tuple(tokens), text, bad is None))
+    return continuations
 
 
 @contextmanager

@@ -3,17 +3,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from itertools import takewhile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from support.checkpoints import DENSE, EXPERTS, LLAMA_LIKE, Family, save_checkpoint
 from support.descent import judge_descent, make_descent_evidence
 from support.evidence import make_evidence
+from support.readings import count_readings
 from support.verdicts import judge_one
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, cut_windows, window_corpus
 from sw_audit.measure.generation import (
+    GreedyContinuation,
     Prompt,
     continue_prompts,
     draw_prompts,
@@ -208,3 +214,54 @@ def test_a_specimen_that_lost_its_super_weight_falls_apart_by_itself(
     ]
     assert [verdict.status for verdict in verdicts] == [Status.PASS, Status.FAIL]
     assert [verdict.observed for verdict in verdicts] == [0, 5]
+
+
+def generate_both_ways(folder: Path) -> tuple[list[GreedyContinuation], list[GreedyContinuation], set[int]]:
+    """Continue prompts in memory and as the model is read; say, too, how often its layers are read."""
+    chance = torch.Generator().manual_seed(0)
+    prompts = [
+        Prompt("", tuple(torch.randint(3, 17, (length,), generator=chance).tolist()), length, new_tokens)
+        for length, new_tokens in ((1, 6), (5, 6), (5, 12), (20, 6))
+    ]
+    policy = ModelPolicy(source=str(folder))
+    whole, streamed = open_checkpoint(policy), open_streaming(policy)
+    for checkpoint in (whole, streamed):
+        # None ends before the others.
+        checkpoint.model.generation_config.eos_token_id = 9999
+    with count_readings() as readings:
+        ours = generate_continuations(streamed, prompts)
+    of_layers = {count for name, count in readings.items() if ".0." in name}
+    return list(ours), list(generate_continuations(whole, prompts)), of_layers
+
+
+WINDOWED = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+FAMILIES = {family.model_type: family for family in (*DENSE, *EXPERTS)}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", {}),
+        ("gpt2", {}),
+        ("opt", {}),
+        ("falcon", {}),
+        ("qwen2", {}),
+        ("gemma2", WINDOWED),
+        ("gemma3_text", WINDOWED),
+        ("mixtral", {}),
+    ],
+)
+def test_a_model_that_is_read_as_it_runs_continues_as_in_memory_and_is_read_once_per_token(
+    family: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    ours, theirs, readings = generate_both_ways(save_checkpoint(tmp_path, FAMILIES[family], **settings))
+    assert ours == theirs
+    assert [len(one.tokens) for one in ours] == [6, 6, 12, 6]
+    assert readings == {12}
+
+
+def test_layers_that_keep_a_state_instead_of_keys_and_values_continue_likewise(tmp_path: Path) -> None:
+    hybrid = Family("lfm2", settings={**LLAMA_LIKE, "layer_types": ["conv", "full_attention", "conv"]})
+    ours, theirs, readings = generate_both_ways(save_checkpoint(tmp_path, hybrid))
+    assert ours == theirs
+    assert readings == {12}
