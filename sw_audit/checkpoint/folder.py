@@ -375,6 +375,21 @@ def inspect_checkpoint(policy: ModelPolicy) -> None:
         inspect_folder(folder)
 
 
+def weigh_checkpoint(policy: ModelPolicy) -> int | None:
+    """Return the bytes of a checkpoint's weight files and its base's; `None` where they cannot be told yet."""
+    try:
+        folder = CheckpointFolder.find(policy, fetch=False)
+        if folder is None:
+            return None
+        with one_line_damage(folder):
+            own = sum(path.stat().st_size for path in folder.weight_files)
+            base = folder.format.find_base(folder)
+    except CheckpointError:
+        return None
+    above = 0 if base is None else weigh_checkpoint(base)
+    return None if above is None else own + above
+
+
 def inspect_folder(folder: CheckpointFolder) -> None:
     """Raise CheckpointError for what the files and headers of a folder show."""
     with one_line_damage(folder):

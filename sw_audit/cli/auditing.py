@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,9 +17,10 @@ from pathlib import Path
 
 import typer
 
+from sw_audit.checkpoint.folder import weigh_checkpoint
 from sw_audit.cli.junit import write_junit
 from sw_audit.cli.printing import Output, print_line, print_models, tabulate_verdicts
-from sw_audit.cli.progress import show_progress
+from sw_audit.cli.progress import show_models, show_progress
 from sw_audit.defect import DEFECT, tell_defect
 from sw_audit.errors import AuditError
 from sw_audit.printable import printable_lines
@@ -41,6 +42,7 @@ from sw_audit.runner.explain import (
     list_unproved,
     list_waived,
 )
+from sw_audit.runner.fleet import Fleet
 from sw_audit.runner.options import AuditSettings
 from sw_audit.runner.output import (
     RECORD,
@@ -188,6 +190,21 @@ class _Audit:
         """Every model, with its assignment and record."""
         return [(*place, case) for place in self.places for case in place[0].cases]
 
+    @property
+    def sizes(self) -> dict[Hashable, int | None]:
+        """Every model, with the bytes of its weights where they are known."""
+        return {
+            case: weigh_checkpoint(assignment.policy.find_model(case.model)) for assignment, _, case in self.cases
+        }
+
+    def finish(self, fleet: Fleet, case: Case) -> None:
+        """Tell how a model ended."""
+        model = self.outcome.models.get(case)
+        if model is None:
+            fleet.finished(case, None)
+        else:
+            fleet.finished(case, model.verdicts, recalled=run.is_recalled(model))
+
     def compose(self, assignment: Assignment) -> Record:
         """Put the models of an assignment into a record; those that are not done are inconclusive."""
         outcome, policy = self.outcome, assignment.policy
@@ -213,19 +230,22 @@ class _Audit:
 
 def _audit_here(audit: _Audit) -> None:
     cases = audit.cases
-    for assignment, unfinished, case in cases:
-        name = case.model if len(cases) > 1 else ""
-        with audit.outcome.noting(case, debug=audit.debug), show_progress(name, quiet=audit.quiet) as progress:
-            audit.outcome.models[case] = run.run_model(
-                assignment.policy,
-                case.model,
-                assignment.checks[case.model],
-                progress=audit.stopper.watch(progress),
-                cache=audit.cache,
-                saved=assignment.saved,
-                parents=audit.parents,
-            )
-        audit.keep(assignment, unfinished)
+    with show_models(audit.sizes, quiet=audit.quiet) as fleet:
+        for assignment, unfinished, case in cases:
+            name = case.model if len(cases) > 1 else ""
+            fleet.started(case)
+            with audit.outcome.noting(case, debug=audit.debug), show_progress(name, quiet=audit.quiet) as progress:
+                audit.outcome.models[case] = run.run_model(
+                    assignment.policy,
+                    case.model,
+                    assignment.checks[case.model],
+                    progress=audit.stopper.watch(progress),
+                    cache=audit.cache,
+                    saved=assignment.saved,
+                    parents=audit.parents,
+                )
+            audit.keep(assignment, unfinished)
+            audit.finish(fleet, case)
 
 
 def _audit_in_processes(audit: _Audit, workers: int) -> None:
@@ -233,7 +253,8 @@ def _audit_in_processes(audit: _Audit, workers: int) -> None:
     stopper, kept = audit.stopper, None if audit.cache is None else audit.cache.folder
     shared = (stopper.budget, stopper.started, stopper.signalled)
     pool = ProcessPoolExecutor(workers, mp_context=_PROCESSES, initializer=_begin_worker, initargs=shared)
-    with _share_cores(workers), pool:
+    # Lines, for those of the workers would break a bar.
+    with _share_cores(workers), pool, show_models(audit.sizes, quiet=audit.quiet, plain=True) as fleet:
         # Ctrl-C reaches every process of a terminal: this one speaks for all.
         with ignoring_interrupts():
             runs = [pool.submit(_audit_model, one, case.model, kept, audit.quiet) for one, _, case in audit.cases]
@@ -244,6 +265,7 @@ def _audit_in_processes(audit: _Audit, workers: int) -> None:
                 with audit.outcome.noting(case, debug=audit.debug):
                     audit.outcome.models[case] = _take(done, assignment, case, stopper)
                 audit.keep(assignment, unfinished)
+                audit.finish(fleet, case)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():

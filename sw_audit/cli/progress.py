@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from sw_audit.printable import printable
 from sw_audit.progress import Progress, Standing, ignore_progress
+from sw_audit.runner.fleet import Fleet
 
 _EVERY = 30.0
 """Seconds between two lines within a stage."""
 _TICK = 1.0
 _FORM = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+_FORM_OF_MODELS = "{desc} |{bar}| {elapsed}"
 
 
 @contextmanager
@@ -43,6 +45,37 @@ def show_progress(name: str = "", *, quiet: bool = False, plain: bool = False) -
         shown.close()
 
 
+@contextmanager
+def show_models(
+    sizes: Mapping[Hashable, int | None], *, quiet: bool = False, plain: bool = False
+) -> Iterator[Fleet]:
+    """Give what is told of each model that begins and is done; see `Fleet`.
+
+    Of several models a terminal shows a bar, which goes away at the end, and elsewhere a line is written when one
+    is done. Of a single model, and where `quiet` says so, nothing is shown; `plain` is as in `show_progress`.
+    """
+    fleet = Fleet(sizes)
+    if quiet or len(sizes) < 2:
+        yield fleet
+    elif plain or not sys.stderr.isatty():
+        lines = _Lines("")
+        fleet.show = lambda: lines.write(fleet.tell())
+        yield fleet
+    else:
+        bar = tqdm(total=len(sizes), desc=fleet.tell(), leave=False, file=sys.stderr, bar_format=_FORM_OF_MODELS)
+
+        def show() -> None:
+            bar.n = fleet.done
+            bar.set_description_str(fleet.tell())
+
+        fleet.show = show
+        try:
+            with _ticking(show):
+                yield fleet
+        finally:
+            bar.close()
+
+
 class _Lines:
     """A line when a stage begins, and now and then within one."""
 
@@ -53,17 +86,17 @@ class _Lines:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if self._standing.move(stage, done, total):
-            self._write(stage)
+            self.write(stage)
 
     def tick(self) -> None:
         now = self._standing
         if now.stage and time.monotonic() - self._written >= _EVERY:
-            self._write(now.tell())
+            self.write(now.tell())
 
     def close(self) -> None:
         pass
 
-    def _write(self, line: str) -> None:
+    def write(self, line: str) -> None:
         self._written = time.monotonic()
         elapsed = tqdm.format_interval(self._written - self._began)
         # One call, for other processes write here too.

@@ -255,6 +255,11 @@ def _measure_and_judge(
     return judged if recalled is None else judged.model_copy(update={"notes": (*judged.notes, RECALLED)})
 
 
+def is_recalled(model: ModelResult | ModelFailure) -> bool:
+    """Whether all that was measured on a model was in the cache."""
+    return isinstance(model, ModelResult) and RECALLED in model.notes
+
+
 def measure_model(
     audit: ModelAudit, pair: Pair | None = None, checkpoint: Checkpoint | None = None
 ) -> ModelResult | ModelFailure:

@@ -16,7 +16,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from support.checkpoints import rewrite_config, rewrite_weights, save_checkpoint
 from support.linting import only
 
-from sw_audit.checkpoint.folder import CheckpointFolder, choose_files, inspect_checkpoint
+from sw_audit.checkpoint.folder import CheckpointFolder, choose_files, inspect_checkpoint, weigh_checkpoint
 from sw_audit.checkpoint.headers import TensorHeader, read_header
 from sw_audit.checkpoint.lint import lint_checkpoint
 from sw_audit.checkpoint.opening import open_checkpoint
@@ -58,6 +58,14 @@ def test_pickles_are_chosen_only_when_they_are_allowed_and_there_is_nothing_else
 
 def test_nothing_is_fetched_for_an_inspection() -> None:
     assert CheckpointFolder.find(ModelPolicy(source="owner/name"), fetch=False) is None
+
+
+def test_a_checkpoint_weighs_its_weight_files_where_they_can_be_told(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "model")
+    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    assert weigh_checkpoint(ModelPolicy(source=str(folder))) == held > 0
+    for source in ("owner/never-fetched", str(tmp_path / "gone")):
+        assert weigh_checkpoint(ModelPolicy(source=source)) is None
 
 
 def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from sw_audit.cli import progress as shown
-from sw_audit.cli.progress import show_progress
+from sw_audit.cli.progress import show_models, show_progress
+from sw_audit.record.verdict import Status, Verdict
 
 
 class Terminal(io.StringIO):
@@ -100,4 +101,47 @@ def test_quiet_shows_nothing(monkeypatch: pytest.MonkeyPatch, real: bool) -> Non
     terminal = replace_stderr(monkeypatch, real=real)
     with show_progress("llama-w4", quiet=True) as progress:
         progress("opening", 0, 1)
+    assert terminal.getvalue() == ""
+
+
+PASSED = (Verdict(check="a-check", model="m", status=Status.PASS, because="of a reason"),)
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["no terminal", "plain on a terminal"])
+def test_of_several_models_a_line_is_written_when_one_is_done(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float], real: bool
+) -> None:
+    terminal = replace_stderr(monkeypatch, real=real)
+    with show_models({"a": None, "b": None}, plain=real) as fleet:
+        clock[0] += 75
+        fleet.finished("b", None)
+        fleet.finished("a", PASSED)
+    assert [line.partition(", ends about")[0] for line in terminal.getvalue().splitlines()] == [
+        "[01:15] 1 of 2 models done, 1 failing, 1 left",
+        "[01:15] 2 of 2 models done, 1 failing",
+    ]
+
+
+def test_on_a_terminal_two_bars_tell_of_the_models_and_of_the_one_that_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = replace_stderr(monkeypatch, real=True)
+    with show_models({"a": None, "b": None}) as fleet:
+        with show_progress("a") as progress:
+            progress("measuring", 1, 4)
+        fleet.finished("a", PASSED)
+    shown = terminal.getvalue()
+    assert "a: measuring  25%|" in shown
+    assert "1 of 2 models done, 1 left, ends about" in shown
+    assert shown.split("\r")[-1].strip() == ""
+
+
+@pytest.mark.parametrize(("models", "quiet"), [("a", False), ("ab", True)])
+def test_of_a_single_model_and_when_quiet_nothing_is_told_of_models(
+    monkeypatch: pytest.MonkeyPatch, models: str, quiet: bool
+) -> None:
+    terminal = replace_stderr(monkeypatch, real=False)
+    with show_models(dict.fromkeys(models), quiet=quiet) as fleet:
+        fleet.finished("a", PASSED)
+    assert fleet.done == 1
     assert terminal.getvalue() == ""
