@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 _OWNED = re.compile(r"\.sw-audit-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}\.tmp")
 _STALE = 24 * 3600.0
 """Seconds after which what another machine or container has left is old enough to be nobody's."""
@@ -31,17 +33,45 @@ def name_temporary() -> str:
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Give a new folder among the system's temporary files, for the block; only this user can enter it."""
-    folder = Path(tempfile.gettempdir()) / name_temporary()
-    folder.mkdir(mode=0o700)
+    folder = make_folder(Path(tempfile.gettempdir()))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def make_folder(place: Path) -> Path:
+    """Make a temporary folder in a place; only this user can enter it."""
+    folder = place / name_temporary()
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def find_disk() -> Path | None:
+    """Return where large temporary files may lie: among the system's, if these lie on a disk.
+
+    Some systems keep `/tmp` in memory, and `/var/tmp` on a disk. `None` if both are kept in memory.
+    """
+    places = (place for place in _list_places() if place.is_dir() and os.access(place, os.W_OK))
+    return next((place for place in places if not is_in_memory(place)), None)
+
+
+def is_in_memory(place: Path) -> bool:
+    """Whether a folder lies in a file system that is kept in memory."""
+    place = place.resolve()
+    # What is mounted later at the same place hides what was there.
+    around = [one for one in psutil.disk_partitions(all=True) if place.is_relative_to(one.mountpoint)]
+    innermost = max(reversed(around), key=lambda one: len(Path(one.mountpoint).parts), default=None)
+    return innermost is not None and innermost.fstype in ("tmpfs", "ramfs")
+
+
+def _list_places() -> list[Path]:
+    return list(dict.fromkeys([Path(tempfile.gettempdir()), Path("/var/tmp")]))  # noqa: S108 - nothing is guessable
+
+
 def clear_leftovers(*folders: Path) -> None:
     """Take away what processes that are gone have left in some folders, and among the system's temporary files."""
-    for folder in (*folders, Path(tempfile.gettempdir())):
+    for folder in (*folders, *_list_places()):
         with suppress(OSError):
             clear(list_abandoned(folder.iterdir()))
 

@@ -9,10 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sw_audit import leftovers
-from sw_audit.leftovers import clear_leftovers, name_temporary, temporary_folder
+from sw_audit.leftovers import clear_leftovers, find_disk, name_temporary, temporary_folder
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +75,21 @@ def test_a_temporary_folder_is_its_owners_alone_and_goes(tmp_path: Path) -> None
         assert folder.stat().st_mode & 0o777 == 0o700
         (folder / "inside").touch()
     assert not folder.exists()
+
+
+def test_large_files_lie_on_a_disk_where_the_systems_own_place_is_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mount(**kinds: str) -> None:
+        mounts = [type("Mount", (), {"mountpoint": f"/{point}", "fstype": kind}) for point, kind in kinds.items()]
+        monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
+
+    own = str(tmp_path).lstrip("/")
+    mount(**{"": "ext4"})
+    assert find_disk() == tmp_path / "tmp"
+    mount(**{"": "ext4", own: "tmpfs"})
+    assert find_disk() == Path("/var/tmp")  # noqa: S108
+    mount(**{"": "ext4", own: "tmpfs", f"{own}/tmp": "ext4"})  # noqa: S108
+    assert find_disk() == tmp_path / "tmp"
+    mount(**{"": "tmpfs"})
+    assert find_disk() is None

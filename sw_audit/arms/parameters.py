@@ -82,6 +82,8 @@ def _written(values: Sequence[tuple[Tensor, float]]) -> Iterator[None]:
     saved: list[tuple[Tensor, Tensor]] = []
     try:
         for scalar, value in values:
+            if scalar.is_meta:
+                raise ValueError("the weights of a layer are written to only while they are in memory")
             saved.append((scalar, scalar.clone()))
             scalar.fill_(value)
         yield
@@ -148,7 +150,7 @@ class _Places:
         parameter = self._parameters.get(scalar.parameter)
         if layer is not None:
             matrix = _find_matrix(scalar, layer)
-            if matrix is None or matrix.probed is None:
+            if matrix is None or (matrix.probed is None and matrix.paged is None):
                 _find_in_layer(scalar, layer, matrix)
         elif parameter is not None:
             _find_below(scalar, self._model)
@@ -178,8 +180,6 @@ def _find_in_layer(scalar: ScalarAddress, layer: DecoderLayer, matrix: Matrix | 
     """Return a scalar of a layer, as a view of no dimensions."""
     if matrix is None:
         return _find_below(scalar, layer.module, f"{layer.name}.")
-    if matrix.paged is not None:
-        raise _refuse_absent(scalar)
     return _view(scalar, matrix.weight, scalar.index[-2:])
 
 
@@ -197,14 +197,7 @@ def _find_below(scalar: ScalarAddress, root: nn.Module, prefix: str = "") -> Ten
 
 
 def _view(scalar: ScalarAddress, tensor: Tensor, index: tuple[int, ...]) -> Tensor:
-    if tensor.is_meta:
-        raise _refuse_absent(scalar)
     if tensor.dtype not in FLOATING_DTYPES:
         found = f"the parameter is packed: its values are {str(tensor.dtype).removeprefix('torch.')}"
         raise CheckpointError(f"scalar {scalar}", found, "give the checkpoint from before it was quantized")
     return tensor[index]
-
-
-def _refuse_absent(scalar: ScalarAddress) -> CheckpointError:
-    found = "the weights of its layer are in memory only while the layer runs"
-    return CheckpointError(f"scalar {scalar}", found, "open the model as a whole")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sw_audit.checkpoint.folder import CheckpointFolder, quote_source
+from sw_audit.checkpoint.formats.format import CannotStreamError
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.stored import Size, size_checkpoint
-from sw_audit.checkpoint.streaming import CannotStreamError, open_streaming
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import CheckpointError
 from sw_audit.memory import find_available, write_memory
 from sw_audit.policy.model_policy import ModelPolicy
@@ -27,12 +27,14 @@ class Need:
 
     Attributes:
         whole: Its weights, with a copy of the largest layer that an arm changes.
-        streamed: Of weights while each layer is there only as it runs: what is outside of the layers, the largest
-            layer, and its copies.
+        streamed: Of weights while each layer is there only as it is used: what is outside of the layers, the
+            largest layer, and its copies.
+        beside: Of weights while it runs layer by layer beside another and is left as it is.
     """
 
     whole: int
     streamed: int
+    beside: int
 
     @property
     def least(self) -> int:
@@ -46,22 +48,21 @@ def find_need(size: Size) -> Need:
     A layer is there three times at most: itself, rounded, and in float32 by its largest matrices.
     """
     outside = max(size.memory - size.layers, 0)
-    return Need(whole=size.memory + size.layer, streamed=outside + 3 * size.layer)
+    return Need(whole=size.memory + size.layer, streamed=outside + 3 * size.layer, beside=outside + size.layer)
 
 
-def fits_whole(need: Need, budget: int | None) -> bool:
-    """Tell whether a model can be opened as a whole; without a budget what the machine has free counts."""
-    room = _AVAILABLE_SHARE * find_available() if budget is None else budget
+def fits_whole(need: Need, room: int) -> bool:
+    """Tell whether a model can be opened as a whole in so many bytes, and leaves enough for the work on it."""
     return need.whole <= _WHOLE_SHARE * room
 
 
-def require_fit(policy: ModelPolicy, need: Need, budget: int | None) -> None:
+def require_fit(policy: ModelPolicy, need: Need, budget: int) -> None:
     """Refuse a budget that one layer at a time does not fit into.
 
     Raises:
         CheckpointError: If it is too small.
     """
-    if budget is not None and need.least > budget:
+    if need.least > budget:
         asked = f"{quote_source(policy)} within {write_memory(budget)} of memory"
         found = (
             f"its largest layer with its copies, its embedding and its head take {write_memory(need.streamed)}, "
@@ -71,34 +72,48 @@ def require_fit(policy: ModelPolicy, need: Need, budget: int | None) -> None:
 
 
 def open_within(
-    policy: ModelPolicy, budget: int | None, open_whole: Callable[[ModelPolicy], Checkpoint] = open_checkpoint
+    policy: ModelPolicy, budget: int | None, *, streamed: bool = False, beside: ModelPolicy | None = None
 ) -> Checkpoint:
     """Open a model so that it and the work on it fit into a budget of memory, in bytes.
 
     It is opened as a whole where it fits, else so that each decoder layer is in memory only while it is used.
     Without a budget that is decided by what the machine has free. What it computes is the same either way.
 
+    Args:
+        policy: The model.
+        budget: What models and the work on them may take.
+        streamed: Whether layers are to be in memory only while they are used wherever that can be.
+        beside: Another model that is read layer by layer beside it.
+
     Raises:
         CheckpointError: If it cannot be opened as it should be, or does not fit.
     """
     CheckpointFolder.require(policy)
-    size = size_checkpoint(policy)
-    if size is None:
-        return open_whole(policy)
-    need = find_need(size)
+    need, other = _size_up(policy), None if beside is None else _size_up(beside)
+    taken = 0 if other is None else other.beside
     room = int(_AVAILABLE_SHARE * find_available()) if budget is None else budget
-    if fits_whole(need, budget):
-        return replace(open_whole(policy), memory=None if budget is None else budget - need.whole)
-    require_fit(policy, need, budget)
+    if not streamed and fits_whole(need, room - taken):
+        return replace(open_checkpoint(policy), memory=None if budget is None else budget - taken - need.whole)
+    if budget is not None:
+        require_fit(policy, need, budget - taken)
     try:
-        return replace(open_streaming(policy), memory=max(room - need.streamed, _WORK))
+        opened = open_streaming(policy)
     except CannotStreamError as reason:
-        if budget is None:
-            return open_whole(policy)
+        if budget is None or fits_whole(need, room - taken):
+            return open_checkpoint(policy)
         asked = f"{quote_source(policy)} within {write_memory(budget)} of memory"
         found = f"as a whole it takes {write_memory(need.whole)}, and it cannot be read layer by layer: {reason}"
-        remedy = f"give it more: --memory {_write_option(int(need.whole / _WHOLE_SHARE) + 1)}"
+        remedy = f"give it more: --memory {_write_option(int(need.whole / _WHOLE_SHARE) + taken + 1)}"
         raise CheckpointError(asked, found, remedy) from reason
+    limited = budget is not None or not fits_whole(need, room - taken)
+    return replace(opened, memory=max(room - taken - need.streamed, _WORK) if limited else None)
+
+
+def _size_up(policy: ModelPolicy) -> Need:
+    size = size_checkpoint(policy)
+    if size is None:  # fetched by now, so it is here
+        raise CheckpointError(quote_source(policy), "it is not here", "give the path of a checkpoint")
+    return find_need(size)
 
 
 def _write_option(count: int) -> str:

@@ -48,6 +48,11 @@ class Checkpoint:
     memory: int | None = None
     read_module: Callable[[str], dict[str, Tensor]] | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def streamed(self) -> bool:
+        """Whether its layers are in memory only while they are used."""
+        return self.read_module is not None
+
     def starting(self, rule: BosRule) -> Checkpoint:
         """Return the same open model with BOS before every text, or not.
 

@@ -292,6 +292,14 @@ def _with_matrices(layer: DecoderLayer, change: Callable[[Any], Any]) -> Decoder
     )
 
 
+_bytes_read = [0]
+
+
+def count_bytes_read() -> int:
+    """Return how many bytes of weights this process has brought into memory so far, each time counted."""
+    return _bytes_read[0]
+
+
 @dataclass
 class Pager:
     """Brings the parts of a model into memory when they run, and drops them right after.
@@ -420,10 +428,15 @@ class Pager:
             yield slot.name, make_real(slot.source, mapped.__getitem__)
 
     def _bring_in(self, slots: Sequence[Slot]) -> None:
+        made: dict[int, Tensor] = {}
         for slot, (_, read) in zip(slots, self._read_slots(slots), strict=True):
-            tensor = read.to(self.device)
-            parameter = slot.held is slot.module._parameters
-            slot.held[slot.key] = nn.Parameter(tensor, requires_grad=False) if parameter else tensor
+            # What is tied is one parameter, whatever was done to make it.
+            if (tensor := made.get(id(slot.source))) is None:
+                tensor = made[id(slot.source)] = read.to(self.device)
+                if slot.held is slot.module._parameters:
+                    tensor = made[id(slot.source)] = nn.Parameter(tensor, requires_grad=False)
+                _bytes_read[0] += tensor.nbytes
+            slot.held[slot.key] = tensor
 
     def _let_go(self, slots: Sequence[Slot]) -> None:
         for slot in slots:

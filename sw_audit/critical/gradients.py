@@ -40,6 +40,7 @@ from sw_audit.errors import CheckpointError
 from sw_audit.locate.weight_norms import find_inward_matrices, list_rows
 from sw_audit.measure.engine import LayerwiseRunner
 from sw_audit.measure.readers import batch_windows
+from sw_audit.measure.states import States, StateStore
 from sw_audit.progress import Progress, ignore_progress
 
 NEURONS, ENTRIES, EMBEDDED = 4, 3, 12
@@ -112,8 +113,8 @@ def rank_scalars(
         CheckpointError: If the loss is not finite.
         NoGradientError: If a module lets no gradient through.
     """
-    with _asking_gradients(checkpoint):
-        return _Backward(checkpoint, pieces, products, progress).rank(own_predictions)
+    with _asking_gradients(checkpoint), StateStore.of(checkpoint) as store:
+        return _Backward(checkpoint, pieces, products, progress, store).rank(own_predictions)
 
 
 def cut_pieces(windows: Windows, length: int, count: int) -> Windows:
@@ -181,14 +182,16 @@ class _Highest:
 
 
 class _Backward:
-    def __init__(self, checkpoint: Checkpoint, pieces: Windows, products: int, progress: Progress) -> None:
-        self.checkpoint, self.progress = checkpoint, progress
+    def __init__(
+        self, checkpoint: Checkpoint, pieces: Windows, products: int, progress: Progress, store: StateStore
+    ) -> None:
+        self.checkpoint, self.progress, self.store = checkpoint, progress, store
         self.batches = [
             batch
             for number in range(len(pieces.token_ids))
             for batch in batch_windows(pieces.part(number, number + 1), checkpoint.vocabulary)
         ]
-        self.runner = LayerwiseRunner(checkpoint, [batch.token_ids for batch in self.batches])
+        self.runner = LayerwiseRunner(checkpoint, [batch.token_ids for batch in self.batches], store)
         self.parameters = list_parameters(checkpoint)
         self.highest, self.products = _Highest(RANKED), _Highest(products)
         self.reached: set[str] = set()
@@ -200,17 +203,19 @@ class _Backward:
     def rank(self, own_predictions: bool) -> Ranking:
         layers = self.checkpoint.layers
         steps = 2 * len(layers)
-        entering: list[list[Tensor]] = []
+        entering: list[States] = []
         states = self.runner.embedded
         with torch.no_grad():
             for depth, layer in enumerate(layers):
                 entering.append(states)
-                states = self._run_layer(layer, depth, states)
+                with layer.present():
+                    states = self._run_layer(layer, depth, states)
                 self.progress("ranking", depth + 1, steps)
         outside = {one.name: one for one in self.parameters if one.layer is None}
         nats, gradients = self._differentiate_head(outside, states, own_predictions)
         for depth in reversed(range(len(layers))):
-            gradients = self._differentiate_layer(layers[depth], depth, entering.pop(), gradients)
+            with layers[depth].present():
+                gradients = self._differentiate_layer(layers[depth], depth, entering.pop(), gradients)
             self.progress("ranking", steps - depth, steps)
         self._differentiate_embedding(outside, gradients)
         unreached = [one.name for one in self.parameters if one.name not in self.reached]
@@ -218,7 +223,7 @@ class _Backward:
         feeding = [*self._list_embedded(), *self._list_feeding(products)] if self.products.count else []
         return Ranking(self.highest.list(), products, feeding, self.ranked, unreached, nats)
 
-    def _run_layer(self, layer: DecoderLayer, depth: int, states: Sequence[Tensor]) -> list[Tensor]:
+    def _run_layer(self, layer: DecoderLayer, depth: int, entering: States) -> States:
         calls = self.runner.calls[depth]
         downs = [down for down in layer.down_projections if self.products.count and down.fused is None]
         with ExitStack() as stack:
@@ -228,8 +233,11 @@ class _Backward:
                 for down in downs
                 if (module := self._find_inward_module(layer, down)) is not None
             ]
-            leaving = [take_states(call(layer.module, batch)) for call, batch in zip(calls, states, strict=True)]
-        norms = torch.cat([batch.flatten(0, 1).float().norm(dim=-1) for batch in states])
+            leaving, of_batches = States(self.store), []
+            for call, states in zip(calls, entering, strict=True):
+                of_batches.append(states.flatten(0, 1).float().norm(dim=-1))
+                leaving.append(take_states(call(layer.module, states)))
+        norms = torch.cat(of_batches)
         for down, inputs in seen:
             self._add_products(down, inputs, norms)
         for down, inputs in before:
@@ -307,10 +315,10 @@ class _Backward:
         return found
 
     def _differentiate_head(
-        self, outside: dict[str, ModelParameter], states: Sequence[Tensor], own_predictions: bool
-    ) -> tuple[float, list[Tensor]]:
+        self, outside: dict[str, ModelParameter], states: States, own_predictions: bool
+    ) -> tuple[float, States]:
         tokens = sum(len(places) for batch in self.batches for places in batch.pieces)
-        total, gradients = 0.0, []
+        total, gradients = 0.0, States(self.store)
         leaves = self._ask_outside(outside)
         for batch, leaving in zip(self.batches, states, strict=True):
             hidden = leaving.detach().requires_grad_()
@@ -333,7 +341,7 @@ class _Backward:
         self._release(leaves)
         return total, gradients
 
-    def _differentiate_embedding(self, outside: dict[str, ModelParameter], gradients: Sequence[Tensor]) -> None:
+    def _differentiate_embedding(self, outside: dict[str, ModelParameter], gradients: States) -> None:
         leaves = self._ask_outside(outside)
         for batch, gradient in zip(self.batches, gradients, strict=True):
             with torch.enable_grad():
@@ -343,11 +351,9 @@ class _Backward:
         self._release(leaves)
         self._keep(outside, self._outside)
 
-    def _differentiate_layer(
-        self, layer: DecoderLayer, depth: int, entering: Sequence[Tensor], gradients: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def _differentiate_layer(self, layer: DecoderLayer, depth: int, entering: States, gradients: States) -> States:
         parameters = {one.name: one for one in self.parameters if one.layer == layer.index}
-        scores, onward = _Scores(), []
+        scores, onward = _Scores(), States(self.store)
         for call, states, gradient in zip(self.runner.calls[depth], entering, gradients, strict=True):
             inputs = states.detach().requires_grad_()
             with ExitStack() as stack, torch.enable_grad():

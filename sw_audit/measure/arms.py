@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from torch import Tensor
@@ -98,7 +99,7 @@ def measure_arms(
         pieces=lambda number: batches[number].pieces,
         factories=factories,
         parent=parent,
-        prepare_parent=None if parent_passes is None else parent_passes.prepare,
+        prepare_parent=None if parent_passes is None else partial(parent_passes.prepare, vocabulary=vocabulary),
         observer=observer,
         progress=progress,
     )

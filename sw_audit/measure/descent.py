@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from sw_audit.measure.parent_passes import ParentPasses
 from sw_audit.measure.ranges import DownProjectionRange
 from sw_audit.measure.readers import WindowBatch, batch_windows
 from sw_audit.measure.retention import is_alike, translate_address
+from sw_audit.measure.states import States
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import WeightAddress, group_addresses
@@ -283,41 +283,42 @@ class LayerErrorObserver:
         self,
         layer: DecoderLayer,
         calls: Sequence[Callable[..., Any]],
-        entering: Sequence[Tensor],
-        leaving: Sequence[Sequence[Tensor]],
+        entering: States,
+        leaving: Sequence[States],
         span: DownProjectionRange,
     ) -> None:
         """Compare what left the descendant's layer with what left the parent's."""
         parents, own = leaving[0], leaving[_DESCENDANT]
-        if any(theirs.shape != ours.shape for theirs, ours in zip(parents, own, strict=True)):
-            return
-        if (signal := self._sum(parents)) is None:
-            return
-        on_parents = (
-            take_states(call(layer.module, states.to(ours.device, ours.dtype)))
-            for call, states, ours in zip(calls, entering, own, strict=False)
-        )
+        signal = noise = own_noise = 0.0
+        for batch, (scored, call) in enumerate(zip(self._scored, calls, strict=False)):
+            theirs, ours = parents[batch], own[batch]
+            if theirs.shape != ours.shape:
+                return
+            signal += _sum_squares(scored, theirs)
+            if not math.isfinite(signal):
+                return
+            noise += _sum_squares(scored, ours, theirs)
+            onto = take_states(call(layer.module, entering[batch].to(ours.device, ours.dtype)))
+            own_noise += _sum_squares(scored, onto, theirs)
         self.errors.append(
             LayerError(
                 layer=layer.index,
                 signal=signal,
-                noise=self._sum(own, parents),
-                own_noise=self._sum(on_parents, parents),
+                noise=noise if math.isfinite(noise) else None,
+                own_noise=own_noise if math.isfinite(own_noise) else None,
                 down_input=span.entering,
                 down_output=span.leaving,
                 finite=span.finite,
             )
         )
 
-    def _sum(self, states: Iterable[Tensor], others: Sequence[Tensor] | None = None) -> float | None:
-        """Sum the squares of states, or of differences to others, over scored tokens; `None` if not finite."""
-        total = 0.0
-        for scored, state, other in zip(self._scored, states, others or repeat(None), strict=False):
-            kept = state[scored.to(state.device)].double()  # [tokens, hidden]
-            if other is not None:
-                kept = kept - other[scored.to(other.device)].to(kept.device).double()
-            total += float(kept.square().sum())
-        return total if math.isfinite(total) else None
+
+def _sum_squares(scored: Tensor, states: Tensor, others: Tensor | None = None) -> float:
+    """Sum the squares of states, or of differences to others, over scored tokens."""
+    kept = states[scored.to(states.device)].double()  # [tokens, hidden]
+    if others is not None:
+        kept = kept - others[scored.to(others.device)].to(kept.device).double()
+    return float(kept.square().sum())
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@
 6. The model's own `forward` is called again per batch and arm, its layers replaced by the stored results, so
    that final norm, head and any scaling of logits are the model's own. Only places whose logits are read pass
    through these, for they look at one token at a time. A reader takes the logits at once; none are kept.
+   What waits between the layers waits on disk where it outgrows `Checkpoint.memory` (`measure/states.py`).
 7. Where an arm sets scalars outside of the layers, 1 and 6 are done again with them set. What enters the layers is
    shared with the baseline where it is the same, and so are the logits of an arm whose states are the baseline's
    and which sets nothing outside.
@@ -32,7 +33,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map
 
 from sw_audit.arms.apply import applied_arm, restrict
 from sw_audit.arms.matrices import SpareTensors
@@ -40,15 +41,23 @@ from sw_audit.arms.parameters import place_scalars, set_outside
 from sw_audit.arms.replacement import LayerFactory, find_factory
 from sw_audit.arms.rounding import order_by_rounding
 from sw_audit.arms.swapping import find_source
-from sw_audit.checkpoint.matrices import DecoderLayer, split_call, take_states
+from sw_audit.checkpoint.matrices import DecoderLayer, LayerCall, split_call, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.measure.calibration import CalibrationRecorder
 from sw_audit.measure.ranges import DownProjectionRange
+from sw_audit.measure.states import States, StateStore
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.record.arm import Act, Arm, SetScalars
 
+_LOGITS_AT_ONCE = 1 << 22
+"""Logits that an arm gives at once on the CPU: in float32 16 MiB. A reader makes some three more such tensors.
+
+It is the same whatever the memory, for products of fewer rows may be rounded in another way.
+"""
+_KNOWN_GIVEN = 8
+"""With so many tensors of one shape another one is compared, to keep what is equal once."""
 # The attributes of a module that decide what a call of it does.
 _REPLACED = ("forward", "_forward_hooks", "_forward_pre_hooks")
 
@@ -68,8 +77,8 @@ class Observer(Protocol):
         self,
         layer: DecoderLayer,
         calls: Sequence[Callable[..., Any]],
-        entering: Sequence[Tensor],
-        leaving: list[list[Tensor]],
+        entering: States,
+        leaving: Sequence[States],
         span: DownProjectionRange,
     ) -> None:
         """Compare what left a layer of the measured model that all arms have passed.
@@ -103,7 +112,7 @@ def run_arms(
     reader: Reader,
     *,
     parent: Checkpoint | None = None,
-    prepare_parent: Callable[[Checkpoint, Sequence[Tensor]], LayerwiseRunner] | None = None,
+    prepare_parent: Callable[[Checkpoint, Sequence[Tensor], StateStore], LayerwiseRunner] | None = None,
     watched: Callable[[int], bool] = lambda _: True,
     included: Callable[[int, int], bool] = lambda _, __: True,
     calibrating: Callable[[int], bool] = lambda _: False,
@@ -145,23 +154,27 @@ def run_arms(
     made_by = [find_factory(arm, factories) for arm in arms]
     placed = place_scalars(arms, checkpoint.model, checkpoint.layers)
     arms = [arm for arm, _ in placed]
-    plain = LayerwiseRunner(checkpoint, batches)
-    changed_runners = {acts: _ChangedRunner(plain, batches, acts) for _, acts in placed if acts}
-    runners = [changed_runners.get(acts, plain) for _, acts in placed]
-    if parent is not None:
-        runners[0] = (prepare_parent or LayerwiseRunner)(parent, batches)
-    all_arms = _AllArms(arms, runners, made_by, own, watched, included, calibrating, calibrations, observer)
-    depths = max(len(runner.layers) for runner in runners)
-    steps = depths + len(batches)
-    for depth in range(depths):
-        all_arms.run_layer(depth)
-        progress("measuring", depth + 1, steps)
-    for batch, token_ids in enumerate(batches):
-        for places in [torch.arange(token_ids.numel())] if pieces is None else pieces(batch):
-            all_arms.run_heads(batch, token_ids, places, reader)
-        progress("measuring", depths + batch + 1, steps)
-    runners[0].finish()
-    return all_arms.runs
+    vocabulary = max(model.vocabulary for model in (checkpoint, parent) if model is not None)
+    at_once = max(1, _LOGITS_AT_ONCE // vocabulary) if checkpoint.device.type == "cpu" else math.inf
+    with StateStore.of(checkpoint) as store:
+        plain = LayerwiseRunner(checkpoint, batches, store)
+        changed_runners = {acts: _ChangedRunner(plain, batches, acts) for _, acts in placed if acts}
+        runners = [changed_runners.get(acts, plain) for _, acts in placed]
+        if parent is not None:
+            runners[0] = (prepare_parent or LayerwiseRunner)(parent, batches, store)
+        all_arms = _AllArms(arms, runners, made_by, own, watched, included, calibrating, calibrations, observer)
+        depths = max(len(runner.layers) for runner in runners)
+        steps = depths + len(batches)
+        for depth in range(depths):
+            all_arms.run_layer(depth)
+            progress("measuring", depth + 1, steps)
+        for batch, token_ids in enumerate(batches):
+            for piece in [torch.arange(token_ids.numel())] if pieces is None else pieces(batch):
+                for places in [piece] if len(piece) <= at_once else torch.split(piece, int(at_once)):
+                    all_arms.run_heads(batch, token_ids, places, reader)
+            progress("measuring", depths + batch + 1, steps)
+        runners[0].finish()
+        return all_arms.runs
 
 
 @dataclass
@@ -182,7 +195,7 @@ class _AllArms:
     def __post_init__(self) -> None:
         self.runs = [ArmRun() for _ in self.arms]
         # [arm][batch] of [sequences, tokens, hidden]; a batch that an arm does not run stays as it came in.
-        self._hidden: list[list[Tensor]] = [runner.embedded for runner in self.runners]
+        self._hidden: list[States] = [runner.embedded for runner in self.runners]
         models, others = self.arms[: self.own + 1], self.arms[self.own + 1 :]
         self._order = [*range(len(models)), *(len(models) + number for number in order_by_rounding(others))]
 
@@ -210,6 +223,10 @@ class _AllArms:
         own = layers[self.own]
         span = None if own is None else DownProjectionRange(own)
         alike = _AlikeArms(self._runs_all_of)
+        # Of states that several arms begin with, the last arm lets them go; the observer still wants its own.
+        last_user = {id(entering[number]): number for number in self._order}
+        if self.observer is not None:
+            last_user[id(entering[0])] = -1
         for number in self._order:
             arm, layer = self.arms[number], layers[number]
             if layer is None:
@@ -229,16 +246,11 @@ class _AllArms:
                         layer = stack.enter_context(layer.present())
                     if source is not None and number < self.own:
                         stack.enter_context(source.watching())
-                    self._hidden[number] = self._run(
-                        number, layer, depth, recorder, span if number == self.own else None
-                    )
+                    is_last = last_user[id(entering[number])] == number
+                    seen = span if number == self.own else None
+                    self._hidden[number], peaks = self._run(number, layer, depth, recorder, seen, is_last=is_last)
                 # The baseline comes first, and has seen all that is calibrated on.
                 calibration = calibration or recorder.conclude()
-                peaks = [
-                    float(states.abs().max())
-                    for batch, states in enumerate(self._hidden[number])
-                    if self.watched(batch) and not self.calibrating(batch)
-                ]
                 finite = all(math.isfinite(peak) for peak in peaks)
                 run.peaks.append(max(peaks, default=0.0) if finite else None)
             run.seconds += time.perf_counter() - started
@@ -272,22 +284,33 @@ class _AllArms:
         depth: int,
         recorder: CalibrationRecorder,
         span: DownProjectionRange | None,
-    ) -> list[Tensor]:
+        *,
+        is_last: bool,
+    ) -> tuple[States, list[float]]:
+        """Return what left, and the peak of each batch that counts; the last user lets go of what entered."""
         factory = self.factories[number]
         module = layer.module if factory is None else factory(layer)
-        leaving = []
-        for batch, states in enumerate(self._hidden[number]):
-            call = self.runners[number].calls[depth][batch]
+        entering = self._hidden[number]
+        leaving, peaks = States(self.runners[self.own].embedded.store), []
+        for batch in range(len(entering)):
+            counts = self.watched(batch) and not self.calibrating(batch)
             if not self._runs_in(batch, number):
-                leaving.append(states)
+                leaving.append_same(entering)
+                if counts:
+                    peaks.append(float(leaving[batch].abs().max()))
                 continue
             with ExitStack() as stack:
                 if self.calibrating(batch):
                     stack.enter_context(recorder.watching())
                 elif span is not None and self.watched(batch):
                     stack.enter_context(span.watching())
-                leaving.append(take_states(call(module, states)))
-        return leaving
+                states = take_states(self.runners[number].calls[depth][batch](module, entering[batch]))
+            if is_last:
+                entering.let_go(batch)
+            leaving.append(states)
+            if counts:
+                peaks.append(float(states.abs().max()))
+        return leaving, peaks
 
     def _ends_like(self, arm: int, other: int) -> bool:
         return self.runners[arm] is self.runners[other] and self._hidden[arm] is self._hidden[other]
@@ -308,7 +331,7 @@ class _AlikeArms:
     # Per list of states that entered, by its identity: the arms, and what each did.
     passed: defaultdict[int, list[tuple[int, tuple[Act, ...]]]] = field(default_factory=lambda: defaultdict(list))
 
-    def find(self, arm: int, entering: list[Tensor], acts: tuple[Act, ...]) -> int | None:
+    def find(self, arm: int, entering: States, acts: tuple[Act, ...]) -> int | None:
         """Return an arm that the same entered, that did the same and ran the same batches; else note this one."""
         alike = self.passed[id(entering)]
         for other, done in alike:
@@ -323,14 +346,16 @@ class LayerwiseRunner:
 
     Attributes:
         calls: How each layer is called, [layer][batch].
-        embedded: What enters the first layer, [batch] of [sequences, tokens, hidden].
+        embedded: What enters the first layer, [batch] of [sequences, tokens, hidden]; who runs the layers may let
+            go of it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, batches: Sequence[Tensor]) -> None:
+    def __init__(self, checkpoint: Checkpoint, batches: Sequence[Tensor], store: StateStore) -> None:
         self.checkpoint = checkpoint
         self.layers: tuple[DecoderLayer, ...] = checkpoint.layers
         self.calls: list[list[Callable[..., Any]]] = [[] for _ in self.layers]
-        self.embedded: list[Tensor] = []
+        self.embedded = States(store)
+        self._given: defaultdict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
         if checkpoint.output_shapes is None:
             checkpoint.output_shapes = _learn_output_shapes(checkpoint, batches[0])
         self._shapes = checkpoint.output_shapes
@@ -372,12 +397,25 @@ class LayerwiseRunner:
 
     def _record(self, depth: int, *positional: Any, **named: Any) -> Any:
         hidden, call = split_call(positional, named)
-        self.calls[depth].append(call)
+        positional, named = tree_map(self._share, (call.positional, call.named))
+        self.calls[depth].append(LayerCall(positional, named, by_name=call.by_name))
         if depth == 0:
             self.embedded.append(hidden)
         if depth == len(self.layers) - 1:
             raise _RecordedError
         return _like_layer(hidden, self._shapes[depth])
+
+    def _share(self, value: Any) -> Any:
+        # Masks and positions are the same in most batches, and together as large as states.
+        if not isinstance(value, Tensor):
+            return value
+        known = self._given[value.shape, value.dtype, value.device]
+        for one in known:
+            if one is value or torch.equal(one, value):
+                return one
+        if len(known) < _KNOWN_GIVEN:
+            known.append(value)
+        return value
 
 
 class _ChangedRunner(LayerwiseRunner):
@@ -386,7 +424,7 @@ class _ChangedRunner(LayerwiseRunner):
     def __init__(self, plain: LayerwiseRunner, batches: Sequence[Tensor], acts: tuple[SetScalars, ...]) -> None:
         self._acts = acts
         with set_outside(acts, plain.checkpoint.model) as changed:
-            super().__init__(plain.checkpoint, batches)
+            super().__init__(plain.checkpoint, batches, plain.embedded.store)
             given, structure = _flatten_calls(self.calls)
             known, known_structure = plain.flat_calls
             memory = {scalar.untyped_storage().data_ptr() for scalar in changed}
@@ -396,7 +434,7 @@ class _ChangedRunner(LayerwiseRunner):
                 raise CheckpointError(asked, found, "set scalars inside of its layers only")
             if structure == known_structure and _are_equal(given, known):
                 self.calls = plain.calls
-                if _are_equal(self.embedded, plain.embedded):
+                if all(map(_is_equal, self.embedded, plain.embedded)):
                     self.embedded = plain.embedded
 
     def run_head(self, token_ids: Tensor, hidden: Tensor, places: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from sw_audit.record.files import ComparedFiles
 from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
 from sw_audit.record.measurement import Comparison, Look, Measurement, PromptContinuation
+from sw_audit.record.memory import MemoryUse
 from sw_audit.record.published import DoseCurve, Lookup
 from sw_audit.record.start import StartTrial
 from sw_audit.record.verdict import Verdict
@@ -57,6 +58,7 @@ class ModelResult(Fact):
             knows nothing but these would lose. `None` in records of before it was kept.
         notes: What a reader should know, such as a corpus that does not suit the model.
         seconds: Time spent, opening included.
+        memory: Memory taken; `None` without a budget, and where nothing was measured anew.
         stopped: Why the run ended before everything was measured, as a clause; `None` if it did not.
         verdicts: What follows, one per check; empty until it is judged.
     """
@@ -87,6 +89,7 @@ class ModelResult(Fact):
     unigram_nats: float | None = Field(default=None, ge=0)
     notes: tuple[str, ...] = ()
     seconds: float = Field(default=0.0, ge=0)
+    memory: MemoryUse | None = None
     stopped: str | None = None
     verdicts: tuple[Verdict, ...] = ()
 

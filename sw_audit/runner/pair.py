@@ -8,10 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
-from sw_audit.checkpoint.formats.format import CannotStreamError
-from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
+from sw_audit.checkpoint.budget import open_within
+from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.quantization import describe_quantization
-from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.checks.critical_scalars_retained import CriticalScalarsRetainedLimits
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.recovery_plan import RecoveryPlan
@@ -44,7 +43,7 @@ from sw_audit.measure.generation import (
     generate_continuations,
     pair_continuations,
 )
-from sw_audit.measure.parent_passes import ParentPasses
+from sw_audit.measure.parent_passes import MOST_BYTES, ParentPasses
 from sw_audit.measure.retention import (
     compare_with_baseline,
     follow_retained_activations,
@@ -72,6 +71,8 @@ from sw_audit.stopping import StoppedError
 
 RANKED = 16
 """So many of the modules that differ most are named."""
+_PASSES = 8
+"""One part in so many of a budget of memory is taken to keep what the parent gave on texts."""
 _OWN = 2
 """Measurements of a text that come before those with parts put back: the parent's and the descendant's."""
 
@@ -96,24 +97,23 @@ class Parents:
         if state != self._state:
             self._last, self._state = None, state
 
-    def open(self, model: ModelPolicy) -> tuple[Checkpoint, bool]:
-        """Open a parent, and say whether it is in memory as a whole.
+    def open(self, model: ModelPolicy, budget: int | None = None) -> tuple[Checkpoint, bool]:
+        """Open a parent within a budget of memory, in bytes, and say whether it is there as a whole.
 
         Raises:
-            CheckpointError: If it cannot be opened as it should be.
+            CheckpointError: If it cannot be opened as it should be, or does not fit.
         """
         if self._last is None or self._last[0] != model:
-            self._last, self.passes, self._asked = None, ParentPasses(), {}
-            try:
-                self._last = model, open_streaming(model), False
-            except CannotStreamError:
-                self._last = model, open_checkpoint(model), True
+            kept = MOST_BYTES if budget is None else min(MOST_BYTES, budget // _PASSES)
+            self._last, self.passes, self._asked = None, ParentPasses(kept), {}
+            checkpoint = open_within(model, budget, streamed=True)
+            self._last = model, checkpoint, not checkpoint.streamed
         return self._last[1:]
 
     def ask(self, model: ModelPolicy, audit: ModelAudit, *, by_layers: bool) -> ParentResult:
         """Return what `measure_parent` finds; of the parent that is open what it found before."""
         question = (audit.policy.corpus, frozenset(list_needs(audit.checks)), by_layers)
-        self.open(model)
+        self.open(model, audit.policy.memory)
         if question not in self._asked:
             self._asked[question] = measure_parent(model, audit, self, by_layers=by_layers)
         return self._asked[question]
@@ -148,13 +148,15 @@ class Pair:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The descendant as a whole."""
-        return self.given or open_checkpoint(self.audit.model)
+        """The descendant, as a whole where it fits into memory beside a layer of its parent."""
+        policy = self.audit.policy
+        return self.given or open_within(self.audit.model, policy.memory, beside=self.origin)
 
     @cached_property
     def parent(self) -> Checkpoint:
         """The parent, each of whose layers is in memory only while it runs."""
-        return self.parents.open(self.origin)[0].starting(self.audit.policy.bos_rule(self.origin))
+        policy = self.audit.policy
+        return self.parents.open(self.origin, policy.memory)[0].starting(policy.bos_rule(self.origin))
 
     def share(self, text: CorpusPolicy, *, short: bool = False) -> SharedText:
         """Cut a text for both, BOS before each window as for the parent; of `short` see `window_corpus`."""
@@ -274,8 +276,8 @@ def measure_parent(
     policy, progress = audit.policy, audit.progress
     text, needs = read_corpus(policy.corpus), list_needs(audit.checks)
     progress("opening the parent", 0, 1)
-    parent, whole = parents.open(model)
-    parent = (parent if whole or by_layers else open_checkpoint(model)).starting(policy.bos_rule(model))
+    parent, whole = parents.open(model, policy.memory)
+    parent = (parent if whole or by_layers else open_within(model, policy.memory)).starting(policy.bos_rule(model))
     progress("locating in the parent", 0, 1)
     location = predict_from_weights(parent.layers, locate_super_weights(parent))
     critical = None

@@ -21,6 +21,7 @@ from sw_audit import __version__
 from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checkpoint.live import name_live_model, open_live_model
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.streaming import count_bytes_read
 from sw_audit.checks.judging import is_left_out, judge_failure, judge_result, list_checks, set_level
 from sw_audit.checks.recovery_plan import plan_recovery
 from sw_audit.checks.registry import find_checks
@@ -30,9 +31,11 @@ from sw_audit.corpus.text import check_corpus
 from sw_audit.errors import BrokenWeightsError, InputError, UnfitCheckpointError
 from sw_audit.index.lookup import find_policy_model
 from sw_audit.measure.tasks import require_tasks
+from sw_audit.memory import PeakMemory, measuring_peak, write_memory
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import Tool, describe_environment
+from sw_audit.record.memory import MemoryUse
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache
@@ -171,10 +174,28 @@ def run_model(
         KeyError: If the policy has no such model.
         InputError: If the model or the text cannot be used.
     """
+    read = count_bytes_read()
     try:
-        return _run_model(policy, model_id, checks, progress, cache, checkpoint, saved, parents)
+        with measuring_peak() as memory:
+            model = _run_model(policy, model_id, checks, progress, cache, checkpoint, saved, parents)
     except StoppedError as stopped:
         return fail_stopped(policy, model_id, checks, stopped.reason)
+    return _tell_memory(model, policy, memory, count_bytes_read() - read)
+
+
+def _tell_memory(
+    model: ModelResult | ModelFailure, policy: Policy, memory: PeakMemory, read: int
+) -> ModelResult | ModelFailure:
+    """Add how much memory was taken, and say so where that is more than the budget allows."""
+    if policy.memory is None or isinstance(model, ModelFailure) or RECALLED in model.notes:
+        return model
+    used = MemoryUse(budget=policy.memory, program=memory.before, peak=memory.added, weights_read=read)
+    notes = model.notes
+    if memory.added is not None and used.exceeds:
+        taken, budget = write_memory(memory.added), write_memory(policy.memory)
+        over = f"{taken} of memory were taken, and the budget is {budget}."
+        notes = (*notes, f"{over} Everything was measured; give a larger budget, or fewer windows.")
+    return model.model_copy(update={"memory": used, "notes": notes})
 
 
 def fail_stopped(policy: Policy, model_id: str, checks: Sequence[str], reason: str) -> ModelFailure:

@@ -15,7 +15,7 @@ from torch import nn
 
 from sw_audit.arms.apply import applied_arm, restrict, touches
 from sw_audit.arms.parameters import place_scalars
-from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy
@@ -171,16 +171,31 @@ def test_a_scalar_that_is_not_there_is_refused_in_one_line_before_anything_runs(
     assert "\n" not in str(refused.value)
 
 
-def test_a_layer_that_is_read_as_it_runs_is_refused_and_what_is_outside_of_it_is_set(tmp_path: Path) -> None:
+def test_scalars_of_a_layer_that_is_read_as_it_runs_are_set_while_it_is_there(tmp_path: Path) -> None:
+    policy = ModelPolicy(source=str(save_checkpoint(tmp_path / "model", LLAMA)))
+    arms = [
+        make_arm(set_to({(name, index): 9.0}))
+        for name, index in (
+            ("model.layers.1.mlp.down_proj.weight", (1, 1)),
+            ("model.layers.1.input_layernorm.weight", (1,)),
+            ("model.norm.weight", (3,)),
+        )
+    ]
+    whole, streamed = (
+        collect(opened, [BASELINE, *arms]) for opened in (open_checkpoint(policy), open_streaming(policy))
+    )
+    assert all(torch.equal(whole[place], streamed[place]) for place in whole)
+    assert not any(torch.equal(whole[0, 0], whole[0, arm]) for arm in (1, 2, 3))
+
+
+def test_a_layer_that_is_not_there_is_not_written_to(tmp_path: Path) -> None:
     checkpoint = open_streaming(ModelPolicy(source=str(save_checkpoint(tmp_path / "model", LLAMA))))
-    for name, index in (("mlp.down_proj.weight", (1, 1)), ("input_layernorm.weight", (1,))):
-        arm = make_arm(set_to({(f"model.layers.1.{name}", index): 0.0}))
-        with pytest.raises(
-            CheckpointError, match="in memory only while the layer runs; open the model as a whole"
-        ):
-            collect(checkpoint, [BASELINE, arm])
-    seen = collect(checkpoint, [BASELINE, make_arm(set_to({("model.norm.weight", (3,)): 9.0}))])
-    assert not torch.equal(seen[0, 0], seen[0, 1])
+    act = set_to({("model.layers.1.input_layernorm.weight", (1,)): 0.0})
+    with (
+        pytest.raises(ValueError, match="only while they are in memory"),
+        applied_arm(make_arm(act), checkpoint.layers[1]),
+    ):
+        pass
 
 
 def test_a_packed_parameter_outside_of_the_layers_is_refused() -> None:

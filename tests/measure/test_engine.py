@@ -5,8 +5,11 @@ So do a parent and its descendant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,12 +34,15 @@ from support.engine import (
     run_alone,
 )
 from support.planted import Planted, build_llama, plant_, wrap_model
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
 from transformers.pytorch_utils import Conv1D
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import CheckpointError
-from sw_audit.measure.engine import run_arms
+from sw_audit.measure.engine import LayerwiseRunner, run_arms
+from sw_audit.measure.states import States, StateStore
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.rtn import round_to_nearest
@@ -347,6 +353,82 @@ def test_what_is_put_back_shares_the_descendants_states_up_to_its_layer() -> Non
     collect(descendant, [*AS_IT_IS, arm], parent=parent)
     # The first once, to learn what layers return; then three batches, from layer 1 on in two arms.
     assert ran == [0, *[0] * 3, *[1] * 6, *[2] * 6]
+
+
+@pytest.mark.parametrize("limit", [0, 5000])
+@pytest.mark.parametrize("name", ["llama", "falcon", "mixtral", "gpt2"])
+def test_states_that_wait_on_disk_change_no_bit_and_no_count_of_calls(
+    name: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    parent = open_family(next(family for family in (*DENSE, *EXPERTS) if str(family) == name))
+    descendant = disturb(parent)
+    group = name_scalar(descendant.layers[LAYER].down_projections[-1])
+    module = next(iter(descendant.layers[-1].matrices)).parameter.removesuffix(".weight")
+    embedding = next(
+        key
+        for key, one in descendant.model.named_parameters()
+        if one is descendant.model.get_input_embeddings().weight
+    )
+    arms = [
+        *AS_IT_IS,
+        make_arm(Scale(addresses=(group,), factor=300.0), label="scaled"),
+        make_arm(SwapModules(modules=(module,)), label="swapped"),
+        set_to((embedding, (int(make_batches()[0][0, 1]), 3), 2.0)),
+        make_arm(Quantize(recipe=RECIPE), label="rounded"),
+    ]
+    files: list[int] = []
+    ran: list[int] = []
+
+    class Summing:
+        def __init__(self) -> None:
+            self.sums: list[float] = []
+
+        def see(
+            self, _: object, __: object, entering: Iterable[Tensor], leaving: list[States], ___: object
+        ) -> None:
+            files.append(sum(path.is_file() for path in tmp_path.rglob("*")))
+            self.sums += [float(one.double().sum()) for states in (entering, *leaving) for one in states]
+
+    for layer in descendant.layers:
+        layer.module.register_forward_hook(lambda *_: ran.append(1))
+    seen, sums, counts, peaks = [], [], [], []
+    for memory in (None, limit):
+        ran.clear()
+        observer = Summing()
+        one = replace(descendant, memory=memory)
+        options: dict[str, Any] = {"included": lambda batch, arm: batch != 1 or arm != 2, "parent": parent}
+        seen.append(collect(one, arms, observer=observer, **options))
+        runs = run_arms(one, arms, make_batches(), lambda *_: None, **options)
+        peaks.append([run.peaks for run in runs])
+        sums.append(observer.sums)
+        counts.append(len(ran))
+    assert seen[0].keys() == seen[1].keys()
+    assert all(torch.equal(seen[0][key], seen[1][key]) for key in seen[0])
+    assert (sums[0], counts[0], peaks[0]) == (sums[1], counts[1], peaks[1])
+    assert files[: len(files) // 2] == [0] * (len(files) // 2)
+    assert min(files[len(files) // 2 :]) > 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_after_an_exception_no_state_is_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    checkpoint = replace(open_family(LLAMA), memory=0)
+
+    def fail(*_: object) -> None:
+        assert list(tmp_path.rglob("*.bin"))
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_arms(checkpoint, [BASELINE], make_batches(), fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_layers_are_called_with_is_there_once_for_batches_of_one_shape() -> None:
+    runner = LayerwiseRunner(open_family(LLAMA), [*make_batches(), *make_batches()], StateStore())
+    given, _ = tree_flatten([call.named for calls in runner.calls for call in calls])
+    # Six batches of two lengths: cosines, sines and positions of each.
+    assert len({id(leaf) for leaf in given if isinstance(leaf, Tensor)}) == 6
 
 
 def test_a_descendant_may_have_fewer_layers_or_more_tokens() -> None:

@@ -75,6 +75,7 @@ from sw_audit.record.files import (
 )
 from sw_audit.record.location import Outcome, PromptLocation, Rotation, Stage, TakeDown
 from sw_audit.record.measurement import Look
+from sw_audit.record.memory import MemoryUse
 from sw_audit.record.published import Remark
 from sw_audit.record.record import AuditedModel
 from sw_audit.record.start import SequenceStart, StartTrial
@@ -83,6 +84,7 @@ GROUP = AddressGroup(parameter="w", rows=(1, 2), columns=(3, 4), expert=7)
 GAIN = ScalarAddress(parameter="model.norm.weight", index=(17,))
 EFFECT = Effect(ratio=22.5, low=20.0, high=25.0, windows=4)
 BESIDE = (
+    MemoryUse(budget=1 << 30, program=300 << 20, peak=900 << 20, weights_read=5 << 30),
     Contradiction(where="it.gguf", said="its name says Q4_K_M", stored="most is Q2_K"),
     make_evidence(),
     *list_lineage(),
