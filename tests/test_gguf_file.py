@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,22 @@ def test_while_the_library_reads_all_share_one_reading_and_afterwards_it_is_as_b
     with pytest.raises(RuntimeError):
         read_twice()
     assert (gguf.GGUFReader, gguf.get_tensor_name_map) == stored
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (struct.pack("<IIQ", 9, 4, 1 << 63), "there is nothing at byte 49"),
+        (struct.pack("<IIQ", 9, 9, 1 << 63), "there is nothing at byte 49"),
+        (struct.pack("<I", 4), "there is nothing at byte 37"),
+        (struct.pack("<IQ", 8, 2) + b"\xff\xff" + bytes(30), "can't decode"),
+    ],
+    ids=["numbers without end", "lists without end", "cut off", "no text"],
+)
+def test_a_file_whose_metadata_end_early_or_are_no_text_is_refused(
+    data: bytes, message: str, tmp_path: Path
+) -> None:
+    header = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 1) + b"a"
+    (file := tmp_path / "it.gguf").write_bytes(header + data)
+    with pytest.raises(ValueError, match=message):
+        read_gguf(file)

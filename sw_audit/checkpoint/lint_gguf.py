@@ -118,7 +118,7 @@ def _lint_tokenizer(reader: Any, path: Path) -> Iterator[Flaw]:
         return
     tokens = len(field.data)
     embedding = next((tensor for tensor in reader.tensors if tensor.name == _EMBEDDING), None)
-    rows = tokens if embedding is None else int(embedding.shape[-1])
+    rows = tokens if embedding is None or not len(embedding.shape) else int(embedding.shape[-1])
     if rows != tokens:
         found = f"its tokenizer has {tokens} tokens, its embedding {rows} rows"
         yield Flaw(kind="gguf-tokenizer", where=path.name, found=found)

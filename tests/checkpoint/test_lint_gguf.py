@@ -124,6 +124,18 @@ def test_an_embedding_has_a_row_for_each_token(count: int, tmp_path: Path) -> No
     assert only(lint(tmp_path / "it.gguf")) == ("gguf-tokenizer", "it.gguf", found, True)
 
 
+def test_an_embedding_that_is_one_number_is_no_traceback(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "it.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["a", "b"])
+    writer.add_tensor("token_embd.weight", np.zeros((), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert not any(flaw.serious for flaw in lint(tmp_path / "it.gguf").flaws)
+
+
 def test_of_a_file_without_a_tokenizer_opening_complains(tmp_path: Path) -> None:
     pack_gguf(specimen_path(), tmp_path / "it.gguf", "Q8_0")
     assert lint(tmp_path / "it.gguf").flaws == ()
