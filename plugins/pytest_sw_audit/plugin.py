@@ -26,7 +26,7 @@ from pytest_sw_audit.fixtures import (
 )
 from pytest_sw_audit.options import add_options, is_requested
 from pytest_sw_audit.state import find_session, has_session, is_worker
-from pytest_sw_audit.xdist import DISTRIBUTION, OUTPUT, Distribution, share_cores
+from pytest_sw_audit.xdist import DISTRIBUTION, OUTPUT, Distribution, limit_workers, share_cores, tell_memory
 from sw_audit.runner.options import SUFFIX
 
 if TYPE_CHECKING:
@@ -57,6 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
         if is_worker(config):
             share_cores(config)
         find_session(config).begin(files)
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
+    """Under `-n auto`, start no more workers than have something to do and fit into memory."""
+    workers = yield
+    return limit_workers(config, workers, _list_policy_arguments(config))
 
 
 def _list_policy_arguments(config: pytest.Config) -> list[Path]:
@@ -126,13 +133,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     read_marker(item)
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Tell in one line what is audited."""
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Tell what is audited, and whether memory is short for it."""
     if not has_session(config):
-        return None
+        return []
     from pytest_sw_audit.output import write_header
 
-    return write_header(find_session(config))
+    return [line for line in (write_header(find_session(config)), tell_memory(config)) if line]
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_sw_audit.options import is_alone, is_requested
 from pytest_sw_audit.state import find_session, has_session, names_models
 from sw_audit.errors import AuditError
 from sw_audit.runner.options import SUFFIX
@@ -75,6 +77,46 @@ class Distribution:
             merge_output(find_session(node.config), output[OUTPUT])
 
 
+def limit_workers(config: pytest.Config, workers: int, files: Sequence[Path]) -> int:
+    """Return how many workers to start where pytest-xdist would start so many, one per core.
+
+    No more than fit into memory with the largest models, and where nothing but models is tested no more than
+    there are. `files` are the policy files among the arguments. Where no audit is asked for all are started.
+    """
+    alone = is_alone(config) and config.args_source is not pytest.Config.ArgsSource.ARGS
+    ignored, here = config.getini("norecursedirs"), config.invocation_params.dir
+    folders = [] if alone else [here / argument.partition("::")[0] for argument in config.args]
+    found = [path for folder in folders for path in _list_policies(folder, ignored)]
+    asked = is_requested(config) or names_models(config)
+    if not (asked or files or found):
+        return workers
+    from sw_audit.memory import find_available
+    from sw_audit.runner.fitting import count_fitting, list_needs
+
+    session, assignments = find_session(config), []
+    for path in (*([None] if asked else []), *dict.fromkeys([*files, *found])):
+        with suppress(AuditError):  # the session will complain
+            assignments.append(session.assign_file(path) if path else session.assign_options())
+    needs = list_needs(assignments)
+    together = min(workers, max(1, len(needs)))
+    fitting = count_fitting(needs, find_available())
+    only_models = alone or len(files) == len(config.args)
+    return min(together if only_models else workers, fitting if fitting < together else workers)
+
+
+def tell_memory(config: pytest.Config) -> str | None:
+    """Say before the run that as many models at once as there are workers do not fit into memory."""
+    workers, session = config.getoption("numprocesses", None), find_session(config)
+    if not workers:
+        return None
+    from sw_audit.memory import find_available
+    from sw_audit.runner.fitting import list_needs, tell_fitting
+
+    needs = list_needs(session.assignments[key] for key in session.offered)
+    told = tell_fitting(needs, workers, find_available())
+    return told and f"sw-audit: {told} (-n auto)"
+
+
 def share_cores(config: pytest.Config) -> None:
     """On a worker, leave the other workers their part of the cores, unless the user has divided them.
 
@@ -91,12 +133,11 @@ def _expects_audit(config: pytest.Config) -> bool:
         return True
     ignored = config.getini("norecursedirs")
     here = config.invocation_params.dir
-    return any(_holds_policy(here / argument.partition("::")[0], ignored) for argument in config.args)
+    found = (_list_policies(here / argument.partition("::")[0], ignored) for argument in config.args)
+    return any(path for paths in found for path in paths)
 
 
-def _holds_policy(folder: Path, ignored: list[str]) -> bool:
-    for _, folders, files in os.walk(folder):
-        if any(name.endswith(SUFFIX) for name in files):
-            return True
+def _list_policies(folder: Path, ignored: list[str]) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        yield from (Path(root, name) for name in files if name.endswith(SUFFIX))
         folders[:] = [name for name in folders if not any(fnmatch(name, pattern) for pattern in ignored)]
-    return False

@@ -23,6 +23,7 @@ from sw_audit.cli.printing import Output, print_line, print_models, tabulate_ver
 from sw_audit.cli.progress import show_models, show_progress
 from sw_audit.defect import DEFECT, tell_defect
 from sw_audit.errors import AuditError
+from sw_audit.memory import find_available
 from sw_audit.printable import printable_lines
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.store import encode_record
@@ -42,6 +43,7 @@ from sw_audit.runner.explain import (
     list_unproved,
     list_waived,
 )
+from sw_audit.runner.fitting import count_fitting, list_needs, tell_fitting
 from sw_audit.runner.fleet import Fleet
 from sw_audit.runner.options import AuditSettings
 from sw_audit.runner.output import (
@@ -156,6 +158,8 @@ def audit_models(
     folders = name_folders(settings.out, [assignment.name for assignment in assignments])
     names = [RECORD, REPORT] if settings.report else [RECORD]
     places = [(each, UnfinishedFiles(folder, *names)) for each, folder in zip(assignments, folders, strict=True)]
+    if workers:
+        workers = _limit_workers(assignments, workers, quiet=quiet)
     audit = _Audit(places, (junit, root), cache, stopper, debug=debug, quiet=quiet)
     cases = UnfinishedFiles(junit.parent, junit.name)
     with stopper.heeding_signals(tell_stopping):
@@ -170,6 +174,14 @@ def audit_models(
         if not audit.outcome.audited:
             cases.take_back()
     return audit.outcome
+
+
+def _limit_workers(assignments: Sequence[Assignment], workers: int, *, quiet: bool) -> int:
+    """Let no more models be measured at once than fit into memory; the others wait."""
+    needs, available = list_needs(assignments), find_available()
+    if (told := tell_fitting(needs, workers, available)) and not quiet:
+        print_line(f"sw-audit: {told}; the others wait", err=True)
+    return min(workers, count_fitting(needs, available))
 
 
 @dataclass

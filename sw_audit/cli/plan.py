@@ -12,25 +12,19 @@ import typer
 
 from sw_audit.checkpoint.lint_headers import lint_headers
 from sw_audit.checkpoint.stored import Size, size_checkpoint
-from sw_audit.checks.arms import ArmTargets
 from sw_audit.checks.judging import list_measured
-from sw_audit.checks.plan import plan_arms, plan_needs
-from sw_audit.checks.registry import Need, find_checks
+from sw_audit.checks.registry import find_checks
 from sw_audit.checks.statistics import tell_reach
 from sw_audit.checks.waivers import examine_waivers
 from sw_audit.cli.printing import print_line, write_bytes
 from sw_audit.corpus.looks import plan_looks
-from sw_audit.corpus.text import BUILT_IN, MANY_WINDOWS, read_corpus
 from sw_audit.corpus.windows import MORE, SHORT
 from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.policy.policy import CorpusPolicy, Policy
-from sw_audit.policy.scheme import ActivationSetup
-from sw_audit.record.address import WeightAddress
+from sw_audit.policy.policy import Policy
 from sw_audit.runner.assignments import read_policy_file
+from sw_audit.runner.fitting import count_arms, estimate_memory, find_windows
 from sw_audit.runner.text import settle_corpus
 from sw_audit.specimen.shipped import find_shipped
-
-_LONGEST_WINDOW = 2048
 
 
 def plan(
@@ -68,7 +62,7 @@ def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
     if flaw:
         yield f"  weights   not intact, so it would not be opened: {flaw.where}: {flaw.found}"
         return
-    cuts = {text: _find_windows(text, size) for text in texts}
+    cuts = {text: find_windows(text, size) for text in texts}
     windows = (
         f"{text.source}, at most {count} windows of {window} tokens" for text, (count, window) in cuts.items()
     )
@@ -78,15 +72,13 @@ def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
         if resolved := list(_list_resolved(policy, checks, count, window)):
             yield f"  resolves  on {text.source}, at the limit: {', '.join(resolved)}"
     yield f"  measures  {len(checks)} checks in {_describe_arms(policy, arms, descends=parent is not None)}"
-    if size is None or (parent and above is None):
+    need = estimate_memory(policy, model)
+    if need is None:
         yield "  memory    not known before the files are here"
         return
-    weights = estimate_weights(size, above)
-    tokens = max(count * window for count, window in cuts.values())
-    streams = arms * tokens * (size.hidden or 0) * size.width
     yield (
-        f"  memory    about {write_bytes(weights + streams)}: weights {write_bytes(weights)}, "
-        f"hidden states of all arms {write_bytes(streams)}"
+        f"  memory    about {write_bytes(need.weights + need.streams)}: weights {write_bytes(need.weights)}, "
+        f"hidden states of all arms {write_bytes(need.streams)}"
     )
 
 
@@ -96,14 +88,6 @@ def _describe_files(model: ModelPolicy, size: Size | None) -> str:
     files = "1 file" if size.files == 1 else f"{size.files} files"
     stored = "plain weights" if size.method == "plain" else f"weights stored as {size.method}"
     return f"{model.source}: {files}, {write_bytes(size.stored)}, {stored}"
-
-
-def _find_windows(text: CorpusPolicy, size: Size | None) -> tuple[int, int]:
-    """Return how many windows of a text are scored at most, and their length in tokens."""
-    shipped = read_corpus(text) if text.source in BUILT_IN else None
-    count = text.windows or (shipped.natural_windows if shipped else MANY_WINDOWS)
-    longest = min(_LONGEST_WINDOW, (size and size.positions) or _LONGEST_WINDOW)
-    return count, text.window or min((shipped and shipped.natural_window) or longest, longest)
 
 
 def _list_resolved(policy: Policy, checks: list[str], count: int, window: int) -> Iterator[str]:
@@ -129,29 +113,3 @@ def _describe_arms(policy: Policy, arms: int, *, descends: bool) -> str:
     again = " and more on short windows, with parts of the parent put back, where quality fails,"
     tasks = f", {len(policy.descent.lm_eval)} tasks" if policy.descent.lm_eval else ""
     return f"{arms} arms,{again if policy.descent.modules else ''} {prompts} continuations of each{tasks}"
-
-
-def count_arms(policy: Policy, checks: list[str], *, descends: bool) -> int:
-    """Count the arms that are measured on the first text, with one super weight."""
-    if descends:
-        return 3  # the parent, the model, and the model with its super weights put back
-    some = (WeightAddress(parameter="one", row=0, column=0),)
-    needs = plan_needs(policy, checks, decoder_weights=1)
-    roles = ArmTargets(
-        super_weights=some,
-        other_outliers=some if needs.other_outliers else (),
-        placebos=dict.fromkeys(needs.placebos, some),
-        channels=(0,),
-    )
-    setup = ActivationSetup(calibration_windows=1) if Need.ACTIVATIONS in needs else None
-    return len(plan_arms(policy, checks, roles, setup))
-
-
-def estimate_weights(size: Size, above: Size | None) -> int:
-    """Return the bytes of weights that are in memory at once, at most.
-
-    A model by itself is there whole, with a copy of the largest layer that an arm changes. Of a parent first the
-    whole is asked and let go; then one layer of it at a time comes back beside the model.
-    """
-    own = size.memory + size.layer
-    return own if above is None else max(above.memory, own + above.layer)

@@ -15,16 +15,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from sw_audit.errors import OutputError
 from sw_audit.leftovers import clear, list_abandoned, name_temporary
+from sw_audit.progress import Progress
 from sw_audit.record.arm import Arm, Purpose, QuantizeActivations, Smooth
 from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.store import check_writable, write_text
@@ -38,6 +40,8 @@ STAGED = "staged"
 ARMS_AT_ONCE = 64
 """So many arms are measured before they are kept: each further pass measures the baseline once more."""
 
+_PATIENCE = 1.0
+"""Seconds between two looks at whether another process has answered."""
 _FORM = 1
 _MARKER = "Signature: 8a477f597d28d172789f06886806bc55\n# Measurements of sw-audit; this folder can be deleted.\n"
 
@@ -92,9 +96,34 @@ class Cache:
         except OutputError as error:
             self.trouble = str(error)
 
-    def stage(self, seen: str) -> StagedCache:
-        """Return the cache for one audit, all of whose files are in the state `seen`, in one word."""
-        return StagedCache(self, seen)
+    def stage(self, seen: str, changed: Callable[[], object] = lambda: None) -> StagedCache:
+        """Return the cache for one audit, all of whose files are in the state `seen`, in one word.
+
+        `changed` looks at them again, and returns nothing as long as they are in that state.
+        """
+        return StagedCache(self, seen, changed)
+
+    @contextmanager
+    def answering(self, kind: str, question: Question, progress: Progress) -> Iterator[None]:
+        """Let one process at a time answer a question, in the block; who waits tells progress.
+
+        Where files cannot be locked nobody waits.
+        """
+        place = self.folder / _name(kind, question).with_suffix(".lock")
+        lock = FileLock(place, fallback_to_soft=False)
+        with suppress(OSError, NotImplementedError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            patience = 0.0
+            while not lock.is_locked:
+                with suppress(Timeout):
+                    lock.acquire(timeout=patience)
+                    break
+                progress(f"waiting for the {kind}, which another process asks", 0, 1)
+                patience = _PATIENCE
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 class StagedCache:
@@ -104,8 +133,9 @@ class StagedCache:
     then nothing changed from before the one until after the other, and it keeps them with its own.
     """
 
-    def __init__(self, cache: Cache, seen: str) -> None:
+    def __init__(self, cache: Cache, seen: str, changed: Callable[[], object] = lambda: None) -> None:
         self._cache, apart = cache, cache.folder / STAGED
+        self._changed = changed
         self._own = apart / f"{seen[:32]}{name_temporary()}"
         self._others = sorted(apart.glob(f"{seen[:32]}.*"))
 
@@ -132,16 +162,33 @@ class StagedCache:
         """Keep an answer until it is known what it is about; see `Cache.keep`."""
         self._cache.write(self._own / _name(kind, question), question, answer, form)
 
+    def recall(self, kind: str, question: Question, form: Any, make: Callable[[], _T], progress: Progress) -> _T:
+        """Return an answer that serves other audits too: one process makes it, and the others have it at once."""
+        known: _T | None = self.find(kind, question, form)
+        if known is not None:
+            return known
+        with self._cache.answering(kind, question, progress):
+            known = self.find(kind, question, form)
+            if known is None:
+                known = make()
+                self.keep(kind, question, known, form)
+                if not self._changed():
+                    self._move(self._own / _name(kind, question))
+        return known
+
     def confirm(self) -> None:
         """Keep for good what was kept so far, and let go of what earlier audits of these files have left."""
         for entry in sorted(self._own.rglob("*.json")):
-            place = self._cache.folder / entry.relative_to(self._own)
-            # One that cannot be moved, or that another run has cleared meanwhile, is measured again.
-            with suppress(OSError):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                entry.replace(place)
+            self._move(entry)
         clear(list_abandoned(self._others))
         self.discard()
+
+    def _move(self, entry: Path) -> None:
+        place = self._cache.folder / entry.relative_to(self._own)
+        # One that cannot be moved, or that another run has cleared meanwhile, is measured again.
+        with suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            entry.replace(place)
 
     def discard(self) -> None:
         """Let go of what was kept, for it may be about other files than the question says."""
@@ -196,6 +243,14 @@ class ArmCache:
             known = make()
             self.keep(kind, question, known, form)
         return known
+
+    def recall_shared(
+        self, kind: str, question: Question, form: Any, make: Callable[[], _T], progress: Progress
+    ) -> _T:
+        """Do as `recall`; where several processes ask the same, one answers and the others wait for it."""
+        if isinstance(self.cache, StagedCache):
+            return self.cache.recall(kind, question, form, make, progress)
+        return self.recall(kind, question, form, make)
 
     def recall_arms(
         self,

@@ -19,7 +19,7 @@ from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import list_versions
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_program
-from sw_audit.runner.watching import find_folders
+from sw_audit.runner.watching import WatchedFiles, find_folders
 
 # What only decides how measurements are judged and shown, not what is measured.
 _JUDGED = ("waiver", "laws", "inconclusive", "expect", "confidence", "minimum_windows", "budget", "memory")
@@ -35,14 +35,14 @@ def open_arm_cache(
     checks: Collection[str],
     cache: Cache,
     *,
-    seen: str = "",
+    watched: WatchedFiles | None = None,
     saved: bool = False,
     progress: Progress = ignore_progress,
 ) -> ArmCache:
     """Say what the figures of a model rest on; where that cannot be told from files here, nothing is kept.
 
-    A model that runs code of its own is not kept, for that code may come from elsewhere. `seen` is the state that
-    the files were in before they are digested here, see `WatchedFiles`. Progress is told while files are digested.
+    A model that runs code of its own is not kept, for that code may come from elsewhere. `watched` knows the state
+    that the files were in before they are digested here. Progress is told while files are digested.
     """
     parent = policy.find_parent(model)
     texts = (policy.corpus, *(policy.descent.texts if parent else ()))
@@ -87,7 +87,8 @@ def open_arm_cache(
         return NO_CACHE  # measuring will say what is wrong
     judging = policy.model_dump(mode="json", by_alias=True, exclude={"models", "waivers"})
     judged = {**result, "judging": judging, "saved": saved}
-    return ArmCache(cache.stage(seen), about_model, about_text, _describe_parent(result), result, judged)
+    staged = cache.stage("") if watched is None else cache.stage(watched.seen, watched.find_change)
+    return ArmCache(staged, about_model, about_text, _describe_parent(result), result, judged)
 
 
 def _describe_parent(result: Mapping[str, Any]) -> Question:

@@ -82,7 +82,7 @@ def evict(cache: Cache, largest: float, oldest: float) -> None:
 def remove_entries(folder: Path, entries: Iterable[Entry]) -> None:
     """Take entries away, and the folders in which nothing is left."""
     for entry in entries:
-        clear([entry.path])
+        clear([entry.path, entry.path.with_suffix(".lock")])
         for above in entry.path.parents:
             if above == folder:
                 break

@@ -305,7 +305,7 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     if not pair.in_place:
         files = compare_files(model, pair.origin, audit.policy, needs, audit.progress)
     ask_parent = partial(pair.parents.ask, pair.origin, audit, by_layers=pair.given is not None)
-    origin = audit.kept.recall("parent", audit.kept.parent, ParentResult, ask_parent)
+    origin = audit.kept.recall_shared("parent", audit.kept.parent, ParentResult, ask_parent, audit.progress)
     try:
         return _open_beside(pair, origin, report, files)
     except CheckpointError as error:

@@ -229,8 +229,7 @@ def _run_model(
     try:
         if cache is not None and not in_place:
             progress("digesting", 0, 1)
-            seen = watched.seen
-            kept = open_arm_cache(policy, model, checks, cache, seen=seen, saved=saved, progress=progress)
+            kept = open_arm_cache(policy, model, checks, cache, watched=watched, saved=saved, progress=progress)
         judged = _measure_and_judge(policy, model, checks, progress, kept, checkpoint, saved, parents)
     except Exception:
         if watched.find_change() is None:

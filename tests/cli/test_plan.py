@@ -7,12 +7,9 @@ import pytest
 import torch
 from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 from support.checkpoints import rewrite_weights, save_checkpoint
-from support.evidence import make_arms, make_policy
 from support.program import Program
 
-from sw_audit.checkpoint.stored import Size
 from sw_audit.checks.judging import list_checks
-from sw_audit.cli.plan import count_arms, estimate_weights
 from sw_audit.cli.printing import write_bytes
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.reading import read_policy
@@ -84,25 +81,6 @@ def test_a_plan_says_how_long_the_windows_of_the_specimen_s_text_are(program: Pr
     path = program.folder / "it.swaudit.toml"
     path.write_text('[[model]]\nsource = "specimen"\n')
     assert "at most 128 windows of 128 tokens" in program.run("plan", path).out
-
-
-def test_the_arms_are_those_of_a_model_with_one_super_weight() -> None:
-    policy = make_policy("it")
-    checks = [check.id for check in list_checks(policy)]
-    # What else SmoothQuant's search turns up is known only when it has searched.
-    searched = [arm for arm in make_arms(policy) if arm.name.endswith("searched")]
-    assert count_arms(policy, checks, descends=False) == len(make_arms(policy)) - len(searched)
-    assert count_arms(policy, ["super-weight-located"], descends=False) == 1
-    assert count_arms(policy, checks, descends=True) == 3
-
-
-def test_a_parent_is_whole_alone_or_there_by_layers_beside_the_model() -> None:
-    def make(memory: int, layer: int) -> Size:
-        return Size("plain", 1, memory, memory, layer, memory, 8, 4, None)
-
-    assert estimate_weights(make(100, 10), None) == 110
-    assert estimate_weights(make(30, 3), make(100, 10)) == 100
-    assert estimate_weights(make(95, 9), make(100, 10)) == 114
 
 
 @pytest.mark.parametrize(

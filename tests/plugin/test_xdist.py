@@ -9,15 +9,21 @@ from pathlib import Path
 
 import pytest
 from pytest_sw_audit.exchange import find_scope
+from pytest_sw_audit.state import find_session
+from pytest_sw_audit.xdist import limit_workers, tell_memory
 from support.fake_runner import CHECKS, count_statuses
 from support.program import heed_interrupts
 from support.runs import Inner
 
+from sw_audit import memory
 from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Status
 from sw_audit.runner.assignments import OPTIONS_KEY, Case
+from sw_audit.runner.fitting import PROGRAM
 
 pytestmark = pytest.mark.slow  # each run starts workers
+
+PLENTY, SCARCE = 10**12, 2 * PROGRAM + 10**7
 
 
 @pytest.mark.parametrize(
@@ -58,6 +64,71 @@ def test_two_workers_give_the_verdicts_of_one_process(separate: Inner) -> None:
     assert (separate.pytester.path / "x.xml").read_text().count("<testcase") == 2 * CHECKS
     found = count_statuses("llama-w4") + count_statuses("broken")
     shared.stdout.fnmatch_lines([f"*= sw-audit: {found[Status.PASS]} pass, {found[Status.FAIL]} fail =*"])
+
+
+@pytest.mark.parametrize(
+    ("models", "free", "arguments", "started"),
+    [
+        (2, PLENTY, (), 2),
+        (5, PLENTY, (), 4),
+        (3, SCARCE, (), 2),
+        (0, PLENTY, (), 4),
+        (1, PLENTY, ("test_mine.py",), 4),
+        (3, SCARCE, ("test_mine.py",), 2),
+        (0, PLENTY, ("audit.swaudit.toml",), 2),
+        (0, SCARCE, (".",), 4),
+        (0, PROGRAM, (".",), 1),
+    ],
+    ids=[
+        "models",
+        "cores",
+        "memory",
+        "no audit",
+        "other tests",
+        "memory with other tests",
+        "policy",
+        "found",
+        "less",
+    ],
+)
+def test_so_many_workers_start_by_themselves_as_have_something_to_do_and_fit(
+    inner: Inner,
+    policy_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    models: int,
+    free: int,
+    arguments: tuple[str, ...],
+    started: int,
+) -> None:
+    if not arguments:
+        policy_file.unlink()
+    monkeypatch.setattr(memory, "find_available", lambda: free)
+    named = [f"--sw-audit-model=llama-{number}" for number in range(models)]
+    config = inner.pytester.parseconfig(*named, *arguments)
+    files = [policy_file] if policy_file.name in arguments else []
+    assert limit_workers(config, 4, files) == started
+
+
+def test_more_workers_than_fit_are_told_of(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "find_available", lambda: SCARCE)
+    monkeypatch.setenv("PYTEST_PLUGINS", "pytest_sw_audit.plugin,xdist.plugin")
+    for workers, told in ((3, "sw-audit: 3 models at once may take 916 MiB"), (2, ""), (0, "")):
+        named = [f"--sw-audit-model=llama-{number}" for number in range(3)]
+        config = inner.pytester.parseconfig(*named, "-n", str(workers))
+        find_session(config).begin([])
+        assert (tell_memory(config) or "").startswith(told)
+        assert bool(tell_memory(config)) == bool(told)
+
+
+def test_no_more_workers_start_by_themselves_than_fit_into_memory(
+    separate: Inner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "3")
+    with (separate.pytester.path / "conftest.py").open("a") as file:
+        file.write("\nfrom sw_audit import memory\nmemory.find_available = lambda: 700_000_000\n")
+    run = separate.audit("llama-1", "llama-2", "llama-3", options=("-n", "auto"))
+    run.stdout.fnmatch_lines(["created: 2/2 workers"])
+    run.assert_outcomes(passed=3 * CHECKS)
 
 
 def test_one_model_goes_to_one_worker_with_the_tests_on_it(separate: Inner) -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from support.evidence import make_evidence, make_measurement
 
 from sw_audit.errors import OutputError
+from sw_audit.progress import ignore_progress
 from sw_audit.record.arm import BASELINE, Arm, Custom, QuantizeActivations, Scale
 from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelResult
 from sw_audit.runner.cache import ARMS_AT_ONCE, NO_CACHE, STAGED, ArmCache, Cache, digest_program, open_cache
+from sw_audit.stopping import StoppedError, Stopper
 
 QUESTION = {"model": {"content": ["ab"]}, "seed": 0}
 
@@ -292,3 +296,69 @@ def test_an_entry_carries_its_question_for_people_who_wonder(cache: Cache) -> No
 def test_the_program_has_a_digest() -> None:
     assert len(digest_program()) == 64
     assert digest_program() == digest_program()
+
+
+def ask_together(cache: Cache, count: int, make: Callable[[], ModelResult]) -> list[ModelResult]:
+    """Ask the same from audits of several models at once."""
+    barrier, answers = threading.Barrier(count), []
+
+    def ask(number: int) -> None:
+        memory = ArmCache(cache.stage(f"state {number}"))
+        barrier.wait()
+        answers.append(memory.recall_shared("evidence", QUESTION, ModelResult, make, ignore_progress))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def test_what_several_audits_ask_at_once_is_answered_by_one(cache: Cache) -> None:
+    made = []
+
+    def make() -> ModelResult:
+        made.append(threading.get_ident())
+        time.sleep(0.3)
+        return make_evidence()
+
+    assert ask_together(cache, 3, make) == [make_evidence()] * 3
+    assert len(made) == 1
+
+
+def test_an_answer_about_files_that_changed_meanwhile_is_shared_with_nobody(cache: Cache) -> None:
+    mine = cache.stage("state", lambda: "it changed")
+    ArmCache(mine).recall_shared("evidence", QUESTION, ModelResult, make_evidence, ignore_progress)
+    assert cache.find("evidence", QUESTION, ModelResult) is None
+
+
+def test_who_waits_for_an_answer_can_be_stopped_and_a_killed_process_is_not_waited_for(cache: Cache) -> None:
+    script = (
+        "import sys, time; from sw_audit.runner.cache import Cache; from pathlib import Path\n"
+        "with Cache(Path(sys.argv[1])).answering('evidence', {'seed': 0}, print):\n"
+        "    print('there', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, cache.folder], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"there\n"
+        stopper = Stopper(budget=0.0)
+        with pytest.raises(StoppedError), cache.answering("evidence", {"seed": 0}, stopper.watch(ignore_progress)):
+            pass
+        holder.kill()
+    told: list[str] = []
+    with cache.answering("evidence", {"seed": 0}, lambda stage, *_: told.append(stage)):
+        pass
+    assert told == []
+
+
+def test_where_nothing_can_be_locked_everybody_answers(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made = []
+
+    def make() -> ModelResult:
+        made.append(1)
+        return make_evidence()
+
+    assert ask_together(Cache(tmp_path / "file" / "cache"), 2, make) == [make_evidence()] * 2
+    assert len(made) == 2
