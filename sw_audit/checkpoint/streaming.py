@@ -8,9 +8,14 @@ dense model, where both work, this is the faster one (tests/benchmarks).
 from __future__ import annotations
 
 import copy
+import ctypes
+import mmap
+import shutil
+import threading
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
@@ -39,6 +45,7 @@ from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
 from sw_audit.checkpoint.opening import Checkpoint, find_device, make_checkpoint
 from sw_audit.checkpoint.stored import open_stored
 from sw_audit.checkpoint.suppress_output import quiet_libraries
+from sw_audit.leftovers import find_disk, make_folder
 from sw_audit.policy.model_policy import ModelPolicy
 
 Paged = TypeVar("Paged", bound=Matrix)
@@ -195,24 +202,57 @@ class StreamedTensors(Protocol):
         """Read or map one tensor."""
         ...
 
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Let the disk read what is asked for next, while something else is done."""
+        ...
 
-@dataclass(frozen=True)
+
 class DecodedFiles:
-    """Tensors that are decoded each time they are asked for, of any format."""
+    """Tensors of any format, decoded when they are asked for.
 
-    tensors: Mapping[str, Decoded]
+    What is asked for again is kept decoded in a temporary folder on a disk, and mapped from there: reading it back
+    is many times faster. Where there is no such folder, or it is full, it is decoded each time.
+    """
+
+    def __init__(self, tensors: Mapping[str, Decoded]) -> None:
+        self.tensors = tensors
+        self._asked: set[str] = set()
+        self._kept: dict[str, Path] = {}
+        self._folder: Path | None = None
 
     def list_lazy(self) -> dict[str, LazyTensor]:
         """Return a tensor without data for each one."""
         return {name: LazyTensor.of(name, one.shape, one.dtype) for name, one in self.tensors.items()}
 
     def map_tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Decode tensors."""
-        return {name: self.tensors[name].read() for name in dict.fromkeys(names)}
+        """Decode tensors, or map what was decoded before."""
+        return {name: self.map_tensor(name) for name in dict.fromkeys(names)}
 
     def map_tensor(self, name: str) -> Tensor:
-        """Decode one tensor."""
-        return self.tensors[name].read()
+        """Decode one tensor, or map it."""
+        if (path := self._kept.get(name)) is not None:
+            with safe_open(path, framework="pt") as file:
+                mapped: Tensor = file.get_tensor(name)
+                return mapped
+        tensor = self.tensors[name].read()
+        if name in self._asked and (place := self._find_place()) is not None:
+            path = place / f"{len(self._kept)}.safetensors"
+            # Whatever hinders it, the tensor is here.
+            with suppress(OSError, SafetensorError):
+                save_file({name: tensor.contiguous()}, path)
+                self._kept[name] = path
+        self._asked.add(name)
+        return tensor
+
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Do nothing: what costs time is decoding."""
+
+    def _find_place(self) -> Path | None:
+        if self._folder is None and (disk := find_disk()) is not None:
+            with suppress(OSError):
+                self._folder = make_folder(disk)
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
 
 
 class MappedFiles:
@@ -255,6 +295,22 @@ class MappedFiles:
     def map_tensor(self, name: str) -> Tensor:
         """Map one tensor."""
         return self.map_tensors([name])[name]
+
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Let the disk read some tensors into the system's own memory, which does not count as the process's."""
+        if not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        mapped = list(self.map_tensors(names).values())
+        threading.Thread(target=_advise, args=(mapped,), daemon=True).start()
+
+
+def _advise(mapped: Sequence[Tensor]) -> None:
+    """Tell the system that mapped tensors will be needed; Python's own `mmap` knows no memory of others."""
+    system = ctypes.CDLL(None)
+    for tensor in mapped:
+        begin = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+        length = tensor.data_ptr() + tensor.nbytes - begin
+        system.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), mmap.MADV_WILLNEED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,6 +371,7 @@ class Pager:
     device: torch.device
     on_layer: Callable[[int], None] = lambda _: None
     _called: set[nn.Module] = field(default_factory=set)
+    _names: dict[int, list[str]] = field(default_factory=dict)
     # By the layer's index: how many have it present, and those whose weights were all looked at.
     _present: Counter[int] = field(default_factory=Counter)
     _examined: set[int] = field(default_factory=set)
@@ -329,6 +386,8 @@ class Pager:
             for layer in layers
         }
         for layer in layers:
+            slots = [slot for held in inside[layer.index].values() for slot in held]
+            self._names[layer.index] = [name for slot in slots for name in list_sources(slot.source)]
             self._attach_layer(layer, inside[layer.index])
         # Together, so that what is tied is read once.
         self._bring_in([slot for module, slots in by_module.items() for slot in self._attach_other(module, slots)])
@@ -355,7 +414,7 @@ class Pager:
             return matrix if slot is None else replace(matrix, tensor=slot.held[slot.key], paged=None)
 
         if not self._present[layer.index]:
-            self._bring_in(slots)
+            self._bring_in_next(layer, slots)
         self._present[layer.index] += 1
         try:
             if layer.index not in self._examined:
@@ -392,7 +451,7 @@ class Pager:
         def begin(*_: Any) -> None:
             if not self._present[layer.index]:
                 self._called.clear()
-                self._bring_in(slots)
+                self._bring_in_next(layer, slots)
                 self._check(others)
 
         def end(*_: Any) -> None:
@@ -437,6 +496,12 @@ class Pager:
                     tensor = made[id(slot.source)] = nn.Parameter(tensor, requires_grad=False)
                 _bytes_read[0] += tensor.nbytes
             slot.held[slot.key] = tensor
+
+    def _bring_in_next(self, layer: DecoderLayer, slots: Sequence[Slot]) -> None:
+        """Bring in a layer, and let the disk read the one that comes next."""
+        self._bring_in(slots)
+        if (following := self._names.get(layer.index + 1)) is not None:
+            self.files.read_ahead(following)
 
     def _let_go(self, slots: Sequence[Slot]) -> None:
         for slot in slots:

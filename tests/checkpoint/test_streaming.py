@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from support.checkpoints import (
 )
 
 from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.checkpoint.formats.format import Decoded
 from sw_audit.checkpoint.lazy_tensor import LazyTensor, list_sources, make_entry_real, make_real
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checkpoint.streaming import MappedFiles, open_streaming
+from sw_audit.checkpoint.streaming import DecodedFiles, MappedFiles, count_bytes_read, open_streaming
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy
 
@@ -187,3 +189,97 @@ def test_one_of_several_stacked_tensors_is_made_from_its_own_source_only() -> No
 
     assert torch.equal(make_entry_real(stacked, 2, read), torch.full((2, 3), 2.0, dtype=torch.float64))
     assert asked == ["2"]
+
+
+def make_decoded() -> tuple[DecodedFiles, list[str]]:
+    """Two tensors that say when they are decoded."""
+    told: list[str] = []
+
+    def make(name: str, tensor: torch.Tensor) -> Decoded:
+        def read() -> torch.Tensor:
+            told.append(name)
+            return tensor.clone()
+
+        return Decoded(tuple(tensor.shape), tensor.dtype, read)
+
+    tensors = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.bfloat16)}
+    return DecodedFiles({name: make(name, tensor) for name, tensor in tensors.items()}), told
+
+
+def test_what_is_decoded_twice_is_mapped_from_then_on_and_gone_with_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sw_audit.checkpoint.streaming.find_disk", lambda: tmp_path)
+    files, told = make_decoded()
+    for _ in range(4):
+        both = files.map_tensors(["a", "b", "a"])
+        assert torch.equal(both["a"], torch.arange(6.0).view(2, 3))
+        assert torch.equal(both["b"], torch.ones(3, dtype=torch.bfloat16))
+        both["a"].zero_()  # which changes no file
+    assert told == ["a", "b"] * 2
+    assert [path.is_dir() for path in tmp_path.iterdir()] == [True]
+    del files
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("disk", ["none", "gone"])
+def test_without_a_disk_it_is_decoded_each_time(
+    disk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = None if disk == "none" else tmp_path / "gone"
+    monkeypatch.setattr("sw_audit.checkpoint.streaming.find_disk", lambda: place)
+    files, told = make_decoded()
+    for _ in range(3):
+        assert torch.equal(files.map_tensor("a"), torch.arange(6.0).view(2, 3))
+    assert told == ["a"] * 3
+
+
+def test_the_next_layer_is_read_ahead_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[str]] = []
+    monkeypatch.setattr(MappedFiles, "read_ahead", lambda _, names: told.append(sorted(names)))
+    opened = open_streaming(ModelPolicy(source=str(save_checkpoint(tmp_path / "model"))))
+    run(opened.model)
+    assert [{name.split(".")[2] for name in names} for names in told] == [{"1"}, {"2"}]
+    with opened.layers[0].present(), opened.layers[0].present():
+        pass
+    assert len(told) == 3
+
+
+def test_reading_ahead_changes_nothing(tmp_path: Path) -> None:
+    save_file({"a": torch.arange(5000.0), "b": torch.zeros(0)}, tmp_path / "model.safetensors")
+    folder = save_checkpoint(tmp_path / "model")
+    files = MappedFiles(CheckpointFolder.require(ModelPolicy(source=str(folder))))
+    names = [*files.list_lazy()]
+    before = {name: tensor.clone() for name, tensor in files.map_tensors(names).items()}
+    files.read_ahead(names)
+    assert all(torch.equal(before[name], tensor) for name, tensor in files.map_tensors(names).items())
+
+
+def test_a_layer_that_is_present_runs_with_what_is_written_into_it_and_is_as_before_afterwards(
+    tmp_path: Path,
+) -> None:
+    opened = open_streaming(ModelPolicy(source=str(save_checkpoint(tmp_path / "model"))))
+    before, read = run(opened.model), count_bytes_read()
+    with opened.layers[1].present() as layer:
+        layer.down_projections[0].weight.zero_()
+        assert torch.equal(layer.matrices[-1].weight, layer.matrices[-1].tensor)
+        assert not torch.equal(run(opened.model), before)
+        assert float(opened.layers[1].module.mlp.down_proj.weight.abs().max()) == 0
+    own = sum(parameter.nbytes for parameter in opened.layers[1].module.parameters())
+    others = sum(p.nbytes for layer in (opened.layers[0], opened.layers[2]) for p in layer.module.parameters())
+    assert count_bytes_read() - read == own + others
+    assert opened.layers[1].module.mlp.down_proj.weight.is_meta
+    assert torch.equal(run(opened.model), before)
+
+
+def test_a_layer_that_is_not_finite_is_refused_when_it_is_brought_in(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "model")
+    name = "model.layers.1.mlp.down_proj.weight"
+    rewrite_weights(folder, lambda tensors: tensors[name].view(-1)[:1].fill_(torch.nan))
+    opened = open_streaming(ModelPolicy(source=str(folder)))
+    with opened.layers[0].present():
+        pass
+    with pytest.raises(CheckpointError, match=re.escape(name)), opened.layers[1].present():
+        pass
+    assert opened.layers[1].module.mlp.down_proj.weight.is_meta
