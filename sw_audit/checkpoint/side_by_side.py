@@ -9,8 +9,8 @@ same to the last bit as if each had run alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 def run_side_by_side(checkpoint: Checkpoint, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Run jobs that call a model, and return what each returns; the first that fails ends all.
+    """Run jobs that call a model, and return what each returns, or raise what the first of them in order raises.
 
     A model that is in memory runs one job after the other.
     """
@@ -34,16 +34,32 @@ def run_side_by_side(checkpoint: Checkpoint, jobs: Sequence[Callable[[], Result]
         for layer in checkpoint.layers:
             hook = layer.module.register_forward_pre_hook(partial(_wait_before, layer.index), prepend=True)
             stack.callback(hook.remove)
-        stack.enter_context(_ending(running))
         for job in running:
-            job.go_on()
+            stack.callback(job.end)
+        _let_go_on(running, running)
         while any(job.before is not None for job in running):
             for layer in checkpoint.layers:
                 if waiting := [job for job in running if job.before == layer.index]:
                     with layer.present():
-                        for job in waiting:
-                            job.go_on()
+                        _let_go_on(waiting, running)
+    if (error := running[-1].error) is not None:
+        raise error
     return [job.result for job in running]
+
+
+def in_this_job(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a hook of a module that does nothing where another job calls the module."""
+    own = threading.get_ident()
+    return lambda *given, **named: hook(*given, **named) if threading.get_ident() == own else None
+
+
+def _let_go_on(waiting: Sequence[_Job[Any]], running: list[_Job[Any]]) -> None:
+    """Let jobs go on; when one has failed, nobody will want those that come after it."""
+    for job in list(waiting):
+        if job in running:
+            job.go_on()
+            if job.error is not None:
+                del running[running.index(job) + 1 :]
 
 
 class _EndedError(BaseException):
@@ -58,27 +74,25 @@ class _Job(threading.Thread, Generic[Result]):
     def __init__(self, job: Callable[[], Result]) -> None:
         super().__init__(name="sw-audit job")
         self.before: int | None = None
-        self.wanted = True
+        self.error: BaseException | None = None
+        self._wanted = True
         self._job = job
-        self._error: BaseException | None = None
         self._its_turn, self._our_turn = threading.Semaphore(0), threading.Semaphore(0)
         # Threads have their own of these.
         self._context, self._with_gradients = copy_context(), torch.is_grad_enabled()
         self._threads = torch.get_num_threads()
 
     def go_on(self) -> None:
-        """Let it run to its next layer or its end; raise what it has raised."""
+        """Let it run to its next layer or its end."""
         self.before = None
         if self.ident is None:
             self.start()
         self._its_turn.release()
         self._our_turn.acquire()
-        if self._error is not None:
-            raise self._error
 
     def end(self) -> None:
         """Let it run no further than to its next layer."""
-        self.wanted = False
+        self._wanted = False
         self._its_turn.release()
         if self.ident is not None:
             self.join()
@@ -87,7 +101,7 @@ class _Job(threading.Thread, Generic[Result]):
         self.before = layer
         self._our_turn.release()
         self._its_turn.acquire()
-        if not self.wanted:
+        if not self._wanted:
             raise _EndedError
 
     def run(self) -> None:
@@ -97,7 +111,7 @@ class _Job(threading.Thread, Generic[Result]):
             with torch.set_grad_enabled(self._with_gradients):
                 self.result = self._context.run(self._job)
         except BaseException as error:
-            self._error = error
+            self.error = error
         finally:
             self._our_turn.release()
 
@@ -106,12 +120,3 @@ def _wait_before(layer: int, *_: Any) -> None:
     thread = threading.current_thread()
     if isinstance(thread, _Job):
         thread.wait_before(layer)
-
-
-@contextmanager
-def _ending(jobs: Sequence[_Job[Any]]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for job in jobs:
-            job.end()

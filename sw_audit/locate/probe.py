@@ -32,6 +32,7 @@ from sw_audit.checkpoint.matrices import (
     take_states,
 )
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.side_by_side import in_this_job
 from sw_audit.errors import CheckpointError
 
 
@@ -212,7 +213,8 @@ def watch_residual(
 
     with ExitStack() as stack:
         for depth, layer in enumerate(layers):
-            stack.callback(layer.module.register_forward_hook(partial(show, depth)).remove)
+            hook = in_this_job(partial(show, depth))
+            stack.callback(layer.module.register_forward_hook(hook).remove)
         with suppress(_EnoughError):
             checkpoint.model(input_ids=torch.tensor(rows, device=checkpoint.device), use_cache=False)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.side_by_side import run_side_by_side
 from sw_audit.locate.probe import Probe, watch_residual
 from sw_audit.locate.settings import LocatorSettings
 from sw_audit.record.location import LayerTrace, PromptTrace, SuperActivation
@@ -107,19 +109,18 @@ def trace_layers(probe: Probe) -> tuple[LayerTrace, ...]:
 def trace_prompts(
     checkpoint: Checkpoint, channels: Sequence[int], prompts: Sequence[tuple[str, Sequence[int]]]
 ) -> tuple[PromptTrace, ...]:
-    """Follow channels of the residual stream through the layers, prompts of about one length side by side.
+    """Follow channels of the residual stream through the layers, prompts of about one length in one batch.
 
     A prompt is its text and its token ids, BOS included. One trace per prompt and channel.
 
     Raises:
         CheckpointError: If the residual stream is not finite on a prompt.
     """
+    groups = _group_by_length([token_ids for _, token_ids in prompts])
+    jobs = [partial(_trace_group, checkpoint, channels, [prompts[number] for number in group]) for group in groups]
     traces: dict[int, list[PromptTrace]] = {}
-    for group in _group_by_length([token_ids for _, token_ids in prompts]):
-        for number, of_prompt in zip(
-            group, _trace_group(checkpoint, channels, [prompts[number] for number in group]), strict=True
-        ):
-            traces[number] = of_prompt
+    for group, of_group in zip(groups, run_side_by_side(checkpoint, jobs), strict=True):
+        traces |= zip(group, of_group, strict=True)
     return tuple(trace for number in range(len(prompts)) for trace in traces[number])
 
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from sw_audit.arms.apply import applied_arm, touches
 from sw_audit.checkpoint.families import mixes_tokens
-from sw_audit.checkpoint.matrices import copy_rows, split_call, take_states
+from sw_audit.checkpoint.matrices import DecoderLayer, copy_rows, split_call, take_states
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.side_by_side import in_this_job, run_side_by_side
 from sw_audit.record.address import group_addresses
-from sw_audit.record.arm import PRUNED, Arm, Scale
+from sw_audit.record.arm import BASELINE, PRUNED, Arm, Scale
 from sw_audit.record.location import Contribution, LayerMechanism, Location, Mechanism, SuperActivation
 
 _IMPLEMENTATION = "_attn_implementation_internal"
@@ -42,13 +43,8 @@ def follow_super_activations(checkpoint: Checkpoint, location: Location) -> tupl
     """
     if not location.super_weights:
         return ()
-    intact = see_with_attention(checkpoint, location.token_ids)
     arm = Arm(purpose=PRUNED, acts=(Scale(addresses=group_addresses(location.addresses), factor=0.0),))
-    with ExitStack() as stack:
-        for layer in checkpoint.layers:
-            if touches(arm, layer):
-                stack.enter_context(applied_arm(arm, layer))
-        pruned = see_with_attention(checkpoint, location.token_ids)
+    intact, pruned = see_with_attention(checkpoint, location.token_ids, (BASELINE, arm))
     followed = (_follow(activation, intact, pruned) for activation in location.super_activations)
     return tuple(mechanism for mechanism in followed if mechanism is not None)
 
@@ -71,24 +67,50 @@ class LayerParts:
     weights: Tensor | None
 
 
-def see_with_attention(checkpoint: Checkpoint, token_ids: Sequence[int]) -> tuple[LayerParts, ...]:
-    """Take every decoder layer apart on one prompt, attention weights included.
+def see_with_attention(
+    checkpoint: Checkpoint, token_ids: Sequence[int], arms: Sequence[Arm] = (BASELINE,)
+) -> tuple[tuple[LayerParts, ...], ...]:
+    """Take every decoder layer apart on one prompt, attention weights included, in each of some arms.
 
     Two forward passes: as the model runs, and once more to be shown attention weights, which count only where the
     second pass does what the first did. The model attends as before afterwards.
     """
-    plain = see_layers(checkpoint, token_ids)
+    jobs = [partial(_see_arm, checkpoint, token_ids, arm) for arm in arms]
+    plain = run_side_by_side(checkpoint, jobs)
     try:
         with eager_attention(checkpoint.model):
-            eager = see_layers(checkpoint, token_ids)
+            eager = run_side_by_side(checkpoint, jobs)
     except RuntimeError:
         # Not every configuration that a fused kernel takes is one that the family's own steps take.
-        return tuple(replace(parts, weights=None) for parts in plain)
+        return tuple(tuple(replace(parts, weights=None) for parts in of_arm) for of_arm in plain)
     near = max(_NEAR, 16 * torch.finfo(checkpoint.model.dtype).eps)
     return tuple(
-        replace(parts, weights=shown.weights if _is_near(shown.leaving, parts.leaving, near) else None)
-        for parts, shown in zip(plain, eager, strict=True)
+        tuple(
+            replace(parts, weights=shown.weights if _is_near(shown.leaving, parts.leaving, near) else None)
+            for parts, shown in zip(*of_arm, strict=True)
+        )
+        for of_arm in zip(plain, eager, strict=True)
     )
+
+
+def _see_arm(checkpoint: Checkpoint, token_ids: Sequence[int], arm: Arm) -> tuple[LayerParts, ...]:
+    """Take the layers apart with an arm applied to each while it runs, for only then need its weights be there."""
+    with ExitStack() as stack:
+        for layer in checkpoint.layers:
+            if touches(arm, layer):
+                applied = stack.enter_context(ExitStack())
+                begin, end = partial(_apply, arm, layer, applied), partial(_undo, applied)
+                stack.callback(layer.module.register_forward_pre_hook(in_this_job(begin)).remove)
+                stack.callback(layer.module.register_forward_hook(in_this_job(end)).remove)
+        return see_layers(checkpoint, token_ids)
+
+
+def _apply(arm: Arm, layer: DecoderLayer, applied: ExitStack, *_: Any) -> None:
+    applied.enter_context(applied_arm(arm, applied.enter_context(layer.present())))
+
+
+def _undo(applied: ExitStack, *_: Any) -> None:
+    applied.close()
 
 
 def measure_attended(weights: Tensor | None, token: int) -> float | None:
@@ -177,11 +199,11 @@ def see_layers(checkpoint: Checkpoint, token_ids: Sequence[int]) -> tuple[LayerP
 
     with ExitStack() as stack:
         for layer in checkpoint.layers:
-            stack.callback(layer.module.register_forward_pre_hook(begin).remove)
+            stack.callback(layer.module.register_forward_pre_hook(in_this_job(begin)).remove)
             for part in layer.module.children():
-                hook = partial(keep, mixes_tokens(part))
+                hook = in_this_job(partial(keep, mixes_tokens(part)))
                 stack.callback(part.register_forward_hook(hook, with_kwargs=True).remove)
-            stack.callback(layer.module.register_forward_hook(end, with_kwargs=True).remove)
+            stack.callback(layer.module.register_forward_hook(in_this_job(end), with_kwargs=True).remove)
         checkpoint.model(input_ids=torch.tensor([list(token_ids)], device=checkpoint.device), use_cache=False)
     return tuple(layers)
 

@@ -157,7 +157,7 @@ def follow_retained_activations(
     """
     if not location.super_activations or not is_alike(parent, descendant):
         return ()
-    theirs, ours = (see_with_attention(model, location.token_ids) for model in (parent, descendant))
+    (theirs,), (ours,) = (see_with_attention(model, location.token_ids) for model in (parent, descendant))
     return tuple(_follow(activation, theirs, ours) for activation in location.super_activations)
 
 

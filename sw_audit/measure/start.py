@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.side_by_side import run_side_by_side
 from sw_audit.corpus.windows import Windows
 from sw_audit.record.start import SequenceStart, StartTrial
 
@@ -38,4 +40,5 @@ def try_starts(checkpoint: Checkpoint, windows: Windows) -> StartTrial:
         loss = float(cross_entropy(logits, token_ids[0, first:]))
         return loss if math.isfinite(loss) else None
 
-    return StartTrial(start=start, tokens=len(content) - half, loss=measure(start), other_loss=measure(other))
+    loss, other_loss = run_side_by_side(checkpoint, [partial(measure, start), partial(measure, other)])
+    return StartTrial(start=start, tokens=len(content) - half, loss=loss, other_loss=other_loss)

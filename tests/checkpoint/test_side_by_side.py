@@ -12,8 +12,9 @@ import torch
 from support.checkpoints import save_checkpoint
 from support.readings import count_readings
 
+from sw_audit.checkpoint.matrices import take_states
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
-from sw_audit.checkpoint.side_by_side import run_side_by_side
+from sw_audit.checkpoint.side_by_side import in_this_job, run_side_by_side
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.policy.policy import ModelPolicy
 
@@ -49,24 +50,43 @@ def test_each_job_gives_what_it_gives_alone_and_layers_are_read_as_often_as_the_
     assert all(parameter.is_meta for layer in streamed.layers for parameter in layer.module.parameters())
 
 
-def test_the_first_that_fails_ends_all_others_at_their_next_layer(policy: ModelPolicy) -> None:
+def test_the_failure_that_is_first_in_order_is_raised_and_ends_those_after_it(policy: ModelPolicy) -> None:
     streamed, threads = open_streaming(policy), threading.active_count()
-    came: list[int] = []
+    came: list[str] = []
 
-    def fail() -> None:
-        call(streamed, [1, 2])
-        raise ValueError("no more")
+    def fail(name: str, times: int) -> None:
+        for _ in range(times):
+            call(streamed, [1, 2])
+            came.append(name)
+        raise ValueError(name)
 
-    def go_on() -> None:
-        for time in range(9):
-            call(streamed, [1, 2, 3])
-            came.append(time)
-
-    with pytest.raises(ValueError, match="no more"):
-        run_side_by_side(streamed, [fail, go_on])
-    assert came in ([], [0])
+    with pytest.raises(ValueError, match=r"^second$"):
+        run_side_by_side(
+            streamed,
+            [
+                partial(call, streamed, [1]),
+                *(partial(fail, *one) for one in (("second", 3), ("third", 1), ("fourth", 9))),
+            ],
+        )
+    assert came.count("second") == 3
+    assert came.count("fourth") <= 1
     assert threading.active_count() == threads
-    assert torch.isfinite(call(streamed, [1, 2])).all()
+    assert all(parameter.is_meta for layer in streamed.layers for parameter in layer.module.parameters())
+
+
+def test_a_hook_of_one_job_hears_no_other(policy: ModelPolicy) -> None:
+    streamed = open_streaming(policy)
+    module = streamed.layers[1].module
+
+    def listen(token_ids: list[int]) -> list[int]:
+        lengths: list[int] = []
+        hook = in_this_job(lambda _, __, output: lengths.append(take_states(output).shape[1]))
+        handle = module.register_forward_hook(hook)
+        call(streamed, token_ids)
+        handle.remove()
+        return lengths
+
+    assert run_side_by_side(streamed, [partial(listen, token_ids) for token_ids in PROMPTS]) == [[3], [2], [6]]
 
 
 def test_gradients_are_wanted_in_a_job_where_they_are_wanted_outside(policy: ModelPolicy) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.planted import wrap_model
+from support.readings import find_both_ways
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import CheckpointError
@@ -70,3 +71,10 @@ def test_no_hook_is_left_where_a_prompt_is_not_finite() -> None:
         trace_prompts(checkpoint, CHANNELS, [fine, wrong])
     assert all(not module._forward_hooks for module in checkpoint.model.modules())
     assert len(trace_prompts(checkpoint, CHANNELS, [fine])) == 2
+
+
+def test_a_model_that_is_read_as_it_runs_is_read_once_for_prompts_of_all_lengths() -> None:
+    prompts = [(text, [token % 60 for token in token_ids]) for text, token_ids in draw()]
+    ours, theirs, readings = find_both_ways(lambda checkpoint: trace_prompts(checkpoint, CHANNELS, prompts))
+    assert ours == theirs
+    assert readings == {1}

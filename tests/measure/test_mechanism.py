@@ -11,10 +11,11 @@ import torch
 from support.checkpoints import DENSE, VISION, make_model
 from support.evidence import make_location
 from support.planted import Planted, build_gpt2, build_llama, plant_, wrap_model
+from support.readings import find_both_ways
 from torch import Tensor, nn
 
 from sw_audit.checkpoint.matrices import take_states
-from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.measure.mechanism import (
     eager_attention,
@@ -23,7 +24,9 @@ from sw_audit.measure.mechanism import (
     measure_attended,
     see_layers,
 )
+from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.location import Location, Mechanism, Outcome, SuperActivation, SuperWeight
+from sw_audit.specimen.shipped import specimen_path
 from sw_audit.testing import build_planted_model, make_design
 
 PROMPT = (1, 5, 7, 11, 13)
@@ -343,3 +346,12 @@ def test_only_what_has_a_weight_per_head_query_and_key_is_taken_for_weights() ->
     assert find_weights((torch.rand(1, 6, 48), None), 6) is None
     assert find_weights((torch.rand(1, 6, 48), weights), 5) is None
     assert find_weights(torch.rand(1, 6, 48), 6) is None
+
+
+def test_a_model_that_is_read_as_it_runs_is_followed_with_its_super_weights_zeroed_in_two_readings() -> None:
+    located = locate_super_weights(open_checkpoint(ModelPolicy(source=str(specimen_path()))))
+    ours, theirs, readings = find_both_ways(lambda checkpoint: follow_super_activations(checkpoint, located))
+    assert ours == theirs
+    layer = ours[0].layers[located.super_weights[0].layer]
+    assert abs(layer.pruned.leaving) < abs(layer.intact.leaving) / 4
+    assert readings == {2}

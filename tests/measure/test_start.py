@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 from support.planted import build_llama
+from support.readings import find_both_ways
 
 from sw_audit.corpus.windows import cut_windows
 from sw_audit.measure.start import try_starts
@@ -49,3 +50,11 @@ def test_the_other_way_has_to_be_better_by_more_than_the_margin() -> None:
     losses = [(2.0, 2.0 - 0.9 * LOSS_MARGIN), (2.0, 2.0 - 1.1 * LOSS_MARGIN), (2.0, 3.0), (None, 2.0), (2.0, None)]
     wrong = [StartTrial(start=start, tokens=7, loss=one, other_loss=other).seems_wrong for one, other in losses]
     assert wrong == [False, True, False, True, False]
+
+
+def test_a_model_that_is_read_as_it_runs_is_read_once_for_both_ways() -> None:
+    windows = cut_windows(TEXT * 3, 20, None, 0, 1)
+    ours, theirs, readings = find_both_ways(lambda checkpoint: try_starts(checkpoint.starting("always"), windows))
+    assert ours == theirs
+    assert ours.other_loss is not None
+    assert readings == {1}
