@@ -24,16 +24,19 @@ from sw_audit.gguf_file import read_gguf
 from sw_audit.policy.model_policy import ModelPolicy
 
 _GGUF = b"GGUF"
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.int32: "I32",
-    torch.int64: "I64",
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
+"""What torch calls the commonest dtypes of safetensors."""
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LAYER = re.compile(r"(?:layers|h|blocks|blk)\.(\d+)\.")
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -43,6 +46,7 @@ class TensorFile(NamedTuple):
 
     headers: Mapping[str, TensorHeader]
     read: Callable[[str], Tensor | None]
+    read_metadata: Callable[[], Mapping[str, str]] = dict
 
 
 @dataclass
@@ -67,6 +71,10 @@ class StoredTensors:
     def read(self, name: str) -> Tensor | None:
         """Read one tensor."""
         return self.files[self.headers[name].file].read(name)
+
+    def read_metadata(self, name: str) -> Mapping[str, str]:
+        """Read what the file that a tensor is in says beside its tensors; nothing where that is no safetensors."""
+        return self.files[self.headers[name].file].read_metadata()
 
     def read_all(self) -> Iterator[tuple[str, Tensor]]:
         """Read every tensor once, in the order of the files."""
@@ -100,7 +108,7 @@ def _open_safetensors(path: Path, headers: Mapping[str, TensorHeader]) -> Tensor
             return None
         return tensor
 
-    return TensorFile(headers, read)
+    return TensorFile(headers, read, cache(lambda: open_file().metadata() or {}))
 
 
 def _open_pickle(path: Path) -> TensorFile:

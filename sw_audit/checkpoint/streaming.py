@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
+from sw_audit.checkpoint.adapters import Change, find_obstacle, read_adapter
 from sw_audit.checkpoint.dtype import choose_dtype
 from sw_audit.checkpoint.folder import CheckpointFolder, inspect_folder
 from sw_audit.checkpoint.formats.format import CannotStreamError, Decoded
@@ -42,9 +43,11 @@ from sw_audit.checkpoint.loading import (
     refuse_non_finite,
 )
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
+from sw_audit.checkpoint.names import match_names
 from sw_audit.checkpoint.opening import Checkpoint, find_device, make_checkpoint
-from sw_audit.checkpoint.stored import open_stored
+from sw_audit.checkpoint.stored import DTYPES, open_stored
 from sw_audit.checkpoint.suppress_output import quiet_libraries
+from sw_audit.errors import BrokenWeightsError
 from sw_audit.leftovers import find_disk, make_folder
 from sw_audit.policy.model_policy import ModelPolicy
 
@@ -69,17 +72,26 @@ def open_streaming(
     folder = CheckpointFolder.require(policy)
     inspect_folder(folder)
     device = find_device(policy)
-    if folder.is_plain and any(path.suffix != ".safetensors" for path in folder.weight_files):
+    folders = tuple(_list_folders(folder))
+    base = folders[-1]
+    if base.is_plain and any(path.suffix != ".safetensors" for path in base.weight_files):
         raise CannotStreamError("its weights are no safetensors")
-    refuse_disagreement(folder)
-    with quiet_libraries(), folder.format.reading():
-        config = read_config(folder)
-        tokenizer = load_tokenizer(folder)
+    for one in folders:
+        refuse_disagreement(one)
+    with quiet_libraries(), base.format.reading():
+        config = read_config(base)
+        tokenizer = load_tokenizer(next((one for one in folders if one.has_tokenizer), base))
         if policy.trust_remote_code and getattr(config, "auto_map", None):
             raise CannotStreamError("it runs code of its own")
-        files = open_tensors(folder, config)
-        model = _build_model(files, config, folder)
-    checkpoint = make_checkpoint(model, tokenizer, folder, [folder] if digest else [])
+        files = open_tensors(folders, config)
+        try:
+            model = _build_model(files, config, base)
+        except BrokenWeightsError as error:
+            if folder.is_plain:
+                raise
+            # Libraries of formats let pass what transformers does not know.
+            raise CannotStreamError("its decoded weights are not all that the model asks for") from error
+    checkpoint = make_checkpoint(model, tokenizer, folder, folders if digest else [])
     slots = empty_model_(model)
     # What is not stored is made when the model is made, and stays.
     for module, held, key, _, tensor in _list_tensors(model):
@@ -122,17 +134,33 @@ def _list_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, dict[str, Any],
                     yield module, held, key, f"{prefix}.{key}" if prefix else key, tensor
 
 
-def open_tensors(folder: CheckpointFolder, config: Any) -> StreamedTensors:
+def _list_folders(folder: CheckpointFolder) -> Iterator[CheckpointFolder]:
+    """Yield a checkpoint and, if it is an adapter, what that goes on."""
+    yield folder
+    if (base := folder.format.find_base(folder)) is not None:
+        yield from _list_folders(CheckpointFolder.require(base))
+
+
+def open_tensors(folders: Sequence[CheckpointFolder], config: Any) -> StreamedTensors:
     """Open the tensors of a checkpoint one at a time, decoded, as a checkpoint that is not quantized holds them.
 
     Names, layouts and numbers are those that transformers loads, whatever the format; so experts may still be
-    apart, which it stacks. `config` is the model's configuration.
+    apart, which it stacks. What an adapter changes is `W + scale * B @ A`, in float32, as in a merge.
+
+    Args:
+        folders: The model, or an adapter and after it what it goes on.
+        config: The model's configuration.
 
     Raises:
         CannotStreamError: If they can be read all at once only.
     """
+    folder, *below = folders
+    if below:
+        return _adapt(open_tensors(below, config), folder)
     if folder.is_plain:
         return MappedFiles(folder)
+    # What is decoded is no longer quantized.
+    config.__dict__.pop("quantization_config", None)
 
     def make_model() -> Any:
         _, own_class = choose_class(config, folder)
@@ -141,7 +169,7 @@ def open_tensors(folder: CheckpointFolder, config: Any) -> StreamedTensors:
         with _parameters_without_data(), no_init_weights():
             return own_class._from_config(copy.deepcopy(config))
 
-    return DecodedFiles(folder.format.list_decoded(folder, open_stored(folder), make_model))
+    return DecodedFiles(folder.format.list_streamed(folder, open_stored(folder), make_model))
 
 
 def _build_model(files: StreamedTensors, config: Any, folder: CheckpointFolder) -> Any:
@@ -207,6 +235,47 @@ class StreamedTensors(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class AdaptedTensors:
+    """The tensors of a base with an adapter on it."""
+
+    below: StreamedTensors
+    changes: Mapping[str, Change]
+
+    def list_lazy(self) -> dict[str, LazyTensor]:
+        """Return a tensor without data for each one; what is changed is float32."""
+        lazy = self.below.list_lazy()
+        return lazy | {name: LazyTensor.of(name, lazy[name].shape, torch.float32) for name in self.changes}
+
+    def map_tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Read tensors of the base, and change those that the adapter changes."""
+        tensors = self.below.map_tensors(names)
+        for name in tensors.keys() & self.changes.keys():
+            tensors[name] = self.changes[name].apply(tensors[name].float())
+        return tensors
+
+    def map_tensor(self, name: str) -> Tensor:
+        """Read one tensor."""
+        return self.map_tensors([name])[name]
+
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Let the base read ahead."""
+        self.below.read_ahead(names)
+
+
+def _adapt(below: StreamedTensors, folder: CheckpointFolder) -> AdaptedTensors:
+    adapter = read_adapter(folder)
+    if (obstacle := find_obstacle(adapter.settings)) is not None:
+        raise CannotStreamError(obstacle)
+    if adapter.saved or any("lora_embedding_A" in held for held in adapter.parts.values()):
+        # The embedding may be the head too, which then stays what it was.
+        raise CannotStreamError("its adapter changes more than matrices of layers")
+    placed = {name: target for target, name in match_names(adapter.targets, below.list_lazy())}
+    if len(placed) < len(adapter.targets):
+        raise CannotStreamError("its adapter changes what files of the base do not name")
+    return AdaptedTensors(below, {name: adapter.find_change(target) for name, target in placed.items()})
+
+
 class DecodedFiles:
     """Tensors of any format, decoded when they are asked for.
 
@@ -217,12 +286,19 @@ class DecodedFiles:
     def __init__(self, tensors: Mapping[str, Decoded]) -> None:
         self.tensors = tensors
         self._asked: set[str] = set()
-        self._kept: dict[str, Path] = {}
+        self._kept: dict[str, tuple[Path, bool]] = {}
         self._folder: Path | None = None
 
     def list_lazy(self) -> dict[str, LazyTensor]:
         """Return a tensor without data for each one."""
-        return {name: LazyTensor.of(name, one.shape, one.dtype) for name, one in self.tensors.items()}
+        lazy = {}
+        for name, one in self.tensors.items():
+            if one.shape is None or one.dtype not in DTYPES:
+                tensor = self.map_tensor(name)
+                lazy[name] = LazyTensor.of(name, tensor.shape, tensor.dtype)
+            else:
+                lazy[name] = LazyTensor.of(name, one.shape, DTYPES[one.dtype])
+        return lazy
 
     def map_tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Decode tensors, or map what was decoded before."""
@@ -230,17 +306,21 @@ class DecodedFiles:
 
     def map_tensor(self, name: str) -> Tensor:
         """Decode one tensor, or map it."""
-        if (path := self._kept.get(name)) is not None:
+        if name in self._kept:
+            path, turned = self._kept[name]
             with safe_open(path, framework="pt") as file:
                 mapped: Tensor = file.get_tensor(name)
-                return mapped
-        tensor = self.tensors[name].read()
+                return mapped.T if turned else mapped
+        if (tensor := self.tensors[name].read()) is None:
+            raise CannotStreamError(f"tensor {name!r} cannot be decoded by itself")
         if name in self._asked and (place := self._find_place()) is not None:
             path = place / f"{len(self._kept)}.safetensors"
             # Whatever hinders it, the tensor is here.
             with suppress(OSError, SafetensorError):
-                save_file({name: tensor.contiguous()}, path)
-                self._kept[name] = path
+                # The layout in memory stays the same, for products depend on it in their last bits.
+                turned = tensor.ndim == 2 and not tensor.is_contiguous()
+                save_file({name: (tensor.T if turned else tensor).contiguous()}, path)
+                self._kept[name] = path, turned
         self._asked.add(name)
         return tensor
 

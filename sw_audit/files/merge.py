@@ -8,33 +8,23 @@ that multiply in another order are off by units in the last place.
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sw_audit.checkpoint.folder import CheckpointFolder, one_line_damage
+from sw_audit.checkpoint.adapters import Change, find_obstacle, read_adapter
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.formats.adapter import ADAPTER_CONFIG
-from sw_audit.checkpoint.stored import StoredTensors, open_stored
+from sw_audit.checkpoint.names import match_names
 from sw_audit.errors import CheckpointError
-from sw_audit.files.pairing import TensorPair, match_names, pair_tensors
+from sw_audit.files.pairing import TensorPair, pair_tensors
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.checkpoint import LISTED
 from sw_audit.record.files import ReplayedMerge, ReplayedTensor, Uncompared
-
-_PREFIX = "base_model.model."
-_PART = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
-    r"|lora_magnitude_vector)(?:\.weight)?"
-)
-# What changes the base as well, or is no sum of products.
-_STRANGE_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
-_Parts = dict[str, Tensor]
 
 
 def replay_merge(
@@ -55,13 +45,9 @@ def replay_merge(
     settings = adapter.read_json(ADAPTER_CONFIG)
     if (obstacle := _find_obstacle(settings, model, parent)) is not None:
         return ReplayedMerge(adapter=named, compared=0, obstacle=obstacle)
-    with one_line_damage(adapter):
-        parts, saved = _sort_parts(open_stored(adapter))
-    paired = pair_tensors(model, parent)
-    targets = [*(f"{module}.weight" for module in parts), *saved]
-    biases = [f"{module}.bias" for module, held in parts.items() if "lora_B.bias" in held]
-    placed = {ours: name for name, ours in match_names([*targets, *biases], [pair.name for pair in paired.pairs])}
-    unplaced = sorted({*targets, *biases}.difference(placed.values()))
+    changes, paired = read_adapter(adapter), pair_tensors(model, parent)
+    placed = {ours: name for name, ours in match_names(changes.targets, [pair.name for pair in paired.pairs])}
+    unplaced = sorted(set(changes.targets).difference(placed.values()))
     compared, equal, touched, left_out = 0, 0, 0, defaultdict[str, list[str]](list)
     off: list[ReplayedTensor] = []
     for number, pair in enumerate(paired.pairs, 1):
@@ -73,7 +59,7 @@ def replay_merge(
         compared += 1
         target = placed.get(pair.name)
         touched += target is not None
-        change = None if target is None else _find_change(target, parts, saved, settings)
+        change = None if target is None else changes.find_change(target)
         replayed = _replay(pair, ours, theirs, change)
         equal += replayed is None
         off += [] if replayed is None else [replayed]
@@ -95,88 +81,24 @@ def replay_merge(
 
 def _find_obstacle(settings: Mapping[str, Any], model: CheckpointFolder, parent: CheckpointFolder) -> str | None:
     """Say why the merge cannot be done again, if it cannot."""
-    if settings.get("peft_type") != "LORA":
-        return f"the adapter is of type {settings.get('peft_type')}, and only LoRA is replayed"
-    start = str(settings.get("init_lora_weights")).lower()
-    if start.startswith(_STRANGE_STARTS):
-        return f"the adapter began as {start}, which changes its base too"
-    if settings.get("target_parameters"):
-        return "the adapter changes parameters that are no module's weight (`target_parameters`)"
+    if (obstacle := find_obstacle(settings)) is not None:
+        return obstacle
     for folder, which in ((model, "the model"), (parent, "the parent")):
         if folder.quantization or folder.format.find_base(folder) is not None:
             return f"{which} is stored as {folder.format.method}, and no merge can be held against it bit for bit"
     return None
 
 
-def _sort_parts(stored: StoredTensors) -> tuple[dict[str, _Parts], _Parts]:
-    """Sort an adapter's tensors: those of LoRA by module and part, and those that replace one of the base."""
-    parts, saved = defaultdict[str, _Parts](dict), _Parts()
-    for full, tensor in stored.read_all():
-        name = full.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
-        if (match := _PART.fullmatch(name)) is not None:
-            parts[match["module"]][match["part"]] = tensor
-        else:
-            saved[name] = tensor
-    return dict(parts), saved
-
-
-Change = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From a weight of the base, in the dtype to compute in, to what comes of it and the sum of magnitudes there."""
-
-
-def _find_change(target: str, parts: Mapping[str, _Parts], saved: _Parts, settings: Mapping[str, Any]) -> Change:
-    module, _, last = target.rpartition(".")
-    held = parts.get(module, {})
-
-    def change(weight: Tensor) -> tuple[Tensor, Tensor]:
-        # What is saved whole takes the place of the base's weight, under the adapter's products if it has any.
-        return _merge(saved.get(target, weight).to(weight.dtype), held, settings, module, last)
-
-    return change
-
-
-def _merge(
-    weight: Tensor, held: _Parts, settings: Mapping[str, Any], module: str, last: str
-) -> tuple[Tensor, Tensor]:
-    inward, outward = (held.get(f"lora_{side}.weight", held.get(f"lora_embedding_{side}")) for side in "AB")
-    if inward is None or outward is None:
-        return weight, weight.abs()
-    rank = inward.shape[0]
-    alpha = _find_setting(settings.get("alpha_pattern"), module, settings.get("lora_alpha", 8))
-    scale = float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-    if last == "bias":
-        change = held["lora_B.bias"].to(weight.dtype) * scale
-        return weight + change, weight.abs() + change.abs()
-    first, second = outward.to(weight.dtype), inward.to(weight.dtype)
-    change, bound = first @ second * scale, first.abs() @ second.abs() * abs(scale)
-    if settings.get("fan_in_fan_out") or "lora_embedding_A" in held:
-        change, bound = change.T, bound.T
-    made, bound = weight + change, weight.abs() + bound
-    if (magnitude := held.get("lora_magnitude_vector")) is not None:
-        across = 0 if settings.get("fan_in_fan_out") or "lora_embedding_A" in held else 1
-        factor = magnitude.to(weight.dtype).flatten().unsqueeze(across) / made.norm(dim=across, keepdim=True)
-        made, bound = made * factor, bound * torch.maximum(factor.abs(), torch.ones_like(factor))
-    return made, bound
-
-
-def _find_setting(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """Find a setting of one module as peft does: by the first pattern that matches the end of its name."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(?:.*\.)?(?:{pattern})$", module):
-            return value
-    return default
-
-
 def _replay(pair: TensorPair, ours: Tensor, theirs: Tensor, change: Change | None) -> ReplayedTensor | None:
     """Hold one tensor against what the merge gives; `None` if it is that bit for bit."""
     touched = change is not None
-    compute = change or (lambda weight: (weight, weight.abs()))
-    made = compute(theirs.float())[0]
+    compute = change or Change()
+    made = compute.apply(theirs.float())
     if made.shape != ours.shape:
         return ReplayedTensor(name=pair.name, touched=touched, ulps=None)
     if any(torch.equal(ours, one) for one in _round(made, theirs, ours.dtype)):
         return None
-    made, bound = compute(theirs.double())
+    made, bound = compute.apply(theirs.double()), compute.bound(theirs.double())
     kind = torch.finfo(ours.dtype)
     steps = torch.exp2(bound.clamp_min(kind.tiny).log2().floor()) * kind.eps
     farthest = float(((ours.double() - made).abs() / steps).max())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sw_audit.checkpoint.folder import CheckpointFolder, one_line_damage
-from sw_audit.checkpoint.formats.format import is_code
-from sw_audit.checkpoint.stored import StoredTensors, open_stored
+from sw_audit.checkpoint.formats.format import Decoded
+from sw_audit.checkpoint.names import match_names
+from sw_audit.checkpoint.stored import open_stored
 from sw_audit.gguf_file import read_gguf
 
 _EMBEDDINGS = (
@@ -106,60 +106,16 @@ def _list_readers(folder: CheckpointFolder) -> dict[str, Read]:
     """List a checkpoint's weights by name, each with what reads it as numbers."""
     with one_line_damage(folder):
         stored = open_stored(folder)
-    headers = stored.headers
-    codes = {name: folder.format.name_weight(name) for name, header in headers.items() if is_code(name, header)}
-    packed = {weight.removesuffix(".weight") for weight in codes.values()}
-    readers: dict[str, Read] = {}
-    for name in headers:
-        if name in codes:
-            readers[codes[name]] = _decode(folder, stored, codes[name])
-        elif not _is_part(name, packed):
-            readers[name] = _read(stored, name)
-    return readers
+    tensors = folder.format.list_tensors(stored, folder.quantization)
+    return {name: _read(decoded) for name, decoded in tensors.items()}
 
 
-def _is_part(name: str, packed: set[str]) -> bool:
-    """Tell whether a tensor is scales and the like of a module that keeps its weight packed."""
-    above, _, last = name.rpartition(".")
-    if last == "bias":
-        return False
-    return bool({above, above.rpartition(".")[0], name.removesuffix("_scales")} & packed)
-
-
-def _read(stored: StoredTensors, name: str) -> Read:
+def _read(decoded: Decoded | None) -> Read:
     def read() -> Tensor | None:
-        tensor = stored.read(name)
+        tensor = None if decoded is None else decoded.read()
         return tensor if tensor is not None and tensor.is_floating_point() else None
 
     return read
-
-
-def _decode(folder: CheckpointFolder, stored: StoredTensors, weight: str) -> Read:
-    return lambda: folder.format.decode(weight, stored, folder.quantization)
-
-
-def match_names(ours: Iterable[str], theirs: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the names of one tensor in both: equal, or equal in the longest end that is no other's."""
-    known = set(theirs)
-    same = [name for name in ours if name in known]
-    yield from ((name, name) for name in same)
-    left = known.difference(same)
-    others = [name for name in ours if name not in known]
-    ends = Counter(end for name in left for end in _list_ends(name))
-    mine = Counter(end for name in others for end in _list_ends(name))
-    found = {end: name for name in left for end in _list_ends(name) if ends[end] == 1}
-    for name in others:
-        end = next((end for end in _list_ends(name) if ends[end]), None)
-        if end in found and mine[end] == 1:
-            yield name, found[end]
-
-
-def _list_ends(name: str) -> Iterator[str]:
-    """Yield what is left of a name without its first parts, longest first; a layer's number stays."""
-    parts = name.split(".")
-    number = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
-    for begin in range(max(1, number)):
-        yield ".".join(parts[begin:])
 
 
 def _name_as(readers: dict[str, Read], others: Iterable[str], folder: CheckpointFolder) -> dict[str, Read]:

@@ -11,13 +11,10 @@ import torch
 from safetensors.torch import load_file
 from support.checkpoints import rewrite_weights
 from support.quantizing import prune, prune_two_in_four
-from support.stored import make
 from torch import Tensor
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.formats.scales import multiply
-from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checkpoint.stored import open_stored
 from sw_audit.files.tensors import compare_tensors
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.files import ComparedTensors
@@ -249,17 +246,6 @@ def test_what_sound_compression_and_training_do_is_nothing_serious(
     found = compare(SOUND[what])
     assert found.counts == {}, found
     assert found.compared == 57
-
-
-@pytest.mark.parametrize("name", ["llm-compressor-W4A16", "llm-compressor-W8A8", "llm-compressor-FP8"])
-def test_codes_are_multiplied_by_their_scales_as_the_library_does(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("compressed_tensors")
-    folder = make(name.replace("llm-compressor", "compressed-tensors").lower(), tmp_path)
-    source, stored = find(folder), open_stored(find(folder))
-    opened = open_checkpoint(ModelPolicy(source=str(folder)))
-    decoded = source.format.decode(GATE, stored, source.quantization)
-    assert decoded is not None
-    assert torch.allclose(decoded, opened.matrix(GATE).weight.float(), rtol=1e-5, atol=1e-7)
 
 
 def test_a_block_of_small_floats_has_one_scale_and_the_last_ones_are_cut_off() -> None:

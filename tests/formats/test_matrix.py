@@ -16,8 +16,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sw_audit.arms.apply import applied_arm
+from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.checkpoint.formats.format import CannotStreamError
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.stored import open_stored
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.locate.locator import locate_super_weights
+from sw_audit.policy.policy import ModelPolicy
 from sw_audit.record.address import AddressGroup
 from sw_audit.record.arm import Arm, Custom, RestoreActivation, Scale, SetTo
 from sw_audit.record.location import Outcome
@@ -79,6 +84,46 @@ def test_effective_weights_are_what_the_codes_stand_for(opened: Opened, parent: 
     else:
         expected = load_file(opened.folder / "model.safetensors")[f"{DOWN}.weight"]
     assert float((weight - expected).abs().max()) <= opened.stored.precise * float(expected.abs().max())
+
+
+def test_every_tensor_is_decoded_by_itself_and_is_what_the_open_model_multiplies_by(opened: Opened) -> None:
+    folder = CheckpointFolder.require(ModelPolicy(source=str(opened.folder)))
+    if folder.format.find_base(folder) is not None or not folder.format.uses_config:
+        return  # an adapter's are its base's, and a GGUF file's have names of their own
+    decoded = folder.format.list_tensors(open_stored(folder), folder.quantization)
+    for layer in opened.checkpoint.layers:
+        for matrix in layer.matrices:
+            one = decoded[matrix.parameter]
+            assert one is not None
+            tensor, expected = one.read(), matrix.weight.float()
+            assert tensor is not None
+            assert one.shape == tensor.shape == matrix.shape
+            assert float((tensor - expected).abs().max()) <= opened.stored.precise * float(expected.abs().max())
+    # Nothing is left over that is neither a tensor of the model nor a part of one.
+    assert decoded.keys() == load_file(specimen_path() / "model.safetensors").keys()
+
+
+def test_layer_by_layer_it_is_the_model_that_it_is_when_opened_whole(opened: Opened) -> None:
+    policy = ModelPolicy(source=str(opened.folder))
+    if not opened.stored.streams:
+        with pytest.raises(CannotStreamError, match="activations"):
+            open_streaming(policy)
+        return
+    streamed, whole = open_streaming(policy), opened.checkpoint
+    assert streamed.identity == whole.identity
+    logits, expected = run(streamed), run(whole)
+    if opened.stored.opaque:
+        # Kernels and adapters add in another order, some in another dtype.
+        assert perplexity(whole, logits) == pytest.approx(perplexity(whole, expected), rel=0.01)
+    else:
+        assert torch.equal(logits, expected)
+    assert streamed.read_module is not None
+    for layer in whole.layers:
+        read = streamed.read_module(layer.name)
+        for matrix in layer.matrices:
+            weight, held = read[matrix.parameter].float(), matrix.weight.float()
+            assert read[matrix.parameter].dtype == whole.model.dtype
+            assert float((weight - held).abs().max()) <= opened.stored.precise * float(held.abs().max())
 
 
 def test_the_super_weight_is_located_in_every_format(opened: Opened) -> None:

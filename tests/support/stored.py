@@ -40,6 +40,7 @@ class Stored:
         opaque: Whether modules keep their weights packed.
         rounded: Whether what enters a module is rounded.
         precise: How precisely an effective weight can be read, relative to the largest.
+        streams: Whether it can be opened layer by layer.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Stored:
     opaque: bool = True
     rounded: bool = False
     precise: float = 1e-6
+    streams: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -152,15 +154,30 @@ STORED: tuple[Stored, ...] = (
     ),
     Stored("bitsandbytes-fp4", _BNB, _bitsandbytes(bnb_4bit_quant_type="fp4"), 0.1, **_FOUR),
     # Computes in float16 and rounds what enters.
-    Stored("bitsandbytes-int8", _BNB, _bitsandbytes(load_in_8bit=True), 0.03, rounded=True, precise=5e-4),
+    Stored(
+        "bitsandbytes-int8",
+        _BNB,
+        _bitsandbytes(load_in_8bit=True),
+        0.03,
+        rounded=True,
+        precise=5e-4,
+        streams=False,
+    ),
     Stored("torchao-int8", _AO, _torchao("Int8WeightOnlyConfig"), 0.03),
     Stored("torchao-int4", _AO, _torchao("IntxWeightOnlyConfig", weight_dtype="int4", granularity="group"), 0.1),
     Stored("torchao-fp8", _AO, _torchao("Float8WeightOnlyConfig"), 0.02),
-    Stored("torchao-int8-dynamic", _AO, _torchao("Int8DynamicActivationInt8WeightConfig"), 0.03, rounded=True),
+    Stored(
+        "torchao-int8-dynamic",
+        _AO,
+        _torchao("Int8DynamicActivationInt8WeightConfig"),
+        0.03,
+        rounded=True,
+        streams=False,
+    ),
     # GPTQ moves what it rounds away from one column into others, so that weights are far and outputs near.
     Stored("compressed-tensors-w4a16", _CT, _copy("llm-compressor-W4A16"), 0.4),
-    Stored("compressed-tensors-w8a8", _CT, _copy("llm-compressor-W8A8"), 0.03, rounded=True),
-    Stored("compressed-tensors-fp8", _CT, _copy("llm-compressor-FP8"), 0.02, rounded=True),
+    Stored("compressed-tensors-w8a8", _CT, _copy("llm-compressor-W8A8"), 0.03, rounded=True, streams=False),
+    Stored("compressed-tensors-fp8", _CT, _copy("llm-compressor-FP8"), 0.02, rounded=True, streams=False),
     # The library unpacks these into bfloat16, whatever the model's dtype.
     Stored("compressed-tensors-nvfp4a16", _CT, _copy("llm-compressor-NVFP4A16"), 0.05, precise=4e-3),
     Stored("compressed-tensors-mxfp4a16", _CT, _copy("llm-compressor-MXFP4A16"), 0.1),

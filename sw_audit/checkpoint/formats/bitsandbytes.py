@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from sw_audit.checkpoint.formats.format import Format, Headers, Packing, join_words, register
+from sw_audit.checkpoint.formats.format import Decoded, Format, Headers, Packing, join_words, register
 from sw_audit.checkpoint.formats.scales import Scale
 from sw_audit.record.checkpoint import Flaw, QuantizedModule
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sw_audit.checkpoint.folder import CheckpointFolder
+    from sw_audit.checkpoint.stored import StoredTensors
 
 
 @register
@@ -39,6 +45,32 @@ class Bitsandbytes(Format):
     def finish_(self, model: Any) -> None:  # noqa: ARG002
         """Silence, for good, what the library says at every single call of an int8 layer about the dtype."""
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_news)
+
+    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Decoded | None:  # noqa: ARG002
+        """Let the library decode: 4 bits by the state of the weight, 8 by the scales of its rows."""
+        headers, module = stored.headers, weight.removesuffix(".weight")
+        if find_spec("bitsandbytes") is None:
+            return None
+        if f"{module}.SCB" in headers:
+            form = f"{module}.weight_format"
+            told = stored.read(form) if form in headers else None
+            # Older versions could store layouts of single kernels.
+            plain = told is None or not bool(told.any())
+            return Decoded(partial(_decode_rows, module, stored), headers[weight].shape) if plain else None
+        parts = [name for name in headers if name.startswith(f"{weight}.")]
+        state = next((name for name in parts if ".quant_state." in name), None)
+        told = None if state is None else stored.read(state)
+        if told is None:
+            return None
+        try:
+            shape = tuple(int(size) for size in json.loads(bytes(told.tolist()))["shape"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        return Decoded(partial(_decode_blocks, weight, parts, stored), shape)
+
+    def rounds_activations(self, stored: StoredTensors, settings: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """LLM.int8 does."""
+        return bool(settings.get("load_in_8bit") or settings.get("_load_in_8bit"))
 
     def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:
         """Hold the kind of codes, and whether scales are rounded themselves, against the configuration."""
@@ -84,6 +116,29 @@ class Bitsandbytes(Format):
         scales = getattr(weight, "SCB", None)
         scales = scales if scales is not None else getattr(getattr(module, "state", None), "SCB", None)
         return None if scales is None else Scale(float(scales[row]) / 127)
+
+
+def _decode_rows(module: str, stored: StoredTensors) -> Tensor | None:
+    from bitsandbytes.functional import int8_vectorwise_dequant
+
+    codes, scales = stored.read(f"{module}.weight"), stored.read(f"{module}.SCB")
+    if codes is None or scales is None:
+        return None
+    weight: Tensor = int8_vectorwise_dequant(codes, scales.float())
+    return weight
+
+
+def _decode_blocks(weight: str, parts: Iterable[str], stored: StoredTensors) -> Tensor | None:
+    from bitsandbytes.functional import QuantState, dequantize_4bit
+
+    codes, read = stored.read(weight), {name: stored.read(name) for name in parts}
+    if codes is None:
+        return None
+    held = {name: one for name, one in read.items() if one is not None}
+    state = QuantState.from_dict(held, device=codes.device)
+    # The dtype that the weight had once: what codes stand for is rounded to it, as a module does it.
+    decoded: Tensor = dequantize_4bit(codes, state)
+    return decoded.float()
 
 
 def _find_block_scale(state: Any, row: int, column: int, width: int) -> Scale:

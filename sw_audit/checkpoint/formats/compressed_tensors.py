@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from sw_audit.checkpoint.formats.format import Format, Headers, Packing, hold_shape, register
+from sw_audit.checkpoint.formats.format import Decoded, Format, Headers, Packing, hold_shape, register
 from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
-from sw_audit.checkpoint.formats.scales import E2M1, E4M3, Scale, multiply, pick_scale
+from sw_audit.checkpoint.formats.scales import E2M1, E4M3, Scale, pick_scale
 from sw_audit.checkpoint.headers import FLOATS, SIZES
 from sw_audit.record.checkpoint import Flaw, QuantizedModule
 
@@ -24,8 +26,6 @@ _DTYPES = {
     **{(".weight_packed", "int", bits): ("I32",) for bits in (4, 8)},
     (".weight_packed", "float", 4): ("U8",),
 }
-_FURTHER = ("zero_point", "g_idx", "global_scale")
-"""What else a weight may be made of, by the end of its name."""
 
 
 @register
@@ -52,19 +52,23 @@ class CompressedTensors(Format):
             if unpacked and weight is not None and weight.is_floating_point() and weight.dtype != model.dtype:
                 weight.data = weight.data.to(model.dtype)
 
-    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002
-        """Multiply integers and 8-bit floats by their scales; neither zero points nor another order of inputs."""
-        names = stored.headers
-        if f"{weight}_scale" not in names or names.keys() & {f"{weight}_{end}" for end in _FURTHER}:
+    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Decoded | None:
+        """Let the library decode, by the group of the configuration that a module is in; the dtype is its own."""
+        module, headers = weight.removesuffix(".weight"), stored.headers
+        scheme = _find_scheme(module, settings)
+        packed, scales = headers.get(f"{weight}_packed"), headers.get(f"{weight}_scale")
+        # Neither another order of inputs nor sparse ones, which the library unpacks elsewhere.
+        if scheme is None or scales is None or f"{weight}_g_idx" in headers:
             return None
-        packed = f"{weight}_packed" in names
-        codes, scales = stored.read(f"{weight}_packed" if packed else weight), stored.read(f"{weight}_scale")
-        if codes is None or scales is None or not scales.is_floating_point():
-            return None
-        if packed:
-            shape = stored.read(f"{weight}_shape") if f"{weight}_shape" in names else None
-            codes = None if shape is None else _unpack(codes, int(shape[1]))
-        return None if codes is None else multiply(codes, scales)
+        shape: tuple[int, ...] | None = headers[weight].shape if weight in headers else None
+        if packed is not None:
+            told = stored.read(f"{weight}_shape") if f"{weight}_shape" in headers else None
+            shape = (packed.shape[0], 2 * packed.shape[1]) if told is None else tuple(told.tolist())
+        return Decoded(partial(_decode, weight, scheme, stored), shape)
+
+    def rounds_activations(self, stored: StoredTensors, settings: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Tell by the groups of the configuration."""
+        return any(group.get("input_activations") for group in _list_groups(settings))
 
     def list_patterns(self, settings: Mapping[str, Any]) -> tuple[ModulePattern, ...]:
         """List what is left out and the targets of each group; both may be names of classes."""
@@ -146,12 +150,44 @@ class CompressedTensors(Format):
         return Scale(factor, E2M1)
 
 
-def _unpack(words: Tensor, columns: int) -> Tensor | None:
-    """Unpack whole numbers of 2, 4 or 8 bits, least significant first, from words of 32; int32 [out, in]."""
-    bits = 32 * words.shape[1] // columns if words.ndim == 2 and columns else 0
-    if bits not in (2, 4, 8) or words.element_size() != 4:
+def _list_groups(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list((settings.get("config_groups") or {}).values())
+
+
+def _find_scheme(module: str, settings: Mapping[str, Any]) -> Any:
+    """Find the group that a module is in, as the library's own object with its format; `None` if it is not told.
+
+    Of several groups, those that name modules come before the one that names their class.
+    """
+    if find_spec("compressed_tensors") is None:
         return None
-    parts = words.new_tensor(range(0, 32, bits))
-    codes: Tensor = (words[..., None] >> parts) & (2**bits - 1)
-    numbers: Tensor = codes.flatten(1)[:, :columns] - 2 ** (bits - 1)
-    return numbers
+    from compressed_tensors.quantization import QuantizationScheme
+
+    groups = _list_groups(settings)
+    named = [
+        group
+        for group in groups
+        if any(ModulePattern("", text, "select").matches(module) for text in flatten(group.get("targets")))
+    ]
+    group = next(iter(named or groups), None)
+    if group is None or (not named and len(groups) > 1):
+        return None
+    try:
+        return QuantizationScheme.model_validate({"format": settings.get("format"), **group})
+    except ValueError:
+        return None
+
+
+def _decode(weight: str, scheme: Any, stored: StoredTensors) -> Tensor | None:
+    from compressed_tensors.compressors import BaseCompressor
+
+    parts = [name for name in stored.headers if name == weight or name.startswith(f"{weight}_")]
+    read = {name.rpartition(".")[2]: stored.read(name) for name in parts}
+    if any(part is None for part in read.values()):
+        return None
+    try:
+        made = BaseCompressor.get_value_from_registry(str(scheme.format)).decompress(read, scheme)
+    except Exception:  # what does not fit together is told by others
+        return None
+    decoded: Tensor = made["weight"]
+    return decoded.float()

@@ -7,10 +7,12 @@ its weight packed is read by what it does (`sw_audit.checkpoint.effective`).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,14 +60,15 @@ class Decoded:
     """A tensor of a checkpoint as numbers.
 
     Attributes:
-        shape: Of the numbers.
-        dtype: Of the numbers.
-        read: Reads it from the files and decodes it, on the CPU, each time anew.
+        read: Reads it from the files and decodes it, on the CPU, each time anew; codes as float32. `None` comes
+            back where a part of it is not as it should be.
+        shape: Of the numbers; `None` where only reading tells.
+        dtype: Of the numbers, as safetensors names it.
     """
 
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    read: Callable[[], Tensor]
+    read: Callable[[], Tensor | None]
+    shape: tuple[int, ...] | None
+    dtype: str = "F32"
 
 
 @dataclass(frozen=True)
@@ -178,24 +181,51 @@ class Format:
         stem = codes.removesuffix(ends)
         return f"{stem}.weight" if not ends or ends.startswith(".") else stem
 
-    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002
-        """Read from files what codes stand for, float32 [out, in]; `None` where that is not known here."""
+    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Decoded | None:  # noqa: ARG002
+        """Tell how the codes of a weight [out, in] are decoded by themselves; `None` where that is not known here.
+
+        `settings` are what the configuration says of quantization.
+        """
         return None
 
-    def list_decoded(
+    def list_tensors(self, stored: StoredTensors, settings: Mapping[str, Any]) -> dict[str, Decoded | None]:
+        """List every tensor by the name that it has where it is not quantized; `None` for unknown codes."""
+        headers = stored.headers
+        codes = {name: self.name_weight(name) for name, header in headers.items() if is_code(name, header)}
+        packed = {weight.removesuffix(".weight") for weight in codes.values()}
+        tensors: dict[str, Decoded | None] = {}
+        for name, header in headers.items():
+            if name in codes:
+                tensors[codes[name]] = self.decode(codes[name], stored, settings)
+            elif not _is_part(name, packed):
+                tensors[name] = Decoded(partial(stored.read, name), header.shape, header.dtype)
+        return tensors
+
+    def list_streamed(
         self,
-        folder: CheckpointFolder,  # noqa: ARG002
-        stored: StoredTensors,  # noqa: ARG002
+        folder: CheckpointFolder,
+        stored: StoredTensors,
         model: Callable[[], Any],  # noqa: ARG002
     ) -> dict[str, Decoded]:
-        """List every tensor as a checkpoint that is not quantized would hold it, by the name it would have there.
+        """List every tensor as transformers would load it of a checkpoint that is not quantized.
 
         `model` makes the model without data, whose names some formats ask for.
 
         Raises:
-            CannotStreamError: If one of them cannot be decoded by itself.
+            CannotStreamError: If one of them cannot be decoded by itself, or they are not all that the model does.
         """
-        raise CannotStreamError("its weights are packed, or an adapter is on them")
+        if self.rounds_activations(stored, folder.quantization):
+            raise CannotStreamError("its activations are rounded too, which only its library does")
+        tensors = {}
+        for name, decoded in self.list_tensors(stored, folder.quantization).items():
+            if decoded is None:
+                raise CannotStreamError(f"the codes of {name} cannot be decoded by themselves")
+            tensors[name] = decoded
+        return tensors
+
+    def rounds_activations(self, stored: StoredTensors, settings: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Tell whether the model, as it is opened, rounds what enters its modules."""
+        return False
 
     def read_counts(self, folder: CheckpointFolder) -> tuple[str, Mapping[str, Any]]:
         """Read what the model is made by: the name of the file that says it, and its settings by key."""
@@ -326,6 +356,14 @@ def is_code(name: str, header: TensorHeader) -> bool:
     if name.endswith(tuple(packing.codes for packing in list_packings() if packing.codes != ".weight")):
         return True
     return name.endswith(".weight") and len(header.shape) > 1 and header.dtype not in FLOATS
+
+
+def _is_part(name: str, packed: Collection[str]) -> bool:
+    """Tell whether a tensor is scales and the like of a module that keeps its weight packed."""
+    if name.rpartition(".")[2] == "bias":
+        return False
+    above = (name[: found.start()] for found in re.finditer(r"\.", name))
+    return bool({*above, name.removesuffix("_scales")}.intersection(packed))
 
 
 def find_packing(name: str, headers: Headers) -> tuple[str, Packing] | None:

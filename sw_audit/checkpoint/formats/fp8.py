@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sw_audit.checkpoint.formats.format import (
+    Decoded,
     Description,
     Format,
     Headers,
@@ -52,14 +53,18 @@ class Fp8(Format):
                 expected = [-(-size // length) for size, length in zip(header.shape, block, strict=True)]
                 yield from hold_shape(f"{name}_scale_inv", scales.shape, expected, f"weight_block_size = {block}")
 
-    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002
+    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Decoded | None:  # noqa: ARG002
         """Multiply small floats by the scales of their blocks."""
         scale = next((weight + ends for ends in _SCALES if weight + ends in stored.headers), None)
-        codes, scales = stored.read(weight), None if scale is None else stored.read(scale)
-        plain = (
-            codes is not None and scales is not None and codes.is_floating_point() and scales.is_floating_point()
-        )
-        return multiply(codes, scales) if plain and codes is not None and scales is not None else None
+        header = stored.headers.get(weight)
+        if scale is None or header is None or header.dtype not in _CODES:
+            return None
+
+        def read() -> Tensor | None:
+            codes, scales = stored.read(weight), stored.read(scale)
+            return None if codes is None or scales is None else multiply(codes, scales)
+
+        return Decoded(read, header.shape)
 
     def describe(self, model: OpenModel) -> Description | None:
         """Describe what the files say, for nothing of it is left in the model."""
@@ -123,6 +128,26 @@ class Mxfp4(Format):
                 yield from hold_shape(
                     name.removesuffix("_blocks") + "_scales", scales.shape, header.shape[:-1], "one scale a block"
                 )
+
+    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Decoded | None:  # noqa: ARG002
+        """Let transformers decode: blocks [experts, out, blocks of the input, bytes] become [experts, in, out]."""
+        blocks, scales = (stored.headers.get(f"{weight}_{part}") for part in ("blocks", "scales"))
+        if blocks is None or scales is None or len(blocks.shape) != 4 or scales.shape != blocks.shape[:-1]:
+            return None
+
+        def read() -> Tensor | None:
+            import torch
+            from transformers.integrations import mxfp4
+
+            library: Any = mxfp4
+            parts = [stored.read(f"{weight}_{part}") for part in ("blocks", "scales")]
+            if any(part is None for part in parts):
+                return None
+            decoded: Tensor = library.convert_moe_packed_tensors(*parts, dtype=torch.float32)
+            return decoded
+
+        experts, outputs, count, size = blocks.shape
+        return Decoded(read, (experts, 2 * count * size, outputs))
 
     def describe(self, model: OpenModel) -> Description | None:
         """Describe what the files say, for nothing of it is left in the model."""

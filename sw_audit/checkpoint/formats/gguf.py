@@ -87,7 +87,7 @@ class Gguf(Format):
         )
         return "float32" if wide else "bfloat16"
 
-    def list_decoded(
+    def list_streamed(
         self, folder: CheckpointFolder, stored: StoredTensors, model: Callable[[], Any]
     ) -> dict[str, Decoded]:
         """List the tensors by the names and in the layouts that transformers gives them, float32.
@@ -143,7 +143,7 @@ class Gguf(Format):
                     found = f"tensor {target!r} is not made of its own parts alone ({type(error).__name__})"
                     raise CannotStreamError(found) from error
                 shapes[alike] = tuple(empty.shape)
-            decoded[target] = Decoded(shapes[alike], torch.float32, partial(make, target, read_numbers))
+            decoded[target] = Decoded(partial(make, target, read_numbers), shapes[alike])
         return decoded
 
     def read_counts(self, folder: CheckpointFolder) -> tuple[str, Mapping[str, Any]]:

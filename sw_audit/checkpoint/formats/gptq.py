@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from sw_audit.checkpoint.formats.format import Format, Headers, Packing, hold_shape, register
+from sw_audit.checkpoint.formats.format import Decoded, Format, Headers, Packing, hold_shape, register
 from sw_audit.checkpoint.formats.patterns import ModulePattern, flatten
 from sw_audit.checkpoint.formats.scales import Scale
+from sw_audit.checkpoint.formats.words import add_one, unpack_words
 from sw_audit.record.checkpoint import Flaw
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sw_audit.checkpoint.stored import StoredTensors
+
+# Rows whose scales are spread out at once.
+_AT_ONCE = 1024
+# In which order AWQ packs eight neighbours of 4 bits into a word.
+_AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 @register
@@ -23,6 +35,33 @@ class Gptq(Format):
     module_packages: tuple[str, ...] = ("gptqmodel.", "optimum.")
     loggers: tuple[str, ...] = ("gptqmodel", "optimum")
     packed_along_input = True
+
+    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Decoded | None:
+        """Multiply codes less their zero points by the scales of their groups.
+
+        Bits are those that the shapes tell, for they may differ module by module.
+        """
+        layout = self.find_layout(settings)
+        module, headers = weight.removesuffix(".weight"), stored.headers
+        codes, zeros, scales = (headers.get(f"{module}.{part}") for part in ("qweight", "qzeros", "scales"))
+        if layout is None or codes is None or zeros is None or scales is None:
+            return None
+        if {codes.dtype, zeros.dtype} != {"I32"} or {len(one.shape) for one in (codes, zeros, scales)} != {2}:
+            return None
+        groups, outputs = scales.shape
+        bits = 32 * zeros.shape[1] // outputs if outputs else 0
+        if not 2 <= bits <= 8 or zeros.shape != (groups, outputs * bits // 32) or (layout == "gemm" and bits != 4):
+            return None
+        inputs = codes.shape[0] if layout == "gemm" else codes.shape[0] * 32 // bits
+        return Decoded(partial(_decode, module, stored, bits, layout), (outputs, inputs))
+
+    def find_layout(self, settings: Mapping[str, Any]) -> str | None:
+        """Find how codes lie in words: `gptq` and `gptq_v2` along the input, `gemm` along the output.
+
+        The first version stores zero points less one. `None` is any other, such as those of single kernels.
+        """
+        named = str(settings.get("checkpoint_format") or settings.get("format") or self.method).lower()
+        return named if named in ("gptq", "gptq_v2") else None
 
     def list_patterns(self, settings: Mapping[str, Any]) -> tuple[ModulePattern, ...]:
         """List also GPTQModel's `dynamic`: `-:` leaves out, `+:` and nothing choose other settings."""
@@ -90,6 +129,11 @@ class Awq(Gptq):
     packages = ("gptqmodel", "accelerate")
     packed_along_input = False
 
+    def find_layout(self, settings: Mapping[str, Any]) -> str | None:
+        """Find the one layout that is known."""
+        named = (settings.get(key) for key in ("version", "checkpoint_format", "format"))
+        return "gemm" if all(str(one).lower() in ("gemm", "awq") for one in named if one) else None
+
 
 @register
 class AutoRound(Gptq):
@@ -101,6 +145,12 @@ class AutoRound(Gptq):
     packings = (Packing(".qweight", ".scales"), Packing(".weight_packed", ".weight_scale", exponents=True))
     module_packages = ("auto_round.",)
     loggers = ("auto_round",)
+
+    def find_layout(self, settings: Mapping[str, Any]) -> str | None:
+        """Find the layouts that it takes over from the others."""
+        return {"auto_round:auto_gptq": "gptq", "auto_round:auto_awq": "gemm"}.get(
+            str(settings.get("packing_format"))
+        )
 
     def list_patterns(self, settings: Mapping[str, Any]) -> tuple[ModulePattern, ...]:
         """List also the settings by name; 16 bits and more leave a module as it is."""
@@ -117,3 +167,40 @@ class AutoRound(Gptq):
     def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:  # noqa: ARG002
         """Claim nothing: its layouts differ by version and by target."""
         return iter(())
+
+
+def _decode(module: str, stored: StoredTensors, bits: int, layout: str) -> Tensor | None:
+    codes, zeros, scales = (stored.read(f"{module}.{part}") for part in ("qweight", "qzeros", "scales"))
+    if codes is None or zeros is None or scales is None:
+        return None
+    if layout == "gemm":
+        # Along the output, [in, words], and so are the zero points.
+        numbers, offsets = (_reorder(unpack_words(words.T.contiguous(), bits)) for words in (codes, zeros))
+        numbers = numbers.T.contiguous()
+    else:
+        carried = layout == "gptq" and 32 % bits == 0
+        numbers = unpack_words(codes, bits)
+        offsets = unpack_words((add_one(zeros, bits) if carried else zeros).T.contiguous(), bits)
+        if layout == "gptq" and not carried:
+            offsets = (offsets + 1) & (2**bits - 1)
+    # [in, out], [out, groups], [groups, out]
+    name = f"{module}.g_idx"
+    order = stored.read(name) if name in stored.headers else None
+    if order is not None and len(order) != len(numbers):
+        return None
+    weight = numbers.float()
+    size = -(-len(weight) // len(scales))
+    groups = weight.new_tensor(range(len(weight))).long() // size if order is None else order.long()
+    if int(groups.min()) < 0 or int(groups.max()) >= len(scales):
+        return None
+    offsets, factors = offsets.T.contiguous(), scales.float()
+    for begin in range(0, len(weight), _AT_ONCE):
+        group = groups[begin : begin + _AT_ONCE]
+        weight[begin : begin + _AT_ONCE].sub_(offsets[group]).mul_(factors[group])
+    return weight.T
+
+
+def _reorder(numbers: Tensor) -> Tensor:
+    """Put every eight neighbours along the first axis into the order that they stand for."""
+    eights = numbers.reshape(-1, len(_AWQ_ORDER), numbers.shape[1])
+    return eights[:, list(_AWQ_ORDER)].reshape(numbers.shape)

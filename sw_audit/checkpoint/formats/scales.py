@@ -74,8 +74,13 @@ def pick_scale(scales: Tensor, row: int, column: int, shape: tuple[int, int]) ->
 def multiply(codes: Tensor, scales: Tensor) -> Tensor | None:
     """Multiply codes [out, in] by a scale per tensor, row, group or block, float32; `None` if they do not fit.
 
-    A matrix that is no multiple of its blocks ends in blocks that are cut off.
+    A matrix that is no multiple of its blocks ends in blocks that are cut off. Scales that are bytes are exponents
+    of two.
     """
+    if not scales.is_floating_point():
+        if scales.element_size() != 1:
+            return None
+        scales = (scales.float() - 127).exp2()
     if scales.numel() == 1:
         return codes.float() * scales.float().flatten()
     if scales.ndim == 1:

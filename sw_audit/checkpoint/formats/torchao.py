@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from sw_audit.checkpoint.formats.format import (
+    Decoded,
     Format,
     Headers,
     Packing,
@@ -18,7 +22,14 @@ from sw_audit.checkpoint.formats.format import (
 from sw_audit.checkpoint.formats.scales import E4M3, E5M2, Scale, pick_scale
 from sw_audit.record.checkpoint import Flaw, QuantizedModule
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sw_audit.checkpoint.stored import StoredTensors
+
 _UNPACKED = ("I8", "F8_E4M3", "F8_E5M2")
+# What a tensor says of how activations are rounded, or scaled, before they meet it.
+_ENTERING = ("act_quant_kwargs", "activation_quantization", "act_quant_scale", "act_pre_scale")
 _LEVELS = {"torch.float8_e4m3fn": E4M3, "torch.float8_e5m2": E5M2}
 
 
@@ -32,6 +43,23 @@ class Torchao(Format):
     packings = (Packing("._weight_qdata", "._weight_scale", exponents=True),)
     module_packages = ("torch.ao.",)
     loggers = ("torchao", "torch.utils._pytree")
+
+    def decode(self, weight: str, stored: StoredTensors, settings: Mapping[str, Any]) -> Decoded | None:  # noqa: ARG002
+        """Let the library put the tensor together, by what the file says of it, and dequantize it."""
+        begin = weight.removesuffix("weight") + "_weight_"
+        parts = [name for name in stored.headers if name.startswith(begin)]
+        told = stored.read_metadata(parts[0]).get(weight)
+        if told is None or find_spec("torchao") is None:
+            return None
+        codes = stored.headers.get(f"{begin}qdata")
+        # Others pack several codes into one entry, and tell the shape when they are put together.
+        shape = codes.shape if codes is not None and codes.dtype in _UNPACKED else None
+        return Decoded(partial(_decode, weight, told, parts, stored), shape)
+
+    def rounds_activations(self, stored: StoredTensors, settings: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Tell by what the files say of each tensor."""
+        told = {text for name in stored.headers for text in stored.read_metadata(name).values()}
+        return any(_read_attributes(text).get(key) is not None for text in told for key in _ENTERING)
 
     def lint_shapes(self, settings: Mapping[str, Any], headers: Headers) -> Iterator[Flaw]:
         """Hold codes and scales against the one kind that the configuration names, where codes are not packed."""
@@ -90,3 +118,24 @@ class Torchao(Format):
             return Scale(pick_scale(scales, row, column, shape))
         levels = _LEVELS.get(str(codes.dtype))
         return None if levels is None else Scale(pick_scale(scales, row, column, shape), levels)
+
+
+def _decode(weight: str, told: str, parts: Iterable[str], stored: StoredTensors) -> Tensor | None:
+    from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
+
+    read = {name: stored.read(name) for name in parts}
+    made, _ = unflatten_tensor_state_dict(
+        {name: one for name, one in read.items() if one is not None},
+        {weight: told, "tensor_names": json.dumps([weight])},
+    )
+    decoded: Tensor | None = made[weight].dequantize().float() if weight in made else None
+    return decoded
+
+
+def _read_attributes(text: str) -> Mapping[str, Any]:
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return {}
+    attributes = told.get("_data") if isinstance(told, dict) else None
+    return attributes if isinstance(attributes, dict) else {}
