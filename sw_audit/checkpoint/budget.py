@@ -56,19 +56,35 @@ def fits_whole(need: Need, room: int) -> bool:
     return need.whole <= _WHOLE_SHARE * room
 
 
-def require_fit(policy: ModelPolicy, need: Need, budget: int) -> None:
-    """Refuse a budget that one layer at a time does not fit into.
+def require_fit(policy: ModelPolicy, need: Need, budget: int, taken: int = 0) -> None:
+    """Refuse a budget that one layer at a time does not fit into; so many bytes of it are taken by others.
 
     Raises:
         CheckpointError: If it is too small.
     """
-    if need.least > budget:
+    if need.least + taken > budget:
         asked = f"{quote_source(policy)} within {write_memory(budget)} of memory"
+        beside = f", and its parent beside it {write_memory(taken)}" if taken else ""
         found = (
             f"its largest layer with its copies, its embedding and its head take {write_memory(need.streamed)}, "
-            f"and the work at least {write_memory(_WORK)}"
+            f"the work at least {write_memory(_WORK)}{beside}"
         )
-        raise CheckpointError(asked, found, f"give it more: --memory {_write_option(need.least)}")
+        raise CheckpointError(asked, found, f"give it more: --memory {_write_option(need.least + taken)}")
+
+
+def refuse_small_budget(policy: ModelPolicy, budget: int | None, beside: ModelPolicy | None = None) -> None:
+    """Refuse a budget that a model cannot be audited in, beside another one where it is measured beside one.
+
+    Nothing is read but headers; what is not here yet is not fetched.
+
+    Raises:
+        CheckpointError: If it is too small.
+    """
+    if budget is None or (size := size_checkpoint(policy)) is None:
+        return
+    other = None if beside is None else size_checkpoint(beside)
+    taken = 0 if other is None else find_need(other).beside
+    require_fit(policy, find_need(size), budget, taken)
 
 
 def open_within(
@@ -95,7 +111,7 @@ def open_within(
     if not streamed and fits_whole(need, room - taken):
         return replace(open_checkpoint(policy), memory=None if budget is None else budget - taken - need.whole)
     if budget is not None:
-        require_fit(policy, need, budget - taken)
+        require_fit(policy, need, budget, taken)
     try:
         opened = open_streaming(policy)
     except CannotStreamError as reason:

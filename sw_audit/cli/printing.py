@@ -105,6 +105,7 @@ def print_models(output: Output, record: Record) -> None:
             lines.append(f"  {result.critical.summary}")
             if (costliest := result.critical.costliest) is not None:
                 lines[-1] += f"; {costliest.address} costs most"
+        lines += [] if result.memory is None else [f"  memory {result.memory}"]
         lines += [f"  protocol {result.protocol}", *(f"  note: {note}" for note in result.notes)]
         for line in lines:
             output.print(printable(line))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sw_audit.fact import Fact
+from sw_audit.memory import write_memory
 
 
 class MemoryUse(Fact):
@@ -22,6 +23,12 @@ class MemoryUse(Fact):
     program: int = Field(ge=0)
     peak: int | None = Field(default=None, ge=0)
     weights_read: int = Field(default=0, ge=0)
+
+    def __str__(self) -> str:
+        """Say it in a few words, such as `380 MiB at most of 400 MiB, 5.2 GiB of weights read`."""
+        peak = "an unknown amount" if self.peak is None else f"{write_memory(self.peak)} at most"
+        read = f", {write_memory(self.weights_read)} of weights read layer by layer" if self.weights_read else ""
+        return f"{peak} of {write_memory(self.budget)} beyond the program's {write_memory(self.program)}{read}"
 
     @property
     def exceeds(self) -> bool:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sw_audit import __version__
+from sw_audit.checkpoint.budget import refuse_small_budget
 from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checkpoint.live import name_live_model, open_live_model
 from sw_audit.checkpoint.opening import Checkpoint
@@ -135,6 +136,7 @@ def preflight(policy: Policy, *, in_place: bool = False) -> None:
         if not in_place:
             with suppress(BrokenWeightsError, *([] if parent is None else [UnfitCheckpointError])):
                 inspect_checkpoint(model)
+                refuse_small_budget(model, policy.memory, parent)
             read_choices(settle_corpus(policy, model).corpus)
         find_policy_model(policy, model)
         find_baseline(policy, model)

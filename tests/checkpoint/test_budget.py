@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from support.checkpoints import LLAMA, save_checkpoint
 
 from sw_audit.checkpoint import budget
-from sw_audit.checkpoint.budget import Need, find_need, fits_whole, open_within, require_fit
+from sw_audit.checkpoint.budget import Need, find_need, fits_whole, open_within, refuse_small_budget, require_fit
 from sw_audit.checkpoint.stored import Size
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy
@@ -90,3 +90,16 @@ def test_what_cannot_be_read_by_layers_and_does_not_fit_is_refused(
     monkeypatch.setattr(budget, "_WHOLE_SHARE", 1e-9)
     with pytest.raises(CheckpointError, match="cannot be read layer by layer: its weights are no safetensors"):
         open_within(model, GIB)
+
+
+def test_a_small_budget_is_refused_beforehand_also_for_what_is_beside(model: ModelPolicy) -> None:
+    refuse_small_budget(model, None)
+    refuse_small_budget(model, GIB, model)
+    with pytest.raises(CheckpointError, match="the work at least 64 MiB; give it more: --memory 65MiB"):
+        refuse_small_budget(model, 1 << 20)
+    with pytest.raises(CheckpointError, match="and its parent beside it"):
+        refuse_small_budget(model, 1 << 20, model)
+
+
+def test_what_is_not_here_is_not_fetched_to_be_measured() -> None:
+    refuse_small_budget(ModelPolicy(source="nobody/nothing"), 1)

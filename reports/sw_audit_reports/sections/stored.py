@@ -122,6 +122,7 @@ def show_identity(context: Context) -> Iterator[Element | None]:
             "Expected": f"{policy.expectation(asked)} (super weights)",
             "Locating prompt": result.location.prompt,
             "Time": format_seconds(result.seconds) if result.seconds else "",
+            "Memory": str(result.memory or ""),
         }
     )
     files = [(code(file.path), format_bytes(file.size), code(file.sha256)) for file in model.files]
