@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 from unittest import mock
 
-from torch import Tensor
-
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
-from sw_audit.checkpoint.streaming import MappedFiles, open_streaming
+from sw_audit.checkpoint.streaming import Pager, Slot, open_streaming
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.specimen.shipped import specimen_path
 
@@ -30,14 +28,13 @@ def find_both_ways(find: Callable[[Checkpoint], Found]) -> tuple[Found, Found, s
 
 @contextmanager
 def count_readings() -> Iterator[Counter[str]]:
-    """Count how often each tensor of the files is mapped."""
+    """Count how often each tensor of a model is brought into memory."""
     readings: Counter[str] = Counter()
-    mapped = MappedFiles.map_tensors
+    bring_in = Pager._bring_in
 
-    def count(self: MappedFiles, names: Iterable[str]) -> dict[str, Tensor]:
-        tensors = mapped(self, names)
-        readings.update(tensors.keys())
-        return tensors
+    def count(self: Pager, slots: Sequence[Slot]) -> None:
+        readings.update(slot.name for slot in slots)
+        bring_in(self, slots)
 
-    with mock.patch.object(MappedFiles, "map_tensors", count):
+    with mock.patch.object(Pager, "_bring_in", count):
         yield readings
