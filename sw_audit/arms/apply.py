@@ -104,7 +104,10 @@ def applied_arm(
     Raises:
         CheckpointError: If an address lies outside its matrix, or a module or kernel does not allow an action.
         CorpusError: If an action needs calibration text and there is none, or it showed nothing of a matrix.
+        ValueError: If the layer's weights are not in memory, see `DecoderLayer.present`.
     """
+    if touches(arm, layer) and any(matrix.paged is not None for matrix in layer.matrices):
+        raise ValueError(f"the weights of {layer.name} are changed only while they are in memory")
     context = LayerContext(layer, calibration, spare or SpareTensors(), parent_module)
     with ExitStack() as stack:
         for applied in [_find_handler(type(action)).apply(action, context) for action in arm.acts]:

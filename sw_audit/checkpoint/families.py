@@ -50,10 +50,7 @@ def find_decoder_layers(model: Any) -> tuple[DecoderLayer, ...]:
     source = getattr(model, "name_or_path", "") or type(model).__name__
     refuse_other_architectures(model.config, source)
     text = model.config.get_text_config(decoder=True)
-    layers = _find_layer_list(model, text.num_hidden_layers)
-    if layers is None:
-        found = f"no list of {text.num_hidden_layers} decoder layers in {type(model).__name__}"
-        raise CheckpointError(f"model {source!r}", found, "give a decoder-only language model")
+    layers = find_layer_modules(model)
     names = {module: name for name, module in model.named_modules()}
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
     weights = (getattr(module, "weight", None) for module in embeddings)
@@ -107,7 +104,22 @@ def refuse_other_architectures(config: Any, source: str) -> None:
         raise CheckpointError(f"model {source!r}", found, remedy)
 
 
-def _find_layer_list(model: Any, length: int) -> Sequence[torch.nn.Module] | None:
+def find_layer_modules(model: Any) -> Sequence[torch.nn.Module]:
+    """Find the modules that are the decoder layers; see `find_decoder_layers`.
+
+    Raises:
+        CheckpointError: If there is no list of as many as the configuration says.
+    """
+    length = model.config.get_text_config(decoder=True).num_hidden_layers
+    layers = _search_layers(model, length)
+    if layers is None:
+        source = getattr(model, "name_or_path", "") or type(model).__name__
+        found = f"no list of {length} decoder layers in {type(model).__name__}"
+        raise CheckpointError(f"model {source!r}", found, "give a decoder-only language model")
+    return layers
+
+
+def _search_layers(model: Any, length: int) -> Sequence[torch.nn.Module] | None:
     """Search the decoder, then the whole model, level by level, so that the nearest list wins."""
     for root in (model.get_decoder(), model):
         waiting: deque[torch.nn.Module] = deque([root])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.formats.format import CannotStreamError, find_packing, is_code, list_packings
@@ -66,31 +67,42 @@ def lint_live(checkpoint: Checkpoint, progress: Progress = ignore_progress) -> W
 
     What is packed, or what an adapter adds, is looked at no further than for being finite.
     """
-    model, flaws = checkpoint.model, list[Flaw]()
-    matrices = {id(matrix.tensor) for layer in checkpoint.layers for matrix in layer.matrices}
-    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
-    matrices |= {id(getattr(module, "weight", None)) for module in embeddings}
-    tensors = list(_list_live(model))
-    for number, (name, tensor) in enumerate(tensors):
-        progress("inspecting", number, len(tensors))
-        values = tensor.detach()
+    model, flaws, count = checkpoint.model, list[Flaw](), 0
+    matrices = {matrix.parameter for layer in checkpoint.layers for matrix in layer.matrices}
+    matrices |= {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if module in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
+    for name, tensor in _list_live(checkpoint, progress):
+        count, values = count + 1, tensor.detach()
         if type(values) is not Tensor:  # a library's own, packed
             continue
         if (problem := find_non_finite(values)) is not None:
             flaws.append(Flaw(kind="non-finite", where=name, found=f"it holds {problem}"))
-        elif id(tensor) in matrices and values.numel() >= _SMALL:
+        elif name in matrices and values.is_floating_point() and values.numel() >= _SMALL:
             constant = _find_constant(name, values)
             flaws += _find_zero_runs(name, values) if constant is None else [constant]
-    return report_flaws(flaws, 0, len(tensors), len(tensors))
+    return report_flaws(flaws, 0, count, count)
 
 
-def _list_live(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _list_live(checkpoint: Checkpoint, progress: Progress) -> Iterator[tuple[str, Tensor]]:
     """Yield what files would hold of a model: its parameters, tied ones once, and the buffers that are stored."""
-    yield from model.named_parameters()
-    for prefix, module in model.named_modules():
-        for name, buffer in module.named_buffers(prefix, recurse=False):
-            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
-                yield name, buffer
+    inside = {part: layer for layer in checkpoint.layers for part in layer.module.modules()}
+    outside = set[int]()
+    for layer in (None, *checkpoint.layers):
+        # Of a layer that is in memory only now, others may take the place.
+        seen = outside if layer is None else set(outside)
+        with nullcontext() if layer is None else layer.present():
+            for prefix, module in checkpoint.model.named_modules():
+                if inside.get(module) is not layer:
+                    continue
+                for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                    if tensor is None or id(tensor) in seen or name in module._non_persistent_buffers_set:
+                        continue
+                    seen.add(id(tensor))
+                    yield f"{prefix}.{name}", tensor
+        progress("inspecting", 0 if layer is None else layer.index + 1, len(checkpoint.layers))
 
 
 def _compare_tied(folder: CheckpointFolder, stored: StoredTensors) -> Iterator[Flaw]:

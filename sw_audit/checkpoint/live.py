@@ -20,6 +20,7 @@ from torch import nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sw_audit.checkpoint.dispatched import dispatched_layers, is_dispatched, waits
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
 from sw_audit.checkpoint.opening import Checkpoint, identify_model, refuse_unusable
 from sw_audit.checkpoint.start import find_start
@@ -69,10 +70,14 @@ def open_live_model(model: Any, tokenizer: Any, asked: ModelPolicy | None = None
         for module in inner.modules():
             vars(module).pop(_COMPILED, None)
         inner.train(False)
-        layers = find_decoder_layers(inner)
+        layers = (
+            stack.enter_context(dispatched_layers(inner, named))
+            if is_dispatched(inner)
+            else find_decoder_layers(inner)
+        )
         require_down_projections(layers, asked.source)
         refuse_unusable(inner, tokenizer, named)
-        asked = asked.model_copy(update={"device": str(inner.device)})
+        asked = asked.model_copy(update={"device": str(inner.get_input_embeddings().weight.device)})
         identity = identify_model(inner, layers, asked, ()).model_copy(update={"in_place": True})
         yield Checkpoint(inner, tokenizer, identity, layers, find_start(tokenizer))
 
@@ -98,10 +103,11 @@ def _unwrap(model: Any) -> Any:
 
 def _refuse_absent(model: nn.Module, named: str) -> None:
     for name, tensor in model.named_parameters():
+        owner = model.get_submodule(name.rpartition(".")[0])
         if not tensor.numel() or hasattr(tensor, "device_mesh"):
             found = "its weights are spread over several processes, none of which holds them all"
             raise CheckpointError(named, found, "audit the checkpoints that it saves instead")
-        if tensor.is_meta:
+        if tensor.is_meta and not waits(owner):
             raise CheckpointError(named, f"{name} has no data", "load the model's weights first")
         if tensor.is_inference():
             found = f"{name} was made under torch.inference_mode, and cannot be written elsewhere"
@@ -156,10 +162,10 @@ def _kept_parameters(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _kept_chance(model: nn.Module) -> Iterator[None]:
     own, numbers = random.getstate(), numpy.random.get_state()
-    accelerators = {tensor.device for tensor in model.parameters()} - {torch.device("cpu")}
+    devices = {tensor.device for tensor in model.parameters()} - {torch.device("cpu"), torch.device("meta")}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([]))
-        for device in accelerators:
+        for device in devices:
             stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
         try:
             yield
@@ -169,7 +175,11 @@ def _kept_chance(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _computing_plainly(model: PreTrainedModel) -> Iterator[None]:
+def _computing_plainly(model: nn.Module) -> Iterator[None]:
     """Compute as on a checkpoint that was opened, whatever the caller is in the middle of."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+    with ExitStack() as stack:
+        for state in (torch.inference_mode(mode=False), torch.no_grad()):
+            stack.enter_context(state)
+        for kind in {"cpu"} | {tensor.device.type for tensor in model.parameters()} - {"meta"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
         yield

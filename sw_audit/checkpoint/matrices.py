@@ -31,7 +31,7 @@ class Matrix:
             parameter is this one matrix.
         probed: How it is read where the module keeps it packed; such a matrix has a weight that can be read, but
             writing into it changes nothing.
-        paged: Reads it from its file, in the layout of `tensor`, where it is in memory only while it is used.
+        paged: Reads it to the CPU, in the layout of `tensor`, where it is in memory only while it is used.
     """
 
     parameter: str
@@ -60,7 +60,9 @@ class Matrix:
 
     @property
     def device(self) -> torch.device:
-        """Where the matrix is."""
+        """Where the matrix is when it is read."""
+        if self.paged is not None:
+            return torch.device("cpu")
         return self.tensor.device if self.probed is None else self.probed.device
 
     def read_scalars(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -178,20 +179,22 @@ def _list_others(checkpoint: Checkpoint) -> Iterator[ModelParameter]:
             if kind not in gains:
                 gains[kind] = find_gain_offset(module, len(parameter))
             offset = gains[kind]
+        layer = next((layer for layer in checkpoint.layers if name.startswith(f"{layer.name}.")), None)
         yield ModelParameter(
             name,
             tuple(parameter.shape) or (1,),
-            next((layer.index for layer in checkpoint.layers if name.startswith(f"{layer.name}.")), None),
+            None if layer is None else layer.index,
             tuple(others),
             offset or 0.0,
             offset is not None,
-            _view=partial(_read_parameter, module, last),
+            _view=partial(_read_parameter, layer, module, last),
         )
 
 
-def _read_parameter(module: nn.Module, name: str) -> Tensor:
+def _read_parameter(layer: DecoderLayer | None, module: nn.Module, name: str) -> Tensor:
     # Read anew each time: whoever brings layers in one by one may put another parameter there.
-    stored = module.get_parameter(name).detach()
+    with nullcontext() if layer is None else layer.present():
+        stored = module.get_parameter(name).detach()
     return stored if stored.ndim else stored.view(1)
 
 

@@ -33,7 +33,6 @@ from sw_audit.corpus.text import read_corpus
 from sw_audit.corpus.windows import Windows, window_corpus
 from sw_audit.critical.gradients import NoGradientError, Ranking, Scored, cut_pieces, rank_scalars
 from sw_audit.critical.trials import NOTHING, Trial, Trials, Tried, zeroing
-from sw_audit.errors import CheckpointError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.policy.policy import CorpusPolicy, CriticalPolicy, Intervention, Policy
 from sw_audit.progress import Progress, ignore_progress, tell_stage
@@ -96,10 +95,6 @@ def find_critical_scalars(
     Raises:
         InputError: If the text cannot be used, or the model has no finite loss on it.
     """
-    if any(matrix.paged is not None for layer in checkpoint.layers for matrix in layer.matrices):
-        found = "its layers are in memory only while they run"
-        asked = f"critical scalars of {checkpoint.identity.source!r}"
-        raise CheckpointError(asked, found, "open it as a whole, with open_checkpoint")
     policy = policy or CriticalPolicy()
     location = location or locate_super_weights(checkpoint)
     windows, called = _cut_text(checkpoint, text, location, seed)
