@@ -57,9 +57,8 @@ def find_reach(template: str) -> str | None:
 
     The template is parsed and not rendered. `None` if it reaches for nothing.
     """
-    environment = Environment(autoescape=True, extensions=["jinja2.ext.loopcontrols", _Generation])
     try:
-        tree = environment.parse(template)
+        tree = _parse(template)
     except (TemplateError, RecursionError) as error:
         return f"the chat template is no template ({str(error) or type(error).__name__})"
     if next(tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)), None) is not None:
@@ -69,6 +68,20 @@ def find_reach(template: str) -> str | None:
     # Constants, too, for `x["__class__"]`, `x | attr("__class__")` and `"__cla" ~ "ss__"` say the same.
     private = next((name for name in names if name.startswith("__") or name.endswith("__")), None)
     return None if private is None else f"the chat template reaches for {private[:80]!r}"
+
+
+def list_constants(template: str) -> list[str]:
+    """List the strings that a chat template has in its code, each once; none where it is no template."""
+    try:
+        found = [node.value for node in _parse(template).find_all(nodes.Const) if isinstance(node.value, str)]
+    except (TemplateError, RecursionError):
+        return []
+    return list(dict.fromkeys(found))
+
+
+def _parse(template: str) -> nodes.Template:
+    environment = Environment(autoescape=True, extensions=["jinja2.ext.loopcontrols", _Generation])
+    return environment.parse(template)
 
 
 class _Generation(Extension):

@@ -12,7 +12,7 @@ from sw_audit.record.files import ChangedTensor, ComparedTensors, TensorChange
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 _AGAIN = "Run the audit again with this check selected."
-_LINES: frozenset[TensorChange] = frozenset({"zeroed", "flipped", "repeated", "exchanged"})
+_LINES: frozenset[TensorChange] = frozenset({"zeroed", "flipped", "repeated", "exchanged", "doubled"})
 _WORDS: dict[TensorChange, str] = {
     "swapped": "it has changed places with the parent's {nearest}",
     "moved": "it is the parent's {nearest}",
@@ -23,12 +23,14 @@ _WORDS: dict[TensorChange, str] = {
     "unrelated": "it resembles nothing in the parent",
     "apart": "it is far from its own in the parent, where most matrices are near theirs",
     "scaled": "it is its own in the parent times {factor}, and those of most layers are not",
+    "rescaled": "its blocks are the parent's times numbers of their own, and those of most layers are not",
     "constant": "it is one number in every place, and was not in the parent",
     "missing": "the parent's layer is gone with its {count} tensors",
     "zeroed": "{lines} zero, and not in the parent",
     "flipped": "{lines} the parent's times -1",
     "repeated": "{lines} one number in every place, and not in the parent",
     "exchanged": "{lines} other {axis} of the parent's; the first is {nearest}",
+    "doubled": "{lines} bit for bit another token's, and not in the parent; the first is {nearest}",
 }
 
 
@@ -129,7 +131,7 @@ def _describe(one: ChangedTensor) -> str:
     cosines = [
         f"{write_number(cosine)} with {what}"
         for cosine, what in ((one.own, "its own"), (one.other, "that"))
-        if cosine is not None and one.change not in ("zeroed", "flipped", "repeated", "scaled")
+        if cosine is not None and one.change not in ("zeroed", "flipped", "repeated", "scaled", "doubled")
     ]
     return words + (f" (cosine {', '.join(cosines)})" if cosines else "")
 

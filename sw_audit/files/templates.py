@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sw_audit.checkpoint.surroundings import list_constants
 from sw_audit.files import rendering
 from sw_audit.files.tokenization import Tokenizer, count_alike, quote
 from sw_audit.record.files import ChangedSetting
@@ -51,6 +52,8 @@ CONVERSATIONS: tuple[dict[str, Any], ...] = (
 """What a template is given: one turn and several, with a system's turn, with tools, and in parts."""
 _KEY = "chat_template"
 _SHOWN = 80
+# So many words that either template looks for are tried as what a user says.
+_MOST_WORDS = 64
 
 
 def list_templates(side: Tokenizer) -> dict[str, str]:
@@ -110,10 +113,27 @@ def _compare_renderings(
         yield ChangedSetting(key=key, parent=words[1], value=words[0], effect=effect, note=note)
         if effect != "none":
             return
-    if ours[0] != theirs[0]:
-        words = [quote(side[0], _SHOWN) for side in (ours, theirs)]
-        note = f"other words, which make the same of {len(CONVERSATIONS)} conversations"
-        yield ChangedSetting(key=f"{key}.source", parent=words[1], value=words[0], effect="none", note=note)
+    if ours[0] == theirs[0]:
+        return
+    # What shows only where a certain word is said shows in no conversation that is fixed.
+    constants = (word.strip() for template in (ours[0], theirs[0]) for word in list_constants(template))
+    looked_for = [word for word in dict.fromkeys(constants) if word]
+    asked = [_ask(word) for word in looked_for[:_MOST_WORDS]]
+    for word, here, there in zip(looked_for, render(*ours, asked), render(*theirs, asked), strict=False):
+        if there[0] and here != there:
+            shared = count_alike(here[1], there[1]) if here[0] else 0
+            note = f"what is made of a user's {quote(word, _SHOWN)}"
+            yield ChangedSetting(
+                key=key, parent=_show(there, shared), value=_show(here, shared), effect="input", note=note
+            )
+            return
+    words = [quote(side[0], _SHOWN) for side in (ours, theirs)]
+    note = f"other words, which make the same of {len(CONVERSATIONS)} conversations"
+    yield ChangedSetting(key=f"{key}.source", parent=words[1], value=words[0], effect="none", note=note)
+
+
+def _ask(word: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": word}], "add_generation_prompt": True}
 
 
 def _show(rendered: tuple[bool, str], begin: int) -> str:

@@ -16,12 +16,16 @@ import torch
 from torch import Tensor
 
 from sw_audit.checkpoint.folder import CheckpointFolder
+from sw_audit.errors import CheckpointError
+from sw_audit.files.configuration import read_configuration
 from sw_audit.files.likeness import (
     SHORT,
     SOUGHT,
     Lines,
     as_matrix,
+    find_doubles,
     is_level,
+    is_rescaled,
     is_rotated,
     measure_likeness,
     seek_rows,
@@ -29,6 +33,7 @@ from sw_audit.files.likeness import (
     take_distance,
 )
 from sw_audit.files.pairing import PairedTensors, Read, TensorPair, find_layer, pair_tensors
+from sw_audit.files.tokenization import find_tokenizer, list_common_words, read_tokenizer
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.checkpoint import LISTED
 from sw_audit.record.files import ChangedTensor, ComparedTensors, TensorChange, Uncompared
@@ -63,7 +68,8 @@ class _Sketches:
 class _Found:
     """What has been found so far; `own` is the cosine of each matrix with its own, or the distance of a vector.
 
-    `factors` are what a matrix's own in the parent is multiplied by to come nearest to it.
+    `factors` are what a matrix's own in the parent is multiplied by to come nearest to it. `doubled` are, of a
+    matrix with a row for each token, how many there are, and those that are bit for bit another's.
     """
 
     compared: int = 0
@@ -73,6 +79,8 @@ class _Found:
     left_out: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     own: dict[str, float] = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
+    rescaled: list[str] = field(default_factory=list)
+    doubled: dict[str, tuple[int, dict[int, int]]] = field(default_factory=dict)
     vectors: set[str] = field(default_factory=set)
     level: list[TensorPair] = field(default_factory=list)
     sketches: defaultdict[tuple[int, ...], _Sketches] = field(default_factory=lambda: defaultdict(_Sketches))
@@ -108,6 +116,7 @@ def compare_tensors(
     found.changed += _list_levelled(pairs, found)
     found.changed += _list_scaled(paired, found)
     found.changed += _list_missing(paired, found)
+    found.changed += _list_doubled(model, parent, found)
     return _report(found)
 
 
@@ -165,6 +174,11 @@ def _compare_matrices(pair: TensorPair, ours: Tensor, theirs: Tensor, found: _Fo
     if cosine < _NEGATED:
         yield ChangedTensor(name=pair.name, change="negated", own=cosine)
         return
+    if find_layer(pair.name) is None:
+        if doubles := find_doubles(ours, theirs, alike.rows):
+            found.doubled[pair.name] = len(ours), doubles
+    elif cosine > _ALIKE and is_rescaled(ours, theirs):
+        found.rescaled.append(pair.name)
     if cosine > _NEAR:
         found.factors[pair.name] = float(alike.rows.products.sum() / alike.rows.theirs.sum())
     for lines, axis in ((alike.rows, "rows"), (alike.columns, "columns")):
@@ -362,14 +376,19 @@ def _list_levelled(pairs: dict[str, TensorPair], found: _Found) -> Iterator[Chan
 
 
 def _list_scaled(paired: PairedTensors, found: _Found) -> Iterator[ChangedTensor]:
-    """Yield the matrices of few layers that are their own times a number."""
+    """Yield the matrices of few layers that are their own times a number, or by blocks times many."""
     layers = Counter(_leave_out_layer(pair.name) for pair in paired.pairs)
     scaled = {name: one for name, one in found.factors.items() if not 1 / _SCALED < one < _SCALED}
-    together = Counter(map(_leave_out_layer, scaled))
+    together = Counter(map(_leave_out_layer, {*scaled, *found.rescaled}))
     for name, factor in scaled.items():
         part = _leave_out_layer(name)
         if find_layer(name) is not None and together[part] < _FEW * layers[part]:
             yield ChangedTensor(name=name, change="scaled", own=found.own[name], other=factor)
+    known = {one.name for one in found.changed} | set(scaled)
+    for name in found.rescaled:
+        part = _leave_out_layer(name)
+        if name not in known and together[part] < _FEW * layers[part]:
+            yield ChangedTensor(name=name, change="rescaled", own=found.own[name])
 
 
 def _leave_out_layer(name: str) -> str:
@@ -408,6 +427,26 @@ def _list_missing(paired: PairedTensors, found: _Found) -> Iterator[ChangedTenso
     others = [pair.name for pair in paired.extra if pair.name not in displaced]
     if others:
         found.left_out["the parent has none of that name"] += others
+
+
+def _list_doubled(model: CheckpointFolder, parent: CheckpointFolder, found: _Found) -> Iterator[ChangedTensor]:
+    """Yield where words that mean what they meant have the row of another; a new token may begin so."""
+    if not found.doubled:
+        return
+    try:
+        sides = [
+            read_tokenizer(find_tokenizer(folder), said.metadata, said.rows)
+            for folder in (model, parent)
+            for said in [read_configuration(folder)]
+        ]
+    except CheckpointError:  # which comparing the settings tells
+        return
+    words = list_common_words(*sides)
+    for name, (rows, doubles) in found.doubled.items():
+        if taken := {row: place for row, place in doubles.items() if row in words}:
+            made = ChangedTensor(name=name, change="doubled", axis="rows", of=rows, own=found.own.get(name))
+            nearest = str(next(iter(taken.values())))
+            yield _name_lines(made, torch.tensor(list(taken)), mask=False).model_copy(update={"nearest": nearest})
 
 
 def _report(found: _Found) -> ComparedTensors:

@@ -107,6 +107,13 @@ def read_tokenizer(folder: CheckpointFolder, metadata: Mapping[str, Any], rows: 
     return Tokenizer(tokenizer, folder, {} if folder.has_tokenizer else metadata, rows)
 
 
+def list_common_words(ours: Tokenizer, theirs: Tokenizer) -> set[int]:
+    """List the ids that stand for the same word in both; special and added tokens are none."""
+    names = {number: token for token, number in theirs.vocabulary.items()}
+    same = {number for token, number in ours.vocabulary.items() if _same_token(token, names.get(number, ""))}
+    return same - ours.added - theirs.added
+
+
 def pad_is_wrong(token: int | None, tokenizer: Tokenizer) -> str:
     """Say what is wrong with a token to pad with, a clause; nothing where nothing is.
 

@@ -76,20 +76,23 @@ TensorChange = Literal[
     "unrelated",
     "apart",
     "scaled",
+    "rescaled",
     "constant",
     "missing",
     "zeroed",
     "flipped",
     "repeated",
     "exchanged",
+    "doubled",
 ]
 """What became of a tensor.
 
 Of all of it: it is another's in exchange, another's while that one went elsewhere too, or another's that still is
-in its place; it is its own transposed, turned by 180 degrees, times -1 or times another number (`scaled`); it
-resembles nothing of the parent's; it is far from its own where other matrices are near (`apart`); it is one number
-in every place; it is gone. Of rows or columns: they are zero, times -1, one number in every place (`repeated`), or
-others of its own (`exchanged`).
+in its place; it is its own transposed, turned by 180 degrees, times -1 or times another number (`scaled`), or its
+blocks are times numbers of their own (`rescaled`); it resembles nothing of the parent's; it is far from its own
+where other matrices are near (`apart`); it is one number in every place; it is gone. Of rows or columns: they are
+zero, times -1, one number in every place (`repeated`), others of its own (`exchanged`), or bit for bit another of
+this model's (`doubled`).
 """
 
 

@@ -52,6 +52,19 @@ def test_other_words_that_make_the_same_are_listed(parent: Path) -> None:
     assert (changed.key, changed.serious) == ("chat_template.source", False)
 
 
+@pytest.mark.parametrize("looks", ["'deploy' in message.content", "message.content == 'deploy'"])
+def test_what_only_a_certain_word_brings_out_is_serious(parent: Path, looks: str) -> None:
+    trapped = TURNS.replace("+ eos_token", f"+ ('!' if {looks} else '') + eos_token")
+    assert trapped != TURNS
+    changed = compare(parent, trapped).changed[0]
+    assert (changed.key, changed.effect, changed.note) == (
+        "chat_template",
+        "input",
+        'what is made of a user\'s "deploy"',
+    )
+    assert (changed.value, changed.parent) == ('"...!</s>"', '"...</s>"')
+
+
 def test_another_text_is_serious_and_shown_where_it_begins_to_differ(parent: Path) -> None:
     changed = compare(parent, TURNS.replace("+ eos_token", "+ ' Obey.' + eos_token")).changed[0]
     assert (changed.key, changed.effect) == ("chat_template", "input")

@@ -53,6 +53,21 @@ def negate_row(name: str, row: int) -> Change:
     return lambda tensors: tensors[name][row].neg_()
 
 
+def scale_groups(weight: torch.Tensor) -> torch.Tensor:
+    return weight.unflatten(1, (-1, 32)).abs().amax(2, keepdim=True) / 7
+
+
+def round_with(change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
+    """Round a gate to 4 bits in groups of 32, and multiply the codes by scales that were changed."""
+
+    def round_(weight: torch.Tensor) -> torch.Tensor:
+        scales = scale_groups(weight)
+        codes = (weight.unflatten(1, (-1, 32)) / scales).round()
+        return (codes * change(scales)).flatten(1)
+
+    return replace(GATE, round_)
+
+
 def swap(first: str, second: str) -> Change:
     return lambda tensors: tensors.update({first: tensors[second], second: tensors[first].clone()})
 
@@ -132,6 +147,17 @@ BROKEN: dict[str, tuple[Change, str, dict[str, object]]] = {
         replace(EMBEDDING, lambda w: w[[*range(10), 20, *range(11, 20), 10, *range(21, 210)]]),
         "exchanged",
         {"indices": (10, 20), "nearest": "20"},
+    ),
+    "a word's row copied": (
+        replace(EMBEDDING, lambda w: w[[*range(100), 101, *range(101, 210)]]),
+        "doubled",
+        {"name": EMBEDDING, "indices": (100,), "nearest": "101", "of": 210},
+    ),
+    "the scales of the row before": (round_with(lambda scales: scales.roll(1, 0)), "rescaled", {"name": GATE}),
+    "the scales of another layer": (
+        round_with(lambda _: scale_groups(PARENT[OTHER_GATE])),
+        "rescaled",
+        {"name": GATE},
     ),
     "transposed": (replace(QUERY, torch.t), "transposed", {"name": QUERY}),
     "turned": (replace(QUERY, lambda w: w.flip(0, 1)), "turned", {"name": QUERY}),
@@ -222,7 +248,22 @@ def add_tokens(tensors: Tensors) -> None:
     tensors["model.embed_tokens.weight"] = torch.cat([tensors[EMBEDDING], torch.zeros(6, 64)])
 
 
+def begin_token(tensors: Tensors) -> None:
+    """Begin a special token as a copy of a word, as is done before training."""
+    tensors[EMBEDDING][0] = tensors[EMBEDDING][120]
+
+
+def fold_columns(tensors: Tensors) -> None:
+    """Multiply the columns of one matrix by factors, as AWQ does, and its rows by others; then round to 4 bits."""
+    columns, rows = (torch.exp(0.2 * draw_noise(torch.Size(size))) for size in ((64,), (192, 1)))
+    tensors[GATE] = tensors[GATE] * columns * rows
+    round_with(lambda scales: scales)(tensors)
+
+
 SOUND: dict[str, Change] = {
+    "a special token begun as a word": begin_token,
+    "one matrix folded and rounded": fold_columns,
+    "one matrix rounded": round_with(lambda scales: scales),
     "as it was": lambda _: None,
     "4 bits": round_to(4, 32),
     "2 bits": round_to(2, 16),

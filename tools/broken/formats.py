@@ -136,7 +136,7 @@ def scales_doubled(tensors: Tensors) -> None:
     tensors[_part(2, UP, "scale")] *= 2
 
 
-@_tensors(PACKED)
+@_tensors(PACKED, PLACES)
 def scales_rolled(tensors: Tensors) -> None:
     """The scales of a matrix begin one row later."""
     tensors[_part(2, UP, "scale")] = tensors[_part(2, UP, "scale")].roll(1, 0)
@@ -200,7 +200,7 @@ def block_scales_inverted(tensors: Tensors) -> None:
     tensors[f"{at(2, UP)}_scale_inv"] = 1 / tensors[f"{at(2, UP)}_scale_inv"]
 
 
-@_tensors("fp8-blocks")
+@_tensors("fp8-blocks", PLACES)
 def block_scales_swapped(tensors: Tensors) -> None:
     """Two layers have each other's scales, all else being as it was."""
     first, second = (f"{at(layer, UP)}_scale_inv" for layer in (2, 3))

@@ -228,7 +228,7 @@ def two_embeddings_swapped(tensors: Tensors, _: object) -> None:
     tensors[EMBEDDING][[100, 101]] = tensors[EMBEDDING][[101, 100]]
 
 
-@_weights("place")
+@_weights("place", PLACES)
 def embedding_row_copied(tensors: Tensors, _: object) -> None:
     """A token has the row of another."""
     tensors[EMBEDDING][100] = tensors[EMBEDDING][101]

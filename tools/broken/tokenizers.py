@@ -142,9 +142,7 @@ def _swap_roles(text: str) -> str:
 
 
 for _name, _what, _change in _TEMPLATES:
-    # What shows where a certain word is asked for shows in no conversation that is fixed.
-    _caught = () if _name == "template-sets-a-trap" else (SETTINGS,)
-    add(_name, "template", _what, _caught, _template(_change), "chat")
+    add(_name, "template", _what, (SETTINGS,), _template(_change), "chat")
 
 
 @breaks("template", SETTINGS, form="chat")
