@@ -153,6 +153,12 @@ class CheckpointFolder:
         others = (*_WEIGHT_SUFFIXES, ".index.json")
         return tuple(path for path in paths if path == self.file or not path.name.endswith(others))
 
+    @property
+    def templates(self) -> tuple[Path, ...]:
+        """The chat templates in a folder of their own, which are read where its tokenizer is."""
+        alone = self.file is not None and self.file.suffix == _GGUF
+        return () if alone else tuple(sorted((self.path / _TEMPLATES).glob("*.jinja")))
+
     @contextmanager
     def alone(self) -> Iterator[Path]:
         """Give a folder without files of other models: transformers prefers a tokenizer beside a GGUF file."""

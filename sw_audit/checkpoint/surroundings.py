@@ -17,7 +17,7 @@ from sw_audit.record.checkpoint import Flaw
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _CODE = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib", ".sh", ".exe")
 _OTHER_WEIGHTS = (".safetensors", ".gguf")
-_CODE_FOLDER, _TEMPLATE_FOLDER = "custom_generate", "additional_chat_templates"
+_CODE_FOLDER = "custom_generate"
 _CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
 
@@ -103,7 +103,7 @@ def _list_templates(folder: CheckpointFolder) -> Iterator[tuple[str, str]]:
         parts = stored if isinstance(stored, list) else [{"template": stored}]
         texts = [part.get("template") for part in parts if isinstance(part, dict)]
         yield from ((name, text) for text in texts if isinstance(text, str))
-    for path in (*folder.path.glob("*.jinja"), *(folder.path / _TEMPLATE_FOLDER).glob("*.jinja")):
+    for path in (*folder.path.glob("*.jinja"), *folder.templates):
         yield path.name, path.read_text(encoding="utf-8", errors="replace")
 
 

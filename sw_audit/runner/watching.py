@@ -115,7 +115,8 @@ def _watch_model(model: ModelPolicy) -> Callable[[], list[Path]]:
 
     def list_files() -> Iterator[Path]:
         for folder in folders:
-            yield from CheckpointFolder(folder.path, folder.policy, folder.file).contents
+            again = CheckpointFolder(folder.path, folder.policy, folder.file)
+            yield from (*again.contents, *again.templates)
 
     def list_them() -> list[Path]:
         try:

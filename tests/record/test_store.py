@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -463,12 +466,28 @@ def test_a_folder_that_is_a_file_or_inside_one_is_refused(tmp_path: Path) -> Non
             check_writable(folder)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "locked"
-    folder.mkdir(mode=0o500)
-    with pytest.raises(OutputError, match="Permission denied"):
-        check_writable(folder)
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Write as somebody whom permissions hold for: the superuser may write anywhere."""
+    before = os.geteuid()
+    os.seteuid(before or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def test_a_folder_without_permission_is_refused() -> None:
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
+        Path(place).chmod(0o755)
+        for name, mode in (("open", 0o777), ("locked", 0o555)):
+            (Path(place) / name).mkdir()
+            (Path(place) / name).chmod(mode)
+        with without_privileges():
+            check_writable(Path(place) / "open")
+            for folder in (Path(place) / "locked", Path(place) / "locked" / "below"):
+                with pytest.raises(OutputError, match="Permission denied"):
+                    check_writable(folder)
 
 
 def test_a_record_is_read_from_json_and_from_a_report(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ FILES = {
     "manifest": "sums.txt",
     "baseline": ".sw-audit/baselines/before.json",
     "tasks": "tasks/it.yaml",
+    "a chat template of another name": "copy/additional_chat_templates/rag.jinja",
     "a file that comes": "copy/new.json",
 }
 
