@@ -177,6 +177,28 @@ def run_arms(
         return all_arms.runs
 
 
+@torch.no_grad()
+def give_logits(checkpoint: Checkpoint, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Run a model as it is, each layer on all batches before the next, so that its weights are read once.
+
+    Token ids are int64 [sequences, tokens] each; yielded are the logits of each batch in turn, [sequences, tokens,
+    vocabulary].
+    """
+    with StateStore.of(checkpoint) as store:
+        runner = LayerwiseRunner(checkpoint, batches, store)
+        hidden = runner.embedded
+        for layer, calls in zip(runner.layers, runner.calls, strict=True):
+            leaving = States(store)
+            with layer.present():
+                for batch, call in enumerate(calls):
+                    leaving.append(take_states(call(layer.module, hidden[batch])))
+                    hidden.let_go(batch)
+            hidden = leaving
+        for batch, token_ids in enumerate(batches):
+            logits = runner.run_head(token_ids, hidden[batch], torch.arange(token_ids.numel()))
+            yield logits.view(*token_ids.shape, -1)
+
+
 @dataclass
 class _AllArms:
     """All arms, and how far they have come; see `run_arms`. `own` is the arm with the model as it is."""

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.checkpoint.side_by_side import run_side_by_side
 from sw_audit.checkpoint.suppress_output import quiet_libraries, suppress_output
 from sw_audit.errors import CorpusError, PolicyError
+from sw_audit.measure.engine import give_logits
 from sw_audit.policy.policy import DescentPolicy
 from sw_audit.record.descent import TaskResult
 
 _KEY = "[descent] lm_eval"
 _PREFERRED = ("acc", "exact_match", "em")
 _SEED = 1234
+_TOGETHER = 16
+"""So many items are answered in words side by side, each with its own cache, by a model read as it runs."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,29 @@ def _evaluate(checkpoint: Checkpoint, register: Any, name: str, limit: int | Non
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        model = HFLM(
+        class ReadOnce(HFLM):  # type: ignore[misc]
+            """The harness's model, whose weights are read once for all items, with what it would give anyway."""
+
+            def _loglikelihood_tokens(self, *given: Any, **named: Any) -> Any:
+                batches: list[Tensor] = []
+                self.answer: Callable[[Tensor], Tensor] = partial(_note, batches, checkpoint.vocabulary)
+                super()._loglikelihood_tokens(*given, **named)
+                # It asks for the same again in the same order.
+                logits = give_logits(checkpoint, batches)
+                self.answer = lambda _: next(logits)
+                return super()._loglikelihood_tokens(*given, **named)
+
+            def _model_call(self, inps: Tensor, *_: Any, **__: Any) -> Tensor:
+                logits: Tensor = self.answer(inps)
+                return logits
+
+            def generate_until(self, requests: Sequence[Any], *given: Any, **named: Any) -> list[str]:
+                answer = super().generate_until
+                jobs = [partial(answer, [one], *given, **named) for one in requests]
+                parts = [jobs[begin : begin + _TOGETHER] for begin in range(0, len(jobs), _TOGETHER)]
+                return [text for part in parts for [text] in run_side_by_side(checkpoint, part)]
+
+        model = (ReadOnce if checkpoint.is_streamed else HFLM)(
             pretrained=checkpoint.model,
             tokenizer=checkpoint.tokenizer,
             add_bos_token=checkpoint.start.bos is not None,
@@ -137,6 +167,12 @@ def _evaluate(checkpoint: Checkpoint, register: Any, name: str, limit: int | Non
             fewshot_random_seed=_SEED,
         )
         return results
+
+
+def _note(batches: list[Tensor], vocabulary: int, token_ids: Tensor) -> Tensor:
+    """Take note of token ids, [sequences, tokens], and return logits that say nothing."""
+    batches.append(token_ids)
+    return torch.zeros(1, 1, 1, device=token_ids.device).expand(*token_ids.shape, vocabulary)
 
 
 def _collect(name: str, results: Mapping[str, Any]) -> Answers:

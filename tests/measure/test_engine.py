@@ -34,6 +34,7 @@ from support.engine import (
     run_alone,
 )
 from support.planted import Planted, build_llama, plant_, wrap_model
+from support.readings import find_both_ways
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 from transformers.pytorch_utils import Conv1D
@@ -41,7 +42,7 @@ from transformers.pytorch_utils import Conv1D
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.errors import CheckpointError
-from sw_audit.measure.engine import LayerwiseRunner, run_arms
+from sw_audit.measure.engine import LayerwiseRunner, give_logits, run_arms
 from sw_audit.measure.states import States, StateStore
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.policy.recipe import parse_recipe
@@ -657,3 +658,17 @@ def test_what_every_layer_is_called_with_is_made_anew_where_it_depends_on_a_scal
     checkpoint.model.model.rotary_emb = Learned(24, None)
     with pytest.raises(CheckpointError, match="handed a parameter from outside of them"):
         collect(checkpoint, arms)
+
+
+def test_a_model_that_is_read_as_it_runs_gives_the_logits_of_all_batches_for_one_reading() -> None:
+    batches = [torch.tensor([[1, 5, 6]]), torch.tensor([[1, 7, 8, 9, 4], [2, 3, 4, 5, 6]])]
+    ours, theirs, readings = find_both_ways(
+        lambda checkpoint: (
+            list(give_logits(checkpoint, batches))
+            if checkpoint.is_streamed
+            else [checkpoint.model(input_ids=token_ids).logits for token_ids in batches]
+        )
+    )
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    # Of the first layer two tokens are run, to see what layers return.
+    assert readings == {1, 2}

@@ -28,12 +28,34 @@ metric_list:
 metadata:
   version: 2.0
 """
+IN_WORDS = """
+task: {name}_in_words
+dataset_path: json
+dataset_kwargs:
+  data_files: {items}
+test_split: train
+output_type: generate_until
+doc_to_text: "{{{{context}}}}"
+doc_to_target: "{{{{choices[answer]}}}}"
+generation_kwargs:
+  max_gen_toks: 6
+  do_sample: false
+  until: ["\\n\\n\\n"]
+metric_list:
+  - metric: exact_match
+metadata:
+  version: 1.0
+"""
 ANSWERS = Answers("stories", "2.0", "acc", ("a/0", "a/1", "a/2"), (True, False, True))
 
 # The harness changes settings of the libraries under it when it is imported: it has a process of its own here.
 PROGRAM = """
 import sys
+from collections import Counter
+from dataclasses import replace
+from functools import partial
 from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.corpus.choices import read_choices
 from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, ModelPolicy
 from sw_audit.measure.tasks import answer_tasks, pair_answers
@@ -55,6 +77,23 @@ def score(item, choice):
 items = read_choices(CorpusPolicy(source="specimen"))[:24]
 likeliest = [max(range(len(item.choices)), key=lambda n: score(item, item.choices[n])) for item in items]
 assert parent.right == tuple(n == item.answer for n, item in zip(likeliest, items)), parent.right
+streamed = open_streaming(ModelPolicy(source=str(specimen_path())))
+words = DescentPolicy(lm_eval=("stories_in_words",), lm_eval_path=sys.argv[1], lm_eval_limit=24)
+presences = Counter()
+
+
+def count(layer, bring_in):
+    presences[layer.index] += 1
+    return bring_in()
+
+
+layers = streamed.layers
+streamed.layers = tuple(replace(layer, bring_in=partial(count, layer, layer.bring_in)) for layer in layers)
+assert answer_tasks(streamed, policy) == (parent,)
+assert set(presences.values()) == {1}, presences
+presences.clear()
+assert answer_tasks(streamed, words) == answer_tasks(checkpoint, words)
+assert set(presences.values()) == {2 * 6}, presences
 with torch.no_grad():
     checkpoint.model.model.layers[1].mlp.down_proj.weight[5, 7] = 0.0
 [pruned] = answer_tasks(checkpoint, policy)
@@ -65,6 +104,7 @@ print(len(result.parent), sum(result.parent), sum(result.descendant))
 
 def write_task(folder: Path, name: str = "stories") -> Path:
     (folder / f"{name}.yaml").write_text(TASK.format(name=name, items=choices_path()), encoding="utf-8")
+    (folder / f"{name}_words.yaml").write_text(IN_WORDS.format(name=name, items=choices_path()), encoding="utf-8")
     return folder
 
 
