@@ -1,10 +1,11 @@
-"""The record as one HTML file that needs nothing else: no script, no link, no font."""
+"""The record as one HTML file that needs nothing else: no link, no font, and no script that anything rests on."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -16,6 +17,7 @@ from markupsafe import Markup
 
 from sw_audit.printable import printable_json, printable_lines
 from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.standing import FEW_MODELS, conclude_model, list_open, rank_worst_first
 from sw_audit.record.verdict import Status
 from sw_audit_reports.elements import (
     Badge,
@@ -32,15 +34,20 @@ from sw_audit_reports.elements import (
     split_code,
     text,
 )
+from sw_audit_reports.fleet import Entry, FleetContext, list_fleet_sections
 from sw_audit_reports.reproduce import POLICY_FILE, find_asked, write_comparison_command, write_policy
-from sw_audit_reports.sections import Context, list_sections
+from sw_audit_reports.sections import Context, list_sections, summarize_model
 from sw_audit_reports.sections.checks import describe_check, show_verdict
 from sw_audit_reports.sections.descent import describe_descent
 from sw_audit_reports.sections.stored import list_flaws
 from sw_audit_reports.text import NOTHING, count, format_number
-from sw_audit_reports.verdicts import conclude_model, conclude_record, summarize_record, tally
+from sw_audit_reports.verdicts import conclude_record, summarize_record, tally
 
 RECORD_ID = "sw-audit-record"
+_WHOLE = 3
+"""How many of many models, the worst, have all their sections on the page."""
+_LARGEST = 4 << 20
+"""Characters of the largest record that a page of many models carries."""
 
 
 def render_html(record: Record) -> str:
@@ -49,22 +56,39 @@ def render_html(record: Record) -> str:
     The page carries the record as inert JSON in the element with the id `sw-audit-record`, so that it can be
     rendered again, and a content security policy that lets nothing run and nothing load.
 
+    Of more than eight models the page is of another shape: first a table of models by gates, the worst first,
+    then how they have drifted, then each in short, and all sections of the worst three alone. One small script of
+    this package may run there, which sorts that table and which nothing needs. A record of over four million
+    characters stays outside.
+
     Args:
         record: The record of an audit.
     """
-    style = resources.files("sw_audit_reports").joinpath("style.css").read_text(encoding="utf-8")
+    many = len(record.models) > FEW_MODELS
+    style, script = _read_file("style.css"), _read_file("sort.js") if many else ""
+    # JSON that cannot end the element it stands in.
+    carried = printable_json(record.model_dump_json(by_alias=True)).replace("<", r"\u003c")
     return (
         _open_environment()
         .get_template("report.html.j2")
         .render(
-            **_build_page(record),
+            **(_build_fleet_page(record) if many else _build_page(record)),
             style=style,
-            style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            style_digest=_digest(style),
+            script=script,
+            script_digest=_digest(script),
             record_id=RECORD_ID,
-            # JSON that cannot end the element it stands in.
-            record=printable_json(record.model_dump_json(by_alias=True)).replace("<", r"\u003c"),
+            record=carried if len(carried) <= _LARGEST or not many else None,
         )
     )
+
+
+def _read_file(name: str) -> str:
+    return resources.files("sw_audit_reports").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache
@@ -92,20 +116,24 @@ def _build_page(record: Record) -> dict[str, Any]:
     results, failed = enumerate(record.results, 1), enumerate(record.failures, 1)
     models = [_build_model(Context(record, result, f"model-{place}")) for place, result in results]
     failures = [_build_failure(record, failure, f"failure-{place}") for place, failure in failed]
-    compares = all(_is_compared(model) for model in record.models) and bool(record.models)
     single = len(record.models) == 1
-    named = record.models[0].id if single else count(len(record.models), "model")
-    heading = f"{'Quantizers compared on' if compares else 'Audit of'} {named}"
     banner = models[0]["banner"] if single and models else _build_banner(record, models, failures)
+    overview = None if single else _list_models(record, models, failures)
+    fleet = [{"id": "models", "title": "Models", "elements": [overview]}] if overview else []
+    return {**_frame_page(record, banner), "fleet": fleet, "models": models, "failures": failures}
+
+
+def _frame_page(record: Record, banner: Mapping[str, Any]) -> dict[str, Any]:
+    """Build what stands around the models."""
+    compares = all(_is_compared(model) for model in record.models) and bool(record.models)
+    named = record.models[0].id if len(record.models) == 1 else count(len(record.models), "model")
+    heading = f"{'Quantizers compared on' if compares else 'Audit of'} {named}"
     command = write_comparison_command(record) if compares else shlex.join(["sw-audit", "audit", POLICY_FILE])
     packages = [(code(name), version) for name, version in record.environment.packages.items()]
     return {
         "title": f"{banner['badge'].word}: {heading} · sw-audit",
         "heading": heading,
         "banner": banner,
-        "overview": None if single else _list_models(record, models, failures),
-        "models": models,
-        "failures": failures,
         "created": _write_date(record.created),
         "circumstances": _list_circumstances(record),
         "packages": make_table("Packages that decide figures", text("Package", "Version"), packages),
@@ -116,15 +144,53 @@ def _build_page(record: Record) -> dict[str, Any]:
     }
 
 
+def _build_fleet_page(record: Record) -> dict[str, Any]:
+    """Build the page of many models: tables and charts over all of them, and the worst few in full."""
+    entries = tuple(
+        Entry(place, f"model-{place + 1}", record.models[place]) for place in rank_worst_first(record.models)
+    )
+    worst = [entry for entry in entries if isinstance(entry.model, ModelResult) and list_open(entry.model)][
+        :_WHOLE
+    ]
+    context = FleetContext(record, entries, frozenset(entry.anchor for entry in worst))
+    built = [(section, list(filter(None, section.build(context)))) for section in list_fleet_sections()]
+    models = [
+        _build_model(Context(record, entry.model, f"{entry.anchor}-whole"))
+        for entry in worst
+        if isinstance(entry.model, ModelResult)
+    ]
+    banner = {
+        "badge": Badge.of(conclude_record(record)),
+        "sentence": make_cells([summarize_record(record), *_describe_gates(context)]),
+        "tally": tally(record.verdicts),
+        "pointers": [],
+    }
+    fleet = [{"id": section.id, "title": section.title, "elements": parts} for section, parts in built if parts]
+    return {**_frame_page(record, banner), "fleet": fleet, "models": models, "failures": []}
+
+
+def _describe_gates(context: FleetContext) -> Words:
+    """Say which gate most models fail."""
+    failed = Counter(
+        verdict.check
+        for entry in context.entries
+        for verdict in list_open(entry.model)
+        if verdict.status is Status.FAIL
+    )
+    if not failed:
+        return []
+    [(check, most)] = failed.most_common(1)
+    return [f" {count(most, 'model fails', 'models fail')} ", code(check), ", more than any other gate."]
+
+
 def _is_compared(model: ModelResult | ModelFailure) -> bool:
     """Tell whether quantizers were compared on a model, and nothing was judged."""
     return isinstance(model, ModelResult) and model.comparison is not None and not model.verdicts
 
 
 def _build_model(context: Context) -> dict[str, Any]:
-    result, anchor, sections = context.result, context.anchor, list_sections()
-    sentences = (section.summarize(context) for section in sections if section.summarize is not None)
-    built = [(section, list(filter(None, section.build(context)))) for section in sections]
+    result, anchor = context.result, context.anchor
+    built = [(section, list(filter(None, section.build(context)))) for section in list_sections()]
     pointers = [
         Cell(
             describe_check(verdict.check).title,
@@ -139,7 +205,7 @@ def _build_model(context: Context) -> dict[str, Any]:
         "name": result.id,
         "banner": {
             "badge": Badge("skipped", "Compared") if _is_compared(result) else Badge.of(conclude_model(result)),
-            "sentence": make_cells(next(filter(None, sentences), ())),
+            "sentence": make_cells(summarize_model(context)),
             "tally": tally(result.verdicts),
             "pointers": _sort_pointers(pointers),
         },

@@ -44,7 +44,7 @@ def format_beside(value: float, limit: float | None, digits: int = 4) -> str:
     if limit is None:
         return format_number(value, digits)
     shown = format_exact(limit)
-    texts = [shown] if value == limit else [format_number(value, more) for more in range(digits, 18)]
+    texts = () if value == limit else (format_number(value, more) for more in range(digits, 18))
     return next((text for text in texts if text != shown), shown)
 
 

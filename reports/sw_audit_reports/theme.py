@@ -129,10 +129,10 @@ def make_chart(
     """
     words = caption if isinstance(caption, str) else " ".join(filter(None, caption))
     fit = {"height": HEIGHT, "autosize": {"type": "fit-x", "contains": "padding"}}
-    fixed = {} if callable(plot) else _specify(plot, fit)
+    fixed = {} if callable(plot) else specify(plot, fit)
     drawings = {}
     for layout in LAYOUTS:
-        spec = _specify(*plot(layout)) if callable(plot) else {**fixed, "width": layout.width}
+        spec = specify(*plot(layout)) if callable(plot) else {**fixed, "width": layout.width}
         spec["datasets"] = {**spec.get("datasets", {}), **rows}
         # In one row where there is room.
         spec["config"]["legend"]["columns"] = 1 if layout.narrow else 0
@@ -140,7 +140,8 @@ def make_chart(
     return Chart(id, title, words, drawings, table)
 
 
-def _specify(layers: Layers, frame: Mapping[str, Any]) -> dict[str, Any]:
+def specify(layers: Layers, frame: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the Vega-Lite chart of layers in the theme; `frame` holds its width and the like."""
     with altair.theme.enable("sw_audit"):
         return {**altair.layer(*layers).to_dict(validate=False), **frame}
 

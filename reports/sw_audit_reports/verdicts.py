@@ -9,8 +9,9 @@ from typing import NamedTuple
 from sw_audit.checks.registry import Unit, find_checks
 from sw_audit.record.arm import Purpose
 from sw_audit.record.measurement import Measurement
-from sw_audit.record.record import ModelFailure, ModelResult, Record
-from sw_audit.record.verdict import Finding, Status, Verdict, worst_status
+from sw_audit.record.record import Record
+from sw_audit.record.standing import conclude, conclude_model
+from sw_audit.record.verdict import Finding, Status, Verdict
 from sw_audit_reports.elements import Badge
 from sw_audit_reports.text import count, format_number, join_words
 
@@ -29,29 +30,9 @@ _LAWS = (
 )
 
 
-def conclude_model(model: ModelResult | ModelFailure) -> Status:
-    """Return the worst of a model's gates; a model that could not be audited fails.
-
-    Where nothing was decided, by gates or else by laws, that is INCONCLUSIVE: it must not look like a pass. A
-    waived verdict counts as nothing, and so does a model that could not be audited if one of its verdicts is
-    waived.
-    """
-    if isinstance(model, ModelFailure) and not any(verdict.waiver for verdict in model.verdicts):
-        return Status.FAIL
-    counted = [verdict for verdict in model.verdicts if verdict.waiver is None]
-    decided = any(verdict.status in (Status.PASS, Status.FAIL) for verdict in counted if verdict.level == "law")
-    gates = [verdict.status for verdict in counted if verdict.level == "gate"]
-    return _conclude([*gates, *([Status.PASS] if decided else [])])
-
-
 def conclude_record(record: Record) -> Status:
     """Return the worst of all models; a record of no model decides nothing."""
-    return _conclude(map(conclude_model, record.models))
-
-
-def _conclude(statuses: Iterable[Status]) -> Status:
-    status = worst_status(statuses)
-    return Status.INCONCLUSIVE if status is Status.SKIPPED else status
+    return conclude(map(conclude_model, record.models))
 
 
 def tally(verdicts: Iterable[Verdict]) -> list[Badge]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sw_audit.cli.printing import print_line
+from sw_audit.errors import RecordError
 from sw_audit.record import rendering
+from sw_audit.record.record import Record
 from sw_audit.record.store import one_line_nonsense, read_record, write_text
 
 
@@ -20,14 +23,20 @@ def render(
         Path, typer.Option("--output", "-o", metavar="FILE", help="File to write; '-' is standard output.")
     ],
     form: Annotated[str, typer.Option("--format", metavar="NAME", help="Form to render in.")] = "html",
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="ID", help="Of several models only this one; may be given again."),
+    ] = None,
 ) -> None:
     """Render a record; nothing is measured or judged again.
 
     For example:
 
       sw-audit render sw-audit-out/record.json -o report.html
+
+      sw-audit render sw-audit-out/record.json --model llama-w4 -o llama-w4.html
     """
-    held = read_record(record)
+    held = _choose_models(read_record(record), models or [], record)
     with one_line_nonsense(f"record {record}"):
         text = rendering.render_record(held, form)
     if str(output) == "-":
@@ -35,3 +44,15 @@ def render(
         return
     write_text(output, text)
     print_line(f"wrote {output}")
+
+
+def _choose_models(record: Record, models: list[str], origin: Path) -> Record:
+    """Return the record of some of its models; all of it where none is named."""
+    known = [model.id for model in record.models]
+    for name in models:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"its {len(known)} models begin with {known[:3]}"
+            raise RecordError(f"record {origin}", f"it holds no model {name!r}", remedy)
+    kept = tuple(model for model in record.models if not models or model.id in models)
+    return record.model_copy(update={"models": kept})

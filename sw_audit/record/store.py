@@ -249,7 +249,7 @@ def read_record(path: Path) -> Record:
     finder.feed(text)
     finder.close()
     if finder.text is None:
-        raise RecordError(asked, "this page carries no record", "give a report that sw-audit wrote")
+        raise RecordError(asked, "this page carries no record", "give the record.json that it was made from")
     return decode_record(finder.text, str(path))
 
 

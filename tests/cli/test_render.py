@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from support.evidence import compose, judge_model, make_evidence, make_policy
+from support.many import make_many
 from support.program import Program
 
 from sw_audit.record import rendering
-from sw_audit.record.store import encode_record
+from sw_audit.record.store import encode_record, read_record, write_text
 
 POLICY = make_policy("a")
 RECORD = encode_record(compose(judge_model(make_evidence("a", windows=4), POLICY), policy=POLICY))
@@ -59,3 +60,15 @@ def test_facts_that_do_not_fit_together_are_one_line(program: Program, monkeypat
     code, [line] = render(program, forge("created", value="now"))
     assert code == 2
     assert "what it holds does not fit together (KeyError: 'a name that nothing has')" in line
+
+
+def test_one_model_of_several_is_rendered_alone(program: Program) -> None:
+    write_text(program.folder / "record.json", encode_record(make_many()))
+    ending = program.run("render", "record.json", "--model", "tuned-3", "-o", "page.html")
+    assert ending.code == 0
+    assert [model.id for model in read_record(program.folder / "page.html").models] == ["tuned-3"]
+    wrong = program.run("render", "record.json", "--model", "tuned-33", "-o", "page.html")
+    assert wrong.code == 2
+    assert wrong.complaints == [
+        "sw-audit: record record.json: it holds no model 'tuned-33'; did you mean 'tuned-3'?"
+    ]

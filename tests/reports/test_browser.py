@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from support.critical import make_rich_search, make_scalar, make_search
 from support.descent_pages import make_descent_record
 from support.evidence import compose, make_none_evidence, make_record
+from support.many import BROKEN, make_many
 from sw_audit_reports.html import render_html
 
 from sw_audit.record.record import Record
@@ -120,6 +122,7 @@ def list_strangers(site: Site) -> list[str]:
 
 # Three charts of each of three models, and of two of them three on how they work and one published curve.
 # Quality, activation and noise of each of the two descendants that were opened.
+# Three over all of many models, and of three of these, three, three and two of their own.
 # The effects of single scalars beside the three of the model that was searched.
 @pytest.mark.parametrize(
     ("make", "drawn", "width"),
@@ -127,6 +130,7 @@ def list_strangers(site: Site) -> list[str]:
         *((make_record, 20, width) for width in (320, 390, 768, 1280)),
         *((make_descent_record, 6, width) for width in (320, 390, 1280)),
         *((make_searched_record, 4, width) for width in (320, 390, 1280)),
+        *((make_many, 11, width) for width in (320, 390, 1280)),
     ],
 )
 def test_the_page_never_scrolls_sideways_and_fetches_nothing(
@@ -142,6 +146,41 @@ def test_the_page_never_scrolls_sideways_and_fetches_nothing(
     assert widest <= width_shown
     assert console == []
     assert list_strangers(site) == []
+
+
+CLICKS = """<!doctype html><link rel="icon" href="data:,"><body><iframe src="/report.html" width="1280"
+height="900" id="frame"></iframe><p id="seen"></p><script>
+document.getElementById("frame").addEventListener("load", event => {
+  const page = event.target.contentDocument;
+  const rows = () => [...page.querySelectorAll(".fleet tbody tr")];
+  const names = () => rows().filter(one => one.getClientRects().length).map(one => one.cells[0].textContent);
+  const buttons = [...page.querySelectorAll(".fleet thead button")];
+  const button = buttons.find(one => one.textContent === "perplexity-ratio");
+  const seen = [names()];
+  button.click();
+  seen.push(names(), button.parentElement.getAttribute("aria-sort"));
+  button.click();
+  seen.push(names(), button.parentElement.getAttribute("aria-sort"));
+  page.getElementById("shown-fail").click();
+  seen.push(names().sort());
+  document.getElementById("seen").textContent = JSON.stringify(seen);
+});</script>"""
+
+
+def test_the_table_of_many_models_is_sorted_by_a_click_and_shows_only_those_that_are_chosen(
+    site: Site, tmp_path: Path
+) -> None:
+    site.pages = {"/report.html": render_html(make_many()), "/frame.html": CLICKS}
+    dom, console = open_browser(site, "/frame.html", tmp_path)
+    seen = re.search(r'<p id="seen">(\[.+?\])</p>', dom)
+    assert seen, dom[-500:]
+    before, once, up, twice, down, failing = json.loads(seen[1])
+    assert before[:4] == ["gone", *BROKEN, "alone"]
+    assert once == [*BROKEN, *(f"tuned-{place}" for place in (7, 6, 4, 3, 1, 0)), "gone", "alone"]
+    assert (up, down) == ("ascending", "descending")
+    assert twice == once[::-1]
+    assert failing == ["gone", *BROKEN]
+    assert console == []
 
 
 def test_the_probe_sees_what_it_is_to_see(site: Site, tmp_path: Path) -> None:

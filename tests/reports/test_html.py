@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,16 @@ from support.evidence import (
     make_policy,
     make_record,
 )
+from support.many import make_many
 from support.pages import ParsedPage, parse_page
 from support.sections import render_example
+from sw_audit_reports import html as html_page
 from sw_audit_reports.elements import Element, make_paragraph, make_table, text
 from sw_audit_reports.html import RECORD_ID, render_html
 from sw_audit_reports.sections import SECTIONS, Context, section
 
 from sw_audit.checks.registry import find_checks
+from sw_audit.errors import RecordError
 from sw_audit.printable import printable_lines
 from sw_audit.record.arm import PRUNED, Arm, Custom
 from sw_audit.record.location import Outcome
@@ -35,6 +39,8 @@ from sw_audit.record.store import decode_record, read_record, write_text
 from sw_audit.record.verdict import Status, Verdict
 
 HOSTILE = "</script></style><script>alert(1)</script><img src=http://evil.test/x onerror=alert(1)>\"'<!--"
+
+SORTING = resources.files("sw_audit_reports").joinpath("sort.js").read_text(encoding="utf-8")
 
 UNSEEN = "a\x1b[31m\a\x9b2J\u202e\u2066\u200b\u2028\n\tz"
 """What drives a terminal, turns text around, or is not seen at all."""
@@ -79,6 +85,9 @@ RECORDS = {
     "bare": make_bare,
     "hostile": make_hostile,
     "unseen": lambda: make_hostile(UNSEEN),
+    "many": make_many,
+    "many-hostile": lambda: make_many(HOSTILE),
+    "many-unseen": lambda: make_many(UNSEEN),
     "empty": lambda: make_record(windows=8, items=8).model_copy(update={"models": ()}),
 }
 
@@ -146,8 +155,9 @@ def test_nothing_is_loaded_from_outside_and_nothing_runs(name: str) -> None:
             assert key not in {"style", "src", "srcset", "xmlns"}
             assert not key.startswith("on")
             assert key not in {"href", "xlink:href"} or value.startswith("#") or value == "data:,"
-    [script] = page.find("script")
+    *sorting, script = page.find("script")
     assert script.attributes == {"type": "application/json", "id": RECORD_ID}
+    assert [one.text for one in sorting] == ([SORTING] if name.startswith("many") else [])
     [style] = page.find("style")
     assert "url(" not in style.text
     assert "@import" not in style.text
@@ -155,21 +165,25 @@ def test_nothing_is_loaded_from_outside_and_nothing_runs(name: str) -> None:
 
 
 @each
-def test_the_page_carries_a_policy_that_allows_its_own_style_and_nothing_else(name: str) -> None:
+def test_the_page_carries_a_policy_that_allows_its_own_style_and_sorting_and_nothing_else(name: str) -> None:
     page = render(name)[2]
     digest = base64.b64encode(hashlib.sha256(page.find("style")[0].text.encode()).digest()).decode()
     [policy] = [one.attributes["content"] for one in page.find("meta") if "http-equiv" in one.attributes]
-    assert policy.split("; ")[:2] == ["default-src 'none'", f"style-src 'sha256-{digest}'"]
+    allowed = ["default-src 'none'", f"style-src 'sha256-{digest}'", "img-src data:"]
+    if name.startswith("many"):
+        script = base64.b64encode(hashlib.sha256(SORTING.encode()).digest()).decode()
+        allowed.insert(2, f"script-src 'sha256-{script}'")
+    assert policy.split("; ")[: len(allowed)] == allowed
 
 
 @each
 def test_the_record_inside_decodes_to_the_same_record(name: str) -> None:
     record, html, page = render(name)
-    [script] = page.find("script")
+    *others, script = page.find("script")
     assert decode_record(script.text) == record
     assert "<" not in script.text
     assert json.loads(script.text)["schema"] == 3
-    assert html.count("</script>") == 1
+    assert html.count("</script>") == 1 + len(others)
 
 
 def test_text_from_outside_is_shown_and_never_obeyed() -> None:
@@ -264,6 +278,33 @@ def test_a_report_on_disk_is_read_back_as_its_record_by_the_entry_point(tmp_path
     report = tmp_path / "report.html"
     write_text(report, render_record(record))
     assert read_record(report) == record
+
+
+def test_of_more_than_eight_models_a_table_comes_first_and_the_worst_alone_are_told_in_full() -> None:
+    record, html, page = render("many")
+    headings = [one.text for one in page.find("h2")]
+    assert headings == [
+        "Models by gates", "Drift from parents and baselines", "Each model in short",
+        "tuned-2", "tuned-5", "alone", "How this report was made",
+    ]  # fmt: skip
+    assert "Of 10 models, 6 passed, 2 failed, 1 inconclusive and 1 could not be audited." in page.text
+    assert "2 models fail <code>super-weight-retained</code>, more than any other gate." in html
+    assert page.text.count("Everything about it stands") == 3
+    few = record.model_copy(update={"models": record.models[:8]})
+    assert parse_page(render_html(few)).find("h2")[0].text == "Models"
+
+
+def test_a_page_of_many_models_leaves_out_a_record_that_is_too_long_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(html_page, "_LARGEST", 100)
+    html = render_html(make_many())
+    assert f'id="{RECORD_ID}"' not in html
+    assert "too long to be carried inside" in html
+    (tmp_path / "report.html").write_text(html)
+    with pytest.raises(RecordError, match=r"carries no record; give the record\.json that it was made from"):
+        read_record(tmp_path / "report.html")
+    assert f'id="{RECORD_ID}"' in render_html(compose(make_evidence(windows=8)))
 
 
 def test_a_section_that_registers_itself_is_on_the_page_in_its_place_where_it_has_something_to_show() -> None:

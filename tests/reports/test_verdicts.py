@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from support.descent_pages import WAIVER
 from support.evidence import make_record
-from sw_audit_reports.verdicts import conclude_model, conclude_record, summarize_record, tally
+from sw_audit_reports.verdicts import conclude_record, summarize_record, tally
 
 from sw_audit.record.record import Record
+from sw_audit.record.standing import conclude_model
 from sw_audit.record.verdict import Status, Verdict
 
 

@@ -86,3 +86,9 @@ def list_sections() -> list[Section]:
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         import_module(module.name)
     return sorted(SECTIONS.values(), key=lambda one: one.order)
+
+
+def summarize_model(context: Context) -> Words:
+    """Say in a sentence what a model comes to: as the first section says that has something to say."""
+    sentences = (section.summarize(context) for section in list_sections() if section.summarize is not None)
+    return next(filter(None, sentences), ())

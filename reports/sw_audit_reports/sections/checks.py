@@ -56,7 +56,7 @@ def _make_row(context: Context, verdict: Verdict) -> tuple[Cell | Badge | str, .
     return (
         Cell(describe_check(verdict.check).title, href=f"{context.anchor}-{verdict.check}"),
         Badge.of_verdict(verdict),
-        *_write_measured(verdict, verdict),
+        *write_measured(verdict, verdict),
     )
 
 
@@ -109,7 +109,7 @@ def _list_measures(verdict: Verdict, info: CheckWords, policy: Policy) -> Terms 
         interval = format_interval(verdict.low, verdict.high, verdict.limit)
         terms[quantity[0].upper() + quantity[1:]] = _write_observed(verdict, verdict.check)
         terms[f"{100 * policy.confidence:g} % interval"] = interval
-        terms["Limit"] = _write_limit(verdict, verdict.side) or "none: reported only"
+        terms["Limit"] = write_limit(verdict, verdict.side) or "none: reported only"
     if verdict.evidence:
         terms["Evidence"] = label_evidence(verdict.evidence)
     if verdict.known:
@@ -125,15 +125,15 @@ def _list_findings(verdict: Verdict) -> Table | None:
         # A figure that is held against nothing is reported, not skipped.
         reported = finding.status is Status.SKIPPED and finding.observed is not None
         badge = Badge("skipped", "Reported") if reported else Badge.of(finding.status)
-        rows.append((code(finding.label), badge, *_write_measured(finding, verdict), finding.because))
+        rows.append((code(finding.label), badge, *write_measured(finding, verdict), finding.because))
     heads = [*text("What", "Verdict"), *_MEASURED, *text("Why")]
     return make_table("The single figures", heads, rows, fold="The single figures")
 
 
-def _write_measured(figure: Verdict | Finding, verdict: Verdict) -> tuple[str, str, str]:
+def write_measured(figure: Verdict | Finding, verdict: Verdict) -> tuple[str, str, str]:
     """Write the figure of a verdict or of one of its findings, its interval and its limit."""
     interval = format_interval(figure.low, figure.high, figure.limit) or NOTHING
-    return _write_observed(figure, verdict.check), interval, _write_limit(figure, verdict.side) or NOTHING
+    return _write_observed(figure, verdict.check), interval, write_limit(figure, verdict.side) or NOTHING
 
 
 def _write_observed(figure: Verdict | Finding, check: str) -> str:
@@ -146,7 +146,8 @@ def _write_observed(figure: Verdict | Finding, check: str) -> str:
     return NOT_FINITE if decided and not describe_check(check).counted else NOT_MEASURED
 
 
-def _write_limit(figure: Verdict | Finding, side: Side | None) -> str:
+def write_limit(figure: Verdict | Finding, side: Side | None) -> str:
+    """Write the limit of a figure with the side that is good; nothing where there is none."""
     if figure.limit is None or (isinstance(figure, Verdict) and figure.status is Status.SKIPPED):
         return ""
     return f"{figure.side or side or ''} {format_exact(figure.limit)}".strip()
