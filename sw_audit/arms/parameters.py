@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,12 +70,26 @@ def set_in_layer(action: SetScalars, context: LayerContext) -> Iterator[None]:
 def set_outside(actions: Sequence[SetScalars], model: nn.Module) -> Iterator[list[Tensor]]:
     """Set scalars of a model outside of its decoder layers; afterwards every bit is as before.
 
-    Inside, each scalar that is set, as a view of no dimensions.
+    Inside, each scalar that is set, as a view of no dimensions. One of a module that is in memory only while it
+    runs is set each time that this is, and is not among them.
     """
-    pairs = [pair for act in actions for pair in zip(act.scalars, act.values, strict=True)]
-    scalars = [_find_below(scalar, model) for scalar, _ in pairs]
-    with _written(list(zip(scalars, (value for _, value in pairs), strict=True))):
-        yield scalars
+    present: list[tuple[Tensor, float]] = []
+    with ExitStack() as stack:
+        for act in actions:
+            for scalar, value in zip(act.scalars, act.values, strict=True):
+                place = _find_below(scalar, model)
+                if place.is_meta:
+                    fill = partial(_fill_below, scalar, value, model)
+                    module = model.get_submodule(scalar.parameter.rpartition(".")[0])
+                    stack.callback(module.register_forward_pre_hook(fill).remove)
+                else:
+                    present.append((place, value))
+        stack.enter_context(_written(present))
+        yield [place for place, _ in present]
+
+
+def _fill_below(scalar: ScalarAddress, value: float, model: nn.Module, *_: Any) -> None:
+    _find_below(scalar, model).fill_(value)
 
 
 @contextmanager

@@ -187,14 +187,16 @@ def _list_others(checkpoint: Checkpoint) -> Iterator[ModelParameter]:
             tuple(others),
             offset or 0.0,
             offset is not None,
-            _view=partial(_read_parameter, layer, module, last),
+            _view=partial(_read_parameter, checkpoint, layer, name),
         )
 
 
-def _read_parameter(layer: DecoderLayer | None, module: nn.Module, name: str) -> Tensor:
+def _read_parameter(checkpoint: Checkpoint, layer: DecoderLayer | None, name: str) -> Tensor:
     # Read anew each time: whoever brings layers in one by one may put another parameter there.
     with nullcontext() if layer is None else layer.present():
-        stored = module.get_parameter(name).detach()
+        stored: Tensor = checkpoint.model.get_parameter(name).detach()
+    if stored.is_meta and checkpoint.read_module is not None:
+        stored = checkpoint.read_module(name.rpartition(".")[0])[name].to(checkpoint.device)
     return stored if stored.ndim else stored.view(1)
 
 

@@ -14,7 +14,7 @@ import shutil
 import threading
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -469,8 +469,12 @@ class Pager:
             slots = [slot for held in inside[layer.index].values() for slot in held]
             self._names[layer.index] = [name for slot in slots for name in list_sources(slot.source)]
             self._attach_layer(layer, inside[layer.index])
-        # Together, so that what is tied is read once.
-        self._bring_in([slot for module, slots in by_module.items() for slot in self._attach_other(module, slots)])
+        embedding = [slots for module, slots in by_module.items() if isinstance(module, nn.Embedding)]
+        tied = {id(slot.source) for slots in embedding for slot in slots}
+        # Together, so that what is tied is read once, and is one parameter.
+        self._bring_in(
+            [slot for module, slots in by_module.items() for slot in self._attach_other(module, slots, tied)]
+        )
         sources = {slot.name: slot.source for slot in self.slots}
 
         def page(matrix: Paged) -> Paged:
@@ -513,11 +517,11 @@ class Pager:
         """
         return dict(self._read_slots([slot for slot in self.slots if slot.name.startswith(f"{name}.")]))
 
-    def _attach_other(self, module: nn.Module, slots: list[Slot]) -> list[Slot]:
+    def _attach_other(self, module: nn.Module, slots: list[Slot], tied: Collection[int]) -> list[Slot]:
         """Return those of a module's tensors that are to be there from the start; the others come when it runs."""
         as_stored = self.device.type == "cpu" and all(isinstance(slot.source.origin, str) for slot in slots)
         # Models ask where their embedding is before they call it.
-        if as_stored or isinstance(module, nn.Embedding):
+        if as_stored or all(id(slot.source) in tied for slot in slots):
             return slots
         module.register_forward_pre_hook(lambda *_: self._bring_in(slots))
         module.register_forward_hook(lambda *_: self._let_go(slots))

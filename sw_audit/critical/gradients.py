@@ -6,10 +6,14 @@ the scalar is zeroed (Mozer and Smolensky 1989, Advances in Neural Information P
 scalar helps and in the next it harms, and over a long one both cancel. It does not see sets that matter only
 together, nor values on a plateau, where the loss is flat around the value and is not at zero.
 
-1. The layers run without gradients; what enters each is kept, [sequences, tokens, hidden] per batch.
-2. Embedding, last norm and head are differentiated at what leaves the last layer.
+1. The layers run without gradients; what enters each is kept, [sequences, tokens, hidden] per batch, on disk where
+   it outgrows `Checkpoint.memory`.
+2. Embedding, last norm and head are differentiated at what leaves the last layer. Of the head what enters it and
+   the gradient of its logits are kept, of the embedding the rows of the tokens that came: the scores of so large a
+   matrix are made of these, some rows at a time.
 3. From the last layer to the first: the layer runs once more, with gradients, on what entered it; its parameters'
-   scores are kept as far as they are among the highest, and the gradient goes on to what entered.
+   scores are kept as far as they are among the highest, and the gradient goes on to what entered. Where gradients
+   and scores of all its parameters outgrow the memory, it runs once for some of them at a time.
 
 So one layer's gradients are in memory at a time, whatever the depth, and a layer that is in memory only while it
 runs can be differentiated, too. Beside it a layer's down-projection shows its largest products W[r, c] x[c]: a
@@ -21,9 +25,12 @@ embedding it is the entries that make up most of a token's row.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from types import EllipsisType
 from typing import Any
 
 import numpy
@@ -32,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sw_audit.arms.matrices import packed_matrix_replaced
-from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, split_call, take_states
+from sw_audit.checkpoint.matrices import DecoderLayer, DownProjection, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.parameters import ModelParameter, list_parameters
 from sw_audit.corpus.windows import Windows
@@ -40,13 +47,20 @@ from sw_audit.errors import CheckpointError
 from sw_audit.locate.weight_norms import find_inward_matrices, list_rows
 from sw_audit.measure.engine import LayerwiseRunner
 from sw_audit.measure.readers import batch_windows
-from sw_audit.measure.states import States, StateStore
+from sw_audit.measure.states import KeptState, States, StateStore
 from sw_audit.progress import Progress, ignore_progress
 
 NEURONS, ENTRIES, EMBEDDED = 4, 3, 12
 """Of so many neurons so many entries are told in each matrix that leads into them; of the embedding so many."""
 RANKED = 4096
 """So many of the highest scores are kept, and so many ranks are known."""
+_SCORED_AT_ONCE = 1 << 20
+"""Scalars of a parameter that are scored at once; it is the same whatever the memory, so that ties end alike."""
+_BYTES_PER_SCALAR = 8
+"""What a gradient and a score take, in float32."""
+
+Place = tuple[int | slice | EllipsisType, ...]
+"""Some neighbours in a tensor."""
 
 
 class NoGradientError(Exception):
@@ -154,21 +168,28 @@ class _Highest:
 
     def add(self, parameter: ModelParameter, scores: Tensor, weight: Tensor) -> None:
         """Add the scores of a parameter and what it holds, both as addressed."""
+        for place, first in _cut(scores.shape):
+            self.add_some(parameter, scores[place], weight[place], first)
+
+    def add_some(self, parameter: ModelParameter, scores: Tensor, weight: Tensor, first: int) -> None:
+        """Add the scores of neighbours in a parameter, of which so many scalars come before them."""
         flat = scores.flatten()
-        # Most parameters have none that are high enough: finding that out is all that they cost.
+        # Most have none that are high enough: finding that out is all that they cost.
         floor = float(self.scores[-1]) if len(self.scores) == self.count else -math.inf
-        count = min(self.count, int((flat > floor).sum()))
-        if not count:
+        above = (flat > floor).nonzero()[:, 0]
+        if not len(above):
             return
-        best = flat.topk(count)
-        held = weight[torch.unravel_index(best.indices, scores.shape)].float().cpu()
-        owner = torch.full((count,), len(self.owners))
-        self.owners.append(parameter)
+        best = flat[above].topk(min(self.count, len(above)))
+        indices = above[best.indices]
+        held = weight[torch.unravel_index(indices, scores.shape)].float().cpu()
+        if not self.owners or self.owners[-1] is not parameter:
+            self.owners.append(parameter)
+        owner = torch.full((len(indices),), len(self.owners) - 1)
         merged = torch.cat([self.scores, best.values.cpu()])
         kept = merged.topk(min(self.count, len(merged)))
         self.scores = kept.values
         self.values = torch.cat([self.values, held])[kept.indices]
-        places = torch.stack([owner, best.indices.cpu()], 1)
+        places = torch.stack([owner, first + indices.cpu()], 1)
         self.places = torch.cat([self.places, places])[kept.indices]
 
     def list(self) -> list[Scored]:
@@ -198,6 +219,7 @@ class _Backward:
         self.gains: dict[str, list[float]] = {}  # as stored
         self.entering: dict[str, tuple[DecoderLayer, DownProjection, Tensor]] = {}  # by parameter; [hidden]
         self._outside = _Scores()
+        self._products: defaultdict[str, list[tuple[KeptState, KeptState]]] = defaultdict(list)
         self.ranked = 0
 
     def rank(self, own_predictions: bool) -> Ranking:
@@ -263,9 +285,13 @@ class _Backward:
         over = norms[:, None] if len(inputs) == len(norms) else norms.min()
         largest = (inputs.abs() / over.clamp_min(torch.finfo(torch.float32).tiny)).amax(0)  # [inner]
         weight = parameter.weight
-        scores = weight.abs().float() * largest[None, :]
-        if bool(scores.isfinite().all()):
-            self.products.add(parameter, scores, weight)
+
+        def score(place: Place) -> Tensor:
+            return weight[place].abs().float() * largest
+
+        if all(bool(score(place).isfinite().all()) for place, _ in _cut(weight.shape)):
+            for place, first in _cut(weight.shape):
+                self.products.add_some(parameter, score(place), weight[place], first)
 
     def _find(self, name: str) -> ModelParameter | None:
         return next((one for one in self.parameters if one.name == name and one.matrix is not None), None)
@@ -319,51 +345,71 @@ class _Backward:
     ) -> tuple[float, States]:
         tokens = sum(len(places) for batch in self.batches for places in batch.pieces)
         total, gradients = 0.0, States(self.store)
-        leaves = self._ask_outside(outside)
-        for batch, leaving in zip(self.batches, states, strict=True):
-            hidden = leaving.detach().requires_grad_()
-            of_batch: list[Tensor | None] = [None] * (1 + len(leaves))
-            for places in batch.pieces:
-                with torch.enable_grad():
-                    logits = self.runner.run_head(batch.token_ids, hidden, places).float()
-                    following = batch.token_ids.flatten()[places + 1].to(logits.device)
-                    targets = logits.argmax(-1) if own_predictions else following
-                    loss = cross_entropy(logits, targets, reduction="sum") / tokens
-                total += float(loss.detach())
-                if not math.isfinite(total):
-                    found = "its loss on the text is not finite"
-                    remedy = "audit the model's weights first, or run it in a wider dtype"
-                    raise CheckpointError(f"scalars of {self.checkpoint.identity.source!r}", found, remedy)
-                given = self._differentiate(loss, [hidden, *leaves.values()])
-                of_batch = [_add(*pair) for pair in zip(of_batch, given, strict=True)]
-            gradients.append(torch.zeros_like(hidden) if of_batch[0] is None else of_batch[0])
-            self._outside.add(outside, leaves, of_batch[1:])
-        self._release(leaves)
+        with self._asking_outside(outside, embedding=False) as leaves:
+            for batch, leaving in zip(self.batches, states, strict=True):
+                hidden, of_batch = leaving.detach().requires_grad_(), torch.zeros_like(leaving)
+                for places in batch.pieces:
+                    with torch.enable_grad():
+                        logits = self.runner.run_head(batch.token_ids, hidden, places).float()
+                        following = batch.token_ids.flatten()[places + 1].to(logits.device)
+                        targets = logits.argmax(-1) if own_predictions else following
+                        loss = cross_entropy(logits, targets, reduction="sum") / tokens
+                    total += float(loss.detach())
+                    if not math.isfinite(total):
+                        found = "its loss on the text is not finite"
+                        remedy = "audit the model's weights first, or run it in a wider dtype"
+                        raise CheckpointError(f"scalars of {self.checkpoint.identity.source!r}", found, remedy)
+                    given, *rest = self._differentiate(loss, [hidden, *leaves.values()])
+                    if given is not None:
+                        of_batch += given
+                    self._outside.add(outside, leaves, rest)
+                gradients.append(of_batch)
         return total, gradients
 
     def _differentiate_embedding(self, outside: dict[str, ModelParameter], gradients: States) -> None:
-        leaves = self._ask_outside(outside)
-        for batch, gradient in zip(self.batches, gradients, strict=True):
-            with torch.enable_grad():
-                embedded = _embed(self.checkpoint, batch.token_ids)
-            if embedded.requires_grad:
-                self._outside.add(outside, leaves, self._differentiate(embedded, [*leaves.values()], gradient))
-        self._release(leaves)
-        self._keep(outside, self._outside)
+        with self._asking_outside(outside, embedding=True) as leaves:
+            for batch, gradient in zip(self.batches, gradients, strict=True):
+                with torch.enable_grad():
+                    embedded = self.runner.embed(batch.token_ids)
+                if embedded.requires_grad:
+                    given = self._differentiate(embedded, [*leaves.values()], gradient)
+                    self._outside.add(outside, leaves, given)
+        for name, parameter in outside.items():
+            if name in self._outside.weights or name in self._products:
+                self._keep_outside(parameter)
 
     def _differentiate_layer(self, layer: DecoderLayer, depth: int, entering: States, gradients: States) -> States:
-        parameters = {one.name: one for one in self.parameters if one.layer == layer.index}
-        scores, onward = _Scores(), States(self.store)
-        for call, states, gradient in zip(self.runner.calls[depth], entering, gradients, strict=True):
-            inputs = states.detach().requires_grad_()
-            with ExitStack() as stack, torch.enable_grad():
-                leaves = stack.enter_context(_leaves_of(layer, parameters))
-                leaving = take_states(call(layer.module, inputs))
-                given, *rest = self._differentiate(leaving, [inputs, *leaves.values()], gradient)
-            scores.add(parameters, leaves, rest)
-            onward.append(given if given is not None else torch.zeros_like(inputs))
-        self._keep(parameters, scores)
+        parameters = [one for one in self.parameters if one.layer == layer.index]
+        onward = States(self.store)
+        for number, group in enumerate(self._group(parameters)):
+            scores = _Scores()
+            for call, states, gradient in zip(self.runner.calls[depth], entering, gradients, strict=True):
+                inputs = states.detach().requires_grad_()
+                with ExitStack() as stack, torch.enable_grad():
+                    leaves = stack.enter_context(_leaves_of(layer, group))
+                    leaving = take_states(call(layer.module, inputs))
+                    given, *rest = self._differentiate(leaving, [inputs, *leaves.values()], gradient)
+                scores.add(group, leaves, rest)
+                if not number:
+                    onward.append(given if given is not None else torch.zeros_like(inputs))
+            for name, parameter in group.items():
+                if name in scores.held:
+                    held = parameter.see(scores.held[name]).reshape(parameter.shape)
+                    weight = scores.weights[name]
+                    self.highest.add(parameter, held.nan_to_num_(math.inf, math.inf), weight)
+                    self._note_reached(parameter, weight)
         return onward
+
+    def _group(self, parameters: Sequence[ModelParameter]) -> list[dict[str, ModelParameter]]:
+        """Cut parameters into groups whose gradients and scores take half of the memory; neighbours together."""
+        memory, groups, taken = self.checkpoint.memory, [dict[str, ModelParameter]()], 0
+        for parameter in parameters:
+            taken += parameter.size * _BYTES_PER_SCALAR
+            if memory is not None and groups[-1] and taken > memory // 2:
+                groups.append({})
+                taken = parameter.size * _BYTES_PER_SCALAR
+            groups[-1][parameter.name] = parameter
+        return groups
 
     def _differentiate(
         self, output: Tensor, of: Sequence[Tensor], gradient: Tensor | None = None
@@ -373,30 +419,104 @@ class _Backward:
         except RuntimeError as error:
             raise NoGradientError(str(error).splitlines()[0]) from error
 
-    def _ask_outside(self, outside: dict[str, ModelParameter]) -> dict[str, nn.Parameter]:
-        leaves = {name: self.checkpoint.model.get_parameter(name) for name in outside}
-        for leaf in leaves.values():
-            leaf.requires_grad_(not leaf.is_meta)
-        return {name: leaf for name, leaf in leaves.items() if not leaf.is_meta}
+    @contextmanager
+    def _asking_outside(
+        self, outside: dict[str, ModelParameter], *, embedding: bool
+    ) -> Iterator[dict[str, Tensor]]:
+        """Let what is outside of the layers take gradients; of a product note what they are made of instead."""
+        leaves: dict[str, Tensor] = {}
 
-    def _release(self, leaves: dict[str, nn.Parameter]) -> None:
-        for leaf in leaves.values():
-            leaf.requires_grad_(False)
+        def begin(name: str, key: str, module: nn.Module, _: Any) -> None:
+            # By now a module that is in memory only while it runs is there.
+            leaves[name] = module.get_parameter(key).requires_grad_()
 
-    def _keep(self, parameters: dict[str, ModelParameter], scores: _Scores) -> None:
-        for name, score in scores.held.items():
-            self.highest.add(parameters[name], score.nan_to_num_(math.inf, math.inf), scores.weights[name])
-            self.reached.add(name)
-            if parameters[name].is_gain:
-                self.gains[name] = scores.weights[name].tolist()
-            self.ranked += parameters[name].size
+        with ExitStack() as stack:
+            for name, parameter in outside.items():
+                uses = [one.rpartition(".")[::2] for one in (name, *parameter.names)]
+                modules = [(self.checkpoint.model.get_submodule(path), key) for path, key in uses]
+                tables = [module for module, _ in modules if isinstance(module, nn.Embedding)]
+                products = [module for module, key in modules if type(module) is nn.Linear and key == "weight"]
+                for product in products:
+                    hook = product.register_forward_hook(partial(self._see_product, name))
+                    stack.callback(hook.remove)
+                for table in tables:
+                    stack.callback(setattr, table, "sparse", table.sparse)
+                    table.sparse = True
+                if products and not (tables and embedding):
+                    continue
+                module, key = modules[0]
+                if module.get_parameter(key).is_meta:
+                    stack.callback(module.register_forward_pre_hook(partial(begin, name, key)).remove)
+                else:
+                    leaves[name] = module.get_parameter(key).requires_grad_()
+            try:
+                yield leaves
+            finally:
+                for leaf in leaves.values():
+                    leaf.requires_grad_(False)
+
+    def _see_product(self, name: str, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        entering = self.store.keep(given[0].detach().flatten(0, -2))  # [tokens, in]
+
+        def keep(gradient: Tensor) -> None:
+            self._products[name].append((entering, self.store.keep(gradient.flatten(0, -2))))
+
+        if output.requires_grad:
+            output.register_hook(keep)  # type: ignore[no-untyped-call]
+
+    def _keep_outside(self, parameter: ModelParameter) -> None:
+        """Score a parameter that is outside of the layers, some of its rows at a time, over all of its uses."""
+        name, scores = parameter.name, self._outside
+        weight = found if (found := scores.weights.get(name)) is not None else parameter.weight
+        for place, first in _cut(parameter.shape):
+            score = torch.zeros(weight[place].shape, device=weight.device)
+            for entering, gradient in self._products[name]:
+                of_use = gradient.load()[:, place[0]].T @ entering.load()  # [rows, in]
+                score += (of_use * weight[place]).abs_().float()
+            if name in scores.held:
+                score += scores.held[name].reshape(parameter.shape)[place]
+            for tokens, of_rows in scores.rows[name]:
+                begin = first // of_rows.shape[1]
+                inside = (tokens >= begin) & (tokens < begin + len(score))
+                score.index_add_(0, tokens[inside] - begin, of_rows[inside])
+            self.highest.add_some(parameter, score.nan_to_num_(math.inf, math.inf), weight[place], first)
+        self._note_reached(parameter, weight)
+
+    def _note_reached(self, parameter: ModelParameter, weight: Tensor) -> None:
+        self.reached.add(parameter.name)
+        if parameter.is_gain:
+            self.gains[parameter.name] = weight.tolist()
+        self.ranked += parameter.size
+
+
+def _cut(shape: Sequence[int]) -> Iterator[tuple[Place, int]]:
+    """Cut a tensor into runs of neighbours, each with how many scalars come before it."""
+    if not shape:
+        yield (...,), 0
+        return
+    length, *rest = shape
+    inner = math.prod(rest)
+    if inner > _SCORED_AT_ONCE and len(rest) > 1:
+        for one in range(length):
+            yield from (((one, *place), one * inner + first) for place, first in _cut(rest))
+        return
+    count = max(1, _SCORED_AT_ONCE // max(1, inner))
+    for first in range(0, length, count):
+        yield (slice(first, min(first + count, length)),), first * inner
 
 
 @dataclass
 class _Scores:
-    """|w dL/dw| by the parameter's name, float32, summed over pieces of text and uses; all as addressed."""
+    """|w dL/dw| by the parameter's name, float32, summed over pieces of text and uses.
+
+    Attributes:
+        held: All scores of a parameter, laid out as it is stored.
+        rows: Of a table of which only some rows are used: which, int64 [rows], and theirs, [rows, ...], per use.
+        weights: The parameters themselves, as addressed.
+    """
 
     held: dict[str, Tensor] = field(default_factory=dict)
+    rows: defaultdict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=lambda: defaultdict(list))
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def add(
@@ -408,16 +528,19 @@ class _Scores:
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
             if gradient is None:
                 continue
-            parameter = parameters[name]
-            applied = leaf.detach() + parameter.offset if parameter.offset else leaf.detach()
-            score = parameter.see((gradient * applied).abs_().float()).reshape(parameter.shape)
-            self.weights[name] = parameter.see(leaf.detach()).reshape(parameter.shape)
-            held = self.held.get(name)
-            self.held[name] = score if held is None else held.add_(score)
-
-
-def _add(before: Tensor | None, more: Tensor | None) -> Tensor | None:
-    return before if more is None else more if before is None else before + more
+            parameter, weight = parameters[name], leaf.detach()
+            self.weights[name] = parameter.see(weight).reshape(parameter.shape)
+            if gradient.is_sparse:
+                gradient = gradient.coalesce()
+                [rows], values = gradient.indices(), gradient.values()
+                self.rows[name].append((rows, (values * weight[rows]).abs_().float()))
+                continue
+            if name not in self.held:
+                self.held[name] = torch.zeros(leaf.shape, device=leaf.device)
+            held = self.held[name]
+            for place, _ in _cut(leaf.shape):
+                applied = weight[place] + parameter.offset if parameter.offset else weight[place]
+                held[place] += (gradient[place] * applied).abs_().float()
 
 
 @contextmanager
@@ -458,24 +581,3 @@ def _leaves_of(layer: DecoderLayer, parameters: dict[str, ModelParameter]) -> It
         finally:
             for leaf in leaves.values():
                 leaf.requires_grad_(False)
-
-
-class _EmbeddedError(Exception):
-    """Ends a call of the model."""
-
-
-def _embed(checkpoint: Checkpoint, token_ids: Tensor) -> Tensor:
-    """Return what enters the first layer, [sequences, tokens, hidden], with what made it."""
-    seen: list[Tensor] = []
-
-    def see(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        seen.append(split_call(positional, named)[0])
-        raise _EmbeddedError
-
-    handle = checkpoint.layers[0].module.register_forward_pre_hook(see, with_kwargs=True)
-    try:
-        with suppress(_EmbeddedError):
-            checkpoint.model(input_ids=token_ids.to(checkpoint.device), use_cache=False)
-    finally:
-        handle.remove()
-    return seen[0]

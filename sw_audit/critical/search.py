@@ -80,7 +80,7 @@ def find_critical_scalars(
     """Search for the scalars of a model that matter, wherever they are; see the head of this file.
 
     Args:
-        checkpoint: The model, open as a whole; bit-identical afterwards.
+        checkpoint: The model; bit-identical afterwards.
         text: What effects are measured on. Of a policy's text the windows are cut short, unless it names their
             length. Without one the model writes its own, by chance.
         location: Where its super weights are; located if not given.

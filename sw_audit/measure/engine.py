@@ -414,6 +414,18 @@ class LayerwiseRunner:
         """Everything that the layers are called with, one after the other, and how it is put together."""
         return _flatten_calls(self.calls)
 
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Return what enters the first layer, [sequences, tokens, hidden], with the graph of what made it."""
+        seen: list[Tensor] = []
+
+        def see(_: int, *positional: Any, **named: Any) -> None:
+            seen.append(split_call(positional, named)[0])
+            raise _RecordedError
+
+        with _layers_replaced(self.layers, see), suppress(_RecordedError):
+            _call_model(self.checkpoint, token_ids)
+        return seen[0]
+
     def finish(self) -> None:
         """Take note that all that was asked for has been given."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -9,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.corpus.windows import Windows, cut_windows
-from sw_audit.critical.gradients import cut_pieces, rank_scalars
+from sw_audit.critical import gradients
+from sw_audit.critical.gradients import Ranking, cut_pieces, rank_scalars
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy
 from sw_audit.specimen.shipped import specimen_path
@@ -79,18 +82,37 @@ def test_what_parameters_ask_of_gradients_is_as_before_also_where_it_fails() -> 
     assert asking == ["model.norm.weight"]
 
 
-def test_a_checkpoint_that_is_read_layer_by_layer_gives_the_same_ranking() -> None:
+@pytest.mark.parametrize("memory", [None, 20_000])
+def test_a_checkpoint_that_is_read_layer_by_layer_within_some_memory_gives_the_same_ranking(
+    memory: int | None,
+) -> None:
     whole = rank_scalars(open_specimen_whole(), draw_specimen_pieces(), products=8)
-    paged = rank_scalars(
-        open_streaming(ModelPolicy(source=str(specimen_path()))), draw_specimen_pieces(), products=8
-    )
-    assert paged.nats == whole.nats
-    for ours, theirs in ((paged.by_gradient, whole.by_gradient), (paged.by_product, whole.by_product)):
-        told = [
-            [(one.parameter.name, one.index, one.score, one.value) for one in some[:200]]
-            for some in (ours, theirs)
-        ]
-        assert told[0] == told[1]
+    streamed = replace(open_streaming(ModelPolicy(source=str(specimen_path()))), memory=memory)
+    assert tell(rank_scalars(streamed, draw_specimen_pieces(), products=8)) == tell(whole)
+
+
+def tell(ranking: Ranking) -> tuple[object, ...]:
+    lists = (ranking.by_gradient, ranking.by_product, ranking.feeding)
+    told = [[(one.parameter.name, one.index, one.score, one.value) for one in some] for some in lists]
+    return *told, ranking.ranked, ranking.unreached, ranking.nats
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt", "mixtral", "gpt_oss"])
+def test_parameters_that_are_scored_piece_by_piece_have_the_scores_of_the_whole(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = wrap_model(build_random_model(family, 2))
+    whole = rank_scalars(checkpoint, draw_pieces(), products=8)
+    monkeypatch.setattr(gradients, "_SCORED_AT_ONCE", 100)
+    cut = rank_scalars(replace(checkpoint, memory=1000), draw_pieces(), products=8)
+    assert (cut.ranked, cut.unreached, cut.nats) == (whole.ranked, whole.unreached, whole.nats)
+    for some, others in ((cut.by_gradient, whole.by_gradient), (cut.by_product, whole.by_product)):
+        # A product of fewer rows may be rounded in another way.
+        assert [one.score for one in some] == pytest.approx([one.score for one in others], rel=1e-5)
+        assert {(one.parameter.name, one.index) for one in some[:100]} == {
+            (one.parameter.name, one.index) for one in others[:100]
+        }
+    assert all(one.value == pytest.approx(one.parameter.read(one.index)) for one in cut.by_gradient[::50])
 
 
 def open_specimen_whole() -> Checkpoint:

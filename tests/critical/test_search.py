@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from support.packed import pack_projections_
@@ -212,10 +216,31 @@ def test_a_model_whose_loss_is_not_finite_is_refused_in_one_line(location: Locat
         find_critical_scalars(checkpoint, TEXT, location, FEW)
 
 
-def test_layers_that_are_in_memory_only_while_they_run_are_searched_likewise(location: Location) -> None:
-    opened = [way(ModelPolicy(source=str(specimen_path()))) for way in (open_checkpoint, open_streaming)]
-    whole, paged = [find_critical_scalars(checkpoint, TEXT, location, FEW) for checkpoint in opened]
-    assert paged == whole
+@pytest.fixture(scope="module", params=["as it is", "tied", "half as wide"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the specimen, also with a head that is its embedding, and stored in another dtype than it runs in."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    checkpoint = open_checkpoint(ModelPolicy(source=str(specimen_path())))
+    shutil.copytree(specimen_path(), folder)
+    if request.param == "tied":
+        checkpoint.model.config.tie_word_embeddings = True
+        checkpoint.model.tie_weights()
+        checkpoint.model.save_pretrained(folder)
+    elif request.param == "half as wide":
+        checkpoint.model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_is_read_layer_by_layer_within_little_memory_gives_the_same_search(folder: Path) -> None:
+    policy = ModelPolicy(source=str(folder), dtype="float32")
+    whole, streamed = open_checkpoint(policy), replace(open_streaming(policy), memory=20_000)
+    location = locate_super_weights(whole)
+    asked = CriticalPolicy(candidates=24, interventions=("zero", "median", "one"))
+    searches = [find_critical_scalars(one, TEXT, location, asked) for one in (whole, streamed)]
+    assert searches[0] == searches[1]
+    assert any(scalar.layer is None for scalar in searches[0].scalars)
+    before, after = whole.model.state_dict(), open_checkpoint(policy).model.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
 
 
 def plant_pair() -> Checkpoint:
