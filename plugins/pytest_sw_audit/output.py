@@ -8,8 +8,17 @@ import pytest
 
 from pytest_sw_audit.session import AuditSession
 from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.standing import FEW_MODELS
 from sw_audit.runner.assignments import Assignment, Case
-from sw_audit.runner.explain import TABLE_HEAD, count_verdicts, list_waived, make_row, name_outcome
+from sw_audit.runner.explain import (
+    MODELS_HEAD,
+    TABLE_HEAD,
+    count_verdicts,
+    list_waived,
+    list_worst,
+    make_row,
+    name_outcome,
+)
 from sw_audit.runner.output import name_folders, tell_error, tidy_cache, write_record
 from sw_audit.runner.run import compose_record, fail_stopped
 from sw_audit.runner.text import settle_corpus
@@ -91,12 +100,19 @@ def print_summary(reporter: pytest.TerminalReporter, session: AuditSession) -> N
         reporter.write_line(f"sw-audit: {count_verdicts(verdicts)}")
         return
     reporter.write_sep("=", f"sw-audit: {count_verdicts(verdicts)}")
-    rows = [TABLE_HEAD, *(make_row(verdict) for verdict in verdicts)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(TABLE_HEAD))]
-    styles = [{"bold": True}, *({_COLOURS[name_outcome(verdict)]: True} for verdict in verdicts)]
+    reached = [session.results[case] for case in session.gated if case in session.results]
+    if len(reached) > FEW_MODELS and reporter.verbosity < 1:
+        worst, others = list_worst(reached)
+        rows, styles = [MODELS_HEAD, *worst], [{"bold": True}, *({"red": True} for _ in worst)]
+    else:
+        rows, others = [TABLE_HEAD, *(make_row(verdict) for verdict in verdicts)], ""
+        styles = [{"bold": True}, *({_COLOURS[name_outcome(verdict)]: True} for verdict in verdicts)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row, style in zip(rows, styles, strict=True):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         reporter.write_line(line.rstrip(), **style)
+    if others:
+        reporter.write_line(f"{others}; everything is in the report, and here with -v")
     for line in list_waived(verdicts):
         reporter.write_line(line, yellow=True)
     for case, error in session.failures.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pytest_sw_audit.state import is_worker
 from sw_audit.printable import printable
 from sw_audit.progress import Progress, Standing, ignore_progress
+from sw_audit.runner.fleet import Fleet
 
 _EVERY = 30.0
 """Seconds between two lines within a stage."""
@@ -40,6 +41,30 @@ def report_progress(config: pytest.Config, model: str) -> Iterator[Progress]:
         yield shown
     finally:
         shown.close()
+
+
+def count_models(config: pytest.Config, sizes: Mapping[Hashable, int | None]) -> Fleet:
+    """Return what is told of each model that begins and is done; see `Fleet`.
+
+    Of several models pytest's reporter writes where the run stands every 30 seconds, under `-v` whenever one is
+    done; nothing under `-q`. Workers of pytest-xdist write nothing, for each knows but its own models.
+    """
+    fleet, verbosity = Fleet(sizes), config.getoption("verbose", 0)
+    if verbosity < 0 or len(sizes) < 2 or is_worker(config):
+        return fleet
+    written = time.monotonic()
+
+    def show() -> None:
+        nonlocal written
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and (verbosity > 0 or time.monotonic() - written >= _EVERY):
+            written = time.monotonic()
+            with _show(config):
+                reporter.ensure_newline()
+                reporter.write_line(f"sw-audit: {fleet.tell()}")
+
+    fleet.show = show
+    return fleet
 
 
 class ProgressLines:

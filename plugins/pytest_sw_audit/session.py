@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 
 from pytest_sw_audit.options import is_alone, is_requested, read_settings
-from pytest_sw_audit.progress import report_progress
+from pytest_sw_audit.progress import count_models, report_progress
 from pytest_sw_audit.state import is_worker, names_models
 from sw_audit.checkpoint import opening
+from sw_audit.checkpoint.folder import weigh_checkpoint
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.errors import AuditError
 from sw_audit.record.location import Location
@@ -20,6 +22,7 @@ from sw_audit.record.verdict import Verdict
 from sw_audit.runner import run, single
 from sw_audit.runner.assignments import OPTIONS_KEY, Assignment, Case, assign_file, assign_options
 from sw_audit.runner.cache import Cache
+from sw_audit.runner.fleet import Fleet
 from sw_audit.runner.output import WrittenRecord, check_places, tell_error
 from sw_audit.runner.pair import Parents
 from sw_audit.runner.watching import look_at_model
@@ -144,12 +147,16 @@ class AuditSession:
             raise self.failures[case]
         if case not in self.results:
             self.need(case, checks)
+            self.fleet.started(case)
             try:
                 self.results[case] = self._measure(case)
             except Exception as error:
                 self.failures[case] = error
+                self.fleet.finished(case, None)
                 self.close_model()
                 raise
+            measured = self.results[case]
+            self.fleet.finished(case, measured.verdicts, recalled=run.is_recalled(measured))
             if self.stopper.signalled.value:
                 raise KeyboardInterrupt  # pytest ends as after any Ctrl-C
         return self.results[case]
@@ -198,6 +205,12 @@ class AuditSession:
         if not self._checked:
             self._cache, self._checked = check_places(self.settings), True
         return self._cache
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """How many of the models that this run needs are done."""
+        models = {case: self.assignments[case.key].policy.find_model(case.model) for case in self.needed}
+        return count_models(self.config, {case: weigh_checkpoint(model) for case, model in models.items()})
 
     def _measure(self, case: Case) -> ModelResult | ModelFailure:
         assignment = self.assignments[case.key]

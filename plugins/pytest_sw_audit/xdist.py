@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
@@ -28,6 +29,9 @@ class Distribution:
 
     def __init__(self) -> None:
         self._nodes: list[Any] = []
+        self._left: Counter[str] = Counter()
+        self._failing: set[str] = set()
+        self._fleet: Any = None
 
     @pytest.hookimpl
     def pytest_configure_node(self, node: Any) -> None:
@@ -54,6 +58,31 @@ class Distribution:
                 return find_scope(nodeid, session.label_cases(), config.rootpath)
 
         return ModelScheduling(config, log)
+
+    @pytest.hookimpl
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        """Count the test cases of each model, which every worker collects alike."""
+        if self._fleet is not None or not has_session(node.config):
+            return
+        from pytest_sw_audit.progress import count_models
+
+        asked = {case.model for case in find_session(node.config).label_cases().values() if not case.key}
+        scopes = (nodeid.rpartition("::")[0] for nodeid in ids)
+        self._left = Counter(one for one in scopes if one in asked or SUFFIX in one.partition("::")[0])
+        self._fleet = count_models(node.config, dict.fromkeys(self._left))
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take note of models of which all test cases have ended, on whichever worker."""
+        model = report.nodeid.rpartition("::")[0]
+        if self._fleet is None or model not in self._left:
+            return
+        if report.failed:
+            self._failing.add(model)
+        if report.when == "teardown":
+            self._left[model] -= 1
+            if not self._left[model]:
+                self._fleet.ended(model, failing=model in self._failing)
 
     @pytest.hookimpl
     def pytest_testnodedown(self, node: Any, error: object) -> None:

@@ -19,13 +19,14 @@ import typer
 
 from sw_audit.checkpoint.folder import weigh_checkpoint
 from sw_audit.cli.junit import write_junit
-from sw_audit.cli.printing import Output, print_line, print_models, tabulate_verdicts
+from sw_audit.cli.printing import Output, print_line, print_models, print_worst, tabulate_verdicts
 from sw_audit.cli.progress import show_models, show_progress
 from sw_audit.defect import DEFECT, tell_defect
 from sw_audit.errors import AuditError
 from sw_audit.memory import find_available
 from sw_audit.printable import printable_lines
 from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.standing import FEW_MODELS
 from sw_audit.record.store import encode_record
 from sw_audit.runner import run
 from sw_audit.runner.assignments import Assignment, Case, assign_file, assign_options
@@ -369,7 +370,12 @@ def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool) -> None:
     """Print the verdicts on standard output, complaints on standard error."""
     output = Output()
     verdicts = [verdict for record in outcome.records for verdict in record.verdicts]
-    if outcome.records and not quiet:
+    many = sum(len(record.models) for record in outcome.records) > FEW_MODELS
+    if many and not quiet and not verbose:
+        for record in outcome.records:
+            print_worst(output, record)
+        output.print_files(outcome.files)
+    elif outcome.records and not quiet:
         for record in outcome.records:
             print_models(output, record)
         output.print(tabulate_verdicts(verdicts, verbose=verbose))

@@ -18,7 +18,7 @@ from rich.text import Text
 from sw_audit.printable import printable, printable_json, printable_lines
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Verdict
-from sw_audit.runner.explain import TABLE_HEAD, make_row, name_outcome
+from sw_audit.runner.explain import MODELS_HEAD, TABLE_HEAD, list_worst, make_row, name_outcome
 
 BYTES = ("bytes", "KB", "MB", "GB", "TB")
 _STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "skipped": "dim", "waived": "yellow"}
@@ -109,6 +109,14 @@ def print_models(output: Output, record: Record) -> None:
         lines += [f"  protocol {result.protocol}", *(f"  note: {note}" for note in result.notes)]
         for line in lines:
             output.print(printable(line))
+
+
+def print_worst(output: Output, record: Record) -> None:
+    """Print the worst of many models as a table, and a line on all others."""
+    rows, others = list_worst(record.models)
+    if rows:
+        output.print_whole(make_table(MODELS_HEAD, rows))
+    output.print_lines(f"{others}; everything is in the report, and here with --verbose")
 
 
 def tabulate_verdicts(verdicts: Sequence[Verdict], *, verbose: bool) -> Table:

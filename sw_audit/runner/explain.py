@@ -11,13 +11,15 @@ from sw_audit.checks.estimate import write_number
 from sw_audit.checks.registry import find_checks
 from sw_audit.printable import printable, printable_lines
 from sw_audit.record.labels import label_evidence, label_status
-from sw_audit.record.record import Record
+from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.standing import conclude_model, find_deciding, rank_worst_first
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 PASSED, FAILED, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3
 """How `sw-audit audit` exits."""
 
 TABLE_HEAD = ("model", "check", "status", "observed [low, high]", "limit")
+MODELS_HEAD = ("model", "verdict", "fail", "inconclusive", "pass", "decided by", "observed [low, high]", "limit")
 WAIVED = "waived"
 
 _PROPERTIES = (
@@ -27,6 +29,7 @@ _PROPERTIES = (
 _LABEL_WIDTH = 10
 _LINE_WIDTH = 100
 _SHOWN_COORDINATES = 8
+_SHOWN_MODELS = 20
 _COUNTED = ("pass", "fail", "inconclusive", "holds", "does not hold", "undecided", "skipped", WAIVED)
 
 
@@ -55,6 +58,27 @@ def make_row(verdict: Verdict) -> tuple[str, ...]:
     status = f"{label_status(verdict).upper()}{'' if verdict.waiver is None else ' (waived)'}"
     row = verdict.model, verdict.check, status, write_figure(verdict) or "-", write_limit(verdict) or "-"
     return tuple(map(printable, row))
+
+
+def list_worst(models: Sequence[ModelResult | ModelFailure]) -> tuple[list[tuple[str, ...]], str]:
+    """Write the worst of many models that do not pass as rows under `MODELS_HEAD`, and a line on all others."""
+    ranked = [models[place] for place in rank_worst_first(models)]
+    held = [model for model in ranked if conclude_model(model) is not Status.PASS]
+    shown, passed = held[:_SHOWN_MODELS], len(models) - len(held)
+    parts = [f"{len(held) - len(shown)} more do not pass"] if len(held) > len(shown) else []
+    return [_make_model_row(model) for model in shown], ", ".join(
+        [*parts, f"{passed} of {len(models)} models pass"]
+    )
+
+
+def _make_model_row(model: ModelResult | ModelFailure) -> tuple[str, ...]:
+    counts = Counter(name_outcome(verdict) for verdict in model.verdicts if verdict.level == "gate")
+    decided = find_deciding(model)
+    figures = ("-",) * 3 if decided is None else (decided.check, write_figure(decided), write_limit(decided))
+    missing = isinstance(model, ModelFailure) and model.stopped is None
+    status = "NOT AUDITED" if missing else conclude_model(model).upper()
+    numbers = (str(counts[name]) for name in MODELS_HEAD[2:5])
+    return tuple(printable(part or "-") for part in (model.id, status, *numbers, *figures))
 
 
 def count_verdicts(verdicts: Iterable[Verdict]) -> str:

@@ -45,9 +45,14 @@ class Fleet:
             verdicts: What was concluded; `None` if it could not be audited.
             recalled: Whether it was in the cache, so that it tells nothing of how long others take.
         """
+        failing = verdicts is None or any(breaches(verdict, "warn") for verdict in verdicts)
+        self.ended(model, failing=failing, recalled=recalled)
+
+    def ended(self, model: Hashable, *, failing: bool, recalled: bool = False) -> None:
+        """Take note that a model is done, where it is known whether it fails; see `finished`."""
         if model in self._ended:
             return
-        self.failing += verdicts is None or any(breaches(verdict, "warn") for verdict in verdicts)
+        self.failing += failing
         if recalled:
             self._recalled.add(model)
         self._ended[model] = time.monotonic()

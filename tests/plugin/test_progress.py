@@ -93,3 +93,25 @@ def test_the_bar_reaches_the_terminal_although_pytest_captures(separate: Inner) 
     os.close(ours)
     assert "llama-w4: measuring" in shown
     assert "measuring" not in run.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "shared"]
+)
+def test_of_several_models_the_reporter_tells_how_many_are_done(separate: Inner, options: tuple[str, ...]) -> None:
+    models = ("llama-w4", "broken", "llama-w2")
+    loud = separate.audit(*models, options=("-v", "--tb=no", *options)).stdout.str()
+    told = [line.partition(", ends")[0] for line in loud.splitlines() if " models done" in line]
+    assert [line[: len("sw-audit: 1 of 3 models done")] for line in told] == [
+        f"sw-audit: {done} of 3 models done" for done in (1, 2, 3)
+    ]
+    assert told[-1] == "sw-audit: 3 of 3 models done, 1 failing"
+    for quiet in ((), ("-q",)):
+        assert " models done" not in separate.audit(*models, options=(*quiet, "--tb=no", *options)).stdout.str()
+
+
+def test_of_many_models_the_table_is_of_models_the_worst_first(inner: Inner) -> None:
+    models = [*(f"llama-{place}" for place in range(9)), "broken"]
+    run = inner.audit(*models, options=("--tb=no",))
+    run.stdout.fnmatch_lines(["model * verdict *", "broken *FAIL*", "9 of 10 models pass; everything is *"])
+    inner.audit(*models, options=("--tb=no", "-v")).stdout.fnmatch_lines(["model * check *"])

@@ -6,6 +6,7 @@ from datetime import date
 
 import pytest
 from support.evidence import compose
+from support.many import make_many
 
 from sw_audit.policy.model_policy import Level, Waiver
 from sw_audit.policy.policy import Policy
@@ -22,6 +23,7 @@ from sw_audit.runner.explain import (
     explain_verdict,
     list_skipped,
     list_unproved,
+    list_worst,
     write_figure,
 )
 
@@ -111,3 +113,17 @@ def test_lines_to_paste_are_told_as_they_are_pasted() -> None:
     assert explain_verdict(verdict).endswith(f"\n  paste     the policy\n{lines}")
     one = verdict.model_copy(update={"paste": (Paste(where="a recipe", text="ignore=[]"),)})
     assert "paste" not in explain_verdict(one)  # its remedy holds it
+
+
+def test_of_many_models_the_worst_are_told_in_a_row_each_and_the_others_in_a_line() -> None:
+    rows, others = list_worst(make_many().models)
+    assert others == "6 of 10 models pass"
+    assert rows == [
+        ("gone", "NOT AUDITED", "0", "0", "0", "-", "-", "-"),
+        ("tuned-2", "FAIL", "3", "0", "0", "super-weight-retained", "0.98", "0.25"),
+        ("tuned-5", "FAIL", "2", "0", "1", "super-weight-retained", "0.98", "0.25"),
+        ("alone", "INCONCLUSIVE", "0", "1", "0", "weights-intact", "-", "-"),
+    ]
+    rows, others = list_worst(make_many().models * 10)
+    assert len(rows) == 20
+    assert others == "20 more do not pass, 60 of 100 models pass"
