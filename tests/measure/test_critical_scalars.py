@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.checkpoints import make_tokenizer
 from support.engine import copy_of
 from support.evidence import make_location
 from support.packed import pack_projections_
@@ -261,7 +262,7 @@ def test_what_an_adapter_adds_counts() -> None:
     merged = wrap_model(copy.deepcopy(adapted).merge_and_unload())
     name = "model.layers.1.self_attn.q_proj"
     places = [address(f"{name}.weight", 3, 5), address(f"{name}.bias", 3), address("model.norm.weight", 17)]
-    with open_live_model(adapted, parent.tokenizer) as descendant:
+    with open_live_model(adapted, make_tokenizer()) as descendant:
         found = read(parent, descendant, *places)
     expected = read(parent, merged, *places)
     assert [one.value for one in found] == [pytest.approx(one.value, rel=1e-4) for one in expected]
