@@ -79,6 +79,12 @@ def draw_prompts(
     return tuple(prompts)
 
 
+def count_longest(policy: DescentPolicy, maximum: int | None) -> int:
+    """Count the tokens of the longest continuation of a model that takes at most `maximum` tokens at once."""
+    longest = max(policy.new_tokens, policy.long_new_tokens)
+    return longest if maximum is None else min(longest, max(maximum - 2, 1))
+
+
 def generate_continuations(
     checkpoint: Checkpoint, prompts: Sequence[Prompt], progress: Progress = ignore_progress
 ) -> tuple[GreedyContinuation, ...]:

@@ -19,7 +19,7 @@ from sw_audit.record.location import BreakingPrompt, Location, PromptSearch, Pro
 from sw_audit.testing.strategies import prompts
 
 _Prompt = tuple[int, ...]
-_AT_ONCE = 50
+AT_ONCE = 50
 """Prompts that are tried at once: enough to have some of about one length."""
 
 
@@ -94,7 +94,7 @@ def find_counterexample(
     def breaks(prompt: _Prompt) -> bool:
         if prompt not in known:
             # What the search will ask next is tried along with it, unless that is the end of it.
-            following = ahead[ahead.index(prompt) :][:_AT_ONCE] if prompt in ahead else [prompt]
+            following = ahead[ahead.index(prompt) :][:AT_ONCE] if prompt in ahead else [prompt]
             asked = list(dict.fromkeys(one for one in following if one not in known))
             try:
                 traces = trace(*asked)

@@ -22,6 +22,7 @@ from sw_audit.measure.generation import (
     GreedyContinuation,
     Prompt,
     continue_prompts,
+    count_longest,
     draw_prompts,
     generate_continuations,
     pair_continuations,
@@ -142,6 +143,8 @@ def test_what_the_model_cannot_take_is_made_shorter(opened: Checkpoint, windows:
     prompts = draw_prompts(windows, opened.tokenizer, policy, maximum=64)
     assert [(prompt.tokens, prompt.new_tokens) for prompt in prompts] == [(1, 30), (33, 30), (1, 62)]
     assert all(len(prompt.token_ids) + prompt.new_tokens <= 64 for prompt in prompts)
+    assert count_longest(policy, 64) == 62
+    assert count_longest(policy, None) == 90
     tiny = draw_prompts(windows, opened.tokenizer, policy, maximum=3)
     assert [(prompt.tokens, prompt.new_tokens) for prompt in tiny] == [(1, 1)] * 3
 

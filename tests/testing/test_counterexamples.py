@@ -66,7 +66,7 @@ def test_what_is_tried_ahead_changes_nothing_but_the_number_of_passes(
         embedding[len(embedding) - spoiled :] = float("inf")
         searches, passes = [], []
         for at_once in (1, 50):
-            monkeypatch.setattr(counterexamples, "_AT_ONCE", at_once)
+            monkeypatch.setattr(counterexamples, "AT_ONCE", at_once)
             run: list[object] = []
             handle = planted.checkpoint.model.register_forward_pre_hook(lambda *given, run=run: run.append(given))
             searches.append(search_prompts(planted.checkpoint, location, 50, 0.3, seed=4))
