@@ -178,22 +178,34 @@ def _build_model(files: StreamedTensors, config: Any, folder: CheckpointFolder) 
     if own_class is None:
         raise CannotStreamError("it runs code of its own")
     refuse_larger(own_class, config, folder)
-    dtype = choose_dtype(folder)
+    asked = choose_dtype(folder)
+    # What the library dequantizes it rounds to the dtype of the configuration first.
+    rounded = folder.format.dequantized and folder.format.uses_config
+    dtype = "auto" if rounded else asked
     with one_line_refusals(folder, "its weights"):
         # The library writes into a configuration that it is given.
         model = build_meta_model(own_class, copy.deepcopy(config), dtype, tensors)
-        if model is not None:
-            return model
-        model, info = own_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=tensors,
-            dtype=dtype,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-        check_loading(info, folder)
+        if model is None:
+            model, info = own_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+            check_loading(info, folder)
+    if asked != dtype:
+        _convert_(model, getattr(torch, asked))
     return model
+
+
+def _convert_(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert every floating tensor without data of a model; tied tensors stay tied."""
+    made: dict[int, Tensor] = {}
+    for _, held, key, _, tensor in list(_list_tensors(model)):
+        if isinstance(tensor, LazyTensor) and tensor.is_floating_point():
+            held[key] = made.setdefault(id(tensor), tensor.to(dtype))
 
 
 @contextmanager

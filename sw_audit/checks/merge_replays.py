@@ -76,11 +76,16 @@ def merge_replays(context: StaticContext) -> Verdict:
         )
         for name, ulps, words, holds in told
     ]
+    if merge.base is not None:
+        words = "The adapter names this as its base, whose files are not the parent's."
+        findings.insert(0, Finding(label=merge.base, status=Status.SKIPPED, because=words))
     failed = [f"{name}: {words}" for name, _, words, holds in told if not holds]
     nothing = merge.touched == 0
     left_out = "".join(f"; {one.count} not compared: {one.because}" for one in merge.uncompared)
     because = f"{merge.equal} of {merge.compared} tensors are bit for bit what the merge gives"
     because += f", and the adapter touches {merge.touched}"
+    if merge.base is not None:
+        because += f"; the adapter names {merge.base} as its base, whose files are not the parent's"
     if failed:
         because += f"; {failed[0]}"
     elif nothing:

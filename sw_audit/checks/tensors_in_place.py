@@ -69,8 +69,8 @@ def tensors_in_place(context: StaticContext) -> Verdict:
 
     FAIL where more than `maximum_misplaced` tensors are not their own in the parent, where more than
     `maximum_zeroed` of a tensor's rows or columns became zero, or where any rows or columns are negated, one
-    number or other ones. Changes that sound compression makes too are told. Skipped where no more
-    tensors could be compared than not.
+    number or other ones. Changes that sound compression makes too are told, and so is an adapter's base that is
+    not the parent, which is then compared. Skipped where no more tensors could be compared than not.
     """
     files = context.result.files
     if files is None or files.tensors is None:
@@ -90,12 +90,18 @@ def tensors_in_place(context: StaticContext) -> Verdict:
         )
         for one in tensors.changed
     ]
+    if tensors.base is not None:
+        told = f"The adapter goes on this, whose files are not the parent's; {tensors.equal} of"
+        told += f" {tensors.compared} tensors are equal to the parent's."
+        findings.insert(0, Finding(label=tensors.base, status=Status.SKIPPED, because=told))
     because = f"{tensors.compared} tensors are nearest to their own in the parent, {tensors.equal} of them equal"
     first = next((one for one in tensors.changed if one.serious and one.change in failing), None)
     count = sum(tensors.counts[kind] for kind in failing)
     if first is not None:
         others = f" (and {count - 1} more)" if count > 1 else ""
         because = f"{first.name}: {_describe(first)}{others}"
+    if tensors.base is not None:
+        because = f"its base {tensors.base} is not the parent by its files: {because}"
     if tensors.rotated:
         because += f"; {tensors.rotated} were multiplied by an orthogonal matrix"
     return context.conclude(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # Numbers of each tensor at once, so that what is computed of them stays in the processor's cache.
-_SLAB = 1 << 17
+_SLAB = 1 << 18
 # A row that rounding may have turned into anything: below so many times the typical error of a row, or so small a
 # part of the median row. The typical error counts up to a part of that, or another's tensor would have no rows.
 _ERRORS, _TINY, _MOST_ERROR = 4.0, 1e-3, 0.25
@@ -128,15 +128,24 @@ def as_matrix(tensor: Tensor) -> Tensor:
 def measure_likeness(ours: Tensor, theirs: Tensor) -> Likeness:
     """Compare two matrices of one shape [rows, columns], any floating dtypes, slab by slab in float32."""
     rows, columns = ours.shape
-    height = max(1, _SLAB // max(columns, 1))
-    by_row: list[Tensor] = []
+    height = min(rows, max(1, _SLAB // max(columns, 1)))
+    by_row = torch.zeros(4, rows, dtype=torch.float64)
     by_column = torch.zeros(4, columns, dtype=torch.float64)
+    # The same memory for each slab, small enough to stay near the processor.
+    first, second, products = (torch.empty(height, columns) for _ in range(3))
     for begin in range(0, rows, height):
-        first, second = ours[begin : begin + height].float(), theirs[begin : begin + height].float()
-        parts = torch.stack((first * second, first * first, second * second, first))  # [4, height, columns]
-        by_row.append(parts.sum(2).double())
-        by_column += parts.sum(1)
-    return Likeness(_make_lines(torch.cat(by_row, 1), columns), _make_lines(by_column, rows))
+        lines = slice(begin, min(begin + height, rows))
+        here = slice(lines.stop - begin)
+        mine, theirs_here, product = first[here], second[here], products[here]
+        mine.copy_(ours[lines])
+        theirs_here.copy_(theirs[lines])
+        for place, (one, other) in enumerate(((mine, theirs_here), (mine, mine), (theirs_here, theirs_here))):
+            torch.mul(one, other, out=product)
+            by_row[place, lines] = product.sum(1).double()
+            by_column[place] += product.sum(0)
+        by_row[3, lines] = mine.sum(1).double()
+        by_column[3] += mine.sum(0)
+    return Likeness(_make_lines(by_row, columns), _make_lines(by_column, rows))
 
 
 def _make_lines(sums: Tensor, length: int) -> Lines:

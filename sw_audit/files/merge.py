@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sw_audit.checkpoint.adapters import Change, find_obstacle, read_adapter
+from sw_audit.checkpoint.digest import hold_the_same
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.formats.adapter import ADAPTER_CONFIG
 from sw_audit.checkpoint.names import match_names
@@ -45,6 +46,7 @@ def replay_merge(
     settings = adapter.read_json(ADAPTER_CONFIG)
     if (obstacle := _find_obstacle(settings, model, parent)) is not None:
         return ReplayedMerge(adapter=named, compared=0, obstacle=obstacle)
+    base = _find_other_base(adapter, parent)
     changes, paired = read_adapter(adapter), pair_tensors(model, parent)
     placed = {ours: name for name, ours in match_names(changes.targets, [pair.name for pair in paired.pairs])}
     unplaced = sorted(set(changes.targets).difference(placed.values()))
@@ -76,7 +78,19 @@ def replay_merge(
         uncompared=tuple(
             Uncompared(because=because, count=len(names), first=names[0]) for because, names in left_out.items()
         ),
+        base=base,
     )
+
+
+def _find_other_base(adapter: CheckpointFolder, parent: CheckpointFolder) -> str | None:
+    """Find what an adapter names as its base, if that is here and is not the parent by its files."""
+    try:
+        base = adapter.format.find_base(adapter)
+        folder = None if base is None else CheckpointFolder.find(base, fetch=False)
+        same = folder is None or hold_the_same(folder.weight_files, parent.weight_files)
+    except CheckpointError:  # it is not here, and nobody asks for it
+        return None
+    return None if same or base is None else base.source
 
 
 def _find_obstacle(settings: Mapping[str, Any], model: CheckpointFolder, parent: CheckpointFolder) -> str | None:

@@ -15,6 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from sw_audit.checkpoint.digest import hold_the_same
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.errors import CheckpointError
 from sw_audit.files.configuration import read_configuration
@@ -101,9 +102,14 @@ def compare_tensors(
         CheckpointError: If a file cannot be read.
     """
     for folder, which in ((model, "it"), (parent, "the parent")):
-        if folder.format.find_base(folder) is not None:
-            because = f"{which} is an adapter, which leaves every tensor of its base as it is"
-            return ComparedTensors(compared=0, uncompared=(Uncompared(because=because, count=1, first=""),))
+        if (base := folder.format.find_base(folder)) is None:
+            continue
+        below = CheckpointFolder.require(base)
+        if folder is model and not hold_the_same(below.weight_files, parent.weight_files):
+            compared = compare_tensors(below, parent, progress)
+            return compared.model_copy(update={"base": base.source})
+        because = f"{which} is an adapter, which leaves every tensor of its base as it is"
+        return ComparedTensors(compared=0, uncompared=(Uncompared(because=because, count=1, first=""),))
     paired, found = pair_tensors(model, parent), _Found()
     for number, pair in enumerate(paired.pairs, 1):
         _compare(pair, found)

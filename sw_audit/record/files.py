@@ -148,6 +148,7 @@ class ComparedTensors(Fact):
         changed: What is not where it was, serious things first; at most `LISTED` of a kind of change.
         counts: Per kind of change, how many tensors were found, serious ones only.
         uncompared: What was not compared, and why.
+        base: The base of an adapter, compared in its place where its files are not the parent's.
     """
 
     compared: Index
@@ -156,6 +157,7 @@ class ComparedTensors(Fact):
     changed: tuple[ChangedTensor, ...] = ()
     counts: dict[TensorChange, int] = Field(default_factory=dict)
     uncompared: tuple[Uncompared, ...] = ()
+    base: str | None = None
 
     @property
     def serious(self) -> bool:
@@ -197,6 +199,7 @@ class ReplayedMerge(Fact):
         unplaced: Names of the adapter's that stand for nothing in the model.
         obstacle: Why the merge cannot be done again, a clause; `None` if it was.
         uncompared: What was not compared, and why.
+        base: What the adapter names as its base, where that is here and its files are not the parent's.
     """
 
     adapter: str
@@ -208,6 +211,7 @@ class ReplayedMerge(Fact):
     unplaced: tuple[str, ...] = ()
     obstacle: str | None = None
     uncompared: tuple[Uncompared, ...] = ()
+    base: str | None = None
 
 
 class ComparedFiles(Fact):

@@ -17,9 +17,11 @@ from support.checkpoints import (
     DENSE,
     EXPERTS,
     LLAMA,
+    rewrite_config,
     rewrite_weights,
     save_checkpoint,
 )
+from support.stored import make as make_stored
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.formats.format import Decoded
@@ -284,3 +286,22 @@ def test_a_layer_that_is_not_finite_is_refused_when_it_is_brought_in(tmp_path: P
     with pytest.raises(CheckpointError, match=re.escape(name)), opened.layers[1].present():
         pass
     assert opened.layers[1].module.mlp.down_proj.weight.is_meta
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_what_the_library_dequantizes_is_rounded_to_the_dtype_of_the_configuration_as_when_opened_whole(
+    dtype: Any, tmp_path: Path
+) -> None:
+    folder = make_stored("fp8", tmp_path)
+    rewrite_config(folder, dtype="bfloat16")
+
+    def narrow_(tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if tensor.dtype == torch.float32 and not name.endswith("_scale_inv"):
+                tensors[name] = tensor.bfloat16()
+
+    rewrite_weights(folder, narrow_)
+    policy = ModelPolicy(source=str(folder), dtype=dtype)
+    whole, streamed = open_checkpoint(policy), open_streaming(policy)
+    assert streamed.identity == whole.identity
+    assert torch.equal(run(streamed.model), run(whole.model))

@@ -61,6 +61,14 @@ def test_a_merge_with_half_the_scale_says_so() -> None:
     assert verdict.remedy is not None
 
 
+def test_a_base_that_the_adapter_names_and_that_is_not_the_parent_is_told() -> None:
+    verdict = judge(base="out/base")
+    assert verdict.status is Status.PASS
+    words = "the adapter names out/base as its base, whose files are not the parent's."
+    assert verdict.because.endswith(f"; {words}")
+    assert verdict.findings[0].label == "out/base"
+
+
 def test_a_part_of_the_adapter_that_the_model_has_not_fails() -> None:
     assert judge(equal=57, unplaced=("model.layers.9.q_proj.weight",)).status is Status.FAIL
 

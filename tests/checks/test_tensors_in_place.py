@@ -38,6 +38,23 @@ def test_tensors_in_their_places_pass() -> None:
     assert verdict.because == "57 tensors are nearest to their own in the parent, 50 of them equal."
 
 
+def test_an_adapters_base_that_is_not_the_parent_is_told_and_passes_if_its_tensors_do() -> None:
+    verdict = judge(base="out/base")
+    assert verdict.status is Status.PASS
+    assert verdict.because == (
+        "its base out/base is not the parent by its files: 57 tensors are nearest to their own in the parent, "
+        "50 of them equal."
+    )
+    assert [(one.label, one.because) for one in verdict.findings] == [
+        (
+            "out/base",
+            "The adapter goes on this, whose files are not the parent's; "
+            "50 of 57 tensors are equal to the parent's.",
+        )
+    ]
+    assert judge(SWAPPED, base="out/base").status is Status.FAIL
+
+
 def test_a_tensor_that_is_anothers_fails_and_is_named_with_both_cosines() -> None:
     verdict = judge(SWAPPED, FLIPPED)
     assert (verdict.status, verdict.observed) == (Status.FAIL, 2)

@@ -107,6 +107,15 @@ def test_how_much_of_the_change_was_applied_is_fitted(scale: float, applied: flo
     assert all(one.ulps and one.ulps > 4 for one in replayed.tensors)
 
 
+def test_the_base_that_the_adapter_names_is_held_against_the_parent_by_its_files(tmp_path: Path) -> None:
+    model, parent = write_model(tmp_path / "m", merge()), specimen_path()
+    other = write_model(tmp_path / "other", {**PARENT, f"{HEAD}.weight": -PARENT[f"{HEAD}.weight"]})
+    for number, (base, expected) in enumerate([(parent, None), (other, str(other)), ("gone", None)]):
+        adapter = write_adapter(tmp_path / f"a{number}", base_model_name_or_path=str(base))
+        replayed = replay(model, adapter)
+        assert (replayed.base, replayed.compared) == (expected, 57)
+
+
 def test_a_tensor_that_the_adapter_leaves_alone_has_to_be_the_parents(tmp_path: Path) -> None:
     made = merge()
     made[f"{HEAD}.weight"] = made[f"{HEAD}.weight"].clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -287,6 +288,25 @@ def test_what_sound_compression_and_training_do_is_nothing_serious(
     found = compare(SOUND[what])
     assert found.counts == {}, found
     assert found.compared == 57
+
+
+def write_adapter(folder: Path, base: Path) -> CheckpointFolder:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)})
+    )
+    return find(folder)
+
+
+def test_an_adapters_base_that_is_not_the_parent_by_its_files_is_compared_in_its_place(tmp_path: Path) -> None:
+    same, other = tmp_path / "same", tmp_path / "other"
+    shutil.copytree(specimen_path(), same)
+    shutil.copytree(specimen_path(), other)
+    rewrite_weights(other, swap(GATE, OTHER_GATE))
+    found = compare_tensors(write_adapter(tmp_path / "on same", same), find(specimen_path()))
+    assert (found.base, found.compared, len(found.uncompared)) == (None, 0, 1)
+    found = compare_tensors(write_adapter(tmp_path / "on other", other), find(specimen_path()))
+    assert (found.base, found.compared, found.counts) == (str(other), 57, {"swapped": 2})
 
 
 def test_a_block_of_small_floats_has_one_scale_and_the_last_ones_are_cut_off() -> None:
