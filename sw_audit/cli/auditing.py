@@ -187,7 +187,10 @@ def _limit_workers(assignments: Sequence[Assignment], workers: int, *, quiet: bo
 
 @dataclass
 class _Audit:
-    """What is audited, how, and what came of it so far; where JUnit XML goes, and what its names begin at."""
+    """What is audited, how, and what came of it so far; where JUnit XML goes, and what its names begin at.
+
+    Until `keep_after`, on the clock `time.monotonic`, the record is not written again.
+    """
 
     places: Sequence[tuple[Assignment, UnfinishedFiles]]
     junit: tuple[Path, Path]
@@ -197,6 +200,7 @@ class _Audit:
     quiet: bool
     outcome: Outcome = field(default_factory=Outcome)
     parents: Parents = field(default_factory=Parents)
+    keep_after: float = 0.0
 
     @property
     def cases(self) -> list[tuple[Assignment, UnfinishedFiles, Case]]:
@@ -232,13 +236,19 @@ class _Audit:
         )
 
     def keep(self, assignment: Assignment, unfinished: UnfinishedFiles) -> None:
-        """Write the record as it stands, but where the run still reads the one of an earlier run there."""
-        if is_baseline(assignment.policy.compare, unfinished.folder):
+        """Write the record as it stands, but where the run still reads the one of an earlier run there.
+
+        A record that takes over a second is written seldom enough that it costs a twentieth of the run at most.
+        """
+        if is_baseline(assignment.policy.compare, unfinished.folder) or time.monotonic() < self.keep_after:
             return
+        begun = time.monotonic()
         texts, (junit, root) = {unfinished.folder / RECORD: encode_record(self.compose(assignment))}, self.junit
         if junit.is_file() or not junit.exists():
             texts[junit] = write_junit([(each, self.compose(each)) for each, _ in self.places], root)
         unfinished.write(texts)
+        ended = time.monotonic()
+        self.keep_after = ended + (20 * (ended - begun) if ended - begun > 1 else 0)
 
 
 def _audit_here(audit: _Audit) -> None:

@@ -19,12 +19,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import rewrite_weights, save_checkpoint
+from support.evidence import make_policy
 from support.program import COMMAND, Program, heed_interrupts
 
 from sw_audit.checks.registry import find_checks
+from sw_audit.cli import auditing
+from sw_audit.record.record import Record
+from sw_audit.record.store import encode_record
 from sw_audit.record.verdict import Status
+from sw_audit.runner.assignments import Assignment
+from sw_audit.runner.output import UnfinishedFiles
 from sw_audit.runner.run import RECALLED
 from sw_audit.specimen.shipped import specimen_path
+from sw_audit.stopping import Stopper
 
 CHECKS = ("super-weights-as-expected", "prune-collapses", "other-outliers-harmless")
 # As few as give a verdict, and the arms of three checks: measuring itself is tested elsewhere.
@@ -372,3 +379,28 @@ def test_the_time_of_a_run_is_up_for_its_workers_too(program: Program) -> None:
     ending = program.start("audit", "specimen", "control", "-n2", "--no-report", "--windows=64", "--budget=10s")
     assert ending.code == 3
     assert {model.stopped for model in program.record().models} == {"the run was stopped after its budget of 10 s"}
+
+
+def test_a_record_that_takes_long_to_write_is_written_again_only_when_twenty_times_that_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hands, out = [100.0], tmp_path / "out"
+
+    def encode(record: Record) -> str:
+        hands[0] += 3
+        return encode_record(record)
+
+    monkeypatch.setattr(time, "monotonic", lambda: hands[0])
+    monkeypatch.setattr(auditing, "encode_record", encode)
+    unfinished, assignment = (
+        UnfinishedFiles(out, "record.json"),
+        Assignment("", "models", make_policy("a"), {"a": ()}),
+    )
+    audit = auditing._Audit([], (tmp_path / "junit.xml", tmp_path), None, Stopper(), debug=False, quiet=True)
+    written = []
+    for seconds in (0, 59, 1.5):
+        hands[0] += seconds
+        audit.keep(assignment, unfinished)
+        written.append((out / "record.json").exists())
+        (out / "record.json").unlink(missing_ok=True)
+    assert written == [True, False, True]

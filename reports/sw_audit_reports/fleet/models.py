@@ -127,7 +127,7 @@ def _list_gates(context: FleetContext, gates: list[str]) -> Table | None:
     for gate, verdicts in held.items():
         limits = sorted({write_limit(one, one.side) for one in verdicts} - {""})
         numbers = [counts[gate][name.lower()] or NOTHING for name in ended]
-        rows.append((code(gate), *numbers, join_words(limits) or NOTHING, describe_check(gate).title))
+        rows.append((code(gate), *numbers, " or ".join(limits) or NOTHING, describe_check(gate).title))
     heads = [*text("Gate"), *figures(*ended, "Limit"), *text("What it claims")]
     caption = f"How each gate went, over {count(len(context.entries), 'model')}"
     return make_table(caption, heads, rows)
