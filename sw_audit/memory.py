@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ _PREFIXES = ("", "Ki", "Mi", "Gi", "Ti")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
+_MMAP_THRESHOLD = -3  # as malloc.h has it
+_LARGE = 1 << 20
 
 
 def parse_memory(written: object) -> int:
@@ -51,6 +54,22 @@ def find_available() -> int:
 def measure_resident() -> int:
     """Return the bytes of memory that this process takes now, mapped files included."""
     return int(psutil.Process().memory_info().rss)
+
+
+def return_large_blocks() -> None:
+    """Let the C library give back blocks of a mebibyte and more to the system as soon as they are freed.
+
+    By itself it keeps ever larger ones for the next who asks: of a process that works on layers one by one it
+    would hold several layers. Of other C libraries than glibc nothing is known.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+
+
+def return_freed_blocks() -> None:
+    """Let the C library give back what is free of smaller blocks, too."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from sw_audit import memory
@@ -56,3 +59,25 @@ def test_where_the_system_does_not_count_there_is_no_peak(monkeypatch: pytest.Mo
 
 def test_a_process_takes_less_than_there_is() -> None:
     assert 0 < measure_resident() < find_available() + measure_resident()
+
+
+def test_freed_blocks_go_back_to_the_system() -> None:
+    """In a process of its own, for the C library remembers what it was told."""
+    program = """
+import torch
+from sw_audit.memory import measure_resident, return_freed_blocks, return_large_blocks
+return_large_blocks()
+torch.ones(1)
+before = measure_resident()
+for size in (2, 4, 8, 16, 31):  # each one freed would raise the size from which the library gives back by itself
+    held = [torch.ones(size << 18) for _ in range(4)]
+    pin = bytearray(1000)  # which lies above what is freed
+    del held
+small = [bytearray(1 << 18) for _ in range(400)]
+pin = bytearray(1000)
+del small
+return_freed_blocks()
+print(measure_resident() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 20 << 20

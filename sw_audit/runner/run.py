@@ -32,7 +32,7 @@ from sw_audit.corpus.text import check_corpus
 from sw_audit.errors import BrokenWeightsError, InputError, UnfitCheckpointError
 from sw_audit.index.lookup import find_policy_model
 from sw_audit.measure.tasks import require_tasks
-from sw_audit.memory import PeakMemory, measuring_peak, write_memory
+from sw_audit.memory import PeakMemory, measuring_peak, return_freed_blocks, return_large_blocks, write_memory
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import Tool, describe_environment
@@ -177,12 +177,25 @@ def run_model(
         InputError: If the model or the text cannot be used.
     """
     read = count_bytes_read()
+    if policy.memory is not None:
+        return_large_blocks()
+        progress = _freeing_memory(progress)
     try:
         with measuring_peak() as memory:
             model = _run_model(policy, model_id, checks, progress, cache, checkpoint, saved, parents)
     except StoppedError as stopped:
         return fail_stopped(policy, model_id, checks, stopped.reason)
     return _tell_memory(model, policy, memory, count_bytes_read() - read)
+
+
+def _freeing_memory(progress: Progress) -> Progress:
+    """Give memory that was freed back to the system whenever progress is told, which is at least once a layer."""
+
+    def tell(stage: str, done: int, total: int) -> None:
+        return_freed_blocks()
+        progress(stage, done, total)
+
+    return tell
 
 
 def _tell_memory(
