@@ -50,8 +50,9 @@ def dispatched_layers(model: Any, named: str) -> Iterator[tuple[DecoderLayer, ..
     modules = find_layer_modules(model)
     inside = {part for module in modules for part in module.modules()}
     with ExitStack() as stack:
-        for module in set(model.modules()) - inside - {model}:
-            stack.enter_context(_brought_in(module))
+        for module in model.modules():
+            if module is not model and module not in inside:
+                stack.enter_context(_brought_in(module))
         _tie_(model)
         home = model.get_input_embeddings().weight.device
         whole = [_WholeLayer.make(module, home, f"{named}, decoder layer {n}") for n, module in enumerate(modules)]

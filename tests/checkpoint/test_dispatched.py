@@ -31,14 +31,14 @@ IDS = torch.tensor([[1, 5, 6, 7]])
 
 
 def dispatch(model: Any, folder: Path) -> Any:
-    """Put on disk every second layer, of the first one the MLP, and what follows the layers."""
+    """Put on disk every second layer, of the first one the MLP, the embedding, and what follows the layers."""
     places = {name: "cpu" for name, module in model.named_modules() if [*module._parameters, *module._buffers]}
     names = {module: name for name, module in model.named_modules()}
     first, *others = (f"{names[module]}." for module in find_layer_modules(model))
-    head = names[model.get_output_embeddings()]
+    ends = [names[model.get_input_embeddings()], names[model.get_output_embeddings()]]
     for name in places:
         within_first = name.startswith(first) and "mlp" in name
-        if name.startswith(tuple(others[::2])) or within_first or name == head or "norm" in name or "ln_f" in name:
+        if name.startswith(tuple(others[::2])) or within_first or name in ends or "norm" in name or "ln_f" in name:
             places[name] = "disk"
     return accelerate.dispatch_model(model, places, main_device="cpu", offload_dir=str(folder))
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.checkpoints import LLAMA, WORDS, make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sw_audit.checkpoint.opening import open_checkpoint
@@ -20,6 +21,7 @@ from sw_audit.checks.registry import find_checks
 from sw_audit.corpus.text import read_corpus
 from sw_audit.errors import CheckpointError, InputError, PolicyError
 from sw_audit.locate.locator import locate_super_weights
+from sw_audit.memory import measuring_peak
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, Record
@@ -397,3 +399,17 @@ def test_neither_policy_nor_model_and_a_policy_of_two_are_told_in_one_line() -> 
         run(two, model=object())
     with pytest.raises(CheckpointError, match=r"model 'object': it is a builtins\.object; give a model of transf"):
         run(model=object())
+
+
+@pytest.mark.slow
+def test_the_weights_of_a_live_model_are_not_in_memory_twice(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16, "num_key_value_heads": 2}
+    model = make_model(LLAMA, **sizes)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(WORDS * 40))
+    policy = Policy.model_validate({"corpus": {"source": str(text), "windows": 4, "window": 32}})
+    with measuring_peak() as peak:
+        found = run(policy, model=model, tokenizer=make_tokenizer(), checks=["rtn-holdout-quality"])
+    assert len(found.models[0].measurements) > 3
+    assert peak.added is None or peak.added < weights / 2
