@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 
 from torch import Tensor
@@ -66,7 +65,10 @@ def measure_arms(
     """
     vocabulary = max(model.vocabulary for model in (checkpoint, parent) if model is not None)
     batches: list[WindowBatch | ChoiceBatch] = [*batch_windows(windows, vocabulary)]
-    batches += batch_choices(choices, checkpoint.tokenizer, windows.bos, vocabulary, checkpoint.maximum_positions)
+    width = max(matrix.shape[0] for layer in checkpoint.layers for matrix in layer.matrices)
+    batches += batch_choices(
+        choices, checkpoint.tokenizer, windows.bos, vocabulary, checkpoint.maximum_positions, width
+    )
     scored = len(batches)
     known = calibration.layers if isinstance(calibration, Calibrations) else []
     if calibration is not None and not known:
@@ -99,7 +101,7 @@ def measure_arms(
         pieces=lambda number: batches[number].pieces,
         factories=factories,
         parent=parent,
-        prepare_parent=None if parent_passes is None else partial(parent_passes.prepare, vocabulary=vocabulary),
+        prepare_parent=None if parent_passes is None else parent_passes.prepare,
         observer=observer,
         progress=progress,
     )

@@ -51,11 +51,10 @@ from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.record.arm import Act, Arm, SetScalars
 
-_LOGITS_AT_ONCE = 1 << 22
-"""Logits that an arm gives at once on the CPU: in float32 16 MiB. A reader makes some three more such tensors.
-
-It is the same whatever the memory, for products of fewer rows may be rounded in another way.
-"""
+_BYTES_PER_LOGIT = 20
+"""Of the baseline and of an arm, and what a reader makes of both, in float32."""
+_LEAST_PLACES = 16
+"""Places whose logits are read together, at least: MKL rounds products of 12 rows and more as those of many."""
 _KNOWN_GIVEN = 8
 """With so many tensors of one shape another one is compared, to keep what is equal once."""
 # The attributes of a module that decide what a call of it does.
@@ -88,6 +87,21 @@ class Observer(Protocol):
         """
 
 
+class PrepareParent(Protocol):
+    """Makes a parent ready to be run on batches whose logits are read in pieces, [batch][piece] of places."""
+
+    def __call__(
+        self,
+        parent: Checkpoint,
+        batches: Sequence[Tensor],
+        store: StateStore,
+        pieces: Sequence[Sequence[Tensor]],
+        /,
+    ) -> LayerwiseRunner:
+        """Return it; what enters its layers goes into the store."""
+        ...
+
+
 @dataclass
 class ArmRun:
     """What the engine itself records of one arm: time spent, and peaks.
@@ -112,7 +126,7 @@ def run_arms(
     reader: Reader,
     *,
     parent: Checkpoint | None = None,
-    prepare_parent: Callable[[Checkpoint, Sequence[Tensor], StateStore], LayerwiseRunner] | None = None,
+    prepare_parent: PrepareParent | None = None,
     watched: Callable[[int], bool] = lambda _: True,
     included: Callable[[int, int], bool] = lambda _, __: True,
     calibrating: Callable[[int], bool] = lambda _: False,
@@ -155,13 +169,24 @@ def run_arms(
     placed = place_scalars(arms, checkpoint.model, checkpoint.layers)
     arms = [arm for arm, _ in placed]
     vocabulary = max(model.vocabulary for model in (checkpoint, parent) if model is not None)
-    at_once = max(1, _LOGITS_AT_ONCE // vocabulary) if checkpoint.device.type == "cpu" else math.inf
+    cut = [
+        [
+            some
+            for piece in ([torch.arange(token_ids.numel())] if pieces is None else pieces(batch))
+            for some in _cut_places(piece, vocabulary, checkpoint.memory)
+        ]
+        for batch, token_ids in enumerate(batches)
+    ]
     with StateStore.of(checkpoint) as store:
         plain = LayerwiseRunner(checkpoint, batches, store)
         changed_runners = {acts: _ChangedRunner(plain, batches, acts) for _, acts in placed if acts}
         runners = [changed_runners.get(acts, plain) for _, acts in placed]
         if parent is not None:
-            runners[0] = (prepare_parent or LayerwiseRunner)(parent, batches, store)
+            runners[0] = (
+                LayerwiseRunner(parent, batches, store)
+                if prepare_parent is None
+                else prepare_parent(parent, batches, store, cut)
+            )
         all_arms = _AllArms(arms, runners, made_by, own, watched, included, calibrating, calibrations, observer)
         depths = max(len(runner.layers) for runner in runners)
         steps = depths + len(batches)
@@ -169,12 +194,20 @@ def run_arms(
             all_arms.run_layer(depth)
             progress("measuring", depth + 1, steps)
         for batch, token_ids in enumerate(batches):
-            for piece in [torch.arange(token_ids.numel())] if pieces is None else pieces(batch):
-                for places in [piece] if len(piece) <= at_once else torch.split(piece, int(at_once)):
-                    all_arms.run_heads(batch, token_ids, places, reader)
+            for places in cut[batch]:
+                all_arms.run_heads(batch, token_ids, places, reader)
             progress("measuring", depths + batch + 1, steps)
         runners[0].finish()
         return all_arms.runs
+
+
+def _cut_places(places: Tensor, vocabulary: int, memory: int | None) -> Sequence[Tensor]:
+    """Cut places so that the logits of each piece take a quarter of the memory; they are as those of the whole."""
+    if memory is None:
+        return [places]
+    count = -(-len(places) * vocabulary * _BYTES_PER_LOGIT // max(1, memory // 4))
+    count = min(count, len(places) // _LEAST_PLACES)
+    return [places] if count < 2 else torch.tensor_split(places, count)
 
 
 @torch.no_grad()

@@ -39,13 +39,17 @@ class ParentPasses:
         self._room = most_bytes
 
     def prepare(
-        self, parent: Checkpoint, batches: Sequence[Tensor], store: StateStore, vocabulary: int = 0
+        self,
+        parent: Checkpoint,
+        batches: Sequence[Tensor],
+        store: StateStore,
+        pieces: Sequence[Sequence[Tensor]],
     ) -> LayerwiseRunner:
         """Return the parent ready to be run, or recalled, on batches of token ids, int64 [sequences, tokens].
 
-        `vocabulary` is the larger one of both models; how many logits are read at once goes by it.
+        `pieces` are the places whose logits are read, int64, [batch][piece].
         """
-        digest = hashlib.sha256(f"{vocabulary}".encode())
+        digest = hashlib.sha256(str([[*map(len, cut)] for cut in pieces]).encode())
         for token_ids in batches:
             digest.update(f"{tuple(token_ids.shape)}".encode() + token_ids.cpu().numpy().tobytes())
         if (known := self._kept.get(digest.hexdigest())) is not None:

@@ -33,6 +33,11 @@ LOGITS_AT_ONCE = 1 << 24
 """Logits that an arm gives at once: in float32 64 MiB. Of the baseline's there are three such tensors."""
 _TOKENS_AT_ONCE = 1 << 12
 """Tokens in a batch, unless one sequence has more: fewer make a layer no slower, more only take memory."""
+_CHANNELS_AT_ONCE = 1 << 22
+"""What the widest matrix of a layer gives for all tokens of a batch: in float32 16 MiB.
+
+It is the same whatever the memory, so that batches are.
+"""
 
 
 def sequences_at_once(length: int, vocabulary: int) -> int:
@@ -247,9 +252,16 @@ class ChoiceBatch:
 
 
 def batch_choices(
-    items: Sequence[ChoiceItem], tokenizer: Any, bos: int | None, vocabulary: int, maximum: int | None
+    items: Sequence[ChoiceItem],
+    tokenizer: Any,
+    bos: int | None,
+    vocabulary: int,
+    maximum: int | None,
+    width: int = 1,
 ) -> list[ChoiceBatch]:
     """Cut multiple-choice items into batches of one length, without padding.
+
+    `width` is how many channels the widest matrix of a layer gives.
 
     A choice is scored by the log-likelihood of its tokens after the context. Choices that share all but their
     last token share one sequence, so an item with one-token choices is run once.
@@ -280,7 +292,8 @@ def batch_choices(
         by_length[len(sequence)].append(sequence)
     batches = []
     for length in sorted(by_length):
-        sequences, size = by_length[length], max(1, _TOKENS_AT_ONCE // length)
+        sequences = by_length[length]
+        size = max(1, min(_TOKENS_AT_ONCE, _CHANNELS_AT_ONCE // width) // length)
         for begin in range(0, len(sequences), size):
             batches.append(_make_batch(length, sequences[begin : begin + size], continuations, vocabulary))
     return batches

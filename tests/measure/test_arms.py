@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.engine import make_arm, make_windows
@@ -50,6 +52,27 @@ def test_arms_that_do_the_same_are_run_once_and_have_the_same_figures(checkpoint
     assert first.loss != measured[2].loss != measured[0].loss
     assert count_runs(checkpoint, arms) == count_runs(checkpoint, arms[:3])
     assert count_runs(checkpoint, arms) > count_runs(checkpoint, arms[:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_within_little_memory_every_figure_is_the_same(dtype: torch.dtype) -> None:
+    opened = wrap_model(build_llama(layers=4).to(dtype), Numerals(1))
+    plant_(opened, Planted(layer=LAYER, row=7, column=9))
+    items = tuple(ChoiceItem(context="5 9 12", choices=("17", "18"), answer=answer) for answer in (0, 1))
+    arms = [BASELINE, zero(opened, "pruned", 9), zero(opened, "other", 8)]
+    read: list[int] = []
+    opened.model.get_output_embeddings().register_forward_hook(lambda *_: read.append(1))
+    measured, counts = [], []
+    for memory in (None, 100_000):
+        read.clear()
+        given = replace(opened, memory=memory)
+        found = measure_arms(
+            given, arms, make_windows(9, 3, 40), protocol="p", choices=items, stop_words=torch.tensor([4, 9])
+        )
+        measured.append([one.model_copy(update={"seconds": 0.0}) for one in found])
+        counts.append(len(read))
+    assert measured[0] == measured[1]
+    assert counts[1] > counts[0]
 
 
 def test_an_arm_that_answers_items_is_not_confused_with_one_that_does_not(checkpoint: Checkpoint) -> None:

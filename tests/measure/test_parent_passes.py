@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,17 @@ def test_a_second_descendant_is_held_beside_what_was_kept(
     alone = [bare(compare_on_text(parent, one, text, layers=True)) for one in descendants]
     assert [first, second] == alone
     assert first != second
+
+
+def test_descendants_that_have_little_memory_or_more_are_held_beside_the_same(
+    parent: Checkpoint, descendants: list[Checkpoint], text: SharedText, calls: list[int]
+) -> None:
+    passes, little = ParentPasses(), replace(parent, memory=50_000)
+    given = [replace(descendants[0], memory=memory) for memory in (50_000, None, 50_000)]
+    found = [bare(compare_on_text(little, one, text, layers=True, passes=passes)) for one in given]
+    assert found == [bare(compare_on_text(parent, descendants[0], text, layers=True))] * 3
+    # Logits are read in other pieces where memory is little.
+    assert calls == [1, 1, 1]
 
 
 def test_another_part_of_the_text_is_another_pass(

@@ -257,6 +257,14 @@ def test_an_item_that_does_not_suit_the_model_is_one_clear_line(
         batch_choices([item], tokenizer, 0, 30, 8)
 
 
+def test_a_wide_model_is_asked_fewer_choices_at_once() -> None:
+    items = [ChoiceItem(context=letter * 3, choices=("a", "b"), answer=0) for letter in "cdefghij"]
+    # 2^22 channels are 8 tokens of 2^19 each, or two sequences of four tokens.
+    for width, sizes in ((1, [8]), (1 << 19, [2] * 4), (1 << 30, [1] * 8)):
+        batches = batch_choices(items, Letters(), 0, 30, None, width)
+        assert [len(batch.token_ids) for batch in batches] == sizes
+
+
 @given(count=st.integers(1, 50), length=st.integers(2, 20), vocabulary=st.integers(2, 10**7))
 def test_windows_keep_their_order_and_batches_their_budget(count: int, length: int, vocabulary: int) -> None:
     token_ids = torch.arange(count * length).reshape(count, length)
