@@ -29,7 +29,7 @@ def run_side_by_side(checkpoint: Checkpoint, jobs: Sequence[Callable[[], Result]
     """
     if len(jobs) < 2 or not checkpoint.is_streamed:
         return [job() for job in jobs]
-    running = [_Job(job) for job in jobs]
+    running = [_Job(job, checkpoint.model) for job in jobs]
     with ExitStack() as stack:
         for layer in checkpoint.layers:
             hook = layer.module.register_forward_pre_hook(partial(_wait_before, layer.index), prepend=True)
@@ -71,8 +71,11 @@ class _Job(threading.Thread, Generic[Result]):
 
     result: Result
 
-    def __init__(self, job: Callable[[], Result]) -> None:
+    def __init__(self, job: Callable[[], Result], model: Any) -> None:
         super().__init__(name="sw-audit job")
+        self._model = model
+        # Earlier versions of transformers have nothing to ask.
+        self._get_experts: Callable[[], Any] = getattr(model, "get_experts_implementation", dict)
         self.before: int | None = None
         self.error: BaseException | None = None
         self._wanted = True
@@ -98,9 +101,13 @@ class _Job(threading.Thread, Generic[Result]):
             self.join()
 
     def wait_before(self, layer: int) -> None:
+        # On a GPU `generate` sets it for as long as it decodes, and others may not have come so far.
+        experts = self._get_experts()
         self.before = layer
         self._our_turn.release()
         self._its_turn.acquire()
+        if self._get_experts() != experts:
+            self._model.set_experts_implementation(experts)
         if not self._wanted:
             raise _EndedError
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.checkpoints import save_checkpoint
+from support.checkpoints import EXPERTS, save_checkpoint
 from support.readings import count_readings
 
 from sw_audit.checkpoint.matrices import take_states
@@ -18,6 +19,7 @@ from sw_audit.checkpoint.side_by_side import in_this_job, run_side_by_side
 from sw_audit.checkpoint.streaming import open_streaming
 from sw_audit.policy.policy import ModelPolicy
 
+FAMILIES = {family.model_type: family for family in EXPERTS}
 PROMPTS = ([1, 5, 6], [1, 7], [1, 5, 6, 7, 8, 9])
 
 
@@ -99,3 +101,24 @@ def test_gradients_are_wanted_in_a_job_where_they_are_wanted_outside(policy: Mod
 def test_jobs_of_a_model_in_memory_run_one_after_the_other_in_this_thread(policy: ModelPolicy) -> None:
     here = threading.get_ident()
     assert run_side_by_side(open_checkpoint(policy), [threading.get_ident] * 2) == [here] * 2
+
+
+def test_each_job_runs_experts_in_the_way_that_it_has_set(tmp_path: Path) -> None:
+    streamed = open_streaming(ModelPolicy(source=str(save_checkpoint(tmp_path, FAMILIES["mixtral"]))))
+    config, plain = streamed.model.config, streamed.model.get_experts_implementation()
+
+    def decode(way: str) -> set[str]:
+        seen: set[str] = set()
+        call(streamed, [1, 5])
+        streamed.model.set_experts_implementation(way)
+        hook = in_this_job(lambda *_: seen.add(config._experts_implementation))
+        handles = [layer.module.register_forward_hook(hook) for layer in streamed.layers]
+        call(streamed, [1, 5], times=2)
+        for handle in handles:
+            handle.remove()
+        streamed.model.set_experts_implementation(plain)
+        return seen
+
+    ways = ["eager", "batched_mm", "eager"]
+    assert run_side_by_side(streamed, [partial(decode, way) for way in ways]) == [{way} for way in ways]
+    assert streamed.model.get_experts_implementation() == plain
