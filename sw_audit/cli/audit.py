@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from sw_audit.cli.options import AuditOptions, describe
+from sw_audit.duration import parse_duration
 from sw_audit.errors import InputError, OutputError
 from sw_audit.runner.options import SUFFIX, AuditSettings
 
@@ -43,6 +44,19 @@ def audit(
     ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     workers: Annotated[int, typer.Option("-n", metavar="N", min=0, help="Audit models in so many processes.")] = 0,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Audit the checkpoints that a training run writes into this folder, each as soon as it is whole.",
+        ),
+    ] = None,
+    idle: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="End watching when nothing new came for so long, such as 30min (default: never)."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict line only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the reason of every verdict.")] = False,
 ) -> None:
@@ -60,11 +74,16 @@ def audit(
 
       sw-audit audit ./out/llama-w4 --parent ./llama
 
+      sw-audit audit audit.swaudit.toml --watch ./run --idle 2h
+
       sw-audit audit ./llama --save before, then sw-audit audit ./llama-tuned --compare before
     """
     started = time.monotonic()
     models, files, only = _sort_targets(targets or [], options["policy"])
     policy = options["policy"] or only
+    pause = _check_watch(watch, idle, models, [*files, *([policy] if policy else [])], workers)
+    if watch and files:
+        [policy] = files
     settings = AuditSettings.of_values(
         {
             **options,
@@ -77,12 +96,18 @@ def audit(
         }
     )
     _check_junit(junit)
+    debug, places = bool(context.find_root().params.get("debug")), (junit or out / "junit.xml", _find_root())
+    if watch is not None:
+        from sw_audit.cli.series import audit_series
+
+        raise typer.Exit(
+            audit_series(
+                settings, watch, pause, places, debug=debug, quiet=quiet, verbose=verbose, started=started
+            )
+        )
     from sw_audit.cli.auditing import audit_models, print_outcome
 
-    debug = bool(context.find_root().params.get("debug"))
-    outcome = audit_models(
-        settings, files, _find_root(), junit or out / "junit.xml", workers, debug, quiet, started
-    )
+    outcome = audit_models(settings, files, places[1], places[0], workers, debug, quiet, started)
     print_outcome(outcome, quiet=quiet, verbose=verbose)
     raise typer.Exit(outcome.code)
 
@@ -102,6 +127,28 @@ def _sort_targets(targets: list[str], policy: Path | None) -> tuple[list[str], l
         if not Path(file).is_file():
             raise InputError(f"policy {file}", "there is no such file", "write one with `sw-audit init`")
     return models, [Path(file) for file in files if file not in others], Path(others[0]) if others else None
+
+
+def _check_watch(
+    watch: Path | None, idle: str | None, models: list[str], policies: list[Path], workers: int
+) -> float | None:
+    """Complain about what does not go with watching; return the seconds after which it ends."""
+    if watch is None:
+        if idle is not None:
+            raise InputError(f"--idle {idle}", "there is no folder to watch", "name one with --watch")
+        return None
+    asked = f"--watch {watch}"
+    if models:
+        found = f"{models[0]} is named, and the checkpoints in the folder are the models"
+        raise InputError(asked, found, "leave it out; give what they descend from by --parent")
+    if len(policies) > 1:
+        raise InputError(asked, f"{len(policies)} policies are named", "give one")
+    if workers:
+        raise InputError(f"{asked} -n {workers}", "checkpoints are audited one after the other", "leave -n out")
+    try:
+        return None if idle is None else parse_duration(idle)
+    except ValueError as error:
+        raise InputError(f"--idle {idle}", str(error), "correct it") from error
 
 
 def _find_root() -> Path:

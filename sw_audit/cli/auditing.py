@@ -376,8 +376,16 @@ def _write_files(audit: _Audit, settings: AuditSettings) -> None:
         outcome.remarks += [written.remark] if written.remark else []
 
 
-def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool) -> None:
-    """Print the verdicts on standard output, complaints on standard error."""
+def tell_ending(outcome: Outcome) -> str:
+    """Say how an audit ended, such as `FAILED: 9 pass, 1 fail`."""
+    verdicts = [verdict for record in outcome.records for verdict in record.verdicts]
+    code, undecided = outcome.code, all(verdict.status == "skipped" for verdict in verdicts)
+    ending = "NOTHING AUDITED" if code == INCONCLUSIVE and undecided else _ENDINGS[code]
+    return f"{ending}: {count_verdicts(verdicts)}" if verdicts else ending
+
+
+def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool, name: str = "") -> None:
+    """Print the verdicts on standard output, complaints on standard error; `name` stands before the last line."""
     output = Output()
     verdicts = [verdict for record in outcome.records for verdict in record.verdicts]
     many = sum(len(record.models) for record in outcome.records) > FEW_MODELS
@@ -397,10 +405,7 @@ def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool) -> None:
         output.print_lines(*list_waived(verdicts), *([] if verbose else list_skipped(verdicts)))
         output.print_files(outcome.files)
     if outcome.records:
-        code = outcome.code
-        undecided = all(verdict.status == "skipped" for verdict in verdicts)
-        ending = "NOTHING AUDITED" if code == INCONCLUSIVE and undecided else _ENDINGS[code]
-        output.print_lines(f"{ending}: {count_verdicts(verdicts)}", style="bold")
+        output.print_lines(f"{name}: {tell_ending(outcome)}" if name else tell_ending(outcome), style="bold")
     stopped = dict.fromkeys(
         model.stopped for record in outcome.records for model in record.models if model.stopped
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checks.judging import list_checks
 from sw_audit.checks.registry import find_checks
 from sw_audit.checks.waivers import examine_waivers
@@ -17,7 +18,7 @@ from sw_audit.corpus.text import BUILT_IN
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.policy.reading import overlay_policy, parse_policy, read_policy
-from sw_audit.record.store import is_name
+from sw_audit.record.store import is_name, open_baseline
 from sw_audit.runner import run
 from sw_audit.runner.options import SUFFIX, AuditSettings, load_tool_table
 from sw_audit.specimen.shipped import find_shipped
@@ -61,10 +62,7 @@ class Assignment:
 
 def assign_options(settings: AuditSettings, root: Path) -> Assignment:
     """Make the assignment that options, ini keys and `[tool.sw_audit]` describe; see `assign_file`."""
-    table = root / "pyproject.toml"
-    policy = read_policy(settings.policy) if settings.policy else read_tool_table(table)
-    origin = settings.policy or table
-    policy = anchor_paths(policy, origin.parent)
+    policy, origin = _read_asked(settings, root)
     if settings.models:
         chosen = tuple(_choose_model(named, policy.models) for named in settings.models)
         policy = _replace_models(policy, chosen)
@@ -75,6 +73,78 @@ def assign_options(settings: AuditSettings, root: Path) -> Assignment:
         raise PolicyError(f"an audit under {origin}", "it names no model", remedy)
     name = _stem(settings.policy) if settings.policy else "models"
     return _assign(OPTIONS_KEY, name, policy, settings)
+
+
+def _read_asked(settings: AuditSettings, root: Path) -> tuple[Policy, Path]:
+    """Read the policy that is asked for, else `[tool.sw_audit]`, with paths taken from there, and its file."""
+    table = root / "pyproject.toml"
+    policy = read_policy(settings.policy) if settings.policy else read_tool_table(table)
+    origin = settings.policy or table
+    return anchor_paths(policy, origin.parent), origin
+
+
+@dataclass(frozen=True)
+class SeriesOrder:
+    """What is asked of every checkpoint of a series.
+
+    Attributes:
+        policy: The policy, settings included; it has no models.
+        model: What every checkpoint has from the policy's one model: parent, expectation and so on.
+        named: Ids of the only checks to run; none for those that the policy enables.
+        name: Name of the policy.
+        saved: Whether the record is kept as a baseline.
+    """
+
+    policy: Policy
+    model: ModelPolicy
+    named: tuple[str, ...]
+    name: str
+    saved: bool = False
+
+    def make_model(self, path: Path) -> ModelPolicy:
+        """Make the model of a checkpoint; its id is the folder's name."""
+        said = self.model.model_dump(exclude_unset=True, exclude={"id", "source"})
+        return ModelPolicy(source=str(path), **said)
+
+    def assign(self, paths: Sequence[Path]) -> Assignment:
+        """Make the assignment of some of the checkpoints."""
+        policy = _replace_models(self.policy, tuple(self.make_model(path) for path in paths))
+        checks = {model.id: choose_checks(self.named, policy, model) for model in policy.models}
+        return Assignment(OPTIONS_KEY, self.name, policy, checks, self.saved)
+
+
+def order_series_audit(settings: AuditSettings, root: Path) -> SeriesOrder:
+    """Read what options and policy ask of every checkpoint of a series; the checkpoints need not be there yet.
+
+    Raises:
+        InputError: If the policy names several models, or if what is asked for cannot be used.
+    """
+    policy, origin = _read_asked(settings, root)
+    if len(policy.models) > 1:
+        remedy = "keep one [[model]], which says what every checkpoint is (parent, expect, bos)"
+        raise PolicyError(f"a series under {origin}", f"it names {len(policy.models)} models", remedy)
+    examine_waivers(
+        policy.model_copy(update={"waivers": [one.model_copy(update={"model": "*"}) for one in policy.waivers]}),
+        tuple(find_checks()),
+    )
+    if not policy.models:
+        policy = policy.model_copy(update={"models": (ModelPolicy(source="checkpoint"),)})
+    overlay = dict(settings.overlay)
+    parent = overlay.pop("parent", None)
+    policy = overlay_policy(policy, **overlay)
+    model = policy.models[0]
+    if parent is not None:
+        model = model.model_copy(update={"parent": find_shipped(parent)})
+    policy = policy.model_copy(update={"models": ()})
+    above = policy.find_parent(model)
+    if above is not None:
+        inspect_checkpoint(above)
+    run.preflight(policy.model_copy(update={"models": () if above is None else (above,)}))
+    choose_checks(settings.checks, policy, model)
+    if policy.compare is not None:
+        open_baseline(policy.compare)
+    name = _stem(settings.policy) if settings.policy else "models"
+    return SeriesOrder(policy, model, settings.checks, name, saved=settings.save is not None)
 
 
 def assign_file(path: Path, settings: AuditSettings) -> Assignment:
