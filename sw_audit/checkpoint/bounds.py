@@ -36,10 +36,12 @@ def refuse_excess(folder: CheckpointFolder, headers: Mapping[str, TensorHeader])
         return
     layers = len({number for name in headers for number in _NUMBER.findall(name)}) or len(headers)
     widest = max((size for header in headers.values() for size in header.shape), default=1)
+    where, counts = folder.format.read_counts(folder)
     tables = [max(header.shape, default=1) for name, header in headers.items() if _TABLE.search(name)]
+    if any(isinstance(part, Mapping) and "model_type" in part for part in counts.values()):
+        tables = []  # of a model of several parts, it may be the part that sees images that has them
     positions = _TIMES_LAYERS * max(tables) if tables else _MOST_POSITIONS
     width = max(_FREE_WIDTH, _TIMES_WIDTH * widest)
-    where, counts = folder.format.read_counts(folder)
     bounds = (
         (_REPEATED, _TIMES_LAYERS * layers, f"the tensors have {layers} numbers in their names"),
         (_POSITIONS, positions, f"the files hold {max(tables)} positions" if tables else "no model takes as many"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.checkpoints import EXPERTS, GPT2, LLAMA, Family, rewrite_config, save_checkpoint
+from support.checkpoints import EXPERTS, GPT2, LLAMA, VISION, Family, rewrite_config, save_checkpoint
 from support.linting import lint
 from support.quantizing import pack_gguf
 from support.stored import DATA, make, refuse
@@ -132,3 +132,16 @@ def test_no_token_goes_to_more_experts_than_there_are(chosen: int, refused: bool
 def test_where_there_is_one_expert_nothing_is_chosen(tmp_path: Path) -> None:
     folder = rewrite_config(save_checkpoint(tmp_path), num_local_experts=1, num_experts_per_tok=2)
     refuse_excess(CheckpointFolder.require(ModelPolicy(source=str(folder))), {"a": TensorHeader("F32", (1,), "a")})
+
+
+@pytest.mark.parametrize("family", VISION, ids=str)
+def test_the_positions_of_an_image_are_no_bound_for_those_of_a_text(family: Family, tmp_path: Path) -> None:
+    text = {**family.settings["text_config"], "max_position_embeddings": 131072}
+    save_checkpoint(tmp_path, family, text_config=text)
+    folder = CheckpointFolder.require(ModelPolicy(source=str(tmp_path)))
+    headers = {name: header for of_file in folder.headers.values() for name, header in of_file.items()}
+    refuse_excess(folder, headers)
+    rewrite_config(tmp_path, text_config={**text, "max_position_embeddings": 10**10})
+    folder = CheckpointFolder.require(ModelPolicy(source=str(tmp_path)))
+    with pytest.raises(BrokenWeightsError, match="no model takes as many"):
+        refuse_excess(folder, headers)
