@@ -152,8 +152,9 @@ def _open_gguf(path: Path) -> TensorFile:
                 numbers = dequantize(tensors[name].data, tensors[name].tensor_type)
         except NotImplementedError:
             return None
-        # What is read is mapped and cannot be written to, which torch warns of.
-        return torch.tensor(numbers).reshape(headers[name].shape)
+        # What is mapped and cannot be written to is copied; torch warns of it.
+        tensor = torch.from_numpy(numbers) if numbers.flags.writeable else torch.tensor(numbers)
+        return tensor.reshape(headers[name].shape)
 
     return TensorFile(headers, read)
 
