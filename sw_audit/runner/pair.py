@@ -267,8 +267,7 @@ def measure_parent(
 ) -> ParentResult:
     """Open a parent, ask it what a whole model is needed for, and let it go if it can be read by layers.
 
-    With `by_layers` each of its layers is in memory only while it runs, for another model is there already; then
-    it is not searched for critical scalars.
+    With `by_layers` each of its layers is in memory only while it is used, for another model is there already.
 
     Raises:
         InputError: If it, or the text, cannot be used.
@@ -281,7 +280,7 @@ def measure_parent(
     progress("locating in the parent", 0, 1)
     location = predict_from_weights(parent.layers, locate_super_weights(parent))
     critical = None
-    if Need.CRITICAL in needs and (whole or not by_layers):
+    if Need.CRITICAL in needs:
         location, critical = search_by_policy(parent, policy.corpus, location, policy, progress=progress)
     answers = answer_tasks(parent, policy.descent) if Need.TASKS in needs else ()
     result = ParentResult(parent.identity, location, answers=answers, critical=critical)

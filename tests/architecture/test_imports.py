@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stopping": {"duration", "progress"},
     "policy": {"errors", "fact", "duration", "memory", "printable", "toml_text", "checks"},
     "gguf_file": set(),
-    "record": {"errors", "fact", "leftovers", "policy", "printable"},
+    "record": {"errors", "fact", "leftovers", "memory", "policy", "printable"},
     "checks": BASE,
     "quantize": BASE,
     "specimen": BASE | {"quantize"},
