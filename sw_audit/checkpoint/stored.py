@@ -24,6 +24,7 @@ from sw_audit.gguf_file import read_gguf
 from sw_audit.policy.model_policy import ModelPolicy
 
 _GGUF = b"GGUF"
+_NUMBERS_AT_ONCE = 1 << 20
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -146,15 +147,21 @@ def _open_gguf(path: Path) -> TensorFile:
     }
 
     def read(name: str) -> Tensor | None:
+        stored, numbers = tensors[name], torch.empty(headers[name].shape)
+        if not numbers.numel():
+            return numbers
+        # By some rows at a time, for what is made on the way is several times as large as the numbers.
+        made = numbers.view(-1, numbers.shape[-1] if numbers.ndim else 1).numpy()
+        rows, at_once = stored.data.reshape(len(made), -1), max(1, _NUMBERS_AT_ONCE // made.shape[1])
         try:
             # What is not finite is told once, and not by a warning of numpy.
             with np.errstate(all="ignore"):
-                numbers = dequantize(tensors[name].data, tensors[name].tensor_type)
+                for first in range(0, len(rows), at_once):
+                    part = slice(first, first + at_once)
+                    made[part] = dequantize(rows[part], stored.tensor_type)
         except NotImplementedError:
             return None
-        # What is mapped and cannot be written to is copied; torch warns of it.
-        tensor = torch.from_numpy(numbers) if numbers.flags.writeable else torch.tensor(numbers)
-        return tensor.reshape(headers[name].shape)
+        return numbers
 
     return TensorFile(headers, read)
 
