@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -165,3 +167,36 @@ def test_pieces_are_cut_with_bos_in_front_of_each() -> None:
     assert cut_pieces(shortest, 32, 4).token_ids.tolist() == [[1, 2], [1, 3]]
     without = Windows(windows.token_ids, windows.first_scored)
     assert cut_pieces(without, 2, 8).token_ids.tolist() == [[1, 2], [3, 4], [1, 6], [7, 8]]
+
+
+MEASURED = """
+import torch
+from dataclasses import replace
+from sw_audit.corpus.windows import Windows
+from sw_audit.critical.gradients import rank_scalars
+from sw_audit.memory import measuring_peak
+from sw_audit.testing.families import wrap_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+config = LlamaConfig(
+    vocab_size=60000,
+    hidden_size=256,
+    intermediate_size=256,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    tie_word_embeddings=False,
+)
+checkpoint = replace(wrap_model(LlamaForCausalLM(config)), memory=64 << 20)
+pieces = Windows(torch.randint(3, 60000, (4, 32)), torch.ones(4, dtype=torch.long))
+with measuring_peak() as peak:
+    rank_scalars(checkpoint, pieces, products=8)
+print(peak.added / (60000 * 256 * 4))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is known on Linux")
+def test_no_copy_of_a_large_embedding_is_made() -> None:
+    ran = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
+    # Gradient, product and score of head and embedding, each as large as they, would be six copies.
+    assert float(ran.stdout) < 2

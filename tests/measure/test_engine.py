@@ -5,6 +5,8 @@ So do a parent and its descendant.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -672,3 +674,41 @@ def test_a_model_that_is_read_as_it_runs_gives_the_logits_of_all_batches_for_one
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
     # Of the first layer two tokens are run, to see what layers return.
     assert readings == {1, 2}
+
+
+MEASURED = """
+import torch
+from dataclasses import replace
+from sw_audit.measure.engine import run_arms
+from sw_audit.memory import measuring_peak
+from sw_audit.record.address import AddressGroup
+from sw_audit.record.arm import BASELINE, Arm, Custom, Scale
+from sw_audit.testing.families import wrap_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+config = LlamaConfig(
+    vocab_size=300, hidden_size=512, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+)
+checkpoint = wrap_model(LlamaForCausalLM(config))
+down = checkpoint.layers[0].down_projections[0].parameter
+arms = [BASELINE]
+for row in range(3):
+    group = AddressGroup(parameter=down, rows=(row,), columns=(0,))
+    arms.append(Arm(purpose=Custom(label=str(row)), acts=(Scale(addresses=(group,), factor=2.0),)))
+batches = [torch.randint(3, 300, (1, 512)) for _ in range(20)]
+run_arms(checkpoint, arms, batches[:1], lambda *_: None)
+for memory in (8 << 20, None):
+    with measuring_peak() as peak:
+        run_arms(replace(checkpoint, memory=memory), arms, batches, lambda *_: None)
+    print(peak.added / (8 << 20))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is known on Linux")
+def test_states_of_ten_times_the_memory_do_not_take_it() -> None:
+    ran = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
+    limited, unlimited = map(float, ran.stdout.split())
+    # Four arms of 20 batches, 1 MiB each. Beside the limit is what torch itself takes for one batch.
+    assert limited < 5
+    assert unlimited > 10
