@@ -243,6 +243,20 @@ def test_a_model_that_is_read_layer_by_layer_within_little_memory_gives_the_same
     assert all(torch.equal(before[name], value) for name, value in after.items())
 
 
+def test_scalars_of_the_head_and_the_last_norm_are_set_in_a_model_that_is_read_layer_by_layer(
+    folder: Path,
+) -> None:
+    policy = ModelPolicy(source=str(folder), dtype="float32")
+    costs = []
+    for checkpoint in (open_checkpoint(policy), open_streaming(policy)):
+        trials = Trials(checkpoint, Windows(torch.arange(3, 35)[None], torch.ones(1, dtype=torch.long)))
+        named = [("lm_head.weight", (20, 4)), ("model.norm.weight", (5,))]
+        trial = zeroing(Tried(find_parameter(checkpoint, name), index, 1.0) for name, index in named)
+        trials.measure([trial], 1)
+        costs.append(trials.cost(trial))
+    assert costs[0] == costs[1] != 0
+
+
 def plant_pair() -> Checkpoint:
     """Let two scalars write the same large value into a channel: the norm behind them does not mind which."""
     checkpoint = open_checkpoint(ModelPolicy(source=str(specimen_path())))
