@@ -96,7 +96,7 @@ def audit(
         }
     )
     _check_junit(junit)
-    debug, places = bool(context.find_root().params.get("debug")), (junit or out / "junit.xml", _find_root())
+    debug, places = bool(context.find_root().params.get("debug")), (junit or out / "junit.xml", find_root())
     if watch is not None:
         from sw_audit.cli.series import audit_series
 
@@ -151,7 +151,7 @@ def _check_watch(
         raise InputError(f"--idle {idle}", str(error), "correct it") from error
 
 
-def _find_root() -> Path:
+def find_root() -> Path:
     """Return the folder whose pyproject.toml counts: the working folder's, or the nearest above."""
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)

@@ -31,6 +31,7 @@ COMMANDS = {
     "quantize": "Quantize a model by round-to-nearest, with its super weights held out, and write it.",
     "index": "Show the published super weights of a model, or of all models, with their sources.",
     "fingerprint": "Take the short fingerprint of a model's lineage, and say whose descendant it looks like.",
+    "bisect": "Find the first checkpoint of a series at which a check turns from pass to fail, by bisection.",
     "diff": "Say what changed from one record to another. Nothing is measured.",
     "cache": "Show what is kept of earlier measurements, or clear it.",
     "render": "Render a record; nothing is measured or judged again.",
