@@ -44,6 +44,14 @@ def audit(
     ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     workers: Annotated[int, typer.Option("-n", metavar="N", min=0, help="Audit models in so many processes.")] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Audit models on the Ray cluster at this address; without one on that of RAY_ADDRESS, else on "
+            "one that is started here. Name the models first.",
+        ),
+    ] = None,
     watch: Annotated[
         Path | None,
         typer.Option(
@@ -72,6 +80,8 @@ def audit(
 
       sw-audit audit audit.swaudit.toml
 
+      sw-audit audit audit.swaudit.toml --ray 10.0.0.1:6379
+
       sw-audit audit ./out/llama-w4 --parent ./llama
 
       sw-audit audit audit.swaudit.toml --watch ./run --idle 2h
@@ -81,7 +91,12 @@ def audit(
     started = time.monotonic()
     models, files, only = _sort_targets(targets or [], options["policy"])
     policy = options["policy"] or only
-    pause = _check_watch(watch, idle, models, [*files, *([policy] if policy else [])], workers)
+    if workers and ray is not None:
+        raise InputError(
+            f"-n {workers} --ray", "models are audited in processes here or on Ray", "give one of them"
+        )
+    spread = f"-n {workers}" if workers else "" if ray is None else "--ray"
+    pause = _check_watch(watch, idle, models, [*files, *([policy] if policy else [])], spread)
     if watch and files:
         [policy] = files
     settings = AuditSettings.of_values(
@@ -107,7 +122,7 @@ def audit(
         )
     from sw_audit.cli.auditing import audit_models, print_outcome
 
-    outcome = audit_models(settings, files, places[1], places[0], workers, debug, quiet, started)
+    outcome = audit_models(settings, files, places[1], places[0], workers, debug, quiet, started, ray)
     print_outcome(outcome, quiet=quiet, verbose=verbose)
     raise typer.Exit(outcome.code)
 
@@ -130,7 +145,7 @@ def _sort_targets(targets: list[str], policy: Path | None) -> tuple[list[str], l
 
 
 def _check_watch(
-    watch: Path | None, idle: str | None, models: list[str], policies: list[Path], workers: int
+    watch: Path | None, idle: str | None, models: list[str], policies: list[Path], spread: str
 ) -> float | None:
     """Complain about what does not go with watching; return the seconds after which it ends."""
     if watch is None:
@@ -143,8 +158,8 @@ def _check_watch(
         raise InputError(asked, found, "leave it out; give what they descend from by --parent")
     if len(policies) > 1:
         raise InputError(asked, f"{len(policies)} policies are named", "give one")
-    if workers:
-        raise InputError(f"{asked} -n {workers}", "checkpoints are audited one after the other", "leave -n out")
+    if spread:
+        raise InputError(f"{asked} {spread}", "checkpoints are audited one after the other", f"leave {spread} out")
     try:
         return None if idle is None else parse_duration(idle)
     except ValueError as error:

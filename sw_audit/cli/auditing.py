@@ -8,12 +8,14 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import typer
 
@@ -46,6 +48,7 @@ from sw_audit.runner.explain import (
 )
 from sw_audit.runner.fitting import count_fitting, list_needs, tell_fitting
 from sw_audit.runner.fleet import Fleet
+from sw_audit.runner.on_ray import RaySpread, Take, connect_ray
 from sw_audit.runner.options import AuditSettings
 from sw_audit.runner.output import (
     RECORD,
@@ -135,14 +138,16 @@ def audit_models(
     debug: bool,
     quiet: bool,
     started: float | None = None,
+    ray: str | None = None,
 ) -> Outcome:
     """Audit models and write what comes of it.
 
     `files` are policies to audit besides; `root` is the folder whose pyproject.toml counts. With `workers` each
-    model has a process of its own, and 0 audits them in this one. The time that a policy allows is counted from
-    `started`, on the clock `time.monotonic`; of several policies the shortest counts for all. After it, after
-    Ctrl-C and after SIGTERM, what is not decided is inconclusive. The records are written at once, and again after
-    every model, so that a run leaves them however it ends.
+    model has a process of its own, and 0 audits them in this one; `ray` is the address of a Ray cluster to do it
+    on, empty for the one that RAY_ADDRESS names, else one that is started here. The time that a policy allows is
+    counted from `started`, on the clock `time.monotonic`; of several policies the shortest counts for all. After
+    it, after Ctrl-C and after SIGTERM, what is not decided is inconclusive. The records are written at once, and
+    again after every model, so that a run leaves them however it ends.
 
     Raises:
         InputError: If something asked for cannot be used, as far as it can be told before anything is measured.
@@ -159,30 +164,18 @@ def audit_models(
     folders = name_folders(settings.out, [assignment.name for assignment in assignments])
     names = [RECORD, REPORT] if settings.report else [RECORD]
     places = [(each, UnfinishedFiles(folder, *names)) for each, folder in zip(assignments, folders, strict=True)]
-    if workers:
-        workers = _limit_workers(assignments, workers, quiet=quiet)
     audit = _Audit(places, (junit, root), cache, stopper, debug=debug, quiet=quiet)
     cases = UnfinishedFiles(junit.parent, junit.name)
-    with stopper.heeding_signals(tell_stopping):
+    with stopper.heeding_signals(tell_stopping), _choose_spread(audit, workers, ray) as spread:
         for assignment, unfinished in places:
             audit.keep(assignment, unfinished)
-        if workers:
-            _audit_in_processes(audit, workers)
-        else:
-            _audit_here(audit)
+        # Lines, for those of several models would break a bar.
+        _audit_all(audit, spread, plain=not isinstance(spread, _Here))
         _write_files(audit, settings)
         tidy_cache(cache, settings)
         if not audit.outcome.audited:
             cases.take_back()
     return audit.outcome
-
-
-def _limit_workers(assignments: Sequence[Assignment], workers: int, *, quiet: bool) -> int:
-    """Let no more models be measured at once than fit into memory; the others wait."""
-    needs, available = list_needs(assignments), find_available()
-    if (told := tell_fitting(needs, workers, available)) and not quiet:
-        print_line(f"sw-audit: {told}; the others wait", err=True)
-    return min(workers, count_fitting(needs, available))
 
 
 @dataclass
@@ -199,7 +192,6 @@ class _Audit:
     debug: bool
     quiet: bool
     outcome: Outcome = field(default_factory=Outcome)
-    parents: Parents = field(default_factory=Parents)
     keep_after: float = 0.0
 
     @property
@@ -251,49 +243,103 @@ class _Audit:
         self.keep_after = ended + (20 * (ended - begun) if ended - begun > 1 else 0)
 
 
-def _audit_here(audit: _Audit) -> None:
-    cases = audit.cases
-    with show_models(audit.sizes, quiet=audit.quiet) as fleet:
-        for assignment, unfinished, case in cases:
-            name = case.model if len(cases) > 1 else ""
-            fleet.started(case)
-            with audit.outcome.noting(case, debug=audit.debug), show_progress(name, quiet=audit.quiet) as progress:
-                audit.outcome.models[case] = run.run_model(
-                    assignment.policy,
-                    case.model,
-                    assignment.checks[case.model],
-                    progress=audit.stopper.watch(progress),
-                    cache=audit.cache,
-                    saved=assignment.saved,
-                    parents=audit.parents,
-                )
-            audit.keep(assignment, unfinished)
+class _Spread(Protocol):
+    """A way to run models: yields each with what gives it or raises, when it has ended; told when one begins."""
+
+    def __call__(
+        self, jobs: Sequence[tuple[Assignment, Case]], started: Callable[[Case], None], /
+    ) -> Generator[tuple[Case, Take]]: ...
+
+
+def _audit_all(audit: _Audit, spread: _Spread, *, plain: bool) -> None:
+    """Run all models in some way, and keep the record after each."""
+    places = {case: (assignment, unfinished) for assignment, unfinished, case in audit.cases}
+    jobs = [(assignment, case) for assignment, _, case in audit.cases]
+    with (
+        show_models(audit.sizes, quiet=audit.quiet, plain=plain) as fleet,
+        closing(spread(jobs, fleet.started)) as ended,
+    ):
+        for case, take in ended:
+            with audit.outcome.noting(case, debug=audit.debug):
+                audit.outcome.models[case] = take()
+            audit.keep(*places[case])
             audit.finish(fleet, case)
 
 
-def _audit_in_processes(audit: _Audit, workers: int) -> None:
-    """Audit every model in a process of its own, at most `workers` at once."""
-    stopper, kept = audit.stopper, None if audit.cache is None else audit.cache.folder
-    shared = (stopper.budget, stopper.started, stopper.signalled)
-    pool = ProcessPoolExecutor(workers, mp_context=_PROCESSES, initializer=_begin_worker, initargs=shared)
-    # Lines, for those of the workers would break a bar.
-    with _share_cores(workers), pool, show_models(audit.sizes, quiet=audit.quiet, plain=True) as fleet:
-        # Ctrl-C reaches every process of a terminal: this one speaks for all.
-        with ignoring_interrupts():
-            runs = [pool.submit(_audit_model, one, case.model, kept, audit.quiet) for one, _, case in audit.cases]
-        asked = dict(zip(runs, audit.cases, strict=True))
-        try:
-            for done in as_completed(runs):
-                assignment, unfinished, case = asked[done]
-                with audit.outcome.noting(case, debug=audit.debug):
-                    audit.outcome.models[case] = _take(done, assignment, case, stopper)
-                audit.keep(assignment, unfinished)
-                audit.finish(fleet, case)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.kill()
-            raise
+@dataclass
+class _Here:
+    """Runs models in this process, one after the other."""
+
+    audit: _Audit
+    parents: Parents = field(default_factory=Parents)
+
+    def __call__(
+        self, jobs: Sequence[tuple[Assignment, Case]], started: Callable[[Case], None]
+    ) -> Generator[tuple[Case, Take]]:
+        for assignment, case in jobs:
+            started(case)
+            yield case, partial(self._run, assignment, case, case.model if len(jobs) > 1 else "")
+
+    def _run(self, assignment: Assignment, case: Case, name: str) -> ModelResult | ModelFailure:
+        with show_progress(name, quiet=self.audit.quiet) as progress:
+            return run.run_model(
+                assignment.policy,
+                case.model,
+                assignment.checks[case.model],
+                progress=self.audit.stopper.watch(progress),
+                cache=self.audit.cache,
+                saved=assignment.saved,
+                parents=self.parents,
+            )
+
+
+@dataclass
+class _InProcesses:
+    """Runs every model in a process of its own, at most `workers` at once."""
+
+    audit: _Audit
+    workers: int
+
+    def __call__(
+        self, jobs: Sequence[tuple[Assignment, Case]], _: Callable[[Case], None]
+    ) -> Generator[tuple[Case, Take]]:
+        audit, stopper = self.audit, self.audit.stopper
+        kept = None if audit.cache is None else audit.cache.folder
+        shared = (stopper.budget, stopper.started, stopper.signalled)
+        pool = ProcessPoolExecutor(self.workers, mp_context=_PROCESSES, initializer=_begin_worker, initargs=shared)
+        with _share_cores(self.workers), pool:
+            # Ctrl-C reaches every process of a terminal: this one speaks for all.
+            with ignoring_interrupts():
+                runs = [pool.submit(_audit_model, one, case.model, kept, audit.quiet) for one, case in jobs]
+            asked = dict(zip(runs, jobs, strict=True))
+            try:
+                for done in as_completed(runs):
+                    assignment, case = asked[done]
+                    yield case, partial(_take, done, assignment, case, stopper)
+            except (KeyboardInterrupt, GeneratorExit):
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.kill()
+                raise
+
+
+@contextmanager
+def _choose_spread(audit: _Audit, workers: int, ray: str | None) -> Iterator[_Spread]:
+    assignments = [assignment for assignment, _ in audit.places]
+    if ray is not None:
+        with connect_ray(ray) as module:
+            show = partial(show_progress, quiet=audit.quiet, plain=True)
+            spread = RaySpread(module, audit.stopper, None if audit.cache is None else audit.cache.folder, show)
+            spread.require_workers(assignments)
+            yield spread
+    elif workers:
+        # No more at once than fit into memory; the others wait.
+        needs, available = list_needs(assignments), find_available()
+        if (told := tell_fitting(needs, workers, available)) and not audit.quiet:
+            print_line(f"sw-audit: {told}; the others wait", err=True)
+        yield _InProcesses(audit, min(workers, count_fitting(needs, available)))
+    else:
+        yield _Here(audit)
 
 
 def _take(

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from sw_audit import __version__
@@ -43,6 +43,8 @@ COMMANDS = {
 """The commands with the first sentence of their help; each stands in a file of its name."""
 
 BAD_INPUT = 2
+_ALONE = ("--ray",)
+"""Options whose value can be left out."""
 BROKEN_PIPE = 141
 """What a shell shows for a program whose reader has gone: 128 plus SIGPIPE."""
 
@@ -102,6 +104,17 @@ class Commands(TyperGroup):
             ctx.exit(DEFECT)
 
 
+class Command(TyperCommand):
+    """A command, in which some options need no value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; an option that can stand alone is given an empty value where it does."""
+        for place, word in enumerate(args):
+            if word in _ALONE and (args[place + 1 :] or ["-"])[0].startswith("-"):
+                args = [*args[:place], f"{word}=", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     cls=Commands,
     help=HELP,
@@ -133,7 +146,7 @@ def load_command(name: str) -> Any:
     """Import a command's module and return the command."""
     words = name.replace("-", "_")
     loaded = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
-    loaded.command(name)(spread_groups(getattr(import_module(f"sw_audit.cli.{words}"), words)))
+    loaded.command(name, cls=Command)(spread_groups(getattr(import_module(f"sw_audit.cli.{words}"), words)))
     return typer.main.get_command(loaded)
 
 

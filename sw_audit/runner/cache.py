@@ -96,6 +96,21 @@ class Cache:
         except OutputError as error:
             self.trouble = str(error)
 
+    def copy(self, kind: str, question: Question) -> tuple[str, str] | None:
+        """Return an entry for another cache (`adopt`), as its name and its text; `None` if there is none."""
+        name = _name(kind, question)
+        with suppress(OSError):
+            return name.as_posix(), (self.folder / name).read_text(encoding="utf-8")
+        return None
+
+    def adopt(self, name: str, text: str) -> None:
+        """Take an entry of another cache, unless there is one of its name."""
+        place = self.folder / name
+        if not place.exists():
+            with suppress(OSError, OutputError):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                write_text(place, text)
+
     def stage(self, seen: str, changed: Callable[[], object] = lambda: None) -> StagedCache:
         """Return the cache for one audit, all of whose files are in the state `seen`, in one word.
 

@@ -107,16 +107,16 @@ def estimate_weights(size: Size, above: Size | None) -> int:
     return own if above is None else max(above.memory, own + above.layer)
 
 
+def find_need(policy: Policy, model: ModelPolicy) -> int | None:
+    """Return what a model takes; `None` where it is not known, also where auditing will complain of files."""
+    with suppress(AuditError, OSError):
+        return memory_needed(policy, model)
+    return None
+
+
 def list_needs(assignments: Iterable[Assignment]) -> list[int | None]:
-    """Return what every model takes; `None` where it is not known, also where auditing will complain of files."""
-    needs: list[int | None] = []
-    for assignment in assignments:
-        for model in assignment.policy.models:
-            need = None
-            with suppress(AuditError, OSError):
-                need = memory_needed(assignment.policy, model)
-            needs.append(need)
-    return needs
+    """Return what every model takes; see `find_need`."""
+    return [find_need(one.policy, model) for one in assignments for model in one.policy.models]
 
 
 def count_fitting(needs: Iterable[int | None], available: int) -> int:

@@ -158,6 +158,12 @@ class Pair:
         policy = self.audit.policy
         return self.parents.open(self.origin, policy.memory)[0].starting(policy.bos_rule(self.origin))
 
+    def ask_parent(self) -> ParentResult:
+        """Return what is found out about the parent alone, which serves every descendant of it."""
+        audit = self.audit
+        ask = partial(self.parents.ask, self.origin, audit, by_layers=self.given is not None)
+        return audit.kept.recall_shared("parent", audit.kept.parent, ParentResult, ask, audit.progress)
+
     def share(self, text: CorpusPolicy, *, short: bool = False) -> SharedText:
         """Cut a text for both, BOS before each window as for the parent; of `short` see `window_corpus`."""
         parent = self.parent.starting(self.audit.policy.bos_rule(self.origin, text))
@@ -303,8 +309,7 @@ def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
     files = ComparedFiles()
     if not pair.in_place:
         files = compare_files(model, pair.origin, audit.policy, needs, audit.progress)
-    ask_parent = partial(pair.parents.ask, pair.origin, audit, by_layers=pair.given is not None)
-    origin = audit.kept.recall_shared("parent", audit.kept.parent, ParentResult, ask_parent, audit.progress)
+    origin = pair.ask_parent()
     try:
         return _open_beside(pair, origin, report, files)
     except CheckpointError as error:

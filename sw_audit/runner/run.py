@@ -188,6 +188,33 @@ def run_model(
     return _tell_memory(model, policy, memory, count_bytes_read() - read)
 
 
+def ask_parent(
+    policy: Policy, model_id: str, checks: Sequence[str], cache: Cache, progress: Progress = ignore_progress
+) -> tuple[str, str] | None:
+    """Ask a model's parent what serves all of its descendants, and keep it in the cache.
+
+    Returns:
+        The entry of the cache, as its name in it and its text; `None` where nothing can be kept.
+
+    Raises:
+        InputError: If the model, its parent or the text cannot be used.
+        StoppedError: If `progress` raised it.
+    """
+    policy = expect_shipped(policy)
+    model = policy.find_model(model_id)
+    policy = settle_corpus(policy, model)
+    parent, watched = policy.find_parent(model), WatchedFiles(policy, model)
+    progress = watched.watch(progress)
+    kept = open_arm_cache(policy, model, checks, cache, watched=watched, progress=progress)
+    if parent is None or kept.cache is None:
+        return None
+    try:
+        Pair(ModelAudit(model, policy, checks, progress, kept), parent).ask_parent()
+    finally:
+        kept.discard()  # what is shared was moved out of it
+    return cache.copy("parent", kept.parent)
+
+
 def _freeing_memory(progress: Progress) -> Progress:
     """Give memory that was freed back to the system whenever progress is told, which is at least once a layer."""
 

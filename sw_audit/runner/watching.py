@@ -99,6 +99,14 @@ def look_at_model(model: ModelPolicy) -> str:
     return _describe(_look(_watch_model(model)()))
 
 
+def list_places(policy: Policy, model: ModelPolicy) -> list[Path]:
+    """List the folders and files here that the audit of a model is given; what a hub has is not among them."""
+    models = [one for one in (model, policy.find_parent(model)) if one is not None]
+    named = [word for one in models for word in (one.source, one.base, one.adapter) if word]
+    found = [path.resolve() for path in (Path(word).expanduser() for word in named) if path.exists()]
+    return [*found, *_list_others(policy, model)]
+
+
 def find_folders(model: ModelPolicy) -> list[CheckpointFolder]:
     """Find the folder of a model, and those of an adapter's base models; CheckpointError if one is not there."""
     folder = CheckpointFolder.require(model)

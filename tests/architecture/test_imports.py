@@ -168,6 +168,7 @@ LAZY_DOORS = {
     "plugins/pytest_sw_audit/state.py": "the session is imported when an audit is asked for",
     "plugins/pytest_sw_audit/xdist.py": "every run under xdist imports it",
     "sw_audit/cli/audit.py": "the help of the command is printed without what it runs",
+    "sw_audit/runner/on_ray.py": "what is sent to a worker looks at first whether the project is there",
 }
 """Files that import modules of this project inside functions, and why; two others name them in tables."""
 
