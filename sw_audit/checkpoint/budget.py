@@ -56,6 +56,39 @@ def fits_whole(need: Need, room: int) -> bool:
     return need.whole <= _WHOLE_SHARE * room
 
 
+@dataclass(frozen=True)
+class Opening:
+    """How a model is opened within a budget.
+
+    Attributes:
+        streamed: Whether each decoder layer is in memory only while it is used.
+        weights: Bytes of its weights that are in memory at once.
+        memory: Bytes that the work on it may take; `None` if there is no limit.
+    """
+
+    streamed: bool
+    weights: int
+    memory: int | None
+
+
+def choose_opening(need: Need, budget: int | None, taken: int = 0, *, streamed: bool = False) -> Opening:
+    """Choose how to open a model; without a budget by what the machine has free. See `open_within`.
+
+    Args:
+        need: What the model takes.
+        budget: What models and the work on them may take, in bytes.
+        taken: So many bytes of it are taken by others.
+        streamed: Whether it is to be read layer by layer wherever that can be.
+    """
+    room = int(_AVAILABLE_SHARE * find_available()) if budget is None else budget
+    fits = fits_whole(need, room - taken)
+    if fits and not streamed:
+        left = None if budget is None else room - taken - need.whole
+        return Opening(streamed=False, weights=need.whole, memory=left)
+    limit = None if fits and budget is None else max(room - taken - need.streamed, _WORK)
+    return Opening(streamed=True, weights=need.streamed, memory=limit)
+
+
 def require_fit(policy: ModelPolicy, need: Need, budget: int, taken: int = 0) -> None:
     """Refuse a budget that one layer at a time does not fit into; so many bytes of it are taken by others.
 
@@ -107,22 +140,21 @@ def open_within(
     CheckpointFolder.require(policy)
     need, other = _size_up(policy), None if beside is None else _size_up(beside)
     taken = 0 if other is None else other.beside
-    room = int(_AVAILABLE_SHARE * find_available()) if budget is None else budget
-    if not streamed and fits_whole(need, room - taken):
-        return replace(open_checkpoint(policy), memory=None if budget is None else budget - taken - need.whole)
+    opening = choose_opening(need, budget, taken, streamed=streamed)
+    if not opening.streamed:
+        return replace(open_checkpoint(policy), memory=opening.memory)
     if budget is not None:
         require_fit(policy, need, budget, taken)
     try:
         opened = open_streaming(policy)
     except CannotStreamError as reason:
-        if budget is None or fits_whole(need, room - taken):
+        if budget is None or fits_whole(need, budget - taken):
             return open_checkpoint(policy)
         asked = f"{quote_source(policy)} within {write_memory(budget)} of memory"
         found = f"as a whole it takes {write_memory(need.whole)}, and it cannot be read layer by layer: {reason}"
         remedy = f"give it more: --memory {_write_option(int(need.whole / _WHOLE_SHARE) + taken + 1)}"
         raise CheckpointError(asked, found, remedy) from reason
-    limited = budget is not None or not fits_whole(need, room - taken)
-    return replace(opened, memory=max(room - taken - need.streamed, _WORK) if limited else None)
+    return replace(opened, memory=opening.memory)
 
 
 def _size_up(policy: ModelPolicy) -> Need:

@@ -180,6 +180,8 @@ class Size:
         hidden: Width of the residual stream; `None` if the configuration does not say.
         width: Bytes of one number of the residual stream.
         positions: Tokens that the model takes at once; `None` if the configuration does not say.
+        inner: Channels of the MLP; `None` if the configuration does not say.
+        vocabulary: Tokens that it knows; `None` if the configuration does not say.
     """
 
     method: str
@@ -191,6 +193,8 @@ class Size:
     hidden: int | None
     width: int
     positions: int | None
+    inner: int | None = None
+    vocabulary: int | None = None
 
 
 def size_checkpoint(policy: ModelPolicy) -> Size | None:
@@ -229,6 +233,8 @@ def size_checkpoint(policy: ModelPolicy) -> Size | None:
         hidden=next((text[key] for key in ("hidden_size", "n_embd", "d_model") if key in text), None),
         width=width,
         positions=text.get("max_position_embeddings"),
+        inner=next((text[key] for key in ("intermediate_size", "n_inner", "ffn_dim") if text.get(key)), None),
+        vocabulary=text.get("vocab_size"),
     )
     if (base_policy := method.find_base(folder)) is None:
         return own

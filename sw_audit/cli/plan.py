@@ -1,4 +1,4 @@
-"""`sw-audit plan`: what an audit would read and measure, and how much memory that takes, before it does."""
+"""`sw-audit plan`: what an audit would read and measure, how often, and how much memory it takes, beforehand."""
 
 from __future__ import annotations
 
@@ -10,35 +10,46 @@ from typing import Annotated
 
 import typer
 
+from sw_audit.checkpoint.budget import refuse_small_budget
 from sw_audit.checkpoint.lint_headers import lint_headers
 from sw_audit.checkpoint.stored import Size, size_checkpoint
 from sw_audit.checks.judging import list_measured
 from sw_audit.checks.registry import find_checks
 from sw_audit.checks.statistics import tell_reach
 from sw_audit.checks.waivers import examine_waivers
+from sw_audit.cli.options import describe
 from sw_audit.cli.printing import print_line, write_bytes
 from sw_audit.corpus.looks import plan_looks
 from sw_audit.corpus.windows import MORE, SHORT
+from sw_audit.memory import write_memory
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import Policy
+from sw_audit.policy.reading import overlay_policy
 from sw_audit.runner.assignments import read_policy_file
-from sw_audit.runner.fitting import count_arms, estimate_memory, find_windows
+from sw_audit.runner.fitting import MemoryNeed, count_arms, estimate_memory, find_windows
+from sw_audit.runner.forecast import Forecast, forecast_reading
 from sw_audit.runner.text import settle_corpus
 from sw_audit.specimen.shipped import find_shipped
 
 
 def plan(
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="The policy file.")],
+    *,
+    memory: Annotated[str | None, describe("memory")] = None,
+    effort: Annotated[str | None, describe("effort")] = None,
 ) -> None:
     """Say what an audit under a policy would read and measure, and how much memory it needs; nothing is loaded.
 
     Sizes come from the headers of the weight files alone. A model on the hub that is not here yet is not fetched.
+    A budget of memory that a model cannot be audited in is refused with one that it can.
 
     For example:
 
       sw-audit plan audit.swaudit.toml
+
+      sw-audit plan audit.swaudit.toml --memory 12GiB --effort thorough
     """
-    read = read_policy_file(policy)
+    read = overlay_policy(read_policy_file(policy), memory=memory, effort=effort)
     examine_waivers(read, [*find_checks()])
     # Relative paths in a policy are taken from the folder that it lies in.
     with chdir(policy.resolve().parent):
@@ -72,14 +83,43 @@ def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
         if resolved := list(_list_resolved(policy, checks, count, window)):
             yield f"  resolves  on {text.source}, at the limit: {', '.join(resolved)}"
     yield f"  measures  {len(checks)} checks in {_describe_arms(policy, arms, descends=parent is not None)}"
-    need = estimate_memory(policy, model)
-    if need is None:
+    refuse_small_budget(local, policy.memory, parent)
+    need, forecast = estimate_memory(policy, model), forecast_reading(policy, model)
+    if need is None or forecast is None:
         yield "  memory    not known before the files are here"
         return
-    yield (
-        f"  memory    about {write_bytes(need.weights + need.streams)}: weights {write_bytes(need.weights)}, "
-        f"hidden states of all arms {write_bytes(need.streams)}"
+    yield _describe_memory(need, policy)
+    yield _describe_reading(forecast)
+
+
+def _describe_memory(need: MemoryNeed, policy: Policy) -> str:
+    of = "" if policy.memory is None else f" of {write_memory(policy.memory)}"
+    opened = "one layer at a time" if need.streamed else "opened as a whole"
+    spilled = f", and {write_memory(need.spilled)} of them on disk" if need.spilled else ""
+    work = f"; what passes a layer or is differentiated {write_memory(need.work)}" if need.work else ""
+    return (
+        f"  memory    about {write_memory(need.total)}{of}: weights {write_memory(need.weights)}, {opened}; "
+        f"hidden states of all arms {write_memory(need.streams)}{spilled}{work}"
     )
+
+
+def _describe_reading(forecast: Forecast) -> str:
+    if not forecast.most:
+        return "  weights   read once, and in memory from then on"
+    least, most = forecast.count(most=False), forecast.count(most=True)
+    amount = _write_range(forecast.least, forecast.most)
+    times = "" if not forecast.streamed else f" {least} times," if least == most else f" {least} to {most} times,"
+    stages = [
+        f"{stage.stage} {max(stage.model, stage.parent)}"
+        for stage in forecast.stages
+        if max(stage.model if forecast.streamed else 0, stage.parent)
+    ]
+    return f"  weights   read{times} {amount} in all, however many arms: {', '.join(stages)}"
+
+
+def _write_range(least: int, most: int) -> str:
+    written = write_bytes(least), write_bytes(most)
+    return written[0] if written[0] == written[1] else " to ".join(written)
 
 
 def _describe_files(model: ModelPolicy, size: Size | None) -> str:

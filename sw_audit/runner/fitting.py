@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 
+from sw_audit.checkpoint.budget import choose_opening, find_need
 from sw_audit.checkpoint.stored import Size, size_checkpoint
 from sw_audit.checks.arms import ArmTargets
 from sw_audit.checks.judging import list_measured
@@ -29,17 +30,38 @@ PROGRAM = 320_000_000
 _LONGEST_WINDOW = 2048
 
 
+_BATCH = 1 << 12
+_CHANNELS = 1 << 22
+_LOGITS = 1 << 22
+"""Tokens, channels and logits that a layer or a head gives at once, at most; see `measure/readers.py`."""
+_TENSORS = 5
+"""Tensors as wide as the MLP, or the logits, that are there at once while a batch passes."""
+_BYTES_PER_SCORE = 8
+"""A scalar's gradient and its score, both float32; see `critical/gradients.py`."""
+
+
 @dataclass(frozen=True)
 class MemoryNeed:
     """Bytes that the audit of a model takes at once, at most.
 
     Attributes:
-        weights: Of weights.
-        streams: Of the hidden states of all arms.
+        weights: Of weights, those of a parent beside it too.
+        streams: Of the hidden states of all arms that are in memory.
+        work: Of what passes a layer or the head, and of gradients.
+        spilled: Of the hidden states of all arms that are on disk.
+        streamed: Whether each decoder layer is in memory only while it is used.
     """
 
     weights: int
     streams: int
+    work: int = 0
+    spilled: int = 0
+    streamed: bool = False
+
+    @property
+    def total(self) -> int:
+        """All that is in memory."""
+        return self.weights + self.streams + self.work
 
 
 def memory_needed(policy: Policy, model: ModelPolicy) -> int | None:
@@ -53,8 +75,7 @@ def memory_needed(policy: Policy, model: ModelPolicy) -> int | None:
     need = estimate_memory(policy, model)
     if need is None:
         return None
-    whole = need.weights + need.streams
-    return whole if policy.memory is None else min(whole, policy.memory)
+    return need.total if policy.memory is None else min(need.total, policy.memory)
 
 
 def estimate_memory(policy: Policy, model: ModelPolicy) -> MemoryNeed | None:
@@ -67,10 +88,24 @@ def estimate_memory(policy: Policy, model: ModelPolicy) -> MemoryNeed | None:
     if size is None or (parent and above is None):
         return None
     texts = (policy.corpus, *(policy.descent.texts if parent else ()))
-    cuts = [find_windows(text, size) for text in texts]
-    tokens = max(count * window for count, window in cuts)
-    arms = count_arms(policy, checks, descends=parent is not None)
-    return MemoryNeed(estimate_weights(size, above), arms * tokens * (size.hidden or 0) * size.width)
+    tokens = max(count * window for count, window in (find_windows(text, size) for text in texts))
+    states = count_arms(policy, checks, descends=parent is not None) * tokens * (size.hidden or 0) * size.width
+    beside = 0 if above is None else find_need(above).beside
+    opening = choose_opening(find_need(size), policy.memory, beside)
+    if opening.memory is None and not opening.streamed:
+        return MemoryNeed(estimate_weights(size, above), states)
+    held = states if opening.memory is None else min(states, opening.memory // 2)
+    batch = min(tokens, _BATCH, _CHANNELS // (size.inner or 4 * (size.hidden or 1)))
+    passing = _TENSORS * batch * (size.inner or 0) * size.width
+    logits = _TENSORS * 4 * min(_LOGITS, tokens * (size.vocabulary or 0))
+    gradients = 0
+    if opening.streamed and Need.CRITICAL in plan_needs(policy, checks, decoder_weights=1):
+        gradients = size.layer // size.width * _BYTES_PER_SCORE
+    if opening.memory is not None:
+        logits, gradients = min(logits, opening.memory // 4), min(gradients, opening.memory // 2)
+    # What is differentiated is another stage than what is measured.
+    work = max(passing, logits, gradients - held)
+    return MemoryNeed(opening.weights + beside, held, work, states - held, opening.streamed)
 
 
 def find_windows(text: CorpusPolicy, size: Size | None) -> tuple[int, int]:

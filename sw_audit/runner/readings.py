@@ -42,12 +42,19 @@ class Reading:
         parent: How often those of its parent.
         certain: Whether it is so often in any case. What is not ends earlier where verdicts are settled or texts
             end, or is left out.
+        least: How often those of the model where one step of the text settles every verdict; `None` if as often.
     """
 
     stage: str
     model: int
     parent: int = 0
     certain: bool = True
+    least: int | None = None
+
+    @property
+    def fewest(self) -> int:
+        """How often the model's are read where one step of the text settles every verdict."""
+        return self.model if self.least is None else self.least
 
 
 def list_readings(policy: Policy, model: ModelPolicy) -> tuple[Reading, ...]:
@@ -78,7 +85,7 @@ def _list_alone(policy: Policy, checks: Sequence[str], size: Size | None) -> Ite
     if Need.GENERATION in needs:
         yield Reading("generating", count_longest(policy.descent, size.positions if size else None), certain=False)
     items = len(read_choices(policy.corpus) or ()) if Need.CHOICES in needs else 0
-    yield Reading("measuring", _count_looks(policy, policy.corpus, size, items), certain=False)
+    yield Reading("measuring", _count_looks(policy, policy.corpus, size, items), certain=False, least=1)
 
 
 def _list_beside(policy: Policy, checks: Sequence[str], size: Size | None) -> Iterator[Reading]:
@@ -96,9 +103,9 @@ def _list_beside(policy: Policy, checks: Sequence[str], size: Size | None) -> It
     looks = [_count_looks(policy, text, size) for text in (policy.corpus, *descent.texts)]
     if policy.effort != "thorough":
         looks.append(_count_looks(policy, policy.corpus, size, short=False))
-    yield Reading("measuring", sum(looks), sum(looks), certain=False)
+    yield Reading("measuring", sum(looks), sum(looks), certain=False, least=1 + len(descent.texts))
     if descent.modules or descent.layers:
-        yield Reading("putting parts back", _RECOVERY, _RECOVERY, certain=False)
+        yield Reading("putting parts back", _RECOVERY, _RECOVERY, certain=False, least=0)
 
 
 def _count_looks(

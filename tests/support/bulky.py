@@ -39,6 +39,7 @@ class Size:
         return self.hidden // 128
 
 
+SEVENTY_BILLION = Size(hidden=8192, inner=28672, layers=80, vocabulary=128256)
 THREE_BILLION = Size(hidden=3072, inner=8192, layers=28, vocabulary=32000)
 ONE_BILLION = Size(hidden=1920, inner=5120, layers=24, vocabulary=32000)
 HUNDRED_MEGABYTES = Size(hidden=768, inner=2048, layers=12, vocabulary=500)
@@ -71,12 +72,61 @@ def write_llama(folder: Path, size: Size) -> int:
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    config = LlamaConfig(
+    _make_config(size, size.heads // 3).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return total
+
+
+def write_skeleton(folder: Path, size: Size) -> Path:
+    """Write a bfloat16 Llama of which there are configuration, tokenizer and headers alone, and return its folder.
+
+    Its files are as long as they would be, and take no room on the disk: nobody has written into them. Of every
+    eight heads one keeps keys and values.
+    """
+    folder.mkdir(parents=True)
+    hidden, kept = size.hidden, max(1, size.heads // 8) * 128
+    shapes = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (kept, hidden),
+        "self_attn.v_proj": (kept, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (size.inner, hidden),
+        "mlp.up_proj": (size.inner, hidden),
+        "mlp.down_proj": (hidden, size.inner),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    ends = {"model.embed_tokens": (size.vocabulary, hidden), "model.norm": (hidden,)}
+    shards = [{f"{name}.weight": shape for name, shape in (ends | {"lm_head": (size.vocabulary, hidden)}).items()}]
+    for layer in range(size.layers):
+        shards.append({f"model.layers.{layer}.{name}.weight": shape for name, shape in shapes.items()})
+    weight_map, total = {}, 0
+    for number, shard in enumerate(shards):
+        name, header, end = f"model-{number + 1:05}-of-{len(shards):05}.safetensors", {}, 0
+        for tensor, shape in shard.items():
+            begin, end = end, end + 2 * math.prod(shape)
+            header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        written = json.dumps(header).encode()
+        written += b" " * (-len(written) % 8)
+        with (folder / name).open("wb") as file:
+            file.write(len(written).to_bytes(8, "little") + written)
+            file.truncate(8 + len(written) + end)
+        weight_map |= dict.fromkeys(shard, name)
+        total += end
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    _make_config(size, kept // 128).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def _make_config(size: Size, key_heads: int) -> LlamaConfig:
+    return LlamaConfig(
         hidden_size=size.hidden,
         intermediate_size=size.inner,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
-        num_key_value_heads=size.heads // 3,
+        num_key_value_heads=key_heads,
         vocab_size=size.vocabulary,
         max_position_embeddings=256,
         architectures=["LlamaForCausalLM"],
@@ -85,9 +135,6 @@ def write_llama(folder: Path, size: Size) -> int:
         eos_token_id=2,
         pad_token_id=0,
     )
-    config.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return total
 
 
 def _make_ends(size: Size, signs: torch.Tensor) -> dict[str, torch.Tensor]:
