@@ -29,6 +29,12 @@ class SeriesMember(NamedTuple):
     written: int
     state: FolderState
 
+    @property
+    def awaits_trainer(self) -> bool:
+        """Whether transformers' trainer has written the model, and not yet what it writes last."""
+        names = {name for name, _, _ in self.state}
+        return "training_args.bin" in names and "trainer_state.json" not in names
+
 
 def list_series(folder: Path, parent: str | None = None) -> list[SeriesMember]:
     """List the checkpoints in a folder, in their order (`order_series`), also those that are not whole yet.

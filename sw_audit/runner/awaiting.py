@@ -73,7 +73,9 @@ class AwaitedSeries:
         return [member.path for member in order_series(ready)]
 
     def _look_into(self, path: Path, seen: _Seen, now: float) -> None:
-        if not seen.examined and now - seen.since >= SETTLED:
+        # A trainer may gather its optimizer for long; beside a model that it saved alone nothing more comes.
+        pause = PATIENCE if seen.member.awaits_trainer else SETTLED
+        if not seen.examined and now - seen.since >= pause:
             seen.examined, seen.lack = True, find_lack(self._make_model(path))
         if seen.lack is not None and now - seen.since >= PATIENCE and path not in self._told:
             self._told.add(path)

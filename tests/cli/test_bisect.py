@@ -84,11 +84,11 @@ def test_a_series_that_does_not_turn_or_cannot_be_decided_is_told(
 
 
 def test_a_checkpoint_that_is_not_whole_is_left_out_and_told(quick: Program) -> None:
-    write_series(quick.folder, "llama-1", "llama-2", "llama-3")
-    (quick.folder / "run/llama-3" / SHARDS[1]).unlink()
+    write_series(quick.folder, "llama-1", "llama-2", "broken-3")
+    (quick.folder / "run/broken-3" / SHARDS[1]).unlink()
     ending = quick.run("bisect", "specimen", "run", CHECK, "-q")
     assert ending.code == 0
-    told = f"sw-audit: llama-3 is left out, for it is not whole: shard {SHARDS[1]} is missing"
+    told = f"sw-audit: broken-3 is left out, for it is not whole: shard {SHARDS[1]} is missing"
     assert ending.complaints == [told]
 
 

@@ -88,7 +88,10 @@ def test_a_second_run_measures_nothing_again_and_one_that_fails_ends_with_1(quic
     assert list_measured() == ["broken-1", "broken-2"]
 
 
-def test_the_policys_one_model_says_what_every_checkpoint_is(quick: Program, steps: list) -> None:
+def test_the_policys_one_model_says_what_every_checkpoint_is(
+    quick: Program, steps: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(awaiting, "SETTLED", 150)  # longer than it may be idle
     write_member(quick.folder / "run/llama-1")
     (quick.folder / "one.swaudit.toml").write_text(
         'seed = 3\n[[model]]\nsource = "run"\nexpect = "some"\nbos = "never"\n[[waiver]]\nmodel = "llama-1"\n'

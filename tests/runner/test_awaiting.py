@@ -47,6 +47,19 @@ def test_a_checkpoint_is_whole_when_nothing_has_changed_for_a_moment_and_nothing
     assert (awaited.series.audited, awaited.series.lacking, awaited.lines) == ([folder], {}, [])
 
 
+def test_a_trainers_checkpoint_is_waited_for_until_its_state_is_there_or_a_minute_is_over(
+    awaited: Awaited,
+) -> None:
+    for number in (1, 2):
+        (write_member(awaited.folder / f"checkpoint-{number}") / "training_args.bin").write_bytes(b"1")
+    assert awaited.look(0) == awaited.look(PATIENCE - 2 * SETTLED) == []
+    (awaited.folder / "checkpoint-2/trainer_state.json").write_text("{}")
+    assert awaited.look(PATIENCE - 2 * SETTLED) == []
+    assert awaited.look(PATIENCE - SETTLED) == ["checkpoint-2"]
+    assert awaited.look(PATIENCE) == ["checkpoint-1", "checkpoint-2"]
+    assert awaited.lines == []
+
+
 def test_one_that_stays_incomplete_is_told_once_and_holds_no_other_up(awaited: Awaited) -> None:
     write_member(awaited.folder / "checkpoint-1", shards=1)
     write_member(awaited.folder / "checkpoint-2")
