@@ -24,6 +24,8 @@ from sw_audit.gguf_file import read_gguf
 from sw_audit.policy.model_policy import ModelPolicy
 
 _GGUF = b"GGUF"
+_MAPPED_AT_ONCE = 64 << 20
+"""So many bytes of a file are read before it is mapped anew."""
 _NUMBERS_AT_ONCE = 1 << 20
 DTYPES = {
     "F64": torch.float64,
@@ -85,31 +87,49 @@ class StoredTensors:
                 yield name, tensor
 
 
+class _OneOpenFile:
+    """Keeps one file of safetensors open, and opens it anew once much of it was read.
+
+    A file is mapped: what was read of it counts as memory of the process as long as it is open.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file: Any = None
+        self._read = 0
+
+    def open(self, path: Path, size: int = 0) -> Any:
+        """Return the open file, from which so many bytes will be read."""
+        self._read += size
+        if path != self._path or self._read > _MAPPED_AT_ONCE:
+            self._file = safe_open(path, framework="pt")
+            self._path, self._read = path, size
+        return self._file
+
+
 def open_stored(folder: CheckpointFolder) -> StoredTensors:
     """Open a checkpoint's weight files for reading; DamagedFileError if one is damaged."""
     files: dict[str, TensorFile] = {}
+    opened = _OneOpenFile()
     for path in folder.weight_files:
         if path.suffix == ".safetensors":
-            files[path.name] = _open_safetensors(path, folder.headers[path.name])
+            files[path.name] = _open_safetensors(path, folder.headers[path.name], opened)
         else:
             files[path.name] = _open_gguf(path) if path.suffix == ".gguf" else _open_pickle(path)
     return StoredTensors(files)
 
 
-def _open_safetensors(path: Path, headers: Mapping[str, TensorHeader]) -> TensorFile:
-    # Opened when the first tensor is read, and once: opening reads the whole header.
-    @cache
-    def open_file() -> Any:
-        return safe_open(path, framework="pt")
-
+def _open_safetensors(path: Path, headers: Mapping[str, TensorHeader], opened: _OneOpenFile) -> TensorFile:
     def read(name: str) -> Tensor | None:
+        header = headers[name]
+        size = math.prod(header.shape) * SIZES.get(header.dtype, 1)
         try:
-            tensor: Tensor = open_file().get_tensor(name)
+            tensor: Tensor = opened.open(path, size).get_tensor(name)
         except Exception:  # a dtype that torch has not; the library has errors of its own for that
             return None
         return tensor
 
-    return TensorFile(headers, read, cache(lambda: open_file().metadata() or {}))
+    return TensorFile(headers, read, cache(lambda: opened.open(path).metadata() or {}))
 
 
 def _open_pickle(path: Path) -> TensorFile:

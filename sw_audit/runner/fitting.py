@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sw_audit.checkpoint.budget import choose_opening, find_need
+from sw_audit.checkpoint.budget import choose_opening
+from sw_audit.checkpoint.budget import find_need as weigh
 from sw_audit.checkpoint.stored import Size, size_checkpoint
 from sw_audit.checks.arms import ArmTargets
 from sw_audit.checks.judging import list_measured
@@ -90,8 +91,8 @@ def estimate_memory(policy: Policy, model: ModelPolicy) -> MemoryNeed | None:
     texts = (policy.corpus, *(policy.descent.texts if parent else ()))
     tokens = max(count * window for count, window in (find_windows(text, size) for text in texts))
     states = count_arms(policy, checks, descends=parent is not None) * tokens * (size.hidden or 0) * size.width
-    beside = 0 if above is None else find_need(above).beside
-    opening = choose_opening(find_need(size), policy.memory, beside)
+    beside = 0 if above is None else weigh(above).beside
+    opening = choose_opening(weigh(size), policy.memory, beside)
     if opening.memory is None and not opening.streamed:
         return MemoryNeed(estimate_weights(size, above), states)
     held = states if opening.memory is None else min(states, opening.memory // 2)
