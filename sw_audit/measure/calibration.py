@@ -106,8 +106,10 @@ class CalibrationRecorder:
             if output.data_ptr() == x.data_ptr() and output.numel() == x.numel():
                 self._fed_by[parameter] = name
         rows = x.reshape(-1, x.shape[-1]).float()  # [tokens, in]
-        squares = rows.double().square()
-        shares = (squares / squares.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)).sum(0)
+        # In place, for a batch of them is several times as large as a layer of a small model.
+        squares = rows.double().square_()
+        shares = squares.div_(squares.sum(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)).sum(0)
+        del squares
         whole = len(rows) % self._length == 0
         # An expert that is a module of its own serves some tokens of each sequence, and it is not known which.
         largest, second = find_top_two(rows.abs().view(-1, self._length if whole else 1, rows.shape[1]))

@@ -37,6 +37,10 @@ _LOGITS = 1 << 22
 """Tokens, channels and logits that a layer or a head gives at once, at most; see `measure/readers.py`."""
 _TENSORS = 5
 """Tensors as wide as the MLP, or the logits, that are there at once while a batch passes."""
+_BYTES_PER_CALIBRATED = 24
+"""A channel of a token that is calibrated on: as it is, in float32, in float64, and what the MLP makes of it."""
+_CODE = 47_000_000
+"""Code and tables of libraries that are loaded when they are first used, after the model was opened; measured."""
 _BYTES_PER_SCORE = 8
 """A scalar's gradient and its score, both float32; see `critical/gradients.py`."""
 
@@ -95,18 +99,22 @@ def estimate_memory(policy: Policy, model: ModelPolicy) -> MemoryNeed | None:
     opening = choose_opening(weigh(size), policy.memory, beside)
     if opening.memory is None and not opening.streamed:
         return MemoryNeed(estimate_weights(size, above), states)
-    held = states if opening.memory is None else min(states, opening.memory // 2)
-    batch = min(tokens, _BATCH, _CHANNELS // (size.inner or 4 * (size.hidden or 1)))
-    passing = _TENSORS * batch * (size.inner or 0) * size.width
+    # What enters a layer and what leaves it is there side by side for a while.
+    side_by_side = states * 3 // 2
+    held = side_by_side if opening.memory is None else min(side_by_side, opening.memory // 2)
+    needs, inner = plan_needs(policy, checks, decoder_weights=1), size.inner or 4 * (size.hidden or 1)
+    calibrates = parent is None and Need.ACTIVATIONS in needs
+    batch = min(_BATCH if calibrates else tokens, _BATCH, _CHANNELS // inner)
+    passing = batch * inner * (_BYTES_PER_CALIBRATED if calibrates else _TENSORS * size.width)
     logits = _TENSORS * 4 * min(_LOGITS, tokens * (size.vocabulary or 0))
     gradients = 0
-    if opening.streamed and Need.CRITICAL in plan_needs(policy, checks, decoder_weights=1):
+    if opening.streamed and Need.CRITICAL in needs:
         gradients = size.layer // size.width * _BYTES_PER_SCORE
     if opening.memory is not None:
         logits, gradients = min(logits, opening.memory // 4), min(gradients, opening.memory // 2)
     # What is differentiated is another stage than what is measured.
-    work = max(passing, logits, gradients - held)
-    return MemoryNeed(opening.weights + beside, held, work, states - held, opening.streamed)
+    work = _CODE + max(passing, logits, gradients - held)
+    return MemoryNeed(opening.weights + beside, held, work, max(states - held, 0), opening.streamed)
 
 
 def find_windows(text: CorpusPolicy, size: Size | None) -> tuple[int, int]:

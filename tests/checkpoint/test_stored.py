@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from support.checkpoints import EXPERTS, GPT2, LLAMA, Family, rewrite_config, save_checkpoint
 from support.stored import DATA
 
+from sw_audit.checkpoint import stored
+from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.opening import open_checkpoint
-from sw_audit.checkpoint.stored import Size, size_checkpoint
+from sw_audit.checkpoint.stored import Size, open_stored, size_checkpoint
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 
@@ -74,3 +77,22 @@ def test_what_is_not_here_has_no_size_and_what_is_damaged_is_refused(
     shutil.copyfile(folder / "config.json", folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="is not a safetensors file"):
         size_checkpoint(ModelPolicy(source=str(folder)))
+
+
+def test_a_file_is_mapped_anew_once_much_of_it_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_checkpoint(tmp_path)
+    opened: list[object] = []
+
+    def count(*given: object, **named: object) -> object:
+        opened.append(given)
+        return safe_open(*given, **named)
+
+    monkeypatch.setattr(stored, "safe_open", count)
+    tensors = open_stored(CheckpointFolder.require(ModelPolicy(source=str(folder))))
+    whole = {name: tensor.clone() for name, tensor in tensors.read_all()}
+    assert len(opened) == 1
+    total = sum(tensor.nbytes for tensor in whole.values())
+    monkeypatch.setattr(stored, "_MAPPED_AT_ONCE", total // 3)
+    for name, tensor in tensors.read_all():
+        assert torch.equal(tensor, whole[name])
+    assert 3 <= len(opened) - 1 <= 8
