@@ -56,7 +56,8 @@ def audit(policy: str) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
         "used": model.memory and model.memory.model_dump(),
         "arms": len(model.measurements),
-        "tokens": model.protocol.windows * model.protocol.window,
+        # What arms were scored on, on average: where verdicts settle early, that is not the whole text.
+        "tokens": sum(sum(one.loss.tokens) for one in model.measurements) // len(model.measurements),
         "window": model.protocol.window,
         "located": [[one.layer, one.row, one.column] for one in model.location.super_weights],
         "stages": stages,
