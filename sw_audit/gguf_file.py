@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ def read_gguf(path: str | Path) -> Any:
     """
     known = Path(path).stat()
     return _read(Path(path).resolve(), known.st_size, known.st_mtime_ns)
+
+
+def let_go_of_pages(tensor: Any) -> None:
+    """Let the file of a tensor go from memory, a numpy array as `gguf` maps it; what is looked at comes back."""
+    while (below := getattr(tensor, "base", None)) is not None:
+        tensor = below
+    if isinstance(tensor, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        tensor.madvise(mmap.MADV_DONTNEED)
 
 
 @lru_cache(maxsize=2)  # a descendant and its parent

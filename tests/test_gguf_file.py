@@ -11,7 +11,7 @@ import pytest
 from support.quantizing import pack_gguf
 
 from sw_audit.checkpoint.formats.gguf import Gguf
-from sw_audit.gguf_file import read_gguf
+from sw_audit.gguf_file import let_go_of_pages, read_gguf
 from sw_audit.specimen.shipped import specimen_path
 
 gguf = pytest.importorskip("gguf")
@@ -74,3 +74,26 @@ def test_a_file_whose_metadata_end_early_or_are_no_text_is_refused(
     (file := tmp_path / "it.gguf").write_bytes(header + data)
     with pytest.raises(ValueError, match=message):
         read_gguf(file)
+
+
+def count_mapped() -> int:
+    """Bytes of files that are in this process's memory."""
+    (line,) = (row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("RssFile"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux, which counts mapped pages")
+def test_pages_that_were_looked_at_go_and_come_back(tmp_path: Path) -> None:
+    numbers = np.arange(1 << 23, dtype=np.float32).reshape(1 << 11, -1)  # 32 MiB
+    writer = gguf.GGUFWriter(tmp_path / "large.gguf", "llama")
+    writer.add_tensor("large", numbers)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    [tensor] = read_gguf(tmp_path / "large.gguf").tensors
+    before = count_mapped()
+    assert np.array_equal(tensor.data, numbers)
+    assert count_mapped() - before > 30 << 20
+    let_go_of_pages(tensor.data)
+    assert count_mapped() - before < 4 << 20
+    assert np.array_equal(tensor.data, numbers)

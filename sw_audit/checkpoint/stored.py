@@ -20,7 +20,7 @@ from torch import Tensor
 from sw_audit.checkpoint.dtype import choose_dtype
 from sw_audit.checkpoint.folder import CheckpointFolder, one_line_damage
 from sw_audit.checkpoint.headers import FLOATS, SIZES, DamagedFileError, TensorHeader
-from sw_audit.gguf_file import read_gguf
+from sw_audit.gguf_file import let_go_of_pages, read_gguf
 from sw_audit.policy.model_policy import ModelPolicy
 
 _GGUF = b"GGUF"
@@ -181,6 +181,7 @@ def _open_gguf(path: Path) -> TensorFile:
                     made[part] = dequantize(rows[part], stored.tensor_type)
         except NotImplementedError:
             return None
+        let_go_of_pages(stored.data)
         return numbers
 
     return TensorFile(headers, read)

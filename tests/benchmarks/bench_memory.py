@@ -80,8 +80,8 @@ def test_an_audit_under_a_budget_against_loading_the_model_once_per_arm(case: Ca
     plain = run_way("plain", case.standard, PLAIN_ARMS, tokens, ours["window"])
     seconds = plain["seconds"] / PLAIN_ARMS * arms
     print(
-        f"\n{case.size / 1e9:.2f} GB of bfloat16, `--memory {BUDGETS[SIZE]}`, standard effort, {arms} arms "
-        f"of {tokens} tokens; the plain way ran for {PLAIN_ARMS} arms, multiplied"
+        f"\n{case.size / 1e9:.2f} GB of bfloat16 weights, `--memory {BUDGETS[SIZE]}`, standard effort, "
+        f"{arms} arms of at most {tokens} tokens; the plain way was run for {PLAIN_ARMS} arms and multiplied"
     )
     print("| way | peak memory | beyond the program | seconds |")
     print("|---|---|---|---|")
