@@ -15,6 +15,9 @@ from sw_audit.policy.model_policy import ModelPolicy
 
 _WORK = 64 << 20
 """Bytes that hidden states, logits and gradients of one batch take at least."""
+_PROGRAM_GROWS = 96 << 20
+"""Bytes that the program itself takes beyond what it takes at first: code that is loaded when it is needed, tokens,
+and what the C library keeps of what was freed."""
 _WHOLE_SHARE = 0.6
 """A model is opened as a whole where its weights take at most so much of the memory: the rest is for the work."""
 _AVAILABLE_SHARE = 0.8
@@ -39,7 +42,7 @@ class Need:
     @property
     def least(self) -> int:
         """The smallest budget that it can be audited in."""
-        return self.streamed + _WORK
+        return self.streamed + _WORK + _PROGRAM_GROWS
 
 
 def find_need(size: Size) -> Need:
@@ -85,7 +88,7 @@ def choose_opening(need: Need, budget: int | None, taken: int = 0, *, streamed: 
     if fits and not streamed:
         left = None if budget is None else room - taken - need.whole
         return Opening(streamed=False, weights=need.whole, memory=left)
-    limit = None if fits and budget is None else max(room - taken - need.streamed, _WORK)
+    limit = None if fits and budget is None else max(room - taken - need.streamed - _PROGRAM_GROWS, _WORK)
     return Opening(streamed=True, weights=need.streamed, memory=limit)
 
 
@@ -100,7 +103,7 @@ def require_fit(policy: ModelPolicy, need: Need, budget: int, taken: int = 0) ->
         beside = f", and its parent beside it {write_memory(taken)}" if taken else ""
         found = (
             f"its largest layer with its copies, its embedding and its head take {write_memory(need.streamed)}, "
-            f"the work at least {write_memory(_WORK)}{beside}"
+            f"the work at least {write_memory(need.least - need.streamed)}{beside}"
         )
         raise CheckpointError(asked, found, f"give it more: --memory {_write_option(need.least + taken)}")
 

@@ -42,7 +42,7 @@ def test_a_budget_too_small_for_one_layer_is_refused_with_what_would_do(model: M
     require_fit(model, need, need.least)
     with pytest.raises(CheckpointError) as caught:
         require_fit(model, need, need.least - 1)
-    assert caught.value.remedy == "give it more: --memory 1088MiB"
+    assert caught.value.remedy == "give it more: --memory 1184MiB"
     assert "take 1 GiB" in caught.value.found
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_by_layers_and_does_not_fit_is_refused(
 def test_a_small_budget_is_refused_beforehand_also_for_what_is_beside(model: ModelPolicy) -> None:
     refuse_small_budget(model, None)
     refuse_small_budget(model, GIB, model)
-    with pytest.raises(CheckpointError, match="the work at least 64 MiB; give it more: --memory 65MiB"):
+    with pytest.raises(CheckpointError, match="the work at least 160 MiB; give it more: --memory 161MiB"):
         refuse_small_budget(model, 1 << 20)
     with pytest.raises(CheckpointError, match="and its parent beside it"):
         refuse_small_budget(model, 1 << 20, model)
