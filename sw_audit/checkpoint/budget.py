@@ -16,8 +16,8 @@ from sw_audit.policy.model_policy import ModelPolicy
 _WORK = 64 << 20
 """Bytes that hidden states, logits and gradients of one batch take at least."""
 _PROGRAM_GROWS = 96 << 20
-"""Bytes that the program itself takes beyond what it takes at first: code that is loaded when it is needed, tokens,
-and what the C library keeps of what was freed."""
+"""Bytes that the program itself takes beyond what it takes at first: code that is loaded when it is needed,
+tokens, and what the C library keeps of what was freed."""
 _WHOLE_SHARE = 0.6
 """A model is opened as a whole where its weights take at most so much of the memory: the rest is for the work."""
 _AVAILABLE_SHARE = 0.8
