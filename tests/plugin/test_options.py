@@ -77,6 +77,7 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "inconclusive": "warn",
         "seed": 8,
         "budget": "1h30min",
+        "memory": "3GiB",
         "index": "mine.toml",
         "out": "elsewhere",
         "no_report": True,

@@ -135,7 +135,8 @@ def open_checkpoint(model: ModelPolicy) -> Any:
     note(f"open {model_id} {os.getpid()}")
     if model_id.startswith("gone"):
         raise CheckpointError(f"model {model_id!r}", "model.safetensors is truncated", "copy it again")
-    checkpoint = SimpleNamespace(identity=model, model=SimpleNamespace(training=False))
+    identity = SimpleNamespace(**dict(model), in_place=False)
+    checkpoint = SimpleNamespace(identity=identity, model=SimpleNamespace(training=False))
     checkpoint.starting = lambda _rule: checkpoint
     return checkpoint
 
