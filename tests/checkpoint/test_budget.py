@@ -10,7 +10,15 @@ from safetensors.torch import load_file
 from support.checkpoints import LLAMA, save_checkpoint
 
 from sw_audit.checkpoint import budget
-from sw_audit.checkpoint.budget import Need, find_need, fits_whole, open_within, refuse_small_budget, require_fit
+from sw_audit.checkpoint.budget import (
+    Need,
+    choose_opening,
+    find_need,
+    fits_whole,
+    open_within,
+    refuse_small_budget,
+    require_fit,
+)
 from sw_audit.checkpoint.stored import Size
 from sw_audit.errors import CheckpointError
 from sw_audit.policy.policy import ModelPolicy
@@ -99,6 +107,15 @@ def test_a_small_budget_is_refused_beforehand_also_for_what_is_beside(model: Mod
         refuse_small_budget(model, 1 << 20)
     with pytest.raises(CheckpointError, match="and its parent beside it"):
         refuse_small_budget(model, 1 << 20, model)
+
+
+def test_what_others_take_is_no_room(model: ModelPolicy) -> None:
+    need = Need(whole=60, streamed=0, beside=0)
+    assert not choose_opening(need, 100).streamed
+    assert choose_opening(need, 100, taken=1).streamed
+    require_fit(model, need, need.least + 5, taken=5)
+    with pytest.raises(CheckpointError, match="and its parent beside it 5 bytes"):
+        require_fit(model, need, need.least + 4, taken=5)
 
 
 def test_what_is_not_here_is_not_fetched_to_be_measured() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from support.checkpoints import LLAMA, WORDS, make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sw_audit.checkpoint import budget
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.registry import find_checks
@@ -82,6 +83,34 @@ def test_the_same_policy_gives_the_same_figures_again(record: Record) -> None:
         assert new is not None
         common = min(len(old.loss.tokens), len(new.loss.tokens))
         assert old.loss.first(common) == new.loss.first(common)
+
+
+@pytest.mark.slow
+def test_layer_by_layer_within_a_budget_of_memory_everything_comes_out_the_same_and_the_peak_is_told(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "_WHOLE_SHARE", 0.0)
+    again = audit(specimen_path(), memory="161MiB")
+
+    def strip(one: Record) -> Any:
+        [model] = one.model_dump(mode="json")["models"]
+        for measured in (model, *model["measurements"]):
+            del measured["seconds"]
+        return {key: value for key, value in model.items() if key != "memory"}
+
+    assert strip(again) == strip(record)
+    [model] = again.results
+    assert model.memory is not None
+    assert model.memory.budget == 161 << 20
+    assert model.memory.weights_read > 10 * sum(file.size for file in model.model.files)
+    assert model.memory.peak is not None
+    assert not model.memory.exceeds
+    assert [one.memory for one in record.results] == [None]
+
+
+def test_a_budget_that_one_layer_does_not_fit_into_is_refused_before_anything_is_opened() -> None:
+    with pytest.raises(CheckpointError, match="give it more: --memory"):
+        audit(specimen_path(), memory="1MiB")
 
 
 def zero_super_weight(folder: Path) -> Path:
