@@ -112,7 +112,7 @@ def test_so_many_workers_start_by_themselves_as_have_something_to_do_and_fit(
 def test_more_workers_than_fit_are_told_of(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "find_available", lambda: SCARCE)
     monkeypatch.setenv("PYTEST_PLUGINS", "pytest_sw_audit.plugin,xdist.plugin")
-    for workers, told in ((3, "sw-audit: 3 models at once may take 916 MiB"), (2, ""), (0, "")):
+    for workers, told in ((3, "sw-audit: 3 models at once may take 1.23 GiB"), (2, ""), (0, "")):
         named = [f"--sw-audit-model=llama-{number}" for number in range(3)]
         config = inner.pytester.parseconfig(*named, "-n", str(workers))
         find_session(config).begin([])
@@ -125,7 +125,7 @@ def test_no_more_workers_start_by_themselves_than_fit_into_memory(
 ) -> None:
     monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "3")
     with (separate.pytester.path / "conftest.py").open("a") as file:
-        file.write("\nfrom sw_audit import memory\nmemory.find_available = lambda: 700_000_000\n")
+        file.write("\nfrom sw_audit import memory\nmemory.find_available = lambda: 950_000_000\n")
     run = separate.audit("llama-1", "llama-2", "llama-3", options=("-n", "auto"))
     run.stdout.fnmatch_lines(["created: 2/2 workers"])
     run.assert_outcomes(passed=3 * CHECKS)
