@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy
 import torch
+import transformers
 from torch import nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sw_audit.checkpoint.dispatched import dispatched_layers, is_dispatched, waits
 from sw_audit.checkpoint.families import find_decoder_layers, require_down_projections
@@ -50,10 +50,10 @@ def open_live_model(model: Any, tokenizer: Any, asked: ModelPolicy | None = None
     asked = asked or ModelPolicy(source="model")
     inner, named = _unwrap(model), f"model {asked.id!r}"
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor's
-    if not isinstance(inner, PreTrainedModel):
+    if not isinstance(inner, transformers.PreTrainedModel):
         found = f"it is a {type(inner).__module__}.{type(inner).__name__}"
         raise CheckpointError(named, found, "give a model of transformers")
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
         found = "it has no tokenizer" if tokenizer is None else f"its tokenizer is a {type(tokenizer).__name__}"
         raise CheckpointError(named, found, "give the model's own tokenizer as `tokenizer`")
     if any(getattr(one, "is_prompt_learning", False) for one in getattr(model, "peft_config", {}).values()):
@@ -90,7 +90,7 @@ def name_live_model(model: Any) -> ModelPolicy:
 
 
 def _unwrap(model: Any) -> Any:
-    while not isinstance(model, PreTrainedModel):
+    while not isinstance(model, transformers.PreTrainedModel):
         held = vars(model).get("_modules", {}) if isinstance(model, nn.Module) else {}
         if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
             model = model.get_base_model()

@@ -31,7 +31,7 @@ from sw_audit.checkpoint.headers import FLOATS, SIZES, DamagedFileError
 from sw_audit.checkpoint.lint_headers import compare_with_config
 from sw_audit.checkpoint.start import SHORT_TEXT
 from sw_audit.checkpoint.stored import open_stored
-from sw_audit.checkpoint.suppress_output import suppress_output
+from sw_audit.checkpoint.suppress_output import quiet_libraries, suppress_output
 from sw_audit.errors import BrokenWeightsError, CheckpointError
 from sw_audit.policy.model_policy import ModelPolicy
 
@@ -78,6 +78,12 @@ def load(folder: CheckpointFolder, device: torch.device) -> tuple[Any, Any, tupl
             refuse_non_finite(name, tensor, folder.policy)
     _try_packed(model, folder)
     return model, tokenizer, (folder, *below)
+
+
+def import_models() -> None:
+    """Import what transformers makes models with, which it does by itself when the first is opened."""
+    with quiet_libraries(), suppress_output():
+        _ = transformers.PreTrainedModel
 
 
 def read_config(folder: CheckpointFolder) -> Any:

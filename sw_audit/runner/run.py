@@ -21,6 +21,7 @@ from sw_audit import __version__
 from sw_audit.checkpoint.budget import refuse_small_budget
 from sw_audit.checkpoint.folder import inspect_checkpoint
 from sw_audit.checkpoint.live import name_live_model, open_live_model
+from sw_audit.checkpoint.loading import import_models
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.streaming import count_bytes_read
 from sw_audit.checks.judging import is_left_out, judge_failure, judge_result, list_checks, set_level
@@ -178,6 +179,8 @@ def run_model(
     """
     read = count_bytes_read()
     if policy.memory is not None:
+        # A part of the program, which the budget does not count.
+        import_models()
         return_large_blocks()
         progress = _freeing_memory(progress)
     try:
