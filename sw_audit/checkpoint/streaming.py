@@ -232,19 +232,15 @@ class StreamedTensors(Protocol):
 
     def list_lazy(self) -> dict[str, LazyTensor]:
         """Return a tensor without data for each one."""
-        ...
 
     def map_tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Read tensors, or map them; writing into one does not change a file."""
-        ...
 
     def map_tensor(self, name: str) -> Tensor:
         """Read or map one tensor."""
-        ...
 
     def read_ahead(self, names: Iterable[str]) -> None:
         """Let the disk read what is asked for next, while something else is done."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class _Lines:
             self.write(now.tell())
 
     def close(self) -> None:
-        pass
+        """Do nothing: lines stay where they are."""
 
     def write(self, line: str) -> None:
         self._written = time.monotonic()

@@ -99,7 +99,6 @@ class PrepareParent(Protocol):
         /,
     ) -> LayerwiseRunner:
         """Return it; what enters its layers goes into the store."""
-        ...
 
 
 @dataclass

@@ -7,8 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sw_audit.checkpoint.budget import choose_opening
-from sw_audit.checkpoint.budget import find_need as weigh
+from sw_audit.checkpoint.budget import choose_opening, find_need
 from sw_audit.checkpoint.stored import Size, size_checkpoint
 from sw_audit.checks.arms import ArmTargets
 from sw_audit.checks.judging import list_measured
@@ -95,8 +94,8 @@ def estimate_memory(policy: Policy, model: ModelPolicy) -> MemoryNeed | None:
     texts = (policy.corpus, *(policy.descent.texts if parent else ()))
     tokens = max(count * window for count, window in (find_windows(text, size) for text in texts))
     states = count_arms(policy, checks, descends=parent is not None) * tokens * (size.hidden or 0) * size.width
-    beside = 0 if above is None else weigh(above).beside
-    opening = choose_opening(weigh(size), policy.memory, beside)
+    beside = 0 if above is None else find_need(above).beside
+    opening = choose_opening(find_need(size), policy.memory, beside)
     if opening.memory is None and not opening.streamed:
         return MemoryNeed(estimate_weights(size, above), states)
     # What enters a layer and what leaves it is there side by side for a while.
@@ -151,7 +150,7 @@ def estimate_weights(size: Size, above: Size | None) -> int:
     return own if above is None else max(above.memory, own + above.layer)
 
 
-def find_need(policy: Policy, model: ModelPolicy) -> int | None:
+def find_memory_needed(policy: Policy, model: ModelPolicy) -> int | None:
     """Return what a model takes; `None` where it is not known, also where auditing will complain of files."""
     with suppress(AuditError, OSError):
         return memory_needed(policy, model)
@@ -159,8 +158,8 @@ def find_need(policy: Policy, model: ModelPolicy) -> int | None:
 
 
 def list_needs(assignments: Iterable[Assignment]) -> list[int | None]:
-    """Return what every model takes; see `find_need`."""
-    return [find_need(one.policy, model) for one in assignments for model in one.policy.models]
+    """Return what every model takes; see `find_memory_needed`."""
+    return [find_memory_needed(one.policy, model) for one in assignments for model in one.policy.models]
 
 
 def count_fitting(needs: Iterable[int | None], available: int) -> int:

@@ -35,7 +35,7 @@ from sw_audit.record.record import AuditedModel, ModelFailure, ModelResult, Reco
 from sw_audit.runner import run
 from sw_audit.runner.assignments import Assignment, Case
 from sw_audit.runner.cache import Cache
-from sw_audit.runner.fitting import PROGRAM, find_need
+from sw_audit.runner.fitting import PROGRAM, find_memory_needed
 from sw_audit.runner.pair import Parents
 from sw_audit.runner.watching import list_places
 from sw_audit.stopping import StoppedError, Stopper
@@ -90,7 +90,7 @@ def connect_ray(address: str) -> Iterator[Any]:
         except (Exception, SystemExit) as error:
             where = f"at {address}" if address else "on this machine"
             found = f"it cannot be used ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-            raise InputError(f"Ray {where}", found, "see its logs in /tmp/ray") from error
+            raise InputError(f"Ray {where}", found, "see the logs of its last session") from error
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -291,7 +291,7 @@ def _name_parent(assignment: Assignment, case: Case) -> object:
 def _list_resources(assignment: Assignment, case: Case) -> tuple[dict[str, Any], int]:
     """Return what Ray is to set aside for a model, and the bytes of memory among it, 0 where it is not known."""
     model = assignment.policy.find_model(case.model)
-    need = find_need(assignment.policy, model)
+    need = find_memory_needed(assignment.policy, model)
     resources: dict[str, Any] = {"num_cpus": 1}
     if torch.device(model.device).type == "cuda":
         resources["num_gpus"] = 1

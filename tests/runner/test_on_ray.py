@@ -226,7 +226,7 @@ def test_another_schema_and_a_path_that_is_missing_there_are_told(tmp_path: Path
 
 
 def test_a_model_that_fits_no_node_is_refused_before_it_is_sent(program: Program, cluster: str) -> None:
-    huge = "from sw_audit.runner import on_ray; on_ray.find_need = lambda *_: 10**15; "
+    huge = "from sw_audit.runner import on_ray; on_ray.find_memory_needed = lambda *_: 10**15; "
     command = [sys.executable, "-c", huge + COMMAND[-1], "audit", "specimen", *QUICK, "--ray", cluster]
     run = subprocess.run(command, cwd=program.folder, capture_output=True, text=True, check=False)
     assert run.returncode == 2
