@@ -282,15 +282,8 @@ class _Here:
 
     def _run(self, assignment: Assignment, case: Case, name: str) -> ModelResult | ModelFailure:
         with show_progress(name, quiet=self.audit.quiet) as progress:
-            return run.run_model(
-                assignment.policy,
-                case.model,
-                assignment.checks[case.model],
-                progress=self.audit.stopper.watch(progress),
-                cache=self.audit.cache,
-                saved=assignment.saved,
-                parents=self.parents,
-            )
+            watched = self.audit.stopper.watch(progress)
+            return assignment.run(case.model, progress=watched, cache=self.audit.cache, parents=self.parents)
 
 
 @dataclass
@@ -377,14 +370,7 @@ def _audit_model(
     cache = None if folder is None else Cache(folder)
     # Bars of several processes would stand on each other.
     with show_progress(model_id, quiet=quiet, plain=True) as progress, _worker_stopper.heeding_signals():
-        return run.run_model(
-            assignment.policy,
-            model_id,
-            assignment.checks[model_id],
-            progress=_worker_stopper.watch(progress),
-            cache=cache,
-            saved=assignment.saved,
-        )
+        return assignment.run(model_id, progress=_worker_stopper.watch(progress), cache=cache)
 
 
 @contextmanager

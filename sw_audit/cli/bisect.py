@@ -154,14 +154,8 @@ class _Series:
         try:
             run.preflight(assignment.policy)
             with show_progress(model.id, quiet=self.quiet) as progress:
-                audited = run.run_model(
-                    assignment.policy,
-                    model.id,
-                    assignment.checks[model.id],
-                    progress=self.stopper.watch(progress),
-                    cache=self.cache,
-                    parents=self.parents,
-                )
+                watched = self.stopper.watch(progress)
+                audited = assignment.run(model.id, progress=watched, cache=self.cache, parents=self.parents)
         except AuditError as error:
             return _Step(None, tell_error(error))
         self.stopper.check()

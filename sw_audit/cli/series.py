@@ -127,14 +127,9 @@ class _SeriesAudit:
         with step.noting(case, debug=self.debug), show_progress(case.model, quiet=self.quiet) as progress:
             try:
                 run.preflight(assignment.policy)
-                step.models[case] = run.run_model(
-                    assignment.policy,
-                    case.model,
-                    assignment.checks[case.model],
-                    progress=self.stopper.watch(progress),
-                    cache=self.cache,
-                    saved=assignment.saved,
-                    parents=self.parents,
+                watched = self.stopper.watch(progress)
+                step.models[case] = assignment.run(
+                    case.model, progress=watched, cache=self.cache, parents=self.parents
                 )
             except Exception:
                 if series.is_as_seen(path):

@@ -18,9 +18,13 @@ from sw_audit.corpus.text import BUILT_IN
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.policy.reading import overlay_policy, parse_policy, read_policy
+from sw_audit.progress import Progress
+from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import is_name, open_baseline
 from sw_audit.runner import run
+from sw_audit.runner.cache import Cache
 from sw_audit.runner.options import SUFFIX, AuditSettings, load_tool_table
+from sw_audit.runner.pair import Parents
 from sw_audit.specimen.shipped import find_shipped
 
 OPTIONS_KEY = ""
@@ -58,6 +62,20 @@ class Assignment:
     def cases(self) -> tuple[Case, ...]:
         """The models, in the policy's order."""
         return tuple(Case(self.key, model.id) for model in self.policy.models)
+
+    def run(
+        self, model_id: str, *, progress: Progress, cache: Cache | None = None, parents: Parents | None = None
+    ) -> ModelResult | ModelFailure:
+        """Measure and judge one of the models; see `run_model`."""
+        return run.run_model(
+            self.policy,
+            model_id,
+            self.checks[model_id],
+            progress=progress,
+            cache=cache,
+            saved=self.saved,
+            parents=parents,
+        )
 
 
 def assign_options(settings: AuditSettings, root: Path) -> Assignment:
