@@ -30,7 +30,7 @@ from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status
 from sw_audit.runner.cache import Cache
 from sw_audit.runner.explain import FAILED, INCONCLUSIVE, conclude
-from sw_audit.runner.run import expect_shipped, run, run_model
+from sw_audit.runner.run import expect_shipped, preflight, run, run_model
 from sw_audit.specimen import control_path, specimen_path
 from sw_audit.stopping import StoppedError
 
@@ -109,8 +109,10 @@ def test_layer_by_layer_within_a_budget_of_memory_everything_comes_out_the_same_
 
 
 def test_a_budget_that_one_layer_does_not_fit_into_is_refused_before_anything_is_opened() -> None:
+    policy = Policy(models=(ModelPolicy(source=str(specimen_path())),), memory=1 << 20)
     with pytest.raises(CheckpointError, match="give it more: --memory"):
-        audit(specimen_path(), memory="1MiB")
+        preflight(policy)
+    preflight(policy.model_copy(update={"memory": 1 << 30}))
 
 
 def zero_super_weight(folder: Path) -> Path:
