@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from sw_audit.checks.explain import name_outcome, write_figure, write_limit
 from sw_audit.checks.registry import Check, find_checks
 from sw_audit.record.record import AuditedModel, ModelResult, Record
 from sw_audit.record.store import decode_record
 from sw_audit.record.verdict import Verdict
-from sw_audit.runner.explain import name_outcome, write_figure, write_limit
 
 PAGE = Path(__file__).parents[1] / "docs" / "limits.md"
 HEAD = """\

@@ -10,9 +10,9 @@ import pytest
 
 from pytest_sw_audit.session import AuditSession
 from pytest_sw_audit.state import find_session
+from sw_audit.checks.explain import end_case, list_properties
 from sw_audit.errors import AuditError
 from sw_audit.runner.assignments import OPTIONS_KEY, Assignment, Case
-from sw_audit.runner.explain import end_case, list_properties
 from sw_audit.runner.output import tell_error
 
 

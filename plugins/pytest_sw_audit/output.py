@@ -7,10 +7,7 @@ import os
 import pytest
 
 from pytest_sw_audit.session import AuditSession
-from sw_audit.record.record import ModelFailure, ModelResult, Record
-from sw_audit.record.standing import FEW_MODELS
-from sw_audit.runner.assignments import Assignment, Case
-from sw_audit.runner.explain import (
+from sw_audit.checks.explain import (
     MODELS_HEAD,
     TABLE_HEAD,
     count_verdicts,
@@ -19,6 +16,9 @@ from sw_audit.runner.explain import (
     make_row,
     name_outcome,
 )
+from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.standing import FEW_MODELS
+from sw_audit.runner.assignments import Assignment, Case
 from sw_audit.runner.output import name_folders, tell_error, tidy_cache, write_record
 from sw_audit.runner.run import compose_record, fail_stopped
 from sw_audit.runner.text import settle_corpus

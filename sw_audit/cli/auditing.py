@@ -20,6 +20,19 @@ from typing import Protocol
 import typer
 
 from sw_audit.checkpoint.folder import weigh_checkpoint
+from sw_audit.checks.explain import (
+    BAD_INPUT,
+    FAILED,
+    INCONCLUSIVE,
+    PASSED,
+    breaches,
+    conclude,
+    count_verdicts,
+    explain_verdict,
+    list_skipped,
+    list_unproved,
+    list_waived,
+)
 from sw_audit.cli.junit import write_junit
 from sw_audit.cli.printing import Output, print_line, print_models, print_worst, tabulate_verdicts
 from sw_audit.cli.progress import show_models, show_progress
@@ -33,19 +46,6 @@ from sw_audit.record.store import encode_record
 from sw_audit.runner import run
 from sw_audit.runner.assignments import Assignment, Case, assign_file, assign_options
 from sw_audit.runner.cache import Cache
-from sw_audit.runner.explain import (
-    BAD_INPUT,
-    FAILED,
-    INCONCLUSIVE,
-    PASSED,
-    breaches,
-    conclude,
-    count_verdicts,
-    explain_verdict,
-    list_skipped,
-    list_unproved,
-    list_waived,
-)
 from sw_audit.runner.fitting import count_fitting, list_needs, tell_fitting
 from sw_audit.runner.fleet import Fleet
 from sw_audit.runner.on_ray import RaySpread, Take, connect_ray

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sw_audit.checkpoint.series import find_lack, is_numbered, list_series
+from sw_audit.checks.explain import FAILED, INCONCLUSIVE, PASSED, write_figure, write_limit
 from sw_audit.checks.registry import find_checks
 from sw_audit.cli.audit import find_root
 from sw_audit.cli.options import AsJson, describe
@@ -21,7 +22,6 @@ from sw_audit.runner import run
 from sw_audit.runner.assignments import SeriesOrder, order_series_audit
 from sw_audit.runner.bisection import Turn, find_turn
 from sw_audit.runner.cache import Cache, open_cache
-from sw_audit.runner.explain import FAILED, INCONCLUSIVE, PASSED, write_figure, write_limit
 from sw_audit.runner.options import AuditSettings
 from sw_audit.runner.output import tell_error, tidy_cache
 from sw_audit.runner.pair import Parents

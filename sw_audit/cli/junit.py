@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from sw_audit.checks.explain import end_case, list_properties
 from sw_audit.printable import printable, printable_lines
 from sw_audit.record.record import AuditedModel, Record
 from sw_audit.record.verdict import Verdict
 from sw_audit.runner.assignments import OPTIONS_KEY, Assignment
-from sw_audit.runner.explain import end_case, list_properties
 
 
 def write_junit(audited: Sequence[tuple[Assignment, Record]], root: Path) -> str:

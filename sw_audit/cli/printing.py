@@ -15,10 +15,10 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from sw_audit.checks.explain import MODELS_HEAD, TABLE_HEAD, list_worst, make_row, name_outcome
 from sw_audit.printable import printable, printable_json, printable_lines
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Verdict
-from sw_audit.runner.explain import MODELS_HEAD, TABLE_HEAD, list_worst, make_row, name_outcome
 
 BYTES = ("bytes", "KB", "MB", "GB", "TB")
 _STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "skipped": "dim", "waived": "yellow"}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import datetime, timedelta
 from statistics import mean
 
+from sw_audit.checks.explain import breaches
 from sw_audit.record.verdict import Verdict
-from sw_audit.runner.explain import breaches
 
 
 class Fleet:

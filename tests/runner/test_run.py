@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sw_audit.checkpoint import budget
 from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checks.explain import FAILED, INCONCLUSIVE, conclude
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.registry import find_checks
 from sw_audit.corpus.text import read_corpus
@@ -29,7 +30,6 @@ from sw_audit.record.record import ModelFailure, Record
 from sw_audit.record.store import decode_record, encode_record
 from sw_audit.record.verdict import Status
 from sw_audit.runner.cache import Cache
-from sw_audit.runner.explain import FAILED, INCONCLUSIVE, conclude
 from sw_audit.runner.run import expect_shipped, preflight, run, run_model
 from sw_audit.specimen import control_path, specimen_path
 from sw_audit.stopping import StoppedError

@@ -12,12 +12,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sw_audit.checkpoint.digest import FileState
+from sw_audit.checks.explain import INCONCLUSIVE, conclude
 from sw_audit.policy.policy import Policy
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.verdict import Status
 from sw_audit.runner import watching
 from sw_audit.runner.cache import STAGED, Cache
-from sw_audit.runner.explain import INCONCLUSIVE, conclude
 from sw_audit.runner.pair import Parents
 from sw_audit.runner.run import RECALLED, compose_record, run, run_model
 from sw_audit.runner.watching import WatchedFiles, look_at_model

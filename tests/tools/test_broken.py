@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sw_audit.checks.explain import FAILED
 from sw_audit.checks.quantization_as_configured import quantization_as_configured
 from sw_audit.checks.registry import find_checks
 from sw_audit.checks.weights_intact import weights_intact
-from sw_audit.runner.explain import FAILED
 from sw_audit.specimen.shipped import specimen_path
 from tools.broken.catalogue import CATALOGUE, Broken, add
 from tools.broken.copies import WEIGHTS, Copy

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.checks.critical_scalars_retained import critical_scalars_retained
+from sw_audit.checks.explain import BAD_INPUT, conclude
 from sw_audit.checks.registry import Need, find_checks
 from sw_audit.errors import InputError
 from sw_audit.files.compare import compare_files
 from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, Policy
 from sw_audit.record.record import ModelFailure, Record
 from sw_audit.record.verdict import Status
-from sw_audit.runner.explain import BAD_INPUT, conclude
 from sw_audit.runner.run import compose_record, judge_model, run
 from sw_audit.runner.weights import examine_files
 from tools.broken import formats, settings, tensors, tokenizers

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sw_audit.checks.critical_scalars_retained import critical_scalars_retained
+from sw_audit.checks.explain import FAILED, PASSED, breaches
 from sw_audit.cli.main import app
 from sw_audit.cli.printing import Output, make_table
 from sw_audit.policy.model_policy import ModelPolicy
@@ -25,7 +26,6 @@ from sw_audit.record.published import Match
 from sw_audit.record.record import ModelResult, Record
 from sw_audit.record.store import read_record
 from sw_audit.record.verdict import Status, Verdict
-from sw_audit.runner.explain import FAILED, PASSED, breaches
 from tools.real.descendants import make_descendants
 from tools.real.fetching import FetchError, fetch_model
 

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from sw_audit.checks.explain import FAILED, INCONCLUSIVE, PASSED
 from sw_audit.policy.model_policy import ModelPolicy
-from sw_audit.runner.explain import FAILED, INCONCLUSIVE, PASSED
 from tools.broken.catalogue import CATALOGUE, Broken
 from tools.broken.judging import Outcome, judge_broken, judge_broken_files, judge_sound
 from tools.broken.settings import SETTINGS

@@ -8,11 +8,7 @@ import pytest
 from support.evidence import compose
 from support.many import make_many
 
-from sw_audit.policy.model_policy import Level, Waiver
-from sw_audit.policy.policy import Policy
-from sw_audit.record.record import ModelFailure, Record
-from sw_audit.record.verdict import Paste, Status, Verdict
-from sw_audit.runner.explain import (
+from sw_audit.checks.explain import (
     BAD_INPUT,
     FAILED,
     INCONCLUSIVE,
@@ -26,6 +22,10 @@ from sw_audit.runner.explain import (
     list_worst,
     write_figure,
 )
+from sw_audit.policy.model_policy import Level, Waiver
+from sw_audit.policy.policy import Policy
+from sw_audit.record.record import ModelFailure, Record
+from sw_audit.record.verdict import Paste, Status, Verdict
 
 P, F, D, S = Status.PASS, Status.FAIL, Status.INCONCLUSIVE, Status.SKIPPED
 WAIVER = Waiver(check="c", model="*", until=date(2999, 1, 1), owner="lab", reason="known")
