@@ -110,8 +110,8 @@ def audit(
             "no-report": not report,
         }
     )
-    _check_junit(junit)
-    debug, places = bool(context.find_root().params.get("debug")), (junit or out / "junit.xml", find_root())
+    places = _place_junit(junit, settings), find_root()
+    debug = bool(context.find_root().params.get("debug"))
     if watch is not None:
         from sw_audit.cli.series import audit_series
 
@@ -172,7 +172,12 @@ def find_root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
 
 
-def _check_junit(junit: Path | None) -> None:
-    """Complain before anything is measured about a file that cannot be written after."""
+def _place_junit(junit: Path | None, settings: AuditSettings) -> Path:
+    """Complain before anything is measured about a file that cannot be written after; return where it goes."""
     if junit and not (junit.parent.is_dir() and os.access(junit.parent, os.W_OK) and not junit.is_dir()):
         raise OutputError(f"output {junit}", "it cannot be written there", "name a file in a folder that exists")
+    place = junit or settings.out / "junit.xml"
+    for form, path in settings.formats.items():
+        if path.absolute() == place.absolute():
+            raise OutputError(f"{form} {path}", "the JUnit XML is written there", "name another file")
+    return place

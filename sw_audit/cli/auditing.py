@@ -52,12 +52,12 @@ from sw_audit.runner.on_ray import RaySpread, Take, connect_ray
 from sw_audit.runner.options import AuditSettings
 from sw_audit.runner.output import (
     RECORD,
-    REPORT,
     UnfinishedFiles,
     check_places,
     draft_record,
     is_baseline,
     name_folders,
+    place_files,
     tell_error,
     tidy_cache,
     write_drafts,
@@ -162,10 +162,12 @@ def audit_models(
         _PROCESSES.RawValue("i", 0) if workers else ctypes.c_int(),
     )
     folders = name_folders(settings.out, [assignment.name for assignment in assignments])
-    names = [RECORD, REPORT] if settings.report else [RECORD]
-    places = [(each, UnfinishedFiles(folder, *names)) for each, folder in zip(assignments, folders, strict=True)]
+    places = [
+        (each, UnfinishedFiles(folder, *place_files(settings, folder).values()))
+        for each, folder in zip(assignments, folders, strict=True)
+    ]
     audit = _Audit(places, (junit, root), cache, stopper, debug=debug, quiet=quiet)
-    cases = UnfinishedFiles(junit.parent, junit.name)
+    cases = UnfinishedFiles(junit.parent, junit)
     with stopper.heeding_signals(tell_stopping), _choose_spread(audit, workers, ray) as spread:
         for assignment, unfinished in places:
             audit.keep(assignment, unfinished)

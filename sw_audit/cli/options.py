@@ -11,7 +11,7 @@ import typer
 
 from sw_audit.cli.groups import Group
 from sw_audit.policy.model_policy import BosRule, Dtype, ModelPolicy
-from sw_audit.runner.options import OPTIONS
+from sw_audit.runner.options import FORMATS, OPTIONS
 from sw_audit.specimen.shipped import find_shipped
 
 Model: TypeAlias = Annotated[
@@ -28,6 +28,7 @@ _TYPES = {"list": list[str], "text": str, "number": int, "switch": bool}
 _AUDIT = (
     "policy", "check", "corpus", "windows", "dtype", "device", "bos", "expect", "effort", "strict", "inconclusive",
     "index", "parent", "compare", "save", "seed", "budget", "memory", "cache-size", "cache-age",
+    *FORMATS, "summary",
 )  # fmt: skip
 
 

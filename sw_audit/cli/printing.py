@@ -49,7 +49,9 @@ class Output(Console):
 
     def print_files(self, files: Iterable[tuple[str, Path]]) -> None:
         """Print what was written, by kind."""
-        self.print_lines(*(f"{kind:<8}{os.path.relpath(path)}" for kind, path in files))
+        listed = list(files)
+        width = max((len(kind) + 2 for kind, _ in listed), default=0)
+        self.print_lines(*(f"{kind:<{max(width, 8)}}{os.path.relpath(path)}" for kind, path in listed))
 
     def print_whole(self, table: Table) -> None:
         """Print a table as wide as it is: what is broken over lines, or cut off, cannot be copied or compared."""

@@ -12,6 +12,7 @@ from sw_audit.cli.printing import print_line
 from sw_audit.errors import RecordError
 from sw_audit.record import rendering
 from sw_audit.record.record import Record
+from sw_audit.record.rendering import list_formats
 from sw_audit.record.store import one_line_nonsense, read_record, write_text
 
 
@@ -22,7 +23,9 @@ def render(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="File to write; '-' is standard output.")
     ],
-    form: Annotated[str, typer.Option("--format", metavar="NAME", help="Form to render in.")] = "html",
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help=f"Form to render in: {', '.join(list_formats())}.")
+    ] = "html",
     models: Annotated[
         list[str] | None,
         typer.Option("--model", metavar="ID", help="Of several models only this one; may be given again."),
@@ -35,6 +38,8 @@ def render(
       sw-audit render sw-audit-out/record.json -o report.html
 
       sw-audit render sw-audit-out/record.json --model llama-w4 -o llama-w4.html
+
+      sw-audit render sw-audit-out/record.json --format markdown -o -
     """
     held = _choose_models(read_record(record), models or [], record)
     with one_line_nonsense(f"record {record}"):

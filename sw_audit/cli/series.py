@@ -146,7 +146,7 @@ class _SeriesAudit:
         print_outcome(step, quiet=self.quiet, verbose=self.verbose, name=case.model)
         self.told.update((*step.complaints, *step.defects))
         self.steps[path] = step
-        self._write(series, replace(self.settings, save=None))
+        self._write(series, replace(self.settings, save=None, summary=False))
 
     def _leave(self, series: AwaitedSeries, path: Path, reason: str) -> None:
         """Put a checkpoint on record that was whole, and not audited before the run was stopped."""

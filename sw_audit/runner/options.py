@@ -39,6 +39,18 @@ class AuditOption:
     path: bool = False
 
 
+FORMATS = {
+    "markdown": "as Markdown, short enough for a comment on a pull request",
+    "text": "as plain text, as the terminal shows it",
+    "sarif": "as SARIF 2.1.0, for code scanning",
+    "cyclonedx": "as a CycloneDX bill of materials (ML-BOM)",
+    "intoto": "as an in-toto statement, not signed",
+    "model-card": "as a section for a model card",
+    "annex": "as an annex for compliance",
+    "badge": "as a badge, in SVG",
+}
+"""What a record is rendered in besides the report, by the name of the renderer; each is an option."""
+
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 OPTIONS = {
@@ -163,6 +175,15 @@ OPTIONS = {
             "out", "text", "Folder for record.json and report.html (default: sw-audit-out).", "DIR", path=True
         ),
         AuditOption("no-report", "switch", "Write record.json but no report.html."),
+        *(
+            AuditOption(name, "text", f"Write the record to this file too, {how}.", "FILE", path=True)
+            for name, how in FORMATS.items()
+        ),
+        AuditOption(
+            "summary",
+            "switch",
+            "Append the Markdown to the file that GITHUB_STEP_SUMMARY names: the job summary of GitHub Actions.",
+        ),
     )
 }
 
@@ -177,6 +198,8 @@ class AuditSettings:
     overlay: dict[str, Any] = field(default_factory=dict)
     out: Path = Path("sw-audit-out")
     report: bool = True
+    formats: Mapping[str, Path] = field(default_factory=dict)
+    summary: bool = False
     save: str | None = None
     cache: Path | None = None
     caching: bool = True
@@ -199,6 +222,8 @@ class AuditSettings:
             overlay=overlay,
             out=here / (values.get("out") or cls.out),
             report=not values.get("no-report"),
+            formats={name: here / values[name] for name in FORMATS if values.get(name)},
+            summary=bool(values.get("summary")),
             save=values.get("save"),
             cache=here / cache if cache else None,
             caching=not values.get("no-cache"),

@@ -1,13 +1,15 @@
-"""The files of an audit: a record per policy, its report, the baseline that it is kept as."""
+"""The files of an audit: a record per policy, that record in other forms, the baseline that it is kept as."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sw_audit.errors import AuditError, OutputError
+from sw_audit.errors import AuditError, InputError, OutputError
 from sw_audit.leftovers import clear, clear_leftovers
 from sw_audit.printable import printable
 from sw_audit.record import rendering
@@ -34,7 +36,8 @@ class WrittenRecord:
     Attributes:
         record: The record.
         texts: What is to be written where, by kind; see `files`.
-        files: What was written: `record`, and `report` and `baseline` if they were asked for.
+        files: What was written: `record`, and `report`, `baseline` and other formats if they were asked for.
+        summary: What is to be appended to which file, if that was asked for.
         error: Why a file could not be written; that file is not among `files`.
         remark: Why a baseline was not kept though it could have been, in one line.
     """
@@ -42,6 +45,7 @@ class WrittenRecord:
     record: Record
     texts: dict[str, tuple[Path, str]] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+    summary: tuple[Path, str] | None = None
     error: Exception | None = None
     remark: str | None = None
 
@@ -50,6 +54,14 @@ class WrittenRecord:
         """Why a file could not be written, in one line."""
         return None if self.error is None else tell_error(self.error)
 
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note why something could not be made or written, and go on; the first such error is kept."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+
 
 def check_places(settings: AuditSettings) -> Cache | None:
     """Complain before anything is measured about what could not be written after; return the cache.
@@ -57,23 +69,51 @@ def check_places(settings: AuditSettings) -> Cache | None:
     What processes that were killed have left in these folders is taken away.
 
     Raises:
-        InputError: If a limit of the cache is none.
-        OutputError: If the output folder cannot be written, a baseline cannot have the name or be written, or a
-            named cache cannot be used.
+        InputError: If a limit of the cache is none, or there is no job summary to append to.
+        OutputError: If the output folder or a file cannot be written, two files are one, a baseline cannot have
+            the name or be written, or a named cache cannot be used.
     """
+    _check_files(settings)
     out = settings.out.absolute()
-    missing = [place for place in (out, *out.parents) if not place.exists()]
+    # A device, such as /dev/stdout, is in no folder that is to be written.
+    files = [path.absolute() for path in settings.formats.values() if path.is_file() or not path.exists()]
+    folders = list(dict.fromkeys([out, *(path.parent for path in files)]))
+    missing = {place for folder in folders for place in (folder, *folder.parents) if not place.exists()}
     try:
-        _try_writing(out)
+        for folder in folders:
+            _try_writing(folder)
     finally:
-        for place in missing:  # no trace of having tried; what another process has filled meanwhile stays
+        for place in sorted(
+            missing, reverse=True
+        ):  # no trace of having tried; what another process has filled meanwhile stays
             with suppress(OSError):
                 place.rmdir()
     if settings.save is not None:
         check_name(settings.save)
-    clear_leftovers(out, find_shelf())
+    clear_leftovers(*folders, find_shelf())
     _limit_cache(settings)
     return open_cache(settings.cache, asked=settings.cache is not None) if settings.caching else None
+
+
+def _check_files(settings: AuditSettings) -> None:
+    """Complain about files that cannot be told apart, and about what can be no file."""
+    places = place_files(settings, settings.out)
+    counts = Counter(path.resolve() for path in places.values())
+    for form, path in settings.formats.items():
+        if path.is_dir():
+            raise OutputError(f"{form} {path}", "it is a folder", "name a file")
+        if counts[path.resolve()] > 1:
+            others = [kind for kind, place in places.items() if kind != form and place.resolve() == path.resolve()]
+            raise OutputError(f"{form} {path}", f"the {others[0]} is written there", "name another file")
+    if settings.summary:
+        _find_summary()
+
+
+def _find_summary() -> Path:
+    if not (named := os.environ.get("GITHUB_STEP_SUMMARY")):
+        found = "GITHUB_STEP_SUMMARY names no file, as it does in GitHub Actions"
+        raise InputError("a job summary", found, "leave the option out, or name a file with --markdown")
+    return Path(named)
 
 
 def tidy_cache(cache: Cache | None, settings: AuditSettings) -> None:
@@ -108,6 +148,18 @@ def name_folders(out: Path, names: Sequence[str]) -> list[Path]:
     ]
 
 
+def place_files(settings: AuditSettings, folder: Path) -> dict[str, Path]:
+    """Return where the files of a record go whose folder is this one, by kind.
+
+    One of several records has a folder of its own in `settings.out`, and one of the same name beside every other
+    file that is asked for.
+    """
+    own = folder.relative_to(settings.out)
+    report = {"report": folder / REPORT} if settings.report else {}
+    others = {form: path.parent / own / path.name for form, path in settings.formats.items()}
+    return {"record": folder / RECORD, **report, **others}
+
+
 class UnfinishedFiles:
     """Files of a run while it goes on, so that there are some however the run ends.
 
@@ -115,11 +167,14 @@ class UnfinishedFiles:
         folder: Where the record lies.
     """
 
-    def __init__(self, folder: Path, *names: str) -> None:
+    def __init__(self, folder: Path, *paths: Path) -> None:
         self.folder = folder
-        self._missing = [place for place in (folder, *folder.parents) if not place.exists()]
-        self._before: dict[Path, str | None] = {folder / name: None for name in names}
-        for path in self._before:
+        places = {place for path in paths for place in (path.parent, *path.parent.parents)}
+        self._missing = sorted((place for place in places if not place.exists()), reverse=True)
+        # Devices and pipes are left alone until the end.
+        files = [path for path in paths if path.is_file() or not path.exists()]
+        self._before: dict[Path, str | None] = dict.fromkeys(files)
+        for path in files:
             with suppress(OSError, UnicodeDecodeError):
                 self._before[path] = path.read_text(encoding="utf-8")
 
@@ -139,7 +194,8 @@ class UnfinishedFiles:
             write_texts({path: text for path, text in self._before.items() if text is not None})
             clear(path for path, text in self._before.items() if text is None)
             for place in self._missing:
-                place.rmdir()
+                with suppress(OSError):
+                    place.rmdir()
 
 
 def is_baseline(compare: str | None, folder: Path) -> bool:
@@ -149,14 +205,14 @@ def is_baseline(compare: str | None, folder: Path) -> bool:
 
 
 def write_record(record: Record, folder: Path, settings: AuditSettings, among: str | None = None) -> WrittenRecord:
-    """Write a record, its report, and the baseline that it is to be kept as; see `draft_record`."""
+    """Write a record, what is rendered of it, and the baseline that it is to be kept as; see `draft_record`."""
     written = draft_record(record, folder, settings, among)
     write_drafts([written])
     return written
 
 
 def draft_record(record: Record, folder: Path, settings: AuditSettings, among: str | None = None) -> WrittenRecord:
-    """Make the texts of a record, its report, and the baseline that it is to be kept as.
+    """Make the texts of a record, of what is rendered of it, and of the baseline that it is to be kept as.
 
     What goes wrong is told by the result and not raised: a long measurement is not to be lost over a page. Where
     there are several records, `among` is the name of this one's policy, which its baseline bears too. A run that
@@ -164,18 +220,22 @@ def draft_record(record: Record, folder: Path, settings: AuditSettings, among: s
     """
     written = WrittenRecord(record)
     stopped = next((model.stopped for model in record.models if model.stopped is not None), None)
-    try:
+    with written.noting():
         text = encode_record(record)
         written.texts["record"] = folder / RECORD, text
-        if settings.report:
-            written.texts["report"] = folder / REPORT, rendering.render_record(record, "html")
         if settings.save and stopped is not None:
             written.remark = f"baseline {settings.save!r} was not kept, for {stopped}"
         elif settings.save:
             name = f"{settings.save}-{among}" if among else settings.save
             written.texts["baseline"] = place_baseline(name, record), text
-    except Exception as error:
-        written.error = error
+    for kind, path in place_files(settings, folder).items():
+        if "record" in written.texts and kind != "record":
+            with written.noting():
+                form = "html" if kind == "report" else kind
+                written.texts[kind] = path, rendering.render_record(record, form)
+    if settings.summary:
+        with written.noting():
+            written.summary = _find_summary(), rendering.render_record(record, "markdown")
     return written
 
 
@@ -195,6 +255,20 @@ def write_drafts(drafts: Sequence[WrittenRecord]) -> None:
     else:
         for draft in drafts:
             draft.files = {kind: path for kind, (path, _) in draft.texts.items()}
+    for draft in drafts:
+        if draft.summary is not None:
+            with draft.noting():
+                _append(*draft.summary)
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+    except OSError as error:
+        raise OutputError(
+            f"job summary {path}", error.strerror or str(error), "name a file in GITHUB_STEP_SUMMARY"
+        ) from error
 
 
 def _write_together(texts: Mapping[Path, str]) -> None:

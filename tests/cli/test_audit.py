@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ from support.program import Program
 from sw_audit.record import store
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.verdict import Status
+from sw_audit.runner.options import FORMATS
 
 PASSED = f"PASSED: {CHECKS} pass"
 POLICY = '[[model]]\nsource = "models/llama-w4"\n'
@@ -308,6 +310,61 @@ def test_a_junit_file_that_cannot_be_written_is_told_before_anything_is_measured
     ending = quick.run("audit", "llama-w4", f"--junit={place}")
     assert (ending.code, ending.out, len(ending.complaints)) == (2, "", 1)
     assert quick.files() == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--badge=folder"], "badge folder: it is a folder; name a file"),
+        (["--sarif=x", "--markdown=./x"], "markdown x: the sarif is written there; name another file"),
+        (["--text=sw-audit-out/record.json"], "text sw-audit-out/record.json: the record is written there; *"),
+        (["--annex=sw-audit-out/junit.xml"], "annex sw-audit-out/junit.xml: the JUnit XML is written there; *"),
+        (["--intoto=file/x"], "output folder */file: *"),
+        (["--summary"], "a job summary: GITHUB_STEP_SUMMARY names no file, *; leave the option out, or *"),
+    ],
+)
+def test_a_form_that_cannot_be_written_is_told_before_anything_is_measured(
+    quick: Program, monkeypatch: pytest.MonkeyPatch, options: list[str], told: str
+) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    (quick.folder / "file").touch()
+    (quick.folder / "folder").mkdir()
+    ending = quick.run("audit", "llama-w4", *options)
+    [complaint] = ending.complaints
+    assert (ending.code, ending.out, quick.files()) == (2, "", ["file"])
+    assert fnmatch(complaint, f"sw-audit: {told}")
+
+
+def test_the_record_is_written_in_every_form_that_is_asked_for(
+    quick: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = quick.folder / "summary.md"
+    summary.write_text("of the step before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    options = [f"--{form}=new/{form}.out" for form in FORMATS]
+    ending = quick.run("audit", "llama-w4", "--no-report", "--summary", *options)
+    assert ending.code == 0
+    for form in FORMATS:
+        page = f"<title>llama-w4 as {form}</title>"
+        assert (quick.folder / f"new/{form}.out").read_text() == page
+        assert f"{form:<12}new/{form}.out" in ending.out.splitlines()
+    assert summary.read_text() == "of the step before\n<title>llama-w4 as markdown</title>\n"
+
+
+def test_of_several_policies_each_form_goes_into_a_folder_of_its_own(quick: Program) -> None:
+    for name, model in (("one", "llama-w4"), ("two", "broken")):
+        (quick.folder / f"{name}.swaudit.toml").write_text(f'[[model]]\nsource = "{model}"\n')
+    quick.run("audit", "one.swaudit.toml", "two.swaudit.toml", "--no-report", "--sarif=found/x.sarif")
+    assert [file for file in quick.files() if file.startswith("found/")] == [
+        "found/one/x.sarif",
+        "found/two/x.sarif",
+    ]
+
+
+def test_a_form_of_an_earlier_run_stays_where_nothing_could_be_audited(quick: Program) -> None:
+    assert quick.run("audit", "llama-w4", "--markdown=x.md").code == 0
+    assert quick.run("audit", "gone", "--markdown=x.md").code == 2
+    assert (quick.folder / "x.md").read_text() == "<title>llama-w4 as markdown</title>"
 
 
 def test_several_policies_are_shown_together(quick: Program) -> None:

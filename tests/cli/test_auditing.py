@@ -393,7 +393,7 @@ def test_a_record_that_takes_long_to_write_is_written_again_only_when_twenty_tim
     monkeypatch.setattr(time, "monotonic", lambda: hands[0])
     monkeypatch.setattr(auditing, "encode_record", encode)
     unfinished, assignment = (
-        UnfinishedFiles(out, "record.json"),
+        UnfinishedFiles(out, out / "record.json"),
         Assignment("", "models", make_policy("a"), {"a": ()}),
     )
     audit = auditing._Audit([], (tmp_path / "junit.xml", tmp_path), None, Stopper(), debug=False, quiet=True)

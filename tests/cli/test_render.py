@@ -12,6 +12,7 @@ from support.program import Program
 
 from sw_audit.record import rendering
 from sw_audit.record.store import encode_record, read_record, write_text
+from sw_audit.runner.options import FORMATS
 
 POLICY = make_policy("a")
 RECORD = encode_record(compose(judge_model(make_evidence("a", windows=4), POLICY), policy=POLICY))
@@ -72,3 +73,9 @@ def test_one_model_of_several_is_rendered_alone(program: Program) -> None:
     assert wrong.complaints == [
         "sw-audit: record record.json: it holds no model 'tuned-33'; did you mean 'tuned-3'?"
     ]
+
+
+def test_the_help_names_every_format_and_an_audit_writes_each_straight_from_a_run(program: Program) -> None:
+    assert set(rendering.list_formats()) == {"html", "junit", *FORMATS}
+    told = " ".join(program.run("render", "--help").out.split())
+    assert ", ".join(rendering.list_formats()) in told

@@ -10,7 +10,7 @@ from support.runs import Inner
 from sw_audit.policy.model_policy import BosRule, Dtype, Expectation
 from sw_audit.policy.policy import Effort, Policy
 from sw_audit.record.store import read_record
-from sw_audit.runner.options import OPTIONS
+from sw_audit.runner.options import FORMATS, OPTIONS
 
 
 @pytest.fixture
@@ -62,7 +62,10 @@ def test_options_go_before_a_collected_policy_file_too(inner: Inner, policy_file
 
 
 @pytest.mark.parametrize("form", ["ini", "toml"])
-def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> None:
+def test_every_setting_has_an_ini_key_of_its_type(
+    inner: Inner, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(inner.pytester.path / "summary"))
     keys = {
         "model": ["llama-w4", "broken"],
         "check": ["prune-collapses"],
@@ -86,6 +89,8 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
         "cache_size": "1GB",
         "cache_age": "3d",
         "no_cache": True,
+        "summary": True,
+        **{name.replace("-", "_"): f"out.{name}" for name in FORMATS},
     }
     # Those that are left out change which checks run; they have tests of their own below.
     names = {setting.name.replace("-", "_") for setting in OPTIONS.values()}
@@ -116,6 +121,8 @@ def test_every_setting_has_an_ini_key_of_its_type(inner: Inner, form: str) -> No
     assert (policy["laws"], policy["effort"], policy["budget"]) == ("gate", "quick", 5400)
     assert Path(policy["index"]) == inner.pytester.path / "mine.toml"
     assert not (inner.pytester.path / "elsewhere" / "report.html").exists()
+    assert all(f"as {name}" in (inner.pytester.path / f"out.{name}").read_text() for name in FORMATS)
+    assert "as markdown" in (inner.pytester.path / "summary").read_text()
 
 
 def test_an_ini_file_that_names_models_leaves_ones_own_tests_in(inner: Inner) -> None:

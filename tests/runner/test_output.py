@@ -60,7 +60,7 @@ def test_a_record_that_is_taken_back_leaves_what_was_there_before(tmp_path: Path
     if before is not None:
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(before)
-    unfinished = output.UnfinishedFiles(folder, "record.json")
+    unfinished = output.UnfinishedFiles(folder, folder / "record.json")
     unfinished.write({unfinished.folder / "record.json": encode_record(compose())})
     assert read_record(folder / "record.json") == compose()
     unfinished.take_back()
@@ -69,9 +69,19 @@ def test_a_record_that_is_taken_back_leaves_what_was_there_before(tmp_path: Path
     assert (tmp_path / "a").exists() is (before is not None)
 
 
+def test_what_an_earlier_run_rendered_does_not_stand_beside_another_record(tmp_path: Path) -> None:
+    earlier = [tmp_path / "report.html", tmp_path / "x.md"]
+    for path in earlier:
+        path.write_text("of an earlier run")
+    unfinished = output.UnfinishedFiles(tmp_path, tmp_path / "record.json", *earlier)
+    unfinished.write({tmp_path / "record.json": "{}"})
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
 def test_an_unfinished_record_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    unfinished = output.UnfinishedFiles(tmp_path / "file" / "below", "record.json")
+    folder = tmp_path / "file" / "below"
+    unfinished = output.UnfinishedFiles(folder, folder / "record.json")
     unfinished.write({unfinished.folder / "record.json": encode_record(compose())})
     unfinished.take_back()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
