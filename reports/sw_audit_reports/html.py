@@ -27,7 +27,6 @@ from sw_audit_reports.elements import (
     Words,
     code,
     figures,
-    make_cells,
     make_paragraph,
     make_table,
     make_terms,
@@ -35,13 +34,15 @@ from sw_audit_reports.elements import (
     text,
 )
 from sw_audit_reports.fleet import Entry, FleetContext, list_fleet_sections
+from sw_audit_reports.glossary import GLOSSARY
+from sw_audit_reports.opening import open_model, open_record, summarize_worst
 from sw_audit_reports.reproduce import POLICY_FILE, find_asked, write_comparison_command, write_policy
-from sw_audit_reports.sections import Context, list_sections, summarize_model
+from sw_audit_reports.sections import Context, list_sections
 from sw_audit_reports.sections.checks import describe_check, show_verdict
 from sw_audit_reports.sections.descent import describe_descent
 from sw_audit_reports.sections.stored import list_flaws
 from sw_audit_reports.text import NOTHING, count, format_number
-from sw_audit_reports.verdicts import conclude_record, summarize_record, tally
+from sw_audit_reports.verdicts import tally
 
 RECORD_ID = "sw-audit-record"
 _WHOLE = 3
@@ -116,24 +117,38 @@ def _build_page(record: Record) -> dict[str, Any]:
     results, failed = enumerate(record.results, 1), enumerate(record.failures, 1)
     models = [_build_model(Context(record, result, f"model-{place}")) for place, result in results]
     failures = [_build_failure(record, failure, f"failure-{place}") for place, failure in failed]
-    single = len(record.models) == 1
-    banner = models[0]["banner"] if single and models else _build_banner(record, models, failures)
-    overview = None if single else _list_models(record, models, failures)
+    overview = None if len(record.models) == 1 else _list_models(record, models, failures)
     fleet = [{"id": "models", "title": "Models", "elements": [overview]}] if overview else []
-    return {**_frame_page(record, banner), "fleet": fleet, "models": models, "failures": failures}
+    kinds = {"result": iter(models), "failure": iter(failures)}
+    anchors = [next(kinds[model.kind])["id"] for model in record.models]
+    if len(record.models) == 1 and models:
+        sentence: Words = models[0]["banner"].sentence
+        pointers = models[0]["banner"].pointers
+    else:
+        sentence, pointers = summarize_worst(record), _list_pointers(models, failures)
+    return {
+        **_frame_page(record, anchors, sentence, pointers),
+        "fleet": fleet,
+        "models": models,
+        "failures": failures,
+    }
 
 
-def _frame_page(record: Record, banner: Mapping[str, Any]) -> dict[str, Any]:
+def _frame_page(
+    record: Record, anchors: Sequence[str], sentence: Words, pointers: Sequence[Cell] = ()
+) -> dict[str, Any]:
     """Build what stands around the models."""
     compares = all(_is_compared(model) for model in record.models) and bool(record.models)
     named = record.models[0].id if len(record.models) == 1 else count(len(record.models), "model")
     heading = f"{'Quantizers compared on' if compares else 'Audit of'} {named}"
     command = write_comparison_command(record) if compares else shlex.join(["sw-audit", "audit", POLICY_FILE])
+    banner = open_record(record, sentence, anchors, pointers, compared=compares)
     packages = [(code(name), version) for name, version in record.environment.packages.items()]
     return {
-        "title": f"{banner['badge'].word}: {heading} · sw-audit",
+        "title": f"{banner.badge.word}: {heading} · sw-audit",
         "heading": heading,
         "banner": banner,
+        "glossary": make_terms(GLOSSARY),
         "created": _write_date(record.created),
         "circumstances": _list_circumstances(record),
         "packages": make_table("Packages that decide figures", text("Package", "Version"), packages),
@@ -159,14 +174,10 @@ def _build_fleet_page(record: Record) -> dict[str, Any]:
         for entry in worst
         if isinstance(entry.model, ModelResult)
     ]
-    banner = {
-        "badge": Badge.of(conclude_record(record)),
-        "sentence": make_cells([summarize_record(record), *_describe_gates(context)]),
-        "tally": tally(record.verdicts),
-        "pointers": [],
-    }
     fleet = [{"id": section.id, "title": section.title, "elements": parts} for section, parts in built if parts]
-    return {**_frame_page(record, banner), "fleet": fleet, "models": models, "failures": []}
+    anchors = [f"model-{place + 1}" for place in range(len(record.models))]
+    sentence = [*summarize_worst(record), *_describe_gates(context)]
+    return {**_frame_page(record, anchors, sentence), "fleet": fleet, "models": models, "failures": []}
 
 
 def _describe_gates(context: FleetContext) -> Words:
@@ -203,13 +214,8 @@ def _build_model(context: Context) -> dict[str, Any]:
     return {
         "id": anchor,
         "name": result.id,
-        "banner": {
-            "badge": Badge("skipped", "Compared") if _is_compared(result) else Badge.of(conclude_model(result)),
-            "sentence": make_cells(summarize_model(context)),
-            "tally": tally(result.verdicts),
-            "pointers": _sort_pointers(pointers),
-        },
-        "notes": result.notes,
+        "banner": open_model(context, _sort_pointers(pointers)),
+        "notes": [split_code(note) for note in result.notes],
         "sections": [
             {"id": f"{anchor}-{section.id}", "title": section.title, "elements": elements}
             for section, elements in built
@@ -237,21 +243,14 @@ def _build_failure(record: Record, failure: ModelFailure, anchor: str) -> dict[s
     }
 
 
-def _build_banner(
-    record: Record, models: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _list_pointers(models: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]) -> list[Cell]:
     pointers = [
         Cell(f"{model['name']}: {pointer.text}", href=pointer.href, badge=pointer.badge)
         for model in models
-        for pointer in model["banner"]["pointers"]
+        for pointer in model["banner"].pointers
     ]
     pointers += [Cell(failure["name"], href=failure["id"], badge=failure["badge"]) for failure in failures]
-    return {
-        "badge": Badge.of(conclude_record(record)),
-        "sentence": (Cell(summarize_record(record)),),
-        "tally": tally(record.verdicts),
-        "pointers": _sort_pointers(pointers),
-    }
+    return _sort_pointers(pointers)
 
 
 def _sort_pointers(pointers: Sequence[Cell]) -> list[Cell]:
@@ -275,8 +274,8 @@ def _list_models(
         if descends:
             about = describe_descent(result.descent, record.policy) if result.descent else unknown
         banner = model["banner"]
-        checks = ", ".join(part.word for part in banner["tally"]) or "no check"
-        rows.append([Cell(result.id, href=model["id"]), banner["badge"], *about, checks])
+        checks = ", ".join(part.word for part in banner.tally) or "no check"
+        rows.append([Cell(result.id, href=model["id"]), banner.badge, *about, checks])
     for failure in failures:
         checks = ", ".join(part.word for part in failure["tally"]) or NOTHING
         rows.append([Cell(failure["name"], href=failure["id"]), failure["badge"], *unknown, checks])

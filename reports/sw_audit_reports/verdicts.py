@@ -9,8 +9,8 @@ from typing import NamedTuple
 from sw_audit.checks.registry import Unit, find_checks
 from sw_audit.record.arm import Purpose
 from sw_audit.record.measurement import Measurement
-from sw_audit.record.record import Record
-from sw_audit.record.standing import conclude, conclude_model
+from sw_audit.record.record import ModelFailure, Record
+from sw_audit.record.standing import conclude, conclude_model, find_deciding, rank_worst_first
 from sw_audit.record.verdict import Finding, Status, Verdict
 from sw_audit_reports.elements import Badge
 from sw_audit_reports.text import count, format_number, join_words
@@ -64,6 +64,35 @@ def _count_ended(counted: Counter[Status]) -> dict[Status, str]:
     return {
         status: f"{format_number(counted[status])} {word}" for status, word in _ENDED.items() if counted[status]
     }
+
+
+class Advice(NamedTuple):
+    """What to do.
+
+    Attributes:
+        models: Ids of the models that it is about.
+        check: Id of the check that gives it; empty of models that could not be audited.
+        words: One line, code between backticks.
+    """
+
+    models: tuple[str, ...]
+    check: str
+    words: str
+
+
+def list_advice(record: Record) -> list[Advice]:
+    """List what to do about each model that does not pass, the worst first; the same advice once.
+
+    It is that of the gate that decides against the model, else its reason, else why it could not be audited.
+    """
+    models: dict[tuple[str, str], list[str]] = {}
+    for place in rank_worst_first(record.models):
+        model = record.models[place]
+        if (verdict := find_deciding(model)) is not None:
+            models.setdefault((verdict.check, verdict.remedy or verdict.because), []).append(model.id)
+        elif isinstance(model, ModelFailure) and conclude_model(model) is Status.FAIL:
+            models.setdefault(("", model.message), []).append(model.id)
+    return [Advice(tuple(named), check, words) for (check, words), named in models.items()]
 
 
 class Estimate(NamedTuple):
