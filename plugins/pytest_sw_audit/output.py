@@ -10,6 +10,7 @@ from pytest_sw_audit.session import AuditSession
 from sw_audit.checks.explain import (
     MODELS_HEAD,
     TABLE_HEAD,
+    align,
     count_verdicts,
     list_waived,
     list_worst,
@@ -107,10 +108,8 @@ def print_summary(reporter: pytest.TerminalReporter, session: AuditSession) -> N
     else:
         rows, others = [TABLE_HEAD, *(make_row(verdict) for verdict in verdicts)], ""
         styles = [{"bold": True}, *({_COLOURS[name_outcome(verdict)]: True} for verdict in verdicts)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, style in zip(rows, styles, strict=True):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        reporter.write_line(line.rstrip(), **style)
+    for line, style in zip(align(rows), styles, strict=True):
+        reporter.write_line(line, **style)
     if others:
         reporter.write_line(f"{others}; everything is in the report, and here with -v")
     for line in list_waived(verdicts):

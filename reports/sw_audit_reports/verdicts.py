@@ -30,6 +30,11 @@ _LAWS = (
 )
 
 
+def name_ending(status: Status) -> str:
+    """Name how an audit ended that came to a status, such as `passed`."""
+    return _ENDED[status]
+
+
 def conclude_record(record: Record) -> Status:
     """Return the worst of all models; a record of no model decides nothing."""
     return conclude(map(conclude_model, record.models))

@@ -18,6 +18,7 @@ from sw_audit.record.verdict import Finding, Status, Verdict
 PASSED, FAILED, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3
 """How `sw-audit audit` exits."""
 
+_ENDINGS = {PASSED: "PASSED", FAILED: "FAILED", INCONCLUSIVE: "INCONCLUSIVE"}
 TABLE_HEAD = ("model", "check", "status", "observed [low, high]", "limit")
 MODELS_HEAD = ("model", "verdict", "fail", "inconclusive", "pass", "decided by", "observed [low, high]", "limit")
 WAIVED = "waived"
@@ -46,6 +47,27 @@ def write_figure(figure: Verdict | Finding) -> str:
 def write_limit(figure: Verdict | Finding) -> str:
     """Write what a figure was held against, with all its digits; nothing if it is only reported."""
     return "" if figure.limit is None else f"{figure.limit:.12g}"
+
+
+def describe_model(result: ModelResult) -> list[str]:
+    """Say what a model is, where its super weights are, and how its figures were measured; a line each."""
+    model, location = result.model, result.location
+    lines = [f"{model.family}, {model.layers} layers, {model.parameters:,} parameters, {model.digest[:12]}"]
+    lines += [
+        f"super weight {weight.address} = {weight.value:.4g}, share {weight.share:.3f}"
+        for weight in location.super_weights
+    ] or [f"no super weight: {location.outcome}, {location.because}"]
+    if result.critical is not None:
+        costliest = result.critical.costliest
+        lines.append(f"{result.critical.summary}{f'; {costliest.address} costs most' if costliest else ''}")
+    lines += [] if result.memory is None else [f"memory {result.memory}"]
+    return [*lines, f"protocol {result.protocol}", *(f"note: {note}" for note in result.notes)]
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay rows out as lines, so that columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def name_outcome(verdict: Verdict) -> str:
@@ -89,6 +111,14 @@ def count_verdicts(verdicts: Iterable[Verdict]) -> str:
         for head, level in (("", "gate"), ("laws: ", "law"))
     }
     return "; ".join(f"{head}{tally}" for head, tally in tallies.items() if tally)
+
+
+def write_ending(verdicts: Sequence[Verdict], code: int) -> str:
+    """Say how an audit ended that exits with a code, such as `FAILED: 9 pass, 1 fail`."""
+    undecided = all(verdict.status is Status.SKIPPED for verdict in verdicts)
+    nothing = code == INCONCLUSIVE and undecided
+    ending = "NOTHING AUDITED" if nothing else _ENDINGS.get(code, "NOT COMPLETE")
+    return f"{ending}: {count_verdicts(verdicts)}" if verdicts else ending
 
 
 def _count(verdicts: Sequence[Verdict]) -> str:

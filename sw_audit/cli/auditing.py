@@ -21,17 +21,13 @@ import typer
 
 from sw_audit.checkpoint.folder import weigh_checkpoint
 from sw_audit.checks.explain import (
-    BAD_INPUT,
-    FAILED,
-    INCONCLUSIVE,
-    PASSED,
     breaches,
     conclude,
-    count_verdicts,
     explain_verdict,
     list_skipped,
     list_unproved,
     list_waived,
+    write_ending,
 )
 from sw_audit.cli.junit import write_junit
 from sw_audit.cli.printing import Output, print_line, print_models, print_worst, tabulate_verdicts
@@ -67,8 +63,6 @@ from sw_audit.stopping import Stopper, ignoring_interrupts, tell_stopping
 
 _PROCESSES = multiprocessing.get_context("spawn")
 _NOT_ENDED = "the run did not end"
-_ENDINGS = {PASSED: "PASSED", FAILED: "FAILED", INCONCLUSIVE: "INCONCLUSIVE", BAD_INPUT: "NOT COMPLETE"}
-_ENDINGS |= {DEFECT: "NOT COMPLETE"}
 
 
 @dataclass
@@ -412,10 +406,7 @@ def _write_files(audit: _Audit, settings: AuditSettings) -> None:
 
 def tell_ending(outcome: Outcome) -> str:
     """Say how an audit ended, such as `FAILED: 9 pass, 1 fail`."""
-    verdicts = [verdict for record in outcome.records for verdict in record.verdicts]
-    code, undecided = outcome.code, all(verdict.status == "skipped" for verdict in verdicts)
-    ending = "NOTHING AUDITED" if code == INCONCLUSIVE and undecided else _ENDINGS[code]
-    return f"{ending}: {count_verdicts(verdicts)}" if verdicts else ending
+    return write_ending([verdict for record in outcome.records for verdict in record.verdicts], outcome.code)
 
 
 def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool, name: str = "") -> None:

@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
-from sw_audit.checks.explain import MODELS_HEAD, TABLE_HEAD, list_worst, make_row, name_outcome
+from sw_audit.checks.explain import MODELS_HEAD, TABLE_HEAD, describe_model, list_worst, make_row, name_outcome
 from sw_audit.printable import printable, printable_json, printable_lines
 from sw_audit.record.record import Record
 from sw_audit.record.verdict import Verdict
@@ -96,21 +96,9 @@ def write_bytes(count: int, units: Sequence[str] = BYTES) -> str:
 def print_models(output: Output, record: Record) -> None:
     """Print what each model is, where its super weights are, and how its figures were measured."""
     for result in record.results:
-        model, location = result.model, result.location
-        output.print(Text(printable(model.id), style="bold"), end="")
-        lines = [f"  {model.family}, {model.layers} layers, {model.parameters:,} parameters, {model.digest[:12]}"]
-        lines += [
-            f"  super weight {weight.address} = {weight.value:.4g}, share {weight.share:.3f}"
-            for weight in location.super_weights
-        ] or [f"  no super weight: {location.outcome}, {location.because}"]
-        if result.critical is not None:
-            lines.append(f"  {result.critical.summary}")
-            if (costliest := result.critical.costliest) is not None:
-                lines[-1] += f"; {costliest.address} costs most"
-        lines += [] if result.memory is None else [f"  memory {result.memory}"]
-        lines += [f"  protocol {result.protocol}", *(f"  note: {note}" for note in result.notes)]
-        for line in lines:
-            output.print(printable(line))
+        output.print(Text(printable(result.id), style="bold"), end="")
+        for line in describe_model(result):
+            output.print(printable(f"  {line}"))
 
 
 def print_worst(output: Output, record: Record) -> None:
