@@ -55,7 +55,7 @@ def write_records(config: pytest.Config, session: AuditSession) -> None:
 def compose(config: pytest.Config, session: AuditSession, assignment: Assignment) -> Record:
     """Put the models of one policy into a record; one that was not reached is a failure."""
     models = (_take_model(session, assignment, case) for case in _list_gated(session, assignment))
-    record = compose_record(models, assignment.policy)
+    record = compose_record(models, assignment.policy, assignment.origin)
     changed: Record | None = config.hook.pytest_sw_audit_modify_record(config=config, record=record)
     return changed or record
 
@@ -68,7 +68,8 @@ def _take_model(session: AuditSession, assignment: Assignment, case: Case) -> Mo
     if error is None and session.stopped is not None:
         return fail_stopped(assignment.policy, case.model, session.gated[case], session.stopped)
     unreached = "not audited: the run ended before this model was reached"
-    return ModelFailure(model=case.model, message=tell_error(error) if error else unreached)
+    message, checks = tell_error(error) if error else unreached, tuple(session.gated[case])
+    return ModelFailure(model=case.model, message=message, checks=checks)
 
 
 def _list_gated(session: AuditSession, assignment: Assignment) -> list[Case]:

@@ -106,7 +106,7 @@ class AuditSession:
     def assign_file(self, path: Path) -> Assignment:
         """Return the assignment that a policy file makes; see `sw_audit.runner.assignments.assign_file`."""
         if str(path) not in self.assignments:
-            self.assignments[str(path)] = assign_file(path, self.settings)
+            self.assignments[str(path)] = assign_file(path, self.settings, self.config.rootpath)
         return self.assignments[str(path)]
 
     def offer(self, assignment: Assignment) -> None:

@@ -105,12 +105,13 @@ class Outcome:
             self.complaints.append(line)
 
     @contextmanager
-    def noting(self, case: Case, *, debug: bool) -> Iterator[None]:
+    def noting(self, case: Case, assignment: Assignment, *, debug: bool) -> Iterator[None]:
         """Note why a model cannot be audited."""
         try:
             yield
         except Exception as error:
-            self.failures[case] = ModelFailure(model=case.model, message=tell_error(error))
+            checks = assignment.checks[case.model]
+            self.failures[case] = ModelFailure(model=case.model, message=tell_error(error), checks=checks)
             self.note(error)
             if debug:
                 self.tracebacks.append("".join(traceback.format_exception(error)).rstrip())
@@ -148,7 +149,7 @@ def audit_models(
     """
     cache = check_places(settings)
     assignments = [] if files and not (settings.models or settings.policy) else [assign_options(settings, root)]
-    assignments += [assign_file(file.absolute(), settings) for file in files]
+    assignments += [assign_file(file.absolute(), settings, root) for file in files]
     budgets = [assignment.policy.budget for assignment in assignments if assignment.policy.budget is not None]
     stopper = Stopper(
         min(budgets, default=None),
@@ -160,7 +161,7 @@ def audit_models(
         (each, UnfinishedFiles(folder, *place_files(settings, folder).values()))
         for each, folder in zip(assignments, folders, strict=True)
     ]
-    audit = _Audit(places, (junit, root), cache, stopper, debug=debug, quiet=quiet)
+    audit = _Audit(places, junit, cache, stopper, debug=debug, quiet=quiet)
     cases = UnfinishedFiles(junit.parent, junit)
     with stopper.heeding_signals(tell_stopping), _choose_spread(audit, workers, ray) as spread:
         for assignment, unfinished in places:
@@ -176,13 +177,13 @@ def audit_models(
 
 @dataclass
 class _Audit:
-    """What is audited, how, and what came of it so far; where JUnit XML goes, and what its names begin at.
+    """What is audited, how, and what came of it so far; where JUnit XML goes.
 
     Until `keep_after`, on the clock `time.monotonic`, the record is not written again.
     """
 
     places: Sequence[tuple[Assignment, UnfinishedFiles]]
-    junit: tuple[Path, Path]
+    junit: Path
     cache: Cache | None
     stopper: Stopper
     debug: bool
@@ -221,6 +222,7 @@ class _Audit:
                 for case in assignment.cases
             ),
             policy,
+            assignment.origin,
         )
 
     def keep(self, assignment: Assignment, unfinished: UnfinishedFiles) -> None:
@@ -231,9 +233,9 @@ class _Audit:
         if is_baseline(assignment.policy.compare, unfinished.folder) or time.monotonic() < self.keep_after:
             return
         begun = time.monotonic()
-        texts, (junit, root) = {unfinished.folder / RECORD: encode_record(self.compose(assignment))}, self.junit
-        if junit.is_file() or not junit.exists():
-            texts[junit] = write_junit([(each, self.compose(each)) for each, _ in self.places], root)
+        texts = {unfinished.folder / RECORD: encode_record(self.compose(assignment))}
+        if self.junit.is_file() or not self.junit.exists():
+            texts[self.junit] = write_junit([self.compose(each) for each, _ in self.places])
         unfinished.write(texts)
         ended = time.monotonic()
         self.keep_after = ended + (20 * (ended - begun) if ended - begun > 1 else 0)
@@ -256,7 +258,7 @@ def _audit_all(audit: _Audit, spread: _Spread, *, plain: bool) -> None:
         closing(spread(jobs, fleet.started)) as ended,
     ):
         for case, take in ended:
-            with audit.outcome.noting(case, debug=audit.debug):
+            with audit.outcome.noting(case, places[case][0], debug=audit.debug):
                 audit.outcome.models[case] = take()
             audit.keep(*places[case])
             audit.finish(fleet, case)
@@ -386,7 +388,7 @@ def _share_cores(workers: int) -> Iterator[None]:
 
 
 def _write_files(audit: _Audit, settings: AuditSettings) -> None:
-    outcome, (junit, root), drafts = audit.outcome, audit.junit, []
+    outcome, drafts = audit.outcome, []
     for assignment, unfinished in audit.places:
         if not any(case in outcome.models for case in assignment.cases):
             unfinished.take_back()
@@ -395,7 +397,7 @@ def _write_files(audit: _Audit, settings: AuditSettings) -> None:
         drafts.append(draft_record(record, unfinished.folder, settings, among))
         outcome.audited.append((assignment, record))
     if drafts:
-        drafts[-1].texts["junit"] = junit, write_junit(outcome.audited, root)
+        drafts[-1].texts["junit"] = audit.junit, write_junit(outcome.records)
         write_drafts(drafts)
     for written in drafts:
         outcome.files += written.files.items()

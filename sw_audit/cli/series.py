@@ -61,7 +61,7 @@ def audit_series(
             "name another folder with --out",
         )
     stopper = Stopper(order.policy.budget, started)
-    audit = _SeriesAudit(order, settings, places, cache, stopper, debug=debug, quiet=quiet, verbose=verbose)
+    audit = _SeriesAudit(order, settings, places[0], cache, stopper, debug=debug, quiet=quiet, verbose=verbose)
     series = AwaitedSeries(folder, order.make_model, order.model.parent, audit.tell, time.monotonic())
     series.look(time.monotonic())  # whether the folder is there
     with stopper.heeding_signals(tell_stopping):
@@ -80,7 +80,7 @@ class _SeriesAudit:
 
     order: SeriesOrder
     settings: AuditSettings
-    places: tuple[Path, Path]
+    junit: Path
     cache: Cache | None
     stopper: Stopper
     debug: bool
@@ -124,7 +124,10 @@ class _SeriesAudit:
     def _audit(self, series: AwaitedSeries, path: Path) -> None:
         assignment, step = self.order.assign([path]), Outcome()
         [case] = assignment.cases
-        with step.noting(case, debug=self.debug), show_progress(case.model, quiet=self.quiet) as progress:
+        with (
+            step.noting(case, assignment, debug=self.debug),
+            show_progress(case.model, quiet=self.quiet) as progress,
+        ):
             try:
                 run.preflight(assignment.policy)
                 watched = self.stopper.watch(progress)
@@ -142,7 +145,7 @@ class _SeriesAudit:
             return
         series.finish(path)
         if model is not None:
-            step.audited = [(assignment, run.compose_record([model], assignment.policy))]
+            step.audited = [(assignment, run.compose_record([model], assignment.policy, assignment.origin))]
         print_outcome(step, quiet=self.quiet, verbose=self.verbose, name=case.model)
         self.told.update((*step.complaints, *step.defects))
         self.steps[path] = step
@@ -159,7 +162,7 @@ class _SeriesAudit:
 
     def _write(self, series: AwaitedSeries, settings: AuditSettings) -> None:
         """Write all files with what came of the series so far."""
-        steps, (junit, root) = [self.steps[path] for path in series.audited], self.places
+        steps = [self.steps[path] for path in series.audited]
         outcome = Outcome(
             complaints=[*(line for step in steps for line in step.complaints), *self.complaints],
             defects=[line for step in steps for line in step.defects],
@@ -167,9 +170,9 @@ class _SeriesAudit:
         if any(step.models for step in steps):
             assignment = self.order.assign(series.audited)
             models = [model for step in steps for model in (*step.models.values(), *step.failures.values())]
-            outcome.audited = [(assignment, run.compose_record(models, assignment.policy))]
+            outcome.audited = [(assignment, run.compose_record(models, assignment.policy, assignment.origin))]
             draft = draft_record(outcome.records[0], settings.out, settings)
-            draft.texts["junit"] = junit, write_junit(outcome.audited, root)
+            draft.texts["junit"] = self.junit, write_junit(outcome.records)
             write_drafts([draft])
             outcome.files = [*draft.files.items()]
             outcome.remarks = [draft.remark] if draft.remark else []

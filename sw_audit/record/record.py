@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field
 
 from sw_audit.fact import Fact
+from sw_audit.policy.origin import PolicyOrigin
 from sw_audit.policy.policy import Policy
 from sw_audit.policy.scheme import ActivationSetup
 from sw_audit.policy.targets import PatternMatch
@@ -142,6 +143,7 @@ class ModelFailure(Fact):
         files: What they show beside its parent's, where that is why.
         stopped: Why the run ended before it was measured, as a clause, where that is why.
         verdicts: What follows, one per check; empty where nothing can be judged.
+        checks: Ids of the checks that were asked of it, where nothing could be judged.
     """
 
     kind: Literal["failure"] = "failure"
@@ -151,6 +153,7 @@ class ModelFailure(Fact):
     files: ComparedFiles | None = None
     stopped: str | None = None
     verdicts: tuple[Verdict, ...] = ()
+    checks: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -170,6 +173,7 @@ class Record(Fact):
         created: When, ISO 8601 in UTC.
         environment: On what.
         policy: What was asked.
+        origin: Where the policy stands; `None` where options alone make it, and in records that do not say.
         models: Everything about each model, in the order of the policy.
     """
 
@@ -180,6 +184,7 @@ class Record(Fact):
     created: str
     environment: Environment
     policy: Policy
+    origin: PolicyOrigin | None = None
     models: tuple[AuditedModel, ...] = ()
 
     @property

@@ -16,6 +16,7 @@ from sw_audit.checks.registry import find_checks
 from sw_audit.checks.waivers import examine_waivers
 from sw_audit.corpus.text import BUILT_IN
 from sw_audit.errors import PolicyError
+from sw_audit.policy.origin import TOOL_TABLE, PolicyOrigin, trace_policy
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
 from sw_audit.policy.reading import overlay_policy, parse_policy, read_policy
 from sw_audit.progress import Progress
@@ -50,6 +51,7 @@ class Assignment:
         policy: The policy, settings included.
         checks: Ids of the checks to run, in their order, by model.
         saved: Whether the record is kept as a baseline.
+        origin: Where the policy stands; `None` where options alone make it.
     """
 
     key: str
@@ -57,6 +59,7 @@ class Assignment:
     policy: Policy
     checks: Mapping[str, tuple[str, ...]]
     saved: bool = False
+    origin: PolicyOrigin | None = None
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -80,7 +83,7 @@ class Assignment:
 
 def assign_options(settings: AuditSettings, root: Path) -> Assignment:
     """Make the assignment that options, ini keys and `[tool.sw_audit]` describe; see `assign_file`."""
-    policy, origin = _read_asked(settings, root)
+    policy, source, origin = _read_asked(settings, root)
     if settings.models:
         chosen = tuple(_choose_model(named, policy.models) for named in settings.models)
         policy = _replace_models(policy, chosen)
@@ -88,17 +91,17 @@ def assign_options(settings: AuditSettings, root: Path) -> Assignment:
         remedy = (
             "name one with --sw-audit-model, or add a [[model]] table (in pyproject.toml [[tool.sw_audit.model]])"
         )
-        raise PolicyError(f"an audit under {origin}", "it names no model", remedy)
+        raise PolicyError(f"an audit under {source}", "it names no model", remedy)
     name = _stem(settings.policy) if settings.policy else "models"
-    return _assign(OPTIONS_KEY, name, policy, settings)
+    return _assign(OPTIONS_KEY, name, policy, settings, origin)
 
 
-def _read_asked(settings: AuditSettings, root: Path) -> tuple[Policy, Path]:
+def _read_asked(settings: AuditSettings, root: Path) -> tuple[Policy, Path, PolicyOrigin | None]:
     """Read the policy that is asked for, else `[tool.sw_audit]`, with paths taken from there, and its file."""
-    table = root / "pyproject.toml"
-    policy = read_policy(settings.policy) if settings.policy else read_tool_table(table)
-    origin = settings.policy or table
-    return anchor_paths(policy, origin.parent), origin
+    pyproject = root / "pyproject.toml"
+    policy = read_policy(settings.policy) if settings.policy else read_tool_table(pyproject)
+    source, table = (settings.policy, ()) if settings.policy else (pyproject, TOOL_TABLE)
+    return anchor_paths(policy, source.parent), source, trace_policy(policy, source, root, table=table)
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class SeriesOrder:
         named: Ids of the only checks to run; none for those that the policy enables.
         name: Name of the policy.
         saved: Whether the record is kept as a baseline.
+        origin: Where the policy stands; `None` where options alone make it.
     """
 
     policy: Policy
@@ -118,6 +122,7 @@ class SeriesOrder:
     named: tuple[str, ...]
     name: str
     saved: bool = False
+    origin: PolicyOrigin | None = None
 
     def make_model(self, path: Path) -> ModelPolicy:
         """Make the model of a checkpoint; its id is the folder's name."""
@@ -128,7 +133,7 @@ class SeriesOrder:
         """Make the assignment of some of the checkpoints."""
         policy = _replace_models(self.policy, tuple(self.make_model(path) for path in paths))
         checks = {model.id: choose_checks(self.named, policy, model) for model in policy.models}
-        return Assignment(OPTIONS_KEY, self.name, policy, checks, self.saved)
+        return Assignment(OPTIONS_KEY, self.name, policy, checks, self.saved, self.origin)
 
 
 def order_series_audit(settings: AuditSettings, root: Path) -> SeriesOrder:
@@ -137,10 +142,10 @@ def order_series_audit(settings: AuditSettings, root: Path) -> SeriesOrder:
     Raises:
         InputError: If the policy names several models, or if what is asked for cannot be used.
     """
-    policy, origin = _read_asked(settings, root)
+    policy, source, origin = _read_asked(settings, root)
     if len(policy.models) > 1:
         remedy = "keep one [[model]], which says what every checkpoint is (parent, expect, bos)"
-        raise PolicyError(f"a series under {origin}", f"it names {len(policy.models)} models", remedy)
+        raise PolicyError(f"a series under {source}", f"it names {len(policy.models)} models", remedy)
     examine_waivers(
         policy.model_copy(update={"waivers": [one.model_copy(update={"model": "*"}) for one in policy.waivers]}),
         tuple(find_checks()),
@@ -162,17 +167,17 @@ def order_series_audit(settings: AuditSettings, root: Path) -> SeriesOrder:
     if policy.compare is not None:
         open_baseline(policy.compare)
     name = _stem(settings.policy) if settings.policy else "models"
-    return SeriesOrder(policy, model, settings.checks, name, saved=settings.save is not None)
+    return SeriesOrder(policy, model, settings.checks, name, settings.save is not None, origin)
 
 
-def assign_file(path: Path, settings: AuditSettings) -> Assignment:
-    """Make the assignment that a policy file describes.
+def assign_file(path: Path, settings: AuditSettings, root: Path) -> Assignment:
+    """Make the assignment that a policy file describes; `root` is the folder whose pyproject.toml counts.
 
     Raises:
         InputError: If the policy does not say what it means, or names no model.
     """
     policy = anchor_paths(read_policy_file(path), path.parent)
-    return _assign(str(path), _stem(path), policy, settings)
+    return _assign(str(path), _stem(path), policy, settings, trace_policy(policy, path, root, whole=True))
 
 
 def read_policy_file(path: Path) -> Policy:
@@ -275,7 +280,9 @@ def anchor_paths(policy: Policy, folder: Path) -> Policy:
     return policy.model_copy(update={**update, "index": anchor_file(policy.index)})
 
 
-def _assign(key: str, name: str, policy: Policy, settings: AuditSettings) -> Assignment:
+def _assign(
+    key: str, name: str, policy: Policy, settings: AuditSettings, origin: PolicyOrigin | None
+) -> Assignment:
     overlay = dict(settings.overlay)
     if overlay.get("parent") is not None and overlay["parent"] not in {model.id for model in policy.models}:
         overlay["parent"] = find_shipped(overlay["parent"])
@@ -283,7 +290,7 @@ def _assign(key: str, name: str, policy: Policy, settings: AuditSettings) -> Ass
     checks = {model.id: choose_checks(settings.checks, policy, model) for model in policy.models}
     examine_waivers(policy, tuple(find_checks()))
     run.preflight(policy)
-    return Assignment(key, name, policy, checks, saved=settings.save is not None)
+    return Assignment(key, name, policy, checks, settings.save is not None, origin)
 
 
 def _choose_model(named: str, known: tuple[ModelPolicy, ...]) -> ModelPolicy:

@@ -34,6 +34,7 @@ from sw_audit.errors import BrokenWeightsError, InputError, UnfitCheckpointError
 from sw_audit.index.lookup import find_policy_model
 from sw_audit.measure.tasks import require_tasks
 from sw_audit.memory import PeakMemory, measuring_peak, return_freed_blocks, return_large_blocks, write_memory
+from sw_audit.policy.origin import PolicyOrigin
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import Tool, describe_environment
@@ -343,13 +344,16 @@ def judge_model(model: _Model, policy: Policy, checks: Sequence[str]) -> _Model:
     return model.model_copy(update={"verdicts": apply_waivers(verdicts, policy.waivers, today)})
 
 
-def compose_record(models: Iterable[ModelResult | ModelFailure], policy: Policy) -> Record:
+def compose_record(
+    models: Iterable[ModelResult | ModelFailure], policy: Policy, origin: PolicyOrigin | None = None
+) -> Record:
     """Put the models of one audit into one document."""
     return Record(
         tool=Tool(version=__version__),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=describe_environment(threads=os.cpu_count() or 1),
         policy=expect_shipped(policy),
+        origin=origin,
         models=tuple(models),
     )
 

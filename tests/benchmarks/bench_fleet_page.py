@@ -21,7 +21,7 @@ SECONDS, BYTES = 10, 10_000_000
 
 def test_a_page_of_many_models_against_a_page_of_each(tmp_path: Path) -> None:
     policy = write_demo(tmp_path / "demo")[0]
-    many = multiply(run(assign_file(policy, AuditSettings()).policy), MODELS)
+    many = multiply(run(assign_file(policy, AuditSettings(), Path()).policy), MODELS)
     assert len(many.verdicts) >= VERDICTS
     pages: list[str] = []
 

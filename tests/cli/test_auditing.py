@@ -396,7 +396,9 @@ def test_a_record_that_takes_long_to_write_is_written_again_only_when_twenty_tim
         UnfinishedFiles(out, out / "record.json"),
         Assignment("", "models", make_policy("a"), {"a": ()}),
     )
-    audit = auditing._Audit([], (tmp_path / "junit.xml", tmp_path), None, Stopper(), debug=False, quiet=True)
+    audit = auditing._Audit(
+        [(assignment, unfinished)], tmp_path / "junit.xml", None, Stopper(), debug=False, quiet=True
+    )
     written = []
     for seconds in (0, 59, 1.5):
         hands[0] += seconds

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import pytest
 from support.fake_runner import CHECKS, LAWS, count_statuses
 from support.program import Program
 
-from sw_audit.cli.junit import write_junit
-from sw_audit.policy.policy import Policy
-from sw_audit.record.record import ModelFailure
-from sw_audit.record.verdict import Status, Verdict
-from sw_audit.runner.assignments import OPTIONS_KEY, Assignment
-from sw_audit.runner.run import compose_record
+from sw_audit.record.verdict import Status
 
 
 def read_junit(program: Program) -> ElementTree.Element:
@@ -78,15 +72,21 @@ def test_a_law_that_does_not_hold_is_a_case_that_was_expected_to_fail(
     assert failure is not None
 
 
-def test_whatever_names_a_model_and_a_reason_have_the_document_is_xml() -> None:
-    unseen = "a\x1b[31m\a\ufffe\u202e\ud800z"
-    verdict = Verdict(check="prune-collapses", model=unseen, status=Status.FAIL, because=unseen, remedy=unseen)
-    failure = ModelFailure(model=unseen, message=unseen, verdicts=(verdict,))
-    policy = Policy()
-    assignment = Assignment(OPTIONS_KEY, "it", policy, {unseen: ("prune-collapses", "stopword-shift")})
-    text = write_junit([(assignment, compose_record([failure], policy))], Path())
-    root = ElementTree.fromstring(text)  # noqa: S314 - written by this test
-    shown = r"a\x1b[31m\x07\ufffe\u202e\ud800z"
-    assert [case.get("classname") for case in root.iter("testcase")] == [shown, shown]
-    told = [one.get("message", "") for tag in ("failure", "error") for one in root.iter(tag)]
-    assert [message.count(shown) for message in told] == [4, 1]
+def test_the_cases_of_several_policies_are_one_suite(quick: Program) -> None:
+    for name in ("one", "two"):
+        (quick.folder / f"{name}.swaudit.toml").write_text('[[model]]\nsource = "broken"\n')
+    quick.run("audit", "one.swaudit.toml", "two.swaudit.toml", "--check=prune-collapses", "--check=stopword-shift")
+    [suite] = read_junit(quick)
+    names = [f"{name}.swaudit.toml.broken" for name in ("one", "one", "two", "two")]
+    assert [case.get("classname") for case in suite] == names
+    assert [int(suite.get(name, "")) for name in ("tests", "failures", "errors", "skipped")] == [4, 2, 0, 0]
+
+
+def test_the_document_is_what_render_makes_of_the_record(quick: Program) -> None:
+    (quick.folder / "it.swaudit.toml").write_text(
+        '[[model]]\nsource = "broken"\n[[model]]\nsource = "gone"\n[[model]]\nsource = "llama-w4"\n'
+    )
+    quick.run("audit", "it.swaudit.toml", "--check=prune-collapses", "--check=stopword-shift")
+    written = (quick.folder / "sw-audit-out/junit.xml").read_text(encoding="utf-8")
+    quick.run("render", "sw-audit-out/record.json", "--format=junit", "-o", "again.xml")
+    assert (quick.folder / "again.xml").read_text(encoding="utf-8") == written

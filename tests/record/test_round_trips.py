@@ -22,6 +22,7 @@ from sw_audit.checks.limits import CheckLimits, Limits
 from sw_audit.checks.recovery_plan import RecoveryPlan
 from sw_audit.fact import Fact, digest_fact
 from sw_audit.index.reading import read_published
+from sw_audit.policy.origin import PolicyOrigin
 from sw_audit.policy.recipe import (
     Clip,
     Granularity,
@@ -139,6 +140,7 @@ BESIDE = (
         ),
     ),
     parse_scheme("w16a4"),
+    PolicyOrigin(path="ci/it.swaudit.toml", models={"a": 4}, checks={"c": 9}, waivers=(12,), whole=True),
     Look(windows=4, items=32),
     WeightAddress(parameter="w", row=1, column=2),
     parse_recipe("int3/run16384/symmetric/z9.5"),

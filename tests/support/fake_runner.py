@@ -58,6 +58,8 @@ SIGNALS = {"ctrl-c": signal.SIGINT, "sigterm": signal.SIGTERM}
 
 STRIPPED = "model.layers.0.mlp.down_proj.weight"
 
+_render = rendering.render_record
+
 
 def count_statuses(model_id: str) -> Counter[Status]:
     """Count what the checks say of a model under the default policy; that they are right is tested elsewhere."""
@@ -142,7 +144,9 @@ def open_checkpoint(model: ModelPolicy) -> Any:
 
 
 def render_record(record: Record, format: str = "html") -> str:  # noqa: A002 - as in the real one
-    """Return a page without charts."""
+    """Return a page without charts, and a word for every other form but JUnit, which the command reads itself."""
+    if format == "junit":
+        return _render(record, format)
     if os.environ.get("STANDIN_DEFECT") == "render":
         raise ZeroDivisionError("a defect of the page")
     return f"<title>{', '.join(model.id for model in record.models)} as {format}</title>"
