@@ -68,6 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": BASE | {"checkpoint", "critical", "locate", "measure", "checks"},
     "cli": BASE
     | {"defect", "__init__", "checkpoint", "checks", "corpus", "export", "index", "locate", "runner", "specimen"},
+    "ci": {"cli", "errors", "printable"},
     "sw_audit_reports": BASE | {"checks"},
     "pytest_sw_audit": BASE | {"__init__", "checkpoint", "checks", "runner"},
 }
