@@ -12,6 +12,9 @@ from pytest_sw_audit.session import AuditSession
 from pytest_sw_audit.state import find_session
 from sw_audit.checks.explain import end_case, list_properties
 from sw_audit.errors import AuditError
+from sw_audit.policy.policy import Policy
+from sw_audit.record.redaction import redact, redact_text
+from sw_audit.record.verdict import Verdict
 from sw_audit.runner.assignments import OPTIONS_KEY, Assignment, Case
 from sw_audit.runner.output import tell_error
 
@@ -59,29 +62,38 @@ class AuditItem(pytest.Item):
         self.case = case
         self.add_marker(pytest.mark.sw_audit(model=case.model, check=self.name))
 
+    @property
+    def policy(self) -> Policy:
+        """The policy that asks for it."""
+        return find_session(self.config).assignments[self.case.key].policy
+
+    def find_verdict(self) -> Verdict:
+        """Return the verdict as it may be written: other plugins write what an item says of it."""
+        verdict = find_session(self.config).find_verdict(self.case, self.name)
+        return redact(verdict)[0] if self.policy.redaction else verdict
+
     def setup(self) -> None:
         """Have the model measured, if it has not been, and take the verdict to the report."""
         session = find_session(self.config)
         known = self.case in session.failures
         try:
-            verdict = session.find_verdict(self.case, self.name)
+            verdict = self.find_verdict()
         except Exception as error:
             failure = error
         else:
             self.user_properties += list_properties(verdict)
             return
         kind = "input" if isinstance(failure, AuditError) else "defect"
-        self.user_properties.append((f"sw_audit.{kind}", tell_error(failure)))
+        told = redact_text(tell_error(failure)) if self.policy.redaction else tell_error(failure)
+        self.user_properties.append((f"sw_audit.{kind}", told))
         # A defect keeps its traceback, but once: the other checks of the model fail for the same reason.
         if self.config.getoption("fulltrace", False) or (kind == "defect" and not known):
             raise failure
-        pytest.fail(tell_error(failure), pytrace=False)
+        pytest.fail(told, pytrace=False)
 
     def runtest(self) -> None:
         """Pass, fail or skip as the verdict says."""
-        session = find_session(self.config)
-        inconclusive = session.assignments[self.case.key].policy.inconclusive
-        verdict = session.find_verdict(self.case, self.name)
+        verdict, inconclusive = self.find_verdict(), self.policy.inconclusive
         ending, words = end_case(verdict, inconclusive)
         if ending == "xfail":
             pytest.xfail(words)

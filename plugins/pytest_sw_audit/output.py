@@ -18,10 +18,11 @@ from sw_audit.checks.explain import (
     name_outcome,
 )
 from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.redaction import describe_redactions
 from sw_audit.record.standing import FEW_MODELS
 from sw_audit.runner.assignments import Assignment, Case
 from sw_audit.runner.output import name_folders, tell_error, tidy_cache, write_record
-from sw_audit.runner.run import compose_record, fail_stopped
+from sw_audit.runner.run import compose_record, fail_stopped, redact_record
 from sw_audit.runner.text import settle_corpus
 
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "waived": "yellow", "skipped": "cyan"}
@@ -57,7 +58,7 @@ def compose(config: pytest.Config, session: AuditSession, assignment: Assignment
     models = (_take_model(session, assignment, case) for case in _list_gated(session, assignment))
     record = compose_record(models, assignment.policy, assignment.origin)
     changed: Record | None = config.hook.pytest_sw_audit_modify_record(config=config, record=record)
-    return changed or record
+    return redact_record(changed or record)
 
 
 def _take_model(session: AuditSession, assignment: Assignment, case: Case) -> ModelResult | ModelFailure:
@@ -120,5 +121,7 @@ def print_summary(reporter: pytest.TerminalReporter, session: AuditSession) -> N
     for written in session.written:
         for kind, path in written.files.items():
             reporter.write_line(f"{kind}: {os.path.relpath(path, reporter.startpath)}")
+        if written.record.redacted:
+            reporter.write_line(f"redacted: {describe_redactions(written.record.redacted)}")
     if session.interrupted:
         reporter.write_line("the run was broken off: no record was written", yellow=True)

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from sw_audit.printable import printable_json, printable_lines
 from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.redaction import describe_redactions
 from sw_audit.record.standing import FEW_MODELS, conclude_model, list_open, rank_worst_first
 from sw_audit.record.verdict import Status
 from sw_audit_reports.elements import (
@@ -294,6 +295,7 @@ def _list_circumstances(record: Record) -> Terms | None:
             "Effort": policy.effort,
             "Intervals": f"{100 * policy.confidence:g} %, paired by windows, at all steps together",
             "Seed": str(policy.seed),
+            "Redacted": describe_redactions(record.redacted),
         }
     )
 

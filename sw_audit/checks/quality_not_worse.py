@@ -43,7 +43,7 @@ def quality_not_worse(context: CheckContext) -> Verdict:
     """
     baseline = context.baseline
     then, now = baseline.protocol, context.result.protocol
-    if then.signature != now.signature or baseline.measurement.protocol != then.signature:
+    if not then.measures_as(now) or baseline.measurement.protocol != then.signature:
         return context.conclude(
             Status.INCONCLUSIVE,
             f"The baseline {baseline.name} was measured under another protocol: {compare_protocols(then, now)}.",

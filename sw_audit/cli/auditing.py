@@ -30,7 +30,7 @@ from sw_audit.checks.explain import (
     write_ending,
 )
 from sw_audit.cli.junit import write_junit
-from sw_audit.cli.printing import Output, print_line, print_models, print_worst, tabulate_verdicts
+from sw_audit.cli.printing import Output, print_line, print_models, print_worst, tabulate_verdicts, tell_redactions
 from sw_audit.cli.progress import show_models, show_progress
 from sw_audit.defect import DEFECT, tell_defect
 from sw_audit.errors import AuditError
@@ -419,6 +419,7 @@ def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool, name: str = "
     if many and not quiet and not verbose:
         for record in outcome.records:
             print_worst(output, record)
+        output.print_lines(*tell_redactions(outcome.records))
         output.print_files(outcome.files)
     elif outcome.records and not quiet:
         for record in outcome.records:
@@ -430,6 +431,7 @@ def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool, name: str = "
                     output.print(f"{explain_verdict(verdict)}\n")
         output.print_lines(*([] if verbose else list_unproved(verdicts)))
         output.print_lines(*list_waived(verdicts), *([] if verbose else list_skipped(verdicts)))
+        output.print_lines(*tell_redactions(outcome.records))
         output.print_files(outcome.files)
     if outcome.records:
         output.print_lines(f"{name}: {tell_ending(outcome)}" if name else tell_ending(outcome), style="bold")

@@ -27,7 +27,7 @@ _TYPES = {"list": list[str], "text": str, "number": int, "switch": bool}
 # In the order of the help.
 _AUDIT = (
     "policy", "check", "corpus", "windows", "dtype", "device", "bos", "expect", "effort", "strict", "inconclusive",
-    "index", "parent", "compare", "save", "seed", "budget", "memory", "cache-size", "cache-age",
+    "index", "parent", "compare", "save", "seed", "budget", "memory", "cache-size", "cache-age", "no-redaction",
     *FORMATS, "summary",
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from sw_audit.checks.explain import MODELS_HEAD, TABLE_HEAD, describe_model, list_worst, make_row, name_outcome
 from sw_audit.printable import printable, printable_json, printable_lines
 from sw_audit.record.record import Record
+from sw_audit.record.redaction import add_redactions, describe_redactions
 from sw_audit.record.verdict import Verdict
 
 BYTES = ("bytes", "KB", "MB", "GB", "TB")
@@ -107,6 +108,12 @@ def print_worst(output: Output, record: Record) -> None:
     if rows:
         output.print_whole(make_table(MODELS_HEAD, rows))
     output.print_lines(f"{others}; everything is in the report, and here with --verbose")
+
+
+def tell_redactions(records: Iterable[Record]) -> list[str]:
+    """Say in a line what was left out of records; nothing if nothing was."""
+    redacted = add_redactions(*(record.redacted for record in records))
+    return [f"redacted: {describe_redactions(redacted)} (--no-redaction leaves it in)"] if redacted else []
 
 
 def tabulate_verdicts(verdicts: Sequence[Verdict], *, verbose: bool) -> Table:

@@ -210,6 +210,7 @@ class Policy(Fact):
             not decided by then is inconclusive, and the next run goes on from what was measured.
         memory: How much memory the models and the work on them may take, beyond the program itself: `8GiB`, `16GB`
             or bytes. A model that does not fit is read layer by layer, and what is computed is the same.
+        redaction: Whether home folders and user names in paths, and secrets, are left out of what is written.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -236,6 +237,7 @@ class Policy(Fact):
     seed: int = Field(default=0, ge=0)
     budget: Seconds | None = None
     memory: Memory | None = None
+    redaction: bool = True
 
     @model_validator(mode="after")
     def _distinct_ids(self) -> Self:

@@ -153,7 +153,7 @@ def overlay_policy(policy: Policy, **options: Any) -> Policy:
             `corpus` as a source (then nothing but its windows is kept of the policy's corpus), `windows`,
             `window`, `stride`, `recipes`; `dtype`, `device`, `revision`, `bos` (for every model); `parent` (for
             every model but the parent itself); `expect` (also for models that have an expectation of their own);
-            `strict` (whether laws are gates); `models` as sources or tables.
+            `strict` (whether laws are gates); `no-redaction`; `models` as sources or tables.
 
     Raises:
         PolicyError: If an option is unknown, or a value of a wrong type or out of range.
@@ -182,6 +182,8 @@ def _lay(data: dict[str, Any], name: str, value: Any) -> None:
         data[_NESTED[name]] = {**data.get(_NESTED[name], {}), name: value}
     elif name == "strict":
         data["laws"] = "gate" if value else "report"
+    elif name == "no-redaction":
+        data["redaction"] = not value
     elif name == "expect":
         data["expect"] = value
         data["model"] = [{**model, "expect": None} for model in data.get("model", [])]

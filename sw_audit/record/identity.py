@@ -146,6 +146,11 @@ class Protocol(Fact):
             f"{self.dtype}, seed {self.seed}"
         )
 
+    def measures_as(self, other: Protocol) -> bool:
+        """Tell whether figures of both can be compared: all is the same, whatever the text is called."""
+        text = other.corpus.model_copy(update={"name": self.corpus.name})
+        return self == other.model_copy(update={"corpus": text})
+
     def __str__(self) -> str:
         return f"{self.signature} ({self.description})"
 

@@ -22,6 +22,7 @@ from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTr
 from sw_audit.record.measurement import Comparison, Look, Measurement, PromptContinuation
 from sw_audit.record.memory import MemoryUse
 from sw_audit.record.published import DoseCurve, Lookup
+from sw_audit.record.redaction import Redaction
 from sw_audit.record.start import StartTrial
 from sw_audit.record.verdict import Verdict
 
@@ -175,6 +176,7 @@ class Record(Fact):
         policy: What was asked.
         origin: Where the policy stands; `None` where options alone make it, and in records that do not say.
         models: Everything about each model, in the order of the policy.
+        redacted: What was left out of its texts, and how often; empty if nothing was.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -186,6 +188,7 @@ class Record(Fact):
     policy: Policy
     origin: PolicyOrigin | None = None
     models: tuple[AuditedModel, ...] = ()
+    redacted: tuple[Redaction, ...] = ()
 
     @property
     def results(self) -> tuple[ModelResult, ...]:

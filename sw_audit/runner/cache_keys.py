@@ -22,7 +22,17 @@ from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache, Question, digest_pr
 from sw_audit.runner.watching import WatchedFiles, find_folders
 
 # What only decides how measurements are judged and shown, not what is measured.
-_JUDGED = ("waiver", "laws", "inconclusive", "expect", "confidence", "minimum_windows", "budget", "memory")
+_JUDGED = (
+    "waiver",
+    "laws",
+    "inconclusive",
+    "expect",
+    "confidence",
+    "minimum_windows",
+    "budget",
+    "memory",
+    "redaction",
+)
 # What a model by itself goes on with, of what is said of descendants.
 _PROMPTS = ("prompt_tokens", "new_tokens", "long_new_tokens")
 # What is in the question by its content, not by its name.
@@ -85,7 +95,7 @@ def open_arm_cache(
             result["search"] = {"confidence": policy.confidence, "minimum_windows": policy.minimum_windows}
     except (AuditError, OSError):
         return NO_CACHE  # measuring will say what is wrong
-    judging = policy.model_dump(mode="json", by_alias=True, exclude={"models", "waivers"})
+    judging = policy.model_dump(mode="json", by_alias=True, exclude={"models", "waivers", "redaction"})
     judged = {**result, "judging": judging, "saved": saved}
     staged = cache.stage("") if watched is None else cache.stage(watched.seen, watched.find_change)
     return ArmCache(staged, about_model, about_text, _describe_parent(result), result, judged)

@@ -157,6 +157,13 @@ OPTIONS = {
             "NAME",
             overlaid=True,
         ),
+        AuditOption(
+            "no-redaction",
+            "switch",
+            "Leave home folders, user names in paths, and secrets in what is written; by default they become "
+            "~, <user> and <secret>.",
+            overlaid=True,
+        ),
         AuditOption("save", "text", "Keep the record as a baseline of this name, in .sw-audit/baselines.", "NAME"),
         AuditOption(
             "cache-dir", "text", "Where measurements are kept (default: .sw-audit/cache).", "DIR", path=True

@@ -40,6 +40,7 @@ from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import Tool, describe_environment
 from sw_audit.record.memory import MemoryUse
 from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.redaction import add_redactions, redact
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache, Cache
 from sw_audit.runner.cache_keys import open_arm_cache
@@ -347,8 +348,8 @@ def judge_model(model: _Model, policy: Policy, checks: Sequence[str]) -> _Model:
 def compose_record(
     models: Iterable[ModelResult | ModelFailure], policy: Policy, origin: PolicyOrigin | None = None
 ) -> Record:
-    """Put the models of one audit into one document."""
-    return Record(
+    """Put the models of one audit into one document, redacted unless the policy says otherwise."""
+    record = Record(
         tool=Tool(version=__version__),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=describe_environment(threads=os.cpu_count() or 1),
@@ -356,6 +357,18 @@ def compose_record(
         origin=origin,
         models=tuple(models),
     )
+    return redact_record(record)
+
+
+def redact_record(record: Record) -> Record:
+    """Return a record without home folders, user names and secrets, and with what was left out; see `redact`.
+
+    Where its policy leaves them in it comes back as it is.
+    """
+    if not record.policy.redaction:
+        return record
+    redacted, found = redact(record)
+    return redacted.model_copy(update={"redacted": add_redactions(record.redacted, found)}) if found else record
 
 
 def expect_shipped(policy: Policy) -> Policy:

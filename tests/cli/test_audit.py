@@ -15,6 +15,7 @@ from support.program import Program
 
 from sw_audit.record import store
 from sw_audit.record.record import ModelFailure, ModelResult
+from sw_audit.record.store import read_record
 from sw_audit.record.verdict import Status
 from sw_audit.runner.options import FORMATS
 
@@ -431,3 +432,21 @@ def test_a_defect_of_one_model_is_one_line_and_a_file_ends_with_70_and_does_not_
     assert "Traceback (most recent call last)" in file.read_text()
     assert "run_model" in file.read_text()
     assert [model.id for model in quick.record().results] == ["llama-w4"]
+
+
+def test_a_home_and_a_secret_are_left_out_of_the_record_and_that_is_said(
+    quick: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, secret = Path.cwd() / "home", "hf_" + "aB3" * 11
+    (home / "models" / "llama-w4").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    Path("it.swaudit.toml").write_text(
+        f'[[waiver]]\ncheck = "prune-collapses"\nmodel = "*"\n'
+        f'until = "2999-12-31"\nowner = "Ada"\nreason = "the token {secret}"\n'
+    )
+    for options, left in ((("--no-redaction",), True), ((), False)):
+        ending = quick.run("audit", f"{home}/models/llama-w4", "--policy=it.swaudit.toml", *options)
+        text = Path("sw-audit-out/record.json").read_text(encoding="utf-8")
+        assert (secret in text, str(home) in text) == (left, left)
+        assert ("redacted: own home folder once, secret once" in ending.out) is not left
+    assert read_record(Path("sw-audit-out/record.json")).policy.models[0].source == "~/models/llama-w4"

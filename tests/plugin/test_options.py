@@ -90,6 +90,7 @@ def test_every_setting_has_an_ini_key_of_its_type(
         "cache_age": "3d",
         "no_cache": True,
         "summary": True,
+        "no_redaction": True,
         **{name.replace("-", "_"): f"out.{name}" for name in FORMATS},
     }
     # Those that are left out change which checks run; they have tests of their own below.
@@ -138,7 +139,7 @@ def test_paths_in_an_ini_file_are_taken_from_where_it_lies(inner: Inner, monkeyp
     monkeypatch.chdir(folder)
     inner.run(*ONE).assert_outcomes(passed=1, deselected=CHECKS - 1)
     source = inner.policy("reports/record.json")["model"][0]["source"]
-    assert (folder / source).resolve() == inner.pytester.path / "models" / "llama"
+    assert (folder / Path(source).expanduser()).resolve() == inner.pytester.path / "models" / "llama"
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_a_record_in_an_ini_file_is_taken_from_where_that_lies(
     monkeypatch.chdir(folder)
     inner.audit("llama-w4", options=ONE)
     compared = inner.policy("sub/sw-audit-out/record.json")["compare"]
-    assert (folder / compared).resolve() == inner.pytester.path / "kept/record.json"
+    assert (folder / Path(compared).expanduser()).resolve() == inner.pytester.path / "kept/record.json"
 
 
 def test_a_parent_is_given_to_every_model_but_itself(inner: Inner) -> None:

@@ -153,3 +153,15 @@ def test_a_conftest_can_change_the_record_and_hears_where_it_lies(inner: Inner) 
     run = inner.audit("llama-w4", options=("-s", "-k", "prune"))
     run.stdout.fnmatch_lines(["*heard withheld record,report True None"])
     assert inner.record().environment.platform == "withheld"
+
+
+def test_what_is_written_names_no_home_unless_it_is_asked_for(inner: Inner) -> None:
+    model = inner.pytester.path / "models" / "llama"
+    model.mkdir(parents=True)
+    options = ("--sw-audit-check=prune-collapses", "--junitxml=cases.xml")
+    run = inner.audit(f"w4={model}", options=options)
+    run.stdout.fnmatch_lines(["redacted: own home folder *"])
+    assert inner.policy()["model"][0]["source"] == "~/models/llama"
+    assert str(model) not in (inner.pytester.path / "cases.xml").read_text(encoding="utf-8")
+    inner.audit(f"w4={model}", options=(*options, "--sw-audit-no-redaction"))
+    assert inner.policy()["model"][0]["source"] == str(model)

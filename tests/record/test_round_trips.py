@@ -79,6 +79,7 @@ from sw_audit.record.measurement import Look
 from sw_audit.record.memory import MemoryUse
 from sw_audit.record.published import Remark
 from sw_audit.record.record import AuditedModel
+from sw_audit.record.redaction import Redaction
 from sw_audit.record.start import SequenceStart, StartTrial
 
 GROUP = AddressGroup(parameter="w", rows=(1, 2), columns=(3, 4), expert=7)
@@ -142,6 +143,7 @@ BESIDE = (
     parse_scheme("w16a4"),
     PolicyOrigin(path="ci/it.swaudit.toml", models={"a": 4}, checks={"c": 9}, waivers=(12,), whole=True),
     Look(windows=4, items=32),
+    Redaction(kind="home", times=2),
     WeightAddress(parameter="w", row=1, column=2),
     parse_recipe("int3/run16384/symmetric/z9.5"),
     parse_recipe("int8/row"),

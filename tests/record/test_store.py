@@ -94,7 +94,16 @@ def test_every_number_and_every_text_comes_back_to_the_last_bit(numbers: list[fl
 
 def test_the_document_has_the_keys_that_readers_count_on() -> None:
     document = json.loads(encode_record(RECORD))
-    assert document.keys() == {"schema", "tool", "created", "environment", "policy", "origin", "models"}
+    assert document.keys() == {
+        "schema",
+        "tool",
+        "created",
+        "environment",
+        "policy",
+        "origin",
+        "models",
+        "redacted",
+    }
     assert document["schema"] == 3
     assert [model["kind"] for model in document["models"]] == ["result", "result", "result", "failure"]
     result, failure = document["models"][0], document["models"][-1]
