@@ -108,29 +108,56 @@ def tabulate_layers(
 
 @dataclass
 class ArmRow:
-    """One row of the chart of arms: an arm, or several that share a label.
+    """One row of a chart of figures: an arm, or several that share a label, or a check.
 
     Attributes:
         group: Heading that it stands under; none for the model as it is.
         label: What it is called.
-        series: `CHANGED` or `UNCHANGED`: whether super weights are changed.
-        points: Perplexities.
+        series: Which style it has; of an arm `CHANGED` or `UNCHANGED`, whether super weights are changed.
+        points: Its figures, above 0.
+        figure: What is written beside it; `None` for from where to where its figures reach.
     """
 
     group: str
     label: str
     series: str = UNCHANGED
     points: list[Estimate] = field(default_factory=list)
+    figure: str | None = None
 
 
-def plot_arms(arms: Sequence[ArmRow], baseline: float | None) -> tuple[Plot, dict[str, Rows]]:
-    """Plot the perplexity of every arm, with intervals where they are known, on a logarithmic axis.
+@dataclass(frozen=True)
+class RowsLook:
+    """How a chart of figures row by row looks.
 
-    A perplexity that is not finite is a triangle at the right edge.
+    Attributes:
+        title: What the figures are.
+        series: The styles of its rows.
+        left: Pixels for the labels where these stand beside the rows.
+        right: Pixels for what is written beside the rows.
+        reach: The ends of the axis, beyond which a figure is a triangle at the edge; `None` for all figures.
+    """
+
+    title: str
+    series: Mapping[str, Style]
+    left: int = 232
+    right: int = 132
+    reach: tuple[float, float] | None = None
+
+
+PERPLEXITIES = RowsLook("Perplexity", {UNCHANGED: theme.INTACT, CHANGED: theme.TOUCHED})
+
+
+def plot_arms(
+    arms: Sequence[ArmRow], baseline: float | None, look: RowsLook = PERPLEXITIES
+) -> tuple[Plot, dict[str, Rows]]:
+    """Plot a figure of every row, with intervals where they are known, on a logarithmic axis.
+
+    A figure that is not finite is a triangle at the right edge.
 
     Args:
         arms: The rows, grouped, one at least.
-        baseline: Perplexity of the model as it is, drawn as a line.
+        baseline: Perplexity of the model as it is, or the limit, drawn as a line.
+        look: How it looks.
     """
     rows: dict[str, Rows] = {"heads": [], "lines": [], "points": []}
     rows["baseline"] = [{"baseline": baseline}] if baseline else []
@@ -144,34 +171,51 @@ def plot_arms(arms: Sequence[ArmRow], baseline: float | None) -> tuple[Plot, dic
         keys.append(f"{len(keys):03d}")
         finite = [point.value for point in arm.points if point.value is not None]
         written = format_range(finite) if len(finite) == len(arm.points) else NOT_FINITE
-        rows["lines"].append({"key": keys[-1], "label": arm.label, "figure": written})
+        rows["lines"].append({"key": keys[-1], "label": arm.label, "figure": arm.figure or written})
         for point in arm.points:
-            rows["points"].append({"key": keys[-1], "series": arm.series, **theme.place(arm.label, *point)})
-    return (lambda layout: _lay_out_arms(layout, keys)), rows
+            row = _limit_row(theme.place(arm.label, *point), look.reach)
+            rows["points"].append({"key": keys[-1], "series": arm.series, **row})
+    return (lambda layout: _lay_out_arms(layout, keys, look)), rows
 
 
-def _lay_out_arms(layout: Layout, keys: Sequence[str]) -> tuple[Layers, dict[str, Any]]:
+def _limit_row(row: dict[str, Any], reach: tuple[float, float] | None) -> dict[str, Any]:
+    """Say at which edge of the plot a figure stands that is beyond it, and end its interval there."""
+    value = row["value"]
+    if value is None or reach is None:
+        return {**row, "edge": "right" if value is None else ""}
+    low, high = (min(max(row[end], reach[0]), reach[1]) for end in ("low", "high"))
+    edge = "right" if value > reach[1] else "left" if value < reach[0] else ""
+    return {**row, "low": low, "high": high, "edge": edge}
+
+
+def _lay_out_arms(layout: Layout, keys: Sequence[str], look: RowsLook) -> tuple[Layers, dict[str, Any]]:
     # Labels are drawn as marks in a margin of fixed width: beside the rows, or above them on a phone.
-    left, right, step, lift = (12, 12, 38, -15) if layout.narrow else (232, 132, 24, 0)
+    left, right, step, lift = (12, 12, 38, -15) if layout.narrow else (look.left, look.right, 24, 0)
     width = layout.width - left - right
-    colour, shape = theme.encode_series({UNCHANGED: theme.INTACT, CHANGED: theme.TOUCHED}, legend=False)
-    across = altair.X("value:Q", scale=theme.scale_log(), axis=theme.axis_log("Perplexity"))
+    colour, shape = theme.encode_series(look.series, legend=False)
+    scale = (
+        theme.scale_log() if look.reach is None else altair.Scale(type="log", domain=list(look.reach), nice=False)
+    )
+    across = altair.X("value:Q", scale=scale, axis=theme.axis_log(look.title))
     y = altair.Y("key:N", axis=None, scale=altair.Scale(domain=keys, paddingInner=0, paddingOuter=0))
     dots = read_rows("points").encode(y=y, color=colour)
     finite = dots.transform_filter("datum.finite").encode(x=across)
-    beyond = dots.transform_filter("!datum.finite").mark_point(size=90, shape="triangle-right", xOffset=-5)
+    beyond = dots.transform_filter("datum.edge == 'right'").mark_point(size=90, shape="triangle-right", xOffset=-5)
     names = theme.at_x(0 if layout.narrow else 12 - left)
     values = theme.at_x(width if layout.narrow else width + right - 4)
     heads, lines = read_rows("heads").encode(y=y), read_rows("lines").encode(y=y)
     layers = [
         finite.mark_rule().encode(x=altair.X("low:Q"), x2=altair.X2("high:Q")),
-        finite.mark_point().encode(shape=shape),
+        finite.transform_filter("!datum.edge").mark_point().encode(shape=shape),
         beyond.encode(x=theme.at_x(width)),
         heads.mark_text(align="left", dy=lift, fontWeight="bold").encode(x=names, text="label:N"),
         lines.mark_text(align="left", dy=lift).encode(x=names, text="label:N"),
         lines.mark_text(align="right", dy=lift).encode(x=values, text="figure:N"),
     ]
-    if not layout.narrow:
+    if look.reach is not None:
+        below = dots.transform_filter("datum.edge == 'left'").mark_point(size=90, shape="triangle-left", xOffset=5)
+        layers.append(below.encode(x=theme.at_x(0)))
+    if not layout.narrow or look.reach is not None:
         reference = read_rows("baseline").mark_rule(**theme.REFERENCE).encode(x=altair.X("baseline:Q"))
         layers.insert(0, reference)
     padding = {"left": left, "right": right, "top": 8, "bottom": 44}

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sw_audit.checks.registry import find_checks
-from sw_audit.policy.policy import Policy
 from sw_audit.record.labels import label_evidence
 from sw_audit.record.record import Record
-from sw_audit.record.verdict import Finding, Side, Status, Verdict
+from sw_audit.record.verdict import Finding, Sample, Side, Status, Verdict
 from sw_audit_reports.elements import (
     Badge,
     Block,
@@ -17,6 +16,7 @@ from sw_audit_reports.elements import (
     Paragraph,
     Table,
     Terms,
+    Words,
     code,
     figures,
     make_paragraph,
@@ -27,7 +27,15 @@ from sw_audit_reports.elements import (
 )
 from sw_audit_reports.reproduce import write_command
 from sw_audit_reports.sections import Context, section
-from sw_audit_reports.text import NOT_FINITE, NOT_MEASURED, NOTHING, format_beside, format_exact, format_interval
+from sw_audit_reports.text import (
+    NOT_FINITE,
+    NOT_MEASURED,
+    NOTHING,
+    count,
+    format_beside,
+    format_exact,
+    format_interval,
+)
 
 _MEASURED = figures("Measured", "Interval", "Limit")
 
@@ -77,7 +85,7 @@ def show_verdict(record: Record, verdict: Verdict, source: str, anchor: str) -> 
             "verdict": verdict,
             "info": info,
             "badge": Badge.of_verdict(verdict),
-            "measures": _list_measures(verdict, info, record.policy),
+            "measures": _list_measures(verdict, info, record),
             "because": split_code(verdict.because),
             "remedy": split_code(verdict.remedy or ""),
             "findings": _list_findings(verdict),
@@ -102,32 +110,49 @@ def describe_check(check: str) -> CheckWords:
     return CheckWords(check.replace("-", " ").replace("_", " ").capitalize())
 
 
-def _list_measures(verdict: Verdict, info: CheckWords, policy: Policy) -> Terms | None:
-    terms: dict[str, str | Cell] = {}
+def _list_measures(verdict: Verdict, info: CheckWords, record: Record) -> Terms | None:
+    terms: dict[str, str | Cell | Words] = {}
     if verdict.status is not Status.SKIPPED:
         quantity = verdict.quantity or info.quantity or "Measured"
         interval = format_interval(verdict.low, verdict.high, verdict.limit)
         terms[quantity[0].upper() + quantity[1:]] = _write_observed(verdict, verdict.check)
-        terms[f"{100 * policy.confidence:g} % interval"] = interval
+        terms[f"{100 * record.policy.confidence:g} % interval"] = interval
         terms["Limit"] = write_limit(verdict, verdict.side) or "none: reported only"
     if verdict.evidence:
         terms["Evidence"] = label_evidence(verdict.evidence)
     if verdict.known:
         terms["Elsewhere"] = verdict.known
     if verdict.protocol:
-        terms["Protocol"] = code(verdict.protocol)
+        terms["Protocol"] = (code(verdict.protocol), _describe_protocol(record, verdict))
     return make_terms(terms)
 
 
+def _describe_protocol(record: Record, verdict: Verdict) -> str:
+    """Say what the signature of a verdict's protocol stands for, as far as the record holds it."""
+    for result in record.results:
+        if result.id == verdict.model:
+            texts = () if result.descent is None else result.descent.texts
+            for protocol in (result.protocol, *(text.protocol for text in texts)):
+                if protocol.signature == verdict.protocol:
+                    return f" {protocol.description}"
+    return ""
+
+
 def _list_findings(verdict: Verdict) -> Table | None:
-    rows = []
+    rows: list[Words] = []
+    sampled = any(finding.sample is not None for finding in verdict.findings)
     for finding in verdict.findings:
         # A figure that is held against nothing is reported, not skipped.
         reported = finding.status is Status.SKIPPED and finding.observed is not None
         badge = Badge("skipped", "Reported") if reported else Badge.of(finding.status)
-        rows.append((code(finding.label), badge, *write_measured(finding, verdict), finding.because))
-    heads = [*text("What", "Verdict"), *_MEASURED, *text("Why")]
+        over = [_write_sample(finding.sample)] if sampled else []
+        rows.append((code(finding.label), badge, *write_measured(finding, verdict), *over, finding.because))
+    heads = [*text("What", "Verdict"), *_MEASURED, *text(*["Measured over"] * sampled, "Why")]
     return make_table("The single figures", heads, rows, fold="The single figures")
+
+
+def _write_sample(sample: Sample | None) -> str:
+    return NOTHING if sample is None else count(sample.count, sample.unit.removesuffix("s"))
 
 
 def write_measured(figure: Verdict | Finding, verdict: Verdict) -> tuple[str, str, str]:
