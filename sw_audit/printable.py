@@ -34,7 +34,7 @@ def printable(text: str, longest: int = LONGEST) -> str:
         longest: How many characters are shown at most; from a longer text the middle is left out, and it is said
             how much.
     """
-    shown = text if text.isascii() and text.isprintable() else _escape(text)
+    shown = _escape(text)
     if len(shown) <= longest:
         return shown
     left_out = f" [... {len(text):,} characters in all ...] "
@@ -44,8 +44,6 @@ def printable(text: str, longest: int = LONGEST) -> str:
 
 def printable_lines(text: str) -> str:
     """Make a text of several lines safe to show: line ends and tabs stay, however long it is."""
-    if text.isascii() and text.isprintable():
-        return text
     return "\n".join("\t".join(map(_escape, line.split("\t"))) for line in text.split("\n"))
 
 
@@ -61,6 +59,8 @@ def _quote(character: str) -> str:
 
 
 def _escape(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(
         character if _stays(text, place) else character.encode("unicode_escape").decode()
         for place, character in enumerate(text)

@@ -43,7 +43,7 @@ from sw_audit_reports.sections.checks import describe_check, show_verdict
 from sw_audit_reports.sections.descent import describe_descent
 from sw_audit_reports.sections.stored import list_flaws
 from sw_audit_reports.text import NOTHING, count, format_number
-from sw_audit_reports.verdicts import tally
+from sw_audit_reports.verdicts import is_comparison, tally
 
 RECORD_ID = "sw-audit-record"
 _WHOLE = 3
@@ -139,7 +139,7 @@ def _frame_page(
     record: Record, anchors: Sequence[str], sentence: Words, pointers: Sequence[Cell] = ()
 ) -> dict[str, Any]:
     """Build what stands around the models."""
-    compares = all(_is_compared(model) for model in record.models) and bool(record.models)
+    compares = is_comparison(record)
     named = record.models[0].id if len(record.models) == 1 else count(len(record.models), "model")
     heading = f"{'Quantizers compared on' if compares else 'Audit of'} {named}"
     command = write_comparison_command(record) if compares else shlex.join(["sw-audit", "audit", POLICY_FILE])
@@ -193,11 +193,6 @@ def _describe_gates(context: FleetContext) -> Words:
         return []
     [(check, most)] = failed.most_common(1)
     return [f" {count(most, 'model fails', 'models fail')} ", code(check), ", more than any other gate."]
-
-
-def _is_compared(model: ModelResult | ModelFailure) -> bool:
-    """Tell whether quantizers were compared on a model, and nothing was judged."""
-    return isinstance(model, ModelResult) and model.comparison is not None and not model.verdicts
 
 
 def _build_model(context: Context) -> dict[str, Any]:

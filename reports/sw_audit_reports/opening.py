@@ -11,7 +11,7 @@ from sw_audit.record.verdict import Status, Verdict
 from sw_audit_reports.elements import Badge, Cell, Words, code, make_cells, split_code
 from sw_audit_reports.sections import Context, summarize_model
 from sw_audit_reports.text import count, format_number, join_words
-from sw_audit_reports.verdicts import Advice, conclude_record, list_advice, summarize_record, tally
+from sw_audit_reports.verdicts import Advice, conclude_record, is_compared, list_advice, summarize_record, tally
 
 COMPARED = Badge("skipped", "Compared")
 _MEANS = {
@@ -142,8 +142,7 @@ def _make_step(record: Record, advice: Advice, anchors: Sequence[str]) -> Step:
 def open_model(context: Context, pointers: Sequence[Cell]) -> Banner:
     """Build the banner of one model of several."""
     result = context.result
-    compared = result.comparison is not None and not result.verdicts
-    badge = COMPARED if compared else Badge.of(conclude_model(result))
+    badge = COMPARED if is_compared(result) else Badge.of(conclude_model(result))
     return Banner(badge, make_cells(summarize_model(context)), tally(result.verdicts), list(pointers))
 
 

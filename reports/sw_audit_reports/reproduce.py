@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import tomlkit
 
 from sw_audit.policy.policy import ModelPolicy, Policy
+from sw_audit.printable import printable
 from sw_audit.record.measurement import ROUND_TO_NEAREST
 from sw_audit.record.record import Record
 
@@ -29,7 +30,8 @@ _DEFAULTS: Mapping[str, object] = {
 
 def find_asked(policy: Policy, model_id: str, source: str) -> ModelPolicy:
     """Find what the policy says of a model; nothing but its source if it does not name it."""
-    return next((model for model in policy.models if model.id == model_id), ModelPolicy(source=source or "model"))
+    named = next((model for model in policy.models if model.id == model_id), None)
+    return named or ModelPolicy(source=printable(source) or "model")
 
 
 def write_command(source: str, check: str, policy: Policy, model_id: str) -> str:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from sw_audit.checks.registry import Unit, find_checks
 from sw_audit.record.arm import Purpose
 from sw_audit.record.measurement import Measurement
-from sw_audit.record.record import ModelFailure, Record
+from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.standing import conclude, conclude_model, find_deciding, rank_worst_first
-from sw_audit.record.verdict import Finding, Status, Verdict
+from sw_audit.record.verdict import Finding, Paste, Status, Verdict
 from sw_audit_reports.elements import Badge
 from sw_audit_reports.text import count, format_number, join_words
 
@@ -38,6 +38,16 @@ def name_ending(status: Status) -> str:
 def conclude_record(record: Record) -> Status:
     """Return the worst of all models; a record of no model decides nothing."""
     return conclude(map(conclude_model, record.models))
+
+
+def is_comparison(record: Record) -> bool:
+    """Tell whether quantizers were compared on every model, and nothing was judged."""
+    return bool(record.models) and all(map(is_compared, record.models))
+
+
+def is_compared(model: ModelResult | ModelFailure) -> bool:
+    """Tell whether quantizers were compared on a model, and nothing was judged."""
+    return isinstance(model, ModelResult) and model.comparison is not None and not model.verdicts
 
 
 def tally(verdicts: Iterable[Verdict]) -> list[Badge]:
@@ -78,11 +88,13 @@ class Advice(NamedTuple):
         models: Ids of the models that it is about.
         check: Id of the check that gives it; empty of models that could not be audited.
         words: One line, code between backticks.
+        paste: The same as lines that can be pasted, where it comes down to such.
     """
 
     models: tuple[str, ...]
     check: str
     words: str
+    paste: tuple[Paste, ...] = ()
 
 
 def list_advice(record: Record) -> list[Advice]:
@@ -90,14 +102,15 @@ def list_advice(record: Record) -> list[Advice]:
 
     It is that of the gate that decides against the model, else its reason, else why it could not be audited.
     """
-    models: dict[tuple[str, str], list[str]] = {}
+    models: dict[tuple[str, str, tuple[Paste, ...]], list[str]] = {}
     for place in rank_worst_first(record.models):
         model = record.models[place]
         if (verdict := find_deciding(model)) is not None:
-            models.setdefault((verdict.check, verdict.remedy or verdict.because), []).append(model.id)
+            key = verdict.check, verdict.remedy or verdict.because, verdict.paste
+            models.setdefault(key, []).append(model.id)
         elif isinstance(model, ModelFailure) and conclude_model(model) is Status.FAIL:
-            models.setdefault(("", model.message), []).append(model.id)
-    return [Advice(tuple(named), check, words) for (check, words), named in models.items()]
+            models.setdefault(("", model.message, ()), []).append(model.id)
+    return [Advice(tuple(named), *said) for said, named in models.items()]
 
 
 class Estimate(NamedTuple):

@@ -79,3 +79,11 @@ def test_the_help_names_every_format_and_an_audit_writes_each_straight_from_a_ru
     assert set(rendering.list_formats()) == {"html", "junit", *FORMATS}
     told = " ".join(program.run("render", "--help").out.split())
     assert ", ".join(rendering.list_formats()) in told
+
+
+@pytest.mark.parametrize("form", ["markdown", "text", "badge"])
+def test_a_form_is_written_to_standard_output(program: Program, form: str) -> None:
+    place = program.folder / "record.json"
+    place.write_text(RECORD)
+    ending = program.run("render", "record.json", "--format", form, "-o", "-")
+    assert (ending.code, ending.out) == (0, rendering.render_record(read_record(place), form))

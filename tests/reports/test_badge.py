@@ -5,7 +5,9 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
 from support.evidence import compose, make_record
+from support.hostile import hostile_texts, make_hostile
 from support.many import make_many
 from sw_audit_reports.badge import render_badge, write_badge_line
 
@@ -32,6 +34,7 @@ def read(record: Record) -> ElementTree.Element:
         (compose(), "inconclusive", "#8a6100"),
         # One of the four fails, and one could not be audited.
         (make_record(), "failed, 2 of 4 models", "#c02626"),
+        (make_many(), "failed, 3 of 10 models", "#c02626"),
         (compose(*make_record().results[:1], *make_many().results[:1]), "passed, 2 models", "#2a7d31"),
     ],
 )
@@ -64,3 +67,11 @@ def test_the_badge_loads_nothing_and_its_parts_fill_its_width() -> None:
 def test_a_path_in_the_line_of_a_model_card_cannot_end_its_link() -> None:
     line = write_badge_line(make_record(), "a b)[x](y.svg", "https://host/r.html")
     assert line.endswith("](a%20b%29%5Bx%5D%28y.svg)](https://host/r.html)")
+
+
+@settings(max_examples=30, deadline=None)
+@given(hostile_texts())
+def test_no_text_of_a_record_is_in_the_badge_or_its_line(text: str) -> None:
+    hostile, harmless = make_hostile(text), make_hostile("a")
+    assert render_badge(hostile) == render_badge(harmless)
+    assert write_badge_line(hostile) == write_badge_line(harmless)

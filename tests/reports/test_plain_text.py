@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from hypothesis import given, settings
 from support.evidence import compose, make_record
+from support.hostile import hostile_texts, make_hostile
 from support.many import make_many
 from sw_audit_reports.plain_text import render_text
 
 from sw_audit.checks.explain import count_verdicts, explain_verdict
+from sw_audit.printable import printable_lines
 from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Status, Verdict
 
@@ -41,3 +44,11 @@ def test_a_model_that_was_stopped_before_it_was_measured_leaves_the_audit_inconc
     stopped = ModelFailure(model="m", message="late", stopped="time was up", verdicts=(doubt,))
     assert render_text(compose(stopped)).endswith("m: not audited: late\n\nINCONCLUSIVE: 1 inconclusive\n")
     assert render_text(compose()) == "NOTHING AUDITED\n"
+
+
+@settings(max_examples=30, deadline=None)
+@given(hostile_texts())
+def test_nothing_in_a_record_drives_a_terminal(text: str) -> None:
+    shown = render_text(make_hostile(text))
+    assert printable_lines(shown) == shown
+    assert shown.encode()
