@@ -15,10 +15,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sw_audit.printable import printable_json, printable_lines
+from sw_audit.printable import printable_lines
+from sw_audit.record.page_digest import UNKNOWN_DIGEST, seal_page
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.redaction import describe_redactions
 from sw_audit.record.standing import FEW_MODELS, conclude_model, list_open, rank_worst_first
+from sw_audit.record.store import EMBEDDED_ID, embed_record
 from sw_audit.record.verdict import Status
 from sw_audit_reports.elements import (
     Badge,
@@ -45,7 +47,6 @@ from sw_audit_reports.sections.stored import list_flaws
 from sw_audit_reports.text import NOTHING, count, format_number
 from sw_audit_reports.verdicts import is_comparison, tally
 
-RECORD_ID = "sw-audit-record"
 _WHOLE = 3
 """How many of many models, the worst, have all their sections on the page."""
 _LARGEST = 4 << 20
@@ -68,9 +69,8 @@ def render_html(record: Record) -> str:
     """
     many = len(record.models) > FEW_MODELS
     style, script = _read_file("style.css"), _read_file("sort.js") if many else ""
-    # JSON that cannot end the element it stands in.
-    carried = printable_json(record.model_dump_json(by_alias=True)).replace("<", r"\u003c")
-    return (
+    carried = embed_record(record)
+    return seal_page(
         _open_environment()
         .get_template("report.html.j2")
         .render(
@@ -79,8 +79,9 @@ def render_html(record: Record) -> str:
             style_digest=_digest(style),
             script=script,
             script_digest=_digest(script),
-            record_id=RECORD_ID,
+            record_id=EMBEDDED_ID,
             record=carried if len(carried) <= _LARGEST or not many else None,
+            unknown_digest=UNKNOWN_DIGEST,
         )
     )
 

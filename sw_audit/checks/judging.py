@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import date
 from difflib import get_close_matches
 
 from sw_audit.checks.context import CheckContext, StaticContext
 from sw_audit.checks.registry import Check, Need, Scope, find_checks
+from sw_audit.checks.waivers import apply_waivers
 from sw_audit.checks.weights_intact import weights_intact
 from sw_audit.errors import PolicyError
 from sw_audit.policy.model_policy import Level
@@ -14,7 +16,7 @@ from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.verdict import Status, Verdict
 
-__all__ = ["judge_failure", "judge_result", "list_checks"]
+__all__ = ["judge_failure", "judge_result", "judge_verdicts", "list_checks"]
 
 _RUN_AGAIN = "Run again: unless the cache is off, it goes on from what was measured."
 
@@ -76,6 +78,22 @@ def _tell_stopped(verdict: Verdict, stopped: str | None) -> Verdict:
         return verdict
     because = f"{verdict.because} It was not measured further, for {stopped}."
     return verdict.model_copy(update={"because": because, "remedy": _RUN_AGAIN})
+
+
+def judge_verdicts(
+    model: ModelResult | ModelFailure, policy: Policy, checks: Sequence[str], today: date
+) -> tuple[Verdict, ...]:
+    """Judge a model, measured or not, and put the policy's waivers on it as they hold on a day, by UTC.
+
+    Raises:
+        PolicyError: If there is no check of an id.
+    """
+    verdicts = (
+        tuple(set_level(verdict, policy) for verdict in judge_failure(model, policy, checks))
+        if isinstance(model, ModelFailure)
+        else judge_result(model, policy, checks)
+    )
+    return apply_waivers(verdicts, policy.waivers, today)
 
 
 def judge_failure(failure: ModelFailure, policy: Policy, checks: Sequence[str]) -> tuple[Verdict, ...]:

@@ -12,10 +12,11 @@ from rich.text import Text
 from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval
 from sw_audit.checks.judging import judge_result
 from sw_audit.checks.quality_not_worse import quality_not_worse
-from sw_audit.cli.options import AsJson
+from sw_audit.cli.options import AsJson, Unverified
 from sw_audit.cli.printing import Output, make_table, print_json
+from sw_audit.evidence.verify import require_verified
 from sw_audit.record.record import Record
-from sw_audit.record.store import choose_baseline, one_line_nonsense, open_baseline
+from sw_audit.record.store import choose_baseline, one_line_nonsense, open_stored_baseline
 from sw_audit.record.verdict import Status
 from sw_audit.runner.diff import Change, compare_records, pair_models
 
@@ -27,7 +28,7 @@ Side = Annotated[
 ]
 
 
-def diff(before: Side, after: Side, as_json: AsJson = False) -> None:
+def diff(before: Side, after: Side, as_json: AsJson = False, unverified: Unverified = False) -> None:
     """Say what changed from one record to another. Nothing is measured.
 
     Verdicts, super weights, super activations and limits are compared, and, where both were measured under one
@@ -43,7 +44,9 @@ def diff(before: Side, after: Side, as_json: AsJson = False) -> None:
 
       sw-audit diff main.json pull-request.json
     """
-    then, now = open_baseline(before), open_baseline(after)
+    then, now = (
+        require_verified(open_stored_baseline(side), side, unverified=unverified) for side in (before, after)
+    )
     with one_line_nonsense(f"record {before} or {after}"):
         changes = [*compare_records(then, now), *compare_quality(then, now, before)]
     worse = sum(change.worse is True for change in changes)

@@ -128,7 +128,7 @@ def _is_record(word: str) -> bool:
 
 
 def _take_record(named: str) -> Iterator[Fingerprint]:
-    record = open_baseline(named)
+    record = open_baseline(named, unverified=True)
     if not record.results:
         raise InputError(f"record {named}", "it holds no model", "name one of a run that located something")
     for result in record.results:

@@ -22,13 +22,16 @@ Model: TypeAlias = Annotated[
     ),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
+Unverified: TypeAlias = Annotated[
+    bool, typer.Option("--unverified", help="Take a record that does not verify: changed, or without a digest.")
+]
 
 _TYPES = {"list": list[str], "text": str, "number": int, "switch": bool}
 # In the order of the help.
 _AUDIT = (
     "policy", "check", "corpus", "windows", "dtype", "device", "bos", "expect", "effort", "strict", "inconclusive",
-    "index", "parent", "compare", "save", "seed", "budget", "memory", "cache-size", "cache-age", "no-redaction",
-    *FORMATS, "summary",
+    "index", "parent", "compare", "unverified", "save", "seed", "budget", "memory", "cache-size", "cache-age",
+    "no-redaction", *FORMATS, "summary",
 )  # fmt: skip
 
 

@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from sw_audit.cli.options import Unverified
 from sw_audit.cli.printing import print_line
 from sw_audit.errors import RecordError
+from sw_audit.evidence.verify import require_verified
 from sw_audit.record import rendering
 from sw_audit.record.record import Record
 from sw_audit.record.rendering import list_formats
-from sw_audit.record.store import one_line_nonsense, read_record, write_text
+from sw_audit.record.store import one_line_nonsense, open_stored, write_text
 
 
 def render(
@@ -30,6 +32,7 @@ def render(
         list[str] | None,
         typer.Option("--model", metavar="ID", help="Of several models only this one; may be given again."),
     ] = None,
+    unverified: Unverified = False,
 ) -> None:
     """Render a record; nothing is measured or judged again.
 
@@ -41,7 +44,8 @@ def render(
 
       sw-audit render sw-audit-out/record.json --format markdown -o -
     """
-    held = _choose_models(read_record(record), models or [], record)
+    whole = require_verified(open_stored(record), str(record), unverified=unverified)
+    held = _choose_models(whole, models or [], record)
     with one_line_nonsense(f"record {record}"):
         text = rendering.render_record(held, form)
     if str(output) == "-":

@@ -192,6 +192,7 @@ class Policy(Fact):
         descent: How a descendant is held beside its parent.
         compare: Name of a baseline (`--save NAME` keeps one) that every model is held against, or the path of a
             record.
+        unverified: Whether that record is taken though it is not what was written, or nothing tells.
         waivers: Checks that may be other than PASS until a day, `[[waiver]]` tables in a policy file.
         checks: Limits, one table per check.
         effort: How much is measured. `quick`: what gates need. `standard`: what laws need as well. Both measure
@@ -224,6 +225,7 @@ class Policy(Fact):
     critical: CriticalPolicy = CriticalPolicy()
     descent: DescentPolicy = DescentPolicy()
     compare: str | None = Field(default=None, min_length=1)
+    unverified: bool = False
     waivers: tuple[Waiver, ...] = Field(default=(), alias="waiver")
     checks: CheckLimits = Field(default_factory=CheckLimits)
     effort: Effort = "standard"

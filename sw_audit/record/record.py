@@ -181,7 +181,7 @@ class Record(Fact):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    schema_number: Literal[3] = Field(default=3, alias="schema")
+    schema_number: Literal[4] = Field(default=4, alias="schema")
     tool: Tool
     created: str
     environment: Environment

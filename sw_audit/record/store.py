@@ -7,8 +7,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from errno import EISDIR
 from html.parser import HTMLParser
@@ -22,7 +23,10 @@ from sw_audit.fact import write_location
 from sw_audit.leftovers import clear, list_abandoned, name_temporary
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import Policy
+from sw_audit.printable import printable_json
 from sw_audit.record.baseline import Baseline
+from sw_audit.record.digest import RecordDigest, compare_digests, digest_document
+from sw_audit.record.page_digest import is_page_whole
 from sw_audit.record.record import Record
 from sw_audit.record.upgrades import upgrade_document
 
@@ -33,21 +37,107 @@ def encode_record(record: Record) -> str:
     """Write a record as JSON, two spaces a level; a list of plain values stays on one line.
 
     `decode_record(encode_record(record)) == record`: numbers are written so that they are read back to the
-    last bit, and none is ever NaN or infinite.
+    last bit, and none is ever NaN or infinite. The key `digest` says what the rest comes to.
     """
+    return "".join(_write(make_document(record), "\n")) + "\n"
+
+
+def make_document(record: Record) -> dict[str, Any]:
+    """Return a record as the JSON document that is written, its digest included."""
     document = record.model_dump(mode="json", by_alias=True)
-    return "".join(_write(document, "\n")) + "\n"
+    return {**document, "digest": digest_document(document).model_dump()}
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why a record may not be what was written.
+
+    Attributes:
+        where: The part, such as `models[llama-w4].verdicts[perplexity-ratio]`.
+        found: What was found there, as a clause.
+        open: Whether it merely cannot be told; else it was changed.
+    """
+
+    where: str
+    found: str
+    open: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.found}"
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """A record as it was read, with what tells whether it is what was written.
+
+    Attributes:
+        record: The record, in the current form.
+        digest: The digest that it carries; `None` if it has none, as those of before schema 4.
+        changed: The parts in which it is not what its digest was made of.
+        text: Its JSON as it was found.
+        former: Whether it was written in a form of before records carried a digest.
+        page: The whole page that carried it; `None` if it was a file of its own.
+    """
+
+    record: Record
+    digest: RecordDigest | None
+    changed: tuple[str, ...]
+    text: str
+    former: bool = False
+    page: str | None = None
+
+    @property
+    def canonical(self) -> bool:
+        """Whether its JSON is, character for character, what is written for such a record."""
+        write = encode_record if self.page is None else embed_record
+        return self.text == write(self.record)
+
+    def list_doubts(self) -> list[Doubt]:
+        """Name what tells that this is not what was written, as far as digests and form can tell."""
+        doubts = [Doubt(place, "it is not what the record's digest was made of") for place in self.changed]
+        if self.digest is None:
+            doubts.append(Doubt("digest", "it carries none, so nothing tells whether it was changed", self.former))
+        elif not doubts and not self.canonical:
+            doubts.append(Doubt("record", "its JSON says the same and is written otherwise"))
+        if self.page is not None and (whole := is_page_whole(self.page)) is not True:
+            found = "it carries no digest" if whole is None else "it is not what its digest was made of"
+            doubts.append(Doubt("page", found, self.former))
+        return doubts
 
 
 def decode_record(text: str, origin: str = "record") -> Record:
-    """Read a record.
+    """Read a record; whether it is what was written is not looked at.
 
     `origin` says in error messages where it comes from.
 
     Raises:
         RecordError: If it is not JSON, of an unknown schema, or says something that a record cannot say.
     """
-    document = upgrade_document(_parse(text, origin), origin)
+    return decode_stored(text, origin).record
+
+
+def decode_stored(text: str, origin: str = "record") -> StoredRecord:
+    """Read a record with its digest; see `decode_record`."""
+    parsed = _parse(text, origin)
+    document = dict(upgrade_document(parsed, origin))
+    carried = document.pop("digest", None)
+    record = _validate(document, origin)
+    try:
+        digest = None if carried is None else RecordDigest.model_validate(carried)
+    except ValidationError as error:
+        raise RecordError(f"record {origin}, key digest", "it is no digest of a record", _REMEDY) from error
+    found = digest_document(record.model_dump(mode="json", by_alias=True))
+    changed = () if digest is None else compare_digests(digest, found)
+    return StoredRecord(record, digest, changed, text, former=parsed["schema"] != document["schema"])
+
+
+def embed_record(record: Record) -> str:
+    """Write a record as JSON that cannot end the element of a page that it stands in."""
+    text = json.dumps(make_document(record), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return printable_json(text).replace("<", r"\u003c")
+
+
+def _validate(document: dict[str, Any], origin: str) -> Record:
     try:
         # Through JSON again, for in strict mode pydantic reads tuples and enums only from JSON.
         return Record.model_validate_json(json.dumps(document), strict=True)
@@ -115,9 +205,12 @@ def json_schema() -> dict[str, dict[str, Any]]:
 
     A policy may leave out whatever has a default. A record as it is written leaves nothing out.
     """
+    record = Record.model_json_schema(mode="serialization")
+    record["properties"]["digest"] = RecordDigest.model_json_schema(mode="serialization")
+    record["required"].append("digest")
     return {
         "policy": {"$schema": _DIALECT, **Policy.model_json_schema(mode="validation")},
-        "record": {"$schema": _DIALECT, **Record.model_json_schema(mode="serialization")},
+        "record": {"$schema": _DIALECT, **record},
     }
 
 
@@ -231,26 +324,31 @@ def check_writable(folder: Path) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """Read a record from a JSON file, or from an HTML report that carries it.
+    """Read a record from a JSON file, or from an HTML report that carries it; see `open_stored`."""
+    return open_stored(path).record
+
+
+def open_stored(path: Path) -> StoredRecord:
+    """Read a record with its digest from a JSON file, or from an HTML report that carries it.
 
     Raises:
         RecordError: If there is no such file, it carries no record, or the record cannot be used.
     """
     asked = f"record {path}"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecordError(asked, "it is not text in UTF-8", "give record.json or report.html") from error
     except OSError as error:
         raise RecordError(asked, _reason(error), "give record.json or report.html") from error
     if path.suffix.lower() not in (".html", ".htm"):
-        return decode_record(text, str(path))
+        return decode_stored(text, str(path))
     finder = _RecordFinder()
     finder.feed(text)
     finder.close()
     if finder.text is None:
         raise RecordError(asked, "this page carries no record", "give the record.json that it was made from")
-    return decode_record(finder.text, str(path))
+    return replace(decode_stored(finder.text, str(path)), page=text)
 
 
 class _RecordFinder(HTMLParser):
@@ -351,17 +449,37 @@ def find_baseline_file(named: str) -> Path:
     return path / "record.json" if (path / "record.json").is_file() else path
 
 
-def open_baseline(named: str) -> Record:
+def open_baseline(named: str, *, unverified: bool = False) -> Record:
     """Read the record of a baseline.
 
     It is named by its name, by the path of a record, or of a folder with a `record.json`.
 
     Raises:
-        RecordError: If there is none, or it cannot be used.
+        RecordError: If there is none, it cannot be used, or, unless `unverified`, it is not what was written.
     """
+    stored = open_stored_baseline(named)
+    if not unverified:
+        refuse_doubts(named, stored.list_doubts())
+    return stored.record
+
+
+def refuse_doubts(named: str, doubts: Sequence[Doubt]) -> None:
+    """Refuse a record that may not be what was written.
+
+    Raises:
+        RecordError: If there is any doubt.
+    """
+    if doubts:
+        more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
+        remedy = "see `sw-audit verify`; give --unverified to take it as it is"
+        raise RecordError(f"record {named}", f"it does not verify: {doubts[0]}{more}", remedy)
+
+
+def open_stored_baseline(named: str) -> StoredRecord:
+    """Read the record of a baseline with its digest; see `open_baseline`."""
     path = find_baseline_file(named)
     if path.is_file() or not is_name(named):
-        return read_record(path)
+        return open_stored(path)
     known = list_baselines()
     near = get_close_matches(named, known, n=1, cutoff=0.4)
     remedy = f"did you mean {near[0]!r}?" if near else "keep one with `sw-audit audit MODEL --save NAME`"
@@ -378,7 +496,7 @@ def find_baseline(policy: Policy, model: ModelPolicy) -> Baseline | None:
     """
     if policy.compare is None:
         return None
-    record = open_baseline(policy.compare)
+    record = open_baseline(policy.compare, unverified=policy.unverified)
     parent = policy.find_parent(model)
     return choose_baseline(record, policy.compare, [model.id, *([parent.id] if parent else [])])
 

@@ -16,7 +16,7 @@ from sw_audit.record.arm import SUBSET_PARTS
 
 Document: TypeAlias = dict[str, Any]
 
-CURRENT = 3
+CURRENT = 4
 
 _OF_ONE_MODEL = {
     "locations": "location",
@@ -132,7 +132,16 @@ def _forget_resamples(document: Document) -> Document:
     return {**document, "policy": policy}
 
 
-STEPS: Mapping[int, Callable[[Document], Document]] = {1: _gather_by_model, 2: _forget_resamples}
+def _have_no_digest(document: Document) -> Document:
+    """From schema 3 to 4: a record carries a digest of itself, which one of before cannot have."""
+    return {key: value for key, value in document.items() if key != "digest"}
+
+
+STEPS: Mapping[int, Callable[[Document], Document]] = {
+    1: _gather_by_model,
+    2: _forget_resamples,
+    3: _have_no_digest,
+}
 """From a schema number to the step that leads to the next one."""
 
 

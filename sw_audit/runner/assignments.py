@@ -165,7 +165,7 @@ def order_series_audit(settings: AuditSettings, root: Path) -> SeriesOrder:
     run.preflight(policy.model_copy(update={"models": () if above is None else (above,)}))
     choose_checks(settings.checks, policy, model)
     if policy.compare is not None:
-        open_baseline(policy.compare)
+        open_baseline(policy.compare, unverified=policy.unverified)
     name = _stem(settings.policy) if settings.policy else "models"
     return SeriesOrder(policy, model, settings.checks, name, settings.save is not None, origin)
 

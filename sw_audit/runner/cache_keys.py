@@ -31,6 +31,7 @@ _JUDGED = (
     "minimum_windows",
     "budget",
     "memory",
+    "unverified",
     "redaction",
 )
 # What a model by itself goes on with, of what is said of descendants.

@@ -158,6 +158,12 @@ OPTIONS = {
             overlaid=True,
         ),
         AuditOption(
+            "unverified",
+            "switch",
+            "Take the baseline's record though it does not verify: it was changed, or carries no digest.",
+            overlaid=True,
+        ),
+        AuditOption(
             "no-redaction",
             "switch",
             "Leave home folders, user names in paths, and secrets in what is written; by default they become "

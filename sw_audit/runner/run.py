@@ -24,10 +24,9 @@ from sw_audit.checkpoint.live import name_live_model, open_live_model
 from sw_audit.checkpoint.loading import import_models
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.streaming import count_bytes_read
-from sw_audit.checks.judging import is_left_out, judge_failure, judge_result, list_checks, set_level
+from sw_audit.checks.judging import is_left_out, judge_verdicts, list_checks
 from sw_audit.checks.recovery_plan import plan_recovery
 from sw_audit.checks.registry import find_checks
-from sw_audit.checks.waivers import apply_waivers
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.text import check_corpus
 from sw_audit.errors import BrokenWeightsError, InputError, UnfitCheckpointError
@@ -335,14 +334,8 @@ def measure_model(
 
 
 def judge_model(model: _Model, policy: Policy, checks: Sequence[str]) -> _Model:
-    """Return a measured model with its verdicts, the policy's waivers put on them."""
-    verdicts = (
-        tuple(set_level(verdict, policy) for verdict in judge_failure(model, policy, checks))
-        if isinstance(model, ModelFailure)
-        else judge_result(model, policy, checks)
-    )
-    today = datetime.now(UTC).date()
-    return model.model_copy(update={"verdicts": apply_waivers(verdicts, policy.waivers, today)})
+    """Return a measured model with its verdicts, by the waivers that hold today."""
+    return model.model_copy(update={"verdicts": judge_verdicts(model, policy, checks, datetime.now(UTC).date())})
 
 
 def compose_record(

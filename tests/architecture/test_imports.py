@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": BASE | {"checkpoint"},
     "export": BASE | {"__init__", "checkpoint", "arms", "quantize"},
     "files": BASE | {"checkpoint", "checks", "gguf_file"},
+    "evidence": BASE | {"__init__", "checks", "checkpoint", "corpus", "specimen"},
     "runner": BASE
     | {
         "__init__",
@@ -67,7 +68,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "training": BASE | {"checkpoint", "critical", "locate", "measure", "checks"},
     "cli": BASE
-    | {"defect", "__init__", "checkpoint", "checks", "corpus", "export", "index", "locate", "runner", "specimen"},
+    | {"defect", "__init__", "checkpoint", "checks", "corpus", "evidence", "export", "index", "locate"}
+    | {"runner", "specimen"},
     "ci": {"cli", "errors", "printable"},
     "sw_audit_reports": BASE | {"checks"},
     "pytest_sw_audit": BASE | {"__init__", "checkpoint", "checks", "runner"},

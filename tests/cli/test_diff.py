@@ -39,7 +39,8 @@ def compare(program: Program) -> object:
     def run(before: Record, after: Record, *options: str) -> Ending:
         keep_baseline("before", before)
         (program.folder / "after.json").write_text(encode_record(after), encoding="utf-8")
-        return program.run("diff", "before", "after.json", *options)
+        # These records were made up, and not all of their verdicts follow.
+        return program.run("diff", "before", "after.json", "--unverified", *options)
 
     return run
 

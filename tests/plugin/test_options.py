@@ -85,6 +85,7 @@ def test_every_setting_has_an_ini_key_of_its_type(
         "out": "elsewhere",
         "no_report": True,
         "save": "before",
+        "unverified": True,
         "cache_dir": "remembered",
         "cache_size": "1GB",
         "cache_age": "3d",

@@ -64,6 +64,7 @@ from sw_audit.record.arm import (
 from sw_audit.record.checkpoint import Contradiction, Export, HeldWeight
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, CriticalSet, Effect
 from sw_audit.record.descent import RetainedScalar
+from sw_audit.record.digest import RecordDigest
 from sw_audit.record.files import (
     ChangedSetting,
     ChangedTensor,
@@ -87,6 +88,7 @@ GAIN = ScalarAddress(parameter="model.norm.weight", index=(17,))
 EFFECT = Effect(ratio=22.5, low=20.0, high=25.0, windows=4)
 BESIDE = (
     MemoryUse(budget=1 << 30, program=300 << 20, peak=900 << 20, weights_read=5 << 30),
+    RecordDigest(sha256=64 * "a", parts={"created": 16 * "b"}),
     Contradiction(where="it.gguf", said="its name says Q4_K_M", stored="most is Q2_K"),
     make_evidence(),
     *list_lineage(),

@@ -94,17 +94,9 @@ def test_every_number_and_every_text_comes_back_to_the_last_bit(numbers: list[fl
 
 def test_the_document_has_the_keys_that_readers_count_on() -> None:
     document = json.loads(encode_record(RECORD))
-    assert document.keys() == {
-        "schema",
-        "tool",
-        "created",
-        "environment",
-        "policy",
-        "origin",
-        "models",
-        "redacted",
-    }
-    assert document["schema"] == 3
+    keys = {"schema", "tool", "created", "environment", "policy", "origin", "models", "redacted", "digest"}
+    assert document.keys() == keys
+    assert document["schema"] == 4
     assert [model["kind"] for model in document["models"]] == ["result", "result", "result", "failure"]
     result, failure = document["models"][0], document["models"][-1]
     assert {"model", "protocol", "location", "measurements", "verdicts"} <= result.keys()
@@ -117,7 +109,7 @@ def test_the_document_has_the_keys_that_readers_count_on() -> None:
 
 def test_plain_lists_stay_on_one_line_and_tables_are_indented() -> None:
     lines = encode_record(RECORD).splitlines()
-    assert lines[:2] == ["{", '  "schema": 3,']
+    assert lines[:2] == ["{", '  "schema": 4,']
     assert any(line.strip().startswith('"nats": [') and line.strip().endswith("],") for line in lines)
 
 
@@ -176,7 +168,7 @@ def test_a_written_record_is_what_its_schema_says() -> None:
             model["measurements"] = model["measurements"][:6]
     validator = jsonschema.Draft202012Validator(schema)
     validator.validate(document)
-    changes: tuple[dict[str, Any], ...] = ({"surprise": 1}, {"schema": 4}, {"verdicts": []}, {"models": [{}]})
+    changes: tuple[dict[str, Any], ...] = ({"surprise": 1}, {"schema": 5}, {"verdicts": []}, {"models": [{}]})
     for broken in changes:
         assert not validator.is_valid({**document, **broken})
 
@@ -194,8 +186,8 @@ def test_a_policy_is_what_its_schema_says() -> None:
 
 
 def test_a_newer_schema_is_refused_and_says_what_to_install() -> None:
-    message = complain(edit_record(schema=4))
-    assert "schema 4, newer than 3" in message
+    message = complain(edit_record(schema=5))
+    assert "schema 5, newer than 4" in message
     assert "install a newer sw-audit" in message
 
 

@@ -25,7 +25,7 @@ from support.pages import ParsedPage, parse_page
 from support.sections import render_example
 from sw_audit_reports import html as html_page
 from sw_audit_reports.elements import Element, make_paragraph, make_table, text
-from sw_audit_reports.html import RECORD_ID, render_html
+from sw_audit_reports.html import render_html
 from sw_audit_reports.sections import SECTIONS, Context, section
 
 from sw_audit.checks.registry import find_checks
@@ -35,7 +35,7 @@ from sw_audit.record.arm import PRUNED, Arm, Custom
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.rendering import render_record
-from sw_audit.record.store import decode_record, read_record, write_text
+from sw_audit.record.store import EMBEDDED_ID, decode_record, read_record, write_text
 from sw_audit.record.verdict import Status, Verdict
 
 HOSTILE = "</script></style><script>alert(1)</script><img src=http://evil.test/x onerror=alert(1)>\"'<!--"
@@ -156,7 +156,7 @@ def test_nothing_is_loaded_from_outside_and_nothing_runs(name: str) -> None:
             assert not key.startswith("on")
             assert key not in {"href", "xlink:href"} or value.startswith("#") or value == "data:,"
     *sorting, script = page.find("script")
-    assert script.attributes == {"type": "application/json", "id": RECORD_ID}
+    assert script.attributes == {"type": "application/json", "id": EMBEDDED_ID}
     assert [one.text for one in sorting] == ([SORTING] if name.startswith("many") else [])
     [style] = page.find("style")
     assert "url(" not in style.text
@@ -182,7 +182,7 @@ def test_the_record_inside_decodes_to_the_same_record(name: str) -> None:
     *others, script = page.find("script")
     assert decode_record(script.text) == record
     assert "<" not in script.text
-    assert json.loads(script.text)["schema"] == 3
+    assert json.loads(script.text)["schema"] == 4
     assert html.count("</script>") == 1 + len(others)
 
 
@@ -299,12 +299,12 @@ def test_a_page_of_many_models_leaves_out_a_record_that_is_too_long_and_says_so(
 ) -> None:
     monkeypatch.setattr(html_page, "_LARGEST", 100)
     html = render_html(make_many())
-    assert f'id="{RECORD_ID}"' not in html
+    assert f'id="{EMBEDDED_ID}"' not in html
     assert "too long to be carried inside" in html
     (tmp_path / "report.html").write_text(html)
     with pytest.raises(RecordError, match=r"carries no record; give the record\.json that it was made from"):
         read_record(tmp_path / "report.html")
-    assert f'id="{RECORD_ID}"' in render_html(compose(make_evidence(windows=8)))
+    assert f'id="{EMBEDDED_ID}"' in render_html(compose(make_evidence(windows=8)))
 
 
 def test_a_section_that_registers_itself_is_on_the_page_in_its_place_where_it_has_something_to_show() -> None:

@@ -78,7 +78,6 @@ def install(replace: Callable[[object, str, object], None]) -> None:
         return real(verdict, policy) if LAWS in os.environ else verdict
 
     replace(judging, "set_level", set_level)
-    replace(run, "set_level", set_level)
     replace(run, "preflight", lambda _policy: None)
     replace(opening, "open_checkpoint", open_checkpoint)
     replace(single, "locate_model", lambda _checkpoint: make_location())
