@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +20,7 @@ from sw_audit.record.labels import label_status
 from sw_audit.record.record import AuditedModel, ModelFailure, Record
 from sw_audit.record.verdict import Status, Verdict
 from sw_audit_reports.sections.checks import describe_check
+from sw_audit_reports.text import write_utc
 from sw_audit_reports.verdicts import summarize_record
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -51,10 +51,11 @@ def render_sarif(record: Record) -> str:
         if verdict.status in (Status.FAIL, Status.INCONCLUSIVE)
     ]
     results += [_make_failure(failure, record, places[NOT_AUDITED]) for failure in unjudged]
+    ended = {} if (time := write_utc(record.created)) is None else {"endTimeUtc": time}
     driver = {"name": "sw-audit", "version": printable(record.tool.version), "rules": rules}
     run = {
         "tool": {"driver": driver},
-        "invocations": [{"executionSuccessful": not unjudged, **_write_time(record.created)}],
+        "invocations": [{"executionSuccessful": not unjudged, **ended}],
         "columnKind": "unicodeCodePoints",
         "results": results,
         "properties": {"summary": printable(summarize_record(record))},
@@ -184,12 +185,3 @@ def _message(text: str) -> dict[str, str]:
     """Make a message that is shown as it is: braces would be placeholders, and `[...](...)` a link."""
     shown = printable(text, longest=10_000)
     return {"text": shown.replace("{", "{{").replace("}", "}}").replace("](", "] (")}
-
-
-def _write_time(created: str) -> dict[str, str]:
-    """Tell when the record was made in the form that SARIF knows; nothing if it does not say."""
-    try:
-        ended = datetime.fromisoformat(created).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return {}
-    return {"endTimeUtc": ended.isoformat(timespec="seconds").replace("+00:00", "Z")}

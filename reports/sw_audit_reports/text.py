@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 NOT_FINITE = "not finite"
 NOT_MEASURED = "not measured"
@@ -128,6 +129,15 @@ def format_change(value: float | None, before: float) -> str:
         return NOTHING
     shown = format_percent(value / before - 1)
     return f"+{shown}" if value / before > 1 else shown
+
+
+def write_utc(moment: str) -> str | None:
+    """Write a moment as schemas want it, such as `2027-03-31T12:00:00Z`; `None` where it is none."""
+    try:
+        found = datetime.fromisoformat(moment).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return found.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _shorten(text: str) -> str:

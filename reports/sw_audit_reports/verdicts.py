@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from sw_audit.checks.registry import Unit, find_checks
 from sw_audit.record.arm import Purpose
+from sw_audit.record.identity import Protocol
+from sw_audit.record.labels import label_evidence
 from sw_audit.record.measurement import Measurement
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.standing import conclude, conclude_model, find_deciding, rank_worst_first
@@ -146,6 +148,47 @@ def list_figures(verdicts: Iterable[Verdict], unit: Unit) -> dict[str, Verdict |
     for verdict in _select(verdicts, unit):
         concluded += [verdict, *verdict.findings]
     return {figure.arm: figure for figure in concluded if figure.arm is not None}
+
+
+class Metric(NamedTuple):
+    """A figure of a model, for documents that list what was measured.
+
+    Attributes:
+        name: What was measured, and of what kind the figure is.
+        value: The figure.
+        protocol: How it was measured.
+        evidence: On how much.
+        low: Lower end of its interval; `None` without one.
+        high: Upper end.
+        verdict: The verdict that it decided; `None` of what is only reported.
+    """
+
+    name: str
+    value: float
+    protocol: Protocol
+    evidence: str
+    low: float | None = None
+    high: float | None = None
+    verdict: Verdict | None = None
+
+
+def list_metrics(result: ModelResult) -> list[Metric]:
+    """List the figures of a model that were measured on text or items: its own, then what verdicts came to."""
+    texts = () if result.descent is None else result.descent.texts
+    protocols = {one.signature: one for one in (result.protocol, *(text.protocol for text in texts))}
+    metrics, own = list[Metric](), result.unedited
+    if own is not None and (perplexity := own.loss.perplexity) is not None:
+        measured = count(len(own.loss.tokens), "window")
+        metrics.append(Metric("perplexity", perplexity, protocols.get(own.protocol, result.protocol), measured))
+    if own is not None and own.choices is not None:
+        items = count(len(own.choices.correct), "item")
+        metrics.append(Metric("multiple-choice accuracy", own.choices.accuracy, result.protocol, items))
+    for one in result.verdicts:
+        if one.observed is not None and one.protocol in protocols:
+            measured = "no sample" if one.evidence is None else label_evidence(one.evidence)
+            ends = (one.low, one.high)
+            metrics.append(Metric(one.quantity, one.observed, protocols[one.protocol], measured, *ends, one))
+    return metrics
 
 
 def find_verdict(verdicts: Iterable[Verdict], unit: Unit, purpose: Purpose) -> Verdict | None:

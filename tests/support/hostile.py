@@ -28,6 +28,12 @@ def hostile_texts() -> st.SearchStrategy[str]:
 def make_hostile(text: str) -> Record:
     """Return a record of a descendant, waived and failing, and of a model that could not be audited."""
     waiver = Waiver.model_construct(check="*", model="*", until=date(2999, 1, 1), owner=text, reason=text)
+    pair = make_descent_evidence()
+    named = {"id": text, "source": text, "revision": text, "family": text, "architecture": text, "digest": text}
+    files = tuple(file.model_copy(update={"path": text, "sha256": text}) for file in pair.model.files)
+    identity = pair.model.model_copy(update={**named, "files": files})
+    corpus = pair.protocol.corpus.model_copy(update={"name": text})
+    protocol = pair.protocol.model_copy(update={"corpus": corpus, "tokenizer": text})
     verdicts = tuple(
         Verdict.model_construct(
             check=check,
@@ -41,7 +47,7 @@ def make_hostile(text: str) -> Record:
             because=text,
             remedy=text,
             coordinates=(text,),
-            protocol="p",
+            protocol=protocol.signature,
             waiver=held,
         )
         for check, status, held in (
@@ -50,14 +56,8 @@ def make_hostile(text: str) -> Record:
             (f"{text}!", Status.FAIL, waiver),
         )
     )
-    pair = make_descent_evidence()
-    named = {"id": text, "source": text, "revision": text, "family": text, "architecture": text, "digest": text}
-    files = tuple(file.model_copy(update={"path": text, "sha256": text}) for file in pair.model.files)
-    identity = pair.model.model_copy(update={**named, "files": files})
-    corpus = pair.protocol.corpus.model_copy(update={"name": text})
-    protocol = pair.protocol.model_copy(update={"corpus": corpus, "tokenizer": text})
     assert pair.descent is not None
-    descent = pair.descent.model_copy(update={"parent": identity.model_copy(update={"id": f"{text} parent"})})
+    descent = pair.descent.model_copy(update={"parent": identity.model_copy(update={"id": f"parent {text}"})})
     changes = {"model": identity, "protocol": protocol, "descent": descent, "verdicts": verdicts, "notes": (text,)}
     failure = ModelFailure.model_construct(model=f"{text} gone", message=text, checks=("perplexity-ratio", text))
     origin = PolicyOrigin.model_construct(path=text, models={text: 3}, checks={text: 7}, waivers=(9,), whole=True)
