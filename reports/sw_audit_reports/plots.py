@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair
 
@@ -16,6 +17,9 @@ from sw_audit_reports.verdicts import Estimate
 
 OFF_SCALE = "A triangle at the edge marks a perplexity that is not finite."
 CHANGED, UNCHANGED = "changed", "as they were"
+_SHADES, _FAINTEST, _WIDEST = 24, 0.04, 72
+_REACH = 1000.0
+"""The largest magnitude of a heat map over the one from which on all are drawn alike."""
 
 
 def place_on_layer(
@@ -219,4 +223,125 @@ def _lay_out_arms(layout: Layout, keys: Sequence[str], look: RowsLook) -> tuple[
         reference = read_rows("baseline").mark_rule(**theme.REFERENCE).encode(x=altair.X("baseline:Q"))
         layers.insert(0, reference)
     padding = {"left": left, "right": right, "top": 8, "bottom": 44}
+    return layers, {"width": width, "height": step * len(keys), "padding": padding, "autosize": {"type": "none"}}
+
+
+class Panel(NamedTuple):
+    """One of the panels of a heat map, one above the other.
+
+    Attributes:
+        title: What it shows.
+        lines: What each row is called.
+        magnitudes: By row and column; `None` is not finite.
+        framed: Row and column of a cell to be pointed out.
+    """
+
+    title: str
+    lines: Sequence[str]
+    magnitudes: Sequence[Sequence[float | None]]
+    framed: tuple[int, int] | None = None
+
+
+def plot_heat(
+    panels: Sequence[Panel], columns: Sequence[int], across: str, style: Style, marked: Sequence[int] = ()
+) -> tuple[Plot, dict[str, Rows]]:
+    """Plot magnitudes as cells, the larger the darker, on one logarithmic scale for all panels.
+
+    What is not finite is an empty frame.
+
+    Args:
+        panels: What is shown, of as many columns each.
+        columns: What each column is called.
+        across: What columns are.
+        style: Whose colour it is.
+        marked: Columns through which a line is drawn.
+    """
+    rows: dict[str, Rows] = {"heads": [], "lines": [], "cells": [], "frames": [], "marks": []}
+    low, high = _fit_shades(panels)
+    span = math.log(high / low)
+    keys: list[str] = []
+    for panel in panels:
+        keys.append(f"{len(keys):03d}")
+        rows["heads"].append({"key": keys[-1], "label": panel.title})
+        for row, (line, magnitudes) in enumerate(zip(panel.lines, panel.magnitudes, strict=True)):
+            keys.append(f"{len(keys):03d}")
+            rows["lines"].append({"key": keys[-1], "label": line})
+            for column, value in zip(columns, magnitudes, strict=True):
+                # So many shades can be told apart; cells of one shade are drawn as one.
+                shade = round(_SHADES * math.log(max(value or low, low) / low) / span) / _SHADES
+                place = {"key": keys[-1], "column": column, "finite": value is not None}
+                rows["cells"].append({**place, "value": low * math.exp(shade * span)})
+            if panel.framed is not None and panel.framed[0] == row:
+                rows["frames"].append({"key": keys[-1], "column": columns[panel.framed[1]]})
+    rows["cells"].sort(key=lambda cell: float(cell["value"]))
+    rows["marks"] = [
+        {"column": column, "key": keys[0], "label": ""} for column in sorted(set(marked) & {*columns})
+    ]
+    if rows["marks"]:
+        rows["marks"][-1]["label"] = "super weight"
+    return (lambda layout: _lay_out_heat(layout, keys, columns, across, style, (low, high))), rows
+
+
+def _fit_shades(panels: Iterable[Panel]) -> tuple[float, float]:
+    every = [value for panel in panels for line in panel.magnitudes for value in line if value]
+    high = max(every, default=1.0)
+    return min(max(min(every, default=1.0), high / _REACH), high / 2), high
+
+
+def describe_cells(panels: Sequence[Panel]) -> Iterator[str]:
+    """Say what the cells of a heat map mean, as far as there are any such."""
+    low, _ = _fit_shades(panels)
+    every = [value for panel in panels for line in panel.magnitudes for value in line]
+    if any(value is not None and value < low for value in every):
+        yield f"All below {format_number(low, 2)} are drawn alike."
+    if None in every:
+        yield "An empty frame marks what is not finite."
+
+
+def _lay_out_heat(
+    layout: Layout,
+    keys: Sequence[str],
+    columns: Sequence[int],
+    across: str,
+    style: Style,
+    reach: tuple[float, float],
+) -> tuple[Layers, dict[str, Any]]:
+    left, right, top, bottom = 96, 12, 34, 44
+    # Whole pixels, of which fewer digits are written.
+    width = len(columns) * max(1, min(_WIDEST, (layout.width - left - right) // len(columns)))
+    step = max(7, min(18, 620 // len(keys)))
+    fits = max(1, width // 28)
+    ticks = columns[:: math.ceil(len(columns) / fits)]
+    axis = altair.Axis(title=across, values=list(ticks), labelAngle=0, domain=False, ticks=False)
+    x = altair.X("column:O", scale=altair.Scale(domain=list(columns), paddingInner=0, paddingOuter=0), axis=axis)
+    y = altair.Y("key:N", axis=None, scale=altair.Scale(domain=list(keys), paddingInner=0, paddingOuter=0))
+    low, high = reach
+    legend = altair.Legend(
+        values=[low * (high / low) ** (part / 3) for part in range(4)],
+        offset=10,
+        columns=4,
+        columnPadding=14,
+        symbolType="square",
+        symbolSize=160,
+        symbolFillColor=style.colour,
+        labelExpr="format(datum.value, datum.value >= 1e5 || datum.value < 1e-3 ? '.1~e' : ',.2~r')",
+    )
+    scale = altair.Scale(type="log", domain=[low, high], range=[_FAINTEST, 1])
+    shade = altair.Opacity("value:Q", scale=scale, legend=legend)
+    cells = read_rows("cells").encode(x=x, y=y)
+    heads, lines = read_rows("heads").encode(y=y), read_rows("lines").encode(y=y)
+    marks = read_rows("marks").encode(x=x)
+    lifted = 1 if step < 13 else 0
+    layers = [
+        cells.transform_filter("datum.finite").mark_rect(color=style.colour).encode(opacity=shade),
+        cells.transform_filter("!datum.finite").mark_rect(filled=False, stroke=theme.MUTED, strokeWidth=0.5),
+        read_rows("frames").mark_rect(filled=False, stroke=theme.TOUCHED.colour, strokeWidth=2.5).encode(x=x, y=y),
+        marks.mark_rule(**theme.REFERENCE),
+        marks.mark_text(color=theme.MUTED, align="left", dx=5).encode(y=y, text="label:N"),
+        heads.mark_text(align="left", fontWeight="bold").encode(x=theme.at_x(-left + 8), text="label:N"),
+        lines.mark_text(align="right", limit=left - 16, fontSize=min(12, step + lifted)).encode(
+            x=theme.at_x(-8), text="label:N"
+        ),
+    ]
+    padding = {"left": left, "right": right, "top": top, "bottom": bottom}
     return layers, {"width": width, "height": step * len(keys), "padding": padding, "autosize": {"type": "none"}}

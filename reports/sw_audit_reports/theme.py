@@ -83,6 +83,7 @@ def theme() -> altair.theme.ThemeConfig:
         },
         "line": {"strokeWidth": 1.8, **quiet},
         "rule": {"strokeWidth": 2, **quiet},
+        "rect": quiet,
         "tick": {"color": INK, **quiet},
         "text": {"color": INK, "fontSize": 12, **quiet},
         "point": {"filled": True, "size": 60, "opacity": 1},

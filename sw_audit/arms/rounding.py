@@ -5,7 +5,9 @@ Arms that round alike share what is rounded, but for a matrix of which one keeps
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from sw_audit.arms.apply import LayerContext, register
 from sw_audit.arms.matrices import index_scalars, keep_scalars_of, packed_matrix_replaced
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix
+from sw_audit.policy.recipe import count_bits
 from sw_audit.policy.targets import is_targeted
 from sw_audit.quantize.calibration import Calibration, weigh_columns
 from sw_audit.quantize.rtn import round_to_nearest
@@ -28,6 +31,25 @@ def _restrict(action: Quantize, layer: DecoderLayer) -> Quantize:
     return (
         action.model_copy(update={"holdout": keep_scalars_of(action.holdout, layer)}) if action.holdout else action
     )
+
+
+def count_stored_bits(action: Quantize, layers: Iterable[DecoderLayer]) -> tuple[float, int]:
+    """Count what would be stored for the decoder's matrices if they were rounded by an action.
+
+    Returns:
+        Bits over the number of weights, scales and held-out scalars included (see `count_bits`); what is not among
+        the targets counts with the bits of its dtype. And how many matrices these are.
+    """
+    held = Counter((group.parameter, group.expert) for group in action.holdout for _ in group.rows)
+    bits, weights, left = 0.0, 0, 0
+    for matrix in (matrix for layer in layers for matrix in layer.matrices):
+        size = math.prod(matrix.shape)
+        weights += size
+        if is_targeted(matrix.parameter, action.targets, action.ignore):
+            bits += count_bits(action.recipe, matrix.shape, held[matrix.parameter, matrix.expert])
+        else:
+            bits, left = bits + 8 * size * matrix.tensor.element_size(), left + 1
+    return bits / weights, left
 
 
 @register(Quantize, touches=_rounds_something, restrict=_restrict)

@@ -22,9 +22,11 @@ from sw_audit.checkpoint.families import mixes_tokens
 from sw_audit.checkpoint.matrices import DecoderLayer, copy_rows, split_call, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.side_by_side import in_this_job, run_side_by_side
+from sw_audit.measure.maps import map_activations
 from sw_audit.record.address import group_addresses
 from sw_audit.record.arm import BASELINE, PRUNED, Arm, Scale
 from sw_audit.record.location import Contribution, LayerMechanism, Location, Mechanism, SuperActivation
+from sw_audit.record.maps import ActivationMap
 
 _IMPLEMENTATION = "_attn_implementation_internal"
 # What is left unexplained may be so much of what was added, and so many roundings of the stream itself.
@@ -33,20 +35,26 @@ _RELATIVE, _ROUNDINGS = 1e-3, 4.0
 _NEAR = 1e-3
 
 
-def follow_super_activations(checkpoint: Checkpoint, location: Location) -> tuple[Mechanism, ...]:
+def follow_super_activations(
+    checkpoint: Checkpoint, location: Location
+) -> tuple[tuple[Mechanism, ...], ActivationMap | None]:
     """Take the layers apart at each super activation, as the model is and with its super weights zeroed.
 
     Four forward passes on the locating prompt: `see_with_attention` with and without the super weights. The
     paper says that the skip connections carry the super activation and that pruning takes 75 % of it away (Yu et
     al. 2024, section 3.2, figure 4), and that attention stays on its token (appendix): here each is measured. The
     model is bit-identical afterwards, and attends as before. No entry where a pass is not finite.
+
+    Returns:
+        What was followed, and the same passes by layer and token; nothing where there are no super weights.
     """
     if not location.super_weights:
-        return ()
+        return (), None
     arm = Arm(purpose=PRUNED, acts=(Scale(addresses=group_addresses(location.addresses), factor=0.0),))
     intact, pruned = see_with_attention(checkpoint, location.token_ids, (BASELINE, arm))
     followed = (_follow(activation, intact, pruned) for activation in location.super_activations)
-    return tuple(mechanism for mechanism in followed if mechanism is not None)
+    seen = map_activations(checkpoint.tokenizer, location, *map(list_leaving, (intact, pruned)))
+    return tuple(mechanism for mechanism in followed if mechanism is not None), seen
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,11 @@ class LayerParts:
     middle: Tensor | None
     leaving: Tensor
     weights: Tensor | None
+
+
+def list_leaving(layers: Sequence[LayerParts]) -> list[Tensor]:
+    """List what goes out of each layer."""
+    return [parts.leaving for parts in layers]
 
 
 def see_with_attention(

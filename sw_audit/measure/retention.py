@@ -14,11 +14,13 @@ from sw_audit.locate.probe import Probe, probe_prompt
 from sw_audit.locate.settings import DEFAULT_SETTINGS
 from sw_audit.locate.trace import find_span
 from sw_audit.measure.critical_scalars import read_critical_scalars
-from sw_audit.measure.mechanism import LayerParts, measure_attended, see_with_attention
+from sw_audit.measure.maps import map_activations, read_neighbourhood
+from sw_audit.measure.mechanism import LayerParts, list_leaving, measure_attended, see_with_attention
 from sw_audit.record.address import WeightAddress
 from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
 from sw_audit.record.descent import RetainedActivation, RetainedWeight
 from sw_audit.record.location import Location, SuperActivation, SuperWeight
+from sw_audit.record.maps import ActivationMap
 
 
 def compare_with_baseline(checkpoint: Checkpoint, location: Location, baseline: Baseline) -> Baseline:
@@ -118,14 +120,20 @@ def _read_retained(parent: Checkpoint, descendant: Checkpoint, weight: SuperWeig
     lost = RetainedWeight(address=weight.address, layer=weight.layer, parent=weight.value, value=None)
     theirs = parent.matrix(weight.parameter, weight.expert)
     address = translate_address(parent, descendant, weight.address)
-    ours = None if address is None else descendant.matrix(address.parameter, address.expert)
-    if ours is None or ours.shape != theirs.shape:
+    if address is None:
         return lost
-    kept = ours.weight
+    ours = descendant.matrix(address.parameter, address.expert)
+    if ours.shape != theirs.shape:
+        return lost
+    kept, original = ours.weight, theirs.weight
+    around = {
+        "parent_neighbourhood": read_neighbourhood(original, weight.address, weight.layer),
+        "neighbourhood": read_neighbourhood(kept, address, weight.layer),
+    }
+    lost = lost.model_copy(update=around)
     value = float(kept[weight.row, weight.column])
     if not math.isfinite(value):
         return lost.model_copy(update={"finite": False})
-    original = theirs.weight
     return lost.model_copy(
         update={
             "value": value,
@@ -150,15 +158,18 @@ def is_alike(parent: Checkpoint, descendant: Checkpoint) -> bool:
 
 def follow_retained_activations(
     parent: Checkpoint, descendant: Checkpoint, location: Location
-) -> tuple[RetainedActivation, ...]:
+) -> tuple[tuple[RetainedActivation, ...], ActivationMap | None]:
     """Follow the parent's super activations through both models, on the prompt that located them.
 
-    One entry per super activation, none where the two have another number of layers or another width.
+    Returns:
+        One entry per super activation, and the same passes by layer and token, the parent's before the
+        descendant's; nothing where the two have another number of layers or another width.
     """
     if not location.super_activations or not is_alike(parent, descendant):
-        return ()
+        return (), None
     (theirs,), (ours,) = (see_with_attention(model, location.token_ids) for model in (parent, descendant))
-    return tuple(_follow(activation, theirs, ours) for activation in location.super_activations)
+    seen = map_activations(parent.tokenizer, location, *map(list_leaving, (theirs, ours)))
+    return tuple(_follow(activation, theirs, ours) for activation in location.super_activations), seen
 
 
 def _follow(

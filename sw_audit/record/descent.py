@@ -10,6 +10,7 @@ from sw_audit.record.arm import Purpose
 from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.identity import ModelIdentity, Protocol
 from sw_audit.record.location import Location
+from sw_audit.record.maps import ActivationMap, Neighbourhood
 from sw_audit.record.measurement import Look, Measurement, label_continuation
 
 
@@ -24,6 +25,9 @@ class RetainedWeight(Fact):
         finite: Whether it is finite, where it can be read.
         row_error: Of the rest of its row, norm of the difference over norm of the parent's; `None` if unknown.
         column_error: Likewise of the rest of its column.
+        parent_neighbourhood: What is around it in the parent; `None` where the descendant has no such matrix, and
+            in records of before it was kept.
+        neighbourhood: What is around it in the descendant, likewise.
     """
 
     address: WeightAddress
@@ -33,6 +37,8 @@ class RetainedWeight(Fact):
     finite: bool = True
     row_error: float | None = None
     column_error: float | None = None
+    parent_neighbourhood: Neighbourhood | None = None
+    neighbourhood: Neighbourhood | None = None
 
     @property
     def relative_error(self) -> float | None:
@@ -193,6 +199,8 @@ class Descent(Fact):
         parent_location: Where the parent's super weights are.
         super_weights: The parent's super weights, there and here.
         super_activations: The parent's super activations, there and here.
+        activation_map: The parent and the descendant by layer and token on the prompt that located them; `None`
+            where they cannot be compared so.
         critical: The search for the parent's critical scalars; `None` if nobody searched.
         critical_scalars: The parent's critical scalars, there and here.
         texts: Both on each text, the policy's `[corpus]` first.
@@ -211,6 +219,7 @@ class Descent(Fact):
     parent_location: Location
     super_weights: tuple[RetainedWeight, ...] = ()
     super_activations: tuple[RetainedActivation, ...] = ()
+    activation_map: ActivationMap | None = None
     critical: CriticalSearch | None = None
     critical_scalars: tuple[RetainedScalar, ...] = ()
     texts: tuple[ComparedText, ...] = Field(min_length=1)

@@ -19,6 +19,7 @@ from sw_audit.record.descent import Descent
 from sw_audit.record.files import ComparedFiles
 from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
+from sw_audit.record.maps import ActivationMap, Neighbourhood
 from sw_audit.record.measurement import Comparison, Look, Measurement, PromptContinuation
 from sw_audit.record.memory import MemoryUse
 from sw_audit.record.published import DoseCurve, Lookup
@@ -45,6 +46,11 @@ class ModelResult(Fact):
         looks: How much of text and items each step of evidence reaches; empty where all was measured at once.
         continuations: What it goes on with by itself, greedily; beside a parent `Descent` has both models'.
         mechanism: Each super activation, followed block by block.
+        activation_map: The model as it is and with its super weights zeroed, by layer and token; `None` without
+            super weights, and where `mechanism` was not asked for.
+        neighbourhoods: What is around each super weight in its matrix; beside a parent `Descent` has it.
+        bits_per_weight: Of the arms that round weights to nearest, by name: all that would be stored for the
+            decoder's matrices, over the number of their weights.
         published_doses: Dose curves that others have measured, of this model or to compare it with.
         published: What the index of published coordinates says of it; `None` if it was not asked.
         activations: What was found out before activations were quantized; `None` if they were not.
@@ -77,6 +83,9 @@ class ModelResult(Fact):
     looks: tuple[Look, ...] = ()
     continuations: tuple[PromptContinuation, ...] = ()
     mechanism: tuple[Mechanism, ...] = ()
+    activation_map: ActivationMap | None = None
+    neighbourhoods: tuple[Neighbourhood, ...] = ()
+    bits_per_weight: dict[str, float] = Field(default_factory=dict)
     published_doses: tuple[DoseCurve, ...] = ()
     published: Lookup | None = None
     activations: ActivationSetup | None = None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from sw_audit.arms.apply import applied_arm
 from sw_audit.arms.matrices import SpareTensors
+from sw_audit.arms.rounding import count_stored_bits
 from sw_audit.backends.costs import measure_peak
 from sw_audit.backends.method import Method
 from sw_audit.backends.models import describe_method, prepare_methods
@@ -31,8 +30,8 @@ from sw_audit.measure.arms import measure_arms
 from sw_audit.measure.calibration import NOTHING_SEEN
 from sw_audit.measure.start import try_starts
 from sw_audit.policy.policy import ModelPolicy, Policy
-from sw_audit.policy.recipe import PerTensor, count_bits, count_groups
-from sw_audit.policy.targets import is_targeted, match_targets
+from sw_audit.policy.recipe import PerTensor, count_groups
+from sw_audit.policy.targets import match_targets
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import AddressGroup, group_addresses
 from sw_audit.record.arm import BASELINE, Arm, Custom, Quantize, ReplaceLayer, Rounding
@@ -185,14 +184,7 @@ def plan_rounding(
 def _describe_rounding(arm: Arm, quality: Quality, checkpoint: Checkpoint, located: bool) -> ComparedQuantizer:
     (act,) = (act for act in arm.acts if isinstance(act, Quantize))
     seconds, peak = _time_rounding(arm, checkpoint)
-    matrices = [matrix for layer in checkpoint.layers for matrix in layer.matrices]
-    held = Counter((group.parameter, group.expert) for group in act.holdout for _ in group.rows)
-    bits, left = 0.0, 0
-    for matrix in matrices:
-        if is_targeted(matrix.parameter, act.targets, act.ignore):
-            bits += count_bits(act.recipe, matrix.shape, held[matrix.parameter, matrix.expert])
-        else:
-            bits, left = bits + 8 * math.prod(matrix.shape) * matrix.tensor.element_size(), left + 1
+    bits, left = count_stored_bits(act, checkpoint.layers)
     return ComparedQuantizer(
         method=ROUND_TO_NEAREST,
         settings=str(act.recipe),
@@ -200,7 +192,7 @@ def _describe_rounding(arm: Arm, quality: Quality, checkpoint: Checkpoint, locat
         what="round-to-nearest, simulated",
         arm=arm.name,
         quality=quality,
-        bits_per_weight=bits / sum(math.prod(matrix.shape) for matrix in matrices),
+        bits_per_weight=bits,
         seconds=seconds,
         peak_bytes=peak,
         left_alone=left,

@@ -348,6 +348,7 @@ def _open_beside(
     continuations = generate_continuations(checkpoint, origin.prompts, progress)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     baseline = find_baseline(policy, model)
+    retained, activation_map = follow_retained_activations(parent, checkpoint, there)
     restored = restore_super_weights(parent, checkpoint, there.super_weights)
     scalars = origin.critical and read_critical_scalars(checkpoint, origin.critical, there, parent)
     limit = policy.checks[CriticalScalarsRetainedLimits].maximum_error
@@ -363,7 +364,8 @@ def _open_beside(
             parent=origin.identity,
             parent_location=there,
             super_weights=read_retained_weights(parent, checkpoint, there.super_weights),
-            super_activations=follow_retained_activations(parent, checkpoint, there),
+            super_activations=retained,
+            activation_map=activation_map,
             critical=origin.critical,
             critical_scalars=scalars or (),
             texts=tuple(_plan_text(text, policy) for text in texts),

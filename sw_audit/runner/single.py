@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+from sw_audit.arms.rounding import count_stored_bits
 from sw_audit.checkpoint.budget import open_within
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checks.arms import ArmTargets
@@ -37,13 +38,24 @@ from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import Calibrations, measure_arms
 from sw_audit.measure.calibration import calibrate_on_prompt
 from sw_audit.measure.generation import continue_prompts
+from sw_audit.measure.maps import read_neighbourhoods
 from sw_audit.measure.mechanism import follow_super_activations
 from sw_audit.measure.retention import compare_with_baseline
 from sw_audit.measure.start import try_starts
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.targets import PatternMatch, match_targets
 from sw_audit.progress import Progress, ignore_progress, tell_stage
-from sw_audit.record.arm import BASELINE, PRUNED, Arm, Dose, Purpose, Quantize, QuantizeActivations, Smooth
+from sw_audit.record.arm import (
+    BASELINE,
+    PRUNED,
+    Arm,
+    Dose,
+    Purpose,
+    Quantize,
+    QuantizeActivations,
+    Rounding,
+    Smooth,
+)
 from sw_audit.record.location import Depth, Location, Outcome, PromptTrace
 from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
@@ -221,6 +233,9 @@ class Single:
         followed = Need.PERSISTENCE in needs and location.outcome is Outcome.LOCATED
         baseline, law = find_baseline(policy, model), policy.checks[SuperActivationPersistsLimits]
         progress("following super activations", 0, 1)
+        mechanism, activation_map = (
+            follow_super_activations(checkpoint, location) if Need.MECHANISM in needs else ((), None)
+        )
         result = ModelResult(
             model=checkpoint.identity,
             protocol=protocol,
@@ -234,7 +249,10 @@ class Single:
             continuations=continue_prompts(checkpoint, opened.whole, policy.descent, progress)
             if Need.GENERATION in needs
             else (),
-            mechanism=follow_super_activations(checkpoint, location) if Need.MECHANISM in needs else (),
+            mechanism=mechanism,
+            activation_map=activation_map,
+            neighbourhoods=read_neighbourhoods(checkpoint, location.super_weights),
+            bits_per_weight=_count_bits(arms, checkpoint),
             published_doses=list_dose_curves(open_index(policy.index), lookup.model)
             if any(isinstance(arm.purpose, Dose) for arm in arms)
             else (),
@@ -413,6 +431,16 @@ def _match_targets(checkpoint: Checkpoint, arms: Sequence[Arm], policy: Policy) 
     which = policy.quantization
     rounds = any(isinstance(act, Quantize) for arm in arms for act in arm.acts)
     return match_targets(names, which.targets, which.ignore) if rounds and (names or which.targets) else ()
+
+
+def _count_bits(arms: Sequence[Arm], checkpoint: Checkpoint) -> dict[str, float]:
+    """Count what each recipe would store, by the name of the arm that rounds by it."""
+    return {
+        arm.name: count_stored_bits(act, checkpoint.layers)[0]
+        for arm in arms
+        for act in arm.acts
+        if isinstance(arm.purpose, Rounding) and isinstance(act, Quantize)
+    }
 
 
 def _follow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,13 +13,13 @@ from support.planted import build_gpt2, build_llama, wrap_model
 from sw_audit.arms import rounding
 from sw_audit.arms.apply import applied_arm, touches
 from sw_audit.arms.matrices import SpareTensors
-from sw_audit.arms.rounding import order_by_rounding
+from sw_audit.arms.rounding import count_stored_bits, order_by_rounding
 from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.errors import CorpusError
 from sw_audit.policy.recipe import parse_recipe
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.quantize.rtn import round_to_nearest
-from sw_audit.record.address import AddressGroup
+from sw_audit.record.address import AddressGroup, WeightAddress, group_addresses
 from sw_audit.record.arm import Act, Quantize, Scale
 
 LLAMA, GPT2 = wrap_model(build_llama()), wrap_model(build_gpt2())
@@ -181,3 +182,19 @@ def test_where_the_text_never_came_all_columns_count_alike() -> None:
         assert all(
             torch.equal(matrix.weight, rounded) for matrix, rounded in zip(layer.matrices, free, strict=True)
         )
+
+
+def test_bits_count_codes_scales_held_out_scalars_and_what_is_left_alone() -> None:
+    layers = wrap_model(build_llama(layers=2)).layers
+    down = layers[0].down_projection
+    assert down is not None
+    every = [math.prod(matrix.shape) for layer in layers for matrix in layer.matrices]
+    held = group_addresses([WeightAddress(parameter=down.parameter, row=1, column=2)])
+    downs = Quantize(recipe=parse_recipe("int4/tensor"), targets=("*.down_proj",), holdout=held)
+    size = math.prod(down.shape)
+    # Of each a scale and a lower end; one has a scalar's value and its place; the rest stays in 32 bits.
+    bits = 2 * (4 * size + 32) + 16 + (size - 1).bit_length() + 32 * (sum(every) - 2 * size)
+    assert count_stored_bits(downs, layers) == (bits / sum(every), len(every) - 2)
+    rows = Quantize(recipe=parse_recipe("int8/row/symmetric"))
+    scales = sum(16 * matrix.shape[0] for layer in layers for matrix in layer.matrices)
+    assert count_stored_bits(rows, layers) == ((8 * sum(every) + scales) / sum(every), 0)

@@ -49,7 +49,7 @@ def locate_by_hand(checkpoint: Checkpoint) -> Location:
 
 
 def follow(checkpoint: Checkpoint) -> Mechanism:
-    [mechanism] = follow_super_activations(checkpoint, locate_by_hand(checkpoint))
+    [mechanism], _ = follow_super_activations(checkpoint, locate_by_hand(checkpoint))
     return mechanism
 
 
@@ -136,7 +136,7 @@ def test_in_every_kind_of_layer_the_mlp_is_told_from_attention_and_from_the_skip
     model = build_planted_model(design)
     [address], [scalar] = model.super_weights, design.super_weights
     location = locate_super_weights(model.checkpoint, design.text)
-    [mechanism] = follow_super_activations(model.checkpoint, location)
+    [mechanism], _ = follow_super_activations(model.checkpoint, location)
     made = mechanism.layers[scalar.layer].intact
     assert (mechanism.channel, mechanism.first_layer) == (address.row, scalar.layer)
     assert abs(made.mlp) > 0.95 * abs(made.leaving)
@@ -171,7 +171,7 @@ def test_where_attention_cannot_be_computed_step_by_step_the_rest_is_told_withou
     checkpoint = build_planted_model(design).checkpoint
     with eager_attention(checkpoint.model), pytest.raises(RuntimeError, match="must match"):
         checkpoint.model(input_ids=torch.tensor([design.prompt]))
-    [mechanism] = follow_super_activations(checkpoint, locate_super_weights(checkpoint, design.text))
+    [mechanism], _ = follow_super_activations(checkpoint, locate_super_weights(checkpoint, design.text))
     assert {layer.attended for layer in mechanism.layers} == {None}
     assert all(layer.intact.mlp is not None for layer in mechanism.layers)
     assert mechanism.dampened > 0.9
@@ -180,14 +180,14 @@ def test_where_attention_cannot_be_computed_step_by_step_the_rest_is_told_withou
 def test_a_pass_that_is_not_finite_leaves_no_mechanism() -> None:
     checkpoint = open_planted()
     checkpoint.layers[3].down_projection.weight[PLANTED.row] = torch.inf
-    assert follow_super_activations(checkpoint, locate_by_hand(checkpoint)) == ()
+    assert follow_super_activations(checkpoint, locate_by_hand(checkpoint))[0] == ()
 
 
 def test_without_super_weights_nothing_is_run() -> None:
     checkpoint = wrap_model(build_llama())
     nothing = locate_by_hand(checkpoint).model_copy(update={"super_weights": (), "outcome": Outcome.DISTRIBUTED})
     checkpoint.model.forward = None  # a call would fail
-    assert follow_super_activations(checkpoint, nothing) == ()
+    assert follow_super_activations(checkpoint, nothing) == ((), None)
 
 
 def test_what_is_dampened_and_carried_is_taken_from_the_layers_that_hold_it() -> None:
@@ -352,6 +352,6 @@ def test_a_model_that_is_read_as_it_runs_is_followed_with_its_super_weights_zero
     located = locate_super_weights(open_checkpoint(ModelPolicy(source=str(specimen_path()))))
     ours, theirs, readings = find_both_ways(lambda checkpoint: follow_super_activations(checkpoint, located))
     assert ours == theirs
-    layer = ours[0].layers[located.super_weights[0].layer]
+    layer = ours[0][0].layers[located.super_weights[0].layer]
     assert abs(layer.pruned.leaving) < abs(layer.intact.leaving) / 4
     assert readings == {2}

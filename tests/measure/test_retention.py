@@ -149,7 +149,7 @@ def test_the_activation_is_followed_in_both_at_the_parents_channel_and_token(
     [weight], [activation] = location.super_weights, location.super_activations
     descendant = copy_of(specimen)
     weight_of(descendant, weight.layer)[weight.row, weight.column] *= factor
-    [retained] = follow_retained_activations(specimen, descendant, location)
+    [retained], _ = follow_retained_activations(specimen, descendant, location)
     span = range(activation.first_layer, activation.last_layer + 1)
     there, here = list_states(specimen, location), list_states(descendant, location)
     token, channel = activation.token, activation.channel
@@ -180,7 +180,7 @@ def test_an_activation_that_is_not_finite_is_none_and_not_the_loudest(
 ) -> None:
     descendant = copy_of(specimen)
     weight_of(descendant, 3)[0, 0] = math.nan
-    [retained] = follow_retained_activations(specimen, descendant, location)
+    [retained], _ = follow_retained_activations(specimen, descendant, location)
     lost = retained.layers.index(3)
     # Channel 0 of the stream is lost in layer 3; what comes after it is lost altogether.
     assert [value is None for value in retained.value] == [place > lost for place in range(len(retained.layers))]
@@ -206,4 +206,4 @@ def test_a_baseline_is_completed_with_the_critical_scalars_that_its_search_found
 
 
 def test_models_of_another_shape_have_no_activations_in_common(specimen: Checkpoint, location: Location) -> None:
-    assert follow_retained_activations(specimen, wrap_model(build_llama(layers=4)), location) == ()
+    assert follow_retained_activations(specimen, wrap_model(build_llama(layers=4)), location) == ((), None)

@@ -125,14 +125,14 @@ def list_strangers(site: Site) -> list[str]:
     return [one for one in site.asked if one not in site.pages and not any(name in one for name in own)]
 
 
-# Four charts of each of three models, one of them of the limits, and of two of them three on how they work and
+# Five charts of each of three models, one of them of the limits, and of two of them five on how they work and
 # one published curve.
-# Quality, activation and noise of each of the two descendants that were opened.
-# Three over all of many models, and of three of these, four, four and two of their own.
-# The effects of single scalars beside the three of the model that was searched.
+# Quality, activation, noise, and two of maps of each of the two descendants that were opened.
+# Three over all of many models, and of three of these, six, six and two of their own.
+# The effects of single scalars beside the four of the model that was searched.
 @pytest.mark.parametrize(
     ("make", "drawn"),
-    [(make_record, 23), (make_descent_record, 6), (make_searched_record, 4), (make_many, 13)],
+    [(make_record, 30), (make_descent_record, 10), (make_searched_record, 5), (make_many, 17)],
 )
 @pytest.mark.parametrize("width", [320, 1280])
 def test_the_page_never_scrolls_sideways_and_fetches_nothing(

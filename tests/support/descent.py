@@ -16,6 +16,7 @@ from support.evidence import (
     make_measurement,
     make_protocol,
 )
+from support.maps import make_map, make_neighbourhood
 
 from sw_audit.checks.judging import judge_result
 from sw_audit.policy.policy import ModelPolicy, Policy
@@ -149,6 +150,7 @@ def make_descent(*texts: ComparedText, **changes: Any) -> Descent:
         "parent_location": make_location(Outcome.LOCATED),
         "super_weights": (make_retained(1.0),),
         "super_activations": (make_ridden([1.0] * len(carried)),),
+        "activation_map": make_map(412.5, 400.0),
         "texts": texts or (make_text({DESCENDANT.name: 1.01}),),
         "layers": make_layers([1e-2] * LAYERS),
         "continuations": (make_continuation(range(40)),),
@@ -185,7 +187,15 @@ def make_retained(factor: float | None, **changes: Any) -> RetainedWeight:
     there = SUPER_WEIGHT.value
     here = None if factor is None else factor * there
     return RetainedWeight(
-        **{"address": SUPER_WEIGHT.address, "layer": LAYER, "parent": there, "value": here, **changes}
+        **{
+            "address": SUPER_WEIGHT.address,
+            "layer": LAYER,
+            "parent": there,
+            "value": here,
+            "parent_neighbourhood": make_neighbourhood(SUPER_WEIGHT.address, LAYER, there),
+            "neighbourhood": make_neighbourhood(SUPER_WEIGHT.address, LAYER, here, rank=2),
+            **changes,
+        }
     )
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy
+from support.maps import make_map, make_neighbourhood
 
 from sw_audit.checks.arms import ArmTargets
 from sw_audit.checks.plan import plan_arms, plan_needs
@@ -183,6 +184,11 @@ HEALTHY: Mapping[str, float | None] = {
     "w16a4 hold-out": 1.21,
     "w16a4 smoothquant": 1.42,
     "w16a4 smoothquant searched": 1.35,
+}
+BITS = {
+    f"{recipe} {treatment}": bits
+    for recipe, bits in {"int8/row": 8.125, "int4/group64": 4.5, "int4/64x64": 4.008, "int4/tensor": 4.0}.items()
+    for treatment in ("plain", "hold-out")
 }
 # A model whose scalar is found but carries little, while its neighbours matter.
 FAILING: Mapping[str, float | None] = {
@@ -557,6 +563,9 @@ def make_evidence(
         ),
         published=published or (make_published() if outcome is Outcome.LOCATED else NOT_PUBLISHED),
         mechanism=make_mechanism() if found.super_weights else (),
+        activation_map=make_map() if found.super_weights else None,
+        neighbourhoods=tuple(make_neighbourhood(one.address, one.layer, one.value) for one in found.super_weights),
+        bits_per_weight=BITS,
         published_doses=make_dose_curves() if found.super_weights else (),
         activations=activations,
         continuations=make_prompt_continuations(),

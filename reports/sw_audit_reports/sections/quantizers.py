@@ -11,7 +11,7 @@ import altair
 from sw_audit.record.measurement import ROUND_TO_NEAREST, ComparedQuantizer, Comparison, Quality
 from sw_audit_reports import theme
 from sw_audit_reports.elements import Chart, Element, Table, Words, figures, make_paragraph, make_table, text
-from sw_audit_reports.plots import mark_off_scale
+from sw_audit_reports.plots import mark_off_scale, refer
 from sw_audit_reports.sections import Context, section
 from sw_audit_reports.text import (
     NOT_MEASURED,
@@ -25,7 +25,7 @@ from sw_audit_reports.text import (
     format_ratio,
     format_seconds,
 )
-from sw_audit_reports.theme import Layers, Layout, Plot, Rows, read_rows
+from sw_audit_reports.theme import Layers, Layout, Plot, Rows, Style, read_rows
 
 PLAIN, HELD_OUT, OTHERS = "Round-to-nearest", "Super weights held out", "Other libraries"
 _SERIES = {PLAIN: theme.TOUCHED, HELD_OUT: theme.INTACT, OTHERS: theme.ATTENTION}
@@ -139,8 +139,8 @@ class _Measured(NamedTuple):
         return HELD_OUT if self.row.hold_out == "held" else PLAIN
 
 
-class _Frame(NamedTuple):
-    """What the chart covers: divergences from `low` to `high`, bits from `few` to `many`."""
+class Frame(NamedTuple):
+    """What a chart covers: figures from `low` to `high`, bits from `few` to `many`."""
 
     low: float
     high: float
@@ -148,19 +148,19 @@ class _Frame(NamedTuple):
     many: float
 
 
-def _fit_frame(rows: Sequence[_Measured]) -> _Frame:
-    finite = [row.divergence for row in rows if row.divergence] or [1e-3, 1.0]
-    bits = [row.bits for row in rows]
+def fit_frame(values: Sequence[float], bits: Sequence[float]) -> Frame:
+    """Fit a chart around figures above zero and bits per weight."""
+    finite = values or [1e-3, 1.0]
     room = min(max((max(finite) / min(finite)) ** 0.05, 1.01), 3.0)
     few, many = math.floor(min(bits) * 2) / 2 - 0.25, math.ceil(max(bits) * 2) / 2 + 0.25
-    return _Frame(min(finite) / room, max(finite) * room, few, many)
+    return Frame(min(finite) / room, max(finite) * room, few, many)
 
 
 def _show_chart(rows: Sequence[ComparedQuantizer], id: str) -> Chart:  # noqa: A002
     """Draw divergence against bits; a divergence that is not finite is a triangle at the upper edge."""
     measured = [_Measured(row, row.quality, row.bits_per_weight or 0.0) for row in rows if row.quality is not None]
     placed = [one for one in measured if one.bits]
-    frame = _fit_frame(placed)
+    frame = fit_frame([one.divergence for one in placed if one.divergence], [one.bits for one in placed])
     points: Rows = []
     for one in placed:
         written = format_finite(one.quality.divergence, lambda value: f"{format_number(value, 3)} nats")
@@ -177,9 +177,13 @@ def _show_chart(rows: Sequence[ComparedQuantizer], id: str) -> Chart:  # noqa: A
         {"bits": plain.bits, "low": held.divergence or frame.low, "high": plain.divergence or frame.high}
         for plain, held in _pair(placed)
     ]
-    data = {"points": points, "pairs": pairs, "labels": _place_labels(placed, frame)}
+    others = [
+        (one.row.name, one.bits, one.divergence) for one in placed if one.series == OTHERS and one.divergence
+    ]
+    data = {"points": points, "pairs": pairs, "labels": place_labels(others, frame)}
     title = "How far from the model as it is, against bits per weight"
-    return theme.make_chart(id, title, _summarize_chart(measured), _plot(frame, points), data)
+    plot = plot_against_bits(frame, theme.keep_seen(_SERIES, points), "KL, nats per token")
+    return theme.make_chart(id, title, _summarize_chart(measured), plot, data)
 
 
 def _pair(rows: Sequence[_Measured]) -> list[tuple[_Measured, _Measured]]:
@@ -210,15 +214,27 @@ def _summarize_chart(rows: Sequence[_Measured]) -> Iterator[str]:
         yield "A triangle at the upper edge marks a divergence that is not finite."
 
 
-def _plot(frame: _Frame, points: Rows) -> Plot:
-    colour, shape = theme.encode_series(theme.keep_seen(_SERIES, points))
+def plot_against_bits(
+    frame: Frame, series: Mapping[str, Style], title: str, reference: float | None = None
+) -> Plot:
+    """Plot figures on a logarithmic axis against bits per weight; what is not finite is a triangle above.
+
+    It reads `points` (with `low` and `high` where there are intervals), `pairs` that are joined, and `labels`.
+
+    Args:
+        frame: What it covers.
+        series: The style of each series.
+        title: What the figures are.
+        reference: A figure at which a line is drawn.
+    """
+    colour, shape = theme.encode_series(series)
     # All trailing digits are left out: 4.5 and 5, not 4.50 and 5.00.
     number = "format(datum.value, ',.3~r')"
     axis = altair.Axis(title="Bits per weight", tickCount=6, labelExpr=number, domainColor=theme.GRID)
     bits = altair.Scale(domain=[frame.few, frame.many], nice=False, zero=False)
     across = altair.X("bits:Q", scale=bits, axis=axis)
     scale = altair.Scale(type="log", domain=[frame.low, frame.high], nice=False)
-    up = altair.Y("value:Q", scale=scale, axis=theme.axis_log("KL, nats per token"))
+    up = altair.Y("value:Q", scale=scale, axis=theme.axis_log(title))
     base = read_rows("points").encode(x=across, color=colour)
     pairs = read_rows("pairs").encode(x=across, y=altair.Y("low:Q"), y2=altair.Y2("high:Q"))
 
@@ -231,8 +247,10 @@ def _plot(frame: _Frame, points: Rows) -> Plot:
         lines = labels.mark_rule(color=theme.GRID, strokeWidth=1)
         texts = labels.encode(x=altair.X("end:Q"), y=altair.Y("slot:Q"), text="label:N")
         layers = [
+            *([] if reference is None else [refer(reference)]),
             pairs.mark_rule(color=theme.MUTED, strokeWidth=1.2),
             lines.encode(x=across, y=altair.Y("value:Q"), x2=altair.X2("end:Q"), y2=altair.Y2("slot:Q")),
+            base.transform_filter("isValid(datum.low)").mark_rule().encode(y=altair.Y("low:Q"), y2="high:Q"),
             base.transform_filter("datum.finite").mark_point(opacity=0.9).encode(y=up, shape=shape),
             mark_off_scale(base),
             texts.transform_filter("datum.side > 0").mark_text(fontSize=11, align="left", dx=3),
@@ -244,17 +262,16 @@ def _plot(frame: _Frame, points: Rows) -> Plot:
     return lay_out
 
 
-def _place_labels(rows: Sequence[_Measured], frame: _Frame) -> Rows:
-    """Place the names of other libraries' methods in the empty middle, each on a line of its own.
+def place_labels(points: Sequence[tuple[str, float, float]], frame: Frame) -> Rows:
+    """Place the names of points, of some bits and a figure each, in the empty middle, each on a line of its own.
 
     What has few bits is named to its right, what has many to its left; a thin line leads to the name.
     """
-    others = [(one.row.name, one.bits, one.divergence) for one in rows if one.series == OTHERS and one.divergence]
     span = math.log(frame.high / frame.low)
-    slots = spread({name: _HEIGHT * math.log(frame.high / value) / span for name, _, value in others})
+    slots = spread({name: _HEIGHT * math.log(frame.high / value) / span for name, _, value in points})
     middle = (frame.few + frame.many) / 2
-    few = max((bits for _, bits, _ in others if bits < middle), default=frame.few)
-    many = min((bits for _, bits, _ in others if bits >= middle), default=frame.many)
+    few = max((bits for _, bits, _ in points if bits < middle), default=frame.few)
+    many = min((bits for _, bits, _ in points if bits >= middle), default=frame.many)
     return [
         {
             "label": name,
@@ -264,7 +281,7 @@ def _place_labels(rows: Sequence[_Measured], frame: _Frame) -> Rows:
             "edge": few if bits < middle else many,
             "side": 1 if bits < middle else -1,
         }
-        for name, bits, value in others
+        for name, bits, value in points
     ]
 
 
