@@ -83,9 +83,8 @@ def check_places(settings: AuditSettings) -> Cache | None:
         for folder in folders:
             _try_writing(folder)
     finally:
-        for place in sorted(
-            missing, reverse=True
-        ):  # no trace of having tried; what another process has filled meanwhile stays
+        for place in sorted(missing, reverse=True):
+            # No trace of having tried; what another process has filled meanwhile stays.
             with suppress(OSError):
                 place.rmdir()
     if settings.save is not None:

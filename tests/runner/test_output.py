@@ -15,7 +15,8 @@ from sw_audit.runner.options import AuditSettings
 
 
 def test_trying_an_output_folder_leaves_no_trace(tmp_path: Path) -> None:
-    output.check_places(AuditSettings(out=tmp_path / "a" / "b", caching=False))
+    formats = {"badge": tmp_path / "a" / "c" / "x.svg", "text": tmp_path / "d" / "x.txt"}
+    output.check_places(AuditSettings(out=tmp_path / "a" / "b", formats=formats, caching=False))
     assert list(tmp_path.iterdir()) == []
 
 
