@@ -8,7 +8,10 @@ from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.descent import RetainedScalar
 from sw_audit.record.identity import ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location
-from sw_audit.record.measurement import Measurement
+from sw_audit.record.measurement import Measurement, TokenLoss
+
+REMEMBERED = 12
+"""How many earlier runs a baseline remembers."""
 
 
 class HeldWeight(Fact):
@@ -48,6 +51,28 @@ class HeldActivation(Fact):
     value: float | None
 
 
+class EarlierRun(Fact):
+    """A run that a baseline was held against when it was made, or that one of those was.
+
+    Attributes:
+        name: What that baseline was called.
+        created: When its record was made, ISO 8601 in UTC.
+        tool: Version of the program that made it.
+        model: Id of the model.
+        digest: Digest of its weights.
+        protocol: Signature of the protocol of its loss.
+        loss: The model's loss as it was.
+    """
+
+    name: str
+    created: str
+    tool: str
+    model: str
+    digest: str
+    protocol: str
+    loss: TokenLoss
+
+
 class Baseline(Fact):
     """What was once known of a model; it stands in for its weights where these are not at hand.
 
@@ -63,6 +88,8 @@ class Baseline(Fact):
         activations: Likewise its super activations; empty where prompt, dtype or shape of the models differ.
         critical: The search for its critical scalars; `None` if nobody searched.
         scalars: These, then and now; empty until the model is open that is held against it.
+        earlier: What it was itself held against, and so on, the oldest first, at most `REMEMBERED`. It is for the
+            report: no verdict reads it.
     """
 
     name: str
@@ -76,6 +103,20 @@ class Baseline(Fact):
     activations: tuple[HeldActivation, ...] = ()
     critical: CriticalSearch | None = None
     scalars: tuple[RetainedScalar, ...] = ()
+    earlier: tuple[EarlierRun, ...] = ()
+
+    def remember(self) -> tuple[EarlierRun, ...]:
+        """Return its history with itself at the end: what a run that was held against it remembers."""
+        itself = EarlierRun(
+            name=self.name,
+            created=self.created,
+            tool=self.tool.version,
+            model=self.model.id,
+            digest=self.model.digest,
+            protocol=self.measurement.protocol,
+            loss=self.measurement.loss,
+        )
+        return (*self.earlier, itself)[-REMEMBERED:]
 
     def list_obstacles(self, model: ModelIdentity, location: Location) -> tuple[str, ...]:
         """Say in words why a model's super activations cannot be held against this; nothing where they can."""

@@ -527,4 +527,5 @@ def choose_baseline(record: Record, named: str, preferred: list[str]) -> Baselin
         location=result.location,
         measurement=result.unedited,
         critical=result.critical,
+        earlier=() if result.baseline is None else result.baseline.remember(),
     )

@@ -24,6 +24,7 @@ from sw_audit.checks.judging import judge_result
 from sw_audit.errors import OutputError, RecordError
 from sw_audit.policy.policy import Policy
 from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, Custom, RestoredModule, Subset
+from sw_audit.record.baseline import REMEMBERED
 from sw_audit.record.location import Outcome
 from sw_audit.record.measurement import DivergenceSpread
 from sw_audit.record.record import ModelFailure, Record
@@ -630,6 +631,19 @@ def test_a_baseline_says_what_was_known_and_nothing_of_what_was_done_to_it() -> 
     assert baseline.location == record.find_model("specimen").location
     assert baseline.protocol.signature == baseline.measurement.protocol
     assert baseline.created == record.created
+
+
+def test_a_baseline_remembers_what_it_was_held_against_and_of_many_the_newest() -> None:
+    record = make_alone()
+    for place in range(REMEMBERED + 2):
+        held = choose_baseline(record, f"run-{place}", ["specimen"])
+        assert [run.name for run in held.earlier] == [f"run-{one}" for one in range(place)][-REMEMBERED:]
+        [result] = record.results
+        record = record.model_copy(update={"models": (result.model_copy(update={"baseline": held}),)})
+    last, unedited = held.earlier[-1], make_alone().results[0].unedited
+    assert unedited is not None
+    assert (last.loss, last.protocol, last.model) == (unedited.loss, unedited.protocol, "specimen")
+    assert (last.created, last.tool, last.digest) == (held.created, held.tool.version, held.model.digest)
 
 
 def test_a_run_that_measured_nothing_is_not_kept() -> None:

@@ -27,7 +27,7 @@ from support.evidence import (
 from sw_audit.fact import Fact
 from sw_audit.policy.model_policy import Waiver
 from sw_audit.record.arm import DESCENDANT, RESTORED_WEIGHTS, SwapModules
-from sw_audit.record.baseline import Baseline, HeldActivation, HeldWeight
+from sw_audit.record.baseline import Baseline, EarlierRun, HeldActivation, HeldWeight
 from sw_audit.record.checkpoint import (
     Flaw,
     HeldScalar,
@@ -92,6 +92,17 @@ def list_lineage() -> tuple[Fact, ...]:
             measurement=measured,
             weights=(HeldWeight(address=SUPER_WEIGHT.address, layer=LAYER, before=-1.9, value=None),),
             activations=(HeldActivation(channel=CHANNEL, token=0, before=-412.5, value=-400.0),),
+            earlier=(
+                EarlierRun(
+                    name="v0",
+                    created="2025-01-02T03:04:05+00:00",
+                    tool="0.0.9",
+                    model="parent",
+                    digest="d0",
+                    protocol="p",
+                    loss=measured.loss,
+                ),
+            ),
         ),
         SwapModules(modules=(MODULE,)),
         DivergenceSpread(median=0.003, p99=0.7, maximum=4.0),
