@@ -10,9 +10,10 @@ from rich.text import Text
 from sw_audit.cli.options import AsJson
 from sw_audit.cli.printing import Output, print_json
 from sw_audit.cli.progress import show_progress
+from sw_audit.errors import RecordError
 from sw_audit.evidence.files import list_subjects, verify_texts, verify_weights
 from sw_audit.evidence.verify import verify_record
-from sw_audit.record.store import Doubt, open_stored_baseline
+from sw_audit.record.store import Doubt, StoredRecord, find_baseline_file, open_stored_baseline
 
 CHANGED, OPEN = 1, 3
 
@@ -47,7 +48,7 @@ def verify(
 
       sw-audit verify sw-audit-out/record.json ./llama-w4 ./llama
     """
-    stored = open_stored_baseline(record)
+    stored = _open(record)
     doubts = verify_record(stored, record)
     texts, differing = verify_texts(stored.record)
     subjects = list_subjects(stored.record)
@@ -70,6 +71,17 @@ def verify(
     else:
         _print(doubts, texts, weights, unseen, len(stored.record.verdicts), quiet=quiet)
     raise typer.Exit(CHANGED if any(not one.open for one in doubts) else OPEN if doubts else 0)
+
+
+def _open(named: str) -> StoredRecord:
+    """Read a record; a file that is there and is none any more was changed."""
+    try:
+        return open_stored_baseline(named)
+    except RecordError as error:
+        if not find_baseline_file(named).is_file():
+            raise
+        typer.echo(f"sw-audit: {error}", err=True)
+        raise typer.Exit(CHANGED) from None
 
 
 def _print(

@@ -13,7 +13,7 @@ from typing import Any
 
 from sw_audit.fact import Fact
 
-_LISTED = {"measurements": ("arm", "name"), "verdicts": ("check",)}
+_LISTED = {"measurements": ("arm", "purpose"), "verdicts": ("check",)}
 """Fields of a model that are digested entry by entry, and the keys that lead to an entry's name."""
 
 
@@ -80,7 +80,8 @@ def _name_entries(entries: Sequence[Any], path: Sequence[str]) -> list[str]:
     for entry in entries:
         for key in path:
             entry = entry.get(key) if isinstance(entry, dict) else entry
-        names.append(entry)
+        # The purpose of an arm is a kind and what else it takes.
+        names.append("/".join(map(str, entry.values())) if isinstance(entry, dict) else entry)
     return [
         f"[{name}]" if isinstance(name, str) and names.count(name) == 1 else f"[{place}]"
         for place, name in enumerate(names)

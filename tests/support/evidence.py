@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import cache
 from typing import Any, Literal
 
@@ -16,8 +17,10 @@ import numpy
 from support.maps import make_map, make_neighbourhood
 
 from sw_audit.checks.arms import ArmTargets
+from sw_audit.checks.judging import judge_verdicts
 from sw_audit.checks.plan import plan_arms, plan_needs
 from sw_audit.checks.registry import find_checks
+from sw_audit.policy.model_policy import Waiver
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.scheme import ActivationSetup, AlphaSearch, AlphaTrial
 from sw_audit.record.address import ScalarAddress, WeightAddress
@@ -696,3 +699,14 @@ def make_address(row: int = CHANNEL, column: int = COLUMN) -> WeightAddress:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_true_record() -> Record:
+    """Return a record of one model, whose verdicts all follow from it; one waiver of it has expired."""
+    waiver = Waiver(check="prune-collapses", model="a", owner="Ada", until=date(2020, 1, 1), reason="it is known")
+    policy = make_policy("a").model_copy(update={"waivers": (waiver,)})
+    evidence = make_evidence("a", windows=4, ratios={"pruned": 1.5})
+    record = compose(judge_model(evidence, policy), policy=policy)
+    checks = [verdict.check for verdict in record.verdicts]
+    verdicts = judge_verdicts(evidence, policy, checks, date.fromisoformat(record.created[:10]))
+    return record.model_copy(update={"models": (evidence.model_copy(update={"verdicts": verdicts}),)})
