@@ -11,9 +11,10 @@ from sw_audit.cli.options import AsJson
 from sw_audit.cli.printing import Output, print_json
 from sw_audit.cli.progress import show_progress
 from sw_audit.errors import RecordError
-from sw_audit.evidence.files import list_subjects, verify_texts, verify_weights
+from sw_audit.evidence.files import verify_texts, verify_weights
 from sw_audit.evidence.verify import verify_record
 from sw_audit.record.store import Doubt, StoredRecord, find_baseline_file, open_stored_baseline
+from sw_audit.record.subjects import list_subjects
 
 CHANGED, OPEN = 1, 3
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sw_audit.checkpoint.digest import digest_paths
@@ -11,46 +10,11 @@ from sw_audit.corpus.text import BUILT_IN, read_corpus
 from sw_audit.errors import CorpusError, InputError
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.progress import Progress, ignore_progress
-from sw_audit.record.identity import FileDigest, ModelIdentity, Protocol
+from sw_audit.record.identity import FileDigest
 from sw_audit.record.record import Record
 from sw_audit.record.store import Doubt
+from sw_audit.record.subjects import Subject
 from sw_audit.specimen.shipped import find_shipped
-
-_BASE = "base/"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Weight files that a record knows.
-
-    Attributes:
-        name: Id of the model; of what an adapter changes, with `(base)` after it.
-        source: Where they lay.
-        files: Their digests.
-    """
-
-    name: str
-    source: str
-    files: tuple[FileDigest, ...]
-
-
-def list_subjects(record: Record) -> list[Subject]:
-    """Return the weight files of every model, parent and base of an adapter that were digested, each once."""
-    identities: list[ModelIdentity] = []
-    for result in record.results:
-        identities += [result.model, *([] if result.descent is None else [result.descent.parent])]
-    subjects: dict[tuple[FileDigest, ...], Subject] = {}
-    for identity in identities:
-        own = tuple(file for file in identity.files if not file.path.startswith(_BASE))
-        base = tuple(
-            file.model_copy(update={"path": file.path.removeprefix(_BASE)})
-            for file in identity.files
-            if file.path.startswith(_BASE)
-        )
-        for name, files in ((identity.id, own), (f"{identity.id} (base)", base)):
-            if files:
-                subjects.setdefault(files, Subject(name, identity.source, files))
-    return list(subjects.values())
 
 
 def verify_weights(
@@ -123,11 +87,10 @@ def verify_texts(record: Record) -> tuple[list[str], list[Doubt]]:
     Returns:
         The names of texts that are those of the record, and what differs or is not at hand.
     """
-    protocols = dict.fromkeys(_list_protocols(record))
     corpora = {corpus.source: corpus for corpus in (record.policy.corpus, *record.policy.descent.texts)}
     same: list[str] = []
     doubts: list[Doubt] = []
-    for text in dict.fromkeys(protocol.corpus for protocol in protocols):
+    for text in dict.fromkeys(protocol.corpus for protocol in record.protocols):
         place = f"text {text.name}"
         asked = corpora.get(text.name) or CorpusPolicy(source=text.name)
         if text.name not in BUILT_IN and not Path(text.name).expanduser().is_file():
@@ -143,10 +106,3 @@ def verify_texts(record: Record) -> tuple[list[str], list[Doubt]]:
         else:
             doubts.append(Doubt(place, f"its sha256 is {now.sha256}, and the record says {text.sha256}"))
     return same, doubts
-
-
-def _list_protocols(record: Record) -> Iterator[Protocol]:
-    for result in record.results:
-        yield result.protocol
-        if result.descent is not None:
-            yield from (text.protocol for text in result.descent.texts)

@@ -33,8 +33,8 @@ class RecordDigest(Fact):
 def digest_document(document: Mapping[str, Any]) -> RecordDigest:
     """Digest a record's JSON document; a key `digest` in it does not count."""
     content = {key: value for key, value in document.items() if key != "digest"}
-    parts = {place: _digest(part)[:16] for place, part in _list_parts(content)}
-    return RecordDigest(sha256=_digest(content), parts=parts)
+    parts = {place: digest_value(part)[:16] for place, part in _list_parts(content)}
+    return RecordDigest(sha256=digest_value(content), parts=parts)
 
 
 def compare_digests(written: RecordDigest, found: RecordDigest) -> tuple[str, ...]:
@@ -47,9 +47,14 @@ def compare_digests(written: RecordDigest, found: RecordDigest) -> tuple[str, ..
     return changed or (() if written.sha256 == found.sha256 else ("digest",))
 
 
-def _digest(value: Any) -> str:
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def write_canonical(value: Any) -> str:
+    """Write a JSON value canonically: the same text for the same value, all of it printable ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_value(value: Any) -> str:
+    """Return the sha256 (64 hex digits) of a JSON value's canonical text."""
+    return hashlib.sha256(write_canonical(value).encode()).hexdigest()
 
 
 def _list_parts(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

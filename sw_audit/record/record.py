@@ -210,6 +210,15 @@ class Record(Fact):
         return tuple(model for model in self.models if isinstance(model, ModelFailure))
 
     @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """How figures were measured, on every text of every model; each once."""
+        listed = []
+        for result in self.results:
+            beside = () if result.descent is None else result.descent.texts
+            listed += [result.protocol, *(text.protocol for text in beside)]
+        return tuple(dict.fromkeys(listed))
+
+    @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """All verdicts, model by model."""
         return tuple(verdict for model in self.models for verdict in model.verdicts)

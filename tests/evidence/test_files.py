@@ -12,9 +12,10 @@ from support.evidence import compose, make_evidence
 from sw_audit.checkpoint.digest import digest_paths
 from sw_audit.corpus.text import read_corpus
 from sw_audit.errors import InputError
-from sw_audit.evidence.files import list_subjects, verify_texts, verify_weights
+from sw_audit.evidence.files import verify_texts, verify_weights
 from sw_audit.policy.policy import CorpusPolicy, Policy
 from sw_audit.record.record import Record
+from sw_audit.record.subjects import list_subjects
 
 FILES = {"model-1.safetensors": b"first" * 40, "model-2.safetensors": b"second" * 40}
 
