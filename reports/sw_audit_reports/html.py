@@ -22,6 +22,7 @@ from sw_audit.record.redaction import describe_redactions
 from sw_audit.record.standing import FEW_MODELS, conclude_model, list_open, rank_worst_first
 from sw_audit.record.store import EMBEDDED_ID, embed_record
 from sw_audit.record.verdict import Status
+from sw_audit_reports.compliance import build_annex
 from sw_audit_reports.elements import (
     Badge,
     Cell,
@@ -84,6 +85,12 @@ def render_html(record: Record) -> str:
             unknown_digest=UNKNOWN_DIGEST,
         )
     )
+
+
+def render_template(name: str, **values: object) -> str:
+    """Render one of the package's templates, with its style sheet, as a page that runs and loads nothing."""
+    style = _read_file("style.css")
+    return _open_environment().get_template(name).render(style=style, style_digest=_digest(style), **values)
 
 
 def _read_file(name: str) -> str:
@@ -158,6 +165,7 @@ def _frame_page(
         "render_command": shlex.join(["sw-audit", "render", "record.json", "-o", "report.html"]),
         "policy_command": command,
         "policy": write_policy(record.policy),
+        "annex": build_annex(record),
     }
 
 

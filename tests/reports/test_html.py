@@ -285,7 +285,7 @@ def test_of_more_than_eight_models_a_table_comes_first_and_the_worst_alone_are_t
     headings = [one.text for one in page.find("h2")]
     assert headings == [
         "Models by gates", "Drift from parents and baselines", "Each model in short",
-        "tuned-2", "tuned-5", "alone", "How this report was made",
+        "tuned-2", "tuned-5", "alone", "How this report was made", "Compliance annex",
     ]  # fmt: skip
     assert "Of 10 models, 6 passed, 2 failed, 1 inconclusive and 1 could not be audited." in page.text
     assert "2 models fail <code>super-weight-retained</code>, more than any other gate." in html
