@@ -203,13 +203,17 @@ class _Audit:
             case: weigh_checkpoint(assignment.policy.find_model(case.model)) for assignment, _, case in self.cases
         }
 
+    def is_recalled(self, case: Case) -> bool:
+        """Whether nothing was measured anew on a model."""
+        return (model := self.outcome.models.get(case)) is not None and run.is_recalled(model)
+
     def finish(self, fleet: Fleet, case: Case) -> None:
         """Tell how a model ended."""
         model = self.outcome.models.get(case)
         if model is None:
             fleet.finished(case, None)
         else:
-            fleet.finished(case, model.verdicts, recalled=run.is_recalled(model))
+            fleet.finished(case, model.verdicts, recalled=self.is_recalled(case))
 
     def compose(self, assignment: Assignment) -> Record:
         """Put the models of an assignment into a record; those that are not done are inconclusive."""
@@ -260,7 +264,9 @@ def _audit_all(audit: _Audit, spread: _Spread, *, plain: bool) -> None:
         for case, take in ended:
             with audit.outcome.noting(case, places[case][0], debug=audit.debug):
                 audit.outcome.models[case] = take()
-            audit.keep(*places[case])
+            # What is recalled is in the cache, and no record is needed to keep it.
+            if not audit.is_recalled(case):
+                audit.keep(*places[case])
             audit.finish(fleet, case)
 
 

@@ -406,3 +406,20 @@ def test_a_record_that_takes_long_to_write_is_written_again_only_when_twenty_tim
         written.append((out / "record.json").exists())
         (out / "record.json").unlink(missing_ok=True)
     assert written == [True, False, True]
+
+
+def test_models_that_are_recalled_are_written_once_at_the_end(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def encode(record: Record) -> str:
+        written.append(len(record.results))
+        return encode_record(record)
+
+    command = ("audit", "specimen", "control", "--no-report", "--windows=8", "--check=weights-intact")
+    assert program.run(*command).code == 0
+    monkeypatch.setattr(auditing, "encode_record", encode)
+    assert program.run(*command).code == 0
+    assert written == [0]  # before the first model; the end is written by another call
+    assert len(program.record().results) == 2
