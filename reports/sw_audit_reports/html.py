@@ -118,8 +118,8 @@ def _open_environment() -> Environment:
 
 
 def _make_printable(value: object) -> object:
-    """Make any text of a record safe to show; what is markup already holds such text."""
-    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """Make anything of a record safe to show, also what is no text yet; what is markup already holds such text."""
+    return value if isinstance(value, Markup) else printable_lines(str(value))
 
 
 def _build_page(record: Record) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sw_audit import __version__
 from sw_audit.cli.groups import spread_groups
 from sw_audit.defect import DEFECT, tell_defect
 from sw_audit.errors import AuditError
+from sw_audit.printable import printable
 from sw_audit.stopping import SignalError, raising_signals
 
 COMMANDS = {
@@ -96,7 +97,10 @@ class Commands(TyperGroup):
             # What is still buffered would be complained about at exit, when nobody can catch it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE)
-        except (typer.Exit, typer.Abort, TyperException):
+        except TyperException as error:
+            error.message = printable(error.message)
+            raise
+        except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
             if ctx.params.get("debug"):

@@ -62,11 +62,17 @@ def show_models(
         fleet.show = lambda: lines.write(fleet.tell())
         yield fleet
     else:
-        bar = tqdm(total=len(sizes), desc=fleet.tell(), leave=False, file=sys.stderr, bar_format=_FORM_OF_MODELS)
+        bar = tqdm(
+            total=len(sizes),
+            desc=printable(fleet.tell()),
+            leave=False,
+            file=sys.stderr,
+            bar_format=_FORM_OF_MODELS,
+        )
 
         def show() -> None:
             bar.n = fleet.done
-            bar.set_description_str(fleet.tell())
+            bar.set_description_str(printable(fleet.tell()))
 
         fleet.show = show
         try:

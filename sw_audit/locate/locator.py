@@ -30,6 +30,7 @@ from sw_audit.locate.trace import (
     trace_layers,
 )
 from sw_audit.policy.policy import ModelPolicy
+from sw_audit.printable import printable
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import WeightAddress
 from sw_audit.record.location import (
@@ -210,7 +211,7 @@ def open_for_locating(
     try:
         checkpoint = open_streaming(model, digest=digest, on_layer=tell)
     except CannotStreamError as reason:
-        sys.stderr.write(f"sw-audit: model {model.source!r} is loaded whole, for {reason}\n")
+        sys.stderr.write(f"sw-audit: {printable(f'model {model.source!r} is loaded whole, for {reason}')}\n")
         return open_checkpoint(model)
     layers = len(checkpoint.layers)
     total = count_early_layers(layers, settings) if depth == "early" else layers

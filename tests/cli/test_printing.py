@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from rich.text import Text
 from support.critical import NORM, make_rich_search, make_search
 from support.evidence import compose, make_evidence
+from support.hostile import make_hostile
+from support.program import Program
 
+from sw_audit.cli.main import COMMANDS
 from sw_audit.cli.printing import Output, make_table, print_json, print_line, print_models, write_bytes
 from sw_audit.printable import printable_lines
+from sw_audit.record.store import encode_record
 
 UNSEEN = "a\x1b[31m\a\x9b2J\u202e\u2066\u200b\u2028\ud800z"
 SHOWN = r"a\x1b[31m\x07\x9b2J\u202e\u2066\u200b\u2028\ud800z"
@@ -50,6 +55,35 @@ def test_a_name_that_drives_a_terminal_is_shown_as_escapes(capsys: pytest.Captur
     assert printable_lines(out) == out
     assert f"{SHOWN}\\nforged\n" in out
     assert err == f"{SHOWN}\\nforged\n"
+
+
+DRIVING = "a\x1b]0;title\x07\x9b2J\u202e\u2066\u200bz"
+"""What sets a terminal's title, clears it, and turns text around; no command's runner would take it out."""
+_COMMANDS = [command for command in COMMANDS if command != "demo"]
+"""All but the one that takes no name and audits at once."""
+_ON_RECORDS = (
+    ("diff", "hostile.json", "hostile.json", "--unverified"),
+    ("verify", "hostile.json"),
+    ("verify", "hostile.json", DRIVING),
+    ("render", "hostile.json", "--unverified", "--format", "text", "-o", "-"),
+    ("render", "hostile.json", "--format", DRIVING),
+    ("audit", "specimen", f"--{DRIVING}"),
+    ("audit", "specimen", "--check", DRIVING),
+    ("audit", "specimen", "--compare", DRIVING),
+)
+
+
+@pytest.mark.parametrize("words", [*((command, DRIVING) for command in _COMMANDS), *_ON_RECORDS], ids=" ".join)
+def test_no_command_lets_through_what_drives_a_terminal(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if words in _ON_RECORDS:
+        Path("hostile.json").write_text(encode_record(make_hostile(DRIVING)), encoding="utf-8")
+    ended = Program(tmp_path).run(*words)
+    told = ended.out + ended.err
+    assert printable_lines(told) == told
+    assert told
 
 
 def test_json_is_printed_in_ascii_where_it_could_not_be_seen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,19 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from enum import Enum
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from support.baselines import hold
+from support.descent_pages import make_descent_record
 from support.evidence import compose as compose_record
 from support.evidence import (
     judge_model,
@@ -29,7 +37,8 @@ from sw_audit_reports.html import render_html
 from sw_audit_reports.sections import SECTIONS, Context, section
 
 from sw_audit.checks.registry import find_checks
-from sw_audit.errors import RecordError
+from sw_audit.errors import InputError, RecordError
+from sw_audit.fact import Fact
 from sw_audit.printable import printable_lines
 from sw_audit.record.arm import PRUNED, Arm, Custom
 from sw_audit.record.location import Outcome
@@ -194,6 +203,85 @@ def test_text_from_outside_is_shown_and_never_obeyed() -> None:
     assert {element.tag for element in page.elements if "svg" in element.ancestors} <= {
         "g", "path", "line", "rect", "text", "title", "desc", "symbol", "circle", "use",
     }  # fmt: skip
+
+
+_PIECES = (
+    *("</script>", "<script>alert(1)</script>", "</style>", "</title>", "</svg>", "<!--", "-->", "]]>"),
+    *("<![CDATA[", "<img src=http://evil.test/x onerror=alert(1)>", '" onload="alert(1)', "' autofocus '"),
+    *("&lt;", "&#0;", "{{ 7 }}", "{% raw %}", "`", "[", ".", "javascript:", "\ufffe", "\r", "\n"),
+    *("\x1b[2J", "\x00", "\x9b", "\u202e", "\u2028"),
+)
+
+
+def spoil(value: Any, text: str) -> Any:
+    """Put a text before every text of a fact that may be any."""
+    if isinstance(value, tuple):
+        return tuple(spoil(one, text) for one in value)
+    if isinstance(value, dict):
+        return {key: spoil(one, text) for key, one in value.items()}
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return f"{text}{value}"
+    if not isinstance(value, Fact):
+        return value
+    kept = dict(value)
+    for name, one in list(kept.items()):
+        with suppress(ValidationError, InputError):
+            kept[name] = getattr(type(value).model_validate({**kept, name: spoil(one, text)}), name)
+    return type(value).model_validate(kept)
+
+
+@cache
+def make_rich() -> Record:
+    """Return the record of a broken descendant that is also held against a baseline, and of one not audited."""
+    record = make_descent_record()
+    held = hold().baseline
+    assert held is not None
+    held = held.model_copy(update={"earlier": held.remember()})
+    result = record.results[1].model_copy(update={"baseline": held})
+    return record.model_copy(update={"models": (result, ModelFailure(model="gone", message="no such folder"))})
+
+
+def shape(page: ParsedPage) -> set[tuple[str, str]]:
+    """Return every tag with every attribute that it has somewhere."""
+    return {(one.tag, name) for one in page.elements for name in (*one.attributes, "")}
+
+
+@cache
+def shape_rich() -> set[tuple[str, str]]:
+    return shape(parse_page(render_html(make_rich())))
+
+
+@pytest.mark.slow
+@settings(max_examples=3, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.sampled_from(_PIECES), min_size=1, max_size=8).map("".join))
+@example("".join(_PIECES))
+def test_no_text_in_any_field_of_a_record_breaks_out_of_the_page(text: str) -> None:
+    record = spoil(make_rich(), text)
+    html = render_html(record)
+    page = parse_page(html)
+    assert page.mistakes == []
+    # Brackets, dots and backticks in a text may part a name, and no more.
+    parting = {("wbr", ""), ("span", ""), ("span", "class"), ("code", "")}
+    assert shape(page) <= shape_rich() | parting
+    assert [one.attributes["id"] for one in page.find("script")] == [EMBEDDED_ID]
+    assert all(one.attributes[key][:1] == "#" for one in page.find("a") for key in one.attributes if key == "href")
+    assert printable_lines(html) == html
+    assert decode_record(page.find("script")[0].text) == record
+
+
+def test_nearly_every_text_of_a_record_is_spoilt() -> None:
+    record = make_rich()
+    spoilt = json.loads(spoil(record, "#!").model_dump_json())
+    texts = list(list_texts(json.loads(record.model_dump_json())))
+    assert sum(one.startswith("#!") for one in list_texts(spoilt)) > len(texts) / 2
+
+
+def list_texts(part: Any) -> Iterator[str]:
+    if isinstance(part, dict | list):
+        for one in part.values() if isinstance(part, dict) else part:
+            yield from list_texts(one)
+    elif isinstance(part, str):
+        yield part
 
 
 @each
