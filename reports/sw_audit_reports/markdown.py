@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from sw_audit.checks.explain import explain_verdict, list_skipped, list_unproved, list_waived
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.standing import FEW_MODELS, conclude_model, find_deciding, list_open, rank_worst_first
-from sw_audit.record.verdict import Status, Verdict
+from sw_audit.record.verdict import Paste, Status, Verdict
 from sw_audit_reports.elements import Badge, Words, split_code
 from sw_audit_reports.markdown_text import escape, write_fence, write_name, write_row, write_words
 from sw_audit_reports.opening import Banner, open_record, summarize_worst
@@ -122,9 +122,12 @@ def _add_advice(page: _Page, record: Record) -> None:
         return
     page.add("### What to do\n\n")
     others = {(model.id, gate.check) for model in record.models for gate in list_open(model)}
+    pasted: set[Paste] = set()
     for one in advice[:_ADVICE]:
-        if page.add(_write_advice(one, len(record.models)), _SHOWN):
+        told = one._replace(paste=tuple(paste for paste in one.paste if paste not in pasted))
+        if page.add(_write_advice(told, len(record.models)), _SHOWN):
             others -= {(model, one.check) for model in one.models}
+            pasted.update(one.paste)
     if others:
         page.add(f"{count(len(others), 'more gate says', 'more gates say')} below what to do.\n\n")
 

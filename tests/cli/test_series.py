@@ -77,6 +77,18 @@ def test_each_checkpoint_is_printed_and_on_record_once_it_is_whole(quick: Progra
     ]
 
 
+def test_the_forms_hold_all_checkpoints_and_the_jobs_summary_is_appended_to_once(
+    quick: Program, steps: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(quick.folder / "summary.md"))
+    for name in ("llama-1", "llama-2"):
+        write_member(quick.folder / f"run/{name}")
+    quick.run("audit", "--watch=run", "--idle=1s", "--text=x.txt", "--summary")
+    assert steps == []
+    assert (quick.folder / "x.txt").read_text() == "<title>llama-1, llama-2 as text</title>"
+    assert (quick.folder / "summary.md").read_text() == "<title>llama-1, llama-2 as markdown</title>\n"
+
+
 def test_a_second_run_measures_nothing_again_and_one_that_fails_ends_with_1(quick: Program, steps: list) -> None:
     for name in ("broken-1", "broken-2"):
         write_member(quick.folder / f"run/{name}")

@@ -69,6 +69,20 @@ def test_a_comment_says_verdict_sentence_table_and_what_to_do_and_folds_the_rest
     assert "sw-audit audit " in "".join(folded[run].itertext())
 
 
+def test_lines_to_paste_stand_there_once_for_all_models() -> None:
+    kinds = [("weights-intact", "put `a` back"), ("range-fits-dtype", "put `b` back")]
+    failures = [
+        ModelFailure(model=check, message="", verdicts=(judge(check, Status.FAIL, remedy=remedy, paste=(PASTE,)),))
+        for check, remedy in kinds
+    ]
+    paragraphs = [spell(part) for part in parse(compose(*failures)).iter("p")]
+    assert [part for part in paragraphs if part.endswith("back.")] == [
+        "weights-intact: Put a back.",
+        "range-fits-dtype: Put b back.",
+    ]
+    assert paragraphs.count("Paste into a tool:") == 1
+
+
 def test_what_passes_has_no_advice_and_one_row() -> None:
     record = change_model(compose(make_record().results[0]), verdicts=(judge("weights-intact", Status.PASS),))
     page = parse(record)
