@@ -12,6 +12,7 @@ from sw_audit.record.labels import label_status
 from sw_audit.record.record import AuditedModel, ModelFailure, ModelResult, Record
 from sw_audit.record.standing import conclude_model
 from sw_audit.record.verdict import Status, Verdict
+from sw_audit_reports.badge import write_badge_line
 from sw_audit_reports.elements import Badge, make_cells
 from sw_audit_reports.markdown_text import escape, write_code, write_row, write_words
 from sw_audit_reports.sections import Context, summarize_model
@@ -25,7 +26,7 @@ def render_model_card(record: Record) -> str:
     """Render a section of a model card in Markdown, after front matter with the figures as a `model-index`.
 
     The index has the model's own figures and those of its gates, with intervals and limits as arguments; the
-    section has verdicts, the super weights, and what did not pass.
+    section has verdicts, the super weights, what did not pass, and in a comment the line that shows the badge.
 
     Args:
         record: The record of an audit.
@@ -35,7 +36,8 @@ def render_model_card(record: Record) -> str:
     tool = escape(f"{record.tool.name} {record.tool.version}")
     parts = [part for model in record.models for part in _describe_model(model, record)]
     head = f"---\n{front}---\n\n" if index else ""
-    return "\n\n".join([f"{head}## Weights audited with {tool}", *parts]) + "\n"
+    badge = f"<!-- With the badge and the report beside this file: {write_badge_line(record)} -->"
+    return "\n\n".join([f"{head}## Weights audited with {tool}", badge, *parts]) + "\n"
 
 
 def _make_index(result: ModelResult, record: Record) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from support.descent import make_descent_evidence, make_descent_policy
 from support.evidence import SUPER_WEIGHT, compose, make_evidence, make_record
 from support.hostile import hostile_texts, make_hostile
 from support.markdown import read, spell
+from sw_audit_reports.badge import write_badge_line
 from sw_audit_reports.model_card import render_model_card
 
 from sw_audit.checks.judging import judge_result
@@ -47,6 +48,14 @@ def test_a_hub_reads_each_figure_with_its_interval_limit_and_verdict() -> None:
     assert [ratio.metric_args[name] for name in ("low", "high", "confidence", "limit", "verdict")] == [
         verdict.low, verdict.high, 0.95, verdict.limit, verdict.status.value,
     ]  # fmt: skip
+
+
+def test_the_line_that_shows_the_badge_is_there_to_be_taken_out_of_its_comment() -> None:
+    record = make_record()
+    card, line = render_model_card(record), write_badge_line(record)
+    assert f": {line} -->\n" in card
+    assert not list(read(card).iter("img"))
+    assert [one.get("alt") for one in read(line).iter("img")] == ["sw-audit: failed, 2 of 4 models"]
 
 
 def test_laws_are_no_figures_of_the_model() -> None:
