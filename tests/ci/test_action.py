@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -172,26 +171,23 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("sw_audit_reports.sarif") is None, reason="SARIF is not there yet")
 def test_a_sound_descendant_passes_and_then_a_broken_one_fails_with_its_evidence(real: Sandbox) -> None:
     with serving(github=True) as service:
         real.variables |= service.variables(real.folder)
         passed = real.run({"policy": "sound.swaudit.toml", "arguments": "--effort quick"})
         check_run(real, service, passed, "passed", "0")
         [first] = service.bodies
-        assert "PASS" in first
+        assert "sw-audit: Pass" in first
         assert "[report](https://example.org/a/1)" in first
         # The version that is installed by now is the one that is asked for, so pip has nothing to fetch.
         inputs = {"model": "broken=tune-2", "parent": "specimen", "arguments": "--effort quick", "sarif": "true"}
         failed = real.run(inputs | {"version": __version__})
         check_run(real, service, failed, "failed", "1")
         [second] = service.bodies
-        assert "FAIL" in second
+        assert "sw-audit: Fail" in second
         assert "broken" in second
         assert failed.steps["Upload SARIF"].given["sarif_file"] == "sw-audit-out/sw-audit.sarif"
         assert (real.workspace / "sw-audit-out" / "sw-audit.sarif").is_file()
-        tolerated = real.run(inputs | {"version": __version__, "fail-on": "never"})
-        assert (tolerated.conclusion, tolerated.outputs["verdict"]) == ("success", "failed")
         check_refusal(real, service)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ def test_an_open_quote_is_refused() -> None:
 def run_main(folder: Path, monkeypatch: pytest.MonkeyPatch, ended: int | None = None, **variables: str) -> int:
     """Run the job in a folder; `ended` is how the audit ends, by default as it does."""
     monkeypatch.chdir(folder)
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     if ended is not None:
@@ -119,3 +122,28 @@ def test_the_command_is_shown_as_it_can_be_typed_and_drives_no_terminal(
 ) -> None:
     run_main(tmp_path, monkeypatch, 0, SW_AUDIT_MODEL="my model\x1b[2J")
     assert capsys.readouterr().out == f"$ sw-audit audit {' '.join(FILES)} -- 'my model\\x1b[2J'\n"
+
+
+@pytest.mark.parametrize("ended", [0, 1, SystemError("lost")])
+def test_github_takes_nothing_that_the_audit_prints_for_a_command_and_listens_again_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: int | Exception
+) -> None:
+    def end(_: list[str]) -> int:
+        sys.stdout.write("::add-mask::FAIL\n")
+        if isinstance(ended, Exception):
+            raise ended
+        return ended
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setattr(audit, "_run", end)
+    tokens = set()
+    for _ in range(2):
+        with pytest.raises((SystemExit, SystemError)):
+            audit.main()
+        first, *between, last = capsys.readouterr().out.splitlines()
+        token = first.removeprefix("::stop-commands::")
+        assert last == f"::{token}::"
+        assert between[-1] == "::add-mask::FAIL"
+        tokens.add(token)
+    assert len(tokens) == 2

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft7Validator
-from support.ci_jobs import Job, list_variables, make_environment, read_component, run_component
+from support.ci_jobs import ROOT, Job, list_variables, make_environment, read_component, run_component
 from support.code_service import serving
 from support.descendants import write_descendants
-
-import sw_audit
 
 
 def test_the_official_schema_has_nothing_to_complain_about() -> None:
@@ -76,34 +73,31 @@ def test_what_cannot_be_installed_fails_the_job_before_the_audit(tmp_path: Path)
     assert "sw_audit.ci.audit" not in "\n".join(told)
 
 
-def test_extras_version_and_index_reach_pip_and_arguments_are_no_code(tmp_path: Path) -> None:
+def test_package_and_index_reach_pip_and_arguments_are_no_code(tmp_path: Path) -> None:
     inputs = {
-        "extras": "gguf,fp8",
-        "version": "0.1.0",
+        "package": "sw-audit[gguf] == 0.1.0",
         "torch-index": "https://x.org",
         "arguments": "$(touch pwned)",
     }
     _, told = run_stubbed(tmp_path, inputs)
     installed = [line.partition("check ")[2] for line in told if "-m pip" in line]
-    assert installed == ["--no-deps --index-url https://x.org torch", "sw-audit[gguf,fp8]==0.1.0"]
+    assert installed == ["--no-deps --index-url https://x.org torch", "sw-audit[gguf] == 0.1.0"]
     assert "$(touch pwned)" in told
     assert not (tmp_path / "pwned").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("sw_audit_reports.sarif") is None, reason="SARIF is not there yet")
 def test_a_broken_descendant_fails_the_job_with_its_evidence(tmp_path: Path) -> None:
     variables = list_variables(make_environment(tmp_path, sys.executable))
     write_descendants(tmp_path, 3)
     with serving(github=False) as service:
         variables |= service.variables(tmp_path)
-        # Where the tests run sw-audit is installed as the developer's copy, so pip has nothing to fetch.
-        inputs = {"model": "broken=tune-2", "parent": "specimen", "version": sw_audit.__version__}
+        inputs = {"model": "broken=tune-2", "parent": "specimen", "package": str(ROOT)}
         job = run_component(inputs | {"arguments": "--effort quick"}, tmp_path, variables)
         assert job.code == 1, job.log
         assert "FAIL" in job.log
         assert job.after.startswith("comment: posted")
-        assert "FAIL" in service.bodies[0]
+        assert "sw-audit: Fail" in service.bodies[0]
     [artifacts] = [each["artifacts"] for each in read_component({})[1].values()]
     for path in (*artifacts["paths"], artifacts["reports"]["junit"]):
         assert (tmp_path / path).exists()
