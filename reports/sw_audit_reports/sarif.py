@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from sw_audit.checks.explain import breaches, write_figure, write_limit
 from sw_audit.checks.registry import find_checks
-from sw_audit.printable import printable
+from sw_audit.printable import printable, printable_lines
 from sw_audit.record.labels import label_status
 from sw_audit.record.record import AuditedModel, ModelFailure, Record
 from sw_audit.record.verdict import Status, Verdict
@@ -95,7 +95,7 @@ def _make_result(verdict: Verdict, model: AuditedModel, record: Record, place: i
     text = f"{model.id}: {label_status(verdict)}{measured}. {verdict.because}"
     text += f" To do: {verdict.remedy}" if verdict.remedy else ""
     scalars = [printable(one) for one in verdict.coordinates[:_COORDINATES]]
-    names = ("quantity", "observed", "low", "high", "limit", "protocol")
+    names = ("quantity", "observed", "low", "high", "limit", "protocol", "remedy")
     facts = {name: value for name in names if (value := getattr(verdict, name)) not in (None, "")}
     result: dict[str, Any] = {
         **_begin(verdict.check, model.id, verdict.coordinates),
@@ -107,6 +107,7 @@ def _make_result(verdict: Verdict, model: AuditedModel, record: Record, place: i
             "model": printable(model.id),
             "status": verdict.status.value,
             "coordinates": scalars,
+            "paste": [printable_lines(one.text) for one in verdict.paste],
             **{name: printable(value) if isinstance(value, str) else value for name, value in facts.items()},
         },
     }

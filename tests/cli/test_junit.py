@@ -8,6 +8,7 @@ import pytest
 from support.fake_runner import CHECKS, LAWS, count_statuses
 from support.program import Program
 
+from sw_audit.policy.origin import PolicyOrigin
 from sw_audit.record.verdict import Status
 
 
@@ -80,6 +81,18 @@ def test_the_cases_of_several_policies_are_one_suite(quick: Program) -> None:
     names = [f"{name}.swaudit.toml.broken" for name in ("one", "one", "two", "two")]
     assert [case.get("classname") for case in suite] == names
     assert [int(suite.get(name, "")) for name in ("tests", "failures", "errors", "skipped")] == [4, 2, 0, 0]
+
+
+def test_a_policy_for_models_that_are_named_says_where_limits_stand_and_names_no_case(quick: Program) -> None:
+    (quick.folder / "it.swaudit.toml").write_text("\n[checks.prune-collapses]\nminimum_ratio = 5\n")
+    quick.run("audit", "broken", "--policy=it.swaudit.toml", "--check=prune-collapses")
+    assert list(list_cases(quick)) == ["broken::prune-collapses"]
+    assert quick.record().origin == PolicyOrigin(path="it.swaudit.toml", checks={"prune-collapses": 2})
+
+
+def test_without_a_policy_file_a_record_has_no_origin(quick: Program) -> None:
+    quick.run("audit", "broken", "--check=prune-collapses")
+    assert quick.record().origin is None
 
 
 def test_the_document_is_what_render_makes_of_the_record(quick: Program) -> None:

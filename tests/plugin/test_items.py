@@ -7,7 +7,6 @@ import pytest
 from support.fake_runner import BESIDE, CHECKS, LAWS, STRIPPED
 from support.runs import Inner
 
-from sw_audit.record.record import ModelFailure
 from sw_audit.record.verdict import Status
 
 MINE = "def test_mine(): pass\n"
@@ -225,7 +224,8 @@ def test_a_model_that_cannot_be_used_is_an_error_of_one_line_and_others_go_on(in
     run.stdout.no_fnmatch_line("*Traceback*")
     run.stdout.no_fnmatch_line("*During handling*")
     assert [note[0] for note in inner.noted("measure")] == ["gone", "llama-w4"]
-    assert inner.record().failures == (ModelFailure(model="gone", message=line),)
+    [failure] = inner.record().failures
+    assert (failure.model, failure.message, len(failure.checks)) == ("gone", line, CHECKS)
 
 
 def test_a_defect_shows_its_traceback_once(inner: Inner) -> None:

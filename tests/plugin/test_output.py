@@ -39,7 +39,11 @@ def test_several_policies_leave_a_record_each(inner: Inner, policy_file: Path) -
         "audit/record.json",
         "models/record.json",
     ]
-    assert len(inner.record("out/audit/record.json").models) == 2
+    first = inner.record("out/audit/record.json")
+    assert len(first.models) == 2
+    assert first.origin is not None
+    assert (first.origin.path, first.origin.whole) == ("audit.swaudit.toml", True)
+    assert inner.record("out/models/record.json").origin is None
     assert len(inner.noted("measure")) == 4
 
 
@@ -113,8 +117,8 @@ def test_stopping_at_a_failure_is_no_interruption(inner: Inner) -> None:
     record = inner.record()
     assert len(record.verdicts) == CHECKS
     message = "not audited: the run ended before this model was reached"
-    [left] = record.failures
-    assert (left.model, left.message, len(left.checks)) == ("llama-w4", message, CHECKS)
+    [failure] = record.failures
+    assert (failure.model, failure.message, len(failure.checks)) == ("llama-w4", message, CHECKS)
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

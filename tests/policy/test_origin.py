@@ -58,7 +58,8 @@ def test_a_limit_under_a_dotted_key_or_in_a_line_has_the_line_that_begins_with_i
 
 
 def test_models_that_are_no_tables_have_no_lines(tmp_path: Path) -> None:
-    assert trace(tmp_path, 'model = [{source = "a"}, {source = "b"}]\n').models == {}
+    text = 'model = [{source = "a"}, {source = "b"}]\n[corpus]\nsource = """\n[[model]]\n"""\n'
+    assert trace(tmp_path, text).models == {}
 
 
 def test_what_only_looks_like_a_header_gives_no_line_rather_than_a_wrong_one(tmp_path: Path) -> None:

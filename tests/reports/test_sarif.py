@@ -19,7 +19,7 @@ from sw_audit.policy.origin import PolicyOrigin
 from sw_audit.policy.policy import Policy
 from sw_audit.printable import printable
 from sw_audit.record.record import ModelFailure, Record
-from sw_audit.record.verdict import Status, Verdict
+from sw_audit.record.verdict import Paste, Status, Verdict
 
 _SCHEMA = Path(__file__).parent / "schemas" / "sarif-schema-2.1.0.json"
 VALIDATOR = Draft4Validator(json.loads(_SCHEMA.read_text(encoding="utf-8")), format_checker=FormatChecker())
@@ -103,7 +103,7 @@ def test_a_result_points_at_the_line_that_names_the_model_and_at_that_of_the_lim
     [related] = result["relatedLocations"]
     assert related["physicalLocation"] == {**file, "region": {"startLine": 11}}
     assert result["properties"] == {
-        "model": "m", "status": "fail", "coordinates": [*SCALARS], "quantity": "perplexity ratio",
+        "model": "m", "status": "fail", "coordinates": [*SCALARS], "paste": [], "quantity": "perplexity ratio",
         "observed": 1.72, "limit": 1.1,
     }  # fmt: skip
     assert result["message"]["text"] == "m: fail (perplexity ratio 1.72, limit 1.1). it is worse"
@@ -138,9 +138,11 @@ def test_a_fingerprint_stays_while_figures_change_and_changes_with_model_check_a
     assert all(run["results"][0]["partialFingerprints"] != first for run in prints)
 
 
-def test_braces_and_links_of_a_reason_are_no_placeholders() -> None:
-    told = find_result(judge(because="{0} and [x](1)", observed=None))["message"]["text"]
-    assert told == "m: fail. {{0}} and [x] (1)"
+def test_braces_and_links_of_a_reason_are_no_placeholders_and_what_can_be_pasted_is_there_as_it_is() -> None:
+    paste = Paste(where="a tool", text="dynamic={}")
+    result = find_result(judge(because="{0} and [x](1)", observed=None, remedy="set {}", paste=(paste,)))
+    assert result["message"]["text"] == "m: fail. {{0}} and [x] (1) To do: set {{}}"
+    assert (result["properties"]["remedy"], result["properties"]["paste"]) == ("set {}", ["dynamic={}"])
 
 
 @settings(deadline=None, max_examples=30)
