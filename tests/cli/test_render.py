@@ -81,7 +81,7 @@ def test_the_help_names_every_format_and_an_audit_writes_each_straight_from_a_ru
     assert ", ".join(rendering.list_formats()) in told
 
 
-@pytest.mark.parametrize("form", ["markdown", "text", "badge"])
+@pytest.mark.parametrize("form", [*FORMATS, "junit"])
 def test_a_form_is_written_to_standard_output(program: Program, form: str) -> None:
     place = program.folder / "record.json"
     place.write_text(RECORD)
