@@ -34,6 +34,7 @@ COMMANDS = {
     "fingerprint": "Take the short fingerprint of a model's lineage, and say whose descendant it looks like.",
     "bisect": "Find the first checkpoint of a series at which a check turns from pass to fail, by bisection.",
     "diff": "Say what changed from one record to another. Nothing is measured.",
+    "sign": "Sign what a record attests: which weights passed which checks, under which policy, text and tool.",
     "verify": "Tell whether a record is what was written, and name every part of it that is not.",
     "cache": "Show what is kept of earlier measurements, or clear it.",
     "render": "Render a record; nothing is measured or judged again.",

@@ -44,14 +44,23 @@ def verify_weights(
     return same, doubts
 
 
-def _pair(word: str, subjects: Sequence[Subject], progress: Progress) -> tuple[Subject, tuple[FileDigest, ...]]:
-    """Find which subject a folder or file is for, and digest the files of it that the subject has."""
+def locate_weights(word: str, subjects: Sequence[Subject]) -> tuple[Sequence[Subject], Path]:
+    """Return whose weights these may be, given as a folder or file or as `ID=PATH`, and where they lie.
+
+    Raises:
+        InputError: If there is no such file.
+    """
     name, _, rest = word.partition("=")
     named = [subject for subject in subjects if rest and subject.name == name and not Path(word).exists()]
     path = Path(find_shipped(rest if named else word)).expanduser()
     if not path.exists():
         raise InputError(f"model {word!r}", "there is no such file or folder", "give the folder of its weights")
-    candidates = named or list(subjects)
+    return named or subjects, path
+
+
+def _pair(word: str, subjects: Sequence[Subject], progress: Progress) -> tuple[Subject, tuple[FileDigest, ...]]:
+    """Find which subject a folder or file is for, and digest the files of it that the subject has."""
+    candidates, path = locate_weights(word, subjects)
     wanted = {file.path for subject in candidates for file in subject.files}
     root = path if path.is_dir() else path.parent
     places = [path] if path.is_file() else [root / name for name in sorted(wanted) if (root / name).is_file()]
