@@ -143,7 +143,7 @@ def _write_metric(metric: Metric) -> dict[str, Any]:
     return {
         "type": printable(name),
         "value": repr(metric.value),
-        "slice": printable(f"{metric.protocol}; {metric.evidence}"),
+        "slice": printable("; ".join(filter(None, (str(metric.protocol), metric.evidence)))),
         **({"confidenceInterval": interval} if interval else {}),
     }
 

@@ -58,7 +58,7 @@ def _make_index(result: ModelResult, record: Record) -> dict[str, Any]:
 
 def _write_metric(metric: Metric, confidence: float) -> dict[str, Any]:
     verdict = metric.verdict
-    arguments: dict[str, Any] = {"measured on": printable(metric.evidence)}
+    arguments: dict[str, Any] = {"measured on": printable(metric.evidence)} if metric.evidence else {}
     if (metric.low, metric.high) != (None, None):
         arguments |= {"low": metric.low, "high": metric.high, "confidence": confidence}
     if verdict is not None:

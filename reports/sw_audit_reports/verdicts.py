@@ -157,7 +157,7 @@ class Metric(NamedTuple):
         name: What was measured, and of what kind the figure is.
         value: The figure.
         protocol: How it was measured.
-        evidence: On how much.
+        evidence: On how much; empty where it is no sample.
         low: Lower end of its interval; `None` without one.
         high: Upper end.
         verdict: The verdict that it decided; `None` of what is only reported.
@@ -185,7 +185,7 @@ def list_metrics(result: ModelResult) -> list[Metric]:
         metrics.append(Metric("multiple-choice accuracy", own.choices.accuracy, result.protocol, items))
     for one in result.verdicts:
         if one.observed is not None and one.protocol in protocols:
-            measured = "no sample" if one.evidence is None else label_evidence(one.evidence)
+            measured = "" if one.evidence is None else label_evidence(one.evidence)
             ends = (one.low, one.high)
             metrics.append(Metric(one.quantity, one.observed, protocols[one.protocol], measured, *ends, one))
     return metrics

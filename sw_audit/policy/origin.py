@@ -60,7 +60,7 @@ def trace_policy(
         document = document.get(name, {})
     if table and not document:
         return None
-    lines = text.splitlines()
+    lines = text.split("\n")
     headers = [
         (number, len(header[1]), tuple(re.sub(r"[\s\"']", "", header[2]).split(".")))
         for number, line in enumerate(lines, 1)

@@ -9,7 +9,7 @@ from sw_audit.policy.reading import parse_policy, read_policy
 from sw_audit.toml_text import parse_toml
 
 POLICY = """\
-# comment
+# one line,\u2028whatever is in it
 inconclusive = "warn"
 
 [[model]]

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import pytest
 from support.descent_pages import WAIVER
-from support.evidence import make_record
-from sw_audit_reports.verdicts import conclude_record, summarize_record, tally
+from support.evidence import BASELINE_PERPLEXITY, make_evidence, make_record
+from sw_audit_reports.verdicts import conclude_record, list_metrics, summarize_record, tally
 
 from sw_audit.record.record import Record
 from sw_audit.record.standing import conclude_model
-from sw_audit.record.verdict import Status, Verdict
+from sw_audit.record.verdict import Evidence, Status, Verdict
 
 
 def test_the_worst_model_decides_and_one_that_could_not_be_audited_fails() -> None:
@@ -68,3 +69,22 @@ def test_laws_are_counted_after_gates_by_whether_they_hold_and_fail_no_model() -
     assert conclude_model(result.model_copy(update={"verdicts": (gate, *laws)})) is Status.PASS
     assert conclude_model(result.model_copy(update={"verdicts": laws})) is Status.PASS
     assert conclude_model(result.model_copy(update={"verdicts": laws[-1:]})) is Status.INCONCLUSIVE
+
+
+def test_the_figures_of_a_model_are_its_own_and_those_that_verdicts_measured_on_text() -> None:
+    evidence = make_evidence(windows=8)
+    signature, sample = evidence.protocol.signature, Evidence(count=8, tokens=504)
+    judged = Verdict(
+        check="c", model="m", status=Status.PASS, because="so", quantity="ratio", observed=1.5, low=1.25
+    )
+    verdicts = (
+        judged.model_copy(update={"protocol": signature, "evidence": sample}),
+        judged.model_copy(update={"protocol": signature, "observed": None}),
+        judged,
+    )
+    [perplexity, accuracy, ratio] = list_metrics(evidence.model_copy(update={"verdicts": verdicts}))
+    assert perplexity.value == pytest.approx(BASELINE_PERPLEXITY)
+    assert (perplexity.evidence, perplexity.verdict) == ("8 windows", None)
+    assert accuracy.name == "multiple-choice accuracy"
+    assert (ratio.name, ratio.value, ratio.low, ratio.high) == ("ratio", 1.5, 1.25, None)
+    assert (ratio.protocol, ratio.evidence) == (evidence.protocol, "8 windows, 504 tokens")
