@@ -106,12 +106,14 @@ def print_summary(reporter: pytest.TerminalReporter, session: AuditSession) -> N
     reached = [session.results[case] for case in session.gated if case in session.results]
     if len(reached) > FEW_MODELS and reporter.verbosity < 1:
         worst, others = list_worst(reached)
-        rows, styles = [MODELS_HEAD, *worst], [{"bold": True}, *({"red": True} for _ in worst)]
+        tables = [([MODELS_HEAD, *rows], [{"bold": True}, *({"red": True} for _ in rows)]) for rows in worst]
     else:
         rows, others = [TABLE_HEAD, *(make_row(verdict) for verdict in verdicts)], ""
         styles = [{"bold": True}, *({_COLOURS[name_outcome(verdict)]: True} for verdict in verdicts)]
-    for line, style in zip(align(rows), styles, strict=True):
-        reporter.write_line(line, **style)
+        tables = [(rows, styles)]
+    for rows, styles in tables:
+        for line, style in zip(align(rows), styles, strict=True):
+            reporter.write_line(line, **style)
     if others:
         reporter.write_line(f"{others}; everything is in the report, and here with -v")
     for line in list_waived(verdicts):

@@ -53,8 +53,9 @@ def tell_verdicts(record: Record) -> Iterator[str]:
 
 def tell_rules(record: Record) -> Iterator[str]:
     """Where the rules and the limits stand, and what becomes of a doubt."""
-    fate = "fails the run" if record.policy.inconclusive == "fail" else "only warns"
-    yield f"Every limit stands in the record's policy beside its figure; an undecided gate {fate}"
+    for strictness in dict.fromkeys(part.policy.inconclusive for part in record.parts):
+        fate = "fails the run" if strictness == "fail" else "only warns"
+        yield f"Every limit stands in the record's policy beside its figure; an undecided gate {fate}"
 
 
 def tell_interventions(record: Record) -> Iterator[str]:
@@ -75,7 +76,8 @@ def tell_intervals(record: Record) -> Iterator[str]:
     figures = [verdict for verdict in _list_judged(record) if verdict.observed is not None]
     if sampled := [verdict for verdict in figures if verdict.low is not None or verdict.high is not None]:
         share = f"{format_number(len(sampled))} of {count(len(figures), 'judged figure')}"
-        yield f"{100 * record.policy.confidence:g} % intervals on {share}"
+        levels = dict.fromkeys(f"{100 * part.policy.confidence:g} %" for part in record.parts)
+        yield f"{' or '.join(levels)} intervals on {share}"
 
 
 def tell_metrics(record: Record) -> Iterator[str]:
@@ -150,11 +152,13 @@ def tell_waivers(record: Record) -> Iterator[str]:
 
 def tell_log(record: Record) -> Iterator[str]:
     """When, with what, and on what it was measured."""
-    environment = record.environment
-    packages = [f"{name} {version}" for name, version in environment.packages.items() if name != record.tool.name]
-    yield f"Dated {record.created}, written by {record.tool.name} {record.tool.version}"
-    yield f"Measured with Python {environment.python}, {_name(packages)}, on {environment.platform}"
-    yield f"Seed {record.policy.seed}; every figure is in the record, window by window"
+    for part in record.parts:
+        environment, tool = part.environment, part.tool
+        packages = [f"{name} {version}" for name, version in environment.packages.items() if name != tool.name]
+        about = f"{_name(one.id for one in part.models)}: " if record.sources else ""
+        yield f"{about}Dated {part.created}, written by {tool.name} {tool.version}"
+        yield f"{about}Measured with Python {environment.python}, {_name(packages)}, on {environment.platform}"
+        yield f"{about}Seed {part.policy.seed}; every figure is in the record, window by window"
 
 
 def lack_models(record: Record) -> Iterator[str]:
@@ -197,7 +201,7 @@ def lack_use(record: Record) -> Iterator[str]:
 
 def lack_laws(record: Record) -> Iterator[str]:
     """What the effort left out."""
-    if record.policy.effort == "quick":
+    if any(part.policy.effort == "quick" for part in record.parts):
         yield "Laws, the claims on how the weights act, were not measured under the effort `quick`"
 
 

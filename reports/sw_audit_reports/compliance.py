@@ -84,5 +84,5 @@ def build_annex(record: Record) -> Annex:
 
 def _summarize(record: Record) -> Words:
     if len(record.models) == 1 and isinstance(record.models[0], ModelResult):
-        return summarize_model(Context(record, record.models[0], "")) or summarize_worst(record)
+        return summarize_model(Context(record.parts[0], record.models[0], "")) or summarize_worst(record)
     return summarize_worst(record)

@@ -39,7 +39,7 @@ def render_cyclonedx(record: Record) -> str:
     )
     audited = {(result.id, result.model.digest) for result in record.results}
     components = [
-        _make_component(model, f"model-{place}", record.policy.confidence)
+        _make_component(model, f"model-{place}", record.find_part(model.id).policy.confidence)
         for place, model in enumerate(record.models)
     ]
     components += [
@@ -47,7 +47,13 @@ def render_cyclonedx(record: Record) -> str:
         for place, parent in enumerate(parents)
         if (parent.id, parent.digest) not in audited
     ]
-    versions = {"python": record.environment.python, **record.environment.packages}
+    environments = [part.environment for part in record.parts]
+    installed = [{"python": one.python, **one.packages} for one in environments]
+    names = dict.fromkeys(name for versions in installed for name in versions)
+    versions = {
+        name: " or ".join(dict.fromkeys(versions[name] for versions in installed if name in versions))
+        for name in names
+    }
     tool = {"type": "application", "name": "sw-audit", "version": printable(record.tool.version)}
     created = {} if (time := write_utc(record.created)) is None else {"timestamp": time}
     document = {

@@ -19,7 +19,7 @@ from sw_audit.printable import printable_lines
 from sw_audit.record.page_digest import UNKNOWN_DIGEST, seal_page
 from sw_audit.record.record import ModelFailure, ModelResult, Record
 from sw_audit.record.redaction import describe_redactions
-from sw_audit.record.standing import FEW_MODELS, conclude_model, list_open, rank_worst_first
+from sw_audit.record.standing import FEW_MODELS, conclude_model, group_by_protocol, list_open, rank_worst_first
 from sw_audit.record.store import EMBEDDED_ID, embed_record
 from sw_audit.record.verdict import Status
 from sw_audit_reports.compliance import build_annex
@@ -124,10 +124,14 @@ def _make_printable(value: object) -> object:
 
 def _build_page(record: Record) -> dict[str, Any]:
     results, failed = enumerate(record.results, 1), enumerate(record.failures, 1)
-    models = [_build_model(Context(record, result, f"model-{place}")) for place, result in results]
-    failures = [_build_failure(record, failure, f"failure-{place}") for place, failure in failed]
-    overview = None if len(record.models) == 1 else _list_models(record, models, failures)
-    fleet = [{"id": "models", "title": "Models", "elements": [overview]}] if overview else []
+    models = [
+        _build_model(Context(record.find_part(result.id), result, f"model-{place}")) for place, result in results
+    ]
+    failures = [
+        _build_failure(record.find_part(failure.id), failure, f"failure-{place}") for place, failure in failed
+    ]
+    overview = [] if len(record.models) == 1 else _list_models(record, models, failures)
+    fleet = [{"id": "models", "title": "Models", "elements": overview}] if overview else []
     kinds = {"result": iter(models), "failure": iter(failures)}
     anchors = [next(kinds[model.kind])["id"] for model in record.models]
     if len(record.models) == 1 and models:
@@ -152,7 +156,7 @@ def _frame_page(
     heading = f"{'Quantizers compared on' if compares else 'Audit of'} {named}"
     command = write_comparison_command(record) if compares else shlex.join(["sw-audit", "audit", POLICY_FILE])
     banner = open_record(record, sentence, anchors, pointers, compared=compares)
-    packages = [(code(name), version) for name, version in record.environment.packages.items()]
+    packages = [] if record.sources else [(code(name), one) for name, one in record.environment.packages.items()]
     return {
         "title": f"{banner.badge.word}: {heading} · sw-audit",
         "heading": heading,
@@ -164,7 +168,10 @@ def _frame_page(
         "asks": "comparison" if compares else "audit",
         "render_command": shlex.join(["sw-audit", "render", "record.json", "-o", "report.html"]),
         "policy_command": command,
-        "policy": write_policy(record.policy),
+        "sources": _list_sources(record),
+        "policies": [
+            (", ".join(model.id for model in part.models), write_policy(part.policy)) for part in record.parts
+        ],
         "annex": build_annex(record),
     }
 
@@ -180,7 +187,7 @@ def _build_fleet_page(record: Record) -> dict[str, Any]:
     context = FleetContext(record, entries, frozenset(entry.anchor for entry in worst))
     built = [(section, list(filter(None, section.build(context)))) for section in list_fleet_sections()]
     models = [
-        _build_model(Context(record, entry.model, f"{entry.anchor}-whole"))
+        _build_model(Context(record.find_part(entry.model.id), entry.model, f"{entry.anchor}-whole"))
         for entry in worst
         if isinstance(entry.model, ModelResult)
     ]
@@ -266,29 +273,56 @@ def _sort_pointers(pointers: Sequence[Cell]) -> list[Cell]:
 
 def _list_models(
     record: Record, models: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]
+) -> list[Table]:
+    """List all models with their verdict, and with figures: of several protocols in a table for each."""
+    names = [model["name"] for model in (*models, *failures)]
+    kinds = {model.id: model for model in record.models}
+    groups = group_by_protocol([kinds[name] for name in names])
+    if len(groups) < 2:
+        return list(filter(None, [_tabulate_models("All models", record, models, failures)]))
+    tables = [_tabulate_models("All models", record, models, failures, figured=False)]
+    for group in groups:
+        chosen = [models[place] for place in group if place < len(models)]
+        if chosen:
+            protocol = record.find_model(chosen[0]["name"]).protocol
+            tables.append(_tabulate_models(f"Figures of protocol {protocol}", record, chosen, []))
+    return list(filter(None, tables))
+
+
+def _tabulate_models(
+    caption: str,
+    record: Record,
+    models: Sequence[Mapping[str, Any]],
+    failures: Sequence[Mapping[str, Any]],
+    *,
+    figured: bool = True,
 ) -> Table | None:
-    """List all models with their verdict; where one has a parent, with what it lost beside it."""
-    descends = any(result.descent for result in record.results)
-    heads = [*text("Outcome"), *figures("Super weights")]
+    results = [record.find_model(model["name"]) for model in models]
+    descends = figured and any(result.descent for result in results)
+    heads = [*text("Outcome"), *figures("Super weights")] if figured else []
     if descends:
         heads = [*text("Parent"), *figures("Perplexity ratio"), *text("Parent's super weights")]
     unknown: Words = [NOTHING] * len(heads)
     rows: list[Words] = []
-    for result, model in zip(record.results, models, strict=True):
-        about: Words = [str(result.location.outcome), len(result.location.super_weights)]
+    for result, model in zip(results, models, strict=True):
+        about: Words = [str(result.location.outcome), len(result.location.super_weights)] if figured else []
         if descends:
-            about = describe_descent(result.descent, record.policy) if result.descent else unknown
+            policy = record.find_part(result.id).policy
+            about = describe_descent(result.descent, policy) if result.descent else unknown
         banner = model["banner"]
         checks = ", ".join(part.word for part in banner.tally) or "no check"
         rows.append([Cell(result.id, href=model["id"]), banner.badge, *about, checks])
     for failure in failures:
         checks = ", ".join(part.word for part in failure["tally"]) or NOTHING
         rows.append([Cell(failure["name"], href=failure["id"]), failure["badge"], *unknown, checks])
-    return make_table("All models", [*text("Model", "Verdict"), *heads, *text("Checks")], rows)
+    return make_table(caption, [*text("Model", "Verdict"), *heads, *text("Checks")], rows)
 
 
 def _list_circumstances(record: Record) -> Terms | None:
     environment, policy = record.environment, record.policy
+    if record.sources:
+        merged = f"{record.tool.name} {record.tool.version}, record schema {record.schema_number}"
+        return make_terms({"Merged": count(len(record.sources), "record"), "Tool": merged})
     return make_terms(
         {
             "Created": _write_date(record.created),
@@ -302,6 +336,34 @@ def _list_circumstances(record: Record) -> Terms | None:
             "Redacted": describe_redactions(record.redacted),
         }
     )
+
+
+def _list_sources(record: Record) -> Table | None:
+    """List the records that were merged: each with its models, and what it was made with."""
+    rows = [
+        (
+            ", ".join(source.models),
+            _write_date(source.created),
+            f"{source.tool.name} {source.tool.version}",
+            source.environment.python,
+            source.environment.platform,
+            source.environment.threads,
+            ", ".join(f"{name} {version}" for name, version in source.environment.packages.items()),
+            source.policy.effort,
+            f"{100 * source.policy.confidence:g} %",
+            source.policy.seed,
+            code(source.sha256[:12]),
+            "verified" if source.verified else "not verified",
+        )
+        for source in record.sources
+    ]
+    heads = [
+        *text("Models", "Created", "Tool", "Python", "Platform"),
+        *figures("Threads"),
+        *text("Packages", "Effort"),
+    ]
+    heads += [*figures("Intervals", "Seed"), *text("Digest", "When merged")]
+    return make_table("The records that were merged", heads, rows)
 
 
 def _write_date(created: str) -> str:

@@ -20,15 +20,15 @@ def render_junit(record: Record) -> str:
     """
     suites = Element("testsuites", name="sw-audit")
     suite = SubElement(suites, "testsuite", name="sw-audit")
-    origin = record.origin
-    prefix = "" if origin is None or not origin.whole else ".".join(PurePosixPath(origin.path).parts) + "."
-    for model in record.models:
+    for part, model in [(one, model) for one in record.parts for model in one.models]:
+        origin = part.origin
+        prefix = "" if origin is None or not origin.whole else ".".join(PurePosixPath(origin.path).parts) + "."
         verdicts = {verdict.check: verdict for verdict in model.verdicts}
-        for number, check in enumerate(verdicts or _list_unjudged(model, record)):
+        for number, check in enumerate(verdicts or _list_unjudged(model, part)):
             seconds = 0.0 if number else getattr(model, "seconds", 0.0)
             classname = printable(f"{prefix}{model.id}")
             case = SubElement(suite, "testcase", classname=classname, name=printable(check), time=f"{seconds:.3f}")
-            _fill_case(case, model, verdicts.get(check), record.policy.inconclusive)
+            _fill_case(case, model, verdicts.get(check), part.policy.inconclusive)
     for name, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(name, str(sum(1 for _ in suite.iter(tag))))
     suite.set("time", f"{sum(float(case.get('time', 0)) for case in suite):.3f}")

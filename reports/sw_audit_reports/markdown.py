@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sw_audit.checks.explain import explain_verdict, list_skipped, list_unproved, list_waived
 from sw_audit.record.record import ModelFailure, ModelResult, Record
-from sw_audit.record.standing import FEW_MODELS, conclude_model, find_deciding, list_open, rank_worst_first
+from sw_audit.record.standing import (
+    FEW_MODELS,
+    conclude_model,
+    find_deciding,
+    group_by_protocol,
+    list_open,
+    rank_worst_first,
+)
 from sw_audit.record.verdict import Paste, Status, Verdict
 from sw_audit_reports.elements import Badge, Words, split_code
 from sw_audit_reports.markdown_text import escape, write_fence, write_name, write_row, write_words
@@ -62,7 +69,7 @@ class _Page:
 
 def _summarize(record: Record) -> Words:
     if len(record.models) == 1 and record.results:
-        return summarize_model(Context(record, record.results[0], ""))
+        return summarize_model(Context(record.parts[0], record.results[0], ""))
     return summarize_worst(record)
 
 
@@ -79,17 +86,31 @@ def _add_table(page: _Page, record: Record) -> None:
     if not ranked:
         return
     gates = 1 if len(ranked) > FEW_MODELS else _GATES
-    page.add(write_row(_HEAD) + write_row(["---", "---", "---", "---:", "---:"]))
-    shown = 0
-    for model in ranked[:_MODELS]:
-        if not page.add("".join(map(write_row, _list_rows(model, gates))), _SHOWN):
-            break
-        shown += 1
-    page.add("\n")
-    if left := ranked[shown:]:
+    shown: list[ModelResult | ModelFailure] = []
+    groups = group_by_protocol(ranked)
+    for group in groups:
+        models = [ranked[place] for place in group if place < _MODELS]
+        rows = {model.id: "".join(map(write_row, _list_rows(model, gates))) for model in models}
+        head = _write_head(models[0], many=len(groups) > 1) if models else ""
+        if not models or not page.add(head + rows.pop(models[0].id), _SHOWN):
+            continue
+        shown.append(models[0])
+        for model in models[1:]:
+            if not page.add(rows[model.id], _SHOWN):
+                break
+            shown.append(model)
+        page.add("\n")
+    if left := [model for model in ranked if model not in shown]:
         held = sum(conclude_model(model) is not Status.PASS for model in left)
         passing = f"{format_number(held)} of them do not pass" if held else "all of them pass"
         page.add(f"{count(len(left), 'more model')} left out, {passing}; the record holds them.\n\n")
+
+
+def _write_head(model: ModelResult | ModelFailure, *, many: bool) -> str:
+    """Write the head of a table; of several it says which protocol the figures are of."""
+    told = "Not audited:" if isinstance(model, ModelFailure) else f"Protocol {escape(str(model.protocol), 500)}:"
+    head = write_row(_HEAD) + write_row(["---", "---", "---", "---:", "---:"])
+    return f"{told}\n\n{head}" if many else head
 
 
 def _list_rows(model: ModelResult | ModelFailure, most: int) -> Iterator[list[str]]:
@@ -173,10 +194,14 @@ def _write_fold(title: str, texts: Sequence[str], more: int) -> str:
 
 
 def _list_commands(record: Record, models: Sequence[ModelResult | ModelFailure]) -> list[str]:
-    tool, policy = record.tool, record.policy
-    commands = [
-        write_command(find_asked(policy, gate.model, gate.model).source, gate.check, policy, gate.model)
-        for gate in filter(None, map(find_deciding, models[:_MODELS]))
-    ]
-    told = f"{tool.name} {tool.version}, {record.created}, {policy.effort} effort, seed {policy.seed}"
-    return [told, *dict.fromkeys(commands)]
+    commands = []
+    for gate in filter(None, map(find_deciding, models[:_MODELS])):
+        policy = record.find_part(gate.model).policy
+        source = find_asked(policy, gate.model, gate.model).source
+        commands.append(write_command(source, gate.check, policy, gate.model))
+    return list(dict.fromkeys([*map(_tell_audit, record.parts), *commands]))
+
+
+def _tell_audit(audit: Record) -> str:
+    tool, policy = audit.tool, audit.policy
+    return f"{tool.name} {tool.version}, {audit.created}, {policy.effort} effort, seed {policy.seed}"

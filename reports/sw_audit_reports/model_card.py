@@ -41,6 +41,7 @@ def render_model_card(record: Record) -> str:
 
 
 def _make_index(result: ModelResult, record: Record) -> dict[str, Any]:
+    confidence = record.find_part(result.id).policy.confidence
     by_protocol: dict[str, list[Metric]] = {}
     for metric in list_metrics(result):
         if metric.verdict is None or metric.verdict.level == "gate":
@@ -49,7 +50,7 @@ def _make_index(result: ModelResult, record: Record) -> dict[str, Any]:
         {
             "task": {"type": "text-generation", "name": "Text generation"},
             "dataset": {"type": printable(metrics[0].protocol.corpus.name), "name": printable(protocol)},
-            "metrics": [_write_metric(metric, record.policy.confidence) for metric in metrics],
+            "metrics": [_write_metric(metric, confidence) for metric in metrics],
         }
         for protocol, metrics in by_protocol.items()
     ]

@@ -153,6 +153,6 @@ def summarize_worst(record: Record) -> Words:
         model = record.models[place]
         if isinstance(model, ModelFailure) or not list_open(model):
             continue
-        more = summarize_model(Context(record, model, ""))
+        more = summarize_model(Context(record.find_part(model.id), model, ""))
         return [*words, " The worst is ", code(model.id), ". ", *more] if more else words
     return words

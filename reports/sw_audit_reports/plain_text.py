@@ -19,7 +19,7 @@ from sw_audit.checks.explain import (
 )
 from sw_audit.printable import printable
 from sw_audit.record.record import Record
-from sw_audit.record.standing import FEW_MODELS
+from sw_audit.record.standing import FEW_MODELS, group_by_protocol
 
 _LONGEST = 10_000
 """Characters of a line: more than any sentence has."""
@@ -45,15 +45,24 @@ def render_text(record: Record) -> str:
 def _describe_few(record: Record) -> list[str]:
     verdicts = record.verdicts
     models = [_join([result.id, *(f"  {line}" for line in describe_model(result))]) for result in record.results]
-    held = [explain_verdict(verdict) for verdict in verdicts if breaches(verdict, record.policy.inconclusive)]
+    held = [
+        explain_verdict(verdict)
+        for part in record.parts
+        for verdict in part.verdicts
+        if breaches(verdict, part.policy.inconclusive)
+    ]
     others = [*list_unproved(verdicts), *list_waived(verdicts), *list_skipped(verdicts)]
-    table = align([TABLE_HEAD, *map(make_row, verdicts)]) if verdicts else []
-    return [*models, "\n".join(table), *held, _join(others)]
+    tables = [
+        align([TABLE_HEAD, *map(make_row, judged)])
+        for group in group_by_protocol(record.models)
+        if (judged := [verdict for place in group for verdict in record.models[place].verdicts])
+    ]
+    return [*models, *map("\n".join, tables), *held, _join(others)]
 
 
 def _describe_many(record: Record) -> list[str]:
-    rows, others = list_worst(record.models)
-    return ["\n".join(align([MODELS_HEAD, *rows])) if rows else "", others]
+    tables, others = list_worst(record.models)
+    return [*("\n".join(align([MODELS_HEAD, *rows])) for rows in tables), others]
 
 
 def _join(lines: list[str]) -> str:

@@ -45,12 +45,13 @@ def render_sarif(record: Record) -> str:
     rules = [_make_rule(check, record) for check in checks] + [_NOT_AUDITED_RULE] * bool(unjudged)
     places = {check: place for place, check in enumerate([*checks, NOT_AUDITED])}
     results = [
-        _make_result(verdict, model, record, places[verdict.check])
-        for model in record.models
+        _make_result(verdict, model, part, places[verdict.check])
+        for part in record.parts
+        for model in part.models
         for verdict in model.verdicts
         if verdict.status in (Status.FAIL, Status.INCONCLUSIVE)
     ]
-    results += [_make_failure(failure, record, places[NOT_AUDITED]) for failure in unjudged]
+    results += [_make_failure(failure, record.find_part(failure.id), places[NOT_AUDITED]) for failure in unjudged]
     ended = {} if (time := write_utc(record.created)) is None else {"endTimeUtc": time}
     driver = {"name": "sw-audit", "version": printable(record.tool.version), "rules": rules}
     run = {

@@ -12,7 +12,7 @@ from sw_audit.checks.registry import find_checks
 from sw_audit.printable import printable, printable_lines
 from sw_audit.record.labels import label_evidence, label_status
 from sw_audit.record.record import ModelFailure, ModelResult, Record
-from sw_audit.record.standing import conclude_model, find_deciding, rank_worst_first
+from sw_audit.record.standing import conclude_model, find_deciding, group_by_protocol, rank_worst_first
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 PASSED, FAILED, BAD_INPUT, INCONCLUSIVE = 0, 1, 2, 3
@@ -82,15 +82,17 @@ def make_row(verdict: Verdict) -> tuple[str, ...]:
     return tuple(map(printable, row))
 
 
-def list_worst(models: Sequence[ModelResult | ModelFailure]) -> tuple[list[tuple[str, ...]], str]:
-    """Write the worst of many models that do not pass as rows under `MODELS_HEAD`, and a line on all others."""
+def list_worst(models: Sequence[ModelResult | ModelFailure]) -> tuple[list[list[tuple[str, ...]]], str]:
+    """Write the worst of many models that do not pass as tables under `MODELS_HEAD`, and a line on all others.
+
+    There is a table for each protocol.
+    """
     ranked = [models[place] for place in rank_worst_first(models)]
     held = [model for model in ranked if conclude_model(model) is not Status.PASS]
     shown, passed = held[:_SHOWN_MODELS], len(models) - len(held)
     parts = [f"{len(held) - len(shown)} more do not pass"] if len(held) > len(shown) else []
-    return [_make_model_row(model) for model in shown], ", ".join(
-        [*parts, f"{passed} of {len(models)} models pass"]
-    )
+    tables = [[_make_model_row(shown[place]) for place in group] for group in group_by_protocol(shown)]
+    return tables, ", ".join([*parts, f"{passed} of {len(models)} models pass"])
 
 
 def _make_model_row(model: ModelResult | ModelFailure) -> tuple[str, ...]:
@@ -181,7 +183,8 @@ def conclude(records: Sequence[Record], *, complete: bool = True) -> int:
         return FAILED
     if any(model.stopped is not None for record in records for model in record.models):
         return INCONCLUSIVE
-    if any(breaches(verdict, record.policy.inconclusive) for record in records for verdict in record.verdicts):
+    parts = [part for record in records for part in record.parts]
+    if any(breaches(verdict, part.policy.inconclusive) for part in parts for verdict in part.verdicts):
         return INCONCLUSIVE
     return PASSED if any(_decides(verdict) for verdict in verdicts) else INCONCLUSIVE
 

@@ -37,7 +37,7 @@ from sw_audit.errors import AuditError
 from sw_audit.memory import find_available
 from sw_audit.printable import printable_lines
 from sw_audit.record.record import ModelFailure, ModelResult, Record
-from sw_audit.record.standing import FEW_MODELS
+from sw_audit.record.standing import FEW_MODELS, group_by_protocol
 from sw_audit.record.store import encode_record
 from sw_audit.runner import run
 from sw_audit.runner.assignments import Assignment, Case, assign_file, assign_options
@@ -430,7 +430,10 @@ def print_outcome(outcome: Outcome, *, quiet: bool, verbose: bool, name: str = "
     elif outcome.records and not quiet:
         for record in outcome.records:
             print_models(output, record)
-        output.print(tabulate_verdicts(verdicts, verbose=verbose))
+        models = [model for record in outcome.records for model in record.models]
+        for group in group_by_protocol(models):
+            judged = [verdict for place in group for verdict in models[place].verdicts]
+            output.print(tabulate_verdicts(judged, verbose=verbose))
         for record in outcome.records:
             for verdict in record.verdicts:
                 if breaches(verdict, record.policy.inconclusive):

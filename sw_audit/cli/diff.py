@@ -72,11 +72,12 @@ def compare_quality(before: Record, after: Record, named: str) -> list[Change]:
         if was == here:
             continue
         held = later.model_copy(update={"baseline": choose_baseline(before, named, [old])})
-        [verdict] = judge_result(held, after.policy.model_copy(update={"compare": named}), [quality_not_worse.id])
-        doubt = verdict.status is Status.INCONCLUSIVE and after.policy.inconclusive == "fail"
+        policy = after.find_part(new).policy
+        [verdict] = judge_result(held, policy.model_copy(update={"compare": named}), [quality_not_worse.id])
+        doubt = verdict.status is Status.INCONCLUSIVE and policy.inconclusive == "fail"
         worse = True if verdict.status is Status.FAIL or doubt else None
         figure = Estimate(EstimateStatus.MEASURED, "", verdict.observed, verdict.low, verdict.high)
-        times = write_interval(figure, after.policy.confidence)
+        times = write_interval(figure, policy.confidence)
         before_words, after_words = (_write_perplexity(loss.perplexity) for loss in (was, here))
         what = f"perplexity ({verdict.status.upper()})"
         changes.append(Change(new, what, before_words, f"{after_words}, times {times}", worse))

@@ -104,8 +104,8 @@ def print_models(output: Output, record: Record) -> None:
 
 def print_worst(output: Output, record: Record) -> None:
     """Print the worst of many models as a table, and a line on all others."""
-    rows, others = list_worst(record.models)
-    if rows:
+    tables, others = list_worst(record.models)
+    for rows in tables:
         output.print_whole(make_table(MODELS_HEAD, rows))
     output.print_lines(f"{others}; everything is in the report, and here with --verbose")
 

@@ -11,6 +11,7 @@ import typer
 from sw_audit.cli.options import Unverified
 from sw_audit.cli.printing import print_line
 from sw_audit.errors import RecordError
+from sw_audit.evidence.merge import select_models
 from sw_audit.evidence.verify import require_verified
 from sw_audit.record import rendering
 from sw_audit.record.record import Record
@@ -63,5 +64,4 @@ def _choose_models(record: Record, models: list[str], origin: Path) -> Record:
             near = get_close_matches(name, known, n=1)
             remedy = f"did you mean {near[0]!r}?" if near else f"its {len(known)} models begin with {known[:3]}"
             raise RecordError(f"record {origin}", f"it holds no model {name!r}", remedy)
-    kept = tuple(model for model in record.models if not models or model.id in models)
-    return record.model_copy(update={"models": kept})
+    return select_models(record, models) if models else record

@@ -96,7 +96,8 @@ def verify_texts(record: Record) -> tuple[list[str], list[Doubt]]:
     Returns:
         The names of texts that are those of the record, and what differs or is not at hand.
     """
-    corpora = {corpus.source: corpus for corpus in (record.policy.corpus, *record.policy.descent.texts)}
+    policies = [part.policy for part in record.parts]
+    corpora = {one.source: one for policy in policies for one in (policy.corpus, *policy.descent.texts)}
     same: list[str] = []
     doubts: list[Doubt] = []
     for text in dict.fromkeys(protocol.corpus for protocol in record.protocols):

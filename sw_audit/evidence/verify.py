@@ -3,6 +3,7 @@
 1. Digests and form: any change of the record or of the page that carries it (`StoredRecord.list_doubts`).
 2. Verdicts: each is judged again from the measurements and the policy, by the waivers of the day it was written.
 3. Protocol: figures bear the signature of the protocol that the record names.
+4. Records that were merged: each can be had again as it was, and is looked at by itself.
 
 Somebody who changes a record and makes its digests anew is found by 2 and 3 where the parts contradict each other,
 and by a signature in any case.
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
 from sw_audit import __version__
 from sw_audit.checks.judging import judge_verdicts
 from sw_audit.checks.registry import find_checks
+from sw_audit.evidence.merge import restore_sources, verify_sources
 from sw_audit.record.record import AuditedModel, Record
 from sw_audit.record.store import Doubt, StoredRecord, one_line_nonsense, refuse_doubts
 from sw_audit.record.verdict import Verdict
@@ -33,9 +36,18 @@ def verify_record(stored: StoredRecord, named: str) -> list[Doubt]:
     """
     doubts = stored.list_doubts()
     with one_line_nonsense(f"record {named}"):
-        doubts += verify_protocols(stored.record)
-        doubts += verify_verdicts(stored.record)
+        for place, part in _list_audits(stored.record):
+            found = [*verify_protocols(part), *verify_verdicts(part)]
+            doubts += [replace(doubt, where=f"{place}{doubt.where}") for doubt in found]
+        doubts += verify_sources(stored.record)
     return doubts
+
+
+def _list_audits(record: Record) -> list[tuple[str, Record]]:
+    """List the record of each audit as it was, and what stands before the places in it."""
+    if not record.sources:
+        return [("", record)]
+    return [(f"sources[{place}].", original) for place, original in enumerate(restore_sources(record))]
 
 
 def require_verified(stored: StoredRecord, named: str, *, unverified: bool) -> Record:

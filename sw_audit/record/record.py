@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from sw_audit.fact import Fact
 from sw_audit.policy.origin import PolicyOrigin
@@ -174,18 +174,51 @@ class ModelFailure(Fact):
 AuditedModel: TypeAlias = Annotated[ModelResult | ModelFailure, Field(discriminator="kind")]
 
 
-class Record(Fact):
-    """One audit of one or more models, as a versioned document.
+CIRCUMSTANCES = ("tool", "created", "environment", "policy", "origin", "redacted")
+"""What a record says besides its models."""
+
+
+class RecordSource(Fact):
+    """A record that was merged into another: all of it but its models, which stand there.
 
     Attributes:
-        schema_number: Version of the record's form, `schema` in JSON.
+        name: What stands after `@` in the ids of its models; empty where they are as they were.
+        sha256: Digest of the record as it was, 64 hex digits; with the names taken off it can be had again.
+        verified: Whether it verified when it was merged.
+        models: Ids of its models, in their order.
         tool: What wrote it.
         created: When, ISO 8601 in UTC.
         environment: On what.
         policy: What was asked.
+        origin: Where the policy stands.
+        redacted: What was left out of its texts.
+    """
+
+    name: str = ""
+    sha256: str
+    verified: bool = True
+    models: tuple[str, ...]
+    tool: Tool
+    created: str
+    environment: Environment
+    policy: Policy
+    origin: PolicyOrigin | None = None
+    redacted: tuple[Redaction, ...] = ()
+
+
+class Record(Fact):
+    """One audit of one or more models, as a versioned document; or several that were merged.
+
+    Attributes:
+        schema_number: Version of the record's form, `schema` in JSON.
+        tool: What wrote it.
+        created: When, ISO 8601 in UTC; of merged records the latest.
+        environment: On what; of merged records the first, and `find_part` gives that of a model.
+        policy: What was asked; of merged records as with the environment.
         origin: Where the policy stands; `None` where options alone make it, and in records that do not say.
-        models: Everything about each model, in the order of the policy.
+        models: Everything about each model, in the order of the policy, and of the records that were merged.
         redacted: What was left out of its texts, and how often; empty if nothing was.
+        sources: The records that were merged, in order; empty of one audit.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -198,6 +231,39 @@ class Record(Fact):
     origin: PolicyOrigin | None = None
     models: tuple[AuditedModel, ...] = ()
     redacted: tuple[Redaction, ...] = ()
+    sources: tuple[RecordSource, ...] = ()
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> Self:
+        ids = [model.id for model in self.models]
+        if self.sources and [name for source in self.sources for name in source.models] != ids:
+            raise ValueError("its models are not those of the records that were merged")
+        if self.sources and len(set(ids)) < len(ids):
+            raise ValueError("two models of records that were merged have one id")
+        return self
+
+    @property
+    def parts(self) -> tuple[Record, ...]:
+        """The record of each audit, under the ids that its models have here: what policy and day they go by."""
+        if not self.sources:
+            return (self,)
+        parts, start = [], 0
+        for source in self.sources:
+            own = self.models[start : start + len(source.models)]
+            start += len(own)
+            kept = {name: getattr(source, name) for name in CIRCUMSTANCES}
+            parts.append(self.model_copy(update={**kept, "models": own, "sources": ()}))
+        return tuple(parts)
+
+    def find_part(self, model_id: str) -> Record:
+        """Return the record of the audit that a model comes from.
+
+        Raises:
+            KeyError: If there is no model of that id.
+        """
+        if not self.sources:
+            return self
+        return {model.id: part for part in self.parts for model in part.models}[model_id]
 
     @property
     def results(self) -> tuple[ModelResult, ...]:

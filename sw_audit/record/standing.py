@@ -14,6 +14,26 @@ FEW_MODELS = 8
 _WORST_FIRST = (Status.FAIL, Status.INCONCLUSIVE, Status.PASS, Status.SKIPPED)
 
 
+def group_by_protocol(models: Sequence[ModelResult | ModelFailure]) -> list[list[int]]:
+    """Group models by their places, in order, so that figures of a group can stand in one table.
+
+    Models of a group were measured under one protocol, whatever its text is called. Those that could not be
+    audited are a group of their own, the last, unless there is one protocol at most.
+    """
+    groups: dict[str, list[int]] = {}
+    failures = []
+    for place, model in enumerate(models):
+        if isinstance(model, ModelFailure):
+            failures.append(place)
+            continue
+        protocol = model.protocol
+        text = protocol.corpus.model_copy(update={"name": ""})
+        groups.setdefault(protocol.model_copy(update={"corpus": text}).signature, []).append(place)
+    if len(groups) < 2:
+        return [list(range(len(models)))] if models else []
+    return [*groups.values(), *([failures] if failures else [])]
+
+
 def conclude_model(model: ModelResult | ModelFailure) -> Status:
     """Return the worst of a model's gates; a model that could not be audited fails.
 

@@ -518,10 +518,11 @@ def choose_baseline(record: Record, named: str, preferred: list[str]) -> Baselin
     result = record.find_model(chosen)
     if result.unedited is None:
         raise RecordError(asked, f"{chosen} was not measured in it", "keep a record of a run that measured it")
+    part = record.find_part(chosen)
     return Baseline(
         name=named,
-        created=record.created,
-        tool=record.tool,
+        created=part.created,
+        tool=part.tool,
         model=result.model,
         protocol=result.protocol,
         location=result.location,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,12 @@ def compare_records(before: Record, after: Record) -> tuple[Change, ...]:
     waiver counts as a pass. How far super weights and activations may move is what the later record's policy
     says.
     """
-    changes: list[Change] = [*_compare_policies(before, after), *_compare_circumstances(before, after)]
     pairs = pair_models(before, after)
+    audits = _pair_audits(before, after, pairs)
+    told = [[*_compare_policies(*audit), *_compare_circumstances(*audit)] for audit in audits]
+    changes = list(dict.fromkeys(change for audit in told for change in audit))
     for old, new in pairs:
-        changes += _compare_results(before.find_model(old), after.find_model(new), after)
+        changes += _compare_results(before.find_model(old), after.find_model(new), after.find_part(new))
     there, renamed = {model.id: model for model in after.models}, dict(pairs)
     for model in before.models:
         changes += _compare_verdicts(model, there.get(renamed.get(model.id, model.id)))
@@ -80,6 +82,16 @@ def pair_models(before: Record, after: Record) -> tuple[tuple[str, str], ...]:
     if len(old) == len(new) == 1 and not before.failures and not after.failures:
         return ((old[0], new[0]),)
     return tuple((name, name) for name in old if name in new)
+
+
+def _pair_audits(before: Record, after: Record, pairs: Sequence[tuple[str, str]]) -> list[tuple[Record, Record]]:
+    """Pair the audits that paired models come from; what is no merged record is one audit."""
+    places = [
+        {model.id: place for place, part in enumerate(record.parts) for model in part.models}
+        for record in (before, after)
+    ]
+    kept = dict.fromkeys((places[0][old], places[1][new]) for old, new in pairs) or {(0, 0): None}
+    return [(before.parts[then], after.parts[now]) for then, now in kept]
 
 
 def _compare_policies(before: Record, after: Record) -> Iterator[Change]:

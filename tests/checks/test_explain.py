@@ -116,7 +116,7 @@ def test_lines_to_paste_are_told_as_they_are_pasted() -> None:
 
 
 def test_of_many_models_the_worst_are_told_in_a_row_each_and_the_others_in_a_line() -> None:
-    rows, others = list_worst(make_many().models)
+    [rows], others = list_worst(make_many().models)
     assert others == "6 of 10 models pass"
     assert rows == [
         ("gone", "NOT AUDITED", "0", "0", "0", "-", "-", "-"),
@@ -124,6 +124,6 @@ def test_of_many_models_the_worst_are_told_in_a_row_each_and_the_others_in_a_lin
         ("tuned-5", "FAIL", "2", "0", "1", "super-weight-retained", "0.98", "0.25"),
         ("alone", "INCONCLUSIVE", "0", "1", "0", "weights-intact", "-", "-"),
     ]
-    rows, others = list_worst(make_many().models * 10)
+    [rows], others = list_worst(make_many().models * 10)
     assert len(rows) == 20
     assert others == "20 more do not pass, 60 of 100 models pass"

@@ -20,6 +20,7 @@ import sw_audit.policy
 import sw_audit.record
 from sw_audit.checks.limits import CheckLimits, Limits
 from sw_audit.checks.recovery_plan import RecoveryPlan
+from sw_audit.evidence.merge import Given, merge_records
 from sw_audit.fact import Fact, digest_fact
 from sw_audit.index.reading import read_published
 from sw_audit.policy.origin import PolicyOrigin
@@ -146,6 +147,7 @@ BESIDE = (
     PolicyOrigin(path="ci/it.swaudit.toml", models={"a": 4}, checks={"c": 9}, waivers=(12,), whole=True),
     Look(windows=4, items=32),
     Redaction(kind="home", times=2),
+    merge_records([Given(make_record(windows=8, items=8), "a.json")]).sources[0],
     WeightAddress(parameter="w", row=1, column=2),
     parse_recipe("int3/run16384/symmetric/z9.5"),
     parse_recipe("int8/row"),

@@ -38,6 +38,7 @@ from sw_audit_reports.sections import SECTIONS, Context, section
 
 from sw_audit.checks.registry import find_checks
 from sw_audit.errors import InputError, RecordError
+from sw_audit.evidence.merge import Given, merge_records
 from sw_audit.fact import Fact
 from sw_audit.printable import printable_lines
 from sw_audit.record.arm import PRUNED, Arm, Custom
@@ -97,6 +98,9 @@ RECORDS = {
     "many": make_many,
     "many-hostile": lambda: make_many(HOSTILE),
     "many-unseen": lambda: make_many(UNSEEN),
+    "merged": lambda: merge_records(
+        [Given(make_hostile(), "a"), Given(compose(make_evidence("b", windows=6)), "b")]
+    ),
     "empty": lambda: make_record(windows=8, items=8).model_copy(update={"models": ()}),
 }
 

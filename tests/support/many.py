@@ -25,7 +25,11 @@ def make_many(text: str = "of a reason") -> Record:
     alone = make_none_evidence(windows=8).model_copy(update={"measurements": ()})
     doubt = Verdict(check="weights-intact", model="alone", status=Status.INCONCLUSIVE, because=text)
     alone = alone.model_copy(
-        update={"model": alone.model.model_copy(update={"id": "alone"}), "verdicts": (doubt,)}
+        update={
+            "model": alone.model.model_copy(update={"id": "alone"}),
+            "protocol": results[0].protocol,
+            "verdicts": (doubt,),
+        }
     )
     models = tuple(ModelPolicy(source=f"models/{name}", id=name, parent="models/parent") for name in names)
     return compose(*results, alone, ModelFailure(model="gone", message=text), policy=Policy(models=models))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 from sw_audit.record.record import ModelFailure, ModelResult, Record
+from sw_audit.record.standing import group_by_protocol
 from sw_audit_reports.elements import Element
 
 
@@ -39,6 +40,17 @@ class FleetContext:
     record: Record
     entries: tuple[Entry, ...]
     full: frozenset[str] = frozenset()
+
+    @property
+    def groups(self) -> tuple[FleetContext, ...]:
+        """The same for the models of each protocol, whose figures alone can stand together."""
+        groups = group_by_protocol([entry.model for entry in self.entries])
+        return tuple(replace(self, entries=tuple(self.entries[place] for place in group)) for group in groups)
+
+    def name_protocol(self) -> str:
+        """Name the protocol of the models, which is one."""
+        model = self.entries[0].model
+        return "Not audited" if isinstance(model, ModelFailure) else f"Protocol {model.protocol}"
 
 
 BuildFleetSection = Callable[[FleetContext], Iterable[Element | None]]

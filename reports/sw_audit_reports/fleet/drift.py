@@ -42,7 +42,16 @@ class Drift:
 
 @fleet_section("drift", title="Drift from parents and baselines", order=20)
 def show_drift(context: FleetContext) -> Iterator[Element | None]:
-    """Draw every figure of every gate about a parent or a baseline over the models."""
+    """Draw every figure of every gate about a parent or a baseline over the models of each protocol."""
+    groups = context.groups
+    for place, group in enumerate(groups):
+        shown = list(_show_group(group, "drift" if len(groups) == 1 else f"drift-{place + 1}"))
+        if shown and len(groups) > 1:
+            yield make_paragraph(f"{group.name_protocol()}:")
+        yield from shown
+
+
+def _show_group(context: FleetContext, anchor: str) -> Iterator[Element | None]:
     held = order_by_parent(context)
     drifts = list_drifts(context, held)
     if not drifts:
@@ -55,7 +64,7 @@ def show_drift(context: FleetContext) -> Iterator[Element | None]:
         "edge is not finite; the dotted line is the limit, upright ones part the parents and baselines."
     )
     borders = list(itertools.accumulate(number for _, number in groups))[:-1]
-    charts = [_draw(drift, held, borders) for drift in drifts]
+    charts = [_draw(drift, held, borders, anchor) for drift in drifts]
     yield Block("multiples.html.j2", {"charts": charts})
 
 
@@ -92,7 +101,7 @@ def _is_shown(verdict: Verdict) -> bool:
     return verdict.limit is not None and (verdict.observed is not None or verdict.status is Status.FAIL)
 
 
-def _draw(drift: Drift, held: Sequence[Entry], borders: Sequence[int]) -> dict[str, Any]:
+def _draw(drift: Drift, held: Sequence[Entry], borders: Sequence[int], anchor: str) -> dict[str, Any]:
     verdicts = drift.verdicts
     rows: Rows = [
         {
@@ -131,5 +140,5 @@ def _draw(drift: Drift, held: Sequence[Entry], borders: Sequence[int]) -> dict[s
     wrong = sum(row["series"] == "fails" for row in rows)
     title = f"{drift.gate}: {first.quantity or 'measured'}"
     said = f"{wrong} of {count(len(rows), 'model')} fail; limit {write_limit(first, first.side)}."
-    drawing = draw_vector(spec, id=f"drift-{drift.gate}", title=title, description=said)
+    drawing = draw_vector(spec, id=f"{anchor}-{drift.gate}", title=title, description=said)
     return {"gate": drift.gate, "quantity": first.quantity, "said": said, "drawing": drawing}

@@ -59,7 +59,7 @@ def write_whole_command(model_id: str) -> str:
 def _summarize(record: Record, entry: Entry) -> Words:
     if isinstance(entry.model, ModelFailure):
         return split_code(entry.model.message)
-    return make_cells(summarize_model(Context(record, entry.model, entry.anchor)))
+    return make_cells(summarize_model(Context(record.find_part(entry.model.id), entry.model, entry.anchor)))
 
 
 def _list_elements(entry: Entry) -> Iterator[Element | None]:

@@ -22,9 +22,18 @@ _SHOWN = (("fail", "failing"), ("inconclusive", "undecided"), ("pass", "passing"
 
 @fleet_section("models", title="Models by gates", order=10)
 def show_models(context: FleetContext) -> Iterator[Element | None]:
-    """Show every model's gates by signs, then how many models each gate passed."""
+    """Show every model's gates by signs, a table for each protocol, then how many models each gate passed."""
     gates = list_gates(context)
     decided = [gate for gate in gates if any(_decides(entry, gate) for entry in context.entries)]
+    groups = context.groups
+    for group in groups:
+        yield _show_group(group, decided, alone=len(groups) == 1)
+    skipped = [gate for gate in gates if gate not in decided]
+    yield make_paragraph([f"Skipped by every model: {join_words(skipped)}."] if skipped else [])
+    yield _list_gates(context, decided)
+
+
+def _show_group(context: FleetContext, decided: list[str], *, alone: bool) -> Block:
     badges = [badge_of(entry.model) for entry in context.entries]
     counts = Counter(badge.status for badge in badges)
     rows = [
@@ -42,14 +51,12 @@ def show_models(context: FleetContext) -> Iterator[Element | None]:
     values = {
         "rows": rows,
         "gates": decided,
-        "shown": shown if len(shown) > 1 else [],
+        "caption": "Models by gates, the worst first" if alone else f"{context.name_protocol()}, the worst first",
+        "shown": shown if alone and len(shown) > 1 else [],
         "total": len(rows),
         "parents": len({name_parent(entry.model) for entry in context.entries} - {""}) > 1,
     }
-    yield Block("fleet_table.html.j2", values)
-    skipped = [gate for gate in gates if gate not in decided]
-    yield make_paragraph([f"Skipped by every model: {join_words(skipped)}."] if skipped else [])
-    yield _list_gates(context, decided)
+    return Block("fleet_table.html.j2", values)
 
 
 def list_gates(context: FleetContext) -> list[str]:
