@@ -234,9 +234,12 @@ def open_policy(html: str) -> str:
 
 
 def make_one() -> Record:
-    """Return the record of one broken descendant."""
+    """Return the record of one broken descendant, with advice that holds a long list in brackets."""
     record = make_descent_record()
-    return record.model_copy(update={"models": record.models[1:2]})
+    [result] = record.results[1:2]
+    remedy = 'Leave it out: `llm_int8_skip_modules=["lm_head", "model.layers.1.mlp.down_proj"]`.'
+    verdicts = tuple(one.model_copy(update={"remedy": remedy}) for one in result.verdicts)
+    return record.model_copy(update={"models": (result.model_copy(update={"verdicts": verdicts}),)})
 
 
 def inspect(
