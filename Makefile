@@ -37,7 +37,8 @@ slow: $(READY)
 
 others: $(OTHERS)/.ready
 	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m pytest -n 2 -q -rs tests/backends tests/formats tests/golden/test_gate.py \
-	  tests/measure/test_tasks.py tests/runner/test_on_ray.py
+	  tests/measure/test_tasks.py tests/runner/test_on_ray.py tests/evidence/test_keyless.py \
+	  tests/evidence/test_model_signature.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -75,7 +76,7 @@ $(OTHERS)/.ready: $(READY)
 	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
 	  > $$($(OTHERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth
 	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[formats,lm-eval,quantizers,ray]'
+	  --editable '.[formats,lm-eval,model-signing,quantizers,ray,sigstore]'
 	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(BESIDE_GPTQ)
 	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	  --no-deps gptqmodel
