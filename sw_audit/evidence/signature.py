@@ -26,6 +26,8 @@ SUFFIX = ".dsse.json"
 """What is appended to the name of a record's file for that of its signature."""
 
 _KINDS = "an ECDSA P-256 or Ed25519 key in PEM"
+_LARGEST = 1 << 26
+"""Bytes of the largest file that is read: some hundred thousand signed files of a model."""
 _UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What libraries raise over a document that is not what it should be."""
 
@@ -178,12 +180,14 @@ def _accept(public: Any, asked: str) -> SSlibKey:
 
 
 def read_file(path: Path, asked: str) -> bytes:
-    """Read a file whole.
+    """Read a file whole; it may be somebody else's.
 
     Raises:
-        InputError: If it cannot be read.
+        InputError: If it cannot be read, or is larger than a key or a signature can be.
     """
     try:
+        if path.stat().st_size > _LARGEST:
+            raise InputError(asked, f"it has more than {_LARGEST:,} bytes", "give a key or a signature")
         return path.read_bytes()
     except OSError as error:
         raise InputError(asked, error.strerror or str(error), "give a file that can be read") from error

@@ -62,7 +62,7 @@ def test_the_tables_of_the_checks_are_those_of_the_checks_themselves() -> None:
         assert text.count("<!-- end of checks -->") == len(CHECK_TABLES[name])
 
 
-@pytest.mark.parametrize("page", (*PAGES, "docs/evidence.md"))
+@pytest.mark.parametrize("page", [*PAGES, "docs/evidence.md"])
 def test_links_to_files_lead_somewhere(page: str) -> None:
     file = ROOT / page
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", file.read_text(encoding="utf-8"))

@@ -254,6 +254,10 @@ def test_what_is_no_key_or_not_there_is_refused_in_a_line(signed: Signed, tmp_pa
         verify_signature(RECORD, signed.file, signed.key)
     with pytest.raises(InputError, match="No such file"):
         sign_record(RECORD, tmp_path / "gone.pem")
+    with (tmp_path / "vast").open("wb") as vast:
+        vast.truncate(10**12)
+    with pytest.raises(InputError, match="it has more than 67,108,864 bytes"):
+        verify_signature(RECORD, tmp_path / "vast", signed.public)
     with pytest.raises(InputError, match=r"signature .*gone.*: No such file"):
         verify_signature(RECORD, tmp_path / "gone", signed.public)
 
