@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from sw_audit.record.verdict import Status, Verdict
+from sw_audit.record.verdict import Side, Status, Verdict
 from sw_audit_reports import theme
 from sw_audit_reports.elements import Badge, Chart, Table, code, figures, make_table, text
 from sw_audit_reports.plots import ArmRow, RowsLook, plot_arms
 from sw_audit_reports.sections import Context, section
-from sw_audit_reports.sections.checks import write_limit, write_measured
+from sw_audit_reports.sections.checks import write_measured
 from sw_audit_reports.text import (
     NOT_FINITE,
     NOTHING,
     format_beside,
+    format_exact,
     format_finite,
     format_interval,
     format_optional,
@@ -32,6 +33,11 @@ _LOOK = RowsLook(
     right=170,
     reach=_REACH,
 )
+_SIDES: dict[Side | None, str] = {
+    "at most": "\N{LESS-THAN OR EQUAL TO}",
+    "at least": "\N{GREATER-THAN OR EQUAL TO}",
+}
+"""Short, for a phone."""
 _GROUPS = {"gate": "Gates", "law": "Laws"}
 
 
@@ -89,7 +95,7 @@ def _make_row(held: _Held) -> ArmRow:
         verdict.check,
         series,
         [held.ratio],
-        f"{figure}, {write_limit(verdict, verdict.side)}",
+        f"{figure} ({_SIDES.get(verdict.side, '')} {format_exact(verdict.limit or 0)})",
     )
 
 
