@@ -157,15 +157,16 @@ def test_by_default_the_action_installs_itself_with_what_it_was_tested_with(stub
     assert "--index-url" not in (stubbed.workspace / "told").read_text().split("\0")[len(told) :]
 
 
+CHECKS = "--effort quick --check super-weight-retained --check perplexity-ratio"
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
     """A runner with a Python of its own, in which nothing but pip installs sw-audit."""
     folder = tmp_path_factory.mktemp("runner")
     sandbox = Sandbox(folder, list_variables(make_environment(folder, sys.executable)))
     write_descendants(sandbox.workspace, 3)
-    (sandbox.workspace / "sound.swaudit.toml").write_text(
-        '[[model]]\nsource = "tune-0"\nparent = "specimen"\n\n[checks.task-accuracy]\nenabled = false\n'
-    )
+    (sandbox.workspace / "sound.swaudit.toml").write_text('[[model]]\nsource = "tune-0"\nparent = "specimen"\n')
     sandbox.results = {"actions/upload-artifact": {"artifact-url": "https://example.org/a/1"}}
     return sandbox
 
@@ -174,13 +175,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
 def test_a_sound_descendant_passes_and_then_a_broken_one_fails_with_its_evidence(real: Sandbox) -> None:
     with serving(github=True) as service:
         real.variables |= service.variables(real.folder)
-        passed = real.run({"policy": "sound.swaudit.toml", "arguments": "--effort quick"})
+        passed = real.run({"policy": "sound.swaudit.toml", "arguments": CHECKS})
         check_run(real, service, passed, "passed", "0")
         [first] = service.bodies
         assert "sw-audit: Pass" in first
         assert "[report](https://example.org/a/1)" in first
         # The version that is installed by now is the one that is asked for, so pip has nothing to fetch.
-        inputs = {"model": "broken=tune-2", "parent": "specimen", "arguments": "--effort quick", "sarif": "true"}
+        inputs = {"model": "broken=tune-2", "parent": "specimen", "arguments": CHECKS, "sarif": "true"}
         failed = real.run(inputs | {"version": __version__})
         check_run(real, service, failed, "failed", "1")
         [second] = service.bodies

@@ -93,7 +93,9 @@ def test_a_broken_descendant_fails_the_job_with_its_evidence(tmp_path: Path) -> 
     with serving(github=False) as service:
         variables |= service.variables(tmp_path)
         inputs = {"model": "broken=tune-2", "parent": "specimen", "package": str(ROOT)}
-        job = run_component(inputs | {"arguments": "--effort quick"}, tmp_path, variables)
+        job = run_component(
+            inputs | {"arguments": "--effort quick --check super-weight-retained"}, tmp_path, variables
+        )
         assert job.code == 1, job.log
         assert "FAIL" in job.log
         assert job.after.startswith("comment: posted")
