@@ -82,7 +82,7 @@ _SECRETS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ),
     (
         "=",
-        re.compile(r"(?<![A-Za-z0-9])[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)=([^\s\"'`<>]{8,})"),
+        re.compile(r"(?<![A-Za-z0-9_])[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)=([^\s\"'`<>]{8,})"),
     ),
     ("earer ", re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{20,})")),
 )
@@ -189,13 +189,14 @@ class _Marks:
     def __init__(self, texts: Collection[str], person: Person) -> None:
         self._marks: dict[tuple[Kind, str], str] = {}
         self._numbers = Counter[str]()
-        long = set()
+        long = set[str]()
         for text in texts:
             for kind, number in _MARK.findall(text) if "<" in text else ():
                 self._numbers[kind] = max(self._numbers[kind], int(number or 1))
             for hint, pattern in _SECRETS:
                 if hint in text:
-                    long |= {found[pattern.groups] for found in pattern.finditer(text)}
+                    found = [one[pattern.groups] for one in pattern.finditer(text)]
+                    long.update(found, (one.rpartition(":")[2] for one in found))  # a password by itself, too
         long = {secret for secret in long if len(secret) >= _LITERAL}
         self._secret = re.compile("|".join(map(re.escape, sorted(long, key=len, reverse=True)))) if long else None
         self._homes = [_write_home(home) for home in person.homes]
@@ -209,7 +210,7 @@ class _Marks:
             def replace(found: re.Match[str]) -> str:
                 group = found.re.groups
                 value = found[group]
-                if _MARK.fullmatch(value) or (kind == "user" and value in _SHARED):
+                if kind == "user" and value in _SHARED:
                     return found[0]
                 counts[kind] += 1
                 mark = "~" if kind == "home" else self._mark(kind, value)
@@ -218,16 +219,19 @@ class _Marks:
 
             return replace
 
-        for hint, pattern in _SECRETS:
-            if hint in text:
-                text = pattern.sub(put("secret"), text)
-        if self._secret is not None:
-            text = self._secret.sub(put("secret"), text)
-        if "/" in text or "\\" in text:
-            for pattern in self._homes:
-                text = pattern.sub(put("home"), text)
-            for pattern in (_SPACED, _HOMES, *self._names):
-                text = pattern.sub(put("user"), text)
+        before = None
+        while text != before:  # what a mark stands beside may be a secret only then
+            before = text
+            for hint, pattern in _SECRETS:
+                if hint in text:
+                    text = pattern.sub(put("secret"), text)
+            if self._secret is not None:
+                text = self._secret.sub(put("secret"), text)
+            if "/" in text or "\\" in text:
+                for pattern in self._homes:
+                    text = pattern.sub(put("home"), text)
+                for pattern in (_SPACED, _HOMES, *self._names):
+                    text = pattern.sub(put("user"), text)
         return text, counts
 
     def _mark(self, kind: Kind, value: str) -> str:

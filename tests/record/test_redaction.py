@@ -72,6 +72,7 @@ LEFT = (
         ("https://alice:hunter2@hub.example/x", "https://<secret>@hub.example/x"),
         ("http://h/?a=1&access_token=hunter2#b", "http://h/?a=1&access_token=<secret>#b"),
         ("HF_TOKEN=hunter2hunter2", "HF_TOKEN=<secret>"),
+        ("ftp://x:hunter2hunter2@h/x: hunter2hunter2", "ftp://<secret>@h/x: <secret-2>"),
         (f"with {SECRETS[0]}, {SECRETS[1]} and {SECRETS[0]}", "with <secret>, <secret-2> and <secret>"),
     ],
 )

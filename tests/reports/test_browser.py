@@ -21,6 +21,7 @@ from support.critical import make_rich_search, make_scalar, make_search
 from support.descent_pages import make_descent_record
 from support.evidence import compose, make_none_evidence, make_record
 from support.many import BROKEN, make_many
+from sw_audit_reports.annex import render_annex
 from sw_audit_reports.html import render_html
 
 from sw_audit.record.record import Record
@@ -271,6 +272,17 @@ def test_at_every_width_and_on_paper_by_day_and_by_night_nothing_is_cut_and_axe_
         assert max(sizes[part] for part in ("sideways", "charts", "captions")) <= 0, (page, sizes)
         night = scheme == "dark" and "paper" not in page
         assert sizes["colours"] == list(NIGHT if night else DAY), page
+    assert list_strangers(site) == []
+
+
+def test_the_annex_fits_a_phone_and_paper_and_axe_finds_nothing_serious(site: Site, tmp_path: Path) -> None:
+    annex = render_annex(make_one())
+    pages = {"/annex.html": annex, "/paper.html": show_paper(annex)}
+    seen = inspect(site, tmp_path, "light", pages, [("/annex.html", 360), ("/paper.html", PAPER)])
+    assert len(seen) == 2
+    for page, sizes in seen.items():
+        assert sizes["wrong"] == [], page
+        assert max(sizes["sideways"], sizes["captions"]) <= 0, (page, sizes)
     assert list_strangers(site) == []
 
 
