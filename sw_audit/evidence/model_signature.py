@@ -31,7 +31,8 @@ def verify_model_signatures(
         subjects: The weights that the record knows.
         given: Folders or files of models, or `ID=PATH`; the signatures are those that lie with them.
         signature: A file to take instead.
-        key: The signer's public key, in PEM. Without it nobody knows who signed.
+        key: The signer's public key, in PEM, with which each of these must be signed. Without it nobody knows
+            who signed.
 
     Returns:
         The names of subjects that are what was signed, and what differs.
@@ -43,7 +44,8 @@ def verify_model_signatures(
     models = [(known, path if path.is_dir() else path.parent) for known, path in located]
     signed: list[tuple[Path, Sequence[Subject], Path | None]]
     if signature is None:
-        signed = [(root / NAME, known, root) for known, root in models if (root / NAME).is_file()]
+        wanted = ((root / NAME, known, root) for known, root in models)
+        signed = [one for one in wanted if key is not None or one[0].is_file()]
     else:
         [(known, root)] = models if len(models) == 1 else [(list(subjects), None)]
         signed = [(signature, known, root)]

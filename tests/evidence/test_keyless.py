@@ -14,6 +14,13 @@ from sw_audit.evidence.keyless import sign_keyless, verify_keyless
 RECORD = make_true_record()
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let Sigstore keep what it trusts in a folder of the test's own."""
+    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+
+
 def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sigstore", "sigstore.dsse", "sigstore.errors"):
         monkeypatch.setitem(sys.modules, name, None)

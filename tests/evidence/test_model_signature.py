@@ -107,11 +107,15 @@ def test_what_is_no_bundle_is_told_so(tiny: Path, text: str) -> None:
 
 
 def test_a_key_needs_a_signed_folder(tiny: Path) -> None:
-    for given, signature in (([], None), ([], tiny / "model.sig"), ([str(DATA)], None)):
+    for given, signature in (([], None), ([], tiny / "model.sig"), (2 * [str(tiny)], tiny / "model.sig")):
         with pytest.raises(
             InputError, match="there is no signed model to hold it against; name one model's folder"
         ):
             verify_model_signatures([digest(tiny)], given, signature, KEY)
+    subjects = [digest(tiny)]
+    (tiny / "model.sig").unlink()
+    with pytest.raises(InputError, match=r"model signature .*tiny/model\.sig: No such file"):
+        verify_model_signatures(subjects, [str(tiny)], None, KEY)
 
 
 def test_without_the_library_it_is_said_what_to_install(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
