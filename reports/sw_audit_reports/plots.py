@@ -245,7 +245,7 @@ class Panel(NamedTuple):
 def plot_heat(
     panels: Sequence[Panel], columns: Sequence[int], across: str, style: Style, marked: Sequence[int] = ()
 ) -> tuple[Plot, dict[str, Rows]]:
-    """Plot magnitudes as cells, the larger the darker, on one logarithmic scale for all panels.
+    """Plot magnitudes as cells, the larger the stronger their colour, on one logarithmic scale for all panels.
 
     What is not finite is an empty frame.
 

@@ -35,10 +35,7 @@ def show_activation_map(context: Context) -> Iterator[Chart]:
 
 
 def _name_token(token: str) -> str:
-    return token.strip()[:_LONGEST] or repr(token)[:_LONGEST]
-
-
-_LONGEST = 24
+    return token.strip() or repr(token)
 
 
 def find_largest(magnitudes: Sequence[float | None]) -> tuple[float, int] | None:
@@ -49,8 +46,8 @@ def find_largest(magnitudes: Sequence[float | None]) -> tuple[float, int] | None
 
 def _summarize(seen: ActivationMap, sides: Mapping[str, Magnitudes]) -> Iterator[str]:
     yield (
-        "The locating prompt runs from top to bottom, the model from left to right. The darker a cell, the larger "
-        "the largest entry of the token's state after that layer, on a logarithmic scale."
+        "The locating prompt runs from top to bottom, the model from left to right. The stronger the colour, "
+        "the larger the largest entry of the token's state after that layer, on a logarithmic scale."
     )
     for name, side in sides.items():
         top = find_largest([value for row in side for value in row])

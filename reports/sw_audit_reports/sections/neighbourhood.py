@@ -67,7 +67,7 @@ def list_neighbours(around: Neighbourhood) -> list[tuple[float, int, int]]:
 
 
 def _summarize(sides: Mapping[str, Neighbourhood]) -> Iterator[str]:
-    yield "Darker is larger in magnitude, on a logarithmic scale. The super weight is framed."
+    yield "The stronger the colour, the larger the magnitude, on a logarithmic scale. The super weight is framed."
     for name, around in sides.items():
         neighbours = list_neighbours(around)
         rest = f"; the largest beside it here is {format_number(neighbours[0][0])}" if neighbours else ""
