@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -67,7 +68,11 @@ STUB = """#!/bin/bash
 printf '%s\\0' "$@" "$EXTRAS" "$VERSION" "$SW_AUDIT_ARGUMENTS" "$SW_AUDIT_MODEL" "$SW_AUDIT_POLICY" "$KEY" >> told
 case "$2" in
   pip) exit "$INSTALL" ;;
-  sw_audit.ci.audit) printf 'exit-code=%s\\nrecord=r.json\\n' "$AUDIT" >> "$GITHUB_OUTPUT"; exit "$AUDIT" ;;
+  sw_audit.ci.audit)
+    echo "$PPID" > parent
+    printf 'exit-code=%s\\nrecord=r.json\\n' "$AUDIT" >> "$GITHUB_OUTPUT"
+    exit "$AUDIT"
+    ;;
 esac
 """
 
@@ -104,6 +109,12 @@ def test_what_could_not_be_installed_has_no_evidence(stubbed: Sandbox) -> None:
 def test_a_cancelled_run_keeps_what_it_has_and_says_nothing(stubbed: Sandbox) -> None:
     run = stubbed.run({"sarif": "true"}, cancelled_after="Audit")
     assert ran(run)[-3:] == ["Audit", "Keep measurements", "Upload record and report"]
+
+
+def test_a_signal_to_the_step_reaches_the_audit_itself(stubbed: Sandbox) -> None:
+    stubbed.run({})
+    # The service signals the process that it started, which is no shell any more.
+    assert (stubbed.workspace / "parent").read_text() == f"{os.getpid()}\n"
 
 
 def test_a_service_that_takes_no_sarif_and_no_cache_does_not_fail_the_job(stubbed: Sandbox) -> None:
