@@ -72,6 +72,8 @@ def run(
     exception or Ctrl-C. Checks that read files are skipped. Nothing of it is kept in the cache, for no digest says
     what a live model computes.
 
+    In the record home folders, user names in paths and secrets are marks, unless the policy's `redaction` is off.
+
     Args:
         policy: The models, the text, the limits; the default one for a live model.
         model: A live model of transformers, on its device and in its dtype; it may have an adapter on it or be
