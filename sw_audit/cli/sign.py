@@ -14,8 +14,9 @@ from sw_audit.errors import InputError
 from sw_audit.evidence.keyless import SUFFIX as BUNDLE
 from sw_audit.evidence.keyless import sign_keyless
 from sw_audit.evidence.signature import SUFFIX as SIGNATURE
-from sw_audit.evidence.signature import append_suffix, sign_record
+from sw_audit.evidence.signature import append_suffix, sign_statement
 from sw_audit.evidence.verify import require_verified
+from sw_audit.record.statement import make_statement
 from sw_audit.record.store import find_baseline_file, open_stored_baseline, write_text
 
 
@@ -60,8 +61,13 @@ def sign(
     if (key is None) is not keyless:
         found = "two ways to sign are named" if keyless else "nothing says who signs"
         raise InputError(f"sign {record}", found, "give either --key KEY.pem or --keyless")
-    signed = require_verified(open_stored_baseline(record), record, unverified=unverified)
-    text = sign_keyless(signed) if key is None else sign_record(signed, key, _read_passphrase(passphrase_env))
+    stored = open_stored_baseline(record)
+    statement = make_statement(require_verified(stored, record, unverified=unverified), stored.document)
+    text = (
+        sign_keyless(statement)
+        if key is None
+        else sign_statement(statement, key, _read_passphrase(passphrase_env))
+    )
     path = output or append_suffix(find_baseline_file(record), BUNDLE if key is None else SIGNATURE)
     write_text(path, text)
     print_line(f"wrote {path}")

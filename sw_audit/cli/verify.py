@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -19,7 +19,7 @@ from sw_audit.evidence.model_signature import verify_model_signatures
 from sw_audit.evidence.signature import SUFFIX as SIGNATURE
 from sw_audit.evidence.signature import append_suffix, verify_signature
 from sw_audit.evidence.verify import verify_record
-from sw_audit.record.record import Record
+from sw_audit.record.statement import make_statement
 from sw_audit.record.store import Doubt, StoredRecord, find_baseline_file, open_stored_baseline
 from sw_audit.record.subjects import list_subjects
 
@@ -91,7 +91,9 @@ def verify(
     with show_progress("", quiet=quiet or as_json) as progress:
         weights, changed = verify_weights(subjects, models or [], progress)
     file = find_baseline_file(record)
-    signers, forged = _verify_signature(stored.record, file, signature, key, identity, issuer)
+    signers, forged = _verify_signature(
+        make_statement(stored.record, stored.document), file, signature, key, identity, issuer
+    )
     signed, unsigned = verify_model_signatures(subjects, models or [], model_signature, model_key)
     doubts += [*differing, *changed, *forged, *unsigned]
     verified = {"texts": texts, "weights": weights, "signers": signers, "signed_weights": signed}
@@ -123,13 +125,18 @@ def verify(
 
 
 def _verify_signature(
-    record: Record, file: Path, signature: Path | None, key: Path | None, identity: str | None, issuer: str | None
+    statement: dict[str, Any],
+    file: Path,
+    signature: Path | None,
+    key: Path | None,
+    identity: str | None,
+    issuer: str | None,
 ) -> tuple[list[str], list[Doubt]]:
     """Hold the record's signature against whoever is named; against nobody where none is."""
     if identity is not None and issuer is not None and key is None:
-        return verify_keyless(record, signature or append_suffix(file, BUNDLE), identity, issuer)
+        return verify_keyless(statement, signature or append_suffix(file, BUNDLE), identity, issuer)
     if key is not None and identity is None and issuer is None:
-        return verify_signature(record, signature or append_suffix(file, SIGNATURE), key)
+        return verify_signature(statement, signature or append_suffix(file, SIGNATURE), key)
     if signature is not None or key is not None or identity is not None or issuer is not None:
         asked = f"signature {signature or file}"
         raise InputError(asked, "it must be said who signed it", "give --key, or --identity and --issuer")

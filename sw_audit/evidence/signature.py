@@ -6,15 +6,13 @@ Envelope and signature are those of securesystemslib and cryptography: https://g
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sw_audit.errors import InputError
 from sw_audit.record.digest import write_canonical
-from sw_audit.record.record import Record
-from sw_audit.record.statement import make_statement, write_statement
 from sw_audit.record.store import Doubt
 
 if TYPE_CHECKING:
@@ -46,11 +44,11 @@ def requiring(asked: str, extra: str) -> Iterator[None]:
         raise InputError(asked, found, f"pip install 'sw-audit[{extra}]'") from error
 
 
-def sign_record(record: Record, key: Path, passphrase: str | None = None) -> str:
-    """Sign the statement that follows from a record.
+def sign_statement(statement: Mapping[str, Any], key: Path, passphrase: str | None = None) -> str:
+    """Sign the statement of a record.
 
     Args:
-        record: The record.
+        statement: What follows from the record (`sw_audit.record.statement`).
         key: File of the private key, ECDSA P-256 or Ed25519, in PEM.
         passphrase: Of an encrypted key.
 
@@ -79,16 +77,16 @@ def sign_record(record: Record, key: Path, passphrase: str | None = None) -> str
     except (ValueError, UnsupportedAlgorithm) as error:
         other = "" if passphrase is None else ", or the passphrase is another"
         raise InputError(asked, f"it is no private key in PEM{other}", f"give {_KINDS}") from error
-    envelope = Envelope(write_statement(record).encode(), PAYLOAD_TYPE, {})
+    envelope = Envelope(write_canonical(statement).encode(), PAYLOAD_TYPE, {})
     envelope.sign(CryptoSigner(private, _accept(private.public_key(), asked)))
     return write_canonical(envelope.to_dict()) + "\n"
 
 
-def verify_signature(record: Record, signature: Path, key: Path) -> tuple[list[str], list[Doubt]]:
-    """Hold a signature against a record and a public key; nothing else is needed.
+def verify_signature(statement: Mapping[str, Any], signature: Path, key: Path) -> tuple[list[str], list[Doubt]]:
+    """Hold a signature against what follows from a record and a public key; nothing else is needed.
 
     Args:
-        record: The record.
+        statement: What follows from the record.
         signature: File of a DSSE envelope.
         key: File of the public key, in PEM.
 
@@ -110,7 +108,7 @@ def verify_signature(record: Record, signature: Path, key: Path) -> tuple[list[s
     doubts = list(_verify_envelope(envelope, public, key, place))
     if document != envelope.to_dict():
         doubts.append(Doubt(place, "it holds something else than an envelope, or in another form"))
-    doubts += compare_statement(record, envelope.payload)
+    doubts += compare_statement(statement, envelope.payload)
     return [] if doubts else [public.keyid], doubts
 
 
@@ -129,9 +127,8 @@ def _verify_envelope(envelope: Envelope, public: SSlibKey, key: Path, place: str
         yield Doubt(place, f"its payload's type is {envelope.payload_type!r}, and not {PAYLOAD_TYPE!r}")
 
 
-def compare_statement(record: Record, payload: bytes) -> list[Doubt]:
+def compare_statement(statement: Mapping[str, Any], payload: bytes) -> list[Doubt]:
     """Name everything in which a signed statement is not the one that follows from a record."""
-    statement = make_statement(record)
     try:
         found = json.loads(payload)
         signed, same = _flatten(found), write_canonical(found) == write_canonical(statement)
@@ -144,7 +141,7 @@ def compare_statement(record: Record, payload: bytes) -> list[Doubt]:
     return [Doubt(place, "what was signed is not what follows from the record") for place in wrong]
 
 
-def _flatten(statement: dict[str, Any]) -> dict[str, str]:
+def _flatten(statement: Mapping[str, Any]) -> dict[str, str]:
     """Return the parts of a statement as canonical JSON, by where they stand; digests by what they are of."""
     predicate = statement["predicate"]
     parts = {key: value for key, value in statement.items() if key != "predicate"}

@@ -6,10 +6,10 @@ https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sw_audit.record.digest import digest_document, digest_value, write_canonical
+from sw_audit.record.digest import digest_document, digest_value
 from sw_audit.record.record import AuditedModel, ModelFailure, Record
 from sw_audit.record.standing import conclude, conclude_model
 from sw_audit.record.subjects import list_subjects
@@ -21,7 +21,7 @@ _PASSED, _WARNED, _FAILED = "passedTests", "warnedTests", "failedTests"
 _RESULTS = {Status.PASS: "PASSED", Status.INCONCLUSIVE: "WARNED", Status.FAIL: "FAILED"}
 
 
-def make_statement(record: Record) -> dict[str, Any]:
+def make_statement(record: Record, document: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the in-toto statement that follows from a record.
 
     Its subjects are the weight files by their sha256, named `MODEL/FILE`; of a record without digested weights the
@@ -29,8 +29,12 @@ def make_statement(record: Record) -> dict[str, Any]:
     canonical JSON, the texts by theirs, and the tool by its package URL. The result is that of the audit, and
     WARNED instead of PASSED where a verdict is waived. Tests are named `MODEL:CHECK`: a gate in doubt, a law that
     does not hold and whatever is waived warns; what was skipped is not listed.
+
+    Args:
+        record: The record.
+        document: Its JSON as it was written; by default as it would be written now.
     """
-    document = record.model_dump(mode="json", by_alias=True)
+    document = record.model_dump(mode="json", by_alias=True) if document is None else document
     itself = _describe("record", digest_document(document).sha256)
     subjects = [
         _describe(f"{subject.name}/{file.path}", file.sha256)
@@ -60,11 +64,6 @@ def make_statement(record: Record) -> dict[str, Any]:
         "predicateType": PREDICATE_TYPE,
         "predicate": {"result": _RESULTS[status], "configuration": configuration, **tests},
     }
-
-
-def write_statement(record: Record) -> str:
-    """Write the statement that follows from a record as canonical JSON: the payload that is signed."""
-    return write_canonical(make_statement(record))
 
 
 def _describe(name: str, sha256: str) -> dict[str, Any]:

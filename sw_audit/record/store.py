@@ -39,7 +39,12 @@ def encode_record(record: Record) -> str:
     `decode_record(encode_record(record)) == record`: numbers are written so that they are read back to the
     last bit, and none is ever NaN or infinite. The key `digest` says what the rest comes to.
     """
-    return "".join(_write(make_document(record), "\n")) + "\n"
+    return encode_document(make_document(record))
+
+
+def encode_document(document: dict[str, Any]) -> str:
+    """Write a record's JSON document as it is kept, its digest included."""
+    return "".join(_write(document, "\n")) + "\n"
 
 
 def make_document(record: Record) -> dict[str, Any]:
@@ -74,7 +79,9 @@ class StoredRecord:
         record: The record, in the current form.
         digest: The digest that it carries; `None` if it has none, as those of before schema 4.
         changed: The parts in which it is not what its digest was made of.
-        text: Its JSON as it was found.
+        document: Its JSON as it was found, read. A key that a later version has added is not in it, so that digest
+            and signature stay what they were.
+        text: The same, as text.
         former: Whether it was written in a form of before records carried a digest.
         page: The whole page that carried it; `None` if it was a file of its own.
     """
@@ -82,15 +89,15 @@ class StoredRecord:
     record: Record
     digest: RecordDigest | None
     changed: tuple[str, ...]
+    document: dict[str, Any]
     text: str
     former: bool = False
     page: str | None = None
 
     @property
     def canonical(self) -> bool:
-        """Whether its JSON is, character for character, what is written for such a record."""
-        write = encode_record if self.page is None else embed_record
-        return self.text == write(self.record)
+        """Whether its JSON is, character for character, what is written for such a document."""
+        return self.text == (encode_document if self.page is None else _embed)(self.document)
 
     def list_doubts(self) -> list[Doubt]:
         """Name what tells that this is not what was written, as far as digests and form can tell."""
@@ -126,14 +133,18 @@ def decode_stored(text: str, origin: str = "record") -> StoredRecord:
         digest = None if carried is None else RecordDigest.model_validate(carried)
     except ValidationError as error:
         raise RecordError(f"record {origin}, key digest", "it is no digest of a record", _REMEDY) from error
-    found = digest_document(record.model_dump(mode="json", by_alias=True))
-    changed = () if digest is None else compare_digests(digest, found)
-    return StoredRecord(record, digest, changed, text, former=parsed["schema"] != document["schema"])
+    with one_line_nonsense(f"record {origin}"):
+        changed = () if digest is None else compare_digests(digest, digest_document(parsed))
+    return StoredRecord(record, digest, changed, parsed, text, former=parsed["schema"] != document["schema"])
 
 
 def embed_record(record: Record) -> str:
     """Write a record as JSON that cannot end the element of a page that it stands in."""
-    text = json.dumps(make_document(record), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return _embed(make_document(record))
+
+
+def _embed(document: dict[str, Any]) -> str:
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return printable_json(text).replace("<", r"\u003c")
 
 

@@ -10,8 +10,9 @@ from support.evidence import make_true_record
 
 from sw_audit.errors import InputError
 from sw_audit.evidence.keyless import sign_keyless, verify_keyless
+from sw_audit.record.statement import make_statement
 
-RECORD = make_true_record()
+STATEMENT = make_statement(make_true_record())
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +26,9 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.Monk
     for name in ("sigstore", "sigstore.dsse", "sigstore.errors"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"is missing; pip install 'sw-audit\[sigstore\]'"):
-        sign_keyless(RECORD)
+        sign_keyless(STATEMENT)
     with pytest.raises(InputError, match=r"is missing; pip install 'sw-audit\[sigstore\]'"):
-        verify_keyless(RECORD, Path("gone"), "a@b.test", "https://b.test")
+        verify_keyless(STATEMENT, Path("gone"), "a@b.test", "https://b.test")
 
 
 BUNDLE = Path(__file__).parent / "data" / "sigstore" / "staging.sigstore.json"
@@ -46,7 +47,7 @@ def test_with_the_library_a_real_bundle_is_verified_and_what_does_not_hold_is_na
     monkeypatch.setattr(verify.Verifier, "production", lambda **_: staging(offline=True))
 
     def tell(identity: str = SIGNER, issuer: str = ISSUER, file: Path = BUNDLE) -> str:
-        signers, [doubt] = verify_keyless(RECORD, file, identity, issuer)
+        signers, [doubt] = verify_keyless(STATEMENT, file, identity, issuer)
         assert signers == []
         return str(doubt)
 
@@ -76,7 +77,7 @@ def test_with_the_library_and_without_a_connection_it_is_said_that_one_is_needed
     with pytest.raises(
         InputError, match="TUFError: Failed to refresh TUF metadata; signing without a key needs a conn"
     ):
-        sign_keyless(RECORD)
+        sign_keyless(STATEMENT)
 
 
 def test_without_an_identity_nothing_is_asked_where_nobody_can_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,4 +87,4 @@ def test_without_an_identity_nothing_is_asked_where_nobody_can_answer(monkeypatc
     monkeypatch.setattr(models.ClientTrustConfig, "production", lambda: production(offline=True))
     monkeypatch.setattr(oidc, "detect_credential", lambda: None)
     with pytest.raises(InputError, match="there is no identity to sign as; give a job of CI its identity"):
-        sign_keyless(RECORD)
+        sign_keyless(STATEMENT)

@@ -26,12 +26,13 @@ from hypothesis import strategies as st
 from support.evidence import make_true_record
 
 from sw_audit.errors import InputError
-from sw_audit.evidence.signature import append_suffix, sign_record, verify_signature
-from sw_audit.record.record import Record
-from sw_audit.record.statement import write_statement
+from sw_audit.evidence.signature import append_suffix, sign_statement, verify_signature
+from sw_audit.record.digest import write_canonical
+from sw_audit.record.statement import make_statement
 
 RECORD = make_true_record()
-OTHER = RECORD.model_copy(update={"created": "2026-01-02T03:04:06+00:00"})
+STATEMENT = make_statement(RECORD)
+OTHER = make_statement(RECORD.model_copy(update={"created": "2026-01-02T03:04:06+00:00"}))
 OPENSSL = shutil.which("openssl")
 TYPE = "application/vnd.in-toto+json"
 Private = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
@@ -73,15 +74,17 @@ class Signed:
         self.private = MAKE[kind]()
         self.key, self.public = write_keys(folder, self.private)
         self.file = folder / "record.json.dsse.json"
-        self.text = sign_record(RECORD, self.key)
+        self.text = sign_statement(STATEMENT, self.key)
         self.envelope: dict[str, Any] = json.loads(self.text)
         self.payload = b64decode(self.envelope["payload"], validate=True)
         self.signature = b64decode(self.envelope["signatures"][0]["sig"], validate=True)
 
-    def verify(self, record: Record = RECORD, *, text: str | None = None, key: Path | None = None) -> list[str]:
+    def verify(
+        self, statement: dict[str, Any] = STATEMENT, *, text: str | None = None, key: Path | None = None
+    ) -> list[str]:
         """Return what does not hold, of this or of a changed envelope."""
         self.file.write_text(self.text if text is None else text, encoding="utf-8", newline="")
-        signers, doubts = verify_signature(record, self.file, key or self.public)
+        signers, doubts = verify_signature(statement, self.file, key or self.public)
         assert bool(signers) is not bool(doubts)
         assert not any(doubt.open for doubt in doubts)
         return [str(doubt) for doubt in doubts]
@@ -104,7 +107,7 @@ def signed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_what_is_signed_is_the_statement_as_the_specification_encodes_it(signed: Signed) -> None:
     assert signed.envelope.keys() == {"payload", "payloadType", "signatures"}
     assert signed.envelope["payloadType"] == TYPE
-    assert signed.payload.decode() == write_statement(RECORD)
+    assert signed.payload.decode() == write_canonical(STATEMENT)
     public = signed.private.public_key()
     if isinstance(public, ec.EllipticCurvePublicKey):
         public.verify(signed.signature, encode(TYPE, signed.payload), ec.ECDSA(SHA256()))
@@ -227,48 +230,48 @@ def test_an_encrypted_key_needs_its_passphrase(tmp_path: Path) -> None:
     for kind in KINDS:
         key, public = write_keys(tmp_path / kind, MAKE[kind](), "open sesame")
         file = tmp_path / "signature"
-        file.write_text(sign_record(RECORD, key, "open sesame"))
-        assert verify_signature(RECORD, file, public)[1] == []
+        file.write_text(sign_statement(STATEMENT, key, "open sesame"))
+        assert verify_signature(STATEMENT, file, public)[1] == []
         with pytest.raises(InputError, match="it is encrypted; name the environment variable"):
-            sign_record(RECORD, key)
+            sign_statement(STATEMENT, key)
         with pytest.raises(InputError, match="or the passphrase is another"):
-            sign_record(RECORD, key, "wrong")
+            sign_statement(STATEMENT, key, "wrong")
     plain, _ = write_keys(tmp_path / "plain", MAKE["p256"]())
     with pytest.raises(InputError, match="it is not encrypted; leave out --passphrase-env"):
-        sign_record(RECORD, plain, "open sesame")
+        sign_statement(STATEMENT, plain, "open sesame")
 
 
 @pytest.mark.parametrize(("kind", "found"), [("rsa", "it is RSA;"), ("p384", "it is of the curve secp384r1;")])
 def test_a_key_of_another_kind_is_refused(tmp_path: Path, kind: str, found: str) -> None:
     key, public = write_keys(tmp_path, MAKE[kind]())
     with pytest.raises(InputError, match=found):
-        sign_record(RECORD, key)
+        sign_statement(STATEMENT, key)
     with pytest.raises(InputError, match=found):
-        verify_signature(RECORD, tmp_path / "none", public)
+        verify_signature(STATEMENT, tmp_path / "none", public)
 
 
 def test_what_is_no_key_or_not_there_is_refused_in_a_line(signed: Signed, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it is no private key in PEM; give"):
-        sign_record(RECORD, signed.public)
+        sign_statement(STATEMENT, signed.public)
     with pytest.raises(InputError, match="it is no public key in PEM; give the public half"):
-        verify_signature(RECORD, signed.file, signed.key)
+        verify_signature(STATEMENT, signed.file, signed.key)
     with pytest.raises(InputError, match="No such file"):
-        sign_record(RECORD, tmp_path / "gone.pem")
+        sign_statement(STATEMENT, tmp_path / "gone.pem")
     with (tmp_path / "vast").open("wb") as vast:
         vast.truncate(10**12)
     with pytest.raises(InputError, match="it has more than 67,108,864 bytes"):
-        verify_signature(RECORD, tmp_path / "vast", signed.public)
+        verify_signature(STATEMENT, tmp_path / "vast", signed.public)
     with pytest.raises(InputError, match=r"signature .*gone.*: No such file"):
-        verify_signature(RECORD, tmp_path / "gone", signed.public)
+        verify_signature(STATEMENT, tmp_path / "gone", signed.public)
 
 
 def test_without_the_library_it_is_said_what_to_install(signed: Signed, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("securesystemslib.dsse", "securesystemslib.signer"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"is missing; pip install 'sw-audit\[sign\]'"):
-        sign_record(RECORD, signed.key)
+        sign_statement(STATEMENT, signed.key)
     with pytest.raises(InputError, match=r"is missing; pip install 'sw-audit\[sign\]'"):
-        verify_signature(RECORD, signed.file, signed.public)
+        verify_signature(STATEMENT, signed.file, signed.public)
 
 
 def test_a_signature_lies_beside_its_record() -> None:

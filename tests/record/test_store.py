@@ -25,6 +25,7 @@ from sw_audit.errors import OutputError, RecordError
 from sw_audit.policy.policy import Policy
 from sw_audit.record.arm import DESCENDANT, PARENT, RESTORED_WEIGHTS, Arm, Custom, RestoredModule, Subset
 from sw_audit.record.baseline import REMEMBERED
+from sw_audit.record.digest import digest_document
 from sw_audit.record.location import Outcome
 from sw_audit.record.measurement import DivergenceSpread
 from sw_audit.record.record import ModelFailure, Record
@@ -34,6 +35,8 @@ from sw_audit.record.store import (
     check_writable,
     choose_baseline,
     decode_record,
+    decode_stored,
+    encode_document,
     encode_record,
     find_baseline,
     is_name,
@@ -95,7 +98,18 @@ def test_every_number_and_every_text_comes_back_to_the_last_bit(numbers: list[fl
 
 def test_the_document_has_the_keys_that_readers_count_on() -> None:
     document = json.loads(encode_record(RECORD))
-    keys = {"schema", "tool", "created", "environment", "policy", "origin", "models", "redacted", "digest"}
+    keys = {
+        "schema",
+        "tool",
+        "created",
+        "environment",
+        "policy",
+        "origin",
+        "models",
+        "redacted",
+        "sources",
+        "digest",
+    }
     assert document.keys() == keys
     assert document["schema"] == 4
     assert [model["kind"] for model in document["models"]] == ["result", "result", "result", "failure"]
@@ -677,3 +691,13 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with whole_folder(folder) as draft:
         (draft / "new").write_text("y")
     assert (list_names(tmp_path), list_names(folder)) == (["out"], ["new"])
+
+
+def test_a_record_of_before_a_key_was_added_is_still_what_was_written() -> None:
+    document = json.loads(encode_record(RECORD))
+    for key in ("digest", "origin", "redacted"):
+        del document[key]
+    document["digest"] = digest_document(document).model_dump()
+    stored = decode_stored(encode_document(document))
+    assert stored.record == RECORD
+    assert stored.list_doubts() == []
