@@ -25,6 +25,7 @@ from sw_audit.errors import CheckpointError, InputError, PolicyError
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.memory import measuring_peak
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
+from sw_audit.record.arm import Rounding
 from sw_audit.record.location import Outcome
 from sw_audit.record.record import ModelFailure, Record
 from sw_audit.record.store import decode_record, encode_record
@@ -58,6 +59,19 @@ def test_the_specimen_passes_every_check_but_that_on_what_others_have_published(
     [skipped] = [verdict for verdict in record.verdicts if verdict.status is Status.SKIPPED]
     assert "the index has no entry for the folder" in skipped.because
     assert skipped.remedy is None
+
+
+def test_what_pictures_are_drawn_from_is_in_the_record(record: Record) -> None:
+    [result] = record.results
+    [weight], [held], [around] = result.location.super_weights, result.mechanism, result.neighbourhoods
+    assert (around.address, around.rank) == (weight.address, 1)
+    assert result.activation_map is not None
+    leaving = [abs(layer.intact.leaving) for layer in held.layers]
+    span = slice(held.first_layer, held.last_layer + 1)
+    assert [row[held.token] for row in result.activation_map.before][span] == pytest.approx(leaving[span])
+    rounded = {one.arm.name for one in result.measurements if isinstance(one.arm.purpose, Rounding)}
+    assert rounded == set(result.bits_per_weight)
+    assert result.bits_per_weight["int4/16x16 plain"] == 4.125
 
 
 def test_every_verdict_can_be_had_again_from_the_written_record(record: Record) -> None:
