@@ -37,6 +37,7 @@ COMMANDS = {
     "sign": "Sign what a record attests: which weights passed which checks, under which policy, text and tool.",
     "verify": "Tell whether a record is what was written, and name every part of it that is not.",
     "merge": "Put the records of several models or machines into one record and one report.",
+    "replay": "Measure a record's models again, and say of every verdict whether it reproduces.",
     "cache": "Show what is kept of earlier measurements, or clear it.",
     "render": "Render a record; nothing is measured or judged again.",
     "init": "Write a policy file in which every key stands with its default and its meaning, as a comment.",

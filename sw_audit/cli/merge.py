@@ -9,18 +9,11 @@ import typer
 
 from sw_audit.cli.options import Unverified
 from sw_audit.cli.printing import Output
+from sw_audit.cli.record_files import place_record, write_record
 from sw_audit.errors import RecordError
 from sw_audit.evidence.merge import Given, merge_records
 from sw_audit.evidence.verify import require_verified, verify_record
-from sw_audit.record import rendering
-from sw_audit.record.store import (
-    check_writable,
-    encode_record,
-    one_line_nonsense,
-    open_stored_baseline,
-    write_texts,
-)
-from sw_audit.runner.output import RECORD, REPORT
+from sw_audit.record.store import open_stored_baseline
 
 
 def merge(
@@ -57,17 +50,8 @@ def merge(
       sw-audit merge laptop=a/record.json server=b/record.json -o release.html
     """
     merged = merge_records([_read(word, unverified=unverified) for word in records])
-    files = {"record": output / RECORD, "report": output / REPORT}
-    if output.suffix.lower() in (".json", ".html", ".htm"):
-        files = {"record" if output.suffix.lower() == ".json" else "report": output}
-    check_writable(next(iter(files.values())).parent)
-    texts = {}
-    with one_line_nonsense(f"records {', '.join(records)}"):
-        if "record" in files:
-            texts[files["record"]] = encode_record(merged)
-        if "report" in files:
-            texts[files["report"]] = rendering.render_record(merged)
-    write_texts(texts)
+    files = place_record(output)
+    write_record(merged, files, f"records {', '.join(records)}")
     console = Output()
     console.print_files(files.items())
     console.print_lines(f"MERGED: {len(merged.models)} models of {len(merged.sources)} records", style="bold")

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": BASE | {"checkpoint"},
     "export": BASE | {"__init__", "checkpoint", "arms", "quantize"},
     "files": BASE | {"checkpoint", "checks", "gguf_file"},
-    "evidence": BASE | {"__init__", "checks", "checkpoint", "corpus", "specimen"},
+    "evidence": BASE | {"__init__", "checks", "checkpoint", "corpus", "runner", "specimen"},
     "runner": BASE
     | {
         "__init__",
