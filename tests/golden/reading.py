@@ -123,7 +123,9 @@ def write_shipped(folder: Path) -> Path:
 
 
 def _hide_paths(text: str, folder: Path) -> str:
-    text = text.replace(str(find_specimen().parent), "SHIPPED").replace(str(folder), "FOLDER")
+    # In a record a path below the own home is told from there.
+    for place, name in ((find_specimen().parent, "SHIPPED"), (folder, "FOLDER")):
+        text = text.replace(str(place), name).replace(str(place).replace(str(Path.home()), "~", 1), name)
     return text.replace(f"transformers {version('transformers')}", "transformers VERSION")
 
 
