@@ -46,6 +46,7 @@ def make_statement(record: Record, document: Mapping[str, Any] | None = None) ->
     tool = record.tool
     configuration = [
         itself,
+        *(_describe(f"merged/{place}", source.sha256) for place, source in enumerate(record.sources)),
         policy,
         *(_describe(f"text/{text.name}", text.sha256) for text in texts),
         {"name": "tool", "uri": f"pkg:pypi/{tool.name}@{tool.version}"},

@@ -24,6 +24,7 @@ from sw_audit.record.digest import digest_document
 from sw_audit.record.identity import Tool
 from sw_audit.record.record import ModelFailure, Record
 from sw_audit.record.rendering import render_record
+from sw_audit.record.statement import make_statement
 from sw_audit.record.store import choose_baseline, decode_record, decode_stored, encode_record
 from sw_audit.record.verdict import Status
 
@@ -185,6 +186,13 @@ def test_doubts_fail_or_warn_as_the_policy_of_each_part_says() -> None:
 def test_a_baseline_is_of_the_day_of_its_own_audit() -> None:
     merged = merge(make_audit("a"), make_audit("b", day=20))
     assert choose_baseline(merged, "merged", ["a"]).created == "2026-01-02T03:04:05+00:00"
+
+
+def test_what_is_signed_of_a_merged_record_names_each_record_that_was_merged() -> None:
+    merged = merge(make_audit("a"), make_audit("b"))
+    configuration = make_statement(merged)["predicate"]["configuration"]
+    named = {one["name"]: one["digest"]["sha256"] for one in configuration if "digest" in one}
+    assert [named[f"merged/{place}"] for place in (0, 1)] == [source.sha256 for source in merged.sources]
 
 
 def list_mixed(page: str, ids: set[str], others: set[str]) -> list[str]:
