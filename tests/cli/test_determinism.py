@@ -16,11 +16,13 @@ ASKED = ("audit", "./w4", "--parent=specimen", "--windows=8", "--effort=quick", 
 
 
 def tell(program: Program, threads: int, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the record of a run in a process of its own, its clocks stopped."""
+    """Return the record of a run in a process of its own, its clocks stopped and without the digest of them."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     program.start(*ASKED)
     text = (program.folder / "sw-audit-out/record.json").read_text(encoding="utf-8")
-    return re.sub(r'"(seconds|created)": ("[^"]*"|[\d.e+-]+)', r'"\1": 0', text)
+    content, digest, _ = text.partition(',\n  "digest": {')
+    assert digest
+    return re.sub(r'"(seconds|created)": ("[^"]*"|[\d.e+-]+)', r'"\1": 0', content) + "\n}\n"
 
 
 def list_statuses(text: str) -> list[Any]:
