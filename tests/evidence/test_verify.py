@@ -138,6 +138,8 @@ def test_a_record_without_a_digest_was_changed_unless_it_is_of_before_there_were
     document["schema"] = 3
     [former] = verify_record(decode_stored(json.dumps(document)), "it")
     assert (former.where, former.open) == ("digest", True)
+    [dated_back] = verify_record(decode_stored(json.dumps({**json.loads(TEXT), "schema": 3})), "it")
+    assert (dated_back.where, dated_back.open) == ("digest", True)
 
 
 def test_verdicts_of_another_version_and_of_checks_that_are_not_here_cannot_be_told() -> None:
