@@ -112,8 +112,8 @@ def verify(
                 "schema": 1,
                 "record": record,
                 "sha256": None if stored.digest is None else stored.digest.sha256,
-                "changed": [{"where": one.where, "found": one.found} for one in doubts if not one.open],
-                "open": [{"where": one.where, "found": one.found} for one in doubts if one.open],
+                "changed": [_tell(doubt) for doubt in doubts if not doubt.open],
+                "open": [_tell(doubt) for doubt in doubts if doubt.open],
                 "verified": verified,
                 "weights_not_given": unseen,
                 "not_looked_at": hints,
@@ -152,6 +152,10 @@ def _open(named: str) -> StoredRecord:
             raise
         typer.echo(f"sw-audit: {error}", err=True)
         raise typer.Exit(CHANGED) from None
+
+
+def _tell(doubt: Doubt) -> dict[str, str]:
+    return {"where": doubt.where, "found": doubt.found}
 
 
 def _print(

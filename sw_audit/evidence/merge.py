@@ -8,11 +8,10 @@ from typing import NamedTuple
 from sw_audit import __version__
 from sw_audit.errors import RecordError
 from sw_audit.policy.model_policy import ModelPolicy, Waiver
-from sw_audit.record.digest import digest_document
 from sw_audit.record.identity import Tool
 from sw_audit.record.record import CIRCUMSTANCES, AuditedModel, ModelFailure, Record, RecordSource
 from sw_audit.record.redaction import add_redactions
-from sw_audit.record.store import Doubt
+from sw_audit.record.store import Doubt, make_document
 from sw_audit.record.verdict import Verdict
 
 _MARK = "@"
@@ -114,7 +113,7 @@ def verify_sources(record: Record) -> Iterator[Doubt]:
 
 def digest_record(record: Record) -> str:
     """Return the sha256 of a record, 64 hex digits, as its key `digest` has it."""
-    return digest_document(record.model_dump(mode="json", by_alias=True)).sha256
+    return str(make_document(record)["digest"]["sha256"])
 
 
 def _take_apart(given: Given) -> Iterator[tuple[RecordSource, Record]]:

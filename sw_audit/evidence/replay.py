@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from sw_audit.errors import InputError
 from sw_audit.evidence.files import verify_weights
 from sw_audit.evidence.merge import Given, merge_records
+from sw_audit.evidence.verify import LAST_DIGITS
 from sw_audit.policy.policy import Policy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.identity import compare_protocols
@@ -25,7 +26,6 @@ from sw_audit.runner.run import compose_record, preflight, run_model
 from sw_audit.specimen.shipped import find_shipped
 
 Show: TypeAlias = Callable[[str], AbstractContextManager[Progress]]
-_LAST_DIGITS = 1e-9
 _DTYPES = ("float32", "bfloat16", "float16")
 _PATHS = {"source", "parent", "base", "adapter", "manifest", "index", "compare", "choices", "lm_eval_path"}
 """Keys of a policy that may hold a path."""
@@ -294,7 +294,7 @@ def compare_verdicts(then: Verdict, now: Verdict, alike: bool, same_tool: bool) 
         return Agreement.EXACT, f"exactly {_write(then.observed)}"
     figures = f"{_write(then.observed)} then, {_write(now.observed)} now"
     if then.low is None and then.high is None:
-        if math.isclose(then.observed, now.observed, rel_tol=_LAST_DIGITS):
+        if math.isclose(then.observed, now.observed, rel_tol=LAST_DIGITS):
             return Agreement.WITHIN, f"{figures}: the same but for the last digits"
         return differs, f"{figures}, and there is no interval"
     low, high = _span(then)

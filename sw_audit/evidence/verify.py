@@ -25,7 +25,8 @@ from sw_audit.record.record import AuditedModel, Record
 from sw_audit.record.store import Doubt, StoredRecord, one_line_nonsense, refuse_doubts
 from sw_audit.record.verdict import Verdict
 
-_LAST_DIGITS = 1e-9
+LAST_DIGITS = 1e-9
+"""Relative difference of figures that are the same: those of another version of scipy may differ by so much."""
 
 
 def verify_record(stored: StoredRecord, named: str) -> list[Doubt]:
@@ -100,9 +101,9 @@ def _tell(key: str, before: object, after: object) -> str:
 
 
 def _is_same(before: Any, after: Any) -> bool:
-    """Whether two values are the same; the quantiles of another version of scipy may differ in the last digits."""
+    """Whether two values are the same, whatever they are made of."""
     if isinstance(before, float) and isinstance(after, float):
-        return math.isclose(before, after, rel_tol=_LAST_DIGITS)
+        return math.isclose(before, after, rel_tol=LAST_DIGITS)
     if isinstance(before, dict) and isinstance(after, dict):
         return before.keys() == after.keys() and all(_is_same(before[key], after[key]) for key in before)
     if isinstance(before, list) and isinstance(after, list):
