@@ -169,3 +169,27 @@ def test_what_is_written_names_no_home_unless_it_is_asked_for(inner: Inner) -> N
     assert str(model) not in (inner.pytester.path / "cases.xml").read_text(encoding="utf-8")
     inner.audit(f"w4={model}", options=(*options, "--sw-audit-no-redaction"))
     assert inner.policy()["model"][0]["source"] == str(model)
+
+
+def test_what_a_conftest_puts_into_the_record_is_redacted_too(inner: Inner) -> None:
+    inner.pytester.makeconftest(
+        """
+        def pytest_sw_audit_modify_record(config, record):
+            environment = record.environment.model_copy(update={"platform": "hf_" + 34 * "a"})
+            return record.model_copy(update={"environment": environment})
+        """
+    )
+    inner.audit("llama-w4", options=("-k", "prune"))
+    assert inner.record().environment.platform == "<secret>"
+    assert [one.kind for one in inner.record().redacted] == ["secret"]
+
+
+def test_a_secret_in_a_waiver_stands_in_no_test_case(inner: Inner) -> None:
+    secret = "hf_" + 34 * "a"
+    waiver = f'check = "prune-collapses"\nmodel = "*"\nuntil = 2999-01-01\nowner = "Ada"\nreason = "{secret}"\n'
+    inner.pytester.makefile(".toml", policy=f"[[waiver]]\n{waiver}")
+    options = ("--sw-audit-policy=policy.toml", "--sw-audit-check=prune-collapses", "--junitxml=cases.xml")
+    inner.audit("broken", options=options)
+    cases = (inner.pytester.path / "cases.xml").read_text(encoding="utf-8")
+    assert "Ada" in cases
+    assert secret not in cases

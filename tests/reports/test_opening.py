@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from support.baselines import hold
 from support.evidence import compose as compose_record
 from support.evidence import judge_model, make_evidence, make_failing_evidence, make_policy, make_record
 from support.many import BROKEN, make_many
@@ -92,3 +93,28 @@ def test_the_page_of_many_models_has_the_same_top() -> None:
     assert "and 2 more, held against" in words
     assert f"The worst is {BROKEN[0]}. Its perplexity is" in read(summarize_worst(make_many()))
     assert "What to do" in words
+
+
+def test_the_most_pressing_advice_stands_first_and_three_pieces_at_most_at_the_top() -> None:
+    doubted = DOUBTED.model_copy(update={"remedy": "give more text"})
+    others = [make(FAILED.model_copy(update={"remedy": f"step {name}"}), model=name) for name in "bcd"]
+    record = compose_record(make(doubted, model="a"), *others)
+    assert [one.models for one in list_advice(record)] == [("b",), ("c",), ("d",), ("a",)]
+    words = open_page(record)
+    assert [name for name in "bcd" if f"Step {name}" in words] == list("bcd")
+    assert "Give more text" not in words
+    assert "1 more gate does not pass" in words
+
+
+def test_more_parents_than_three_are_not_listed_at_the_top() -> None:
+    def descend(count: int) -> str:
+        models = []
+        for name in "abcd"[:count]:
+            known = hold(6.25).baseline
+            assert known is not None
+            baseline = known.model_copy(update={"name": f"base-{name}"})
+            models.append(make(FAILED, model=name).model_copy(update={"baseline": baseline}))
+        return read(describe_audited(compose_record(*models)))
+
+    assert "held against the baseline base-a, the baseline base-b and the baseline base-c." in descend(3)
+    assert descend(4) == "a, b, c and d."

@@ -79,6 +79,14 @@ def test_the_runs_before_the_baseline_are_drawn_over_it_with_their_paired_interv
         assert "this run: 1" in drawing
 
 
+def test_a_run_that_read_more_than_the_baseline_is_compared_on_what_both_read() -> None:
+    loss = make_baseline().measurement.loss
+    twice = [nats + tokens * math.log(2) for nats, tokens in zip(loss.finite_nats, loss.tokens, strict=True)]
+    longer = TokenLoss(nats=(*twice, 1e4), tokens=(*loss.tokens, 1))
+    rows = read_rows(draw_history(remember("longer", loss=longer)).table)
+    assert rows[0][-2:] == ["2.0000", "[2, 2]"]
+
+
 def test_a_run_under_another_protocol_is_counted_and_not_drawn() -> None:
     chart = draw_history(remember("other", protocol="another"), remember("old"))
     assert "1 earlier run was measured under another protocol" in chart.caption
