@@ -23,6 +23,8 @@ def pytest_sw_audit_modify_record(config: pytest.Config, record: Record) -> Reco
             environment = record.environment.model_copy(update={"platform": "withheld"})
             return record.model_copy(update={"environment": environment})
 
+    A verdict that is changed here does not follow from the measurements, and `sw-audit verify` names it.
+
     Args:
         config: The pytest configuration.
         record: The record of one policy's models.
