@@ -8,6 +8,7 @@ AuditError
 ├── CorpusError      a text that is missing, empty or too short
 ├── PolicyError      a policy that does not say what it means
 ├── RecordError      a record that cannot be read or written
+├── EngineError      a program that serves models and does not do as asked
 ├── IndexFileError   an index of coordinates that cannot be used
 └── OutputError      a place that cannot be written to
 """
@@ -74,6 +75,10 @@ class UnfitCheckpointError(CheckpointError):
 
 class CorpusError(InputError):
     """A text that is missing, empty or too short."""
+
+
+class EngineError(InputError):
+    """A program that serves models and does not open one, does not answer, or answers what was not asked."""
 
 
 class PolicyError(InputError):

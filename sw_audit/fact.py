@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,12 +18,13 @@ class Fact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-def digest_fact(fact: Fact) -> str:
-    """Return the sha256 (64 hex digits) of a fact's canonical JSON.
+def digest_fact(fact: Fact, unless_none: Collection[str] = ()) -> str:
+    """Return the sha256 (64 hex digits) of a fact's canonical JSON, some fields left out where they are `None`.
 
     Two facts have the same digest exactly when they are equal and of one type.
     """
     content = fact.model_dump(mode="json")
+    content = {name: value for name, value in content.items() if value is not None or name not in unless_none}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

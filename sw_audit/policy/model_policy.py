@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from sw_audit.duration import parse_duration
 from sw_audit.fact import Fact
 from sw_audit.printable import printable
 
@@ -15,6 +16,9 @@ Level = Literal["gate", "law"]
 """A gate is what one stops a release for; a law is a claim of the science about a model."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 BosRule = Literal["auto", "always", "never"]
+Seconds = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=float | str)]
+TRANSFORMERS = "transformers"
+"""The engine that runs in this process, in which weights can be changed."""
 _LONGEST_ID = 200
 """Characters, about twice what a hub allows in a name."""
 
@@ -48,6 +52,16 @@ class ModelPolicy(Fact):
             against.
         index: Id of its entry in the index of published coordinates, or `none` if no entry applies; by
             default it is found by the source.
+        engine: What runs it where its quality is measured: `transformers`, or a program that serves models, such
+            as `llama.cpp`. Its weights are looked at all the same, and what a program gives is held against what
+            transformers makes of the same files.
+        url: Where a server answers that runs it, such as `http://127.0.0.1:8000/v1`; for `engine = "openai"`.
+        served: What the server calls it; by default the one model that the server has.
+        key_variable: Environment variable that holds the server's key; by default no key is sent.
+        timeout: Seconds that an engine may take to open, and for each answer.
+        top_tokens: How many of the likeliest tokens are asked of an engine that does not give all; by default as
+            many as it is known to give in reasonable time.
+        kv_cache: Forms of the key-value cache that the engine is tried with besides its own, such as `q8_0`.
     """
 
     source: str = Field(min_length=1)
@@ -65,6 +79,18 @@ class ModelPolicy(Fact):
     gguf: str | None = Field(default=None, min_length=1)
     manifest: str | None = Field(default=None, min_length=1)
     index: str | None = Field(default=None, min_length=1)
+    engine: str = Field(default=TRANSFORMERS, min_length=1)
+    url: str | None = Field(default=None, min_length=1)
+    served: str | None = Field(default=None, min_length=1)
+    key_variable: str | None = Field(default=None, min_length=1)
+    timeout: Seconds = 120.0
+    top_tokens: int | None = Field(default=None, ge=1)
+    kv_cache: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+
+    @property
+    def in_engine(self) -> bool:
+        """Whether a program that serves models runs it."""
+        return self.engine != TRANSFORMERS
 
     @field_validator("id")
     @classmethod

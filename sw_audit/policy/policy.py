@@ -8,10 +8,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 
 from sw_audit.checks import registry
 from sw_audit.checks.limits import CheckLimits
-from sw_audit.duration import parse_duration
 from sw_audit.fact import Fact
 from sw_audit.memory import parse_memory
-from sw_audit.policy.model_policy import BosRule, Expectation, ModelPolicy, Waiver
+from sw_audit.policy.model_policy import BosRule, Expectation, ModelPolicy, Seconds, Waiver
 from sw_audit.policy.recipe import Recipe, parse_recipe
 from sw_audit.policy.scheme import ActivationPolicy
 
@@ -29,7 +28,6 @@ __all__ = [
 Effort = Literal["quick", "standard", "thorough"]
 Pattern = Annotated[str, Field(min_length=1)]
 Memory = Annotated[int, BeforeValidator(parse_memory, json_schema_input_type=int | str)]
-Seconds = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=float | str)]
 
 
 class CorpusPolicy(Fact):

@@ -388,6 +388,26 @@ class Backend(NamedPurpose):
         return self.method
 
 
+class Dequantized(NamedPurpose):
+    """The files that an engine runs, opened by transformers with the values that their codes stand for."""
+
+    kind: Literal["dequantized"] = "dequantized"
+
+
+class CacheRounding(NamedPurpose):
+    """The model in its engine, with keys and values of the cache in another form.
+
+    Attributes:
+        form: As the engine calls it, such as `q8_0`.
+    """
+
+    kind: Literal["cache-rounding"] = "cache-rounding"
+    form: str = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return f"kv-cache/{self.form}"
+
+
 class Custom(NamedPurpose):
     """Whatever a caller of the library wants to measure; the label names the arm."""
 
@@ -419,6 +439,8 @@ Purpose = Annotated[
     | RestoredLayers
     | RestoredSet
     | Backend
+    | Dequantized
+    | CacheRounding
     | Custom,
     Field(discriminator="kind"),
 ]
@@ -460,6 +482,7 @@ BASELINE = Arm(purpose=Baseline())
 PRUNED, FLIPPED, OTHER_OUTLIERS, RESTORED = Pruned(), Flipped(), OtherOutliers(), RestoredActivation()
 PARENT, DESCENDANT, RESTORED_WEIGHTS = Parent(), Descendant(), RestoredWeights()
 RESTORED_SCALARS = RestoredScalars()
+DEQUANTIZED = Dequantized()
 
 
 def dose(factor: float) -> Purpose:

@@ -119,8 +119,9 @@ class Protocol(Fact):
         windows: Number of windows.
         bos: Whether each window begins with the tokenizer's BOS token: `prepended`, `not added` although the
             tokenizer defines one, or `absent`.
-        dtype: The dtype of the computation.
+        dtype: The dtype of the computation; of an engine that does not tell, that of the files.
         seed: Seed of everything that is drawn.
+        engine: What computed it, if that is another program than transformers, such as `llama.cpp`.
     """
 
     corpus: CorpusIdentity
@@ -131,11 +132,13 @@ class Protocol(Fact):
     bos: BosUse
     dtype: str
     seed: int
+    engine: str | None = None
 
     @property
     def signature(self) -> str:
         """First twelve hex digits of the protocol's digest, printed beside every figure."""
-        return digest_fact(self)[:12]
+        # Protocols of before there were engines keep their signature.
+        return digest_fact(self, unless_none=("engine",))[:12]
 
     @property
     def description(self) -> str:
@@ -143,7 +146,7 @@ class Protocol(Fact):
         bos = {"prepended": "BOS", "not added": "BOS not added", "absent": "no BOS"}[self.bos]
         return (
             f"{self.corpus.name}, {self.windows} windows of {self.window} tokens, stride {self.stride}, {bos}, "
-            f"{self.dtype}, seed {self.seed}"
+            f"{self.dtype}, seed {self.seed}" + ("" if self.engine is None else f", in {self.engine}")
         )
 
     def measures_as(self, other: Protocol) -> bool:

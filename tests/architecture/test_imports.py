@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "locate": BASE | {"checkpoint"},
     "arms": BASE | {"checkpoint", "quantize"},
     "measure": BASE | {"checkpoint", "corpus", "arms", "locate", "quantize"},
+    "engines": BASE | {"__init__", "checkpoint", "corpus", "measure"},
     "critical": BASE | {"checkpoint", "corpus", "arms", "checks", "locate", "measure"},
     "testing": BASE | {"checks", "checkpoint", "locate"},
     "backends": BASE | {"checkpoint"},
@@ -59,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "checks",
         "corpus",
         "critical",
+        "engines",
         "files",
         "index",
         "locate",
@@ -76,7 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 TORCH_PACKAGES = {
     "checkpoint", "corpus", "locate", "quantize", "arms", "measure", "specimen", "testing", "export", "backends",
-    "runner", "training", "critical", "files",
+    "runner", "training", "critical", "files", "engines",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "safetensors", "tokenizers", "accelerate"}
 HEAVY |= {"bitsandbytes", "torchao", "hqq", "optimum", "auto_round", "gptqmodel", "compressed_tensors"}
