@@ -85,7 +85,8 @@ class ModelPolicy(Fact):
     key_variable: str | None = Field(default=None, min_length=1)
     timeout: Seconds = 120.0
     top_tokens: int | None = Field(default=None, ge=1)
-    kv_cache: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    # Not strict: what a validator of the whole table has seen is no JSON any more, and a list no tuple.
+    kv_cache: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
 
     @property
     def in_engine(self) -> bool:
