@@ -85,13 +85,18 @@ class ModelPolicy(Fact):
     key_variable: str | None = Field(default=None, min_length=1)
     timeout: Seconds = 120.0
     top_tokens: int | None = Field(default=None, ge=1)
-    # Not strict: what a validator of the whole table has seen is no JSON any more, and a list no tuple.
-    kv_cache: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
+    kv_cache: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
     @property
     def in_engine(self) -> bool:
         """Whether a program that serves models runs it."""
         return self.engine != TRANSFORMERS
+
+    @field_validator("kv_cache", mode="before")
+    @classmethod
+    def _freeze(cls, value: object) -> object:
+        # What `_name` has seen is no JSON any more, of which a list would do.
+        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("id")
     @classmethod
