@@ -139,9 +139,16 @@ class DecoderLayer:
         return self.down_projections[0] if len(self.down_projections) == 1 and not self.keeps_experts else None
 
     @property
+    def experts(self) -> tuple[DownProjection, ...]:
+        """The down-projections of the experts that tokens are routed to, in their order; none of a dense MLP."""
+        return tuple(
+            down for down in self.down_projections if down.fused is not None or down.expert_module is not None
+        )
+
+    @property
     def keeps_experts(self) -> bool:
         """Whether the MLP, or a part of it, consists of experts."""
-        return any(down.fused is not None or down.expert_module is not None for down in self.down_projections)
+        return bool(self.experts)
 
     @property
     def fused_experts(self) -> tuple[FusedExperts, ...]:

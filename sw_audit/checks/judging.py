@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from sw_audit.checks.context import CheckContext, StaticContext
 from sw_audit.checks.registry import Check, Need, Scope, find_checks
+from sw_audit.checks.unreached import tell_unreached
 from sw_audit.checks.waivers import apply_waivers
 from sw_audit.checks.weights_intact import weights_intact
 from sw_audit.errors import PolicyError
@@ -69,7 +70,7 @@ def judge_result(
                 context = CheckContext(known[name], known_then, policy, look, looks, result.item_looks)
                 verdicts[name] = _judge(context)
     concluded = (_tell_stopped(verdicts[name], result.stopped) for name in known if name in verdicts)
-    return tuple(set_level(verdict, policy) for verdict in concluded)
+    return tuple(set_level(tell_unreached(verdict, result), policy) for verdict in concluded)
 
 
 def _tell_stopped(verdict: Verdict, stopped: str | None) -> Verdict:

@@ -119,6 +119,7 @@ def measure_arms(
             peaks=done[run].peaks,
             down_inputs=tuple(done[run].down_inputs) if parent is None else (),
             down_outputs=tuple(done[run].down_outputs) if parent is None else (),
+            routing=tuple(done[run].routing),
             seconds=done[run].seconds if firsts[run] == number else 0.0,
         )
         for number, (arm, run) in enumerate(zip(arms, runs_of_arms, strict=True))

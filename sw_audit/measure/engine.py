@@ -25,7 +25,7 @@ import math
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -50,6 +50,7 @@ from sw_audit.measure.states import States, StateStore
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.quantize.calibration import Calibration
 from sw_audit.record.arm import Act, Arm, SetScalars
+from sw_audit.record.experts import RoutedLayer
 
 _BYTES_PER_LOGIT = 20
 """Of the baseline and of an arm, and what a reader makes of both, in float32."""
@@ -106,14 +107,15 @@ class ArmRun:
     """What the engine itself records of one arm: time spent, and peaks.
 
     A peak is the largest magnitude in a decoder layer's output over the watched batches, `None` where an output is
-    not finite. What enters and leaves the down-projections, and what each layer was calibrated on, is recorded of
-    the model as it is only.
+    not finite. What enters and leaves the down-projections, where a mixture routes its tokens, and what each layer
+    was calibrated on, is recorded of the model as it is only.
     """
 
     peaks: list[float | None] = field(default_factory=list)
     down_inputs: list[float | None] = field(default_factory=list)
     down_outputs: list[float | None] = field(default_factory=list)
     calibrations: list[Calibration | None] = field(default_factory=list)
+    routing: list[RoutedLayer] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -218,14 +220,7 @@ def give_logits(checkpoint: Checkpoint, batches: Sequence[Tensor]) -> Iterator[T
     """
     with StateStore.of(checkpoint) as store:
         runner = LayerwiseRunner(checkpoint, batches, store)
-        hidden = runner.embedded
-        for layer, calls in zip(runner.layers, runner.calls, strict=True):
-            leaving = States(store)
-            with layer.present():
-                for batch, call in enumerate(calls):
-                    leaving.append(take_states(call(layer.module, hidden[batch])))
-                    hidden.let_go(batch)
-            hidden = leaving
+        hidden = runner.run_layers()
         for batch, token_ids in enumerate(batches):
             logits = runner.run_head(token_ids, hidden[batch], torch.arange(token_ids.numel()))
             yield logits.view(*token_ids.shape, -1)
@@ -313,6 +308,7 @@ class _AllArms:
         self.runs[self.own].calibrations.append(calibration)
         self.runs[self.own].down_inputs.append(span.entering)
         self.runs[self.own].down_outputs.append(span.leaving)
+        self.runs[self.own].routing += [] if span.routing is None else [span.routing]
         if self.observer is not None:
             self.observer.see(own, self.runners[self.own].calls[depth], entering[0], self._hidden, span)
 
@@ -418,6 +414,23 @@ class LayerwiseRunner:
                 # What comes after the last layer is not called: the head alone is a fifth of a small model.
                 with suppress(_RecordedError):
                     _call_model(checkpoint, token_ids)
+
+    def run_layers(
+        self, watching: Callable[[DecoderLayer], AbstractContextManager[object]] = lambda _: nullcontext()
+    ) -> States:
+        """Run all layers of the model as it is, each on all batches before the next, and let go of what entered.
+
+        While a layer is in memory, all its batches run inside of what `watching` returns for it.
+        """
+        hidden = self.embedded
+        for layer, calls in zip(self.layers, self.calls, strict=True):
+            leaving = States(hidden.store)
+            with layer.present() as present, watching(present):
+                for batch, call in enumerate(calls):
+                    leaving.append(take_states(call(layer.module, hidden[batch])))
+                    hidden.let_go(batch)
+            hidden = leaving
+        return hidden
 
     def run_head(self, token_ids: Tensor, hidden: Tensor, places: Tensor) -> Tensor:
         """Run what comes after the layers at some places of a batch: to logits, [places, vocabulary].

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from sw_audit.fact import Fact
 from sw_audit.record.address import Index
 from sw_audit.record.arm import Arm
+from sw_audit.record.experts import RoutedLayer, join_routing
 
 PerWindow = tuple[float | None, ...]
 # exp() of more nats than this overflows.
@@ -219,6 +220,8 @@ class Measurement(Fact):
         down_inputs: Per decoder layer, the largest magnitude that enters its down-projections, `None` if it cannot
             be seen or is not finite. Only of a model by itself, as it is; beside a parent see `LayerError`.
         down_outputs: Likewise what leaves them.
+        routing: Of a mixture of experts as it is, where the tokens that it saw were routed, per decoder layer that
+            keeps experts; empty of other models and arms.
         seconds: Time spent in this arm.
     """
 
@@ -232,10 +235,11 @@ class Measurement(Fact):
     peaks: PerWindow
     down_inputs: PerWindow = ()
     down_outputs: PerWindow = ()
+    routing: tuple[RoutedLayer, ...] = ()
     seconds: float = Field(ge=0)
 
     def first(self, windows: int, items: int) -> Measurement:
-        """Return what was measured on the first windows and items alone; peaks stay those of all windows."""
+        """Return what was measured on the first windows and items; peaks and routing stay those of all windows."""
         return self.model_copy(
             update={
                 "loss": self.loss.first(windows),
@@ -259,6 +263,7 @@ class Measurement(Fact):
                 "peaks": _merge_peaks(self.peaks, other.peaks),
                 "down_inputs": _merge_peaks(self.down_inputs, other.down_inputs),
                 "down_outputs": _merge_peaks(self.down_outputs, other.down_outputs),
+                "routing": join_routing(self.routing, other.routing),
                 "seconds": self.seconds + other.seconds,
             }
         )

@@ -66,6 +66,7 @@ from sw_audit.record.checkpoint import Contradiction, Export, HeldWeight
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, CriticalSet, Effect
 from sw_audit.record.descent import RetainedScalar
 from sw_audit.record.digest import RecordDigest
+from sw_audit.record.experts import ExpertAddress, ExpertStudy, RoutedLayer, TriedExpert
 from sw_audit.record.files import (
     ChangedSetting,
     ChangedTensor,
@@ -86,6 +87,7 @@ from sw_audit.record.start import SequenceStart, StartTrial
 
 GROUP = AddressGroup(parameter="w", rows=(1, 2), columns=(3, 4), expert=7)
 GAIN = ScalarAddress(parameter="model.norm.weight", index=(17,))
+EXPERT = ExpertAddress(layer=2, number=1, parameter="model.layers.2.mlp.experts.down_proj", expert=1)
 EFFECT = Effect(ratio=22.5, low=20.0, high=25.0, windows=4)
 BESIDE = (
     MemoryUse(budget=1 << 30, program=300 << 20, peak=900 << 20, weights_read=5 << 30),
@@ -109,6 +111,17 @@ BESIDE = (
         sets=(CriticalSet(kind="located", members=(SUPER_WEIGHT.scalar,), effect=EFFECT),),
     ),
     RetainedScalar(address=GAIN, parent=1.5, value=None, finite=False),
+    ExpertStudy(
+        experts=24,
+        windows=4,
+        tokens=256,
+        percentile=17.5,
+        largest=210.0,
+        last_layer=2,
+        marked=1,
+        tried=(TriedExpert(address=EXPERT, marks=("super-weight", "output"), tokens=5, peak=210.0),),
+        calibration=(RoutedLayer(layer=2, tokens=(3, 0), weights=(1.5, 0.0), peaks=(210.0, None)),),
+    ),
     ReplaceLayer(method="another-library"),
     StartTrial(
         start=SequenceStart(token=1, returned=True, declared=False, automatic=True, use="prepended"),
