@@ -32,7 +32,7 @@ def list_checks(policy: Policy, model: ModelPolicy | None = None) -> tuple[Check
     """
     models = policy.models if model is None else (model,)
     scopes: set[Scope] = {"descendant" if one.parent else "model" for one in models} or {"model"}
-    return _list_checks(policy, scopes)
+    return _list_checks(policy, scopes, in_engine=any(one.in_engine for one in models))
 
 
 def judge_result(
@@ -161,13 +161,15 @@ def find_level(check: Check, policy: Policy) -> Level:
     return policy.checks.of(check.id).level or ("gate" if policy.laws == "gate" else check.level)
 
 
-def _list_checks(policy: Policy, scopes: Collection[Scope]) -> tuple[Check, ...]:
-    """Return the checks that are enabled, of these scopes; and of the baseline's, if there is one."""
+def _list_checks(policy: Policy, scopes: Collection[Scope], *, in_engine: bool) -> tuple[Check, ...]:
+    """Return the enabled checks of these scopes; the baseline's if there is one, those on engines only in one."""
     scopes = {*scopes, "baseline"} if policy.compare else scopes
     return tuple(
         check
         for check in find_checks().values()
-        if any(map(check.is_about, scopes)) and policy.checks.of(check.id).enabled
+        if any(map(check.is_about, scopes))
+        and policy.checks.of(check.id).enabled
+        and (in_engine or not check.in_engines)
     )
 
 
@@ -175,7 +177,8 @@ def _choose_checks(result: ModelResult, policy: Policy) -> set[str]:
     """Choose the checks for one model: by what it has beside it, else by what the policy says of it."""
     named = next((model for model in policy.models if model.id == result.model.id), None)
     descends = result.descent is not None or (named is not None and named.parent is not None)
-    return {check.id for check in _list_checks(policy, {"descendant" if descends else "model"})}
+    scopes: set[Scope] = {"descendant" if descends else "model"}
+    return {check.id for check in _list_checks(policy, scopes, in_engine=result.engine is not None)}
 
 
 def list_measured(policy: Policy, model: ModelPolicy) -> list[str]:
@@ -202,8 +205,23 @@ def _judge(context: CheckContext) -> Verdict:
     return context.check.rule(context)
 
 
+def _find_unmet_in_engine(context: CheckContext) -> Verdict | None:
+    """Skip what asks for a model in another program, or cannot be asked in one."""
+    engine = context.result.engine
+    if engine is None and context.check.in_engines:
+        return context.skip("It runs in transformers; `engine` in its `[[model]]` table names another program.")
+    if engine is not None and context.check.looks_inside:
+        return context.skip(
+            f"{engine.identity.engine} runs the model as it is: what has to change or watch something inside is "
+            "measured without `engine`."
+        )
+    return None
+
+
 def _find_unmet(context: CheckContext) -> Verdict | None:
     """Conclude where what the check is about is not there."""
+    if (in_engine := _find_unmet_in_engine(context)) is not None:
+        return in_engine
     result, again = context.result, "Run the audit again with this check selected."
     if context.check.reads_files and result.model.in_place:
         return context.skip(

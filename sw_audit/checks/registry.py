@@ -57,6 +57,10 @@ class Need(Enum):
     TASKS = "answers to zero-shot tasks"
 
 
+_INSIDE = frozenset({Need.ACTIVATIONS, Need.CHOICES, Need.LAYERS, Need.MECHANISM, Need.SMOOTHING, Need.TASKS})
+"""What cannot be found out in an engine."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One check.
@@ -82,6 +86,7 @@ class Check:
         draws: Which scalars must be drawn before its arms can be planned, from the policy and the number of the
             decoder's weights.
         arms: The arms that it reads.
+        in_engines: Whether it is about a model in another program than transformers, and skipped for any other.
         static: Whether it is judged from files alone, also where the model was not opened; its rule is given a
             `StaticContext`.
         reads_files: Whether it asks files what no model in memory can answer; it is skipped for one that is
@@ -109,9 +114,15 @@ class Check:
     needs_super_weight: bool = False
     draws: Callable[[Policy, int], Draws] | None = None
     arms: Callable[[ArmPlan], Iterable[Arm]] | None = None
+    in_engines: bool = False
     static: bool = False
     reads_files: bool = False
     examine: Callable[[Policy], str | None] | None = None
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether something in the model must be changed or watched for it, which an engine does not allow."""
+        return self.arms is not None or not _INSIDE.isdisjoint(self.needs)
 
     def is_about(self, scope: Scope) -> bool:
         """Whether it runs on a model of that scope: alone (`model`), beside its parent, or beside a baseline."""

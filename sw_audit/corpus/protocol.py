@@ -8,6 +8,7 @@ from typing import Any
 
 from sw_audit.corpus.text import SPECIMEN, Text
 from sw_audit.corpus.windows import Windows
+from sw_audit.policy.model_policy import TRANSFORMERS
 from sw_audit.record.identity import Protocol
 from sw_audit.record.location import Location
 from sw_audit.record.start import BosUse, StartTrial
@@ -19,7 +20,9 @@ _SAMPLE = 4000
 _MUCH_UNKNOWN = 0.05
 
 
-def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, seed: int) -> Protocol:
+def describe_protocol(
+    text: Text, windows: Windows, tokenizer: Any, dtype: str, seed: int, engine: str = TRANSFORMERS
+) -> Protocol:
     """State what was used: window, stride and BOS as cut, not as asked for."""
     use: BosUse = "absent" if tokenizer.bos_token_id is None else "not added"
     count, window = windows.token_ids.shape
@@ -34,6 +37,7 @@ def describe_protocol(text: Text, windows: Windows, tokenizer: Any, dtype: str, 
         bos=use if windows.bos is None else "prepended",
         dtype=dtype.removeprefix("torch."),
         seed=seed,
+        engine=None if engine == TRANSFORMERS else engine,
     )
 
 

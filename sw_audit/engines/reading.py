@@ -17,7 +17,7 @@ from sw_audit.record.measurement import Agreement, Measurement, PerWindow, StopW
 
 
 def measure_in_engines(
-    engines: Mapping[Purpose, Engine],
+    engines: Mapping[Purpose, tuple[Engine, Purpose]],
     windows: Windows,
     *,
     model: str,
@@ -32,7 +32,8 @@ def measure_in_engines(
     never more than the divergence of the whole distributions. Mass on stop words is then not known.
 
     Args:
-        engines: By what each is for; agreement is with the first.
+        engines: By what each is for: the engine, which may have several purposes and runs once, and the purpose of
+            the one that it is held against; where that is not among them, against itself.
         windows: The text.
         model: Id of the model.
         protocol: Signature of the protocol.
@@ -43,25 +44,27 @@ def measure_in_engines(
         EngineError: If an engine does not do as asked.
     """
     count, length = windows.token_ids.shape
-    pieces = cut_pieces(windows, max(engine.identity.vocabulary for engine in engines.values()))
-    sums = [_Sums(count, stop_words) for _ in engines]
-    seconds = [0.0] * len(sums)
-    streams = [engine.score(windows, pieces) for engine in engines.values()]
+    running = {id(engine): engine for engine, _ in engines.values()}
+    pieces = cut_pieces(windows, max(engine.identity.vocabulary for engine in running.values()))
+    sums = {purpose: _Sums(count, stop_words) for purpose in engines}
+    seconds = dict.fromkeys(running, 0.0)
+    streams = {key: engine.score(windows, pieces) for key, engine in running.items()}
     progress("scoring", 0, count)
     for piece in pieces:
-        given = []
+        given = {}
         targets = windows.token_ids[piece.window, piece.first + 1 : piece.end + 1]
-        for place, stream in enumerate(streams):
+        for key, stream in streams.items():
             begun = time.perf_counter()
-            given.append(next(stream))
-            seconds[place] += time.perf_counter() - begun
-        for place, distributions in enumerate(given):
-            sums[place].add(piece, targets, distributions, given[0])
+            given[key] = next(stream)
+            seconds[key] += time.perf_counter() - begun
+        for purpose, (engine, against) in engines.items():
+            reference = engines.get(against, (engine, against))[0]
+            sums[purpose].add(piece, targets, given[id(engine)], given[id(reference)])
         if piece.end == length - 1:
             progress("scoring", piece.window + 1, count)
     return {
-        purpose: own.collect(model, Arm(purpose=purpose), protocol, windows, spent)
-        for purpose, own, spent in zip(engines, sums, seconds, strict=True)
+        purpose: sums[purpose].collect(model, Arm(purpose=purpose), protocol, windows, seconds[id(engine)])
+        for purpose, (engine, _) in engines.items()
     }
 
 
@@ -72,7 +75,8 @@ class _Sums:
         self._nats, self._divergence, self._mass = torch.zeros(3, windows, dtype=torch.float64)
         self._same_top = torch.zeros(windows, dtype=torch.long)
         self._tokens: list[Tensor] = []
-        self._stop_words, self._told_all = stop_words, True
+        self._stop_words = stop_words
+        self._told: int | None = None  # the fewest tokens that were told at a place, of two; `None` if all
 
     def add(self, piece: Piece, targets: Tensor, own: Distributions, reference: Distributions) -> None:
         """Add one piece; `targets` are the ids of the tokens that follow, int64 [places]."""
@@ -80,7 +84,10 @@ class _Sums:
         self._nats[window] -= own.targets.double().sum()
         if own.token_ids is None and self._stop_words is not None:
             self._mass[window] += own.log_probabilities[:, self._stop_words].exp().double().sum()
-        self._told_all &= own.token_ids is None
+        for one in (own, reference):
+            if one.token_ids is not None:
+                told = one.token_ids.shape[1]
+                self._told = told if self._told is None else min(self._told, told)
         same = torch.ones(len(targets), dtype=torch.bool) if own is reference else own.top == reference.top
         self._same_top[window] += (same & (own.top >= 0)).sum()
         if own is not reference:
@@ -91,7 +98,7 @@ class _Sums:
     def collect(self, model: str, arm: Arm, protocol: str, windows: Windows, seconds: float) -> Measurement:
         tokens = tuple((windows.token_ids.shape[1] - windows.first_scored).tolist())
         mass = None
-        if self._stop_words is not None and self._told_all:
+        if self._stop_words is not None and self._told is None:
             mass = StopWordMass(mass=_list_finite(self._mass), tokens=tokens)
         return Measurement(
             model=model,
@@ -103,6 +110,7 @@ class _Sums:
                 same_top=tuple(self._same_top.tolist()),
                 tokens=tokens,
                 token_divergence=_list_finite(torch.cat(self._tokens).clamp_min(0.0)) if self._tokens else (),
+                top_tokens=self._told,
             ),
             stop_words=mass,
             peaks=(),
@@ -114,7 +122,7 @@ def diverge(reference: Distributions, own: Distributions, targets: Tensor) -> Te
     """Return KL(reference || own) in nats, float64 [places]; NaN where either is not known to be finite.
 
     Where not all tokens are told, those that both tell are classes of their own, and all others one class. The
-    token that follows, of ids int64 [places], is told by both. Of vocabularies of two sizes the common tokens count.
+    token that follows, of ids int64 [places], is told by both. Of two vocabularies the common tokens count.
     """
     known = [one.targets.isfinite() for one in (reference, own)]
     if reference.token_ids is None and own.token_ids is None:

@@ -23,6 +23,7 @@ from sw_audit.measure.ranges import DownProjectionRange
 from sw_audit.measure.readers import WindowBatch, batch_windows
 from sw_audit.measure.retention import is_alike, translate_address
 from sw_audit.measure.states import States
+from sw_audit.policy.model_policy import TRANSFORMERS
 from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.address import WeightAddress, group_addresses
@@ -66,11 +67,17 @@ class SharedText:
 
 
 def share_text(
-    parent: Checkpoint, descendant: Checkpoint, policy: CorpusPolicy, seed: int, *, short: bool = False
+    parent: Checkpoint,
+    descendant: Checkpoint,
+    policy: CorpusPolicy,
+    seed: int,
+    engine: str = TRANSFORMERS,
+    *,
+    short: bool = False,
 ) -> SharedText:
     """Cut a text for two models that are to be compared token by token, BOS before each window or not.
 
-    Of `short` windows see `window_corpus`.
+    `engine` is what the descendant is measured in. Of `short` windows see `window_corpus`.
 
     Raises:
         CorpusError: If it cannot be read, or is too short.
@@ -89,7 +96,7 @@ def share_text(
         )
     return SharedText(
         ours,
-        describe_protocol(text, ours, descendant.tokenizer, descendant.identity.dtype, seed),
+        describe_protocol(text, ours, descendant.tokenizer, descendant.identity.dtype, seed, engine),
         stop_word_ids(list_stop_words(policy), descendant.tokenizer),
     )
 

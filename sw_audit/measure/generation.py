@@ -55,6 +55,10 @@ class GreedyContinuation:
     finite: bool
 
 
+Generate = Callable[[Sequence[Prompt], Progress], tuple[GreedyContinuation, ...]]
+"""Continues prompts greedily."""
+
+
 def draw_prompts(
     windows: Windows, tokenizer: Any, policy: DescentPolicy, maximum: int | None = None
 ) -> tuple[Prompt, ...]:
@@ -117,15 +121,23 @@ def generate_continuations(
 
 
 def continue_prompts(
-    checkpoint: Checkpoint, windows: Windows, policy: DescentPolicy, progress: Progress = ignore_progress
+    checkpoint: Checkpoint,
+    windows: Windows,
+    policy: DescentPolicy,
+    progress: Progress = ignore_progress,
+    generate: Generate | None = None,
 ) -> tuple[PromptContinuation, ...]:
-    """Let a model by itself continue prompts from a text; see `draw_prompts` and `generate_continuations`."""
+    """Let a model by itself continue prompts from a text; see `draw_prompts` and `generate_continuations`.
+
+    With `generate` that does it, such as an engine.
+    """
+    generate = generate or partial(generate_continuations, checkpoint)
     prompts = draw_prompts(windows, checkpoint.tokenizer, policy, checkpoint.maximum_positions)
     return tuple(
         PromptContinuation(
             prompt=prompt.text, tokens=prompt.tokens, new_tokens=own.tokens, text=own.text, finite=own.finite
         )
-        for prompt, own in zip(prompts, generate_continuations(checkpoint, prompts, progress), strict=True)
+        for prompt, own in zip(prompts, generate(prompts, progress), strict=True)
     )
 
 
@@ -197,14 +209,18 @@ def _continue_together(
     return continuations
 
 
+def find_ends(checkpoint: Checkpoint) -> frozenset[int]:
+    """Return the ids of the tokens that end a model's text, as its files have them."""
+    end = getattr(checkpoint.model.generation_config, "eos_token_id", None)
+    end = checkpoint.tokenizer.eos_token_id if end is None else end
+    return frozenset([] if end is None else [end] if isinstance(end, int) else end)
+
+
 @contextmanager
 def _decoding_greedily(checkpoint: Checkpoint) -> Iterator[frozenset[int]]:
     """Replace the model's own settings, which may sample or punish repetition; yield the end tokens."""
     model = checkpoint.model
-    before = model.generation_config
-    end = getattr(before, "eos_token_id", None)
-    end = checkpoint.tokenizer.eos_token_id if end is None else end
-    ends = [] if end is None else [end] if isinstance(end, int) else list(end)
+    before, ends = model.generation_config, sorted(find_ends(checkpoint))
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         num_beams=1,

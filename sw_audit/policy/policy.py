@@ -281,7 +281,10 @@ class Policy(Fact):
         return {model.id: model for model in self.models}[model_id]
 
     def find_parent(self, model: ModelPolicy) -> ModelPolicy | None:
-        """Return what a model was made from: another of the policy's models, or what its source says."""
+        """Return what a model was made from: another of the policy's models, or what its source says.
+
+        One that only the source names runs in the same engine, if that may run its files.
+        """
         if model.parent is None:
             return None
         known = {other.id: other for other in self.models}
@@ -291,4 +294,7 @@ class Policy(Fact):
             bos=model.bos,
             trust_remote_code=model.trust_remote_code,
             allow_pickle=model.allow_pickle,
+            engine=model.engine,
+            timeout=model.timeout,
+            top_tokens=model.top_tokens,
         )

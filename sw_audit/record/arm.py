@@ -389,9 +389,17 @@ class Backend(NamedPurpose):
 
 
 class Dequantized(NamedPurpose):
-    """The files that an engine runs, opened by transformers with the values that their codes stand for."""
+    """The files that an engine runs, opened by transformers with the values that their codes stand for.
+
+    Attributes:
+        parent: Whether they are the parent's.
+    """
 
     kind: Literal["dequantized"] = "dequantized"
+    parent: bool = False
+
+    def __str__(self) -> str:
+        return "parent-dequantized" if self.parent else self.kind
 
 
 class CacheRounding(NamedPurpose):
@@ -482,7 +490,7 @@ BASELINE = Arm(purpose=Baseline())
 PRUNED, FLIPPED, OTHER_OUTLIERS, RESTORED = Pruned(), Flipped(), OtherOutliers(), RestoredActivation()
 PARENT, DESCENDANT, RESTORED_WEIGHTS = Parent(), Descendant(), RestoredWeights()
 RESTORED_SCALARS = RestoredScalars()
-DEQUANTIZED = Dequantized()
+DEQUANTIZED, PARENT_DEQUANTIZED = Dequantized(), Dequantized(parent=True)
 
 
 def dose(factor: float) -> Purpose:

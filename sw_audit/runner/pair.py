@@ -53,17 +53,18 @@ from sw_audit.measure.retention import (
 from sw_audit.measure.start import try_starts
 from sw_audit.measure.tasks import Answers, answer_tasks, pair_answers
 from sw_audit.policy.policy import CorpusPolicy, ModelPolicy, Policy
-from sw_audit.progress import tell_stage
-from sw_audit.record.arm import Arm
+from sw_audit.progress import Progress, tell_stage
+from sw_audit.record.arm import DESCENDANT, PARENT, PARENT_DEQUANTIZED, Arm, Purpose
 from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.descent import ComparedText, Descent, LayerError
 from sw_audit.record.files import ComparedFiles
 from sw_audit.record.identity import ModelIdentity
 from sw_audit.record.location import Location
-from sw_audit.record.measurement import Look
+from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
+from sw_audit.runner.in_engine import EngineRun, count_positions
 from sw_audit.runner.single import ModelAudit, locate_or_explain
 from sw_audit.runner.steps import list_waiting
 from sw_audit.runner.weights import examine_weights, open_examined
@@ -166,8 +167,22 @@ class Pair:
 
     def share(self, text: CorpusPolicy, *, short: bool = False) -> SharedText:
         """Cut a text for both, BOS before each window as for the parent; of `short` see `window_corpus`."""
-        parent = self.parent.starting(self.audit.policy.bos_rule(self.origin, text))
-        return share_text(parent, self.checkpoint.starting_like(parent), text, self.audit.policy.seed, short=short)
+        policy, engine = self.audit.policy, self.audit.model.engine
+        parent = self.parent.starting(policy.bos_rule(self.origin, text))
+        descendant = self.checkpoint.starting_like(parent)
+        return share_text(parent, descendant, text, policy.seed, engine, short=short)
+
+    @cached_property
+    def run(self) -> EngineRun | None:
+        """Both in their engines; `None` where the descendant is measured in transformers."""
+        audit = self.audit
+        if not audit.model.in_engine:
+            return None
+        longest = max((text.windows for text in self.texts), key=lambda windows: windows.token_ids.shape[1])
+        checkpoints = (self.parent, self.checkpoint)
+        limits = [one.maximum_positions for one in checkpoints if one.maximum_positions is not None]
+        positions = count_positions(longest, audit.policy.descent, min(limits, default=None))
+        return EngineRun(audit.model, self.checkpoint, positions, self.origin, self.parent)
 
     @cached_property
     def texts(self) -> list[SharedText]:
@@ -241,6 +256,10 @@ class Recovery:
     seconds: float = 0.0
 
 
+_Measured = tuple[ComparedText, tuple[Measurement, ...], tuple[LayerError, ...]]
+"""Both on a text, in an engine the model by itself, and the error of each layer."""
+
+
 def measure_pair(pair: Pair) -> ModelResult | ModelFailure:
     """Hold a model beside its parent.
 
@@ -257,6 +276,14 @@ def measure_pair(pair: Pair) -> ModelResult | ModelFailure:
     Raises:
         InputError: If a model or a text cannot be used.
     """
+    try:
+        return _measure(pair)
+    finally:
+        if (run := pair.__dict__.get("run")) is not None:  # asking for it would open it
+            run.close()
+
+
+def _measure(pair: Pair) -> ModelResult | ModelFailure:
     started, audit = time.perf_counter(), pair.audit
     recalled = audit.kept.find("beside", audit.kept.result, PreparedPair)
     prepared = recalled or _prepare(pair)
@@ -345,13 +372,20 @@ def _open_beside(
     location = locate_or_explain(checkpoint)
     same = [text for text in texts if text.protocol.corpus == texts[0].protocol.corpus]
     trial = try_starts(checkpoint, max(same, key=lambda text: text.protocol.window).windows)
-    continuations = generate_continuations(checkpoint, origin.prompts, progress)
+    run = pair.run
+    theirs = origin.continuations
+    if run is None:
+        continuations = generate_continuations(checkpoint, origin.prompts, progress)
+    else:
+        continuations = run.continue_prompts(origin.prompts, progress)
+        theirs = run.continue_prompts(origin.prompts, progress, parent=True)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     baseline = find_baseline(policy, model)
     retained, activation_map = follow_retained_activations(parent, checkpoint, there)
-    restored = restore_super_weights(parent, checkpoint, there.super_weights)
+    restored = None if run else restore_super_weights(parent, checkpoint, there.super_weights)
     scalars = origin.critical and read_critical_scalars(checkpoint, origin.critical, there, parent)
     limit = policy.checks[CriticalScalarsRetainedLimits].maximum_error
+    planned = tuple(_plan_text(text, policy) for text in texts)
     result = ModelResult(
         model=checkpoint.identity,
         protocol=texts[0].protocol,
@@ -368,18 +402,20 @@ def _open_beside(
             activation_map=activation_map,
             critical=origin.critical,
             critical_scalars=scalars or (),
-            texts=tuple(_plan_text(text, policy) for text in texts),
-            continuations=pair_continuations(origin.prompts, origin.continuations, continuations),
+            texts=planned,
+            continuations=pair_continuations(origin.prompts, theirs, continuations),
             tasks=pair_answers(origin.answers, answers),
             notes=tuple(list_differences(parent, checkpoint, origin.identity)),
         ),
+        engine=run and run.describe(read_corpus(policy.corpus).text),
+        looks=planned[0].looks if run else (),
         baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=count_weights(checkpoint.layers),
         notes=list_cautions(
             read_corpus(policy.corpus), checkpoint.tokenizer, checkpoint.vocabulary, trial, location
         ),
     )
-    mended = restore_scalars(parent, checkpoint, scalars or (), limit)
+    mended = () if run else restore_scalars(parent, checkpoint, scalars or (), limit)
     return PreparedPair(result, (restored,) if restored else (), mended)
 
 
@@ -420,7 +456,10 @@ def _measure_texts(pair: Pair, prepared: PreparedPair) -> ModelResult:
 
 
 def _measure_text(pair: Pair, result: ModelResult, number: int, step: int, parts: Sequence[Arm]) -> ModelResult:
-    """Take all arms one step further on one text; layers are compared in the first step of the first text."""
+    """Take all arms one step further on one text; layers are compared in the first step of the first text.
+
+    In an engine the model by itself goes with the first text.
+    """
     audit, descent = pair.audit, result.descent
     if descent is None:
         return result
@@ -431,23 +470,44 @@ def _measure_text(pair: Pair, result: ModelResult, number: int, step: int, parts
     stage = f"measuring on {name}" + (f", step {step + 1} of at most {len(looks)}" if len(looks) > 1 else "")
     layered = Need.LAYERS in list_needs(audit.checks) and number == step == 0
 
-    def measure() -> tuple[ComparedText, tuple[LayerError, ...]]:
+    def measure() -> _Measured:
         part, progress = pair.texts[number].part(begin, end), tell_stage(audit.progress, stage)
+        if pair.run is not None:
+            return *_compare_in_engines(pair.run, part, progress, alone=number == 0), ()
         passes = pair.parents.passes
-        return compare_on_text(pair.parent, pair.checkpoint, part, parts, progress, layers=layered, passes=passes)
+        compared, errors = compare_on_text(
+            pair.parent, pair.checkpoint, part, parts, progress, layers=layered, passes=passes
+        )
+        return compared, (), errors
 
     question = {"stage": number, "windows": [begin, end], **audit.kept.result}
-    form = tuple[ComparedText, tuple[LayerError, ...]]
-    measured, errors = audit.kept.recall("text", question, form, measure)
-    known = text.measurements or [None] * len(measured.measurements)
-    joined = tuple(
-        more if before is None else before + more
-        for before, more in zip(known, measured.measurements, strict=True)
-    )
+    measured, own, errors = audit.kept.recall("text", question, _Measured, measure)
     texts = list(descent.texts)
-    texts[number] = text.model_copy(update={"measurements": joined})
+    texts[number] = text.model_copy(update={"measurements": _join(text.measurements, measured.measurements)})
     update = {"texts": tuple(texts), "layers": errors or descent.layers}
-    return result.model_copy(update={"descent": descent.model_copy(update=update)})
+    beside = {"descent": descent.model_copy(update=update)}
+    return result.model_copy(update={**beside, "measurements": _join(result.measurements, own)})
+
+
+def _join(known: Sequence[Measurement], more: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """Join what arms gave on some windows with what they give on the next ones; either may be none."""
+    if not known or not more:
+        return (*known, *more)
+    return tuple(before + after for before, after in zip(known, more, strict=True))
+
+
+def _compare_in_engines(
+    run: EngineRun, text: SharedText, progress: Progress, *, alone: bool
+) -> tuple[ComparedText, tuple[Measurement, ...]]:
+    """Measure both in their engines, and with `alone` the model by itself."""
+    beside: list[Purpose] = [PARENT, DESCENDANT]
+    if run.parent_engine.identity.top_tokens is not None:
+        beside.append(PARENT_DEQUANTIZED)  # what two programs differ by is the least that can be told
+    own = [arm.purpose for arm in run.arms] if alone else []
+    signature = text.protocol.signature
+    measured = run.measure([*beside, *own], text.windows, signature, text.stop_words, progress)
+    compared = ComparedText(protocol=text.protocol, measurements=tuple(measured[one] for one in beside))
+    return compared, tuple(measured[one] for one in own)
 
 
 def measure_recovery(pair: Pair, result: ModelResult, plan: RecoveryPlan) -> Recovery:

@@ -29,6 +29,7 @@ from sw_audit.checks.recovery_plan import plan_recovery
 from sw_audit.checks.registry import find_checks
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.text import check_corpus
+from sw_audit.engines.registry import require_engine
 from sw_audit.errors import BrokenWeightsError, InputError, UnfitCheckpointError
 from sw_audit.index.lookup import find_policy_model
 from sw_audit.measure.tasks import require_tasks
@@ -144,6 +145,8 @@ def preflight(policy: Policy, *, in_place: bool = False) -> None:
             read_choices(settle_corpus(policy, model).corpus)
         find_policy_model(policy, model)
         find_baseline(policy, model)
+        if model.in_engine:
+            require_engine(model)
     for text in (policy.corpus, *policy.descent.texts):
         check_corpus(text)
     require_tasks(policy.descent)
@@ -305,6 +308,8 @@ def _measure_and_judge(
 ) -> ModelResult | ModelFailure:
     known = find_checks()
     asked = [name for name in checks if not is_left_out(known[name], policy)]
+    if model.in_engine:
+        asked = [name for name in asked if not known[name].looks_inside]
     audit, parent = ModelAudit(model, policy, asked, progress, kept, saved), policy.find_parent(model)
     pair = None if parent is None else Pair(audit, parent, checkpoint, parents)
     recalled = kept.find("result", kept.judged, ModelResult)
@@ -314,12 +319,19 @@ def _measure_and_judge(
     if recalled is None and measured.stopped is None:
         kept.keep("result", kept.judged, measured)
     judged = judge_model(measured, policy, checks)
-    while pair is not None and not judged.stopped and (plan := plan_recovery(judged, policy)) is not None:
+    if pair is None or model.in_engine:  # in an engine nothing can be put back
+        return _tell_recalled(judged, recalled)
+    while not judged.stopped and (plan := plan_recovery(judged, policy)) is not None:
         try:
             measured = add_recovery(measured, measure_recovery(pair, measured, plan))
         except StoppedError as stopped:
             measured = measured.model_copy(update={"stopped": stopped.reason})
         judged = judge_model(measured, policy, checks)
+    return _tell_recalled(judged, recalled)
+
+
+def _tell_recalled(judged: ModelResult, recalled: ModelResult | None) -> ModelResult:
+    """Note that all that was measured was in the cache, if it was."""
     return judged if recalled is None else judged.model_copy(update={"notes": (*judged.notes, RECALLED)})
 
 

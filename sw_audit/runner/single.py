@@ -61,6 +61,7 @@ from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
 from sw_audit.runner.cache import NO_CACHE, ArmCache
+from sw_audit.runner.in_engine import EngineRun, count_positions
 from sw_audit.runner.steps import list_open_arms, list_waiting, waits_for_items
 from sw_audit.runner.weights import examine_weights, open_examined
 from sw_audit.stopping import StoppedError
@@ -158,11 +159,13 @@ class Single:
     Attributes:
         audit: What is asked.
         needs: What the selected checks need to know besides arms.
+        run: The model in its engine, once it is open; `None` in transformers.
     """
 
     def __init__(self, audit: ModelAudit, checkpoint: Checkpoint | None = None) -> None:
         self.audit = audit
         self.needs = list_needs(audit.checks)
+        self.run: EngineRun | None = None
         self._given = checkpoint
         self._calibrations: Calibrations | None = None
 
@@ -185,6 +188,9 @@ class Single:
         whole = cut()
         windows = whole if policy.effort == "thorough" else cut(short=True, reserved=reserved)
         unscored = cut_calibration(text, tokenizer, windows, reserved)
+        if audit.model.in_engine:
+            positions = count_positions(whole, policy.descent, checkpoint.maximum_positions)
+            self.run = EngineRun(audit.model, checkpoint, positions)
         items = read_choices(policy.corpus) if Need.CHOICES in self.needs else None
         return OpenModel(checkpoint, whole, windows, items or (), unscored)
 
@@ -208,7 +214,9 @@ class Single:
             return opened
         checkpoint, windows, unscored = opened.checkpoint, opened.windows, opened.unscored
         tokenizer = checkpoint.tokenizer
-        protocol = describe_protocol(text, windows, tokenizer, checkpoint.identity.dtype, policy.seed)
+        protocol = describe_protocol(
+            text, windows, tokenizer, checkpoint.identity.dtype, policy.seed, audit.model.engine
+        )
         trial = try_starts(checkpoint, opened.whole)
         progress("locating", 0, 1)
         location = locate_or_explain(checkpoint)
@@ -228,7 +236,7 @@ class Single:
             if Need.ACTIVATIONS in needs
             else None
         )
-        arms = plan_arms(policy, audit.checks, roles, setup)
+        arms = plan_arms(policy, audit.checks, roles, setup) if self.run is None else self.run.arms
         lookup = find_policy_model(policy, model, checkpoint.identity.digests)
         followed = Need.PERSISTENCE in needs and location.outcome is Outcome.LOCATED
         baseline, law = find_baseline(policy, model), policy.checks[SuperActivationPersistsLimits]
@@ -246,7 +254,13 @@ class Single:
             prompt_search=search_prompts(checkpoint, location, law.examples, law.tolerance, policy.seed)
             if followed
             else None,
-            continuations=continue_prompts(checkpoint, opened.whole, policy.descent, progress)
+            continuations=continue_prompts(
+                checkpoint,
+                opened.whole,
+                policy.descent,
+                progress,
+                None if self.run is None else self.run.continue_prompts,
+            )
             if Need.GENERATION in needs
             else (),
             mechanism=mechanism,
@@ -260,6 +274,7 @@ class Single:
             activations=setup,
             targets=_match_targets(checkpoint, arms, policy),
             weights=report,
+            engine=self.run and self.run.describe(text.text),
             baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
             decoder_weights=weights,
             unigram_nats=windows.unigram_nats,
@@ -278,15 +293,20 @@ class Single:
         self, arms: Sequence[Arm], result: ModelResult, begin: Look, end: Look, progress: Progress
     ) -> tuple[Measurement, ...]:
         """Measure some arms, the baseline first, on the windows and items between two looks."""
-        opened = self.opened
+        opened, signature = self.opened, result.protocol.signature
+        part = opened.windows.part(begin.windows, end.windows)
+        stop_words = stop_word_ids(list_stop_words(self.audit.policy.corpus), opened.checkpoint.tokenizer)
+        if self.run is not None:
+            measured = self.run.measure([arm.purpose for arm in arms], part, signature, stop_words, progress)
+            return tuple(measured[arm.purpose] for arm in arms)
         return measure_arms(
             opened.checkpoint,
             arms,
-            opened.windows.part(begin.windows, end.windows),
-            protocol=result.protocol.signature,
+            part,
+            protocol=signature,
             choices=opened.items[begin.items : end.items],
             choice_arms=self.answering,
-            stop_words=stop_word_ids(list_stop_words(self.audit.policy.corpus), opened.checkpoint.tokenizer),
+            stop_words=stop_words,
             calibration=self._calibrate(result.location) if _learns(arms) else None,
             progress=progress,
         )
@@ -304,8 +324,16 @@ def measure_single(audit: ModelAudit, checkpoint: Checkpoint | None = None) -> M
     Raises:
         InputError: If the model or the text cannot be used.
     """
-    started = time.perf_counter()
     single = Single(audit, checkpoint)
+    try:
+        return _measure(single)
+    finally:
+        if single.run is not None:
+            single.run.close()
+
+
+def _measure(single: Single) -> ModelResult | ModelFailure:
+    started, audit = time.perf_counter(), single.audit
     recalled = audit.kept.find("prepared", audit.kept.result, Prepared)
     prepared = recalled or single.prepare()
     if isinstance(prepared, ModelFailure):
@@ -339,7 +367,9 @@ def _measure_steps(single: Single, prepared: Prepared) -> ModelResult:
         result = result.model_copy(update={"measurements": steps.list_measurements()})
         # What is saved goes on to the end as it is, in the baseline alone, once nothing waits for it.
         waiting = list_waiting(judge_result(result, policy, audit.checks)) if going else []
-        names, items, going = list_open_arms(waiting), waits_for_items(waiting), bool(waiting)
+        if not audit.model.in_engine or not waiting:
+            names = list_open_arms(waiting)  # in an engine the arms are held against each other: all go on
+        items, going = waits_for_items(waiting), bool(waiting)
         if not going and not audit.saved:
             break
     return result
