@@ -66,8 +66,7 @@ class EngineAgreesLimits(Limits):
     unit="nats",
     side="at most",
     spread=0.71,
-    scope="any",
-    in_engines=True,
+    scope="engine",
 )
 def engine_agrees(context: CheckContext) -> Verdict:
     """Rule of `engine-agrees`: the model in its engine against the same files, dequantized, in transformers."""

@@ -163,13 +163,15 @@ def find_level(check: Check, policy: Policy) -> Level:
 
 def _list_checks(policy: Policy, scopes: Collection[Scope], *, in_engine: bool) -> tuple[Check, ...]:
     """Return the enabled checks of these scopes; the baseline's if there is one, those on engines only in one."""
-    scopes = {*scopes, "baseline"} if policy.compare else scopes
+    scopes = set(scopes)
+    if policy.compare:
+        scopes.add("baseline")
+    if in_engine:
+        scopes.add("engine")
     return tuple(
         check
         for check in find_checks().values()
-        if any(map(check.is_about, scopes))
-        and policy.checks.of(check.id).enabled
-        and (in_engine or not check.in_engines)
+        if any(map(check.is_about, scopes)) and policy.checks.of(check.id).enabled
     )
 
 
@@ -208,7 +210,7 @@ def _judge(context: CheckContext) -> Verdict:
 def _find_unmet_in_engine(context: CheckContext) -> Verdict | None:
     """Skip what asks for a model in another program, or cannot be asked in one."""
     engine = context.result.engine
-    if engine is None and context.check.in_engines:
+    if engine is None and context.check.scope == "engine":
         return context.skip("It runs in transformers; `engine` in its `[[model]]` table names another program.")
     if engine is not None and context.check.looks_inside:
         return context.skip(

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from sw_audit.record.verdict import Side, Verdict
 
 GROUP = "sw_audit.checks"
-Scope = Literal["model", "descendant", "any", "baseline"]
-"""What a check is about: a model alone, a model beside its parent, either of them (`any`), or a model beside what
-was once known of it."""
+Scope = Literal["model", "descendant", "any", "baseline", "engine"]
+"""What a check is about: a model alone, a model beside its parent, either of them (`any`), a model beside what was
+once known of it, or a model in another program than transformers."""
 Unit = Literal["ratio", "share", "count", "p-value", "nats", "decibels"]
 Rule: TypeAlias = "Callable[[Any], Verdict]"
 """From a `CheckContext`, or of a static check from a `StaticContext`, to the verdict."""
@@ -86,7 +86,6 @@ class Check:
         draws: Which scalars must be drawn before its arms can be planned, from the policy and the number of the
             decoder's weights.
         arms: The arms that it reads.
-        in_engines: Whether it is about a model in another program than transformers, and skipped for any other.
         static: Whether it is judged from files alone, also where the model was not opened; its rule is given a
             `StaticContext`.
         reads_files: Whether it asks files what no model in memory can answer; it is skipped for one that is
@@ -114,7 +113,6 @@ class Check:
     needs_super_weight: bool = False
     draws: Callable[[Policy, int], Draws] | None = None
     arms: Callable[[ArmPlan], Iterable[Arm]] | None = None
-    in_engines: bool = False
     static: bool = False
     reads_files: bool = False
     examine: Callable[[Policy], str | None] | None = None
@@ -125,8 +123,8 @@ class Check:
         return self.arms is not None or not _INSIDE.isdisjoint(self.needs)
 
     def is_about(self, scope: Scope) -> bool:
-        """Whether it runs on a model of that scope: alone (`model`), beside its parent, or beside a baseline."""
-        return self.scope == scope or (self.scope == "any" and scope != "baseline")
+        """Whether it runs on a model of that scope: alone (`model`), beside its parent, and so on."""
+        return self.scope == scope or (self.scope == "any" and scope in ("model", "descendant"))
 
 
 def check(**facts: Any) -> Callable[[Rule], Check]:

@@ -15,6 +15,9 @@ from sw_audit.progress import Progress, ignore_progress
 from sw_audit.record.arm import Arm, Purpose
 from sw_audit.record.measurement import Agreement, Measurement, PerWindow, StopWordMass, TokenLoss
 
+_LEAST_REST = 1e-6
+"""What is left of 1 is known no better than single precision adds up."""
+
 
 def measure_in_engines(
     engines: Mapping[Purpose, tuple[Engine, Purpose]],
@@ -135,9 +138,8 @@ def diverge(reference: Distributions, own: Distributions, targets: Tensor) -> Te
         both = ~(log_p.isnan() | log_q.isnan())
         p, q = (log.exp().masked_fill(~both, 0.0) for log in (log_p, log_q))
         divergence = (p * (log_p - log_q)).masked_fill(~both | (p == 0), 0.0).sum(-1)
-        rest_p, rest_q = ((1.0 - one.sum(-1)).clamp_min(0.0) for one in (p, q))
-        rest = rest_p * (rest_p.log() - rest_q.log())
-        divergence += rest.masked_fill(rest_p == 0, 0.0)
+        rest_p, rest_q = ((1.0 - one.sum(-1)).clamp_min(_LEAST_REST) for one in (p, q))
+        divergence += rest_p * (rest_p.log() - rest_q.log())
     return divergence.masked_fill(~(known[0] & known[1]), math.nan)
 
 

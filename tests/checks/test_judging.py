@@ -173,7 +173,10 @@ def test_each_model_is_asked_what_it_can_answer() -> None:
     policy = Policy(models=(ALONE, PARENTED))
     assert ids(policy, ALONE) == BY_SCOPE["model"]
     assert ids(policy, PARENTED) == BY_SCOPE["descendant"]
-    assert ids(policy) == [name for name, check in find_checks().items() if check.scope != "baseline"]
+    plain = [name for name, check in find_checks().items() if check.scope not in ("baseline", "engine")]
+    assert ids(policy) == plain
+    in_engine = ALONE.model_copy(update={"engine": "llama.cpp"})
+    assert set(ids(policy, in_engine)) - {*BY_SCOPE["model"]} == {*BY_SCOPE["engine"]}
     assert ids(Policy()) == BY_SCOPE["model"]
 
 
