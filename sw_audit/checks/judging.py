@@ -184,8 +184,13 @@ def _choose_checks(result: ModelResult, policy: Policy) -> set[str]:
 
 
 def list_measured(policy: Policy, model: ModelPolicy) -> list[str]:
-    """Return the ids of the checks that the policy runs on a model, but for those that its effort leaves out."""
-    return [check.id for check in list_checks(policy, model) if not is_left_out(check, policy)]
+    """Return the ids of the checks that the policy runs on a model, but for those that nothing is measured for."""
+    return [check.id for check in list_checks(policy, model) if is_measured(check, policy, model)]
+
+
+def is_measured(check: Check, policy: Policy, model: ModelPolicy) -> bool:
+    """Whether what a check asks is measured: neither effort nor engine leaves it out."""
+    return not is_left_out(check, policy) and not (model.in_engine and check.looks_inside)
 
 
 def is_left_out(check: Check, policy: Policy) -> bool:

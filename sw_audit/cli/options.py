@@ -29,9 +29,9 @@ Unverified: TypeAlias = Annotated[
 _TYPES = {"list": list[str], "text": str, "number": int, "switch": bool}
 # In the order of the help.
 _AUDIT = (
-    "policy", "check", "corpus", "windows", "dtype", "device", "bos", "expect", "effort", "strict", "inconclusive",
-    "index", "parent", "compare", "unverified", "save", "seed", "budget", "memory", "cache-size", "cache-age",
-    "no-redaction", *FORMATS, "summary",
+    "policy", "check", "corpus", "windows", "dtype", "device", "bos", "engine", "url", "kv-cache", "expect",
+    "effort", "strict", "inconclusive", "index", "parent", "compare", "unverified", "save", "seed", "budget",
+    "memory", "cache-size", "cache-age", "no-redaction", *FORMATS, "summary",
 )  # fmt: skip
 
 

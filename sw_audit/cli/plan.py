@@ -78,6 +78,9 @@ def _describe(model: ModelPolicy, policy: Policy) -> Iterator[str]:
         f"{text.source}, at most {count} windows of {window} tokens" for text, (count, window) in cuts.items()
     )
     yield f"  text      {'; '.join(windows)}"
+    if model.in_engine:
+        others = f", and with its cache as {', '.join(model.kv_cache)}" if model.kv_cache else ""
+        yield f"  engine    {model.engine}{others}; the same files in transformers beside it"
     arms = count_arms(policy, checks, descends=parent is not None)
     for text, (count, window) in cuts.items():
         if resolved := list(_list_resolved(policy, checks, count, window)):

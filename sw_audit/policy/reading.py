@@ -151,9 +151,10 @@ def overlay_policy(policy: Policy, **options: Any) -> Policy:
         policy: What the file says.
         options: `None` is not given. Any key of the policy, tables as mappings (merged key by key); and, flat:
             `corpus` as a source (then nothing but its windows is kept of the policy's corpus), `windows`,
-            `window`, `stride`, `recipes`; `dtype`, `device`, `revision`, `bos` (for every model); `parent` (for
-            every model but the parent itself); `expect` (also for models that have an expectation of their own);
-            `strict` (whether laws are gates); `no-redaction`; `models` as sources or tables.
+            `window`, `stride`, `recipes`; `dtype`, `device`, `revision`, `bos`, `engine`, `url`, `kv-cache` (for
+            every model); `parent` (for every model but the parent itself); `expect` (also for models that have an
+            expectation of their own); `strict` (whether laws are gates); `no-redaction`; `models` as sources or
+            tables.
 
     Raises:
         PolicyError: If an option is unknown, or a value of a wrong type or out of range.
@@ -166,8 +167,8 @@ def overlay_policy(policy: Policy, **options: Any) -> Policy:
 
 
 def _lay(data: dict[str, Any], name: str, value: Any) -> None:
-    if name in ("dtype", "device", "revision", "bos"):
-        data["model"] = [{**model, name: value} for model in data.get("model", [])]
+    if name in ("dtype", "device", "revision", "bos", "engine", "url", "kv-cache"):
+        data["model"] = [{**model, name.replace("-", "_"): value} for model in data.get("model", [])]
     elif name == "parent":
         data["model"] = [
             model if value in (model["source"], model.get("id")) else {**model, name: value}

@@ -10,6 +10,8 @@ from sw_audit.record.arm import (
     SMOOTHED,
     ActivationRounding,
     Arm,
+    CacheRounding,
+    Dequantized,
     Dose,
     OtherOutliers,
     Placebo,
@@ -92,6 +94,10 @@ def label_purpose(purpose: Purpose) -> str:
             return f"{str(scheme).upper()}, {_TREATMENTS[treatment]}"
         case Dose(factor=factor):
             return f"Super weights times {factor:.12g}"
+        case Dequantized(parent=parent):
+            return f"{'Parent' if parent else 'Same files'} in transformers"
+        case CacheRounding(form=form):
+            return f"Key-value cache in {form}"
         case (
             RestoredModule()
             | RestoredLayer()

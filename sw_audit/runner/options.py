@@ -91,6 +91,30 @@ OPTIONS = {
             overlaid=True,
         ),
         AuditOption(
+            "engine",
+            "text",
+            "Measure quality in this program: transformers (the default), llama.cpp, vllm, or openai for a "
+            "server; and hold what it gives against what transformers makes of the same files.",
+            "ENGINE",
+            overlaid=True,
+        ),
+        AuditOption(
+            "url",
+            "text",
+            "Where the server answers that runs the model, such as http://127.0.0.1:8000/v1; for the engine "
+            "openai.",
+            "URL",
+            overlaid=True,
+        ),
+        AuditOption(
+            "kv-cache",
+            "list",
+            "Also measure the engine with its key-value cache in this form, such as q8_0 or fp8; can be given "
+            "several times.",
+            "FORM",
+            overlaid=True,
+        ),
+        AuditOption(
             "expect",
             "text",
             "Whether to expect super weights: some, none, or any outcome (the default).",

@@ -24,7 +24,7 @@ from sw_audit.checkpoint.live import name_live_model, open_live_model
 from sw_audit.checkpoint.loading import import_models
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.streaming import count_bytes_read
-from sw_audit.checks.judging import is_left_out, judge_verdicts, list_checks
+from sw_audit.checks.judging import is_measured, judge_verdicts, list_checks
 from sw_audit.checks.recovery_plan import plan_recovery
 from sw_audit.checks.registry import find_checks
 from sw_audit.corpus.choices import read_choices
@@ -307,9 +307,7 @@ def _measure_and_judge(
     parents: Parents | None,
 ) -> ModelResult | ModelFailure:
     known = find_checks()
-    asked = [name for name in checks if not is_left_out(known[name], policy)]
-    if model.in_engine:
-        asked = [name for name in asked if not known[name].looks_inside]
+    asked = [name for name in checks if is_measured(known[name], policy, model)]
     audit, parent = ModelAudit(model, policy, asked, progress, kept, saved), policy.find_parent(model)
     pair = None if parent is None else Pair(audit, parent, checkpoint, parents)
     recalled = kept.find("result", kept.judged, ModelResult)

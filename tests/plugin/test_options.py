@@ -96,7 +96,7 @@ def test_every_setting_has_an_ini_key_of_its_type(
     }
     # Those that are left out change which checks run; they have tests of their own below.
     names = {setting.name.replace("-", "_") for setting in OPTIONS.values()}
-    assert names == {*keys, "policy", "parent", "compare"}
+    assert names == {*keys, "policy", "parent", "compare", "engine", "url", "kv_cache"}
     if form == "ini":
         texts = {
             key: "\n  ".join(["", *value]) if isinstance(value, list) else str(value)
