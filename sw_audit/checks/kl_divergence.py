@@ -18,9 +18,11 @@ from sw_audit.checks.limits import Limits, Nonnegative
 from sw_audit.checks.pairs import Pair, advise_parent, pair_up
 from sw_audit.checks.registry import check
 from sw_audit.checks.statistics import bound_positive_ratio, bound_token_quantile
+from sw_audit.record.arm import PARENT_DEQUANTIZED
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 _MEAN, _MEDIAN, _P99, _MAXIMUM = "Mean KLD", "Median KLD", "99.0% KLD", "Maximum KLD"
+_FLOOR = "Floor"
 _SHARES = {_MEDIAN: 0.5, _P99: 0.99}
 _WORDS = "{} nats per token"
 _KEYS = {_MEAN: "maximum_mean", _MEDIAN: "maximum_median", _P99: "maximum_p99"}
@@ -72,6 +74,7 @@ def kl_divergence(context: CheckContext) -> Verdict:
         held = {_MEAN: [make_finding(f"{pair.label}: {_MEAN}", estimate, status, limits.maximum_mean)]}
         held |= {name: _hold_quantile(context, pair, name, limit) for name, limit in spread.items()}
         held[_MAXIMUM] = _report_maximum(pair)
+        held[_FLOOR] = _report_floor(pair)
         for name, named in held.items():
             findings += named
             sources |= {finding.label: (pair, estimate.status, name) for finding in named}
@@ -98,7 +101,20 @@ def _measure_divergence(context: CheckContext, pair: Pair) -> Estimate:
         return agreement
     sums = [nats for nats in agreement.divergence if nats is not None]
     bounds = bound_positive_ratio(sums, agreement.tokens, context.confidence)
-    return conclude_over_tokens(context, bounds, len(sums), _WORDS)
+    told = agreement.top_tokens
+    words = _WORDS if told is None else f"{_WORDS}, of the {told} likeliest tokens, all others as one"
+    return conclude_over_tokens(context, bounds, len(sums), words)
+
+
+def _report_floor(pair: Pair) -> list[Finding]:
+    """Tell what two programs differ by on the parent itself, where an engine tells the likeliest tokens alone."""
+    measured = pair.measured(PARENT_DEQUANTIZED)
+    floor = None if measured is None else measured.agreement.mean_divergence
+    if floor is None:
+        return []
+    words = f"{_WORDS.format(write_number(floor))} between the parent in its engine and in transformers"
+    label = f"{pair.label}: {_FLOOR}"
+    return [Finding(label=label, status=Status.SKIPPED, observed=floor, limit=None, because=words)]
 
 
 def _hold_quantile(context: CheckContext, pair: Pair, name: str, limit: float | None) -> list[Finding]:

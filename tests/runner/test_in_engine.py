@@ -1,4 +1,4 @@
-"""A model in another program, from a policy to a record: here the library itself, behind the interface of engines."""
+"""A model in another program, from a policy to a record: here the library itself, as an engine."""
 
 from __future__ import annotations
 
@@ -107,9 +107,8 @@ def test_a_tokenizer_that_is_another_is_a_finding(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_descendant_and_its_parent_run_in_the_engine_and_the_floor_is_measured(tmp_path: Path) -> None:
-    result = audit(
-        parent=str(specimen_path()), id="child", source=str(shutil.copytree(specimen_path(), tmp_path / "child"))
-    )
+    child = shutil.copytree(specimen_path(), tmp_path / "child")
+    result = audit(source=str(child), parent=str(specimen_path()))
     descent = result.descent
     assert descent is not None
     first = descent.texts[0]
@@ -118,6 +117,10 @@ def test_a_descendant_and_its_parent_run_in_the_engine_and_the_floor_is_measured
     floor = first.measured(PARENT_DEQUANTIZED)
     assert floor is not None
     assert floor.agreement.top_tokens == TOP
+    [divergence] = [verdict for verdict in result.verdicts if verdict.check == "kl-divergence"]
+    told = {finding.label.rpartition(": ")[2]: finding for finding in divergence.findings}
+    assert told["Floor"].observed == floor.agreement.mean_divergence
+    assert "of the 24 likeliest tokens" in told["Mean KLD"].because
     statuses = {verdict.check: verdict.status for verdict in result.verdicts}
     for gate in ("engine-agrees", "perplexity-ratio", "kl-divergence", "top1-agreement", "generation-sane"):
         assert statuses[gate] is Status.PASS, gate
@@ -141,12 +144,12 @@ def test_what_an_engine_gave_is_remembered_under_its_name(tmp_path: Path) -> Non
 
 
 def test_an_engine_that_there_is_not_is_named_with_the_nearest() -> None:
-    with pytest.raises(PolicyError, match="engine 'likelist' .* there is no such engine; write 'likeliest'"):
+    with pytest.raises(PolicyError, match=r"engine 'likelist' .* there is no such engine; write 'likeliest'"):
         audit(engine="likelist")
 
 
 def test_a_form_of_the_cache_and_files_that_an_engine_has_not_are_one_line(engine: EngineKind) -> None:
-    with pytest.raises(InputError, match="kv_cache 'q8_0' .* likeliest has no such form"):
+    with pytest.raises(InputError, match=r"kv_cache 'q8_0' .* likeliest has no such form"):
         audit(kv_cache=["q8_0"])
     REGISTERED.remove(engine)
     refusing = replace(engine, find_obstacle=lambda _: "it reads no such files")
