@@ -31,9 +31,11 @@ _PUBLIC = {
     "Verdict": "record.verdict",
     "WeightAddress": "record.address",
     "ScalarAddress": "record.address",
+    "check_bytes": "critical_bytes",
     "find_critical_scalars": "critical.search",
     "judge_result": "checks.judging",
     "locate_super_weights": "locate.locator",
+    "make_bit_sheet": "runner.bits",
     "open_checkpoint": "checkpoint.opening",
     "parse_recipe": "policy.recipe",
     "read_policy": "policy.reading",
@@ -43,6 +45,7 @@ _PUBLIC = {
     "run_model": "runner.run",
     "show_progress": "cli.progress",
     "stream_location": "locate.locator",
+    "write_bit_sheet": "runner.bits",
 }
 
 __all__ = [
@@ -65,9 +68,11 @@ __all__ = [
     "Verdict",
     "WeightAddress",
     "__version__",
+    "check_bytes",
     "find_critical_scalars",
     "judge_result",
     "locate_super_weights",
+    "make_bit_sheet",
     "open_checkpoint",
     "parse_recipe",
     "read_policy",
@@ -77,6 +82,7 @@ __all__ = [
     "run_model",
     "show_progress",
     "stream_location",
+    "write_bit_sheet",
 ]
 
 if TYPE_CHECKING:
@@ -84,6 +90,7 @@ if TYPE_CHECKING:
     from sw_audit.checks.judging import judge_result
     from sw_audit.cli.progress import show_progress
     from sw_audit.critical.search import find_critical_scalars
+    from sw_audit.critical_bytes import check_bytes
     from sw_audit.errors import AuditError, InputError
     from sw_audit.locate.locator import locate_super_weights, stream_location
     from sw_audit.policy.policy import CorpusPolicy, CriticalPolicy, ModelPolicy, Policy
@@ -96,6 +103,7 @@ if TYPE_CHECKING:
     from sw_audit.record.record import ModelResult, Record
     from sw_audit.record.store import read_record
     from sw_audit.record.verdict import Status, Verdict
+    from sw_audit.runner.bits import make_bit_sheet, write_bit_sheet
     from sw_audit.runner.run import run, run_model
 
 

@@ -45,7 +45,7 @@ from sw_audit.checkpoint.loading import (
 from sw_audit.checkpoint.matrices import DecoderLayer, Matrix, list_projections
 from sw_audit.checkpoint.names import match_names
 from sw_audit.checkpoint.opening import Checkpoint, find_device, make_checkpoint
-from sw_audit.checkpoint.stored import DTYPES, open_stored
+from sw_audit.checkpoint.stored import DTYPES, StoredTensors, open_stored
 from sw_audit.checkpoint.suppress_output import quiet_libraries
 from sw_audit.errors import BrokenWeightsError
 from sw_audit.leftovers import find_disk, make_folder
@@ -85,7 +85,7 @@ def open_streaming(
             raise CannotStreamError("it runs code of its own")
         files = open_tensors(folders, config)
         try:
-            model = _build_model(files, config, base)
+            model = build_lazy_model(files.list_lazy(), config, base)
         except BrokenWeightsError as error:
             if folder.is_plain:
                 raise
@@ -159,6 +159,18 @@ def open_tensors(folders: Sequence[CheckpointFolder], config: Any) -> StreamedTe
         return _adapt(open_tensors(below, config), folder)
     if folder.is_plain:
         return MappedFiles(folder)
+    stored = open_stored(folder)
+    if folder.format.rounds_activations(stored, folder.quantization):
+        raise CannotStreamError("its activations are rounded too, which only its library does")
+    return DecodedFiles(decode_tensors(folder, stored, config))
+
+
+def decode_tensors(folder: CheckpointFolder, stored: StoredTensors, config: Any) -> dict[str, Decoded]:
+    """Tell how each tensor of a model's files is decoded, by the name that transformers loads it under.
+
+    Raises:
+        CannotStreamError: If one of them cannot be decoded by itself.
+    """
     # What is decoded is no longer quantized.
     config.__dict__.pop("quantization_config", None)
 
@@ -169,11 +181,11 @@ def open_tensors(folders: Sequence[CheckpointFolder], config: Any) -> StreamedTe
         with _parameters_without_data(), no_init_weights():
             return own_class._from_config(copy.deepcopy(config))
 
-    return DecodedFiles(folder.format.list_streamed(folder, open_stored(folder), make_model))
+    return folder.format.list_decoded(folder, stored, make_model)
 
 
-def _build_model(files: StreamedTensors, config: Any, folder: CheckpointFolder) -> Any:
-    tensors = files.list_lazy()
+def build_lazy_model(tensors: dict[str, LazyTensor], config: Any, folder: CheckpointFolder) -> Any:
+    """Make a model of tensors without data, as transformers loads it, with all that is asked of its loading."""
     _, own_class = choose_class(config, folder)
     if own_class is None:
         raise CannotStreamError("it runs code of its own")

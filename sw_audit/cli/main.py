@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": "Say what an audit under a policy would read and measure, and how much memory it needs; "
     "nothing is loaded.",
     "locate": "Locate super weights, without any data. Any outcome is an answer: the exit code is 0.",
+    "bits": "Flip every bit of the scalars that matter, measure each, and digest their bytes for loaders.",
     "compare-quantizers": "Compare quantizers on one protocol: quality, bits per weight, seconds, memory.",
     "quantize": "Quantize a model by round-to-nearest, with its super weights held out, and write it.",
     "index": "Show the published super weights of a model, or of all models, with their sources.",

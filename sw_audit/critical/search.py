@@ -97,7 +97,7 @@ def find_critical_scalars(
     """
     policy = policy or CriticalPolicy()
     location = location or locate_super_weights(checkpoint)
-    windows, called = _cut_text(checkpoint, text, location, seed)
+    windows, called = cut_text(checkpoint, text, location, seed)
     search = _Search(checkpoint, windows, location, policy, confidence, minimum_windows, progress, most_tokens)
     return search.run(name or called, own_text=text is None)
 
@@ -147,9 +147,10 @@ def confirm_location(location: Location, search: CriticalSearch) -> Location:
     return location.model_copy(update={"super_weights": weights})
 
 
-def _cut_text(
+def cut_text(
     checkpoint: Checkpoint, text: CorpusPolicy | Windows | None, location: Location, seed: int
 ) -> tuple[Windows, str]:
+    """Cut a text into windows, short ones unless a policy names their length; return them and its name."""
     if text is None:
         return write_own_text(checkpoint, location, seed), "the model's own text"
     if isinstance(text, Windows):

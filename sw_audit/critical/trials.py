@@ -49,10 +49,12 @@ class Tried:
         """Where it is."""
         return ScalarAddress(parameter=self.parameter.name, index=self.index)
 
-    def change(self, intervention: Intervention) -> float:
-        """Return what it is set to, as it is stored."""
+    def change(self, intervention: Intervention | float) -> float:
+        """Return what it is set to, as it is stored; a number is that itself."""
         offset = self.parameter.offset
         match intervention:
+            case float():
+                return intervention
             case "zero":
                 return -offset
             case "one":
@@ -64,7 +66,7 @@ class Tried:
                 return float(row.float().median())
 
 
-Trial = frozenset[tuple[Tried, Intervention]]
+Trial = frozenset[tuple[Tried, Intervention | float]]
 """What is done together; the empty one is the model as it is."""
 NOTHING: Trial = frozenset()
 

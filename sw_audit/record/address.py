@@ -60,6 +60,22 @@ class ScalarAddress(Fact):
         return f"{self.parameter}[{', '.join(map(str, self.index))}]"
 
 
+_SCALAR = re.compile(r"(?P<name>[^\[\]\s]+)\s*\[\s*(?P<index>\d+(?:\s*,\s*\d+){0,2})\s*\]")
+
+
+def parse_scalar(notation: str) -> ScalarAddress:
+    """Read the address of a scalar of any parameter from its notation, such as `model.norm.weight[17]`.
+
+    Raises:
+        PolicyError: If the notation is not understood.
+    """
+    match = _SCALAR.fullmatch(notation.strip())
+    if match is None:
+        remedy = "write it like model.norm.weight[17], or [row, column] of a matrix"
+        raise PolicyError(f"scalar {notation!r}", "this is no address of a scalar", remedy)
+    return ScalarAddress(parameter=match["name"], index=tuple(map(int, match["index"].split(","))))
+
+
 class AddressGroup(Fact):
     """Scalars of one parameter, written compactly: `rows[i], columns[i]` is one address.
 

@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "defect": {"printable"},
     "errors": {"printable"},
     "fact": set(),
+    "critical_bytes": {"errors"},
     "duration": set(),
     "memory": set(),
     "progress": {"duration"},
@@ -60,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "checks",
         "corpus",
         "critical",
+        "critical_bytes",
         "engines",
         "files",
         "index",
@@ -70,7 +72,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "training": BASE | {"checkpoint", "critical", "locate", "measure", "checks"},
     "cli": BASE
-    | {"defect", "__init__", "checkpoint", "checks", "corpus", "evidence", "export", "index", "locate"}
+    | {
+        "critical_bytes",
+        "defect",
+        "__init__",
+        "checkpoint",
+        "checks",
+        "corpus",
+        "evidence",
+        "export",
+        "index",
+        "locate",
+    }
     | {"runner", "specimen"},
     "ci": {"cli", "errors", "printable"},
     "sw_audit_reports": BASE | {"checks"},

@@ -201,7 +201,7 @@ class Format:
                 tensors[name] = Decoded(partial(stored.read, name), header.shape, header.dtype)
         return tensors
 
-    def list_streamed(
+    def list_decoded(
         self,
         folder: CheckpointFolder,
         stored: StoredTensors,
@@ -214,8 +214,6 @@ class Format:
         Raises:
             CannotStreamError: If one of them cannot be decoded by itself, or they are not all that the model does.
         """
-        if self.rounds_activations(stored, folder.quantization):
-            raise CannotStreamError("its activations are rounded too, which only its library does")
         tensors = {}
         for name, decoded in self.list_tensors(stored, folder.quantization).items():
             if decoded is None:

@@ -87,7 +87,7 @@ class Gguf(Format):
         )
         return "float32" if wide else "bfloat16"
 
-    def list_streamed(
+    def list_decoded(
         self, folder: CheckpointFolder, stored: StoredTensors, model: Callable[[], Any]
     ) -> dict[str, Decoded]:
         """List the tensors by the names and in the layouts that transformers gives them, float32.
