@@ -80,6 +80,11 @@ def answered_by(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
             module.forward = stored
 
 
+def give_zeros(width: int, states: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Answer in the place of a module with so many output channels that adds nothing."""
+    return states.new_zeros(*states.shape[:-1], width)
+
+
 @dataclass(frozen=True)
 class _Answer:
     """Marks a function that stands in for a module, so that nothing read meanwhile is kept."""

@@ -10,6 +10,7 @@ from sw_audit.policy.recipe import Recipe
 from sw_audit.policy.scheme import ActivationSetup
 from sw_audit.record.address import WeightAddress, group_addresses
 from sw_audit.record.arm import PRUNED, Arm, Placebo, Purpose, Quantize, Scale
+from sw_audit.record.experts import TriedExpert
 
 if TYPE_CHECKING:
     from sw_audit.policy.policy import Policy
@@ -37,6 +38,7 @@ class ArmTargets:
         other_outliers: The largest other weights.
         placebos: Matched controls.
         channels: Channels of the residual stream that carry a super activation.
+        experts: Experts of a mixture that are zeroed, and their controls.
         feeding: Those of `other_outliers` that write into such a channel, that the locator named, or that lead
             into a neuron of these.
     """
@@ -46,6 +48,7 @@ class ArmTargets:
     placebos: dict[Placebo, tuple[WeightAddress, ...]] = field(default_factory=dict)
     channels: tuple[int, ...] = ()
     feeding: tuple[WeightAddress, ...] = ()
+    experts: tuple[TriedExpert, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ def plan_needs(policy: Policy, checks: Collection[str], decoder_weights: int) ->
     needs = {need for check in selected for need in check.needs}
     if not policy.confirmation.enabled:
         needs -= {Need.MECHANISM}
+    if not policy.experts.tried:
+        needs -= {Need.ROUTING}
     if not policy.activations.parsed():
         needs -= {Need.ACTIVATIONS}
     return Needs(

@@ -52,6 +52,7 @@ class Need(Enum):
     MERGE = "whether the merge that is named gives its files"
     MECHANISM = "its super activations, followed block by block"
     PERSISTENCE = "its super activations on several prompts"
+    ROUTING = "where its tokens are routed among its experts"
     PUBLISHED = "what the index of published coordinates says of it"
     TENSORS = "its tensors beside the parent's"
     TASKS = "answers to zero-shot tasks"

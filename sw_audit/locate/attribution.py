@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sw_audit.checkpoint.effective import answered_by
+from sw_audit.checkpoint.effective import answered_by, give_zeros
 from sw_audit.checkpoint.matrices import DecoderLayer, list_projections, take_states
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.locate.probe import DownObservation, Probe, read_row
@@ -109,15 +109,11 @@ def _run_silenced(layer: DecoderLayer, probe: Probe) -> Tensor:
             silent = {down.parameter, *(inward.parameter for inward in find_inward_matrices(layer, down))}
             for matrix, module in list_projections(layer.module, layer.name):
                 if matrix.parameter in silent:
-                    stack.enter_context(answered_by(module, partial(_give_zeros, matrix.shape[0])))
+                    stack.enter_context(answered_by(module, partial(give_zeros, matrix.shape[0])))
         # Fused experts are one module with many down-projections.
         for module in dict.fromkeys(down.module for down in layer.down_projections):
             stack.callback(module.register_forward_hook(_silence).remove)
         return take_states(probe.calls[layer.index](layer.module, probe.entries[layer.index].clone()))
-
-
-def _give_zeros(width: int, states: Tensor) -> Tensor:
-    return states.new_zeros(*states.shape[:-1], width)
 
 
 def _silence(_: nn.Module, __: object, output: Any) -> Any:

@@ -20,6 +20,7 @@ __all__ = [
     "CriticalPolicy",
     "DescentPolicy",
     "Expectation",
+    "ExpertsPolicy",
     "ModelPolicy",
     "Policy",
     "QuantizationPolicy",
@@ -145,6 +146,18 @@ class CriticalPolicy(Fact):
     interventions: tuple[Intervention, ...] = ("zero", "negate")
 
 
+class ExpertsPolicy(Fact):
+    """How experts of a mixture are tried; a dense model has none.
+
+    Attributes:
+        tried: At most so many are zeroed, each by itself and all together: those that hold super weights or
+            critical scalars, and those whose output stands out. As many controls are zeroed beside them. 0 tries
+            none.
+    """
+
+    tried: int = Field(default=4, ge=0)
+
+
 class DescentPolicy(Fact):
     """How a descendant is held beside its parent.
 
@@ -187,6 +200,7 @@ class Policy(Fact):
         activations: How activations are quantized.
         confirmation: How far the effect of the super weights is taken apart.
         critical: How scalars that matter are searched for.
+        experts: How experts of a mixture are tried.
         descent: How a descendant is held beside its parent.
         compare: Name of a baseline (`--save NAME` keeps one) that every model is held against, or the path of a
             record.
@@ -221,6 +235,7 @@ class Policy(Fact):
     activations: ActivationPolicy = ActivationPolicy()
     confirmation: ConfirmationPolicy = ConfirmationPolicy()
     critical: CriticalPolicy = CriticalPolicy()
+    experts: ExpertsPolicy = ExpertsPolicy()
     descent: DescentPolicy = DescentPolicy()
     compare: str | None = Field(default=None, min_length=1)
     unverified: bool = False

@@ -11,6 +11,7 @@ from sw_audit.fact import Fact
 from sw_audit.policy.recipe import Recipe
 from sw_audit.policy.scheme import Scheme
 from sw_audit.record.address import AddressGroup, Index, ScalarAddress, WeightAddress, list_addresses
+from sw_audit.record.experts import ExpertAddress
 
 
 class Scale(Fact):
@@ -46,6 +47,13 @@ class SetScalars(Fact):
         if len(self.scalars) != len(self.values):
             raise ValueError(f"{len(self.scalars)} scalars but {len(self.values)} values")
         return self
+
+
+class ZeroExperts(Fact):
+    """Let experts of a mixture add nothing: their down-projections, biases included, are zero."""
+
+    kind: Literal["zero-experts"] = "zero-experts"
+    experts: tuple[ExpertAddress, ...]
 
 
 class Quantize(Fact):
@@ -125,6 +133,7 @@ Act = Annotated[
     Scale
     | SetTo
     | SetScalars
+    | ZeroExperts
     | Quantize
     | RestoreActivation
     | QuantizeActivations
@@ -234,6 +243,34 @@ class Placebo(NamedPurpose):
 
     def __str__(self) -> str:
         return f"placebo/{self.control}/{self.draw}"
+
+
+class ZeroedExpert(NamedPurpose):
+    """One expert of a mixture is zeroed.
+
+    Attributes:
+        layer: Decoder layer.
+        number: Which of its experts, counted from 0.
+        control: Whether it was drawn to be compared with.
+    """
+
+    kind: Literal["zeroed-expert"] = "zeroed-expert"
+    layer: Index
+    number: Index
+    control: bool = False
+
+    def __str__(self) -> str:
+        return f"{'control-expert' if self.control else 'expert'}/{self.layer}/{self.number}"
+
+
+class ZeroedExperts(NamedPurpose):
+    """All experts that are tried are zeroed together, or all of their controls."""
+
+    kind: Literal["zeroed-experts"] = "zeroed-experts"
+    control: bool = False
+
+    def __str__(self) -> str:
+        return "control-experts" if self.control else "experts"
 
 
 class RestoredActivation(NamedPurpose):
@@ -434,6 +471,8 @@ Purpose = Annotated[
     | Dose
     | OtherOutliers
     | Placebo
+    | ZeroedExpert
+    | ZeroedExperts
     | RestoredActivation
     | Rounding
     | ActivationRounding

@@ -26,6 +26,8 @@ from sw_audit.record.arm import (
     Rounding,
     Subset,
     Treatment,
+    ZeroedExpert,
+    ZeroedExperts,
 )
 from sw_audit.record.verdict import Evidence, Status, Verdict
 
@@ -88,6 +90,10 @@ def label_purpose(purpose: Purpose) -> str:
             return f"{label_subset(purpose)} zeroed"
         case Placebo(control=control):
             return f"Placebo, {'random' if control == 'random' else control.replace('-', ' ')}"
+        case ZeroedExpert(layer=layer, number=number, control=control):
+            return f"{'Control, layer' if control else 'Layer'} {layer}, expert {number} zeroed"
+        case ZeroedExperts(control=control):
+            return f"All {'control' if control else 'marked'} experts zeroed"
         case Rounding(recipe=recipe, keep=keep):
             return f"{recipe}, {'held out' if keep else 'plain'}"
         case ActivationRounding(scheme=scheme, treatment=treatment):

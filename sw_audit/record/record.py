@@ -17,6 +17,7 @@ from sw_audit.record.checkpoint import QuantizationReport, WeightsReport
 from sw_audit.record.critical import CriticalSearch
 from sw_audit.record.descent import Descent
 from sw_audit.record.engine import EngineResult
+from sw_audit.record.experts import ExpertStudy
 from sw_audit.record.files import ComparedFiles
 from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
 from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
@@ -40,6 +41,8 @@ class ModelResult(Fact):
         start: Whether BOS stands before every text, and whether the other way would be better; `None` in records
             that do not say.
         critical: Which of all its scalars matter; `None` if nobody searched.
+        experts: Which experts of a mixture are zeroed, and what they were chosen by; `None` of a dense model, and
+            where nobody asked. Where tokens are routed stands in the measurement of the model as it is.
         persistence: The super activations' channels on several prompts.
         prompt_search: The search for a prompt that breaks them; `None` if it was not asked for.
         measurements: One per arm; the baseline first. In steps of evidence an arm has the windows and items of the
@@ -80,6 +83,7 @@ class ModelResult(Fact):
     location: Location
     start: StartTrial | None = None
     critical: CriticalSearch | None = None
+    experts: ExpertStudy | None = None
     persistence: tuple[PromptTrace, ...] = ()
     prompt_search: PromptSearch | None = None
     measurements: tuple[Measurement, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from sw_audit.arms.rounding import count_stored_bits
@@ -37,10 +37,12 @@ from sw_audit.locate.weight_norms import predict_from_weights
 from sw_audit.measure.activation_setup import prepare_activations
 from sw_audit.measure.arms import Calibrations, measure_arms
 from sw_audit.measure.calibration import calibrate_on_prompt
+from sw_audit.measure.experts import study_experts
 from sw_audit.measure.generation import continue_prompts
 from sw_audit.measure.maps import read_neighbourhoods
 from sw_audit.measure.mechanism import follow_super_activations
 from sw_audit.measure.retention import compare_with_baseline
+from sw_audit.measure.routing import follow_routing
 from sw_audit.measure.start import try_starts
 from sw_audit.policy.policy import ModelPolicy, Policy
 from sw_audit.policy.targets import PatternMatch, match_targets
@@ -230,6 +232,9 @@ class Single:
                 checkpoint, windows, location, policy, name=named, progress=progress
             )
         roles = _select_targets(checkpoint, location, needs, policy.seed)
+        experts = study_experts(checkpoint, windows, location, search, policy) if Need.ROUTING in needs else None
+        if experts is not None:
+            roles = replace(roles, experts=experts.tried)
         progress("preparing activations", 0, 1)
         setup = (
             prepare_activations(checkpoint, location.token_ids, unscored, plan_trials(policy, audit.checks, roles))
@@ -237,6 +242,8 @@ class Single:
             else None
         )
         arms = plan_arms(policy, audit.checks, roles, setup) if self.run is None else self.run.arms
+        if experts is not None and unscored is not None and _learns(arms):
+            experts = experts.model_copy(update={"calibration": follow_routing(checkpoint, unscored)})
         lookup = find_policy_model(policy, model, checkpoint.identity.digests)
         followed = Need.PERSISTENCE in needs and location.outcome is Outcome.LOCATED
         baseline, law = find_baseline(policy, model), policy.checks[SuperActivationPersistsLimits]
@@ -250,6 +257,7 @@ class Single:
             location=location,
             start=trial,
             critical=search,
+            experts=experts,
             persistence=_follow(checkpoint, location, windows, policy) if followed else (),
             prompt_search=search_prompts(checkpoint, location, law.examples, law.tolerance, policy.seed)
             if followed

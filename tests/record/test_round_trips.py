@@ -61,6 +61,9 @@ from sw_audit.record.arm import (
     SetScalars,
     SetTo,
     Subset,
+    ZeroedExpert,
+    ZeroedExperts,
+    ZeroExperts,
 )
 from sw_audit.record.checkpoint import Contradiction, Export, HeldWeight
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, CriticalSet, Effect
@@ -123,6 +126,9 @@ BESIDE = (
         calibration=(RoutedLayer(layer=2, tokens=(3, 0), weights=(1.5, 0.0), peaks=(210.0, None)),),
     ),
     ReplaceLayer(method="another-library"),
+    ZeroExperts(experts=(EXPERT,)),
+    ZeroedExpert(layer=2, number=1, control=True),
+    ZeroedExperts(),
     StartTrial(
         start=SequenceStart(token=1, returned=True, declared=False, automatic=True, use="prepended"),
         tokens=63,

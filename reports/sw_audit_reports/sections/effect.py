@@ -21,6 +21,8 @@ from sw_audit.record.arm import (
     RestoredActivation,
     Rounding,
     Subset,
+    ZeroedExpert,
+    ZeroedExperts,
 )
 from sw_audit.record.labels import label_arm, label_granularity
 from sw_audit.record.measurement import Measurement
@@ -55,7 +57,7 @@ AS_IT_IS, ZEROED, RAW = "Model as it is", "Super weights zeroed", "Down-projecti
 _LAYER_SERIES = {AS_IT_IS: theme.INTACT, ZEROED: theme.TOUCHED, RAW: theme.SPIKE}
 PLAIN, KEPT = "Plain", "Super weights held out"
 _RECIPE_SERIES = {PLAIN: theme.TOUCHED, KEPT: theme.INTACT}
-_GROUPS = ("", "Super weights", "Controls", "Rounded", "Other")
+_GROUPS = ("", "Super weights", "Controls", "Experts", "Rounded", "Other")
 
 
 @section("effect", title="What it does", order=70)
@@ -150,6 +152,8 @@ def _group_arm(purpose: Purpose) -> tuple[str, bool]:
             return "Super weights", True
         case OtherOutliers() | Placebo():
             return "Controls", False
+        case ZeroedExpert() | ZeroedExperts():
+            return "Experts", False
         case Rounding(keep=keep):
             return "Rounded", not keep
         case ActivationRounding(treatment=treatment):

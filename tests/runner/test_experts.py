@@ -1,0 +1,76 @@
+"""A mixture on disk, from its policy to the verdict on its experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.checkpoints import WORDS, make_tokenizer
+from support.engine import MIXED
+from support.experts import make_experts
+
+from sw_audit.checkpoint.opening import open_checkpoint
+from sw_audit.checkpoint.streaming import open_streaming
+from sw_audit.checks.unreached import UNREACHED
+from sw_audit.policy.policy import CorpusPolicy, ExpertsPolicy, ModelPolicy, Policy
+from sw_audit.record.record import ModelResult
+from sw_audit.record.verdict import Status
+from sw_audit.runner.run import run, run_model
+
+CHECK = "super-experts-exceed-controls"
+
+
+@pytest.fixture
+def mixture(tmp_path: Path) -> Policy:
+    """A policy about a Qwen3 mixture of 12 experts, on a text of the words that it knows."""
+    model = make_experts(MIXED["qwen3_moe"])
+    model.save_pretrained(tmp_path / "mixture")
+    make_tokenizer().save_pretrained(tmp_path / "mixture")
+    text = " ".join(WORDS[(7 * place + place // 5) % len(WORDS)] for place in range(600))
+    (tmp_path / "text.txt").write_text(text)
+    return Policy(
+        model=(ModelPolicy(source=str(tmp_path / "mixture"), id="mixture"),),
+        corpus=CorpusPolicy(source=str(tmp_path / "text.txt"), window=32, windows=8),
+    )
+
+
+def test_a_mixtures_experts_are_counted_tried_and_judged(mixture: Policy) -> None:
+    record = run(mixture, checks=[CHECK])
+    [result] = record.results
+    assert result.experts is not None
+    assert (result.experts.experts, result.experts.marked) == (12, 1)
+    names = [one.arm.name for one in result.measurements]
+    assert names[0] == "baseline"
+    assert names[-2:] == ["experts", "control-experts"]
+    assert len(names) == 5
+    baseline, *others = result.measurements
+    seen = sum(baseline.loss.tokens) + len(baseline.loss.tokens)  # the first token of each window is not scored
+    assert [sum(layer.tokens) for layer in baseline.routing] == [2 * seen] * 3
+    assert all(one.routing == () for one in others)
+    [verdict] = result.verdicts
+    assert verdict.counts == {"experts": 12, "marked": 1, "tried": 1}
+    assert verdict.status in (Status.PASS, Status.FAIL, Status.INCONCLUSIVE)
+    labels = [finding.label for finding in verdict.findings if finding.label != UNREACHED]
+    assert labels == names[1:3]
+    # Again from the record, and again from its JSON.
+    again = type(record).model_validate_json(record.model_dump_json(by_alias=True))
+    assert again.results[0].measurements[0].routing == baseline.routing
+
+
+def test_experts_are_left_alone_where_the_policy_says_so(mixture: Policy) -> None:
+    policy = mixture.model_copy(update={"experts": ExpertsPolicy(tried=0)})
+    [result] = run(policy, checks=[CHECK]).results
+    assert result.experts is None
+    assert [one.arm.name for one in result.measurements] == ["baseline"]
+    assert result.verdicts[0].because == "No expert is tried: `[experts] tried` is 0."
+
+
+def test_a_mixture_that_is_read_layer_by_layer_gives_the_same(mixture: Policy) -> None:
+    opened = [open_checkpoint(mixture.models[0]), open_streaming(mixture.models[0])]
+    whole, streamed = (run_model(mixture, "mixture", [CHECK], checkpoint=one) for one in opened)
+    assert isinstance(whole, ModelResult)
+    assert isinstance(streamed, ModelResult)
+    assert opened[1].is_streamed
+    assert streamed.experts == whole.experts
+    assert streamed.measurements[0].routing == whole.measurements[0].routing
+    assert [one.loss for one in streamed.measurements] == [one.loss for one in whole.measurements]
