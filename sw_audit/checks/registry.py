@@ -45,6 +45,7 @@ class Need(Enum):
     ACTIVATIONS = "whether and how its activations can be quantized"
     CHOICES = "answers to multiple-choice items"
     CRITICAL = "which of all its scalars matter"
+    EXPERTS = "its experts beside the parent's"
     GENERATION = "greedy continuations"
     LAYERS = "the error of each layer beside the parent's"
     SETTINGS = "its settings beside the parent's"

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checks.registry import Need
+from sw_audit.files.experts import compare_experts
 from sw_audit.files.merge import replay_merge
 from sw_audit.files.settings import compare_settings
 from sw_audit.files.tensors import compare_tensors
@@ -30,5 +31,6 @@ def compare_files(
     return ComparedFiles(
         settings=compare_settings(ours, theirs, policy, progress) if Need.SETTINGS in needs else None,
         tensors=compare_tensors(ours, theirs, progress) if Need.TENSORS in needs else None,
+        experts=compare_experts(ours, theirs, progress) if Need.EXPERTS in needs else None,
         merge=replay_merge(ours, theirs, progress) if Need.MERGE in needs and model.adapter else None,
     )

@@ -25,7 +25,7 @@ _EMBEDDINGS = (
 )
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|blk)\.(\d+)\.")
-_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 Read = Callable[[], Tensor | None]
 
@@ -164,7 +164,7 @@ def _name_as(readers: dict[str, Read], others: Iterable[str], folder: Checkpoint
 
     named, used = dict[str, Read](), set[str]()
     for other in others:
-        match = _EXPERT.search(other)
+        match = EXPERT.search(other)
         whole = other if match is None else other.replace(match[0], ".experts.")
         stored = table.get_name(_shorten(whole), try_suffixes=(".weight", ".bias"))
         if stored in readers:

@@ -1,4 +1,4 @@
-"""Experts of a mixture: where tokens were routed, and which experts are zeroed."""
+"""Experts of a mixture: where tokens are routed, which are zeroed, and what a descendant's files hold of them."""
 
 from __future__ import annotations
 
@@ -130,3 +130,59 @@ class ExpertStudy(Fact):
     marked: Index = 0
     tried: tuple[TriedExpert, ...] = ()
     calibration: tuple[RoutedLayer, ...] = ()
+
+
+class SiblingExperts(Fact):
+    """One matrix of each expert of a layer, in a descendant's files and in its parent's.
+
+    Attributes:
+        name: What the files call them, with `*` for the expert's number.
+        count: How many experts there are.
+        usual: The median of their errors, but for those that are stored as plain numbers among codes: the norm of
+            the difference over the norm of the parent's. `None` where none could be compared.
+        worst: The experts with the largest errors, the largest first, each with its error; `None` where that is
+            not finite.
+        unquantized: The experts that are stored as plain numbers, though most others are codes and no pattern of
+            the configuration leaves them out.
+        left_out: Likewise those that a pattern leaves out.
+    """
+
+    name: str
+    count: Index
+    usual: float | None = None
+    worst: tuple[tuple[Index, float | None], ...] = ()
+    unquantized: tuple[Index, ...] = ()
+    left_out: tuple[Index, ...] = ()
+
+
+class ExpertScale(Fact):
+    """A stored scale of what enters one expert, beside those of its siblings.
+
+    Attributes:
+        name: The tensor's name.
+        value: Its largest magnitude; `None` where it is not finite.
+        usual: The median of its siblings'.
+    """
+
+    name: str
+    value: float | None
+    usual: float
+
+
+class ComparedExperts(Fact):
+    """The experts in a descendant's files beside its parent's.
+
+    Attributes:
+        experts: How many there are, in all layers; 0 of a dense model.
+        compared: How many matrices were held against the parent's.
+        siblings: Of each layer and matrix of its experts.
+        scales: Scales of activations that are not like those of their siblings: zero, not finite, or a thousand
+            times more or less.
+        because: Why they were not compared, a clause; empty if they were.
+    """
+
+    experts: Index = 0
+    compared: Index = 0
+    siblings: tuple[SiblingExperts, ...] = ()
+    scales: tuple[ExpertScale, ...] = ()
+    because: str = ""

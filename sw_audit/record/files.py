@@ -10,6 +10,7 @@ from pydantic import Field
 
 from sw_audit.fact import Fact
 from sw_audit.record.address import Index
+from sw_audit.record.experts import ComparedExperts
 
 SettingEffect = Literal["computation", "stopping", "sampling", "input", "none"]
 """What a setting decides: the computation, when generation stops, how tokens are drawn, or what goes in."""
@@ -220,11 +221,13 @@ class ComparedFiles(Fact):
     Attributes:
         settings: Configuration, generation settings, tokenizer and chat template.
         tensors: Whether each tensor is where it was.
+        experts: Whether the experts of a mixture are stored alike.
         merge: Whether the merge that the policy names gives this model.
     """
 
     settings: ComparedSettings | None = None
     tensors: ComparedTensors | None = None
+    experts: ComparedExperts | None = None
     merge: ReplayedMerge | None = None
 
     def is_serious(self, may_differ: Iterable[str]) -> bool:

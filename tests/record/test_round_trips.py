@@ -69,7 +69,15 @@ from sw_audit.record.checkpoint import Contradiction, Export, HeldWeight
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, CriticalSet, Effect
 from sw_audit.record.descent import RetainedScalar
 from sw_audit.record.digest import RecordDigest
-from sw_audit.record.experts import ExpertAddress, ExpertStudy, RoutedLayer, TriedExpert
+from sw_audit.record.experts import (
+    ComparedExperts,
+    ExpertAddress,
+    ExpertScale,
+    ExpertStudy,
+    RoutedLayer,
+    SiblingExperts,
+    TriedExpert,
+)
 from sw_audit.record.files import (
     ChangedSetting,
     ChangedTensor,
@@ -155,6 +163,12 @@ BESIDE = (
             changed=(ChangedTensor(name="w", change="swapped", nearest="v", own=0.01, other=1.0),),
             counts={"swapped": 1},
             uncompared=(Uncompared(because="the parent has none of that name", count=1, first="x"),),
+        ),
+        experts=ComparedExperts(
+            experts=24,
+            compared=72,
+            siblings=(SiblingExperts(name="e.*.w2.weight", count=8, usual=0.1, worst=((3, 0.5), (2, None))),),
+            scales=(ExpertScale(name="e.3.w2.input_scale", value=None, usual=0.02),),
         ),
         merge=ReplayedMerge(
             adapter="out/adapter",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from support.checkpoints import WORDS, make_tokenizer
+import torch
+from support.checkpoints import WORDS, make_tokenizer, rewrite_weights
 from support.engine import MIXED
 from support.experts import make_experts
 
 from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checkpoint.streaming import open_streaming
-from sw_audit.checks.unreached import UNREACHED
+from sw_audit.checks.unreached import UNREACHED, describe_unreached, find_routing
 from sw_audit.policy.policy import CorpusPolicy, ExpertsPolicy, ModelPolicy, Policy
+from sw_audit.record.arm import PARENT
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status
 from sw_audit.runner.run import run, run_model
@@ -74,3 +77,32 @@ def test_a_mixture_that_is_read_layer_by_layer_gives_the_same(mixture: Policy) -
     assert streamed.experts == whole.experts
     assert streamed.measurements[0].routing == whole.measurements[0].routing
     assert [one.loss for one in streamed.measurements] == [one.loss for one in whole.measurements]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_descendant_one_of_whose_experts_was_rounded_otherwise_fails_and_its_unreached_ones_are_named(
+    mixture: Policy, tmp_path: Path, broken: bool
+) -> None:
+    parent = Path(mixture.models[0].source)
+    folder = Path(shutil.copytree(parent, tmp_path / "rounded"))
+    name = "model.layers.1.mlp.experts.2.down_proj.weight"
+
+    def round_(tensors: dict[str, torch.Tensor]) -> None:
+        for one in [one for one in tensors if ".experts." in one]:
+            step = tensors[one].abs().amax(dim=1, keepdim=True) / (1 if broken and one == name else 7)
+            tensors[one] = (tensors[one] / step).round() * step
+
+    rewrite_weights(folder, round_)
+    descendant = ModelPolicy(source=str(folder), id="rounded", parent=str(parent))
+    policy = mixture.model_copy(update={"models": (descendant,)})
+    [result] = run(policy, checks=["experts-quantized-alike", "perplexity-ratio"]).results
+    alike, ratio = result.verdicts
+    assert alike.status is (Status.FAIL if broken else Status.PASS)
+    assert (name in alike.because) is broken
+    assert result.descent is not None
+    routing = find_routing(result)
+    assert [layer.layer for layer in routing] == [0, 1, 2]
+    assert result.descent.texts[0].measured(PARENT).routing == ()  # type: ignore[union-attr]
+    told = [finding.because for finding in ratio.findings if finding.label == UNREACHED]
+    unreached = [layer for layer in routing if layer.unreached]
+    assert told == ([describe_unreached(unreached)] if unreached else [])
