@@ -121,8 +121,12 @@ class Check:
 
     @property
     def looks_inside(self) -> bool:
-        """Whether something in the model must be changed or watched for it, which an engine does not allow."""
-        return self.arms is not None or not _INSIDE.isdisjoint(self.needs)
+        """Whether something in the model must be changed or watched for it, which an engine does not allow.
+
+        A descendant's critical scalars are searched for in its parent, which transformers has open.
+        """
+        searched = self.scope == "model" and Need.CRITICAL in self.needs
+        return self.arms is not None or searched or not _INSIDE.isdisjoint(self.needs)
 
     def is_about(self, scope: Scope) -> bool:
         """Whether it runs on a model of that scope: alone (`model`), beside its parent, and so on."""
