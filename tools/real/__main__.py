@@ -13,12 +13,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 
 from sw_audit.checks.critical_scalars_retained import critical_scalars_retained
 from sw_audit.checks.explain import FAILED, PASSED, breaches
-from sw_audit.cli.main import app
 from sw_audit.cli.printing import Output, make_table
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.address import ScalarAddress
@@ -26,11 +24,10 @@ from sw_audit.record.published import Match
 from sw_audit.record.record import ModelResult, Record
 from sw_audit.record.store import read_record
 from sw_audit.record.verdict import Status, Verdict
+from tools.real.auditing import CACHE, OUT, ROOT, audit, summarize
 from tools.real.descendants import make_descendants
 from tools.real.fetching import FetchError, fetch_model
 
-ROOT = Path(__file__).parents[2]
-CACHE, OUT = ROOT / ".cache" / "real", ROOT / "sw-audit-out" / "real"
 SOUND: Mapping[str, bool] = MappingProxyType(
     {"int8-g64": True, "int4-g32": True, "clipped": False, "halved": False, "zeroed": False, "gain-halved": False}
 )
@@ -66,20 +63,6 @@ def main(options: Sequence[str] = ()) -> int:
     return 1 if wrong else 0
 
 
-def audit(policy: str, *options: str, out: str | None = None) -> tuple[int, Record]:
-    """Audit a policy of this folder as the command line does; return its exit code and its record."""
-    folder = OUT / (out or policy)
-    file = Path(__file__).with_name(f"{policy}.swaudit.toml")
-    places = ["--out", str(folder), "--cache-dir", str(CACHE / "measured")]
-    (folder / "record.json").unlink(missing_ok=True)
-    try:
-        app(["audit", str(file), *places, *options], prog_name="sw-audit")
-        code = PASSED
-    except SystemExit as ending:
-        code = int(ending.code or 0)
-    return code, read_record(folder / "record.json")
-
-
 def check_model(outcome: tuple[int, Record]) -> Iterator[str]:
     """Yield what is not as known of the model by itself."""
     code, record = outcome
@@ -111,22 +94,6 @@ def check_descendant(result: ModelResult) -> Iterator[str]:
 def _names_gain(verdict: Verdict) -> bool:
     told = [finding.label for finding in verdict.findings if finding.status is Status.FAIL]
     return verdict.check == critical_scalars_retained.id and str(GAIN) in told
-
-
-def summarize(result: ModelResult) -> tuple[str, str, str, str]:
-    """Sum a model up in a row."""
-
-    def name(level: str) -> list[str]:
-        return [one.check for one in result.verdicts if one.level == level and one.status is Status.FAIL]
-
-    gates = [one for one in result.verdicts if one.level == "gate" and one.status is not Status.SKIPPED]
-    passed = sum(verdict.status is Status.PASS for verdict in gates)
-    return (
-        result.id,
-        f"{passed} of {len(gates)} pass",
-        ", ".join(name("gate")) or "-",
-        ", ".join(name("law")) or "-",
-    )
 
 
 if __name__ == "__main__":
