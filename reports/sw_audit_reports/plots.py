@@ -233,13 +233,13 @@ class Panel(NamedTuple):
         title: What it shows.
         lines: What each row is called.
         magnitudes: By row and column; `None` is not finite.
-        framed: Row and column of a cell to be pointed out.
+        framed: Row and column of each cell to be pointed out.
     """
 
     title: str
     lines: Sequence[str]
     magnitudes: Sequence[Sequence[float | None]]
-    framed: tuple[int, int] | None = None
+    framed: Sequence[tuple[int, int]] = ()
 
 
 def plot_heat(
@@ -271,8 +271,8 @@ def plot_heat(
                 shade = round(_SHADES * math.log(max(value or low, low) / low) / span) / _SHADES
                 place = {"key": keys[-1], "column": column, "finite": value is not None}
                 rows["cells"].append({**place, "value": low * math.exp(shade * span)})
-            if panel.framed is not None and panel.framed[0] == row:
-                rows["frames"].append({"key": keys[-1], "column": columns[panel.framed[1]]})
+            framed = [columns[column] for place, column in panel.framed if place == row]
+            rows["frames"] += [{"key": keys[-1], "column": column} for column in framed]
     rows["cells"].sort(key=lambda cell: float(cell["value"]))
     rows["marks"] = [
         {"column": column, "key": keys[0], "label": ""} for column in sorted(set(marked) & {*columns})

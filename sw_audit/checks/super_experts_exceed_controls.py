@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from sw_audit.checks.arms import ArmPlan
 from sw_audit.checks.context import CheckContext, report_estimate
@@ -83,8 +82,9 @@ def super_experts_exceed_controls(context: CheckContext) -> Verdict:
     if not any(expert.is_control for expert in study.tried):
         return context.skip("Every expert that a token was routed to is marked, so there is no control.")
     limit = context.limits(SuperExpertsExceedControlsLimits).minimum_ratio
-    estimate = replace(context.compare_perplexities(MARKED, CONTROLS), arm=MARKED.name)
+    estimate = context.compare_perplexities(MARKED, CONTROLS)
     findings = [_report(context, expert) for expert in study.tried]
+    findings += [report_estimate(str(arm), context.compare_perplexities(arm)) for arm in (MARKED, CONTROLS)]
     count = sum(not expert.is_control for expert in study.tried)
     counts = {"experts": study.experts, "marked": study.marked, "tried": count}
     if estimate.status is EstimateStatus.NOT_FINITE:

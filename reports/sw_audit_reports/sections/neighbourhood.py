@@ -40,7 +40,7 @@ def _show(sides: Mapping[str, Neighbourhood], id: str) -> Chart:  # noqa: A002
             name,
             lines,
             [[None if value is None else abs(value) for value in row] for row in around.values],
-            framed,
+            [framed],
         )
         for name, around in sides.items()
     ]
