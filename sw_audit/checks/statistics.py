@@ -199,6 +199,30 @@ def bound_token_quantile(
     return observed, low, high
 
 
+def bound_median(values: Numbers, least: Numbers, most: Numbers, confidence: float) -> tuple[float, float, float]:
+    """Return the median of independent items, and the ends of its interval, which are two of the items' own.
+
+    How many of n items are below the true median is binomial with a chance of a half, so the items at that
+    binomial's quantiles enclose it (David and Nagaraja 2003, Order Statistics, section 7.1). These are the medians
+    that a sign test would not reject. It holds too where an item is only known to lie between two values.
+
+    Args:
+        values: Per item, its figure.
+        least: Per item, what it is at least.
+        most: Per item, what it is at most; may be infinite.
+        confidence: Coverage of the two-sided interval.
+
+    Returns:
+        The median, then the lower and upper end; an end is infinite where there are too few items to enclose it.
+    """
+    if not len(values):
+        return math.nan, -math.inf, math.inf
+    rank = _invert_binomial((1 - confidence) / 2, len(values), 0.5)
+    low = float(numpy.sort(numpy.asarray(least, dtype=float))[rank - 1]) if rank else -math.inf
+    high = float(numpy.sort(numpy.asarray(most, dtype=float))[-rank]) if rank else math.inf
+    return float(numpy.median(numpy.asarray(values, dtype=float))), low, high
+
+
 def _invert_binomial(chance: float, items: int, share: float) -> int:
     """Return the fewest hits that are at least as probable as a chance to be not exceeded."""
     return max(0, math.ceil(float(special.bdtrik(chance, items, share)) - 1e-9))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.side_by_side import run_side_by_side
@@ -97,6 +97,8 @@ def generate_continuations(
     Others are not made as long, for padding would be another thing to go wrong. The model is bit-identical
     afterwards; progress is told after each token.
     """
+    if not prompts:
+        return ()
     alike: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
         alike.setdefault(len(prompt.token_ids), []).append(number)
@@ -171,38 +173,39 @@ def _join(windows: Windows) -> tuple[list[int], list[int]]:
     return stream, starts
 
 
-class _EachToken(StoppingCriteria):
-    """Tells progress after each token, and ends nothing by itself."""
+class _EachToken(LogitsProcessor):
+    """Notes per token which rows have sound logits, tells progress, and changes nothing."""
 
     def __init__(self, tell: Callable[[], None]) -> None:
         self.tell = tell
+        self.sound: list[list[bool]] = []
 
-    def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Tell that there is one token more; see the library's `StoppingCriteria`."""
+    def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Look at the logits of the next token; see the library's `LogitsProcessor`."""
+        # A token that a model rules out has a logit of minus infinity, which is no fault.
+        sound = ~(scores.isnan() | scores.isposinf()).any(-1) & ~scores.isneginf().all(-1)
+        self.sound.append(sound.tolist())
         self.tell()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return scores
 
 
 def _continue_together(
     checkpoint: Checkpoint, prompts: Sequence[Prompt], ends: frozenset[int], tell: Callable[[], None]
 ) -> list[GreedyContinuation]:
     token_ids = torch.tensor([prompt.token_ids for prompt in prompts], device=checkpoint.device)
+    each = _EachToken(tell)
     generated = checkpoint.model.generate(
         token_ids,
         attention_mask=torch.ones_like(token_ids),
         max_new_tokens=max(prompt.new_tokens for prompt in prompts),
-        output_logits=True,
-        return_dict_in_generate=True,
-        stopping_criteria=StoppingCriteriaList([_EachToken(tell)]),
+        logits_processor=LogitsProcessorList([each]),
     )
-    # A token that a model rules out has a logit of minus infinity, which is no fault.
-    sound = [~(step.isnan() | step.isposinf()).any(-1) & ~step.isneginf().all(-1) for step in generated.logits]
     continuations = []
     for row, prompt in enumerate(prompts):
-        tokens = generated.sequences[row, token_ids.shape[1] :].tolist()[: prompt.new_tokens]
+        tokens = generated[row, token_ids.shape[1] :].tolist()[: prompt.new_tokens]
         # What ended before the others is filled up after its end.
         end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
-        bad = next((place for place in range(min(end + 1, len(tokens))) if not sound[place][row]), None)
+        bad = next((place for place in range(min(end + 1, len(tokens))) if not each.sound[place][row]), None)
         tokens = tokens[: end if bad is None else bad]
         text = checkpoint.tokenizer.decode(tokens)
         continuations.append(GreedyContinuation(tuple(tokens), text, bad is None))

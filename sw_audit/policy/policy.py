@@ -166,6 +166,9 @@ class DescentPolicy(Fact):
         prompt_tokens: Lengths of the prompts that both go on with, and a model by itself.
         new_tokens: How many tokens are generated after each.
         long_new_tokens: How many are generated after the longest, once more.
+        answer_prompts: So many built-in chat prompts are answered by both, to see how long the answers are; 0 asks
+            none.
+        answer_tokens: At most so many tokens are generated in answer to each.
         lm_eval: Names of tasks of lm-evaluation-harness (`pip install 'sw-audit[lm-eval]'`).
         lm_eval_limit: At most so many items of each.
         lm_eval_path: Folder with task files of your own.
@@ -180,6 +183,8 @@ class DescentPolicy(Fact):
     prompt_tokens: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 20, 100)
     new_tokens: int = Field(default=32, ge=1)
     long_new_tokens: int = Field(default=144, ge=1)
+    answer_prompts: int = Field(default=32, ge=0, le=40)
+    answer_tokens: int = Field(default=128, ge=1)
     lm_eval: tuple[Pattern, ...] = ()
     lm_eval_limit: int | None = Field(default=None, ge=1)
     lm_eval_path: str | None = None

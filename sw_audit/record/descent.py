@@ -168,6 +168,30 @@ class Continuation(Fact):
         return label_continuation(self.tokens, len(self.parent))
 
 
+class AnswerLength(Fact):
+    """How long both models' answers to one chat prompt are, decoded greedily.
+
+    Attributes:
+        prompt: The prompt, without the chat template around it.
+        limit: At most so many tokens were generated.
+        parent: How many tokens the parent's answer has, the one that ends it counted; so far, if it does not end.
+        descendant: Likewise the descendant's.
+        parent_ends: Whether the parent's answer ends within the limit.
+        descendant_ends: Likewise the descendant's.
+        finite: Whether all the descendant's logits were finite.
+        tail: The last words of the descendant's answer, where it does not end.
+    """
+
+    prompt: str
+    limit: Index
+    parent: Index
+    descendant: Index
+    parent_ends: bool
+    descendant_ends: bool
+    finite: bool = True
+    tail: str = ""
+
+
 class TaskResult(Fact):
     """One task of lm-evaluation-harness, item by item.
 
@@ -208,6 +232,8 @@ class Descent(Fact):
             where nothing was. Single parts come first, then sets of them, step by step.
         layers: Per decoder layer, on the first text.
         continuations: What both go on with.
+        answers: How long their answers to chat prompts are.
+        unasked: Why no chat prompt was answered, a clause; empty where some were, or nobody asked.
         tasks: Tasks of lm-evaluation-harness.
         worst_modules: Modules whose weights differ most from the parent's, with their relative error, worst first;
             `None` where it is not finite. Looked for where quality fails.
@@ -226,6 +252,8 @@ class Descent(Fact):
     recovery: ComparedText | None = None
     layers: tuple[LayerError, ...] = ()
     continuations: tuple[Continuation, ...] = ()
+    answers: tuple[AnswerLength, ...] = ()
+    unasked: str = ""
     tasks: tuple[TaskResult, ...] = ()
     worst_modules: tuple[tuple[str, float | None], ...] = ()
     modules: int = 0

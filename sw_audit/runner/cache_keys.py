@@ -116,7 +116,7 @@ def _describe_parent(result: Mapping[str, Any]) -> Question:
     own = ("parent", "program", "packages", "machine", "texts", "tasks", "search")
     policy = {key: result["policy"][key] for key in ("corpus", "critical", "descent", "effort", "seed")}
     needs = list_needs(result["checks"])
-    asked = [need.name for need in (Need.GENERATION, Need.TASKS) if need in needs]
+    asked = [need.name for need in (Need.GENERATION, Need.LENGTHS, Need.TASKS) if need in needs]
     return {**{key: result.get(key) for key in own}, "policy": policy, "needs": asked}
 
 

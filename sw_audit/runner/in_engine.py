@@ -17,6 +17,7 @@ from sw_audit.engines.engine import Engine, EngineRequest
 from sw_audit.engines.reading import measure_in_engines
 from sw_audit.engines.registry import find_engine
 from sw_audit.engines.transformers import Transformers
+from sw_audit.measure.answer_lengths import MOST_PROMPT
 from sw_audit.measure.generation import GreedyContinuation, Prompt, find_ends
 from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import DescentPolicy
@@ -175,6 +176,8 @@ class EngineRun:
 def count_positions(windows: Windows, policy: DescentPolicy, maximum: int | None) -> int:
     """Count the tokens of the longest sequence that is scored, or made by continuing a prompt."""
     longest = max(policy.prompt_tokens) + max(policy.new_tokens, policy.long_new_tokens) + 1
+    if policy.answer_prompts:
+        longest = max(longest, MOST_PROMPT + policy.answer_tokens)
     longest = max(int(windows.token_ids.shape[1]), longest)
     return longest if maximum is None else min(longest, maximum)
 

@@ -25,6 +25,7 @@ from sw_audit.files.compare import compare_files
 from sw_audit.locate.controls import count_weights
 from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
+from sw_audit.measure.answer_lengths import pair_lengths, write_chat_prompts
 from sw_audit.measure.critical_scalars import read_critical_scalars, restore_scalars
 from sw_audit.measure.descent import (
     SharedText,
@@ -212,6 +213,9 @@ class ParentResult:
         location: Where its super weights are.
         prompts: Prompts; none where nothing is generated.
         continuations: What it goes on with after each.
+        chat_prompts: Chat prompts; none where the length of answers is not measured.
+        chat_answers: What it answers to each.
+        unasked: Why there are no chat prompts, if they were asked for.
         answers: What it answers to each task; none where no tasks are asked for.
         critical: The search for its critical scalars; `None` where there was none.
     """
@@ -220,6 +224,9 @@ class ParentResult:
     location: Location
     prompts: tuple[Prompt, ...] = ()
     continuations: tuple[GreedyContinuation, ...] = ()
+    chat_prompts: tuple[Prompt, ...] = ()
+    chat_answers: tuple[GreedyContinuation, ...] = ()
+    unasked: str = ""
     answers: tuple[Answers, ...] = ()
     critical: CriticalSearch | None = None
 
@@ -317,12 +324,17 @@ def measure_parent(
         location, critical = search_by_policy(parent, policy.corpus, location, policy, progress=progress)
     answers = answer_tasks(parent, policy.descent) if Need.TASKS in needs else ()
     result = ParentResult(parent.identity, location, answers=answers, critical=critical)
-    if Need.GENERATION not in needs:
-        return result
-    limit = parent.maximum_positions
-    windows = window_corpus(text, parent.tokenizer, policy.corpus, limit, parent.start.bos)
-    prompts = draw_prompts(windows, parent.tokenizer, policy.descent, limit)
-    return replace(result, prompts=prompts, continuations=generate_continuations(parent, prompts, progress))
+    if Need.GENERATION in needs:
+        limit = parent.maximum_positions
+        windows = window_corpus(text, parent.tokenizer, policy.corpus, limit, parent.start.bos)
+        result = replace(result, prompts=draw_prompts(windows, parent.tokenizer, policy.descent, limit))
+    if Need.LENGTHS in needs:
+        chat_prompts, unasked = write_chat_prompts(parent, policy.descent)
+        result = replace(result, chat_prompts=chat_prompts, unasked=unasked)
+    # All in one go: a model that is read as it runs is read no more often for that.
+    made = generate_continuations(parent, (*result.prompts, *result.chat_prompts), progress)
+    chat = len(result.prompts)
+    return replace(result, continuations=made[:chat], chat_answers=made[chat:])
 
 
 def _prepare(pair: Pair) -> PreparedPair | ModelFailure:
@@ -372,13 +384,13 @@ def _open_beside(
     location = locate_or_explain(checkpoint)
     same = [text for text in texts if text.protocol.corpus == texts[0].protocol.corpus]
     trial = try_starts(checkpoint, max(same, key=lambda text: text.protocol.window).windows)
-    run = pair.run
-    theirs = origin.continuations
+    run, chat = pair.run, len(origin.prompts)
+    prompts, theirs = (*origin.prompts, *origin.chat_prompts), (*origin.continuations, *origin.chat_answers)
     if run is None:
-        continuations = generate_continuations(checkpoint, origin.prompts, progress)
+        ours = generate_continuations(checkpoint, prompts, progress)
     else:
-        continuations = run.continue_prompts(origin.prompts, progress)
-        theirs = run.continue_prompts(origin.prompts, progress, parent=True)
+        ours = run.continue_prompts(prompts, progress)
+        theirs = run.continue_prompts(prompts, progress, parent=True)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     baseline = find_baseline(policy, model)
     retained, activation_map = follow_retained_activations(parent, checkpoint, there)
@@ -403,7 +415,9 @@ def _open_beside(
             critical=origin.critical,
             critical_scalars=scalars or (),
             texts=planned,
-            continuations=pair_continuations(origin.prompts, theirs, continuations),
+            continuations=pair_continuations(origin.prompts, theirs[:chat], ours[:chat]),
+            answers=pair_lengths(origin.chat_prompts, theirs[chat:], ours[chat:]),
+            unasked=origin.unasked,
             tasks=pair_answers(origin.answers, answers),
             notes=tuple(list_differences(parent, checkpoint, origin.identity)),
         ),

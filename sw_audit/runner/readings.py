@@ -94,8 +94,10 @@ def _list_beside(policy: Policy, checks: Sequence[str], size: Size | None) -> It
     yield Reading("locating", 1, 1)
     if Need.CRITICAL in needs:
         yield Reading("searching for critical scalars", 0, _CRITICAL, certain=False)
-    if Need.GENERATION in needs:
-        longest = count_longest(descent, size.positions if size else None)
+    longest = count_longest(descent, size.positions if size else None) if Need.GENERATION in needs else 0
+    if Need.LENGTHS in needs and descent.answer_prompts:
+        longest = max(longest, descent.answer_tokens)
+    if longest:
         yield Reading("generating", longest, longest, certain=False)
     if descent.lm_eval and Need.TASKS in needs:
         yield Reading("answering", len(descent.lm_eval), len(descent.lm_eval), certain=False)

@@ -67,7 +67,7 @@ from sw_audit.record.arm import (
 )
 from sw_audit.record.checkpoint import Contradiction, Export, HeldWeight
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, CriticalSet, Effect
-from sw_audit.record.descent import RetainedScalar
+from sw_audit.record.descent import AnswerLength, RetainedScalar
 from sw_audit.record.digest import RecordDigest
 from sw_audit.record.experts import (
     ComparedExperts,
@@ -122,6 +122,15 @@ BESIDE = (
         sets=(CriticalSet(kind="located", members=(SUPER_WEIGHT.scalar,), effect=EFFECT),),
     ),
     RetainedScalar(address=GAIN, parent=1.5, value=None, finite=False),
+    AnswerLength(
+        prompt="What is a harbor?",
+        limit=64,
+        parent=9,
+        descendant=64,
+        parent_ends=True,
+        descendant_ends=False,
+        tail="and on",
+    ),
     ExpertStudy(
         experts=24,
         windows=4,
