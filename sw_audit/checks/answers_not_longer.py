@@ -35,10 +35,10 @@ class AnswersNotLongerLimits(Limits):
     template and says nothing of them.
 
     Attributes:
-        maximum_ratio: Largest median, over prompts, of the descendant's tokens to the end over the parent's. Greedy
-            answers part soon, so single lengths differ much. Int8 in groups of 64: 1 (95 % interval 0.985 to 1.375);
-            int4 in groups of 32: 1 to 1; int4 in groups of 128: 0.773 (0.15 to 1.167). Int4, symmetric, in groups of
-            64: 1.025 (0.286 to 2.72), so undecided.
+        maximum_ratio: Largest median, over prompts, of the descendant's tokens to the end over the parent's.
+            Greedy answers part soon, so single lengths differ much. Int8 in groups of 64: 1 (95 % interval 0.985
+            to 1.375); int4 in groups of 32: 1 to 1; int4 in groups of 128: 0.773 (0.15 to 1.167). Int4, symmetric,
+            in groups of 64: 1.025 (0.286 to 2.72), so undecided.
         maximum_run_on: So large a share of the prompts may be added to those after which the answer does not end
             within the limit of tokens. The upper ends of the same four: 0.107, 0.107, 0.117 and 0.218. With fewer
             than 12 prompts nothing is shown to be below it.
