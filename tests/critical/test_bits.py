@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.quantizing import pack_gguf
+from support.stored import STORED, make
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checkpoint.stored_bits import StoredModel
@@ -98,11 +99,15 @@ def test_a_parameter_that_is_none_is_refused() -> None:
         make_sheet(specimen_path(), ScalarAddress(parameter="model.norm.weight", index=(640,)))
 
 
-@pytest.mark.parametrize("kind", ["plain", "Q4_1"])
+@pytest.mark.parametrize("kind", ["plain", "Q4_1", "compressed-tensors-w4a16", "gptq", "bitsandbytes-nf4"])
 def test_the_worst_bit_flipped_in_the_file_does_what_the_sheet_says(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(specimen_path(), folder)
-    if kind != "plain":
+    packed = {stored.name for stored in STORED}
+    if kind in packed:
+        make(kind, tmp_path)
+    else:
+        shutil.copytree(specimen_path(), folder)
+    if kind == "Q4_1":
         pytest.importorskip("gguf")
         (folder / "model.safetensors").unlink()
         (folder / "config.json").unlink()
@@ -116,7 +121,8 @@ def test_the_worst_bit_flipped_in_the_file_does_what_the_sheet_says(kind: str, t
         ratio = torch.tensor(measure(open_checkpoint(ModelPolicy(source=str(flipped)))) - plain).exp()
         assert bit.effect is not None
         assert bit.effect.windows == 4
-        assert bit.effect.ratio == pytest.approx(float(ratio), rel=1e-4)
+        # Modules that keep codes compute in a narrow dtype of their own.
+        assert bit.effect.ratio == pytest.approx(float(ratio), rel=2e-3 if kind in packed else 1e-4)
         assert bit.effect.ratio > 5
 
 
