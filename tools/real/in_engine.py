@@ -1,7 +1,7 @@
 """`python -m tools.real.in_engine`: gates a published model and GGUF descendants of it in llama.cpp.
 
-Options are those of `sw-audit audit`. Known is: as published, its engine agrees with its files; descendants in more
-bits pass every gate; each broken one fails the gate that is about what was done to it.
+Options are those of `sw-audit audit`. Known is: as published, its engine agrees with its files; descendants in
+more bits pass every gate; each broken one fails the gate that is about what was done to it.
 
 Exit codes: 0 as known, 1 a verdict is another, 2 the model cannot be fetched.
 """
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.checks.engine_agrees import engine_agrees
 from sw_audit.checks.explain import breaches
 from sw_audit.checks.perplexity_ratio import perplexity_ratio
@@ -20,8 +21,10 @@ from sw_audit.checks.settings_as_parent import settings_as_parent
 from sw_audit.checks.super_weight_retained import super_weight_retained
 from sw_audit.checks.tensors_in_place import tensors_in_place
 from sw_audit.cli.printing import Output, make_table
+from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.record.record import ModelResult
 from sw_audit.record.verdict import Status
+from sw_audit.runner.single import locate_model
 from tools.real.auditing import CACHE, OUT, ROOT, audit, summarize
 from tools.real.fetching import FetchError, fetch_model
 from tools.real.gguf_descendants import make_gguf_descendants
@@ -47,7 +50,8 @@ def main(options: Sequence[str] = ()) -> int:
     except FetchError as error:
         sys.stderr.write(f"make real: {error}\n")
         return 2
-    for file in make_gguf_descendants(model, CACHE / "gguf"):
+    [weight, *_] = locate_model(open_checkpoint(ModelPolicy(source=str(model)))).super_weights
+    for file in make_gguf_descendants(model, CACHE / "gguf", weight):
         output.print_lines(f"made {file.relative_to(ROOT)}")
     _, record = audit("engine", *options)
     wrong = [line for result in record.results for line in check_result(result)]
