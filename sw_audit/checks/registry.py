@@ -47,6 +47,7 @@ class Need(Enum):
     CRITICAL = "which of all its scalars matter"
     EXPERTS = "its experts beside the parent's"
     GENERATION = "greedy continuations"
+    KEYS = "how the channels of its keys compare"
     LENGTHS = "how long its answers to chat prompts are"
     LAYERS = "the error of each layer beside the parent's"
     SETTINGS = "its settings beside the parent's"

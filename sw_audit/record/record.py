@@ -20,6 +20,7 @@ from sw_audit.record.engine import EngineResult
 from sw_audit.record.experts import ExpertStudy
 from sw_audit.record.files import ComparedFiles
 from sw_audit.record.identity import Environment, ModelIdentity, Protocol, Tool
+from sw_audit.record.keys import KeyReport
 from sw_audit.record.location import Location, Mechanism, PromptSearch, PromptTrace
 from sw_audit.record.maps import ActivationMap, Neighbourhood
 from sw_audit.record.measurement import Comparison, Look, Measurement, PromptContinuation
@@ -63,6 +64,7 @@ class ModelResult(Fact):
         weights: What a static look at its files found; `None` if nobody asked.
         files: What its files show beside its parent's; `None` without a parent, or if nobody asked.
         quantization: How it is quantized; `None` if it is not, or nobody asked.
+        attention_keys: What its attention caches, and what rounding that would cost; `None` if nobody looked.
         descent: The model beside its parent; `None` without a parent.
         engine: The program that its quality was measured in; `None` of transformers. Then `measurements` holds the
             model in it as the baseline, the same files in transformers, and other forms of the key-value cache.
@@ -101,6 +103,7 @@ class ModelResult(Fact):
     weights: WeightsReport | None = None
     files: ComparedFiles | None = None
     quantization: QuantizationReport | None = None
+    attention_keys: KeyReport | None = None
     descent: Descent | None = None
     engine: EngineResult | None = None
     baseline: Baseline | None = None

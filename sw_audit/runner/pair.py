@@ -44,6 +44,7 @@ from sw_audit.measure.generation import (
     generate_continuations,
     pair_continuations,
 )
+from sw_audit.measure.keys import read_keys
 from sw_audit.measure.parent_passes import MOST_BYTES, ParentPasses
 from sw_audit.measure.retention import (
     compare_with_baseline,
@@ -393,6 +394,7 @@ def _open_beside(
         theirs = run.continue_prompts(prompts, progress, parent=True)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
     baseline = find_baseline(policy, model)
+    keys = read_keys(checkpoint, location.token_ids) if Need.KEYS in list_needs(audit.checks) else None
     retained, activation_map = follow_retained_activations(parent, checkpoint, there)
     restored = None if run else restore_super_weights(parent, checkpoint, there.super_weights)
     scalars = origin.critical and read_critical_scalars(checkpoint, origin.critical, there, parent)
@@ -405,6 +407,7 @@ def _open_beside(
         start=trial,
         weights=report,
         files=files,
+        attention_keys=keys,
         quantization=None if pair.in_place else describe_quantization(checkpoint, model, there.super_weights),
         descent=Descent(
             parent=origin.identity,

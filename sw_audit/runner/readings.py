@@ -73,6 +73,8 @@ def _list_alone(policy: Policy, checks: Sequence[str], size: Size | None) -> Ite
     examples = policy.checks[SuperActivationPersistsLimits].examples
     yield Reading("opening", 1)
     yield Reading("locating", 1)
+    if Need.KEYS in needs:
+        yield Reading("reading keys", 1)
     if Need.CRITICAL in needs:
         yield Reading("searching for critical scalars", _CRITICAL, certain=False)
     yield Reading("drawing controls", 1 + bool(needs.other_outliers))
@@ -92,6 +94,8 @@ def _list_beside(policy: Policy, checks: Sequence[str], size: Size | None) -> It
     needs, descent = plan_needs(policy, checks, decoder_weights=1), policy.descent
     yield Reading("opening", 1)
     yield Reading("locating", 1, 1)
+    if Need.KEYS in needs:
+        yield Reading("reading keys", 1)
     if Need.CRITICAL in needs:
         yield Reading("searching for critical scalars", 0, _CRITICAL, certain=False)
     longest = count_longest(descent, size.positions if size else None) if Need.GENERATION in needs else 0

@@ -39,6 +39,7 @@ from sw_audit.measure.arms import Calibrations, measure_arms
 from sw_audit.measure.calibration import calibrate_on_prompt
 from sw_audit.measure.experts import study_experts
 from sw_audit.measure.generation import continue_prompts
+from sw_audit.measure.keys import read_keys
 from sw_audit.measure.maps import read_neighbourhoods
 from sw_audit.measure.mechanism import follow_super_activations
 from sw_audit.measure.retention import compare_with_baseline
@@ -283,6 +284,7 @@ class Single:
             targets=_match_targets(checkpoint, arms, policy),
             weights=report,
             engine=self.run and self.run.describe(text.text),
+            attention_keys=read_keys(checkpoint, location.token_ids) if Need.KEYS in needs else None,
             baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
             decoder_weights=weights,
             unigram_nats=windows.unigram_nats,

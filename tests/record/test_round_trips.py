@@ -88,6 +88,7 @@ from sw_audit.record.files import (
     ReplayedTensor,
     Uncompared,
 )
+from sw_audit.record.keys import CachedKeyError, KeyChannel, KeyReport, LayerKeys, UnreadKeys
 from sw_audit.record.location import Outcome, PromptLocation, Rotation, Stage, TakeDown
 from sw_audit.record.measurement import Look
 from sw_audit.record.memory import MemoryUse
@@ -141,6 +142,24 @@ BESIDE = (
         marked=1,
         tried=(TriedExpert(address=EXPERT, marks=("super-weight", "output"), tokens=5, peak=210.0),),
         calibration=(RoutedLayer(layer=2, tokens=(3, 0), weights=(1.5, 0.0), peaks=(210.0, None)),),
+    ),
+    KeyReport(
+        layers=(
+            LayerKeys(
+                layer=3,
+                projection="model.layers.3.self_attn.k_proj",
+                norm="model.layers.3.self_attn.k_norm",
+                heads=2,
+                channels=64,
+                constant=KeyChannel(head=1, channel=5, value=-40.0, ratio=None),
+                spread=KeyChannel(head=1, channel=9, partner=41, value=1.5, ratio=2.0),
+                gain=KeyChannel(head=0, channel=9, value=30.0, ratio=15.0),
+                errors=(CachedKeyError(kind="q4_0", predicted=None, head=1, measured=0.5),),
+            ),
+        ),
+        unread=(UnreadKeys(layers=(0, 1), because="it keeps no keys by head and token"),),
+        draws=256,
+        tokens=8,
     ),
     ReplaceLayer(method="another-library"),
     ZeroExperts(experts=(EXPERT,)),

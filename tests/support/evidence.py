@@ -37,6 +37,7 @@ from sw_audit.record.arm import (
 from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, Effect
 from sw_audit.record.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Protocol, Tool
+from sw_audit.record.keys import CachedKeyError, CacheKind, KeyChannel, KeyReport, LayerKeys
 from sw_audit.record.location import (
     BreakingPrompt,
     Candidate,
@@ -495,6 +496,31 @@ def make_prompt_continuations(*new_tokens: Sequence[int]) -> tuple[PromptContinu
     )
 
 
+def make_keys() -> KeyReport:
+    """Return what is known of keys that a rounded cache keeps, in two layers."""
+    errors: dict[CacheKind, float] = {"q8_0": 0.006, "q4_0": 0.1, "fp8": 0.026}
+    return KeyReport(
+        layers=tuple(
+            LayerKeys(
+                layer=layer,
+                projection=f"model.layers.{layer}.self_attn.k_proj",
+                heads=2,
+                channels=64,
+                rotated=64,
+                constant=KeyChannel(head=0, channel=5, partner=37, value=0.0, ratio=0.0),
+                spread=KeyChannel(head=1, channel=9, partner=41, value=1.5, ratio=2.0),
+                errors=tuple(
+                    CachedKeyError(kind=kind, predicted=error, head=1, measured=error)
+                    for kind, error in errors.items()
+                ),
+            )
+            for layer in range(2)
+        ),
+        draws=256,
+        tokens=8,
+    )
+
+
 def make_evidence(
     model_id: str = "specimen",
     *,
@@ -545,6 +571,7 @@ def make_evidence(
         protocol=protocol,
         location=found,
         critical=critical,
+        attention_keys=make_keys(),
         persistence=persistence
         if persistence is not None
         else (make_persistence() if found.super_activations else ()),
