@@ -86,3 +86,11 @@ def test_the_side_that_a_check_calls_good_is_the_side_on_which_real_models_passe
             assert within == (verdict["status"] == "pass"), (file.name, key)
             seen.add(check.id)
     assert len(seen) >= 22
+
+
+def test_what_changes_or_watches_a_model_cannot_be_asked_of_an_engine() -> None:
+    outside = {check.id for check in find_checks().values() if not check.looks_inside}
+    gates = {"perplexity-ratio", "kl-divergence", "top1-agreement", "generation-sane", "engine-agrees"}
+    assert gates | {"settings-as-parent", "tensors-in-place", "super-weight-retained"} <= outside
+    inside = {"prune-collapses", "restored-activation-heals", "layer-error", "task-accuracy", "stopword-shift"}
+    assert not inside & outside

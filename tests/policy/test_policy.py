@@ -249,6 +249,18 @@ def test_the_written_policy_names_models_when_told_to(tmp_path: Path) -> None:
     assert [model.source for model in read_policy(path).models] == ["models/a", 'we"ird']
 
 
+def test_an_engine_is_asked_for_every_model_and_for_a_parent_that_a_source_names() -> None:
+    policy = Policy.model_validate({"model": [{"source": "a", "parent": "b"}, {"source": "c", "parent": "a"}]})
+    asked = overlay_policy(policy, engine="llama.cpp", **{"kv-cache": ["q8_0"]})
+    assert [(model.engine, model.kv_cache) for model in asked.models] == [("llama.cpp", ("q8_0",))] * 2
+    assert all(model.in_engine for model in asked.models)
+    named, own = (asked.find_parent(model) for model in asked.models)
+    assert named is not None
+    assert (named.source, named.engine, named.kv_cache) == ("b", "llama.cpp", ())
+    assert own == asked.models[0]
+    assert not policy.models[0].in_engine
+
+
 def test_options_go_on_top_of_a_policy() -> None:
     policy = parse_policy(tomllib.loads(FULL), "full")
     over = overlay_policy(policy, seed=9, windows=16, dtype="float32", device="cuda:0", confidence=None)

@@ -33,6 +33,7 @@ def test_the_signature_changes_with_everything_that_decides_a_figure() -> None:
         {"bos": "absent"},
         {"dtype": "bfloat16"},
         {"seed": 1},
+        {"engine": "llama.cpp"},
         {"corpus": protocol.corpus.model_copy(update={"sha256": "0" * 64})},
     ]
     assert {name for change in changes for name in change} == type(protocol).model_fields.keys()
