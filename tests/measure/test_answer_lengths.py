@@ -18,7 +18,8 @@ POLICY = DescentPolicy(answer_prompts=20, answer_tokens=24)
 # The specimen knows the words of its own stories alone: each message asks for one of them, by its length.
 TEMPLATE = (
     "{% set names = ['tom', 'jack', 'sam', 'ben', 'leo', 'max', 'finn', 'hugo', 'oscar', 'adam'] %}"
-    "{{ bos_token }}once upon a time there was a old fox called {{ names[messages[0]['content'] | length % 10] }} who"
+    "{{ bos_token }}once upon a time there was a old fox called "
+    "{{ names[messages[0]['content'] | length % 10] }} who"
 )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
-from sw_audit.record.descent import Continuation
+from sw_audit.checks.answers_not_longer import write_length
+from sw_audit.record.descent import AnswerLength, Continuation
 from sw_audit.record.measurement import PromptContinuation
 from sw_audit.record.verdict import Status, Verdict
-from sw_audit_reports.elements import Block, Element, make_paragraph
+from sw_audit_reports.elements import Block, Element, Table, figures, make_paragraph, make_table, text
 from sw_audit_reports.sections import Context, section
 from sw_audit_reports.text import count, format_number
 
@@ -27,6 +28,8 @@ def show_continuations(context: Context) -> Iterator[Element | None]:
         faults = list_faults(context.verdicts)
         for single in alone:
             yield show_continuation(single, faults.get(single.label))
+    if descent is not None:
+        yield table_answers(descent.answers)
     if descent is None or not descent.continuations:
         return
     yield make_paragraph(
@@ -35,6 +38,21 @@ def show_continuations(context: Context) -> Iterator[Element | None]:
     faults = list_faults(context.verdicts)
     for continuation in descent.continuations:
         yield pair_continuation(continuation, faults.get(continuation.label))
+
+
+def table_answers(answers: Sequence[AnswerLength]) -> Table | None:
+    """List how many tokens both models' answers to chat prompts have, those that grew most first."""
+    grown = sorted(answers, key=lambda one: one.descendant / max(one.parent, 1), reverse=True)
+    rows = [
+        [
+            one.prompt,
+            write_length(one.parent, known=one.parent_ends),
+            write_length(one.descendant, known=one.descendant_ends),
+        ]
+        for one in grown
+    ]
+    heads = (*text("Chat prompt"), *figures("Parent's tokens to the end", "This model's"))
+    return make_table("How long answers are", heads, rows, fold=f"Answers to {count(len(rows), 'chat prompt')}")
 
 
 def list_faults(verdicts: Sequence[Verdict]) -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from support.descent import make_descent_evidence
+from support.sections import build_section, make_context
 from sw_audit_reports.sections.continuations import list_faults, pair_continuation
 
-from sw_audit.record.descent import Continuation
+from sw_audit.record.descent import AnswerLength, Continuation
 from sw_audit.record.verdict import Finding, Status, Verdict
 
 
@@ -25,3 +27,13 @@ def test_continuations_part_at_a_whole_word_and_the_fault_is_told() -> None:
     alike = one.model_copy(update={"descendant": (1, 2, 3), "descendant_text": "in the mill"})
     same = pair_continuation(alike, None).values
     assert (same["summary"], same["sides"][1]["apart"]) == ("They never part.", "")
+
+
+def test_answers_are_listed_with_those_that_grew_most_first() -> None:
+    ends = {"limit": 64, "parent_ends": True, "descendant_ends": True}
+    answers = (
+        AnswerLength(prompt="Why?", parent=10, descendant=11, **ends),
+        AnswerLength(prompt="How?", parent=9, descendant=64, **{**ends, "descendant_ends": False}),
+    )
+    built = build_section("continuations", make_context(make_descent_evidence(answers=answers)))
+    assert built.rows("How long answers are") == [["How?", "9", "at least 64"], ["Why?", "10", "11"]]
