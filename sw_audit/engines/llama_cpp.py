@@ -78,6 +78,10 @@ class LlamaCpp(Engine):
         """Cut a text with the tokenizer of the file as llama.cpp reads it; special tokens in it count as such."""
         return tuple(self._worker.call("tokenize", text))
 
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        """Write a conversation by the file's chat template as llama.cpp's server does."""
+        return str(self._worker.call("render", list(messages)))
+
     def close(self) -> None:
         """Let the process end."""
         self._worker.close()

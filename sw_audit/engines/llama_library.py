@@ -7,9 +7,15 @@ the library's own functions make its structures of them, and these are handed on
 from __future__ import annotations
 
 import ctypes
+import json
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from secrets import token_urlsafe
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +24,11 @@ from sw_audit.engines.worker import RefusedError
 
 _BATCH = 512
 """Tokens that are computed at once, the library's own default for one step."""
+_SMALL = 32
+"""Tokens that the server is set up for, which computes none."""
+_NEXT_LINE = re.compile(r"\n[\d.]+ [A-Z] ")
+_LOG_SHOWN = 4096
+"""Bytes of the server's log that are looked at when it does not start."""
 _TO_MODEL_PARAMETERS = "_Z28common_model_params_to_llamaR13common_params"
 _TO_CONTEXT_PARAMETERS = "_Z30common_context_params_to_llamaRK13common_params"
 _INSTALL = "install a version of xllamacpp that is known to work: pip install xllamacpp==2026.10.11549"
@@ -61,6 +72,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_init_from_model": (_POINTER, (_POINTER, _Parameters)),
     "llama_log_set": (None, (_LOG, _POINTER)),
     "llama_memory_clear": (None, (_POINTER, _BOOL)),
+    "llama_model_chat_template": (ctypes.c_char_p, (_POINTER, ctypes.c_char_p)),
     "llama_model_get_vocab": (_POINTER, (_POINTER,)),
     "llama_model_has_encoder": (_BOOL, (_POINTER,)),
     "llama_model_load_from_file": (_POINTER, (ctypes.c_char_p, _Parameters)),
@@ -137,6 +149,7 @@ class Library:
         self._tokens = self._library.llama_vocab_n_tokens(self._vocabulary)
         self._batch = self._library.llama_batch_init(_BATCH, 0, 1)
         self._kept: list[int] = []
+        self._path, self._server, self._key = path, None, token_urlsafe()
 
     def describe(self) -> dict[str, Any]:
         """Tell version, package, size of the vocabulary, and how it is set up."""
@@ -182,6 +195,55 @@ class Library:
             if count >= 0:
                 return list(found[:count])
             room = -count
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Write a conversation by the file's chat template, the answer still to come.
+
+        The package has this in its server alone, which is asked on this machine, without computing anything.
+
+        Raises:
+            NotImplementedError: If the file has no chat template; the server would take one of its own.
+        """
+        if self._library.llama_model_chat_template(self._model, None) is None:
+            raise NotImplementedError("the file has no chat template")
+        try:
+            if self._server is None:
+                self._server = self._open_server()
+            question = Request(  # noqa: S310 - an address of this machine, of a server that was started here
+                f"{self._server.listening_address}/apply-template",
+                json.dumps({"messages": list(messages)}).encode(),
+                {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"},
+            )
+            with build_opener(ProxyHandler({})).open(question) as answer:
+                return str(json.load(answer)["prompt"])
+        except HTTPError as error:
+            raise RefusedError(
+                f"llama.cpp cannot use the chat template: {_read_message(error)}", _CORRECT
+            ) from error
+
+    def _open_server(self) -> Any:
+        import xllamacpp
+
+        own = xllamacpp.CommonParams()
+        own.model.path = self._path
+        own.n_ctx = own.n_batch = own.n_ubatch = _SMALL
+        own.n_parallel, own.n_gpu_layers = 1, 0
+        own.cpuparams.n_threads = 1
+        # Weights stay as they lie in the file, which is in memory once for both.
+        own.no_extra_bufts, own.warmup, own.fit_params, own.use_jinja = True, False, False, True
+        own.endpoint_slots, own.ui, own.api_keys = False, False, [self._key]
+        printed = os.fstat(sys.stderr.fileno()).st_size
+        try:
+            return xllamacpp.Server(own)
+        except RuntimeError as error:
+            # It says why in its log alone: error lines have an E after the time.
+            said = os.pread(sys.stderr.fileno(), _LOG_SHOWN, printed).decode(errors="replace")
+            why = _NEXT_LINE.split(said.partition(" E ")[2])[0] or str(error)
+            found = f"llama.cpp's server does not start with the chat template ({' '.join(why.split())[:300]})"
+            raise RefusedError(found, _CORRECT) from error
+        finally:
+            # It writes its log elsewhere from then on.
+            self._library.llama_log_set(self._log, None)
 
     def _declare(self, library: Any) -> Any:
         for name, (result, arguments) in _FUNCTIONS.items():
@@ -267,3 +329,10 @@ def _choose(logits: NDArray[np.float32]) -> tuple[int, bool]:
 
 def _say_last(message: bytes) -> None:
     print(message.decode(errors="replace"), file=sys.stderr, flush=True)  # noqa: T201 - kept by the other end
+
+
+def _read_message(error: HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"]["message"])
+    except (KeyError, TypeError, ValueError):
+        return f"HTTP status {error.code}"

@@ -17,6 +17,7 @@ from sw_audit.engines.engine import Engine, EngineRequest
 from sw_audit.engines.reading import measure_in_engines
 from sw_audit.engines.registry import find_engine
 from sw_audit.engines.transformers import Transformers
+from sw_audit.errors import EngineError
 from sw_audit.measure.answer_lengths import MOST_PROMPT
 from sw_audit.measure.generation import GreedyContinuation, Prompt, find_ends
 from sw_audit.policy.model_policy import ModelPolicy
@@ -201,9 +202,17 @@ def _tokenize(engine: Engine, tokenizer: Any, text: str) -> TokenizedText:
 
 
 def _render(engine: Engine, tokenizer: Any, messages: Sequence[dict[str, str]]) -> RenderedChat | None:
-    """Hold one conversation against the template of the files; `None` of one that the template refuses."""
+    """Hold one conversation against the template of the files; `None` of one that the template refuses.
+
+    A BOS token in front is left out: programs that add it when they cut a text take it out of the text.
+    """
+    bos = getattr(tokenizer, "bos_token", None) or ""
     try:
         expected = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     except Exception:  # a template raises what it likes about a role that it does not know
         return None
-    return RenderedChat(expected=expected, found=engine.render(messages))
+    expected = expected.removeprefix(bos)
+    try:
+        return RenderedChat(expected=expected, found=engine.render(messages).removeprefix(bos))
+    except EngineError as error:
+        return RenderedChat(expected=expected, because=error.found)

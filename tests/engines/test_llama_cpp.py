@@ -162,6 +162,43 @@ def test_it_cuts_texts_as_the_file_says_and_adds_nothing(request_: EngineRequest
             engine.continue_prompts([Prompt("", (210,), 1, 1)], frozenset())
 
 
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[!]{% endif %}"
+)
+
+
+def open_with_template(request_: EngineRequest, tmp_path: Path, template: str) -> Engine:
+    tokens = (*TOKENS, *(f"u{number}" for number in range(VOCABULARY - len(TOKENS))))
+    pack_gguf(specimen_path(), tmp_path / "chat.gguf", "F32", tokens, {"tokenizer.chat_template": template})
+    return LLAMA_CPP.open(replace(request_, model=ModelPolicy(source=str(tmp_path / "chat.gguf"))))
+
+
+def test_it_writes_a_conversation_by_the_template_of_the_file(request_: EngineRequest, tmp_path: Path) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "naïve 東京?"}]
+    with open_with_template(request_, tmp_path, TEMPLATE) as engine:
+        assert engine.render(messages) == "[system]Be brief.[user]naïve 東京?[!]"
+        assert engine.render(messages[1:]) == "[user]naïve 東京?[!]"
+        # Its server writes a log of its own; the library's errors are still told afterwards.
+        with pytest.raises(EngineError, match="there is no token 999"):
+            engine.continue_prompts([Prompt("", (999,), 1, 1)], frozenset())
+
+
+def test_a_template_that_llama_cpp_cannot_use_is_one_line_with_the_reason(
+    request_: EngineRequest, tmp_path: Path
+) -> None:
+    with open_with_template(request_, tmp_path, "{{ messages | nosuchfilter }}") as engine:
+        with pytest.raises(EngineError) as caught:
+            engine.render([{"role": "user", "content": "Hi"}])
+        assert engine.tokenize("ab") == (TOKENS.index("ab"),)
+    assert "Unknown (built-in) filter 'nosuchfilter'" in str(caught.value)
+    assert "for example" not in str(caught.value)
+
+
+def test_a_file_without_a_template_is_not_given_another(request_: EngineRequest) -> None:
+    with LLAMA_CPP.open(request_) as engine, pytest.raises(NotImplementedError, match="no chat template"):
+        engine.render([{"role": "user", "content": "Hi"}])
+
+
 def test_weights_that_are_not_finite_are_told_and_never_a_token(
     request_: EngineRequest, folder: Path, tmp_path: Path, windows: Windows
 ) -> None:

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from sw_audit import run
 from sw_audit.corpus.windows import Windows
 from sw_audit.engines import registry
 from sw_audit.engines.engine import REGISTERED, Distributions, EngineKind, EngineRequest, Piece
 from sw_audit.engines.transformers import TRANSFORMERS_ENGINE, Transformers
-from sw_audit.errors import InputError, PolicyError
+from sw_audit.errors import EngineError, InputError, PolicyError
 from sw_audit.policy.policy import Policy
 from sw_audit.record.arm import BASELINE, DEQUANTIZED, DESCENDANT, PARENT, PARENT_DEQUANTIZED
 from sw_audit.record.engine import EngineIdentity
@@ -34,6 +35,8 @@ class Likeliest(Transformers):
     closed = 0
     off = 0.0
     other_tokens = False
+    start = ""
+    refusal = ""
 
     def __init__(self, request: EngineRequest) -> None:
         super().__init__(request.checkpoint)
@@ -53,6 +56,11 @@ class Likeliest(Transformers):
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         return super().tokenize(text[:-1] if self.other_tokens else text)
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        if self.refusal:
+            raise EngineError("a model", self.refusal, "give another")
+        return self.start + "".join(message["content"] for message in messages)
 
     def close(self) -> None:
         type(self).closed += 1
@@ -104,6 +112,29 @@ def test_a_tokenizer_that_is_another_is_a_finding(monkeypatch: pytest.MonkeyPatc
     [verdict] = [one for one in audit().verdicts if one.check == "engine-agrees"]
     assert verdict.status is Status.FAIL
     assert "texts are cut otherwise" in verdict.because
+
+
+@pytest.mark.parametrize(
+    ("start", "refusal", "status", "words"),
+    [
+        ("", "", Status.PASS, ""),
+        # Where the engine's text begins with BOS and the files' does not, that is no other text.
+        ("<bos>", "", Status.PASS, ""),
+        (" ", "", Status.FAIL, "2 of 2 conversations are written otherwise: ' What"),
+        ("", "it has no such filter", Status.FAIL, "2 of 2 conversations are written otherwise: it has no such"),
+    ],
+)
+def test_a_conversation_that_is_written_otherwise_or_not_at_all_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, refusal: str, status: Status, words: str
+) -> None:
+    folder = shutil.copytree(specimen_path(), tmp_path / "chatty")
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    monkeypatch.setattr(Likeliest, "start", start.replace("<bos>", tokenizer.bos_token))
+    monkeypatch.setattr(Likeliest, "refusal", refusal)
+    [verdict] = [one for one in audit(source=str(folder)).verdicts if one.check == "engine-agrees"]
+    assert verdict.status is status
+    assert words in verdict.because
 
 
 def test_a_descendant_and_its_parent_run_in_the_engine_and_the_floor_is_measured(tmp_path: Path) -> None:
