@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.checkpoints import LLAMA, rewrite_config, rewrite_weights, save_checkpoint
 from support.engine import MIXED
+from support.experts import W4A8, pack_expert_
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.files.experts import compare_experts
@@ -21,31 +22,6 @@ Tensors = dict[str, torch.Tensor]
 LAYER = "model.layers.1.mlp.experts"
 DOWN = f"{LAYER}.2.down_proj"
 SIZES = {"hidden_size": 64, "moe_intermediate_size": 64, "head_dim": 32}
-W4A8 = {
-    "quant_method": "compressed-tensors",
-    "format": "pack-quantized",
-    "quantization_status": "compressed",
-    "ignore": ["lm_head", "re:.*self_attn.*", "re:.*gate$"],
-    "config_groups": {
-        "group_0": {
-            "targets": ["Linear"],
-            "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
-            "input_activations": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor"},
-        }
-    },
-}
-
-
-def pack_(tensors: Tensors, name: str) -> None:
-    """Pack one expert's matrix into 4 bits, a scale per row, as llm-compressor stores it."""
-    weight = tensors.pop(f"{name}.weight")
-    scale = weight.abs().amax(dim=1, keepdim=True) / 7
-    codes = (weight / scale).round().to(torch.int32) + 8
-    shifts = torch.arange(8, dtype=torch.int32) * 4
-    tensors[f"{name}.weight_packed"] = (codes.reshape(len(codes), -1, 8) << shifts).sum(dim=2).to(torch.int32)
-    tensors[f"{name}.weight_scale"] = scale
-    tensors[f"{name}.weight_shape"] = torch.tensor(weight.shape)
-    tensors[f"{name}.input_scale"] = torch.tensor([0.02])
 
 
 def compare(
@@ -62,7 +38,7 @@ def compare(
     def quantize_(tensors: Tensors) -> None:
         for name in [name.removesuffix(".weight") for name in tensors if ".experts." in name]:
             if name not in plain:
-                pack_(tensors, name)
+                pack_expert_(tensors, name)
         break_(tensors)
 
     rewrite_weights(folder, quantize_)

@@ -10,6 +10,21 @@ from torch import Tensor, nn
 
 from sw_audit.checkpoint.matrices import DownProjection
 
+W4A8: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "quantization_status": "compressed",
+    "ignore": ["lm_head", "re:.*self_attn.*", "re:.*gate$"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
+            "input_activations": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor"},
+        }
+    },
+}
+"""What llm-compressor writes: experts in 4 bits, and a scale learned for what enters each."""
+
 
 def make_experts(family: Family, implementation: str | None = None, **settings: Any) -> Any:
     """Make a model of a family whose routers decide by the token, and whose experts all differ.
@@ -92,3 +107,15 @@ def take_experts_apart_(model: Any) -> None:
     """Give a Mixtral a list of experts in each layer in place of the fused ones; it computes the same."""
     for layer in model.model.layers:
         layer.mlp = ExpertsApart(layer.mlp)
+
+
+def pack_expert_(tensors: dict[str, Tensor], name: str) -> None:
+    """Pack one expert's matrix into 4 bits, a scale per row, as llm-compressor stores it."""
+    weight = tensors.pop(f"{name}.weight")
+    scale = weight.abs().amax(dim=1, keepdim=True) / 7
+    codes = (weight / scale).round().to(torch.int32) + 8
+    shifts = torch.arange(8, dtype=torch.int32) * 4
+    tensors[f"{name}.weight_packed"] = (codes.reshape(len(codes), -1, 8) << shifts).sum(dim=2).to(torch.int32)
+    tensors[f"{name}.weight_scale"] = scale
+    tensors[f"{name}.weight_shape"] = torch.tensor(weight.shape)
+    tensors[f"{name}.input_scale"] = torch.tensor([0.02])
