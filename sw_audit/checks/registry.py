@@ -45,6 +45,7 @@ class Need(Enum):
     ACTIVATIONS = "whether and how its activations can be quantized"
     CHOICES = "answers to multiple-choice items"
     CRITICAL = "which of all its scalars matter"
+    DECISIONS = "what it decides"
     EXPERTS = "its experts beside the parent's"
     GENERATION = "greedy continuations"
     KEYS = "how the channels of its keys compare"
@@ -61,7 +62,9 @@ class Need(Enum):
     TASKS = "answers to zero-shot tasks"
 
 
-_INSIDE = frozenset({Need.ACTIVATIONS, Need.CHOICES, Need.LAYERS, Need.MECHANISM, Need.SMOOTHING, Need.TASKS})
+_INSIDE = frozenset(
+    {Need.ACTIVATIONS, Need.CHOICES, Need.DECISIONS, Need.LAYERS, Need.MECHANISM, Need.SMOOTHING, Need.TASKS}
+)
 """What cannot be found out in an engine."""
 
 

@@ -327,6 +327,20 @@ def bound_paired_difference(
     return low, high
 
 
+def rate_direction(only_first: int, only_second: int) -> float:
+    """Return the p-value of McNemar's exact test, two-sided: whether changes go one way more than the other.
+
+    Under the hypothesis each of the changed items is as likely to have changed either way (McNemar 1947,
+    Psychometrika 12, pages 153 to 157).
+
+    Args:
+        only_first: Items that changed one way.
+        only_second: Items that changed the other way.
+    """
+    fewer, changed = min(only_first, only_second), only_first + only_second
+    return min(1.0, 2 * float(special.bdtr(fewer, changed, 0.5)))
+
+
 def _bisect(low: float, high: float, before: Callable[[float], bool]) -> float:
     """Return where a condition that holds on the left ends."""
     for _ in range(_BISECTIONS):

@@ -16,7 +16,7 @@ from sw_audit.policy.policy import CorpusPolicy
 from sw_audit.specimen.language import STOP_WORDS
 from sw_audit.specimen.shipped import choices_path
 
-_ENGLISH_ITEMS = Path(__file__).parent / "data" / "english-choices.jsonl"
+ENGLISH_ITEMS = Path(__file__).parent / "data" / "english-choices.jsonl"
 _FORM = 'write one object a line, such as {"context": "the fox", "choices": ["ran", "sang"], "answer": 0}'
 
 
@@ -49,8 +49,16 @@ def read_choices(corpus: CorpusPolicy) -> tuple[ChoiceItem, ...] | None:
     if source is None:
         return None
     asked = f"choices {source!r}"
-    shipped = {SPECIMEN: choices_path(), ENGLISH: _ENGLISH_ITEMS}
-    path = shipped.get(source) or Path(source).expanduser()
+    shipped = {SPECIMEN: choices_path(), ENGLISH: ENGLISH_ITEMS}
+    return read_items(shipped.get(source) or Path(source).expanduser(), asked)
+
+
+def read_items(path: Path, asked: str) -> tuple[ChoiceItem, ...]:
+    """Read multiple-choice items from a file; `asked` is what it is called where it is wrong.
+
+    Raises:
+        CorpusError: If the file cannot be read, is empty, or a line of it is malformed.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:

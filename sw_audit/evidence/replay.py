@@ -28,6 +28,7 @@ from sw_audit.specimen.shipped import find_shipped
 Show: TypeAlias = Callable[[str], AbstractContextManager[Progress]]
 _DTYPES = ("float32", "bfloat16", "float16")
 _PATHS = {"source", "parent", "base", "adapter", "manifest", "index", "compare", "choices", "lm_eval_path"}
+_PATHS |= {"decisions"}
 """Keys of a policy that may hold a path."""
 
 

@@ -172,6 +172,9 @@ class DescentPolicy(Fact):
         lm_eval: Names of tasks of lm-evaluation-harness (`pip install 'sw-audit[lm-eval]'`).
         lm_eval_limit: At most so many items of each.
         lm_eval_path: Folder with task files of your own.
+        decisions: Path of questions of your own (JSON lines with `kind`, `name`, `prompt`), in place of the
+            built-in ones: what both decide is read from the logits of how an answer begins.
+        decisions_limit: At most so many questions of each kind; by default 30, and all if the audit is thorough.
         modules: So many of the worst modules are put back, one by one, where quality fails; 0 puts nothing back.
         layers: So many of the worst layers likewise.
         parts: At most so many parts are put back together, to see which of them recover the loss.
@@ -188,6 +191,8 @@ class DescentPolicy(Fact):
     lm_eval: tuple[Pattern, ...] = ()
     lm_eval_limit: int | None = Field(default=None, ge=1)
     lm_eval_path: str | None = None
+    decisions: str | None = Field(default=None, min_length=1)
+    decisions_limit: int | None = Field(default=None, ge=1)
     modules: int = Field(default=4, ge=0)
     layers: int = Field(default=2, ge=0)
     parts: int = Field(default=4, ge=1)

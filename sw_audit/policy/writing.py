@@ -49,6 +49,8 @@ _EXAMPLES: Mapping[str, Any] = {
     "compare": "before-tuning",
     "descent.lm_eval_limit": 200,
     "descent.lm_eval_path": "tasks",
+    "descent.decisions": "decisions.jsonl",
+    "descent.decisions_limit": 30,
     "index": "my-index.toml",
     "prompts": ("The quick brown fox", "Once upon a time"),
     "corpus.config": "wikitext-2-raw-v1",

@@ -215,6 +215,44 @@ class TaskResult(Fact):
         return f"{self.task}, {self.metric}"
 
 
+class Decision(Fact):
+    """How clearly both models decide one question, from the logits of how an answer begins.
+
+    Attributes:
+        name: What it is called.
+        parent: Logarithm of the probability that the parent's answer begins as the first decision does, over that
+            of the second, in nats; `None` where it is not finite.
+        descendant: Likewise the descendant's.
+        expected: Whether the first decision is the better one; `None` if nobody says.
+    """
+
+    name: str
+    parent: float | None
+    descendant: float | None
+    expected: bool | None = None
+
+
+class Decisions(Fact):
+    """Decisions of one kind, such as to refuse or to comply.
+
+    Attributes:
+        kind: Which kind.
+        sides: What the two decisions are called, the first one's margins positive.
+        decisions: The decisions; none where the parent cannot be asked.
+        skipped: Why it cannot be asked, a clause; empty where it can.
+    """
+
+    kind: str
+    sides: tuple[str, str]
+    decisions: tuple[Decision, ...] = ()
+    skipped: str = ""
+
+    @property
+    def label(self) -> str:
+        """How it is called among the decisions of a model."""
+        return " or ".join(self.sides)
+
+
 class Descent(Fact):
     """Everything that was found and measured on a descendant and its parent together.
 
@@ -235,6 +273,7 @@ class Descent(Fact):
         answers: How long their answers to chat prompts are.
         unasked: Why no chat prompt was answered, a clause; empty where some were, or nobody asked.
         tasks: Tasks of lm-evaluation-harness.
+        decisions: What both decide, by kind; none where nobody asked.
         worst_modules: Modules whose weights differ most from the parent's, with their relative error, worst first;
             `None` where it is not finite. Looked for where quality fails.
         modules: How many modules were held against the parent's for that.
@@ -255,6 +294,7 @@ class Descent(Fact):
     answers: tuple[AnswerLength, ...] = ()
     unasked: str = ""
     tasks: tuple[TaskResult, ...] = ()
+    decisions: tuple[Decisions, ...] = ()
     worst_modules: tuple[tuple[str, float | None], ...] = ()
     modules: int = 0
     notes: tuple[str, ...] = ()

@@ -232,8 +232,8 @@ def anchor_paths(policy: Policy, folder: Path) -> Policy:
     """Take the relative paths in a policy from the folder that it lies in.
 
     What neither exists there nor begins with a dot is the id of a model, an entry or a data set, and stays as it
-    is; the policy's index, manifests and the folder of tasks are always files. A parent that is another of the
-    policy's models is named by its id; the words for the models that ship with sw-audit become their paths.
+    is; the policy's index, manifests, questions and the folder of tasks are always files. A parent that is another
+    of the policy's models is named by its id; the words for the models that ship with sw-audit become their paths.
     """
 
     def anchor(source: str) -> str:
@@ -273,6 +273,7 @@ def anchor_paths(policy: Policy, folder: Path) -> Policy:
         update={
             "texts": tuple(anchor_text(text) for text in policy.descent.texts),
             "lm_eval_path": anchor_file(policy.descent.lm_eval_path),
+            "decisions": anchor_file(policy.descent.decisions),
         }
     )
     compare = policy.compare if policy.compare is None or is_name(policy.compare) else anchor(policy.compare)

@@ -96,6 +96,7 @@ def open_arm_cache(
             "texts": [read_corpus(text).identity.sha256 for text in texts],
             "files": [_digest_path(path) for path in (policy.index, model.manifest)],
             "tasks": _digest_tree(policy.descent.lm_eval_path) if parent else None,
+            "decisions": _digest_path(policy.descent.decisions) if parent else None,
             "baseline": None if baseline is None else digest_fact(baseline),
         }
         # A search goes on until its intervals are on one side of the limit.
@@ -113,10 +114,11 @@ def _describe_parent(result: Mapping[str, Any]) -> Question:
     """Say what that rests on that is found out about a parent alone: it serves every descendant of it."""
     if result["parent"] is None:
         return {}
-    own = ("parent", "program", "packages", "machine", "texts", "tasks", "search")
+    own = ("parent", "program", "packages", "machine", "texts", "tasks", "decisions", "search")
     policy = {key: result["policy"][key] for key in ("corpus", "critical", "descent", "effort", "seed")}
     needs = list_needs(result["checks"])
-    asked = [need.name for need in (Need.GENERATION, Need.LENGTHS, Need.TASKS) if need in needs]
+    met = (Need.GENERATION, Need.LENGTHS, Need.TASKS, Need.DECISIONS)
+    asked = [need.name for need in met if need in needs]
     return {**{key: result.get(key) for key in own}, "policy": policy, "needs": asked}
 
 

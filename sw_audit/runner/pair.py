@@ -27,6 +27,7 @@ from sw_audit.locate.locator import locate_super_weights
 from sw_audit.locate.weight_norms import predict_from_weights
 from sw_audit.measure.answer_lengths import pair_lengths, write_chat_prompts
 from sw_audit.measure.critical_scalars import read_critical_scalars, restore_scalars
+from sw_audit.measure.decisions import Margins, Questions, measure_margins, pair_decisions
 from sw_audit.measure.descent import (
     SharedText,
     compare_on_text,
@@ -66,6 +67,7 @@ from sw_audit.record.location import Location
 from sw_audit.record.measurement import Look, Measurement
 from sw_audit.record.record import ModelFailure, ModelResult
 from sw_audit.record.store import find_baseline
+from sw_audit.runner.decisions import prepare_decisions
 from sw_audit.runner.in_engine import EngineRun, count_positions
 from sw_audit.runner.single import ModelAudit, locate_or_explain
 from sw_audit.runner.steps import list_waiting
@@ -219,6 +221,8 @@ class ParentResult:
         unasked: Why there are no chat prompts, if they were asked for.
         answers: What it answers to each task; none where no tasks are asked for.
         critical: The search for its critical scalars; `None` where there was none.
+        questions: What it is asked to decide; none where nobody asks.
+        margins: How clearly it decides each.
     """
 
     identity: ModelIdentity
@@ -230,6 +234,8 @@ class ParentResult:
     unasked: str = ""
     answers: tuple[Answers, ...] = ()
     critical: CriticalSearch | None = None
+    questions: tuple[Questions, ...] = ()
+    margins: tuple[Margins, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -324,7 +330,10 @@ def measure_parent(
     if Need.CRITICAL in needs:
         location, critical = search_by_policy(parent, policy.corpus, location, policy, progress=progress)
     answers = answer_tasks(parent, policy.descent) if Need.TASKS in needs else ()
+    questions = prepare_decisions(parent, policy) if Need.DECISIONS in needs else ()
+    margins = measure_margins(parent, questions, progress)
     result = ParentResult(parent.identity, location, answers=answers, critical=critical)
+    result = replace(result, questions=questions, margins=margins)
     if Need.GENERATION in needs:
         limit = parent.maximum_positions
         windows = window_corpus(text, parent.tokenizer, policy.corpus, limit, parent.start.bos)
@@ -393,6 +402,7 @@ def _open_beside(
         ours = run.continue_prompts(prompts, progress)
         theirs = run.continue_prompts(prompts, progress, parent=True)
     answers = answer_tasks(checkpoint, policy.descent) if origin.answers else ()
+    margins = measure_margins(checkpoint, origin.questions, progress)
     baseline = find_baseline(policy, model)
     keys = read_keys(checkpoint, location.token_ids) if Need.KEYS in list_needs(audit.checks) else None
     retained, activation_map = follow_retained_activations(parent, checkpoint, there)
@@ -422,6 +432,7 @@ def _open_beside(
             answers=pair_lengths(origin.chat_prompts, theirs[chat:], ours[chat:]),
             unasked=origin.unasked,
             tasks=pair_answers(origin.answers, answers),
+            decisions=pair_decisions(origin.questions, origin.margins, margins),
             notes=tuple(list_differences(parent, checkpoint, origin.identity)),
         ),
         engine=run and run.describe(read_corpus(policy.corpus).text),

@@ -17,6 +17,7 @@ from sw_audit.checks.registry import Need
 from sw_audit.checks.super_activation_persists import SuperActivationPersistsLimits
 from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.looks import plan_looks
+from sw_audit.corpus.text import SPECIMEN
 from sw_audit.corpus.windows import MORE, SHORT
 from sw_audit.measure.generation import count_longest
 from sw_audit.policy.model_policy import ModelPolicy
@@ -103,6 +104,8 @@ def _list_beside(policy: Policy, checks: Sequence[str], size: Size | None) -> It
         longest = max(longest, descent.answer_tokens)
     if longest:
         yield Reading("generating", longest, longest, certain=False)
+    if Need.DECISIONS in needs and (descent.decisions or policy.corpus.source != SPECIMEN):
+        yield Reading("reading decisions", 1, 1, certain=False)
     if descent.lm_eval and Need.TASKS in needs:
         yield Reading("answering", len(descent.lm_eval), len(descent.lm_eval), certain=False)
     yield Reading("following super activations", 2, 2)

@@ -28,6 +28,7 @@ from sw_audit.checks.judging import is_measured, judge_verdicts, list_checks
 from sw_audit.checks.recovery_plan import plan_recovery
 from sw_audit.checks.registry import find_checks
 from sw_audit.corpus.choices import read_choices
+from sw_audit.corpus.decisions import read_decisions
 from sw_audit.corpus.text import check_corpus
 from sw_audit.engines.registry import require_engine
 from sw_audit.errors import BrokenWeightsError, InputError, UnfitCheckpointError
@@ -150,6 +151,8 @@ def preflight(policy: Policy, *, in_place: bool = False) -> None:
     for text in (policy.corpus, *policy.descent.texts):
         check_corpus(text)
     require_tasks(policy.descent)
+    if policy.descent.decisions is not None:
+        read_decisions(policy)
 
 
 def run_model(

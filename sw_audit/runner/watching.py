@@ -139,7 +139,7 @@ def _list_others(policy: Policy, model: ModelPolicy) -> list[Path]:
     descends = policy.find_parent(model) is not None
     texts = (policy.corpus, *(policy.descent.texts if descends else ()))
     named = [word for text in texts for word in (text.source, text.choices)]
-    named += [policy.index, model.manifest]
+    named += [policy.index, model.manifest, policy.descent.decisions if descends else None]
     paths = [Path(word).expanduser() for word in named if word]
     if policy.compare is not None:
         paths.append(find_baseline_file(policy.compare))

@@ -189,7 +189,7 @@ def test_broken_descendants_fail_the_run_each_with_its_reason(
     assert "FAIL cut weights-intact: serious flaws 1, limit 0" in ending.out
     assert f"because   {DOWN}: it holds 40 NaN." in ending.out
     assert "because   model.safetensors: model.safetensors is cut off" in ending.out
-    assert ending.out.splitlines()[-1] == "FAILED: 2 pass, 2 fail, 32 skipped; laws: 2 skipped"
+    assert ending.out.splitlines()[-1] == "FAILED: 2 pass, 2 fail, 34 skipped; laws: 2 skipped"
     failures = program.record().failures
     assert [one.id for one in failures] == ["nan", "cut"]
     assert [one.weights.flaws[0].kind for one in failures if one.weights] == ["non-finite", "unreadable"]
@@ -204,7 +204,7 @@ def test_waivers_that_live_let_the_run_pass_and_are_shown(program: Program, poli
     assert (ending.code, ending.err) == (0, "")
     assert "waived nan weights-intact until 2999-12-31 by Ada: known" in ending.out
     assert "waived cut weights-intact until 2999-12-30 by Ada: known" in ending.out
-    assert ending.out.splitlines()[-1] == "PASSED: 2 pass, 32 skipped, 2 waived; laws: 2 skipped"
+    assert ending.out.splitlines()[-1] == "PASSED: 2 pass, 34 skipped, 2 waived; laws: 2 skipped"
 
 
 def test_a_waiver_that_has_expired_fails_the_run_and_says_so(program: Program, policy: Path) -> None:

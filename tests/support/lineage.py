@@ -36,7 +36,7 @@ from sw_audit.record.checkpoint import (
     QuantizedModule,
     WeightsReport,
 )
-from sw_audit.record.descent import TaskResult
+from sw_audit.record.descent import Decision, Decisions, TaskResult
 from sw_audit.record.fingerprint import Fingerprint, FingerprintActivation, FingerprintWeight, Kinship
 from sw_audit.record.identity import Tool
 from sw_audit.record.measurement import DivergenceSpread
@@ -60,6 +60,11 @@ def list_lineage() -> tuple[Fact, ...]:
             harmed,
             super_activations=(make_ridden([1.0, None], sink=0.5, sink_parent=0.9),),
             continuations=(make_continuation((7,) * 20, finite=False),),
+            decisions=(
+                Decisions(
+                    kind="yes", sides=("yes", "no"), decisions=(Decision(name="q", parent=1.5, descendant=None),)
+                ),
+            ),
             tasks=(TaskResult(task="t", version="1", metric="acc", parent=(True,), descendant=(False,)),),
             worst_modules=((MODULE, 0.31),),
         ),
