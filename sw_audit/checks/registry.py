@@ -63,7 +63,7 @@ class Need(Enum):
 
 
 _INSIDE = frozenset(
-    {Need.ACTIVATIONS, Need.CHOICES, Need.DECISIONS, Need.LAYERS, Need.MECHANISM, Need.SMOOTHING, Need.TASKS}
+    (Need.ACTIVATIONS, Need.CHOICES, Need.LAYERS, Need.MECHANISM, Need.ROUTING, Need.SMOOTHING, Need.TASKS)
 )
 """What cannot be found out in an engine."""
 

@@ -122,7 +122,7 @@ class EngineRun:
         request = EngineRequest(model, self.positions, checkpoint, kv_cache, torch.get_num_threads())
         return self._opened.enter_context(find_engine(model).open(request))
 
-    def describe(self, text: str) -> EngineResult:
+    def describe(self, text: str, notes: tuple[str, ...] = ()) -> EngineResult:
         """Say which engine it is, and hold its tokenizer and its chat template against those of the files."""
         engine, tokenizer = self.engine, self.checkpoint.tokenizer
         untold, tokenized, chats = [], [], []
@@ -136,7 +136,11 @@ class EngineRun:
             except NotImplementedError as error:
                 untold.append(str(error))
         return EngineResult(
-            identity=engine.identity, tokenized=tuple(tokenized), chats=tuple(chats), untold="; ".join(untold)
+            identity=engine.identity,
+            tokenized=tuple(tokenized),
+            chats=tuple(chats),
+            untold="; ".join(untold),
+            notes=notes,
         )
 
     def measure(

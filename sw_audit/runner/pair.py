@@ -76,6 +76,7 @@ from sw_audit.stopping import StoppedError
 
 RANKED = 16
 """So many of the modules that differ most are named."""
+_DECIDED = ("Decisions are read from the files in transformers, not in the engine.",)
 _PASSES = 8
 """One part in so many of a budget of memory is taken to keep what the parent gave on texts."""
 _OWN = 2
@@ -435,7 +436,7 @@ def _open_beside(
             decisions=pair_decisions(origin.questions, origin.margins, margins),
             notes=tuple(list_differences(parent, checkpoint, origin.identity)),
         ),
-        engine=run and run.describe(read_corpus(policy.corpus).text),
+        engine=run and run.describe(read_corpus(policy.corpus).text, _DECIDED if origin.margins else ()),
         looks=planned[0].looks if run else (),
         baseline=baseline and compare_with_baseline(checkpoint, location, baseline),
         decoder_weights=count_weights(checkpoint.layers),
