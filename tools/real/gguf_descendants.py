@@ -22,7 +22,7 @@ _TEMPLATE = "tokenizer.chat_template"
 def make_gguf_descendants(source: Path, folder: Path, weight: SuperWeight) -> Iterator[Path]:
     """Write descendants of a GGUF file into a folder; yield each, named by what was done.
 
-    Sound: all matrices stored in another form. Broken: the scale doubled of the block that holds a super weight,
+    All matrices stored in another form; and broken: the scale doubled of the block that holds a super weight,
     two matrices swapped, another base of the rotary embedding, another chat template.
     """
     folder.mkdir(parents=True, exist_ok=True)

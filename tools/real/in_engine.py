@@ -1,7 +1,7 @@
 """`python -m tools.real.in_engine`: gates a published model and GGUF descendants of it in llama.cpp.
 
-Options are those of `sw-audit audit`. Known is: as published, its engine agrees with its files; descendants in
-more bits pass every gate; each broken one fails the gate that is about what was done to it.
+Options are those of `sw-audit audit`. Known is: as published, its engine agrees with its files; the one
+in 8 bits passes every gate; each other one fails the gate that is about what was done to it.
 
 Exit codes: 0 as known, 1 a verdict is another, 2 the model cannot be fetched.
 """
@@ -35,11 +35,12 @@ BROKEN: Mapping[str, str] = MappingProxyType(
         "swapped": tensors_in_place.id,
         "rope-base": settings_as_parent.id,
         "template": settings_as_parent.id,
+        "q5_1": perplexity_ratio.id,
         "q4_0": perplexity_ratio.id,
     }
 )
 """The gate that each broken descendant has to fail."""
-SOUND = ("as-published", "q8_0", "q5_1")
+SOUND = ("as-published", "q8_0")
 
 
 def main(options: Sequence[str] = ()) -> int:
