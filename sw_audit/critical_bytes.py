@@ -17,6 +17,8 @@ from sw_audit.errors import InputError
 SCHEMA = 1
 _HEX = re.compile(r"[0-9a-f]{64}")
 _AGAIN = "write it anew with `sw-audit bits MODEL --out FOLDER`"
+_LARGEST = 64 << 20
+"""Bytes of a digest file that are read."""
 _LONGEST = 1 << 20
 """Bytes of a range: more than any scalar and its scales take."""
 
@@ -109,8 +111,10 @@ def _digest_all(files: Iterable[Mapping[str, Any]]) -> str:
 def _compare(ranges: Mapping[str, list[tuple[int, int, str]]], place: Path) -> Iterator[ByteFault]:
     for name, some in ranges.items():
         path = place / name if place.is_dir() else place
+        # A pipe in its place would never end; nothing is read but what counts.
         try:
-            # Nothing is read but what counts.
+            if not path.is_file():
+                raise FileNotFoundError(path)
             with path.open("rb", buffering=0) as file:
                 for begin, length, expected in some:
                     if (found := _digest(file, begin, length)) != expected:
@@ -122,7 +126,8 @@ def _compare(ranges: Mapping[str, list[tuple[int, int, str]]], place: Path) -> I
 def _read_digest(path: Path) -> dict[str, list[tuple[int, int, str]]]:
     asked = f"digest file {str(path)!r}"
     try:
-        content = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            content = json.loads(file.read(_LARGEST))
     except OSError as error:
         raise InputError(asked, error.strerror or "it cannot be read", "name a digest file") from error
     except (ValueError, RecursionError) as error:

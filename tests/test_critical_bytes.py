@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,13 @@ def test_a_file_that_is_cut_off_or_gone_is_told(folder: Path) -> None:
     weights.unlink()
     [fault] = check_bytes(folder / "digest.json", folder)
     assert str(fault) == "model.safetensors is missing"
+
+
+def test_a_pipe_in_a_file_s_place_is_not_waited_for(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    [fault] = check_bytes(folder / "digest.json", folder)
+    assert fault.found == "missing"
 
 
 def _rewrite(folder: Path, change: Any) -> None:

@@ -92,7 +92,7 @@ def bits(
     tried = None if candidates is None else {"candidates": candidates}
     asking = overlay_policy(below, models=[chosen], corpus=corpus, windows=windows, critical=tried)
     if out is not None:
-        check_writable(out)
+        check_writable(out.resolve().parent)
     with show_progress() as progress:
         sheet = sw_audit.make_bit_sheet(chosen, asking, named, scalars, progress)
     if as_json:

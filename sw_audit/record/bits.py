@@ -29,7 +29,8 @@ class FlippedBit(Fact):
         part: What it belongs to: a `number` stored as it is, the scalar's `code`, or what it shares with others:
             `scale`, `minimum`, `zero point`, `block scale` of a part of a block, `block` where that is not known.
         kind: `sign`, `exponent` or `mantissa` of a floating number, else `integer`.
-        place: Which bit of that number, 0 is the lowest; `None` where it is packed otherwise.
+        place: Which bit of that number, or of the word that holds a code, 0 is the lowest; `None` in a block whose
+            codes are packed otherwise.
         byte: The byte as it is stored.
         before: The scalar as the model has it.
         after: The scalar with the bit flipped; `None` if it is not finite.

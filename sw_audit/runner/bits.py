@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.opening import open_checkpoint
@@ -100,14 +101,27 @@ def write_bit_sheet(sheet: BitSheet, model: ModelPolicy, folder: Path) -> dict[s
     files = {"sheet": folder / SHEET, "table": folder / TABLE}
     texts = {files["sheet"]: describe_bits(sheet), files["table"]: tabulate_bits(sheet.bits)}
     if sheet.bits:
-        ranges: dict[Path, list[tuple[int, int]]] = {}
-        for bit in sheet.bits:
-            ranges.setdefault(CheckpointFolder.require(model).path / bit.file, []).append((bit.offset, 1))
         files["digest"] = folder / DIGEST
-        texts[files["digest"]] = json.dumps(digest_bytes(ranges), indent=1) + "\n"
+        texts[files["digest"]] = json.dumps(_digest(sheet, model), indent=1) + "\n"
     check_writable(folder)
     write_texts(texts)
     return files
+
+
+def _digest(sheet: BitSheet, model: ModelPolicy) -> dict[str, Any]:
+    place = CheckpointFolder.require(model).path
+    ranges: dict[Path, list[tuple[int, int]]] = {}
+    for bit in sheet.bits:
+        ranges.setdefault(place / bit.file, []).append((bit.offset, 1))
+    for path in ranges:
+        known = {bit.offset: bit.byte for bit in sheet.bits if bit.file == path.name}
+        with path.open("rb") as file:
+            for offset, byte in known.items():
+                file.seek(offset)
+                if file.read(1) != bytes([byte]):
+                    found = f"byte {offset} of {path.name} is no longer what it was when it was measured"
+                    raise CheckpointError(f"model {model.source!r}", found, "measure it again, and leave it alone")
+    return digest_bytes(ranges)
 
 
 def tabulate_bits(bits: Sequence[FlippedBit]) -> str:

@@ -126,6 +126,13 @@ def test_the_worst_bit_flipped_in_the_file_does_what_the_sheet_says(kind: str, t
         assert bit.effect.ratio > 5
 
 
+def test_no_digest_is_made_of_a_file_that_was_changed_meanwhile(sheet: BitSheet, tmp_path: Path) -> None:
+    flipped = flip_in_file(specimen_path(), sheet.bits[0], tmp_path / "flipped")
+    with pytest.raises(CheckpointError, match="no longer what it was"):
+        write_bit_sheet(sheet, ModelPolicy(source=str(flipped)), tmp_path / "sheet")
+    assert not (tmp_path / "sheet").exists()
+
+
 @pytest.mark.slow
 def test_the_sheet_of_a_search_holds_in_an_audit_and_a_loader_sees_the_flip(tmp_path: Path) -> None:
     model = ModelPolicy(source=str(specimen_path()))
