@@ -35,7 +35,7 @@ def show_engine(context: Context) -> Iterator[Element | None]:
             "Told of a place": "all tokens"
             if identity.top_tokens is None
             else f"the {count(identity.top_tokens, 'likeliest token')}, and the one that follows",
-            **{name.capitalize(): value for name, value in identity.settings.items()},
+            **{name.replace("_", " ").capitalize(): value for name, value in identity.settings.items()},
         }
     )
     yield _list_arms(context.result)
