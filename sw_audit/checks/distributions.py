@@ -7,6 +7,7 @@ from sw_audit.checks.estimate import Estimate, EstimateStatus, write_interval, w
 from sw_audit.checks.layer_error import layer_error
 from sw_audit.checks.pairs import Pair
 from sw_audit.checks.perplexity_ratio import perplexity_ratio
+from sw_audit.checks.statistics import bound_positive_ratio
 from sw_audit.record.arm import DESCENDANT, PARENT
 from sw_audit.record.measurement import Agreement
 from sw_audit.record.verdict import Sample
@@ -40,6 +41,15 @@ def find_agreement(pair: Pair) -> Agreement | Estimate:
             EstimateStatus.NOT_FINITE, "not finite: the descendant gives no chance to what its parent expects"
         )
     return agreement
+
+
+def measure_mean_divergence(context: CheckContext, agreement: Agreement) -> Estimate:
+    """Return a mean KL divergence in nats per token with its interval; it must be finite."""
+    sums = [nats for nats in agreement.divergence if nats is not None]
+    bounds = bound_positive_ratio(sums, agreement.tokens, context.confidence)
+    told = agreement.top_tokens
+    words = "{} nats per token" + ("" if told is None else f", of the {told} likeliest tokens, all others as one")
+    return conclude_over_tokens(context, bounds, len(sums), words)
 
 
 def conclude_over_tokens(

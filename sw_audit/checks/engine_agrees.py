@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sw_audit.checks.context import CheckContext, decide_finding
-from sw_audit.checks.distributions import conclude_over_tokens
+from sw_audit.checks.distributions import conclude_over_tokens, measure_mean_divergence
 from sw_audit.checks.estimate import (
     Estimate,
     EstimateStatus,
@@ -17,7 +17,7 @@ from sw_audit.checks.estimate import (
 )
 from sw_audit.checks.limits import Limits, Nonnegative, Ratio, Share
 from sw_audit.checks.registry import check
-from sw_audit.checks.statistics import bound_positive_ratio, bound_token_share
+from sw_audit.checks.statistics import bound_token_share
 from sw_audit.record.arm import BASELINE, DEQUANTIZED
 from sw_audit.record.engine import EngineResult
 from sw_audit.record.measurement import Measurement
@@ -175,12 +175,7 @@ def _measure_divergence(context: CheckContext, ours: Measurement, theirs: Measur
     agreement = theirs.agreement
     if agreement.mean_divergence is None:
         return Estimate(EstimateStatus.NOT_FINITE, "not finite: one gives no chance to what the other expects")
-    sums = [nats for nats in agreement.divergence if nats is not None]
-    told = agreement.top_tokens
-    words = "{} nats per token" + ("" if told is None else f", of the {told} likeliest tokens, all others as one")
-    return conclude_over_tokens(
-        context, bound_positive_ratio(sums, agreement.tokens, context.confidence), len(sums), words
-    )
+    return measure_mean_divergence(context, agreement)
 
 
 def _measure_top(context: CheckContext, ours: Measurement, theirs: Measurement) -> Estimate:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from sw_audit.checks.context import CheckContext, decide_finding
-from sw_audit.checks.distributions import conclude_over_tokens, find_agreement, look_for_the_difference
+from sw_audit.checks.distributions import (
+    conclude_over_tokens,
+    find_agreement,
+    look_for_the_difference,
+    measure_mean_divergence,
+)
 from sw_audit.checks.estimate import (
     Estimate,
     EstimateStatus,
@@ -17,7 +22,7 @@ from sw_audit.checks.estimate import (
 from sw_audit.checks.limits import Limits, Nonnegative
 from sw_audit.checks.pairs import Pair, advise_parent, pair_up
 from sw_audit.checks.registry import check
-from sw_audit.checks.statistics import bound_positive_ratio, bound_token_quantile
+from sw_audit.checks.statistics import bound_token_quantile
 from sw_audit.record.arm import PARENT_DEQUANTIZED
 from sw_audit.record.verdict import Finding, Status, Verdict
 
@@ -99,11 +104,7 @@ def _measure_divergence(context: CheckContext, pair: Pair) -> Estimate:
     agreement = find_agreement(pair)
     if isinstance(agreement, Estimate):
         return agreement
-    sums = [nats for nats in agreement.divergence if nats is not None]
-    bounds = bound_positive_ratio(sums, agreement.tokens, context.confidence)
-    told = agreement.top_tokens
-    words = _WORDS if told is None else f"{_WORDS}, of the {told} likeliest tokens, all others as one"
-    return conclude_over_tokens(context, bounds, len(sums), words)
+    return measure_mean_divergence(context, agreement)
 
 
 def _report_floor(pair: Pair) -> list[Finding]:

@@ -74,7 +74,7 @@ def pack_gguf(
     tokens: Sequence[str] = (),
     texts: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write a Llama checkpoint as a GGUF file, its matrices quantized, as llama.cpp's converter does.
+    """Write a Llama or Qwen2 checkpoint as a GGUF file, its matrices quantized, as llama.cpp's converter does.
 
     Args:
         source: Folder of the checkpoint.
@@ -88,14 +88,14 @@ def pack_gguf(
 
     config = json.loads((source / "config.json").read_text())
     heads = config["num_attention_heads"]
-    writer = GGUFWriter(target, "llama")
+    writer = GGUFWriter(target, config["model_type"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_rope_dimension_count(config.get("head_dim", config["hidden_size"] // heads))
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
@@ -108,16 +108,16 @@ def pack_gguf(
     for key, text in texts.items():
         writer.add_string(key, text)
     for name, tensor in load_file(source / "model.safetensors").items():
-        stem = name.removesuffix(".weight")
+        stem, _, last = name.rpartition(".")
         if ".layers." in name:
             _, _, layer, part = stem.split(".", 3)
-            stored = f"blk.{layer}.{_GGUF_NAMES[part]}.weight"
-            if part in ("self_attn.q_proj", "self_attn.k_proj"):
+            stored = f"blk.{layer}.{_GGUF_NAMES[part]}.{last}"
+            if config["model_type"] == "llama" and part in ("self_attn.q_proj", "self_attn.k_proj"):
                 # llama.cpp rotates pairs that lie side by side, transformers halves.
                 rows, columns = tensor.shape
                 tensor = tensor.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
         else:
-            stored = f"{_GGUF_NAMES[stem]}.weight"
+            stored = f"{_GGUF_NAMES[stem]}.{last}"
         how = GGMLQuantizationType[kind if is_matrix(name, tensor) else "F32"]
         writer.add_tensor(stored, quantize(tensor.float().numpy(), how), raw_dtype=how)
     writer.write_header_to_file()
