@@ -29,7 +29,7 @@ def forget_checks() -> Iterator[None]:
 
 
 def test_every_check_says_everything_about_itself_and_has_a_file_and_a_test_file_of_its_name() -> None:
-    assert len(find_checks()) == 43
+    assert len(find_checks()) == 44
     for name, check in find_checks().items():
         assert check.id == name
         assert check.rule.__module__ == f"sw_audit.checks.{name.replace('-', '_')}"
