@@ -87,7 +87,11 @@ def test_without_a_super_weight_the_checks_that_need_one_are_skipped_with_the_re
     statuses = {one.check: one for one in judge_result(evidence, make_policy("control"))}
     needing = {check.id for check in find_checks().values() if check.needs_super_weight}
     skipped = {name for name, one in statuses.items() if one.status is Status.SKIPPED}
-    assert skipped == needing | {"matches-published-index", "super-weight-located"}
+    assert skipped == needing | {
+        "matches-published-index",
+        "super-weight-located",
+        "super-experts-exceed-controls",
+    }
     for name in needing:
         assert evidence.location.because in statuses[name].because
         assert statuses[name].remedy is None

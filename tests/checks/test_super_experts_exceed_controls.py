@@ -7,7 +7,7 @@ from support.verdicts import judge_one
 
 from sw_audit.checks.super_experts_exceed_controls import CONTROLS, MARKED, name_expert
 from sw_audit.policy.policy import ExpertsPolicy, Policy
-from sw_audit.record.arm import Arm, ZeroedExpert
+from sw_audit.record.arm import Arm, ZeroedExpert, ZeroedExperts
 from sw_audit.record.experts import ExpertAddress, ExpertStudy, Mark, RoutedLayer, TriedExpert
 from sw_audit.record.verdict import Status, Verdict
 
@@ -29,11 +29,12 @@ def judge(
     ratios: Mapping[object, float | None], study: ExpertStudy | None = STUDY, policy: Policy | None = None
 ) -> Verdict:
     result = make_evidence()
-    baseline, *others = result.measurements
+    kinds = ZeroedExpert | ZeroedExperts
+    baseline, *others = [one for one in result.measurements if not isinstance(one.arm.purpose, kinds)]
     zeroed = [
         make_measurement(Arm(purpose=purpose), ratio, protocol=result.protocol, seed=50 + number)
         for number, (purpose, ratio) in enumerate(ratios.items())
-        if isinstance(purpose, type(MARKED) | ZeroedExpert)
+        if isinstance(purpose, kinds)
     ]
     routed = baseline.model_copy(update={"routing": (ROUTED,)})
     measurements = (routed, *others, *zeroed)

@@ -37,7 +37,8 @@ def test_verdicts_that_rest_on_the_text_name_the_experts_it_never_reached_and_no
 
 
 def test_nothing_else_of_a_verdict_changes_and_where_all_were_reached_nothing_is_said() -> None:
-    plain, reached, unreached = (judge(*routing)[1] for routing in ((), (route(1, 5, 7),), (route(1, 5, 0),)))
+    # Of a layer without experts that are tried, for of those it is told how much was routed to them.
+    plain, reached, unreached = (judge(*routing)[1] for routing in ((), (route(2, 5, 7),), (route(2, 5, 0),)))
     assert reached == plain
     assert [(one.status, one.observed, one.because) for one in unreached] == [
         (one.status, one.observed, one.because) for one in plain

@@ -36,6 +36,7 @@ from sw_audit.record.arm import (
 )
 from sw_audit.record.checkpoint import WeightsReport
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, Effect
+from sw_audit.record.experts import ExpertAddress, ExpertStudy, TriedExpert
 from sw_audit.record.identity import CorpusIdentity, Environment, FileDigest, ModelIdentity, Protocol, Tool
 from sw_audit.record.keys import CachedKeyError, CacheKind, KeyChannel, KeyReport, LayerKeys
 from sw_audit.record.location import (
@@ -105,6 +106,23 @@ PREDICTION = WeightNormPrediction(
         ),
     ),
 )
+_DOWN = "model.layers.1.mlp.experts.down_proj"
+# One expert carries the model, and one that serves as many tokens does not.
+EXPERTS = ExpertStudy(
+    experts=32,
+    windows=4,
+    tokens=256,
+    marked=1,
+    tried=(
+        TriedExpert(
+            address=ExpertAddress(layer=1, number=2, parameter=_DOWN, expert=2),
+            marks=("output",),
+            tokens=9,
+            peak=210.0,
+        ),
+        TriedExpert(address=ExpertAddress(layer=1, number=3, parameter=_DOWN, expert=3), tokens=11, peak=3.5),
+    ),
+)
 # Of two scalars that were tried the located one matters, and a gain does not.
 SEARCHED = CriticalSearch(
     text="specimen",
@@ -165,6 +183,8 @@ HEALTHY: Mapping[str, float | None] = {
     OTHER_OUTLIERS.name: 1.031,
     RESTORED.name: 9.4,
     FLIPPED.name: 61.0,
+    "experts": 8.0,
+    "expert/1/2": 8.0,
     "dose/0.1": 118.0,
     "dose/0.25": 31.0,
     "dose/0.5": 1.31,
@@ -250,6 +270,7 @@ def make_arms(policy: Policy, outcome: Outcome = Outcome.LOCATED) -> tuple[Arm, 
         ),
         placebos={one: (make_address(CONTROL_KINDS.index(one.control), one.draw),) for one in placebos},
         channels=(CHANNEL,),
+        experts=EXPERTS.tried if outcome is Outcome.LOCATED else (),
     )
     return plan_arms(policy, checks, targets, SETUP)
 
@@ -571,6 +592,7 @@ def make_evidence(
         protocol=protocol,
         location=found,
         critical=critical,
+        experts=EXPERTS if outcome is Outcome.LOCATED else None,
         attention_keys=make_keys(),
         persistence=persistence
         if persistence is not None

@@ -70,7 +70,7 @@ def test_all_draws_of_one_placebo_stand_in_one_row_among_the_controls() -> None:
     placebo = find_row(rows, "Placebo, same row")
     assert (len(placebo.points), placebo.group) == (3, "Controls")
     assert [row.group for row in rows] == sorted(
-        [row.group for row in rows], key=["", "Super weights", "Controls", "Rounded"].index
+        [row.group for row in rows], key=["", "Super weights", "Controls", "Experts", "Rounded"].index
     )
 
 
