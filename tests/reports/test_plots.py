@@ -67,7 +67,7 @@ def test_the_figures_of_each_layer_stand_in_a_column_per_series() -> None:
 
 
 def test_a_heat_map_draws_cells_of_one_shade_as_one_and_the_largest_darkest() -> None:
-    panels = [Panel("before", ["a", "b"], [[1.0, 1.0, 100.0], [1.0, 10.0, None]], framed=(0, 2))]
+    panels = [Panel("before", ["a", "b"], [[1.0, 1.0, 100.0], [1.0, 10.0, None]], framed=[(0, 2)])]
     plot, rows = plot_heat(panels, [0, 5, 9], "Layer", INTACT, marked=[5, 7])
     assert [row["column"] for row in rows["marks"]] == [5]
     assert [(row["column"], round(row["value"], 9)) for row in rows["cells"] if row["finite"]] == [
