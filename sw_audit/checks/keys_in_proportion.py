@@ -99,6 +99,10 @@ def _hold(report: KeyReport, kind: CacheKind, limit: float) -> Finding | None:
     layer, worst = max(errors, key=lambda pair: float("inf") if pair[1].predicted is None else pair[1].predicted)
     measured = [error.measured for _, error in errors if error.measured is not None]
     beside = f"; on a prompt {write_number(max(measured))} at most, over all layers" if measured else ""
+    turned = [error.rotated for _, error in errors if error.rotated is not None]
+    if turned:
+        beside += f"; {write_number(max(turned))} where the engine turns keys before it rounds them (llama.cpp "
+        beside += "since April 2026)"
     words = "is not finite" if worst.predicted is None else f"is {write_number(worst.predicted)} of their own size"
     return Finding(
         label=kind,

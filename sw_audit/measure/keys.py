@@ -30,8 +30,16 @@ from sw_audit.checkpoint.matrices import DecoderLayer
 from sw_audit.checkpoint.opening import Checkpoint
 from sw_audit.checkpoint.parameters import find_gain_offset
 from sw_audit.checkpoint.side_by_side import in_this_job
-from sw_audit.quantize.key_cache import can_cache, round_cached
-from sw_audit.record.keys import CACHE_KINDS, CachedKeyError, KeyChannel, KeyReport, LayerKeys, UnreadKeys
+from sw_audit.quantize.key_cache import TURNED, can_cache, round_cached, turn_hadamard
+from sw_audit.record.keys import (
+    CACHE_KINDS,
+    CachedKeyError,
+    CacheKind,
+    KeyChannel,
+    KeyReport,
+    LayerKeys,
+    UnreadKeys,
+)
 
 _DRAWS = 256
 """Random inputs: a root mean square over a head of 64 channels is then known to 1 %."""
@@ -362,15 +370,23 @@ def _read_gain(norm: nn.Module, channels: int) -> KeyChannel | None:
     return _name_largest(gains, gains.abs().median().expand(len(gains), 1), None)
 
 
-def _compare(kind: Any, made: Tensor, scale: Tensor, cached: Tensor, cached_scale: Tensor) -> CachedKeyError:
+def _compare(kind: CacheKind, made: Tensor, scale: Tensor, cached: Tensor, cached_scale: Tensor) -> CachedKeyError:
     """Round keys, both [heads, keys, channels], and compare what changes with what depends on the text."""
     predicted, measured = (
         (round_cached(keys, kind) - keys).square().mean((1, 2)).sqrt() / size
         for keys, size in ((made, scale), (cached, cached_scale))
     )
+    turned = None
+    if kind != "fp8" and made.shape[-1] % TURNED == 0:
+        keys = turn_hadamard(made)
+        turned = _keep_finite(((round_cached(keys, kind) - keys).square().mean((1, 2)).sqrt() / scale).max())
     head = int(predicted.nan_to_num(torch.inf, torch.inf).argmax())
     return CachedKeyError(
-        kind=kind, predicted=_keep_finite(predicted[head]), head=head, measured=_keep_finite(measured.max())
+        kind=kind,
+        predicted=_keep_finite(predicted[head]),
+        head=head,
+        rotated=turned,
+        measured=_keep_finite(measured.max()),
     )
 
 

@@ -15,6 +15,8 @@ from sw_audit.record.keys import CacheKind
 
 BLOCK = 32
 """Channels of a block."""
+TURNED = 64
+"""Channels that are turned together before they are rounded."""
 
 
 def can_cache(kind: CacheKind, channels: int) -> bool:
@@ -43,6 +45,18 @@ def round_cached(states: Tensor, kind: CacheKind) -> Tensor:
         rounded = (_divide(blocks, step) + 8.5).floor().clamp(0, 15) - 8
     cached: Tensor = rounded * step.half().float()
     return cached.reshape(states.shape)
+
+
+def turn_hadamard(states: Tensor) -> Tensor:
+    """Turn heads by the Hadamard matrix of 64, [..., channels], as llama.cpp does with queries and keys.
+
+    It does so before it rounds to blocks, since April 2026 and where heads are whole 64s (pull request 21038).
+    """
+    matrix = torch.ones(1, 1)
+    while len(matrix) < TURNED:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    parts = states.float().reshape(*states.shape[:-1], -1, TURNED)
+    return (parts @ matrix.to(states.device) / TURNED**0.5).reshape(states.shape)
 
 
 def _divide(blocks: Tensor, step: Tensor) -> Tensor:

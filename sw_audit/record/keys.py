@@ -43,6 +43,8 @@ class CachedKeyError(Fact):
         kind: Which kind.
         predicted: Error on keys that the weights make of random inputs; `None` if not finite.
         head: In which head that is.
+        rotated: Error likewise where the engine turns keys by a Hadamard matrix before it rounds them, in the head
+            where that is largest; `None` where it does not.
         measured: Error on the keys of the locating prompt, as they stand in the cache, in the head where that is
             largest; `None` where it cannot be told.
     """
@@ -50,6 +52,7 @@ class CachedKeyError(Fact):
     kind: CacheKind
     predicted: float | None = Field(default=None, ge=0)
     head: Index
+    rotated: float | None = Field(default=None, ge=0)
     measured: float | None = Field(default=None, ge=0)
 
 

@@ -13,24 +13,26 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from sw_audit import run
 from sw_audit.errors import PolicyError
 from sw_audit.policy.policy import Policy
-from sw_audit.record.record import ModelResult
-from sw_audit.record.verdict import Status
+from sw_audit.record.verdict import Status, Verdict
 from sw_audit.specimen.shipped import specimen_path
 
 TOKENS = [*(chr(letter) for letter in range(0x21, 0x7F)), "ab"]
 UNWRITTEN = [0, TOKENS.index("b"), TOKENS.index("ab")]
 """The end, and what may be cut in two ways."""
-HEADS, HIDDEN, CHANNEL = 2, 64, 15
-"""The channel turns most slowly with its partner: nothing notices a bias there but the rounding."""
+HEADS = 2
 LENGTH, TEXTS = 64, 16
 
 
-def build(bias: float) -> Qwen2ForCausalLM:
-    """Build a random Qwen2 that attends sharply, with heads of 32 channels, which are one block of the cache."""
+def build(bias: float, channels: int) -> Qwen2ForCausalLM:
+    """Build a random Qwen2 that attends sharply, with so many channels in a head, one of which has a bias.
+
+    The channel turns most slowly with its partner: nothing notices a bias there but the rounding.
+    """
+    hidden = HEADS * channels
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(TOKENS),
-        hidden_size=HIDDEN,
+        hidden_size=hidden,
         intermediate_size=96,
         num_hidden_layers=2,
         num_attention_heads=HEADS,
@@ -41,13 +43,13 @@ def build(bias: float) -> Qwen2ForCausalLM:
         tie_word_embeddings=False,
     )
     model = Qwen2ForCausalLM(config).eval()
-    gains = {"embed": math.sqrt(HIDDEN), "lm_head": 3.0, "v_proj": 1.5, "o_proj": 1.5, "mlp": 0.5}
+    gains = {"embed": math.sqrt(hidden), "lm_head": 3.0, "v_proj": 1.5, "o_proj": 1.5, "mlp": 0.5}
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             gain = next((gain for part, gain in gains.items() if part in name), 1.0)
-            torch.nn.init.normal_(parameter, std=gain / math.sqrt(HIDDEN))
+            torch.nn.init.normal_(parameter, std=gain / math.sqrt(hidden))
     for layer in model.model.layers:
-        layer.self_attn.k_proj.bias.data.view(HEADS, -1)[:, CHANNEL] = bias
+        layer.self_attn.k_proj.bias.data.view(HEADS, -1)[:, channels // 2 - 1] = bias
     return model
 
 
@@ -63,26 +65,27 @@ def write_text(model: Qwen2ForCausalLM) -> str:
     return "".join(TOKENS[number] for number in rows.flatten().tolist())
 
 
-def audit(folder: Path, bias: float, *forms: str) -> ModelResult:
+def audit(folder: Path, bias: float, channels: int = 32) -> dict[str, Verdict]:
     pytest.importorskip("gguf")
     pytest.importorskip("xllamacpp")
-    model = build(bias)
+    model = build(bias, channels)
     model.save_pretrained(folder / "model")
     (folder / "text.txt").write_text(write_text(model))
     pack_gguf(folder / "model", folder / "model.gguf", "F32", TOKENS)
-    table = {"source": str(folder / "model.gguf"), "engine": "llama.cpp", "kv_cache": forms, "bos": "never"}
+    source, forms = str(folder / "model.gguf"), ["q8_0", "q4_0"]
+    table = {"source": source, "engine": "llama.cpp", "kv_cache": forms, "bos": "never"}
     corpus = {"source": str(folder / "text.txt"), "window": LENGTH, "windows": TEXTS, "stride": LENGTH}
     policy = Policy.model_validate({"model": [table], "corpus": corpus, "effort": "thorough"})
     checks = ["kv-cache-harmless", "keys-in-proportion", "engine-agrees"]
-    return run(policy, checks=checks, cache=None).results[0]
+    [result] = run(policy, checks=checks, cache=None).results
+    return {verdict.check: verdict for verdict in result.verdicts}
 
 
 @pytest.mark.parametrize("bias", [0.0, 40.0])
 def test_a_huge_bias_of_the_keys_is_destroyed_by_a_cache_of_four_bits_and_harms_nothing_else(
     tmp_path: Path, bias: float
 ) -> None:
-    result = audit(tmp_path, bias, "q8_0", "q4_0")
-    verdicts = {verdict.check: verdict for verdict in result.verdicts}
+    verdicts = audit(tmp_path, bias)
     assert verdicts["engine-agrees"].status is Status.PASS
     verdict, told = verdicts["kv-cache-harmless"], verdicts["keys-in-proportion"]
     held = {finding.label: finding for finding in verdict.findings}
@@ -95,6 +98,19 @@ def test_a_huge_bias_of_the_keys_is_destroyed_by_a_cache_of_four_bits_and_harms_
         assert "Cache in q4_0" in verdict.because
         assert verdict.arm == "kv-cache/q4_0"
     assert held["q4_0: Mean KLD"].observed > held["q8_0: Mean KLD"].observed
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_heads_of_64_are_turned_before_they_are_rounded_unless_that_is_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disabled: bool
+) -> None:
+    if disabled:
+        monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
+    verdicts = audit(tmp_path, 40.0, channels=64)
+    # Told of the plain form, with what turning makes of it beside.
+    assert verdicts["keys-in-proportion"].status is Status.FAIL
+    assert "where the engine turns keys before it rounds them" in verdicts["keys-in-proportion"].because
+    assert verdicts["kv-cache-harmless"].status is (Status.FAIL if disabled else Status.PASS)
 
 
 def test_a_form_that_the_engine_has_not_is_one_line_that_names_those_it_has() -> None:

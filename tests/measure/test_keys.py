@@ -64,6 +64,8 @@ def test_the_error_of_rounding_is_what_arithmetic_says() -> None:
     # Both blocks are hit, but for positions at which the pair points along one of them.
     assert 0.7 < four.predicted <= 1.0
     assert four.measured == pytest.approx(four.predicted, rel=0.2)
+    # Turned first, 40 / 8 in each channel: a step of (5 + 2 or so) / 8.
+    assert four.rotated == pytest.approx(7 / 8 / math.sqrt(12) / 0.8, rel=0.2)
     # The step is largest / 127, of a pair that points anywhere: 40 |cos|, and in the other block 40 |sin|.
     eight = find_error(planted, LAYER, "q8_0")
     uniform = 40 / 127 * math.sqrt(0.5 / 12) / 0.8

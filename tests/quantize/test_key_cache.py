@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sw_audit.quantize.key_cache import can_cache, round_cached
+from sw_audit.quantize.key_cache import can_cache, round_cached, turn_hadamard
 from sw_audit.record.keys import CACHE_KINDS, CacheKind
 
 
@@ -47,6 +47,16 @@ def test_blocks_are_those_of_the_gguf_package_bit_for_bit(kind: CacheKind, scale
     written = quants.quantize(keys.numpy(), types[kind.upper()])
     read = torch.from_numpy(quants.dequantize(written, types[kind.upper()]))
     assert torch.equal(round_cached(keys, kind), read.view_as(keys))
+
+
+def test_turning_by_hadamard_spreads_one_channel_over_all_and_keeps_lengths() -> None:
+    keys = torch.zeros(2, 128)
+    keys[0, 3], keys[1, 70] = 40.0, 8.0
+    turned = turn_hadamard(keys)
+    # 40 / 8 and 8 / 8 in the 64 around them, of either sign, and nothing in the others.
+    assert turned[0].abs().tolist() == [5.0] * 64 + [0.0] * 64
+    assert turned[1].abs().tolist() == [0.0] * 64 + [1.0] * 64
+    torch.testing.assert_close(turn_hadamard(turned), keys)
 
 
 @pytest.mark.parametrize("kind", CACHE_KINDS)
