@@ -149,7 +149,8 @@ class Library:
         self._tokens = self._library.llama_vocab_n_tokens(self._vocabulary)
         self._batch = self._library.llama_batch_init(_BATCH, 0, 1)
         self._kept: list[int] = []
-        self._path, self._server, self._key = path, None, token_urlsafe()
+        self._server: Any = None
+        self._path, self._key = path, token_urlsafe()
 
     def describe(self) -> dict[str, Any]:
         """Tell version, package, size of the vocabulary, and how it is set up."""
