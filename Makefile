@@ -3,6 +3,7 @@
 # make cover   run them with coverage, which takes half as long again
 # make slow    run the slow tests: whole audits, training, a browser, the wheel
 # make others  run the tests of other libraries' quantizers and formats, in an environment of their own
+# make engines run the tests of programs that serve models, llama.cpp and vLLM, in an environment of their own
 # make check   ruff, ruff format and mypy
 # make real    audit a published model (fetched once, 93 MB) and gate descendants of it; reports in sw-audit-out/real
 # make bench   run the benchmarks and print their tables
@@ -14,10 +15,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OTHERS := .venv-quantizers
+ENGINES := .venv-engines
 # gptqmodel pins an older numpy than the rest needs, and runs with the newer one; this is what else it asks for.
 BESIDE_GPTQ := defuser device-smi logbar optimum pillow protobuf pypcre threadpoolctl tokenicer
 
-.PHONY: audit test cover slow others check format real bench soak clean
+.PHONY: audit test cover slow others engines check format real bench soak clean
 
 audit: $(READY)
 	$(BIN)/sw-audit audit specimen --out sw-audit-out
@@ -40,6 +42,9 @@ others: $(OTHERS)/.ready
 	  tests/measure/test_tasks.py tests/runner/test_on_ray.py tests/evidence/test_keyless.py \
 	  tests/evidence/test_model_signature.py
 
+engines: $(ENGINES)/.ready
+	OMP_NUM_THREADS=1 $(ENGINES)/bin/python -m pytest -n 2 -q -rs tests/engines
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,7 +64,7 @@ soak: $(OTHERS)/.ready
 	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m tools.soak
 
 clean:
-	rm -rf $(VENV) $(OTHERS) .cache sw-audit-out build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OTHERS) $(ENGINES) .cache sw-audit-out build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch is installed first and alone, so that nothing else decides its version.
 $(READY): pyproject.toml constraints.txt
@@ -80,4 +85,12 @@ $(OTHERS)/.ready: $(READY)
 	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(BESIDE_GPTQ)
 	$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	  --no-deps gptqmodel
+	touch $@
+
+# Every package is named in the file, so that none is looked for, and what vLLM asks for and does not need stays out.
+$(ENGINES)/.ready: pyproject.toml constraints-engines.txt
+	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-engines.txt torch
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-engines.txt
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from secrets import token_urlsafe
 from typing import Any
@@ -22,13 +23,17 @@ from numpy.typing import NDArray
 
 from sw_audit.engines.worker import RefusedError
 
-_BATCH = 512
-"""Tokens that are computed at once, the library's own default for one step."""
+_BATCH, _LEAST_BATCH = 512, 64
+"""Tokens that are computed at once: the library's own default for one step, and fewer of a large vocabulary."""
+_LOGITS_AT_ONCE = 1 << 24
+"""Logits that the library has room for, 64 MiB."""
 _SMALL = 32
 """Tokens that the server is set up for, which computes none."""
 _NEXT_LINE = re.compile(r"\n[\d.]+ [A-Z] ")
+_LOG_LOOKS, _LOG_PAUSE = 40, 0.05
+"""How often the server's log is looked at when it does not start, and seconds between."""
 _LOG_SHOWN = 4096
-"""Bytes of the server's log that are looked at when it does not start."""
+"""Bytes of it that are looked at."""
 _TO_MODEL_PARAMETERS = "_Z28common_model_params_to_llamaR13common_params"
 _TO_CONTEXT_PARAMETERS = "_Z30common_context_params_to_llamaRK13common_params"
 _INSTALL = "install a version of xllamacpp that is known to work: pip install xllamacpp==2026.10.11549"
@@ -116,7 +121,6 @@ class Library:
         self._parameters = parameters = xllamacpp.CommonParams()
         place = self._find_parameters(parameters)
         parameters.n_ctx, parameters.n_parallel = positions, 1
-        parameters.n_batch = parameters.n_ubatch = _BATCH
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         if not accelerated:
             parameters.n_gpu_layers = 0
@@ -138,6 +142,10 @@ class Library:
         )
         if self._library.llama_model_has_encoder(self._model):
             raise RefusedError("it is an encoder-decoder model", "give a decoder-only language model")
+        self._vocabulary = self._library.llama_model_get_vocab(self._model)
+        self._tokens = self._library.llama_vocab_n_tokens(self._vocabulary)
+        self._at_once = min(_BATCH, max(_LEAST_BATCH, _LOGITS_AT_ONCE // max(1, self._tokens)))
+        parameters.n_batch = parameters.n_ubatch = self._at_once
         self._context = self._require(
             self._library.llama_init_from_model(
                 self._model, getattr(self._library, _TO_CONTEXT_PARAMETERS)(place)
@@ -145,9 +153,7 @@ class Library:
             f"llama.cpp cannot set up {positions} tokens with its key-value cache in {kv_cache or 'its own form'}",
         )
         self._check_context(positions, threads)
-        self._vocabulary = self._library.llama_model_get_vocab(self._model)
-        self._tokens = self._library.llama_vocab_n_tokens(self._vocabulary)
-        self._batch = self._library.llama_batch_init(_BATCH, 0, 1)
+        self._batch = self._library.llama_batch_init(self._at_once, 0, 1)
         self._kept: list[int] = []
         self._server: Any = None
         self._path, self._key = path, token_urlsafe()
@@ -237,9 +243,15 @@ class Library:
         try:
             return xllamacpp.Server(own)
         except RuntimeError as error:
-            # It says why in its log alone: error lines have an E after the time.
-            said = os.pread(sys.stderr.fileno(), _LOG_SHOWN, printed).decode(errors="replace")
-            why = _NEXT_LINE.split(said.partition(" E ")[2])[0] or str(error)
+            # It says why in its log alone, which a thread of its own writes: error lines have an E after the time.
+            for _ in range(_LOG_LOOKS):
+                said = (
+                    os.pread(sys.stderr.fileno(), _LOG_SHOWN, printed).decode(errors="replace").partition(" E ")[2]
+                )
+                if _NEXT_LINE.search(said):
+                    break
+                time.sleep(_LOG_PAUSE)
+            why = _NEXT_LINE.split(said)[0] or str(error)
             found = f"llama.cpp's server does not start with the chat template ({' '.join(why.split())[:300]})"
             raise RefusedError(found, _CORRECT) from error
         finally:
@@ -270,7 +282,7 @@ class Library:
         """Check that the library has understood what it was handed."""
         library, context = self._library, self._context
         found = library.llama_n_batch(context), library.llama_n_ubatch(context), library.llama_n_threads(context)
-        if library.llama_n_ctx(context) < positions or found[2] != threads or max(found[:2]) > _BATCH:
+        if library.llama_n_ctx(context) < positions or found[2] != threads or max(found[:2]) > self._at_once:
             raise RefusedError(f"{self._package} was not set up as it was told to be", _INSTALL)
 
     def _require(self, pointer: int | None, what: str) -> int:
@@ -301,8 +313,8 @@ class Library:
                 raise RefusedError(found, "give the model with its own tokenizer")
         logits = np.empty((wanted, self._tokens), np.float32)
         silent = len(added) - wanted
-        for start in range(0, len(added), _BATCH):
-            part = added[start : start + _BATCH]
+        for start in range(0, len(added), self._at_once):
+            part = added[start : start + self._at_once]
             batch, count = self._batch, len(part)
             batch.n_tokens = count
             for number, token in enumerate(part):

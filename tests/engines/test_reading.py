@@ -90,7 +90,8 @@ def test_likeliest_tokens_never_tell_more_than_all(seed: int, count: int) -> Non
     whole = [Distributions.of_logits(torch.randn(5, 12, generator=generator), targets) for _ in range(2)]
     least = diverge(*(keep_top(one, count) for one in whole), targets)
     most = diverge(*whole, targets)
-    assert (least <= most + 1e-6).all()
+    # The rest of float32 probabilities is what their sum leaves of 1: off by up to 1.3e-5 in 12,000 tries.
+    assert (least <= most + 1e-4).all()
     assert (least >= -1e-6).all()
     if count == 12:
         assert least.tolist() == pytest.approx(most.tolist(), abs=1e-6)
