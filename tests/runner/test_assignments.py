@@ -29,7 +29,11 @@ def test_the_paths_of_a_descendant_are_taken_from_there(folder: Path) -> None:
                 {"source": "./base"},
                 {"source": "./d", "parent": "base", "id": "e"},
             ],
-            "descent": {"texts": [{"source": "text.txt"}, {"source": "wikitext"}], "lm_eval_path": "tasks"},
+            "descent": {
+                "texts": [{"source": "text.txt"}, {"source": "wikitext"}],
+                "lm_eval_path": "tasks",
+                "decisions": "asked.jsonl",
+            },
         }
     )
     found = anchor_paths(policy, folder)
@@ -38,7 +42,7 @@ def test_the_paths_of_a_descendant_are_taken_from_there(folder: Path) -> None:
     assert [model.base for model in found.models[:3]] == ["deep/base", None, "owner/other"]
     assert (found.models[0].manifest, found.models[0].gguf) == ("deep/sums.txt", "base")
     assert [text.source for text in found.descent.texts] == ["deep/text.txt", "wikitext"]
-    assert found.descent.lm_eval_path == "deep/tasks"
+    assert (found.descent.lm_eval_path, found.descent.decisions) == ("deep/tasks", "deep/asked.jsonl")
     parent = found.find_parent(found.models[0])
     assert parent is not None
     assert parent.source == "./deep/base" or parent.source == "deep/base"

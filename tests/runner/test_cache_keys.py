@@ -278,6 +278,17 @@ def test_what_decides_a_search_of_the_parent_is_part_of_the_question_about_it(
     assert ask_of_parent("critical-scalars-retained") != ask_of_parent("perplexity-ratio")
 
 
+def test_questions_of_ones_own_count_by_their_content(cache: Cache, copy: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"kind": "refuse", "name": "a", "prompt": "b"}')
+    policy = make_descent(copy, descent={"decisions": str(asked)})
+    before = open_arm_cache(policy, policy.models[0], ["decisions-kept"], cache)
+    asked.write_text('{"kind": "refuse", "name": "a", "prompt": "c"}')
+    after = open_arm_cache(policy, policy.models[0], ["decisions-kept"], cache)
+    assert before.parent != after.parent
+    assert before.result != after.result
+
+
 def test_what_is_found_out_about_a_parent_serves_every_descendant(
     cache: Cache, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.checks.explain import breaches
 from sw_audit.corpus.decisions import OPENINGS
+from sw_audit.errors import CorpusError
 from sw_audit.policy.policy import CorpusPolicy, DescentPolicy, ModelPolicy, Policy
 from sw_audit.record.verdict import Status
 from sw_audit.runner.decisions import prepare_decisions
-from sw_audit.runner.run import run
+from sw_audit.runner.run import preflight, run
 from sw_audit.specimen.language import CARRIED, CREATURES, MOVED, tell_stories
 from sw_audit.specimen.shipped import specimen_path
 
@@ -135,3 +136,10 @@ def test_a_question_that_is_longer_than_the_parent_takes_is_told(
     own = Policy(descent=DescentPolicy(decisions=str(questions)))
     [kind] = prepare_decisions(specimen, own)
     assert "it takes 6 tokens, and the parent takes 5" in kind.skipped
+
+
+def test_a_bad_file_is_told_before_a_model_is_opened(tmp_path: Path) -> None:
+    model = ModelPolicy(source=str(specimen_path()))
+    policy = Policy(models=(model,), descent=DescentPolicy(decisions=str(tmp_path / "none.jsonl")))
+    with pytest.raises(CorpusError, match="cannot be read"):
+        preflight(policy)

@@ -161,6 +161,7 @@ FILES = {
     "manifest": "sums.txt",
     "baseline": ".sw-audit/baselines/before.json",
     "tasks": "tasks/it.yaml",
+    "decisions": "decisions.jsonl",
     "a chat template of another name": "copy/additional_chat_templates/rag.jinja",
     "a file that comes": "copy/new.json",
 }
@@ -181,7 +182,7 @@ def test_every_file_that_an_audit_rests_on_is_watched(
         if what != "a file that comes" or not name.endswith("new.json"):
             Path(name).touch()
     text = {"source": "text.txt", "choices": "choices.jsonl"}
-    descent = {"texts": [{"source": "more.txt"}], "lm_eval_path": "tasks"}
+    descent = {"texts": [{"source": "more.txt"}], "lm_eval_path": "tasks", "decisions": "decisions.jsonl"}
     model = {"source": "copy", "parent": "parent", "adapter": "adapter", "manifest": "sums.txt"}
     policy = Policy.model_validate(
         {"model": [model], "corpus": text, "descent": descent, "index": "own.toml", "compare": "before"}
