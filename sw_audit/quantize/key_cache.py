@@ -56,7 +56,8 @@ def turn_hadamard(states: Tensor) -> Tensor:
     while len(matrix) < TURNED:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     parts = states.float().reshape(*states.shape[:-1], -1, TURNED)
-    return (parts @ matrix.to(states.device) / TURNED**0.5).reshape(states.shape)
+    turned: Tensor = parts @ matrix.to(states.device) / TURNED**0.5
+    return turned.reshape(states.shape)
 
 
 def _divide(blocks: Tensor, step: Tensor) -> Tensor:
