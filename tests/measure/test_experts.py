@@ -57,6 +57,9 @@ def test_the_expert_that_carries_the_super_activation_is_the_one_that_is_marked(
     reached = [peak for peak in peaks.values() if peak is not None]
     assert found.percentile == pytest.approx(float(numpy.percentile(reached, 99.5)))
     assert control.tokens >= marked.tokens > 0
+    own = next(one for one in routing if one.layer == marked.address.layer)
+    others = [count for number, count in enumerate(own.tokens) if number != marked.address.number]
+    assert (control.address.layer == own.layer) is any(count >= marked.tokens for count in others)
     assert control.peak == peaks[control.address.layer, control.address.number]
 
 
