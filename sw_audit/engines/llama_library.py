@@ -153,6 +153,9 @@ class Library:
             f"llama.cpp cannot set up {positions} tokens with its key-value cache in {kv_cache or 'its own form'}",
         )
         self._check_context(positions, threads)
+        self._positions = self._library.llama_n_ctx(self._context)
+        # Of a short context the library takes no more at once than that.
+        self._at_once = self._library.llama_n_batch(self._context)
         self._batch = self._library.llama_batch_init(self._at_once, 0, 1)
         self._kept: list[int] = []
         self._server: Any = None
@@ -307,6 +310,9 @@ class Library:
 
     def _decode(self, added: Sequence[int], wanted: int) -> NDArray[np.float32]:
         """Add tokens to the sequence; return the logits after the last of them, [wanted, vocabulary]."""
+        if (length := len(self._kept) + len(added)) > self._positions:
+            found = f"a sequence of {length} tokens, and it was set up for {self._positions}"
+            raise RefusedError(found, "give shorter windows and prompts")
         for token in added:
             if not 0 <= token < self._tokens:
                 found = f"there is no token {token} among its {self._tokens}"

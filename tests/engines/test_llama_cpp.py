@@ -162,6 +162,19 @@ def test_it_cuts_texts_as_the_file_says_and_adds_nothing(request_: EngineRequest
             engine.continue_prompts([Prompt("", (210,), 1, 1)], frozenset())
 
 
+def test_a_sequence_that_is_too_long_is_one_line_and_ends_nothing(request_: EngineRequest) -> None:
+    # The library rounds the positions that it is asked for up to 256.
+    token_ids = torch.randint(VOCABULARY, (1, 400), generator=torch.Generator().manual_seed(2))
+    long = Windows(token_ids, torch.ones(1, dtype=torch.int64))
+    with LLAMA_CPP.open(request_) as engine:
+        with pytest.raises(EngineError, match="a sequence of 399 tokens, and it was set up for 256; give shorter"):
+            list(engine.score(long, [Piece(0, 0, 399)]))
+        with pytest.raises(EngineError, match="a sequence of 257 tokens"):
+            engine.continue_prompts([Prompt("", tuple(token_ids[0, :250].tolist()), 250, 20)], frozenset())
+        (scored,) = engine.score(long, [Piece(0, 0, 256)])
+    assert scored.log_probabilities.isfinite().all()
+
+
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[!]{% endif %}"
 )
