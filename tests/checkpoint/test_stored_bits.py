@@ -176,6 +176,14 @@ def test_the_entry_of_a_tied_embedding_is_found_and_its_file_is_not_written(tmp_
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+def test_what_was_flipped_for_one_scalar_is_gone_for_the_next(tmp_path: Path) -> None:
+    model, parameters = open_both(write("safetensors BF16", tmp_path / "model"))
+    list_flips(model, parameters[NORM], (17,))
+    after = list_flips(model, parameters[NORM], (18,))
+    assert {flip.changed for flip in after} == {1}
+    assert all(set(flip.values) == {(18,)} for flip in after)
+
+
 def test_of_shards_the_one_that_holds_it_is_named(tmp_path: Path) -> None:
     folder = write("safetensors F32", tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
