@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from math import ceil
@@ -24,7 +26,7 @@ from typing import Any
 from sw_audit.checkpoint.folder import CheckpointFolder
 from sw_audit.checkpoint.formats.adapter import ADAPTER_CONFIG
 from sw_audit.engines.engine import EngineKind, EngineRequest, register
-from sw_audit.engines.json_over_http import JsonServer
+from sw_audit.engines.json_over_http import JsonServer, RefusedError
 from sw_audit.engines.openai_server import CompletionsServer
 from sw_audit.errors import EngineError, InputError
 from sw_audit.leftovers import make_folder
@@ -37,20 +39,20 @@ _SERVER = "vllm.entrypoints.openai.api_server"
 """`vllm serve` asks for the metadata of a package `vllm`, which builds of another name do not have."""
 _GIBIBYTE = 1 << 30
 _PAUSE = 0.5
+_QUOTED = 500
 _GRACE = 15.0
 """Seconds in which the server may end by itself."""
 _KEEPER = f"""
-import os, signal, subprocess, sys, threading
-server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+import os, signal, subprocess, sys, threading, time
 def end():
     sys.stdin.read()
     server.terminate()
-    try:
-        server.wait({_GRACE})
-    finally:
-        os.killpg(0, signal.SIGKILL)
+    time.sleep({_GRACE})
+    os.killpg(0, signal.SIGKILL)
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 threading.Thread(target=end, daemon=True).start()
 server.wait()
+time.sleep(1)  # for what takes away memory that it shared
 os.killpg(0, signal.SIGKILL)
 """
 """Its input ends when this process closes it, and when this process is gone."""
@@ -72,49 +74,59 @@ class _Process:
         self._folder = make_folder(Path(tempfile.gettempdir()))
         self.socket, self._log = self._folder / "s", self._folder / "log"
         inherited = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
-        command = [sys.executable, "-m", _SERVER, "--uds", str(self.socket), *arguments]
+        command = [sys.executable, "-P", "-m", _SERVER, "--uds", str(self.socket), *arguments]
         with self._log.open("wb") as log:
             self._keeper = subprocess.Popen(  # noqa: S603 - this interpreter, and arguments made here
-                [sys.executable, "-c", _KEEPER, *command],
+                [sys.executable, "-P", "-c", _KEEPER, *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**inherited, **environment},
+                env={**inherited, **environment, "TMPDIR": str(self._folder)},
                 start_new_session=True,
             )
+
+    @property
+    def group(self) -> int:
+        """The system's number of the group of all its processes."""
+        return self._keeper.pid
 
     @property
     def has_ended(self) -> bool:
         """Whether it is gone."""
         return self._keeper.poll() is not None
 
-    def explain(self, error: EngineError) -> EngineError:
-        """Make the error that its log gives the reason for where it is gone; else return the one that is given."""
-        try:
-            self._keeper.wait(_PAUSE)
-        except subprocess.TimeoutExpired:
-            return error
-        return EngineError(
-            self._asked, f"vLLM has ended: {self._find_reason()}", "see what vLLM needs for this model"
-        )
+    def measure_log(self) -> int:
+        """Return how many bytes it has said until now."""
+        return self._log.stat().st_size
+
+    def find_reason(self, begin: int) -> str | None:
+        """Find the first error that it has told of after so many bytes, which those of other processes follow.
+
+        One that announces its reasons is followed by the next line. Of a process that has ended without any error
+        it is the last line.
+        """
+        with self._log.open("rb") as log:
+            log.seek(begin)
+            text = log.read().decode(errors="replace")
+        lines = [line for told in text.splitlines() if (line := _LOG_PREFIX.sub("", told).strip())]
+        for place, line in enumerate(lines):
+            if _ERROR.match(line):
+                announced = line.endswith(":") or "validation error" in line  # pydantic's
+                return " ".join(lines[place : place + 2]) if announced else line
+        return (lines or ["it said nothing"])[-1] if self.has_ended else None
 
     def end(self) -> None:
         """End it and all that it has started, and take its folder away; doing so twice is no error."""
         if self._keeper.stdin is not None:
             self._keeper.stdin.close()
         try:
-            self._keeper.wait(2 * _GRACE)
+            with suppress(subprocess.TimeoutExpired):
+                self._keeper.wait(2 * _GRACE)
         finally:
             if not self.has_ended:
-                self._keeper.kill()
+                os.killpg(self._keeper.pid, signal.SIGKILL)
+                self._keeper.wait()
             shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _find_reason(self) -> str:
-        """Find the first error in the log, which those of other processes follow; else its last line."""
-        text = self._log.read_text(encoding="utf-8", errors="replace")
-        lines = [_LOG_PREFIX.sub("", line).strip() for line in text.splitlines()]
-        errors = (line for line in lines if _ERROR.match(line))
-        return next(errors, next(filter(None, reversed(lines)), "it said nothing"))[:500]
 
 
 class _OwnServer(JsonServer):
@@ -122,13 +134,21 @@ class _OwnServer(JsonServer):
 
     def __init__(self, asked: str, timeout: float, process: _Process) -> None:
         super().__init__(asked, "http://localhost/v1", timeout, path=process.socket)
-        self._process = process
+        self._process, self._heard = process, 0
 
     def _ask(self, method: str, path: str, beside: bool, body: bytes | None) -> dict[str, Any]:
         try:
-            return super()._ask(method, path, beside, body)
+            answer = super()._ask(method, path, beside, body)
         except EngineError as error:
-            raise self._process.explain(error) from error
+            if isinstance(error, RefusedError) and error.status < 500:
+                raise
+            time.sleep(_PAUSE)  # it may be about to end, or to say why
+            if (reason := self._process.find_reason(self._heard)) is None:
+                raise
+            found = f"vLLM {'has ended' if self._process.has_ended else 'fails'}: {reason[:_QUOTED]}"
+            raise EngineError(self.asked, found, "see what vLLM needs for this model") from error
+        self._heard = self._process.measure_log()
+        return answer
 
     def wait(self, path: str) -> dict[str, Any]:
         """Wait until the process serves the model; EngineError if it ends, or takes too long."""
@@ -164,6 +184,16 @@ class Vllm(CompletionsServer):
         except BaseException:
             self._process.end()
             raise
+
+    @property
+    def socket(self) -> Path:
+        """Where the server listens."""
+        return self._process.socket
+
+    @property
+    def process_group(self) -> int:
+        """The system's number of the group of the server's processes."""
+        return self._process.group
 
     @property
     def identity(self) -> EngineIdentity:

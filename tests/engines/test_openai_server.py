@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.serving import Answer, Serving, send, serve
+from support.quantizing import pack_gguf
+from support.serving import Answer, Serving, send, serve, serve_llama_cpp, write_small_llama
 
 from sw_audit.checkpoint.opening import Checkpoint, open_checkpoint
 from sw_audit.corpus.windows import Windows
@@ -28,6 +30,7 @@ from sw_audit.specimen.shipped import specimen_path
 
 WAYS = ("prompt_logprobs", "echo", "logit_bias")
 KEY = "sk-do-not-show-this"
+TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
 WINDOWS = Windows(
     torch.tensor([[0, 28, 94, 2, 11, 61, 7, 3], [0, 7, 12, 94, 40, 5, 90, 8], [0, 3, 66, 2, 28, 44, 9, 51]]),
     torch.tensor([1, 1, 4]),
@@ -47,6 +50,16 @@ def checkpoint() -> Checkpoint:
 def serving(checkpoint: Checkpoint) -> Iterator[Serving]:
     with serve(Serving(checkpoint)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("gguf")
+    folder = write_small_llama(tmp_path_factory.mktemp("llama"))
+    letters = [chr(letter) for letter in range(0x21, 0x7F)]
+    tokens = (*letters, "ab", *(f"unused{number}" for number in range(210 - len(letters) - 1)))
+    pack_gguf(folder, folder / "small.gguf", "F32", tokens, {"tokenizer.chat_template": TEMPLATE})
+    return folder / "small.gguf"
 
 
 def open_(serving: Serving, positions: int = 24, **settings: Any) -> Engine:
@@ -117,6 +130,7 @@ def test_prompts_are_continued_as_in_transformers(way: str, serving: Serving) ->
         assert all(one.finite for one in found)
         end = expected[0][2]
         short = engine.continue_prompts(prompts[:1], frozenset({end}))[0]
+        assert serving.questions[-1][2]["stop_token_ids"] == [end]
         assert short.tokens == expected[0][: expected[0].index(end)]
     assert steps[-1] == (18, 18)
 
@@ -129,6 +143,17 @@ def test_texts_are_cut_by_the_server_and_what_it_does_not_do_is_said(serving: Se
         )
         with pytest.raises(NotImplementedError, match="status 404: not found"):
             engine.render([{"role": "user", "content": "Hello"}])
+
+
+def test_a_figure_that_is_no_number_leaves_no_likeliest_token(serving: Serving) -> None:
+    def spoil(answer: Answer) -> None:
+        for choice in answer["choices"]:
+            for entry in choice["prompt_logprobs"][1:]:
+                entry[list(entry)[-1]]["logprob"] = math.nan
+
+    with open_(serving, top_tokens=9) as engine:
+        serving.spoil = spoil
+        assert all((own.top == -1).all() for own in score(engine))
 
 
 def test_no_figure_is_dropped_that_is_no_number(serving: Serving) -> None:
@@ -471,3 +496,30 @@ def test_where_nobody_answers_that_is_said(serving: Serving) -> None:
 )
 def test_an_address_that_is_none_is_one_line(url: str | None, found: str, serving: Serving) -> None:
     assert found in fail(lambda: open_(serving, url=url))
+
+
+def test_the_server_of_llama_cpp_says_what_transformers_says(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("xllamacpp")
+    monkeypatch.setenv("SERVER_KEY", KEY)
+    checkpoint = open_checkpoint(ModelPolicy(source=str(file)))
+    expected = list(Transformers(checkpoint).score(WINDOWS, PIECES))
+    prompts = [Prompt("", tuple(row), len(row), 6) for row in WINDOWS.token_ids[:, :5].tolist()]
+    with serve_llama_cpp(file, KEY) as url:
+        named = ModelPolicy(source=str(file), id="small", engine="openai", url=url, timeout=60)
+        keyed = named.model_copy(update={"key_variable": "SERVER_KEY"})
+        assert "status 401" in fail(lambda: OPENAI_ENGINE.open(EngineRequest(named, 32, checkpoint)))
+        line = fail(lambda: OPENAI_ENGINE.open(EngineRequest(keyed, 96, checkpoint)))
+        assert "takes sequences of 96 tokens, and 97 are needed" in line
+        with OPENAI_ENGINE.open(EngineRequest(keyed, 32, checkpoint)) as engine:
+            assert "logit_bias" in engine.identity.settings["log-probabilities"]
+            assert engine.identity.version.startswith("llamacpp")
+            found = list(engine.score(WINDOWS, PIECES))
+            continued = engine.continue_prompts(prompts, frozenset())
+            assert engine.tokenize("the ab") == tuple(checkpoint.tokenizer("the ab")["input_ids"])
+            assert engine.render([{"role": "user", "content": "Hi"}]) == "<user>Hi"
+    for own, whole in zip(found, expected, strict=True):
+        torch.testing.assert_close(own.targets, whole.targets, atol=2e-2, rtol=0)
+        likeliest = whole.log_probabilities.topk(100)
+        torch.testing.assert_close(own.log_probabilities, likeliest.values, atol=2e-2, rtol=0)
+        assert torch.equal(own.top, likeliest.indices[:, 0])
+    assert [one.tokens for one in continued] == [one.tokens for one in generate_continuations(checkpoint, prompts)]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sw_audit.checkpoint.opening import Checkpoint
+from sw_audit.specimen.shipped import specimen_path
 
 Answer = dict[str, Any]
 
@@ -154,3 +160,80 @@ def _tell(logits: torch.Tensor, token: int, kept: int) -> tuple[int, float, dict
     log_p = logits.log_softmax(-1)
     top = log_p.topk(min(kept, len(log_p)))
     return token, float(log_p[token]), dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+
+
+def write_small_llama(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a Llama of two layers with heads of 32, the least that vLLM takes, and the specimen's tokenizer."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=210,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=96,
+        bos_token_id=0,
+        eos_token_id=1,
+        initializer_range=0.15,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(specimen_path())
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }} . {% endfor %}"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def serve_llama_cpp(file: Path, key: str) -> Iterator[str]:
+    """Let llama.cpp's server answer about a GGUF file, whoever has the key, for the block; give its address."""
+    program = (
+        "import sys, xllamacpp\n"
+        "params = xllamacpp.CommonParams()\n"
+        "params.model.path, params.api_keys = sys.argv[1], [sys.argv[2]]\n"
+        "params.hostnames, params.port, params.n_ctx, params.n_parallel = ['127.0.0.1'], 0, 96, 1\n"
+        "params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1\n"
+        "server = xllamacpp.Server(params)\n"
+        "print('address', server.listening_address, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program, str(file), key]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            told = (line.split() for line in process.stdout if line.startswith("address "))
+            yield f"{next(told)[1]}/v1"
+        finally:
+            process.kill()
+
+
+@contextmanager
+def relay(path: Path) -> Iterator[str]:
+    """Give an address on this machine at which what listens at a Unix socket answers, for the block."""
+
+    def carry(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while content := source.recv(1 << 16):
+                target.sendall(content)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def pair(link: socket.socket) -> None:
+        with link, socket.socket(socket.AF_UNIX) as other:
+            other.connect(str(path))
+            back = threading.Thread(target=carry, args=(other, link), daemon=True)
+            back.start()
+            carry(link, other)
+            back.join()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=pair, args=(door.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{door.getsockname()[1]}/v1"
