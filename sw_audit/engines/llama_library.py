@@ -164,13 +164,14 @@ class Library:
     def describe(self) -> dict[str, Any]:
         """Tell version, package, size of the vocabulary, and how it is set up."""
         own = self._parameters
+        forms = [form.name.removeprefix("GGML_TYPE_").lower() for form in (own.cache_type_k, own.cache_type_v)]
         return {
             "version": self._library.llama_version().decode(),
             "package": self._package,
             "vocabulary": self._tokens,
             "settings": {
                 "threads": str(own.cpuparams.n_threads),
-                "kv_cache": own.cache_type_k.name.removeprefix("GGML_TYPE_").lower(),
+                "kv_cache": "/".join(dict.fromkeys(forms)),
                 "flash_attention": own.flash_attn_type.name.removeprefix("LLAMA_FLASH_ATTN_TYPE_").lower(),
                 "repack": "off" if own.no_extra_bufts else "on",
             },

@@ -99,11 +99,13 @@ def test_in_full_precision_it_says_what_transformers_says(
 
 def test_pieces_go_on_from_each_other_in_any_cut_and_order(request_: EngineRequest, windows: Windows) -> None:
     pieces = [Piece(1, 14, 20), Piece(1, 20, 39), Piece(0, 0, 39), Piece(1, 30, 39), Piece(1, 30, 31)]
+    pieces += [Piece(1, 14, 20), Piece(0, 25, 39)]
     with LLAMA_CPP.open(replace(request_, kv_cache="f32")) as engine:
         whole, _ = score(engine, windows)
         scored = [one.log_probabilities for one in engine.score(windows, pieces)]
     first, second = whole[:39], whole[39:64]
-    for found, expected in zip(scored, (second[:6], second[6:], first, second[16:], second[16:17]), strict=True):
+    expected_all = (second[:6], second[6:], first, second[16:], second[16:17], second[:6], first[25:])
+    for found, expected in zip(scored, expected_all, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
@@ -153,11 +155,18 @@ def test_it_continues_as_transformers_does_and_ends_before_an_end_token(
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
-def test_it_cuts_texts_as_the_file_says_and_adds_nothing(request_: EngineRequest, checkpoint: Checkpoint) -> None:
+def test_it_cuts_texts_as_the_file_says_and_adds_nothing(
+    request_: EngineRequest, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     text = "ab!abba(x)" * 40
     with LLAMA_CPP.open(request_) as engine:
         assert list(engine.tokenize(text)) == checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"]
         assert engine.tokenize("") == ()
+    flagged = {"tokenizer.ggml.add_bos_token": True}
+    tokens = (*TOKENS, *(f"u{number}" for number in range(VOCABULARY - len(TOKENS))))
+    pack_gguf(specimen_path(), tmp_path / "bos.gguf", "F32", tokens, flagged)
+    with LLAMA_CPP.open(replace(request_, model=ModelPolicy(source=str(tmp_path / "bos.gguf")))) as engine:
+        assert engine.tokenize("ab") == (TOKENS.index("ab"),)
         with pytest.raises(EngineError, match="there is no token 210 among its 210"):
             engine.continue_prompts([Prompt("", (210,), 1, 1)], frozenset())
 

@@ -81,7 +81,7 @@ def pack_gguf(
         target: The file.
         kind: GGUF's name of the quantization, such as `Q8_0`.
         tokens: Vocabulary of a tokenizer that is written too, where there are any; pairs of letters are merged.
-        texts: Further metadata by key.
+        texts: Further metadata by key, texts and flags.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
@@ -106,7 +106,7 @@ def pack_gguf(
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(0)
     for key, text in texts.items():
-        writer.add_string(key, text)
+        writer.add_bool(key, text) if isinstance(text, bool) else writer.add_string(key, text)
     for name, tensor in load_file(source / "model.safetensors").items():
         stem, _, last = name.rpartition(".")
         if ".layers." in name:
