@@ -38,6 +38,8 @@ _TO_MODEL_PARAMETERS = "_Z28common_model_params_to_llamaR13common_params"
 _TO_CONTEXT_PARAMETERS = "_Z30common_context_params_to_llamaRK13common_params"
 _INSTALL = "install a version of xllamacpp that is known to work: pip install xllamacpp==2026.10.11549"
 _CORRECT = "correct the file, or make it again with llama.cpp's own converter"
+_SWITCHES = ("LLAMA_ATTN_ROT_DISABLE",)
+"""Variables of the environment that change what the library computes."""
 _WARNING, _ERROR = 3, 4
 _LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _ABORT = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
@@ -174,6 +176,7 @@ class Library:
                 "kv_cache": "/".join(dict.fromkeys(forms)),
                 "flash_attention": own.flash_attn_type.name.removeprefix("LLAMA_FLASH_ATTN_TYPE_").lower(),
                 "repack": "off" if own.no_extra_bufts else "on",
+                **{name: os.environ[name] for name in _SWITCHES if name in os.environ},
             },
         }
 

@@ -83,7 +83,7 @@ class ModelPolicy(Fact):
     url: str | None = Field(default=None, min_length=1)
     served: str | None = Field(default=None, min_length=1)
     key_variable: str | None = Field(default=None, min_length=1)
-    timeout: Seconds = 120.0
+    timeout: Seconds = 300.0
     top_tokens: int | None = Field(default=None, ge=1)
     kv_cache: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
