@@ -36,10 +36,11 @@ class DecisionsKeptLimits(Limits):
     Attributes:
         minimum_margin: A decision of the parent is clear from so many nats on: it is then at least e times as
             likely as the other. What is less clear flips by chance, and is left out.
-        maximum_flips: Largest share of a kind's clear decisions that are otherwise. Of SmolLM2-135M-Instruct none
-            of 201 turn in 8 bits, 1 of 82 where 4 bits are clipped at three standard deviations; all 82 of a kind
-            without its super weights, 48 in plain 4 bits that multiply the perplexity by 1.47, and all 29 of a kind that it was trained to decide otherwise at 1.024 times
-            the perplexity. Below 0.12 the 30 questions of a kind could not pass though none turns.
+        maximum_flips: Largest share of a kind's clear decisions that are otherwise. Of SmolLM2-135M-Instruct
+            none of 201 turn in 8 bits, 1 of 82 where 4 bits are clipped at three standard deviations; all 82 of
+            a kind without its super weights, 48 in plain 4 bits that multiply the perplexity by 1.47, and all 29
+            of a kind that it was trained to decide otherwise at 1.024 times the perplexity. Below 0.12 the 30
+            questions of a kind could not pass though none turns.
         minimum_kept: Smallest share of the parent's margin that is kept, over a kind's clear decisions; not held
             unless it is set. Kept was 0.86 at 4 bits and 0.33 at 3 (arXiv 2608.06564).
     """
