@@ -155,6 +155,7 @@ class EngineKind:
             clause; `None` if it may. It imports nothing heavy.
         require: Raises `InputError` where what it needs is not installed or not set.
         open: Opens a model.
+        takes_url: Whether it is a server that `url` names.
     """
 
     name: str
@@ -164,6 +165,7 @@ class EngineKind:
     find_obstacle: Callable[[ModelPolicy], str | None]
     require: Callable[[ModelPolicy], None]
     open: Callable[[EngineRequest], Engine]
+    takes_url: bool = False
 
 
 def register(kind: EngineKind) -> EngineKind:

@@ -375,5 +375,6 @@ OPENAI_ENGINE = register(
         find_obstacle=_find_obstacle,
         require=_require,
         open=_open,
+        takes_url=True,
     )
 )

@@ -65,6 +65,9 @@ def require_engine(model: ModelPolicy) -> None:
     """
     kind = find_engine(model)
     asked = f"model {model.id!r} in {kind.name}"
+    if model.url is not None and not kind.takes_url:
+        servers = " or ".join(f'`engine = "{other.name}"`' for other in find_engines().values() if other.takes_url)
+        raise PolicyError(f"`url` of {asked}", f"{kind.name} takes none", f"name {servers}, or leave it out")
     for form in model.kv_cache:
         if form not in kind.kv_caches:
             known = f"it has {', '.join(kind.kv_caches)}" if kind.kv_caches else "it has no others than its own"

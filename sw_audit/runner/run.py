@@ -31,7 +31,7 @@ from sw_audit.corpus.choices import read_choices
 from sw_audit.corpus.decisions import read_decisions
 from sw_audit.corpus.text import check_corpus
 from sw_audit.engines.registry import require_engine
-from sw_audit.errors import BrokenWeightsError, InputError, UnfitCheckpointError
+from sw_audit.errors import BrokenWeightsError, InputError, PolicyError, UnfitCheckpointError
 from sw_audit.index.lookup import find_policy_model
 from sw_audit.measure.tasks import require_tasks
 from sw_audit.memory import PeakMemory, measuring_peak, return_freed_blocks, return_large_blocks, write_memory
@@ -146,8 +146,10 @@ def preflight(policy: Policy, *, in_place: bool = False) -> None:
             read_choices(settle_corpus(policy, model).corpus)
         find_policy_model(policy, model)
         find_baseline(policy, model)
-        if model.in_engine:
-            require_engine(model)
+        if in_place and model.in_engine:
+            found = f"it is in memory, where {model.engine} cannot run it"
+            raise PolicyError(f"model {model.id!r}", found, "leave `engine` out, or name its files")
+        require_engine(model)
     for text in (policy.corpus, *policy.descent.texts):
         check_corpus(text)
     require_tasks(policy.descent)

@@ -11,11 +11,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from sw_audit import run
+from sw_audit.checkpoint.opening import open_checkpoint
 from sw_audit.corpus.windows import Windows
 from sw_audit.engines import registry
 from sw_audit.engines.engine import REGISTERED, Distributions, EngineKind, EngineRequest, Piece
 from sw_audit.engines.transformers import TRANSFORMERS_ENGINE, Transformers
 from sw_audit.errors import EngineError, InputError, PolicyError
+from sw_audit.policy.model_policy import ModelPolicy
 from sw_audit.policy.policy import Policy
 from sw_audit.record.arm import BASELINE, DEQUANTIZED, DESCENDANT, PARENT, PARENT_DEQUANTIZED
 from sw_audit.record.engine import EngineIdentity
@@ -182,6 +184,10 @@ def test_an_engine_that_there_is_not_is_named_with_the_nearest() -> None:
 def test_a_form_of_the_cache_and_files_that_an_engine_has_not_are_one_line(engine: EngineKind) -> None:
     with pytest.raises(InputError, match=r"kv_cache 'q8_0' .* likeliest has no such form"):
         audit(kv_cache=["q8_0"])
+    with pytest.raises(PolicyError, match=r"kv_cache 'q8_0' of model .* transformers has no such form"):
+        audit(engine="transformers", kv_cache=["q8_0"])
+    with pytest.raises(PolicyError, match=r'`url` of model .* takes none; name `engine = "openai"`'):
+        audit(url="http://127.0.0.1:9/v1")
     REGISTERED.remove(engine)
     refusing = replace(engine, find_obstacle=lambda _: "it reads no such files")
     REGISTERED.append(refusing)
@@ -192,3 +198,10 @@ def test_a_form_of_the_cache_and_files_that_an_engine_has_not_are_one_line(engin
     finally:
         REGISTERED.remove(refusing)
         REGISTERED.append(engine)
+
+
+def test_a_model_in_memory_runs_in_no_other_engine() -> None:
+    checkpoint = open_checkpoint(ModelPolicy(source=str(specimen_path())))
+    policy = Policy.model_validate({"model": [{"source": "mine", "engine": "likeliest"}], "corpus": CORPUS})
+    with pytest.raises(PolicyError, match="it is in memory, where likeliest cannot run it"):
+        run(policy, model=checkpoint.model, tokenizer=checkpoint.tokenizer)
