@@ -73,6 +73,9 @@ def answers_not_longer(context: CheckContext) -> Verdict:
     the descendant alone reaches the limit, less the share after which the parent alone does, with Tango's
     interval for paired proportions. The median and the 95th percentile of both models are told, as "at least"
     where they fall on answers that do not end. Answers whose logits are not finite fail.
+
+    Greedy answers of sound descendants differ much, and the prompts that ship may be too few to tell: where an
+    interval has the limit inside it, the figures are told and nothing is judged.
     """
     limits, answers = context.limits(AnswersNotLongerLimits), context.descent.answers
     if not answers:
@@ -90,6 +93,10 @@ def answers_not_longer(context: CheckContext) -> Verdict:
     worst = decide_finding([one.finding for one in held], key=lambda finding: finding is held[0].finding)
     decides = next(one for one in held if one.finding is worst)
     ratio = decides is held[0]
+    findings = [*(one.finding for one in held), *quantiles, *_list_run_on(answers)]
+    if worst.status is Status.INCONCLUSIVE:  # what is not finite fails, and the parent's answers end
+        more = "`[descent] answer_prompts` or `answer_tokens` ask for more"
+        return context.skip(f"{worst.label}: {worst.because}: too few answers to tell; {more}.", findings)
     return context.judge(
         decides.estimate,
         limits.maximum_ratio if ratio else limits.maximum_run_on,
@@ -101,8 +108,7 @@ def answers_not_longer(context: CheckContext) -> Verdict:
         f"distributions are (`{kl_divergence.id}`); quantize less, or calibrate on chats that end; or, if longer "
         "answers are acceptable, raise the limit in "
         f"`[checks.{context.check.id}]`.",
-        more="raise `[descent] answer_prompts`, or `answer_tokens` where answers do not end",
-        findings=[*(one.finding for one in held), *quantiles, *_list_run_on(answers)],
+        findings=findings,
         measured=False,
         quantity=None if ratio else _RUN_ON,
     )

@@ -50,13 +50,13 @@ def test_the_median_ratio_has_the_interval_of_a_sign_test() -> None:
     assert "10 are longer than the parent's and 4 shorter" in verdict.because
 
 
-def test_answers_that_are_certainly_longer_fail_and_those_that_may_be_are_undecided() -> None:
+def test_answers_that_are_certainly_longer_fail_and_those_that_may_be_are_told() -> None:
     assert judge(make_answers(*((20, 32) for _ in range(8)))).status is Status.FAIL
     # One of eight is at 1.5 exactly, which is allowed; so the median may be.
     undecided = judge(make_answers((20, 30), *((20, 32) for _ in range(7))))
-    assert undecided.status is Status.INCONCLUSIVE
-    assert undecided.remedy is not None
-    assert "answer_prompts" in undecided.remedy
+    assert undecided.status is Status.SKIPPED
+    assert "too few answers to tell; `[descent] answer_prompts`" in undecided.because
+    assert undecided.findings[0].status is Status.INCONCLUSIVE
 
 
 def test_an_answer_that_reaches_the_limit_is_at_least_so_long() -> None:
@@ -144,13 +144,14 @@ def test_what_lies_behind_the_limit_changes_a_quantile_only_where_it_is_told_as_
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 127), st.integers(1, 127)), min_size=6, max_size=40), st.integers(0, 20))
 def test_longer_answers_never_make_a_better_verdict(drawn: list[tuple[int, int]], longer: int) -> None:
-    rank = {Status.PASS: 0, Status.INCONCLUSIVE: 1, Status.FAIL: 2}
+    rank = {Status.PASS: 0, Status.SKIPPED: 1, Status.FAIL: 2}
     before = judge(make_answers(*drawn))
     after = judge(
         make_answers(*((theirs, ours + longer if ours + longer < LIMIT else None) for theirs, ours in drawn))
     )
-    assert before.observed is not None
-    assert math.isfinite(before.observed)
+    observed = before.findings[0].observed
+    assert observed is not None
+    assert math.isfinite(observed)
     assert rank[after.status] >= rank[before.status]
 
 
@@ -164,7 +165,8 @@ def test_logits_that_are_not_finite_fail() -> None:
 
 def test_few_prompts_and_a_parent_that_never_ends_decide_nothing() -> None:
     few = judge(make_answers((20, 200), (20, 200)))
-    assert few.status is Status.INCONCLUSIVE
+    assert few.status is Status.SKIPPED
+    assert "too few answers to tell" in few.because
     silent = judge(make_answers(*((None, 20) for _ in range(20))))
     assert silent.status is Status.SKIPPED
     assert "None of the parent's answers to 20 prompts ends within 128 tokens" in silent.because
