@@ -6,6 +6,7 @@
 # make engines run the tests of programs that serve models, llama.cpp and vLLM, in an environment of their own
 # make check   ruff, ruff format and mypy
 # make real    audit a published model (fetched once, 93 MB) and gate descendants of it; reports in sw-audit-out/real
+# make real-engines  gate that model and GGUF descendants of it in llama.cpp
 # make bench   run the benchmarks and print their tables
 # make soak    break checkpoints, fuzz, kill, and count wrong verdicts; writes the tables of docs/robustness.md and docs/intervals.md
 # make clean   remove what these commands made
@@ -19,7 +20,7 @@ ENGINES := .venv-engines
 # gptqmodel pins an older numpy than the rest needs, and runs with the newer one; this is what else it asks for.
 BESIDE_GPTQ := defuser device-smi logbar optimum pillow protobuf pypcre threadpoolctl tokenicer
 
-.PHONY: audit test cover slow others engines check format real bench soak clean
+.PHONY: audit test cover slow others engines check format real real-engines bench soak clean
 
 audit: $(READY)
 	$(BIN)/sw-audit audit specimen --out sw-audit-out
@@ -56,6 +57,9 @@ format: $(READY)
 
 real: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python -m tools.real
+
+real-engines: $(ENGINES)/.ready
+	OMP_NUM_THREADS=2 $(ENGINES)/bin/python -m tools.real.in_engine
 
 bench: $(OTHERS)/.ready
 	$(OTHERS)/bin/python -m pytest tests/benchmarks -q -s -o python_files='bench_*.py'
