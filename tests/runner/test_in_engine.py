@@ -22,6 +22,7 @@ from sw_audit.policy.policy import Policy
 from sw_audit.record.arm import BASELINE, DEQUANTIZED, DESCENDANT, PARENT, PARENT_DEQUANTIZED
 from sw_audit.record.engine import EngineIdentity
 from sw_audit.record.record import ModelResult
+from sw_audit.record.store import encode_record
 from sw_audit.record.verdict import Status
 from sw_audit.runner.cache import Cache
 from sw_audit.specimen.shipped import specimen_path
@@ -205,3 +206,17 @@ def test_a_model_in_memory_runs_in_no_other_engine() -> None:
     policy = Policy.model_validate({"model": [{"source": "mine", "engine": "likeliest"}], "corpus": CORPUS})
     with pytest.raises(PolicyError, match="it is in memory, where likeliest cannot run it"):
         run(policy, model=checkpoint.model, tokenizer=checkpoint.tokenizer)
+
+
+def test_a_release_of_an_engine_that_is_worse_than_the_one_before_fails_beside_the_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {"source": str(specimen_path()), "engine": "likeliest"}
+    policy = Policy.model_validate({"model": [table], "corpus": CORPUS})
+    before = tmp_path / "before.json"
+    before.write_text(encode_record(run(policy, checks=["engine-agrees"], saved=True)))
+    again = policy.model_copy(update={"compare": str(before)})
+    for off, status in ((0.0, Status.PASS), (0.5, Status.FAIL)):
+        monkeypatch.setattr(Likeliest, "off", off)
+        [verdict] = run(again, checks=["quality-not-worse"]).verdicts
+        assert verdict.status is status, verdict.because
