@@ -139,6 +139,21 @@ def test_transformers_as_an_engine_gives_the_figures_of_the_layerwise_engine(spe
     assert len(same.token_divergence) == sum(same.tokens)
 
 
+def test_what_is_not_finite_has_no_likeliest_token_and_no_figure(specimen: Transformers) -> None:
+    class Broken(Told):
+        def score(self, windows: Windows, pieces: Sequence[Piece]) -> Iterator[Distributions]:
+            for one in specimen.score(windows, pieces):
+                yield Distributions(one.log_probabilities * math.nan, one.targets * math.nan)
+
+    engine = Broken(specimen, 1)
+    measured = measure_in_engines(
+        {BASE: (engine, BASE), DEQUANTIZED: (specimen, BASE)}, make_windows(), model="m", protocol="p"
+    )
+    assert measured[BASE].loss.mean_nats is None
+    assert sum(measured[BASE].agreement.same_top) == sum(measured[DEQUANTIZED].agreement.same_top) == 0
+    assert measured[DEQUANTIZED].agreement.mean_divergence is None
+
+
 def test_an_engine_with_several_purposes_runs_once(specimen: Transformers) -> None:
     calls: list[int] = []
 

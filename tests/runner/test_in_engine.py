@@ -177,6 +177,20 @@ def test_what_an_engine_gave_is_remembered_under_its_name(tmp_path: Path) -> Non
     assert plain.protocol.signature != first.protocol.signature
 
 
+def test_what_a_server_gave_is_not_remembered(engine: EngineKind, tmp_path: Path) -> None:
+    REGISTERED.remove(engine)
+    server = replace(engine, takes_url=True)
+    REGISTERED.append(server)
+    registry.find_engines.cache_clear()
+    try:
+        for opened in (1, 2):
+            audit(Cache(tmp_path / "cache"), url="http://127.0.0.1:9/v1")
+            assert Likeliest.opened == opened
+    finally:
+        REGISTERED.remove(server)
+        REGISTERED.append(engine)
+
+
 def test_an_engine_that_there_is_not_is_named_with_the_nearest() -> None:
     with pytest.raises(PolicyError, match=r"engine 'likelist' .* there is no such engine; write 'likeliest'"):
         audit(engine="likelist")
