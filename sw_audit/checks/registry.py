@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import sw_audit.checks
 from sw_audit.errors import PolicyError
+from sw_audit.extras import load_extras
 
 if TYPE_CHECKING:
     from sw_audit.checks.arms import ArmPlan, Draws
@@ -159,7 +159,8 @@ def find_checks() -> Mapping[str, Check]:
     ]
     own = {value.id: value for module in modules for value in vars(module).values() if isinstance(value, Check)}
     checks = dict(sorted(own.items(), key=lambda item: item[1].order))
-    for extra in sorted(_load_extra_checks(), key=lambda extra: extra.id):
+    extras = (loaded for _, loaded in load_extras(GROUP, Check, "extra check"))
+    for extra in sorted(extras, key=lambda extra: extra.id):
         if checks.setdefault(extra.id, extra) is not extra:
             raise PolicyError(f"extra check {extra.id!r}", "this id is taken", "give the check an id of its own")
     return checks
@@ -169,15 +170,3 @@ def list_needs(checks: Iterable[str]) -> frozenset[Need]:
     """Return what some checks need to know besides arms, by their ids."""
     known = find_checks()
     return frozenset(need for name in checks if name in known for need in known[name].needs)
-
-
-def _load_extra_checks() -> Iterable[Check]:
-    for point in entry_points(group=GROUP):
-        asked = f"extra check {point.name!r} ({point.value})"
-        try:
-            loaded = point.load()
-        except Exception as error:
-            raise PolicyError(asked, f"cannot be loaded: {error}", "repair or uninstall the package") from error
-        if not isinstance(loaded, Check):
-            raise PolicyError(asked, f"is a {type(loaded).__name__}", "let it name a Check")
-        yield loaded

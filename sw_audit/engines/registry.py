@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 
 from sw_audit import engines
 from sw_audit.engines.engine import REGISTERED, EngineKind
 from sw_audit.errors import InputError, PolicyError
+from sw_audit.extras import load_extras
 from sw_audit.policy.model_policy import ModelPolicy
 
 GROUP = "sw_audit.engines"
@@ -30,14 +30,7 @@ def find_engines() -> Mapping[str, EngineKind]:
     for module in pkgutil.iter_modules(engines.__path__):
         import_module(f"{engines.__name__}.{module.name}")
     known = {kind.name: kind for kind in REGISTERED}
-    for point in entry_points(group=GROUP):
-        asked = f"engine {point.name!r} ({point.value})"
-        try:
-            loaded = point.load()
-        except Exception as error:
-            raise PolicyError(asked, f"cannot be loaded: {error}", "repair or uninstall the package") from error
-        if not isinstance(loaded, EngineKind):
-            raise PolicyError(asked, f"is a {type(loaded).__name__}", "let it name an EngineKind")
+    for asked, loaded in load_extras(GROUP, EngineKind, "engine"):
         if known.setdefault(loaded.name, loaded) is not loaded:
             raise PolicyError(asked, "this name is taken", "give the engine a name of its own")
     return dict(sorted(known.items()))

@@ -19,7 +19,7 @@ BASE = {
     "policy",
     "record",
 }
-BASE |= {"leftovers"}
+BASE |= {"extras", "leftovers"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "printable": set(),
@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "toml_text": set(),
     "defect": {"printable"},
     "errors": {"printable"},
+    "extras": {"errors"},
     "fact": set(),
     "critical_bytes": {"errors"},
     "duration": set(),
