@@ -13,6 +13,7 @@ from scipy import stats
 from sw_audit.checks.statistics import (
     bound_lost_share,
     bound_mean_difference,
+    bound_median,
     bound_paired_difference,
     bound_perplexity_ratio,
     bound_positive_ratio,
@@ -214,3 +215,11 @@ def test_of_two_models_that_differ_by_the_margin_it_says_so_at_the_promised_rate
         low, high = bound_paired_difference(first, second, items, 0.95)
         covered += chance * (low <= lost - won <= high)
     assert 0.935 < covered < 0.975
+
+
+def test_the_interval_of_a_median_ends_at_the_items_that_a_sign_test_would_not_reject() -> None:
+    # Of 12 fair coins at most 2 heads have a chance of 79/4096, at most 3 of 299/4096: the third from either end.
+    items = [float(item) for item in range(1, 13)]
+    assert bound_median(items, items, items, 0.95) == (6.5, 3.0, 10.0)
+    # Of 5, none has a chance of 1/32: there is no end.
+    assert bound_median(items[:5], items[:5], items[:5], 0.95) == (3.0, -math.inf, math.inf)
